@@ -1,0 +1,34 @@
+//! The vocabulary of the middle: everything known about the mesh, resolved, immutable and ordered.
+//!
+//! Ingest turns the user's objects into a [`Graph`] and a list of [`Problem`]s; translation turns the
+//! graph into Envoy resources. The words for objects are App Mesh's, the words for traffic are Envoy's.
+//! Every reference inside a graph has been resolved: a name found in one map leads to an entry in
+//! another, or the graph would not hold it.
+//!
+//! Must not depend on tokio, kube, prost or tonic; no clock, no environment, no hash order.
+
+pub mod endpoint;
+pub mod gateway;
+pub mod graph;
+pub mod memo;
+pub mod mesh;
+pub mod name;
+pub mod node;
+pub mod object;
+pub mod problem;
+pub mod route;
+pub mod service;
+pub mod traffic;
+
+pub use endpoint::{CloudMapService, CloudMapState, Endpoint, Health, Instance, Locality};
+pub use gateway::{GatewayRoute, VirtualGateway};
+pub use graph::Graph;
+pub use memo::{Memo, Same};
+pub use mesh::{EgressFilter, IpPreference, Mesh};
+pub use name::{ProxyKind, ResourceName};
+pub use node::{Backend, Discovery, DnsResponse, Listener, VirtualNode};
+pub use object::{Kind, ObjectRef};
+pub use problem::{FieldPath, Problem, Reason, Severity};
+pub use route::{Route, RouteRule, WeightedTarget};
+pub use service::{Provider, ServiceName, ServicePort, VirtualRouter, VirtualService};
+pub use traffic::{Protocol, Timeout};

@@ -1,0 +1,142 @@
+//! Names inside a mesh, parsed once.
+
+use std::{fmt, str::FromStr, sync::Arc};
+
+use serde::{Serialize, Serializer};
+
+/// The kinds a [`ResourceName`] may have: the two that a proxy can be, and the routers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ProxyKind {
+    /// A virtual node: the proxy beside an application.
+    VirtualNode,
+    /// A virtual gateway: a proxy that traffic enters the mesh by.
+    VirtualGateway,
+    /// A virtual router; no proxy is one.
+    VirtualRouter,
+}
+
+impl ProxyKind {
+    /// The word in names and ARNs: `virtualNode`, `virtualGateway`, `virtualRouter`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::VirtualNode => "virtualNode",
+            Self::VirtualGateway => "virtualGateway",
+            Self::VirtualRouter => "virtualRouter",
+        }
+    }
+}
+
+/// `mesh/M/virtualNode/N`: who a proxy is, and so what it may see. The parts are `awsName`s.
+///
+/// Parses every form that a proxy of App Mesh sends as its node id: the resource part of an ARN, with or
+/// without the mesh owner's account (`mesh/M@111122223333/…`), or the whole ARN
+/// (`arn:aws:appmesh:eu-west-1:111122223333:mesh/M/virtualNode/N`). Account and region are dropped.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ResourceName {
+    /// The mesh.
+    pub mesh: Arc<str>,
+    /// What it is.
+    pub kind: ProxyKind,
+    /// Its `awsName`.
+    pub name: Arc<str>,
+}
+
+impl ResourceName {
+    /// The resource of this mesh, kind and `awsName`.
+    pub fn new(mesh: impl Into<Arc<str>>, kind: ProxyKind, name: impl Into<Arc<str>>) -> Self {
+        Self {
+            mesh: mesh.into(),
+            kind,
+            name: name.into(),
+        }
+    }
+}
+
+impl fmt::Display for ResourceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "mesh/{}/{}/{}", self.mesh, self.kind.as_str(), self.name)
+    }
+}
+
+impl Serialize for ResourceName {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// The text names no virtual node, gateway or router.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not of the form mesh/MESH/virtualNode/NAME or mesh/MESH/virtualGateway/NAME")]
+pub struct InvalidResourceName(pub String);
+
+impl FromStr for ResourceName {
+    type Err = InvalidResourceName;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let parse = || {
+            let resource = match text.strip_prefix("arn:") {
+                Some(arn) => arn.splitn(5, ':').nth(4)?,
+                None => text,
+            };
+            let mut parts = resource.split('/');
+            let (Some("mesh"), Some(mesh), Some(kind), Some(name), None) = (
+                parts.next(),
+                parts.next(),
+                parts.next(),
+                parts.next(),
+                parts.next(),
+            ) else {
+                return None;
+            };
+            let mesh = mesh.split_once('@').map_or(mesh, |(mesh, _owner)| mesh);
+            let kind = [
+                ProxyKind::VirtualNode,
+                ProxyKind::VirtualGateway,
+                ProxyKind::VirtualRouter,
+            ]
+            .into_iter()
+            .find(|known| known.as_str() == kind)?;
+            (!mesh.is_empty() && !name.is_empty()).then(|| Self::new(mesh, kind, name))
+        };
+        parse().ok_or_else(|| InvalidResourceName(text.to_owned()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parses_every_form_a_proxy_sends() {
+        let expected = ResourceName::new("shop", ProxyKind::VirtualNode, "color_ns");
+        for text in [
+            "mesh/shop/virtualNode/color_ns",
+            "mesh/shop@111122223333/virtualNode/color_ns",
+            "arn:aws:appmesh:eu-west-1:111122223333:mesh/shop/virtualNode/color_ns",
+            "arn:aws-cn:appmesh:cn-north-1:111122223333:mesh/shop@444455556666/virtualNode/color_ns",
+        ] {
+            assert_eq!(
+                text.parse::<ResourceName>().as_ref(),
+                Ok(&expected),
+                "{text}"
+            );
+        }
+        assert_eq!(expected.to_string(), "mesh/shop/virtualNode/color_ns");
+    }
+
+    #[test]
+    fn refuses_everything_else() {
+        for text in [
+            "",
+            "mesh",
+            "mesh//virtualNode/n",
+            "mesh/m/virtualNode/",
+            "mesh/m/virtualService/s",
+            "mesh/m/virtualNode/n/x",
+            "arn:aws:appmesh:r:a",
+            "arn:",
+        ] {
+            assert!(text.parse::<ResourceName>().is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! Which of the user's objects something is about.
+
+use std::{fmt, sync::Arc};
+
+use serde::{Serialize, Serializer};
+
+/// The kinds that a source may bring.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub enum Kind {
+    /// `appmesh.k8s.aws/v1beta2`, cluster-scoped
+    Mesh,
+    /// `appmesh.k8s.aws/v1beta2`
+    VirtualNode,
+    /// `appmesh.k8s.aws/v1beta2`
+    VirtualService,
+    /// `appmesh.k8s.aws/v1beta2`
+    VirtualRouter,
+    /// `appmesh.k8s.aws/v1beta2`
+    VirtualGateway,
+    /// `appmesh.k8s.aws/v1beta2`
+    GatewayRoute,
+    /// `appmesh.k8s.aws/v1beta2`
+    BackendGroup,
+    /// `evermesh.dev/v1alpha1`: one route of a virtual router as an object of its own
+    Route,
+    /// `v1`, cluster-scoped
+    Namespace,
+    /// `v1`
+    Service,
+    /// `discovery.k8s.io/v1`
+    EndpointSlice,
+    /// `v1`
+    Pod,
+    /// `v1`, cluster-scoped
+    Node,
+}
+
+impl Kind {
+    /// Every kind.
+    pub const ALL: [Self; 13] = [
+        Self::Mesh,
+        Self::VirtualNode,
+        Self::VirtualService,
+        Self::VirtualRouter,
+        Self::VirtualGateway,
+        Self::GatewayRoute,
+        Self::BackendGroup,
+        Self::Route,
+        Self::Namespace,
+        Self::Service,
+        Self::EndpointSlice,
+        Self::Pod,
+        Self::Node,
+    ];
+
+    /// The `kind` of its manifests.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Mesh => "Mesh",
+            Self::VirtualNode => "VirtualNode",
+            Self::VirtualService => "VirtualService",
+            Self::VirtualRouter => "VirtualRouter",
+            Self::VirtualGateway => "VirtualGateway",
+            Self::GatewayRoute => "GatewayRoute",
+            Self::BackendGroup => "BackendGroup",
+            Self::Route => "Route",
+            Self::Namespace => "Namespace",
+            Self::Service => "Service",
+            Self::EndpointSlice => "EndpointSlice",
+            Self::Pod => "Pod",
+            Self::Node => "Node",
+        }
+    }
+
+    /// The `apiVersion` of its manifests.
+    pub const fn api_version(self) -> &'static str {
+        match self {
+            Self::Mesh
+            | Self::VirtualNode
+            | Self::VirtualService
+            | Self::VirtualRouter
+            | Self::VirtualGateway
+            | Self::GatewayRoute
+            | Self::BackendGroup => "appmesh.k8s.aws/v1beta2",
+            Self::Route => "evermesh.dev/v1alpha1",
+            Self::EndpointSlice => "discovery.k8s.io/v1",
+            Self::Namespace | Self::Service | Self::Pod | Self::Node => "v1",
+        }
+    }
+
+    /// The kind with this `apiVersion` and `kind`.
+    pub fn find(api_version: &str, kind: &str) -> Option<Self> {
+        Self::ALL
+            .into_iter()
+            .find(|known| known.as_str() == kind && known.api_version() == api_version)
+    }
+
+    /// Whether its objects live in a namespace.
+    pub const fn is_namespaced(self) -> bool {
+        !matches!(self, Self::Mesh | Self::Namespace | Self::Node)
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// One object: `VirtualNode/shop/color`, or `Mesh/global` where there is no namespace.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ObjectRef {
+    /// Its kind.
+    pub kind: Kind,
+    /// Its `metadata.namespace`; empty for cluster-scoped kinds.
+    pub namespace: Arc<str>,
+    /// Its `metadata.name`.
+    pub name: Arc<str>,
+}
+
+impl ObjectRef {
+    /// The object of this kind, namespace (empty for cluster-scoped kinds) and name.
+    pub fn new(kind: Kind, namespace: impl Into<Arc<str>>, name: impl Into<Arc<str>>) -> Self {
+        Self {
+            kind,
+            namespace: namespace.into(),
+            name: name.into(),
+        }
+    }
+}
+
+impl fmt::Display for ObjectRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.namespace.is_empty() {
+            write!(f, "{}/{}", self.kind, self.name)
+        } else {
+            write!(f, "{}/{}/{}", self.kind, self.namespace, self.name)
+        }
+    }
+}
+
+impl Serialize for ObjectRef {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_a_kind_by_both_names() {
+        for kind in Kind::ALL {
+            assert_eq!(Kind::find(kind.api_version(), kind.as_str()), Some(kind));
+        }
+        assert_eq!(Kind::find("apps/v1", "Route"), None);
+    }
+
+    #[test]
+    fn displays_with_and_without_namespace() {
+        assert_eq!(ObjectRef::new(Kind::Mesh, "", "m").to_string(), "Mesh/m");
+        assert_eq!(ObjectRef::new(Kind::Pod, "n", "p").to_string(), "Pod/n/p");
+    }
+}

@@ -1,0 +1,2 @@
+//! The `evermesh` binary.
+fn main() {}

@@ -1,0 +1,1 @@
+//! Real Envoys, hosts and Cloud Map for tests, benchmarks and the demo.

@@ -1,0 +1,1 @@
+//! The user's API: App Mesh's kinds and Route.

@@ -1,0 +1,114 @@
+//! Generates the Envoy API types from the descriptor set that the `envoy-types` package carries.
+//!
+//! The package is an optional dependency behind a feature that is never enabled: it is locked with a
+//! checksum and fetched like any other, and never compiled. No third-party proto lies in this repository.
+
+use std::{collections::BTreeSet, env, error::Error, fs, path::PathBuf};
+
+use cargo_metadata::{CargoOpt, MetadataCommand};
+use prost::Message;
+use prost_types::FileDescriptorSet;
+
+/// The files and folders whose types we name; what they import follows by itself.
+const ROOTS: &[&str] = &[
+    "envoy/config/bootstrap/v3/",
+    "envoy/extensions/access_loggers/file/",
+    "envoy/extensions/access_loggers/stream/",
+    "envoy/extensions/filters/http/router/",
+    "envoy/extensions/filters/listener/original_dst/",
+    "envoy/extensions/filters/listener/tls_inspector/",
+    "envoy/extensions/filters/network/http_connection_manager/",
+    "envoy/extensions/filters/network/tcp_proxy/",
+    "envoy/extensions/retry/host/previous_hosts/",
+    "envoy/extensions/transport_sockets/tls/v3/",
+    "envoy/extensions/upstreams/http/v3/",
+    "envoy/service/cluster/v3/",
+    "envoy/service/discovery/v3/",
+    "envoy/service/endpoint/v3/",
+    "envoy/service/listener/v3/",
+    "envoy/service/load_stats/v3/",
+    "envoy/service/route/v3/",
+    "envoy/service/secret/v3/",
+    "envoy/service/status/v3/",
+    "google/rpc/status.proto",
+];
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let descriptors = carrier()?.join("src/generated/types.bin");
+    let mut set = FileDescriptorSet::decode(fs::read(&descriptors)?.as_slice())?;
+    let wanted = with_imports(&set);
+    set.file.retain(|file| wanted.contains(file.name()));
+    for file in &mut set.file {
+        file.source_code_info = None;
+    }
+    let out = PathBuf::from(env::var("OUT_DIR")?);
+    fs::write(out.join("envoy.fds"), set.encode_to_vec())?;
+
+    let mut config = tonic_prost_build::Config::new();
+    config
+        .btree_map(["."]) // equal messages have equal bytes
+        .bytes([".google.protobuf.Any"]) // a clone shares the payload
+        .enable_type_names()
+        .type_name_domain(["."], "type.googleapis.com")
+        .compile_well_known_types()
+        .include_file("mod.rs");
+    tonic_prost_build::configure().compile_fds_with_config(set, config)?;
+
+    println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rerun-if-changed={}", descriptors.display());
+    Ok(())
+}
+
+/// The folder where cargo unpacked `envoy-types`; naming the feature puts the package in the graph.
+fn carrier() -> Result<PathBuf, Box<dyn Error>> {
+    let metadata = MetadataCommand::new()
+        .manifest_path(PathBuf::from(env::var("CARGO_MANIFEST_DIR")?).join("Cargo.toml"))
+        .features(CargoOpt::SomeFeatures(vec!["carrier".into()]))
+        .other_options([
+            "--locked".into(),
+            "--filter-platform".into(),
+            env::var("TARGET")?,
+        ])
+        .exec()?;
+    let package = metadata
+        .packages
+        .iter()
+        .find(|package| package.name.as_str() == "envoy-types");
+    let manifest = &package
+        .ok_or("envoy-types is not in the dependency graph")?
+        .manifest_path;
+    Ok(manifest
+        .parent()
+        .ok_or("a manifest lies in a folder")?
+        .into())
+}
+
+/// The names of the files under [`ROOTS`] and of everything they import.
+fn with_imports(set: &FileDescriptorSet) -> BTreeSet<String> {
+    let mut wanted = BTreeSet::new();
+    for root in ROOTS {
+        let before = wanted.len();
+        wanted.extend(
+            set.file
+                .iter()
+                .map(|file| file.name().to_owned())
+                .filter(|name| name.starts_with(root)),
+        );
+        assert!(before < wanted.len(), "no new file under {root}");
+    }
+    let mut queue: Vec<String> = wanted.iter().cloned().collect();
+    while let Some(name) = queue.pop() {
+        let file = set
+            .file
+            .iter()
+            .find(|file| file.name() == name)
+            .expect("a descriptor set is closed under imports");
+        queue.extend(
+            file.dependency
+                .iter()
+                .filter(|import| wanted.insert((*import).clone()))
+                .cloned(),
+        );
+    }
+    wanted
+}

@@ -1,0 +1,1 @@
+//! What a pod, or any host, needs to run an Envoy of the mesh.
