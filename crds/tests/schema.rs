@@ -1,4 +1,5 @@
 //! The schemas of App Mesh's kinds hold exactly the recorded leaves, and nothing else besides.
+#![allow(clippy::unwrap_used)] // a test may panic, its helpers too
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -79,6 +80,33 @@ fn every_field_is_described() {
         each(kind, root(&definition), &mut |path, schema| {
             let item = path.ends_with("[]") || path.ends_with("{*}");
             assert!(item || schema.description.is_some(), "{path}");
+        });
+    }
+}
+
+/// A type's description replaces that of an optional field which holds an enumeration.
+#[test]
+fn optional_enumerations_keep_the_description_of_their_field() {
+    let mesh = find("Mesh");
+    let discovery = &properties(&properties(root(&mesh))["spec"])["meshServiceDiscovery"];
+    assert_eq!(
+        properties(discovery)["ipPreference"].description.as_deref(),
+        Some("The only IP family that is used. Default: both.")
+    );
+    for definition in evermesh_crds::all() {
+        let kind = &definition.spec.names.kind;
+        each(kind, root(&definition), &mut |path, schema| {
+            for field in schema.properties.iter().flatten() {
+                let (name, field) = field;
+                let optional = !schema.required.iter().flatten().any(|other| other == name);
+                assert!(
+                    field.enum_.is_none() || !optional || {
+                        let words = field.description.as_deref().unwrap();
+                        words.contains("Default: ")
+                    },
+                    "{path}.{name}"
+                );
+            }
         });
     }
 }
@@ -208,7 +236,7 @@ fn collect(at: &str, schema: &JSONSchemaProps, required: bool, into: &mut Leaves
     let selector = schema.x_kubernetes_map_type.is_some();
     let mut limits = limits(schema);
     if selector {
-        limits = "label selector".to_owned();
+        limits = String::from("label selector");
     }
     let children = if selector { vec![] } else { children(schema) };
     let is_leaf = match kind {

@@ -1,5 +1,6 @@
 //! The committed YAML is what the types generate. With `UPDATE_CRDS=1` in the environment the test
 //! writes it anew.
+#![allow(clippy::unwrap_used)] // a test may panic, its helpers too
 
 use std::{collections::BTreeSet, fs, path::Path};
 

@@ -78,6 +78,7 @@ pub struct MeshServiceDiscovery {
 
 /// An IP family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(description = "")] // it would replace that of an optional field
 pub enum IpPreference {
     /// IPv6
     #[serde(rename = "IPv6_ONLY")]

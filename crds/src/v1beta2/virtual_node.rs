@@ -236,6 +236,7 @@ pub struct DnsServiceDiscovery {
 
 /// What the addresses behind a name are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(description = "")] // it would replace that of an optional field
 #[serde(rename_all = "UPPERCASE")]
 pub enum DnsResponseType {
     /// Each address is a pod.
