@@ -187,7 +187,9 @@ impl Inputs {
 }
 
 fn put<T>(objects: &mut Objects<T>, object: ObjectRef, value: Arc<T>) -> bool {
-    objects
-        .insert(object, Arc::clone(&value))
-        .is_none_or(|last| !Arc::ptr_eq(&last, &value))
+    let is_known = objects
+        .get(&object)
+        .is_some_and(|last| Arc::ptr_eq(last, &value));
+    objects.insert(object, value);
+    !is_known
 }
