@@ -15,6 +15,7 @@ struct Out<'a> {
 }
 
 #[test]
+#[allow(clippy::disallowed_methods)] // a test reads its cases
 fn golden() {
     insta::glob!("../testdata", "*/*/in.yaml", |path| {
         let inputs = fixture::inputs(&std::fs::read_to_string(path).unwrap());
