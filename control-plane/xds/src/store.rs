@@ -144,6 +144,14 @@ impl Store {
         self.state.lock().views.get(name)?.view.clone()
     }
 
+    /// How many streams watch these, each counted once for each key it watches: as many answers will
+    /// come when all of them change.
+    pub fn watchers<'k>(&self, keys: impl IntoIterator<Item = &'k Key>) -> usize {
+        let state = self.state.lock();
+        let ids = keys.into_iter().filter_map(|key| state.ids.get(key));
+        ids.map(|id| state.slot(*id).watchers.len()).sum()
+    }
+
     /// What the server did so far.
     pub fn metrics(&self) -> &Metrics {
         &self.metrics
