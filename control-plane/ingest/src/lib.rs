@@ -1,1 +1,4 @@
 //! Objects to graph.
+
+pub mod object;
+pub mod schema;
