@@ -1,11 +1,17 @@
 //! `evermesh serve`: channels, tasks and their end. One function a part, no logic.
 
-use std::{sync::Arc, thread, time::Duration};
+use std::{
+    collections::BTreeSet,
+    net::SocketAddr,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, anyhow};
-use evermesh_model::{ProxyKind, ResourceName};
+use evermesh_model::{CloudMapService, ProxyKind, ResourceName, name::InvalidResourceName};
 use evermesh_proto::core;
-use evermesh_xds::{Options, Registry, Store};
+use evermesh_xds::{Options, Registry, Store, VerdictSink};
 use tokio::{
     net::TcpListener,
     runtime::{Builder, Handle},
@@ -14,6 +20,7 @@ use tokio::{
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
+use tonic::Status;
 
 use crate::{
     admin,
@@ -21,7 +28,11 @@ use crate::{
     changes::{self, Changes, Event},
     engine::{Engine, Outputs, Published},
     metrics::Metrics,
-    source::{self, Batch, cloud_map, file},
+    source::{
+        Batch, SourceName,
+        cloud_map::{self, CloudMapOptions},
+        file::{self, FileOptions},
+    },
     telemetry,
 };
 
@@ -151,7 +162,7 @@ fn spawn_sources(
     wanted: watch::Receiver<Arc<BTreeSet<CloudMapService>>>,
     shutdown: &CancellationToken,
 ) {
-    let files = file::run(args.config.clone(), batches.clone(), shutdown.clone());
+    let files = file::run(FileOptions::new(&args.config), batches.clone(), shutdown.clone());
     tasks.spawn(part(files));
     let options = CloudMapOptions {
         endpoint: args.cloud_map.cloud_map_endpoint.clone(),

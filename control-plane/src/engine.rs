@@ -17,7 +17,9 @@ use std::{
 };
 
 use evermesh_ingest::{BuildMemo, Built, Inputs};
-use evermesh_model::{CloudMapFailure, CloudMapService, CloudMapState, Endpoint, Graph, Problem, ResourceName};
+use evermesh_model::{
+    CloudMapService, CloudMapState, Endpoint, Graph, Problem, ResourceName, endpoint::CloudMapFailure,
+};
 use evermesh_proto::{Key, Resource};
 use evermesh_translate::{DeriveMemo, Derived};
 use evermesh_xds::Store;
