@@ -14,6 +14,9 @@ use evermesh_model::{
 
 use crate::stage::Problems;
 
+/// A mesh and a name in it, as they are compared.
+type Folded = (Arc<str>, Arc<str>);
+
 /// A name that is unique in a mesh.
 pub(crate) trait Name: Ord + Clone {
     /// Its mesh.
@@ -23,7 +26,7 @@ pub(crate) trait Name: Ord + Clone {
     /// The reason for the second of two objects with the same name.
     const DUPLICATE: Reason;
     /// The name as it is compared.
-    fn folded(&self) -> (Arc<str>, Arc<str>);
+    fn folded(&self) -> Folded;
 }
 
 impl Name for ResourceName {
@@ -37,7 +40,7 @@ impl Name for ResourceName {
         &self.name
     }
 
-    fn folded(&self) -> (Arc<str>, Arc<str>) {
+    fn folded(&self) -> Folded {
         (Arc::clone(&self.mesh), Arc::clone(&self.name))
     }
 }
@@ -53,7 +56,7 @@ impl Name for ServiceName {
         &self.hostname
     }
 
-    fn folded(&self) -> (Arc<str>, Arc<str>) {
+    fn folded(&self) -> Folded {
         (Arc::clone(&self.mesh), fold(&self.hostname))
     }
 }
@@ -79,7 +82,7 @@ pub(crate) struct Face<N> {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Directory<N> {
     by_object: BTreeMap<ObjectRef, Arc<Face<N>>>,
-    by_name: BTreeMap<(Arc<str>, Arc<str>), Arc<Face<N>>>,
+    by_name: BTreeMap<Folded, Arc<Face<N>>>,
 }
 
 impl<N: Name> Directory<N> {

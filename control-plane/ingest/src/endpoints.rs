@@ -138,13 +138,15 @@ type Input = (
     Arc<Regions>,
 );
 
+type FailedInput = (Arc<VirtualNode>, Arc<CloudMapState>);
+
 /// The memory of the endpoint stage.
 #[derive(Debug, Default)]
 pub(crate) struct EndpointMemo {
     by_node: Memo<ObjectRef, Arc<Node>, Arc<Option<Arc<str>>>>,
     regions: Arc<Regions>,
     endpoints: Memo<ResourceName, Input, Arc<Vec<Endpoint>>>,
-    problems: Memo<ResourceName, (Arc<VirtualNode>, Arc<CloudMapState>), Arc<Arc<[Problem]>>>,
+    problems: Memo<ResourceName, FailedInput, Arc<Arc<[Problem]>>>,
 }
 
 impl EndpointMemo {

@@ -74,7 +74,7 @@ fn http(route: &v1beta2::HttpGatewayRoute, field: &FieldPath, problems: &mut Pro
             headers_have_one_matcher(list, &match_field.field("headers"), problems);
         }
         (_, Some(list)) => {
-            query_parameters_are_exact(list, &match_field.field("queryParameters"), problems)
+            query_parameters_are_exact(list, &match_field.field("queryParameters"), problems);
         }
         (_, None) => {}
     }

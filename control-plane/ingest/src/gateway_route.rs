@@ -22,7 +22,7 @@ use crate::{
     gateway_admission, matches,
     membership::{Labels, Membership, list},
     route::ports,
-    stage::{Checked, Problems},
+    stage::{Checked, Problems, Reported},
     values,
 };
 
@@ -109,13 +109,11 @@ fn try_draft(
     if is_refused {
         return None;
     }
+    let empty = Labels::new();
+    let labels = route.metadata.labels.as_ref().unwrap_or(&empty);
     let gateway = match virtual_gateway_ref {
         Some(reference) => named_gateway(reference, &mesh.name, gateways, problems),
-        None => {
-            let empty = Labels::new();
-            let labels = route.metadata.labels.as_ref().unwrap_or(&empty);
-            selecting_gateway(labels, namespace, &mesh.name, gateways, problems)
-        }
+        None => selecting_gateway(labels, namespace, &mesh.name, gateways, problems),
     }?;
     let rule = match (http_route, http2_route, grpc_route) {
         (Some(route), _, _) => read_http(Protocol::Http, route, problems),
@@ -309,8 +307,8 @@ fn read_http(
     let (target, target_port) = target?;
     Some(Rule {
         protocol,
-        port: port?,
-        hostname: hostname?,
+        port: port.ok()?,
+        hostname: hostname.ok()?,
         matches: HttpMatch {
             path,
             method: method.map(matches::method),
@@ -346,8 +344,8 @@ fn read_grpc(route: &v1beta2::GrpcGatewayRoute, problems: &mut Problems<'_>) -> 
     let (target, target_port) = read_target(target, &route, problems)?;
     Some(Rule {
         protocol: Protocol::Grpc,
-        port: port?,
-        hostname: hostname?,
+        port: port.ok()?,
+        hostname: hostname.ok()?,
         matches: HttpMatch {
             path: path?,
             method: None,
@@ -415,14 +413,14 @@ fn read_path_rewrite(
     }
 }
 
-/// The match of a host name: `Some(None)` if there is none, `None` and a problem if it cannot be matched.
+/// The match of a host name, if there is one.
 fn read_hostname(
     hostname: Option<&v1beta2::GatewayRouteHostnameMatch>,
     field: &FieldPath,
     problems: &mut Problems<'_>,
-) -> Option<Option<HostnameMatch>> {
+) -> Result<Option<HostnameMatch>, Reported> {
     let Some(v1beta2::GatewayRouteHostnameMatch { exact, suffix }) = hostname else {
-        return Some(None);
+        return Ok(None);
     };
     let (word, text) = match (exact, suffix) {
         (Some(exact), None) => ("exact", exact),
@@ -433,7 +431,7 @@ fn read_hostname(
                 Reason::InvalidUnion,
                 "the route is left out: set exactly one of exact and suffix",
             );
-            return None;
+            return Err(Reported);
         }
     };
     if !values::is_name(text) {
@@ -442,9 +440,9 @@ fn read_hostname(
             Reason::InvalidValue,
             format!("`{text}` is no host name, so the route is left out: write `shop.example.com`, or the suffix `.example.com`"),
         );
-        return None;
+        return Err(Reported);
     }
-    Some(Some(match word {
+    Ok(Some(match word {
         "exact" => HostnameMatch::Exact(text.as_str().into()),
         _ => HostnameMatch::Suffix(text.as_str().into()),
     }))
@@ -471,7 +469,7 @@ fn read_target(
     )
     .read(&field.field("virtualService"), problems);
     let port = values::port(*port, &field, problems);
-    Some((service?, port?))
+    Some((service?, port.ok()?))
 }
 
 /// Follows the target.
@@ -511,7 +509,7 @@ fn try_resolve(
             return None;
         }
     };
-    let target_port = target_port(rule, &service.object, &service.ports, problems)?;
+    let target_port = target_port(rule, &service.object, &service.ports, problems).ok()?;
     Some(AttachedRoute {
         gateway: gateway.clone(),
         priority: *priority,
@@ -537,9 +535,9 @@ fn target_port(
     service: &ObjectRef,
     service_ports: &[ServicePort],
     problems: &mut Problems<'_>,
-) -> Option<Option<ServicePort>> {
+) -> Result<Option<ServicePort>, Reported> {
     if service_ports.is_empty() {
-        return Some(None);
+        return Ok(None);
     }
     let field = rule.target_field.field("port");
     if let Some(wanted) = rule.target_port {
@@ -554,16 +552,16 @@ fn target_port(
                 ),
             );
         }
-        return found.map(|port| Some(*port));
+        return found.map(|port| Some(*port)).ok_or(Reported);
     }
     if let [port] = service_ports {
-        return Some(Some(*port));
+        return Ok(Some(*port));
     }
     let mut of_protocol = service_ports
         .iter()
         .filter(|port| port.protocol == rule.protocol);
     if let (Some(port), None) = (of_protocol.next(), of_protocol.next()) {
-        return Some(Some(*port));
+        return Ok(Some(*port));
     }
     problems.add(
         field,
@@ -573,5 +571,5 @@ fn target_port(
             ports(service_ports)
         ),
     );
-    None
+    Err(Reported)
 }

@@ -97,37 +97,47 @@ impl<T> Owned<T> {
             .flat_map(BTreeMap::values)
     }
 
-    fn apply(&mut self, object: ObjectRef, value: Option<(ObjectRef, Arc<T>)>) -> bool {
-        let last = self.owners.remove(&object);
-        let is_there = last.is_some();
-        let mut is_same = false;
-        if let Some(last) = last
-            && let Some(siblings) = self.by_owner.get_mut(&last)
-        {
-            let removed = siblings.remove(&object);
-            if siblings.is_empty() {
-                self.by_owner.remove(&last);
+    fn apply(&mut self, object: ObjectRef, value: Option<(ObjectRef, Arc<T>)>) -> bool
+    where
+        T: PartialEq,
+    {
+        let last = self
+            .owners
+            .get(&object)
+            .and_then(|owner| Some((owner, self.by_owner.get(owner)?.get(&object)?)));
+        match (last, &value) {
+            (None, None) => return false,
+            (Some((last_owner, last)), Some((owner, value)))
+                if last_owner == owner && last == value =>
+            {
+                return false;
             }
-            is_same = matches!(
-                (&removed, &value),
-                (Some(removed), Some((owner, value))) if *owner == last && Arc::ptr_eq(removed, value)
-            );
+            _ => self.remove(&object),
         }
-        let Some((owner, value)) = value else {
-            return is_there;
+        if let Some((owner, value)) = value {
+            self.owners.insert(object.clone(), owner.clone());
+            let siblings = self.by_owner.entry(owner).or_default();
+            siblings.insert(object, value);
+        }
+        true
+    }
+
+    fn remove(&mut self, object: &ObjectRef) {
+        let Some(owner) = self.owners.remove(object) else {
+            return;
         };
-        self.owners.insert(object.clone(), owner.clone());
-        self.by_owner
-            .entry(owner)
-            .or_default()
-            .insert(object, value);
-        !is_same
+        if let Some(siblings) = self.by_owner.get_mut(&owner) {
+            siblings.remove(object);
+            if siblings.is_empty() {
+                self.by_owner.remove(&owner);
+            }
+        }
     }
 }
 
 impl Inputs {
     /// An object came or changed, or went (`None`). Returns whether that makes any difference: an object
-    /// that was not there cannot go.
+    /// that was not there cannot go, and one that is equal to the last one did not change.
     pub fn apply(&mut self, object: ObjectRef, value: Option<Object>) -> bool {
         match value {
             Some(value) => self.put(object, value),
@@ -186,8 +196,10 @@ impl Inputs {
     }
 }
 
-fn put<T>(objects: &mut Objects<T>, object: ObjectRef, value: Arc<T>) -> bool {
-    objects
-        .insert(object, Arc::clone(&value))
-        .is_none_or(|last| !Arc::ptr_eq(&last, &value))
+fn put<T: PartialEq>(objects: &mut Objects<T>, object: ObjectRef, value: Arc<T>) -> bool {
+    if objects.get(&object) == Some(&value) {
+        return false;
+    }
+    objects.insert(object, value);
+    true
 }

@@ -221,7 +221,7 @@ fn read(
             let port = r#match.and_then(|v1beta2::TcpRouteMatch { port }| port);
             let timeout = timeout.map(values::tcp_timeout).unwrap_or_default();
             let port = values::port(port, &field.field("match"), problems);
-            port.map(|port| (RuleDraft::Tcp(timeout), port))
+            port.ok().map(|port| (RuleDraft::Tcp(timeout), port))
         }
     }?;
     Some(RouteDraft {
@@ -285,7 +285,7 @@ fn read_http(
         retry,
         timeout: timeout.map(values::http_timeout).unwrap_or_default(),
     };
-    Some((rule, port?))
+    Some((rule, port.ok()?))
 }
 
 fn read_grpc(
@@ -339,7 +339,7 @@ fn read_grpc(
         retry,
         timeout: timeout.map(values::http_timeout).unwrap_or_default(),
     };
-    Some((rule, port?))
+    Some((rule, port.ok()?))
 }
 
 fn http_events(events: Option<&Vec<v1beta2::HttpRetryEvent>>) -> impl Iterator<Item = RetryEvent> {
@@ -413,7 +413,7 @@ fn read_targets(
             let port = values::port(*port, &field, problems);
             Some(TargetDraft {
                 node: node?,
-                port: port?,
+                port: port.ok()?,
                 weight: *weight,
                 field,
             })

@@ -98,9 +98,8 @@ fn family<'a>(
 ) -> &'static str {
     match preference {
         Some(IpPreference::Ipv4Only) => "IPv4",
-        Some(IpPreference::Ipv6Only) => "IPv6",
         None if slices.any(|slice| slice.address_type == "IPv4") => "IPv4",
-        None => "IPv6",
+        Some(IpPreference::Ipv6Only) | None => "IPv6",
     }
 }
 

@@ -75,6 +75,10 @@ impl<'a> Problems<'a> {
     }
 }
 
+/// Something cannot be used, and a problem says so already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Reported;
+
 /// The problem lists of one turn that are not empty. Shared, not copied.
 pub(crate) type Findings = Vec<Arc<[Problem]>>;
 

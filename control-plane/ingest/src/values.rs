@@ -7,7 +7,10 @@ use std::{sync::Arc, time::Duration};
 use evermesh_crds::v1beta2;
 use evermesh_model::{Kind, Protocol, Reason, Timeout, problem::FieldPath};
 
-use crate::{directory::Written, stage::Problems};
+use crate::{
+    directory::Written,
+    stage::{Problems, Reported},
+};
 
 pub(crate) const fn protocol(protocol: v1beta2::PortProtocol) -> Protocol {
     match protocol {
@@ -26,31 +29,30 @@ pub(crate) const fn gateway_protocol(protocol: v1beta2::VirtualGatewayPortProtoc
     }
 }
 
-/// A port of a reference or a match, where the schema allows any number. `None` and a problem if it
-/// cannot be a port.
+/// A port of a reference or a match, where the schema allows any number.
 pub(crate) fn port(
     port: Option<u64>,
     field: &FieldPath,
     problems: &mut Problems<'_>,
-) -> Option<Option<u16>> {
+) -> Result<Option<u16>, Reported> {
     let Some(written) = port else {
-        return Some(None);
+        return Ok(None);
     };
     match u16::try_from(written) {
-        Ok(port) if port != 0 => Some(Some(port)),
+        Ok(port) if port != 0 => Ok(Some(port)),
         _ => {
             problems.add(
                 field.field("port"),
                 Reason::InvalidValue,
                 format!("{written} is not a port: give one from 1 to 65535"),
             );
-            None
+            Err(Reported)
         }
     }
 }
 
-/// The longest duration that Envoy takes: 2^63 nanoseconds are a little over 292 years.
-const LONGEST: Duration = Duration::from_secs(9_000_000_000);
+/// The longest duration that Envoy takes: 2^63 nanoseconds are a little longer.
+const LONGEST: Duration = Duration::from_hours(2_500_000);
 
 /// A duration; cut to the longest one that Envoy takes.
 pub(crate) fn duration(duration: v1beta2::Duration) -> Duration {

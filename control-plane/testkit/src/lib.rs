@@ -1,1 +1,14 @@
 //! Real Envoys, hosts and Cloud Map for tests, benchmarks and the demo.
+//!
+//! Nothing here is a mock: an [`Envoy`](envoy::Envoy) is the upstream binary, a [`Moto`](moto::Moto) a Cloud Map
+//! API server on loopback.
+//! `scripts/setup` installs the programs that they start.
+//! Every process started here dies with the process that started it, even when that one is killed.
+//!
+//! Must not depend on the crates under test: it starts the control plane as a user does, from its binary.
+
+pub mod envoy;
+pub mod http;
+pub mod moto;
+pub mod process;
+pub mod tools;

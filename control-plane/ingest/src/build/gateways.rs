@@ -22,6 +22,7 @@ type RouteInput = (
     Arc<Labels>,
     Arc<Gateways>,
 );
+type ResolveInput = (Arc<GatewayDraft>, Vec<Arc<AttachedRoute>>);
 type TurnInput = (Arc<Gateways>, BTreeMap<ObjectRef, Arc<AttachedRoute>>);
 
 /// The memory of these stages.
@@ -31,7 +32,7 @@ pub(super) struct GatewayMemo {
     named: Once<BTreeMap<ObjectRef, Arc<GatewayDraft>>, Gateways>,
     routes: Stage<ObjectRef, RouteInput, GatewayRouteDraft>,
     attached: Stage<ObjectRef, (Arc<GatewayRouteDraft>, ServiceFaces), AttachedRoute>,
-    resolved: Stage<ResourceName, (Arc<GatewayDraft>, Vec<Arc<AttachedRoute>>), VirtualGateway>,
+    resolved: Stage<ResourceName, ResolveInput, VirtualGateway>,
     turned: Once<TurnInput, Turned<ResourceName, VirtualGateway>>,
 }
 
