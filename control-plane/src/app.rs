@@ -85,7 +85,7 @@ async fn run(args: &ServeArgs, streams: &Handle) -> anyhow::Result<()> {
     tasks.spawn_on(async move { serving.await.context("the xDS server failed") }, streams);
     tasks.spawn(part(changes::track(
         announced,
-        Arc::clone(&store),
+        Arc::clone(&registry),
         Arc::clone(&changes),
         Arc::clone(&metrics),
         shutdown.clone(),

@@ -2,8 +2,8 @@
 //!
 //! The engine announces each commit before it makes it, the xDS server reports what proxies answer, and
 //! both arrive here in order, so a commit is known before its first ACK. For every commit the tracker
-//! waits for each connected proxy that holds a changed resource, then closes the commit's span and keeps
-//! the figures for `/debug/changes` and the metrics.
+//! waits for an answer of each stream that held a changed resource, then closes the commit's span and
+//! keeps the figures for `/debug/changes` and the metrics.
 //!
 //! Must not influence what is served: a lost message here costs a figure, never a delivery.
 
@@ -14,7 +14,7 @@ use std::{
 };
 
 use evermesh_proto::{Key, Version};
-use evermesh_xds::{Outcome, ProxyId, Registry, Verdict};
+use evermesh_xds::{Outcome, ProxyId, ProxyStatus, Registry, Verdict};
 use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::sync::mpsc;
@@ -23,17 +23,19 @@ use tracing::Span;
 
 use crate::metrics::Metrics;
 
-/// How many finished and unfinished changes `/debug/changes` shows.
+/// How many changes `/debug/changes` shows.
 const KEPT: usize = 256;
 /// When a change that some proxy never answered is given up.
 const PATIENCE: Duration = Duration::from_mins(1);
+/// How often it is looked whether whom we wait for is still there.
+const SWEEP: Duration = Duration::from_secs(1);
 
 /// What the tracker is told.
 #[derive(Debug)]
 pub enum Event {
     /// The engine is about to commit.
     Commit(Commit),
-    /// A proxy answered.
+    /// A proxy answered, at this moment.
     Verdict(Verdict, Instant),
 }
 
@@ -46,7 +48,9 @@ pub struct Commit {
     pub origins: Vec<Arc<str>>,
     /// Resources that existed before and have another content now.
     pub changed: Vec<(Key, Version)>,
-    /// The trace of the change; closed with the last ACK.
+    /// How many answers that will bring: one for each changed resource and stream that holds it.
+    pub deliveries: usize,
+    /// The trace of the change; closed with the last answer.
     pub span: Span,
 }
 
@@ -55,19 +59,19 @@ pub struct Commit {
 pub struct Change {
     /// Counts up from 1 at every start.
     pub id: u64,
-    /// Milliseconds since 1970 at which the source noticed it.
-    pub at_ms: u64,
+    /// When the source noticed it, in milliseconds since 1970.
+    pub at_ms: f64,
     /// What the source saw.
     pub origins: Vec<Arc<str>>,
     /// Resources with another content.
     pub resources: usize,
-    /// Connected proxies that hold one of them.
-    pub proxies: usize,
-    /// Proxies that have not answered yet.
-    pub waiting: usize,
-    /// Proxies that refused one of them.
+    /// Answers expected: one for each of these resources and stream that holds it.
+    pub deliveries: usize,
+    /// Answers that came, refusals among them.
+    pub answered: usize,
+    /// Refusals.
     pub rejected: usize,
-    /// From the source to the last answer; absent while proxies are waited for.
+    /// Milliseconds from the source to the last answer; absent while one is waited for.
     pub acked_ms: Option<f64>,
 }
 
@@ -94,7 +98,7 @@ impl Changes {
     }
 }
 
-/// Follows commits until the last ACK. Ends when cancelled.
+/// Follows commits until the last answer. Ends when cancelled.
 pub async fn track(
     mut events: mpsc::UnboundedReceiver<Event>,
     registry: Arc<Registry>,
@@ -103,134 +107,153 @@ pub async fn track(
     shutdown: CancellationToken,
 ) {
     let mut tracker = Tracker {
-        next: 1,
+        last_id: 0,
         open: VecDeque::new(),
-        registry,
         changes,
         metrics,
     };
-    let mut sweep = tokio::time::interval(Duration::from_secs(1));
+    let mut sweep = tokio::time::interval(SWEEP);
     loop {
         tokio::select! {
             () = shutdown.cancelled() => return,
             event = events.recv() => match event {
-                Some(Event::Commit(commit)) => tracker.commit(commit),
+                Some(Event::Commit(commit)) => tracker.commit(commit, SystemTime::now()),
                 Some(Event::Verdict(verdict, at)) => tracker.verdict(&verdict, at),
                 None => return,
             },
-            _ = sweep.tick() => tracker.sweep(),
+            _ = sweep.tick() => if tracker.is_late() { tracker.sweep(&registry.proxies()) },
         }
     }
 }
 
 struct Tracker {
-    next: u64,
+    last_id: u64,
+    /// Changes with answers still to come, oldest first.
     open: VecDeque<Open>,
-    registry: Arc<Registry>,
     changes: Arc<Changes>,
     metrics: Arc<Metrics>,
 }
 
-/// A change with proxies still to answer.
 struct Open {
     change: Change,
     noticed: Instant,
     versions: BTreeMap<Key, Version>,
-    waiting: BTreeSet<(ProxyId, Key)>,
+    answered: BTreeSet<(ProxyId, Key)>,
     last: Instant,
     span: Span,
 }
 
 impl Tracker {
-    fn commit(&mut self, commit: Commit) {
-        let versions: BTreeMap<Key, Version> = commit.changed.into_iter().collect();
-        let mut waiting = BTreeSet::new();
-        self.registry.for_each_holder(versions.keys(), |proxy, key| {
-            waiting.insert((proxy, key.clone()));
-        });
-        let proxies: BTreeSet<ProxyId> = waiting.iter().map(|(proxy, _)| *proxy).collect();
-        let age = commit.noticed.elapsed();
-        let at = SystemTime::now() - age;
+    fn commit(&mut self, commit: Commit, now: SystemTime) {
+        let since_1970 = (now - commit.noticed.elapsed())
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default();
+        self.last_id += 1;
         let change = Change {
-            id: self.next,
-            at_ms: at
-                .duration_since(SystemTime::UNIX_EPOCH)
-                .map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX)),
+            id: self.last_id,
+            at_ms: since_1970.as_secs_f64() * 1e3,
             origins: commit.origins,
-            resources: versions.len(),
-            proxies: proxies.len(),
-            waiting: proxies.len(),
+            resources: commit.changed.len(),
+            deliveries: commit.deliveries,
+            answered: 0,
             rejected: 0,
             acked_ms: None,
         };
-        self.next += 1;
         self.changes.put(&change);
-        if !waiting.is_empty() {
+        if change.deliveries > 0 {
             self.open.push_back(Open {
                 change,
                 noticed: commit.noticed,
-                versions,
-                waiting,
-                last: Instant::now(),
+                versions: commit.changed.into_iter().collect(),
+                answered: BTreeSet::new(),
+                last: commit.noticed,
                 span: commit.span,
             });
         }
     }
 
-    /// An answer to a version settles that change and, for the same proxy and resource, all before it:
-    /// what a proxy skipped it will never answer.
+    /// An answer settles the change it is for and, for the same proxy and resource, all before it: a
+    /// version that a proxy skipped it will never answer.
     fn verdict(&mut self, verdict: &Verdict, at: Instant) {
-        let pair = (verdict.proxy, verdict.key.clone());
-        let Some(newest) = self
-            .open
-            .iter()
-            .rposition(|open| open.versions.get(&verdict.key) == Some(&verdict.version))
-        else {
-            return;
+        let resource = &verdict.resource;
+        let shared = Key {
+            kind: resource.kind,
+            name: Arc::clone(&resource.name),
+            scope: None,
         };
-        for (index, open) in self.open.iter_mut().enumerate().take(newest + 1) {
-            if open.waiting.remove(&pair) {
+        let scoped = Key {
+            scope: Some(Arc::clone(&verdict.view)),
+            ..shared.clone()
+        };
+        for key in [shared, scoped] {
+            let answers = |open: &Open| open.versions.get(&key) == Some(&resource.version);
+            let Some(newest) = self.open.iter().rposition(answers) else {
+                continue;
+            };
+            for (index, open) in self.open.iter_mut().enumerate().take(newest + 1) {
+                let concerned = open.versions.contains_key(&key);
+                if !concerned || !open.answered.insert((verdict.proxy, key.clone())) {
+                    continue;
+                }
                 open.last = open.last.max(at);
+                open.change.answered = open.answered.len();
                 if index == newest && matches!(verdict.outcome, Outcome::Rejected(_)) {
                     open.change.rejected += 1;
                 }
-                tracing::debug!(parent: &open.span, proxy = %verdict.proxy, resource = %verdict.key.name, "answered");
+                if open.change.answered >= open.change.deliveries {
+                    open.close(&self.metrics);
+                }
+                self.changes.put(&open.change);
             }
         }
-        self.settle();
+        self.open.retain(|open| open.change.acked_ms.is_none());
     }
 
-    /// Proxies that went, or already have the newest content, are no longer waited for.
-    fn sweep(&mut self) {
-        for open in &mut self.open {
-            let registry = &self.registry;
-            open.waiting
-                .retain(|(proxy, key)| registry.is_awaiting(*proxy, key));
-            if open.noticed.elapsed() > PATIENCE {
-                tracing::warn!(parent: &open.span, waiting = open.waiting.len(), "given up waiting for answers");
-                open.waiting.clear();
-            }
-        }
-        self.settle();
+    /// Whether a change has waited for longer than a proxy needs.
+    fn is_late(&self) -> bool {
+        self.open.front().is_some_and(|open| open.noticed.elapsed() > SWEEP)
     }
 
-    /// Closes what nobody is waited for any more.
-    fn settle(&mut self) {
+    /// Closes late changes that nobody will answer any more: proxies left, or were spared a version that
+    /// was replaced before it could be sent.
+    fn sweep(&mut self, proxies: &[ProxyStatus]) {
+        let behind: BTreeSet<(&str, evermesh_proto::ResourceType, &str)> = proxies
+            .iter()
+            .flat_map(|proxy| {
+                let behind = proxy.resources.iter().filter(|resource| {
+                    let refused = resource.rejection.as_ref().map(|rejection| rejection.version);
+                    resource.sent != resource.acked && resource.sent != refused
+                });
+                behind.map(|resource| (&*proxy.view, resource.kind, &*resource.name))
+            })
+            .collect();
         for open in &mut self.open {
-            let proxies: BTreeSet<ProxyId> = open.waiting.iter().map(|(proxy, _)| *proxy).collect();
-            if proxies.len() == open.change.waiting && !open.waiting.is_empty() {
-                continue;
+            let waited_for = behind.iter().any(|(view, kind, name)| {
+                open.versions.keys().any(|key| {
+                    let seen = key.scope.as_deref().is_none_or(|scope| scope == *view);
+                    seen && key.kind == *kind && *key.name == **name
+                })
+            });
+            let late = open.noticed.elapsed();
+            if late > PATIENCE {
+                tracing::warn!(change = open.change.id, "some proxies have not answered for a minute");
             }
-            open.change.waiting = proxies.len();
-            if open.waiting.is_empty() {
-                let took = open.last.saturating_duration_since(open.noticed);
-                open.change.acked_ms = Some(took.as_secs_f64() * 1e3);
-                open.span.record("acked_ms", took.as_secs_f64() * 1e3);
-                open.span.record("rejected", open.change.rejected);
-                self.metrics.change(took);
+            if late > PATIENCE || (late > SWEEP && !waited_for) {
+                open.close(&self.metrics);
+                self.changes.put(&open.change);
             }
-            self.changes.put(&open.change);
         }
-        self.open.retain(|open| !open.waiting.is_empty());
+        self.open.retain(|open| open.change.acked_ms.is_none());
+    }
+}
+
+impl Open {
+    fn close(&mut self, metrics: &Metrics) {
+        let took = self.last.saturating_duration_since(self.noticed);
+        let milliseconds = took.as_secs_f64() * 1e3;
+        self.change.acked_ms = Some(milliseconds);
+        self.span.record("acked_ms", milliseconds);
+        self.span.record("rejected", self.change.rejected);
+        metrics.change(took);
     }
 }

@@ -239,6 +239,7 @@ impl Engine {
         let _ = self.outputs.events.send(Event::Commit(changes::Commit {
             noticed,
             origins,
+            deliveries: self.outputs.store.watchers(difference.changed.iter().map(|(key, _)| key)),
             changed: difference.changed,
             span: span.clone(),
         }));

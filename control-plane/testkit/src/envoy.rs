@@ -1,8 +1,7 @@
 //! A real Envoy: start it, ask it, judge a configuration with it.
 
 use std::{
-    fs::{self, Permissions},
-    os::unix::fs::PermissionsExt as _,
+    fs,
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
@@ -13,6 +12,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::{
+    hosts::{Host, PROXY_MARK, ProxyIdentity},
     http::Address,
     process::{self, Process},
     tools,
@@ -81,16 +81,44 @@ pub struct Envoy {
 impl Envoy {
     /// Starts an Envoy on this machine; it is not [`ready`](Self::ready) yet.
     pub fn start(options: &EnvoyOptions) -> Result<Self> {
-        let dir = folder()?;
+        let program = process::command(options.version.binary()?);
+        Self::launch(options, program, &json!({}))
+    }
+
+    /// Starts the Envoy of a lab's host, as the user that interception leaves alone.
+    pub fn start_on(host: &Host, options: &EnvoyOptions) -> Result<Self> {
+        let binary = options.version.binary()?;
+        // The checkout may lie where only its owner reads.
+        let shared = host
+            .dir()
+            .join(format!("envoy-{}", options.version.number()));
+        if !shared.exists() && fs::hard_link(&binary, &shared).is_err() {
+            fs::copy(&binary, &shared)?;
+        }
+        let overrides = match host.proxy_identity() {
+            ProxyIdentity::Uid => json!({}),
+            ProxyIdentity::Mark => {
+                json!({"cluster_manager": {"upstream_bind_config": {"socket_options": [
+                    // SOL_SOCKET, SO_MARK
+                    {"level": 1, "name": 36, "int_value": PROXY_MARK, "state": "STATE_PREBIND"},
+                ]}}})
+            }
+        };
+        Self::launch(options, host.proxy_command(shared), &overrides)
+    }
+
+    /// Starts `program` with the bootstrap and what is merged over it.
+    fn launch(options: &EnvoyOptions, mut program: Command, overrides: &Value) -> Result<Self> {
+        let dir = tools::scratch("envoy")?;
         let socket = dir.path().join("admin");
         let config = write_config(dir.path(), &options.bootstrap)?;
-        // Merged over the bootstrap: Envoy's user may be another one than ours.
-        let admin = json!({"admin": {"address": {"pipe": {"path": socket, "mode": 0o777}}}});
-        let mut start = process::command(options.version.binary()?);
-        start
+        let mut overrides = overrides.clone();
+        // Envoy may be another user than we are.
+        overrides["admin"] = json!({"address": {"pipe": {"path": socket, "mode": 0o777}}});
+        program
             .arg("--config-path")
             .arg(config)
-            .args(["--config-yaml", &admin.to_string()])
+            .args(["--config-yaml", &overrides.to_string()])
             // Without hot restart there is no shared memory, and so no base id to keep apart.
             .args([
                 "--concurrency",
@@ -99,7 +127,7 @@ impl Envoy {
                 "--reject-unknown-dynamic-fields",
             ])
             .args(&options.arguments);
-        let process = Process::spawn("envoy", start, &dir.path().join("log"))?;
+        let process = Process::spawn("envoy", program, &dir.path().join("log"))?;
         Ok(Self {
             process,
             admin: Address::Unix(socket),
@@ -158,7 +186,7 @@ impl Envoy {
 
 /// Lets Envoy judge a bootstrap, YAML or JSON, without running it; the error holds Envoy's own words.
 pub fn validate(version: Version, bootstrap: &str) -> Result<()> {
-    let dir = folder()?;
+    let dir = tools::scratch("validate")?;
     let config = write_config(dir.path(), bootstrap)?;
     let mut judge = Command::new(version.binary()?);
     judge.args([
@@ -172,15 +200,6 @@ pub fn validate(version: Version, bootstrap: &str) -> Result<()> {
     process::run(&mut judge)
         .with_context(|| format!("Envoy {} refuses the configuration", version.number()))?;
     Ok(())
-}
-
-/// A folder that Envoy can write to whoever it runs as.
-fn folder() -> Result<TempDir> {
-    let dir = tempfile::Builder::new()
-        .prefix("evermesh-envoy-")
-        .tempdir()?;
-    fs::set_permissions(dir.path(), Permissions::from_mode(0o777))?;
-    Ok(dir)
 }
 
 /// JSON is YAML, so one file name serves both.

@@ -49,7 +49,11 @@ impl Address {
     /// Opens a connection.
     pub async fn connect(&self) -> io::Result<Box<dyn Stream>> {
         Ok(match self {
-            Self::Tcp(address) => Box::new(TcpStream::connect(address).await?),
+            Self::Tcp(address) => {
+                let stream = TcpStream::connect(address).await?;
+                stream.set_nodelay(true)?;
+                Box::new(stream)
+            }
             Self::Unix(path) => Box::new(UnixStream::connect(path).await?),
             Self::Relayed { agent, target } => {
                 let mut stream = UnixStream::connect(agent).await?;

@@ -1,11 +1,13 @@
 //! Where the programs lie that the tests start.
 
 use std::{
-    env,
+    env, fs,
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
 };
 
 use anyhow::{Result, bail};
+use tempfile::TempDir;
 
 /// The root of the workspace, where `Cargo.lock` and `examples/` are.
 pub fn workspace() -> Result<PathBuf> {
@@ -43,4 +45,27 @@ pub fn built(name: &str) -> Result<PathBuf> {
         );
     };
     Ok(program)
+}
+
+/// A folder for sockets, logs and configuration, gone when it is dropped.
+///
+/// Anybody may write to it: Envoy runs as a user of its own.
+/// The folders of processes that were killed are removed by the next one.
+pub fn scratch(what: &str) -> Result<TempDir> {
+    const PREFIX: &str = "evermesh-";
+    for entry in fs::read_dir(env::temp_dir())?.filter_map(Result::ok) {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let owner = name
+            .strip_prefix(PREFIX)
+            .and_then(|rest| rest.split('-').nth(1)?.parse::<u32>().ok());
+        if owner.is_some_and(|pid| !Path::new("/proc").join(pid.to_string()).exists()) {
+            // Another process may be sweeping too, and what is not ours stays.
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+    let dir = tempfile::Builder::new()
+        .prefix(&format!("{PREFIX}{what}-{}-", std::process::id()))
+        .tempdir()?;
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777))?;
+    Ok(dir)
 }
