@@ -537,6 +537,11 @@ impl Subscription {
         let Some(flight) = self.flight.take() else {
             return;
         };
+        let sent = flight
+            .items
+            .iter()
+            .filter(|(_, resource)| resource.is_some());
+        let alone = sent.count() == 1;
         let mut refused = Vec::new();
         for (name, resource) in flight.items {
             match (resource, self.land(&name)) {
@@ -546,7 +551,7 @@ impl Subscription {
                 (_, None) => {}
             }
         }
-        if let [(name, resource)] = refused.as_slice() {
+        if alone && let [(name, resource)] = refused.as_slice() {
             if let Some(entry) = self.find_mut(name) {
                 entry.suspect = false;
                 entry.refused = Some(Box::new(Rejection {
