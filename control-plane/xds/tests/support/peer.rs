@@ -41,6 +41,8 @@ pub struct Peer {
     pub connection: Connection,
     flavour: Flavour,
     names: BTreeMap<ResourceType, BTreeSet<String>>,
+    /// Types it never named anything of.
+    legacy: BTreeSet<ResourceType>,
     nonces: BTreeMap<ResourceType, String>,
     has: BTreeMap<ResourceType, BTreeMap<String, String>>,
     versions: BTreeMap<ResourceType, BTreeMap<String, String>>,
@@ -52,6 +54,7 @@ impl Peer {
             connection: Connection::new(store, "node".into(), flavour),
             flavour,
             names: BTreeMap::new(),
+            legacy: BTreeSet::new(),
             nonces: BTreeMap::new(),
             has: BTreeMap::new(),
             versions: BTreeMap::new(),
@@ -63,6 +66,9 @@ impl Peer {
         self.connection = Connection::new(store, "node".into(), self.flavour);
         self.nonces.clear();
         for (kind, names) in self.names.clone() {
+            if names.is_empty() && !self.legacy.contains(&kind) {
+                continue;
+            }
             match self.flavour {
                 Flavour::Delta => {
                     let request = DeltaDiscoveryRequest {
@@ -99,7 +105,13 @@ impl Peer {
     /// Subscribes to exactly these names.
     pub fn want(&mut self, kind: ResourceType, names: &[&str]) {
         let names: BTreeSet<_> = names.iter().map(ToString::to_string).collect();
-        let before = self.names.insert(kind, names.clone()).unwrap_or_default();
+        let before = self.names.insert(kind, names.clone());
+        if before.is_none() && names.is_empty() {
+            self.legacy.insert(kind);
+        } else if !names.is_empty() {
+            self.legacy.remove(&kind);
+        }
+        let before = before.unwrap_or_default();
         match self.flavour {
             Flavour::Delta => {
                 let request = DeltaDiscoveryRequest {
@@ -119,8 +131,7 @@ impl Peer {
             }
         }
         // A client drops what it does not subscribe to any more.
-        let wildcard = names.contains("*");
-        if !wildcard && !(names.is_empty() && before.is_empty()) {
+        if !names.contains("*") && !self.legacy.contains(&kind) {
             self.has
                 .entry(kind)
                 .or_default()
@@ -207,10 +218,14 @@ impl Peer {
             has.clear();
         }
         has.extend(said.resources.clone());
-        has.retain(|name, _| !said.removed.contains(name));
+        // What it has unsubscribed meanwhile it ignores.
+        let names = self.names.get(&said.kind).cloned().unwrap_or_default();
+        let all = self.legacy.contains(&said.kind) || names.contains("*");
+        let keeps = |name: &String| !said.removed.contains(name) && (all || names.contains(name));
+        has.retain(|name, _| keeps(name));
         let versions = self.versions.entry(said.kind).or_default();
         versions.extend(said.versions.clone());
-        versions.retain(|name, _| !said.removed.contains(name));
+        versions.retain(|name, _| keeps(name));
         self.answer(said, None);
     }
 
