@@ -1,0 +1,104 @@
+//! The stages of virtual nodes: drafts and faces first, backends when the services are known.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use evermesh_crds::v1beta2;
+use evermesh_model::{Memo, ObjectRef, ResourceName, VirtualNode};
+
+use super::{Drafts, Faces, ServiceFaces, Values, directory, members::Members, report};
+use crate::{
+    directory::{ByName, Directory, Face},
+    inputs::Inputs,
+    membership::Membership,
+    node::{self, NodeDraft, NodeFinds},
+    stage::{Findings, Once, Stage, Turned},
+};
+
+type DraftInput = (Arc<v1beta2::VirtualNode>, Arc<Membership>);
+type FindInput = (Arc<NodeDraft>, ServiceFaces, Arc<BTreeSet<ObjectRef>>);
+type TurnInput = (
+    Drafts<ResourceName, NodeDraft>,
+    ServiceFaces,
+    Arc<BTreeSet<ObjectRef>>,
+);
+
+/// The memory of these stages.
+#[derive(Debug, Default)]
+pub(super) struct NodeMemo {
+    drafts: Stage<ObjectRef, DraftInput, NodeDraft>,
+    named: Once<BTreeMap<ObjectRef, Arc<NodeDraft>>, ByName<ResourceName, NodeDraft>>,
+    faces: Memo<ResourceName, Arc<NodeDraft>, Arc<Face<ResourceName>>>,
+    directory: Once<Drafts<ResourceName, NodeDraft>, Directory<ResourceName>>,
+    with_slices: Arc<BTreeSet<ObjectRef>>,
+    finds: Memo<ResourceName, FindInput, Arc<NodeFinds>>,
+    resolved: Stage<ResourceName, (Arc<NodeDraft>, Arc<NodeFinds>), VirtualNode>,
+    turned: Once<TurnInput, Turned<ResourceName, VirtualNode>>,
+}
+
+impl NodeMemo {
+    pub(super) fn draft(
+        &mut self,
+        inputs: &Inputs,
+        members: &Members,
+        findings: &mut Findings,
+    ) -> (Drafts<ResourceName, NodeDraft>, Faces) {
+        let objects = members.of(&inputs.virtual_nodes, |node| node.spec.mesh_ref.as_ref());
+        let drafts = self.drafts.turn(
+            objects,
+            |object, (node, membership)| node::draft(object, node, membership),
+            findings,
+        );
+        let named = self.named.turn(drafts, ByName::new);
+        report(&named, findings);
+        let faces = &mut self.faces;
+        let directory = self.directory.turn(Arc::clone(&named), |named| {
+            directory(faces, &named.values, NodeDraft::face)
+        });
+        (named, directory)
+    }
+
+    pub(super) fn resolve(
+        &mut self,
+        inputs: &Inputs,
+        drafts: Drafts<ResourceName, NodeDraft>,
+        services: ServiceFaces,
+    ) -> Values<ResourceName, VirtualNode> {
+        let with_slices = inputs.endpoint_slices.by_owner().keys();
+        let with_slices = with_slices.filter(|_| inputs.settings.slices);
+        if !self.with_slices.iter().eq(with_slices.clone()) {
+            self.with_slices = Arc::new(with_slices.cloned().collect());
+        }
+        let (finds, resolved) = (&mut self.finds, &mut self.resolved);
+        self.turned.turn(
+            (drafts, services, Arc::clone(&self.with_slices)),
+            |(drafts, services, with_slices)| {
+                let inputs = drafts.values.iter().map(|(name, draft)| {
+                    let input = (
+                        Arc::clone(draft),
+                        Arc::clone(services),
+                        Arc::clone(with_slices),
+                    );
+                    (name.clone(), input)
+                });
+                let finds = finds.turn(inputs, |_, (draft, services, with_slices)| {
+                    node::find(draft, services, with_slices)
+                });
+                let inputs = drafts
+                    .values
+                    .values()
+                    .zip(finds)
+                    .map(|(draft, (name, finds))| (name, (Arc::clone(draft), finds)));
+                let mut findings = Findings::new();
+                let values = resolved.turn(
+                    inputs,
+                    |_, (draft, finds)| node::resolve(draft, finds),
+                    &mut findings,
+                );
+                Turned { values, findings }
+            },
+        )
+    }
+}

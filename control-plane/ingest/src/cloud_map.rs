@@ -1,0 +1,80 @@
+//! Instances of a Cloud Map service as endpoints of a node.
+//!
+//! Must not ask Cloud Map: what it answered comes in as a [`CloudMapState`].
+
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+
+use evermesh_model::{
+    CloudMapService, CloudMapState, Endpoint, Health, Instance, IpPreference, Locality, Problem,
+    Reason, VirtualNode, endpoint::CloudMapFailure, problem::FieldPath,
+};
+
+/// The endpoints, ascending, each address once: instances that have all of the node's attributes.
+pub(crate) fn endpoints(
+    state: &CloudMapState,
+    attributes: &BTreeMap<Arc<str>, Arc<str>>,
+    preference: Option<IpPreference>,
+) -> Vec<Endpoint> {
+    let CloudMapState {
+        instances,
+        failure: _,
+    } = state;
+    let mut endpoints: Vec<Endpoint> = instances
+        .iter()
+        .filter(|instance| {
+            attributes
+                .iter()
+                .all(|(key, value)| instance.attributes.get(key) == Some(value))
+        })
+        .filter_map(|instance| read(instance, preference))
+        .collect();
+    endpoints.sort();
+    endpoints.dedup_by(|one, other| one.address == other.address);
+    endpoints
+}
+
+/// One endpoint an instance, also where it has an address of each family.
+fn read(instance: &Instance, preference: Option<IpPreference>) -> Option<Endpoint> {
+    let ipv4 = instance.ipv4.map(IpAddr::V4);
+    let ipv6 = instance.ipv6.map(IpAddr::V6);
+    let attribute = |key: &str| instance.attributes.get(key).cloned().unwrap_or_default();
+    Some(Endpoint {
+        locality: Locality {
+            region: attribute("REGION"),
+            zone: attribute("AVAILABILITY_ZONE"),
+        },
+        address: match preference {
+            Some(IpPreference::Ipv4Only) => ipv4?,
+            Some(IpPreference::Ipv6Only) => ipv6?,
+            None => ipv4.or(ipv6)?,
+        },
+        target_ports: BTreeMap::new(),
+        health: Health::Healthy,
+    })
+}
+
+/// What the user should know of the last call for this node.
+pub(crate) fn problem(
+    node: &VirtualNode,
+    service: &CloudMapService,
+    state: &CloudMapState,
+) -> Option<Problem> {
+    let (reason, message) = match state.failure.as_ref()? {
+        CloudMapFailure::NotFound(words) => (
+            Reason::CloudMapNotFound,
+            format!(
+                "Cloud Map has no service `{}` in a namespace `{}` ({words}); create it, or correct the names",
+                service.service, service.namespace
+            ),
+        ),
+        CloudMapFailure::Unavailable(words) => (
+            Reason::CloudMapUnavailable,
+            format!(
+                "Cloud Map did not answer for `{service}` ({words}); the {} instances of its last answer stay in force",
+                state.instances.len()
+            ),
+        ),
+    };
+    let field = FieldPath::spec().field("serviceDiscovery.awsCloudMap");
+    Some(Problem::new(&node.object, field, reason, message))
+}

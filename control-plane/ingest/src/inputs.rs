@@ -1,0 +1,205 @@
+//! Everything the sources know: the objects by kind, and what Cloud Map answered.
+//!
+//! The engine is the only writer: one [`Inputs::apply`] a change. [`crate::build`] reads.
+//!
+//! Must not interpret objects beyond finding an owner to sort them by.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use evermesh_crds::{extension, v1beta2};
+use evermesh_model::{CloudMapService, CloudMapState, Kind, ObjectRef};
+use k8s_openapi::api::{
+    core::v1::{Namespace, Node, Pod, Service},
+    discovery::v1::EndpointSlice,
+};
+
+use crate::{object::Object, route, slices};
+
+/// Objects of one kind.
+pub type Objects<T> = BTreeMap<ObjectRef, Arc<T>>;
+
+/// Everything that a graph is built from.
+#[derive(Debug, Default)]
+pub struct Inputs {
+    /// `Mesh`
+    pub meshes: Objects<v1beta2::Mesh>,
+    /// `VirtualNode`
+    pub virtual_nodes: Objects<v1beta2::VirtualNode>,
+    /// `VirtualService`
+    pub virtual_services: Objects<v1beta2::VirtualService>,
+    /// `VirtualRouter`
+    pub virtual_routers: Objects<v1beta2::VirtualRouter>,
+    /// `VirtualGateway`
+    pub virtual_gateways: Objects<v1beta2::VirtualGateway>,
+    /// `GatewayRoute`
+    pub gateway_routes: Objects<v1beta2::GatewayRoute>,
+    /// `BackendGroup`
+    pub backend_groups: Objects<v1beta2::BackendGroup>,
+    /// `Route`, by the virtual router they belong to
+    pub routes: Owned<extension::Route>,
+    /// `Namespace`
+    pub namespaces: Objects<Namespace>,
+    /// `Service`
+    pub services: Objects<Service>,
+    /// `EndpointSlice`, by the Service they belong to; those without one are left out
+    pub endpoint_slices: Owned<EndpointSlice>,
+    /// `Pod`
+    pub pods: Objects<Pod>,
+    /// `Node`
+    pub nodes: Objects<Node>,
+    /// What Cloud Map said of the services that nodes use.
+    pub cloud_map: BTreeMap<CloudMapService, Arc<CloudMapState>>,
+    /// What the operator chose.
+    pub settings: Settings,
+}
+
+/// What the operator chose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Settings {
+    /// Whether a DNS name that means a Service of this cluster is served from its `EndpointSlice`s
+    /// instead of being resolved by Envoy.
+    pub slices: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { slices: true }
+    }
+}
+
+/// Objects of one kind, sorted by the object they belong to.
+#[derive(Debug)]
+pub struct Owned<T> {
+    by_owner: BTreeMap<ObjectRef, Objects<T>>,
+    owners: BTreeMap<ObjectRef, ObjectRef>,
+}
+
+impl<T> Default for Owned<T> {
+    fn default() -> Self {
+        Self {
+            by_owner: BTreeMap::new(),
+            owners: BTreeMap::new(),
+        }
+    }
+}
+
+impl<T> Owned<T> {
+    /// The objects of every owner that has any.
+    pub const fn by_owner(&self) -> &BTreeMap<ObjectRef, Objects<T>> {
+        &self.by_owner
+    }
+
+    /// The objects of one owner.
+    pub fn of(&self, owner: &ObjectRef) -> impl Iterator<Item = &Arc<T>> + Clone {
+        self.by_owner
+            .get(owner)
+            .into_iter()
+            .flat_map(BTreeMap::values)
+    }
+
+    fn apply(&mut self, object: ObjectRef, value: Option<(ObjectRef, Arc<T>)>) -> bool
+    where
+        T: PartialEq,
+    {
+        let last = self
+            .owners
+            .get(&object)
+            .and_then(|owner| Some((owner, self.by_owner.get(owner)?.get(&object)?)));
+        match (last, &value) {
+            (None, None) => return false,
+            (Some((last_owner, last)), Some((owner, value)))
+                if last_owner == owner && last == value =>
+            {
+                return false;
+            }
+            _ => self.remove(&object),
+        }
+        if let Some((owner, value)) = value {
+            self.owners.insert(object.clone(), owner.clone());
+            let siblings = self.by_owner.entry(owner).or_default();
+            siblings.insert(object, value);
+        }
+        true
+    }
+
+    fn remove(&mut self, object: &ObjectRef) {
+        let Some(owner) = self.owners.remove(object) else {
+            return;
+        };
+        if let Some(siblings) = self.by_owner.get_mut(&owner) {
+            siblings.remove(object);
+            if siblings.is_empty() {
+                self.by_owner.remove(&owner);
+            }
+        }
+    }
+}
+
+impl Inputs {
+    /// An object came or changed, or went (`None`). Returns whether that makes any difference: an object
+    /// that was not there cannot go, and one that is equal to the last one did not change.
+    pub fn apply(&mut self, object: ObjectRef, value: Option<Object>) -> bool {
+        match value {
+            Some(value) => self.put(object, value),
+            None => self.remove(object),
+        }
+    }
+
+    /// What Cloud Map last said of a service; `None` when no node uses it any more.
+    pub fn set_cloud_map(&mut self, service: CloudMapService, state: Option<Arc<CloudMapState>>) {
+        match state {
+            Some(state) => self.cloud_map.insert(service, state),
+            None => self.cloud_map.remove(&service),
+        };
+    }
+
+    fn put(&mut self, object: ObjectRef, value: Object) -> bool {
+        match value {
+            Object::Mesh(value) => put(&mut self.meshes, object, value),
+            Object::VirtualNode(value) => put(&mut self.virtual_nodes, object, value),
+            Object::VirtualService(value) => put(&mut self.virtual_services, object, value),
+            Object::VirtualRouter(value) => put(&mut self.virtual_routers, object, value),
+            Object::VirtualGateway(value) => put(&mut self.virtual_gateways, object, value),
+            Object::GatewayRoute(value) => put(&mut self.gateway_routes, object, value),
+            Object::BackendGroup(value) => put(&mut self.backend_groups, object, value),
+            Object::Route(value) => {
+                let router = route::router(&object, &value);
+                self.routes.apply(object, Some((router, value)))
+            }
+            Object::Namespace(value) => put(&mut self.namespaces, object, value),
+            Object::Service(value) => put(&mut self.services, object, value),
+            Object::EndpointSlice(value) => {
+                let owned = slices::owner(&value).map(|owner| (owner, value));
+                self.endpoint_slices.apply(object, owned)
+            }
+            Object::Pod(value) => put(&mut self.pods, object, value),
+            Object::Node(value) => put(&mut self.nodes, object, value),
+        }
+    }
+
+    fn remove(&mut self, object: ObjectRef) -> bool {
+        match object.kind {
+            Kind::Mesh => self.meshes.remove(&object).is_some(),
+            Kind::VirtualNode => self.virtual_nodes.remove(&object).is_some(),
+            Kind::VirtualService => self.virtual_services.remove(&object).is_some(),
+            Kind::VirtualRouter => self.virtual_routers.remove(&object).is_some(),
+            Kind::VirtualGateway => self.virtual_gateways.remove(&object).is_some(),
+            Kind::GatewayRoute => self.gateway_routes.remove(&object).is_some(),
+            Kind::BackendGroup => self.backend_groups.remove(&object).is_some(),
+            Kind::Route => self.routes.apply(object, None),
+            Kind::Namespace => self.namespaces.remove(&object).is_some(),
+            Kind::Service => self.services.remove(&object).is_some(),
+            Kind::EndpointSlice => self.endpoint_slices.apply(object, None),
+            Kind::Pod => self.pods.remove(&object).is_some(),
+            Kind::Node => self.nodes.remove(&object).is_some(),
+        }
+    }
+}
+
+fn put<T: PartialEq>(objects: &mut Objects<T>, object: ObjectRef, value: Arc<T>) -> bool {
+    if objects.get(&object) == Some(&value) {
+        return false;
+    }
+    objects.insert(object, value);
+    true
+}

@@ -1,0 +1,108 @@
+//! `Mesh` → [`Mesh`], and the index that membership asks.
+//!
+//! Must not look at members.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use evermesh_crds::v1beta2;
+use evermesh_model::{
+    EgressFilter, IpPreference, Mesh, ObjectRef, Problem, Reason, problem::FieldPath,
+};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+
+use crate::{
+    admission,
+    membership::Meshes,
+    stage::{Checked, Problems},
+    values,
+};
+
+/// A mesh and the namespaces it selects.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct MeshDraft {
+    pub(crate) mesh: Mesh,
+    selector: Option<LabelSelector>,
+}
+
+/// Reads the object.
+pub(crate) fn draft(object: &ObjectRef, mesh: &v1beta2::Mesh) -> Checked<MeshDraft> {
+    let mut problems = Problems::of(object);
+    let v1beta2::MeshSpec {
+        aws_name,
+        namespace_selector,
+        egress_filter,
+        mesh_owner: _, // part of the node ids that proxies send; their parser drops it
+        mesh_service_discovery,
+    } = &mesh.spec;
+    let name = values::name(
+        admission::aws_name(object, aws_name.as_deref()),
+        &mut problems,
+    );
+    let ip_preference = mesh_service_discovery
+        .and_then(|v1beta2::MeshServiceDiscovery { ip_preference }| ip_preference);
+    let value = name.map(|name| MeshDraft {
+        mesh: Mesh {
+            name,
+            object: object.clone(),
+            egress: match egress_filter {
+                Some(v1beta2::EgressFilter {
+                    r#type: v1beta2::EgressFilterType::AllowAll,
+                }) => EgressFilter::AllowAll,
+                Some(v1beta2::EgressFilter {
+                    r#type: v1beta2::EgressFilterType::DropAll,
+                })
+                | None => EgressFilter::DropAll,
+            },
+            ip_preference: ip_preference.map(|preference| match preference {
+                v1beta2::IpPreference::Ipv4Only => IpPreference::Ipv4Only,
+                v1beta2::IpPreference::Ipv6Only => IpPreference::Ipv6Only,
+            }),
+        },
+        selector: namespace_selector.clone(),
+    });
+    Checked::new(value, problems)
+}
+
+/// Every mesh that is served.
+#[derive(Debug, PartialEq)]
+pub(crate) struct MeshIndex {
+    pub(crate) by_name: BTreeMap<Arc<str>, Arc<Mesh>>,
+    pub(crate) membership: Meshes,
+    pub(crate) problems: Arc<[Problem]>,
+}
+
+impl MeshIndex {
+    /// Of meshes by their object. The first of two with one `awsName` counts.
+    pub(crate) fn new(
+        meshes: &BTreeMap<ObjectRef, Arc<Mesh>>,
+        drafts: &BTreeMap<ObjectRef, Arc<MeshDraft>>,
+    ) -> Self {
+        let mut by_name: BTreeMap<Arc<str>, Arc<Mesh>> = BTreeMap::new();
+        let mut by_object = BTreeMap::new();
+        let mut problems = Vec::new();
+        for ((object, mesh), draft) in meshes.iter().zip(drafts.values()) {
+            if let Some(first) = by_name.get(&mesh.name) {
+                problems.push(Problem::new(
+                    object,
+                    FieldPath::spec().field("awsName"),
+                    Reason::DuplicateName,
+                    format!(
+                        "{} has the awsName `{}` already and counts; choose another awsName",
+                        first.object, mesh.name
+                    ),
+                ));
+                continue;
+            }
+            by_name.insert(Arc::clone(&mesh.name), Arc::clone(mesh));
+            by_object.insert(
+                Arc::clone(&object.name),
+                (Arc::clone(mesh), draft.selector.clone()),
+            );
+        }
+        Self {
+            by_name,
+            membership: Meshes::new(&by_object),
+            problems: problems.into(),
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! `VirtualRouter` and the `Route` objects that belong to it → [`VirtualRouter`].
+//!
+//! [`draft`] reads the object alone, [`find`] follows the targets of all routes, [`resolve`] merges,
+//! orders and completes the routes.
+//!
+//! Must not read a single route: that is the room next door.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use evermesh_crds::v1beta2;
+use evermesh_model::{
+    ObjectRef, Reason, ResourceName, Route, RouteRule, ServicePort, VirtualRouter, name::ProxyKind,
+    problem::FieldPath,
+};
+
+use crate::{
+    admission,
+    directory::{Directory, Draft, Face, unique_ports},
+    membership::Membership,
+    route::{self, Nodes, RouteDraft},
+    stage::{Checked, Problems},
+    values,
+};
+
+/// A virtual router whose routes are not followed yet.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct RouterDraft {
+    name: ResourceName,
+    object: ObjectRef,
+    listeners: Vec<ServicePort>,
+    routes: Vec<RouteDraft>,
+}
+
+impl Draft for RouterDraft {
+    type Name = ResourceName;
+
+    fn name(&self) -> &ResourceName {
+        &self.name
+    }
+}
+
+impl RouterDraft {
+    pub(crate) const fn object(&self) -> &ObjectRef {
+        &self.object
+    }
+}
+
+/// Reads the object.
+pub(crate) fn draft(
+    object: &ObjectRef,
+    router: &v1beta2::VirtualRouter,
+    membership: &Membership,
+) -> Checked<RouterDraft> {
+    let mut problems = Problems::of(object);
+    let value = try_draft(router, membership, &mut problems);
+    Checked::new(value, problems)
+}
+
+fn try_draft(
+    router: &v1beta2::VirtualRouter,
+    membership: &Membership,
+    problems: &mut Problems<'_>,
+) -> Option<RouterDraft> {
+    let object = problems.object();
+    let v1beta2::VirtualRouterSpec {
+        aws_name,
+        listeners,
+        routes,
+        mesh_ref,
+    } = &router.spec;
+    let refusals = admission::virtual_router(object, &router.spec);
+    let is_refused = !refusals.is_empty();
+    problems.extend(refusals);
+    let reference = mesh_ref.as_ref().map(|mesh| mesh.name.as_str());
+    let mesh = membership.mesh(reference, problems)?;
+    let name = values::name(admission::aws_name(object, aws_name.as_deref()), problems)?;
+    if is_refused {
+        return None;
+    }
+    let spec = FieldPath::spec();
+    let ports = listeners.iter().flatten().map(|listener| {
+        let v1beta2::VirtualRouterListener {
+            port_mapping: v1beta2::PortMapping { port, protocol },
+        } = *listener;
+        (port, values::protocol(protocol))
+    });
+    Some(RouterDraft {
+        name: ResourceName::new(Arc::clone(&mesh.name), ProxyKind::VirtualRouter, name),
+        object: object.clone(),
+        listeners: unique_ports(ports, &spec.field("listeners"), problems)
+            .into_iter()
+            .flatten()
+            .collect(),
+        routes: routes
+            .iter()
+            .flatten()
+            .enumerate()
+            .filter_map(|(index, route)| {
+                route::inline(route, &spec.field("routes").index(index), problems)
+            })
+            .collect(),
+    })
+}
+
+/// Follows the targets of all routes.
+pub(crate) fn find(
+    draft: &RouterDraft,
+    objects: &[Arc<RouteDraft>],
+    nodes: &Directory<ResourceName>,
+) -> Nodes {
+    draft
+        .routes
+        .iter()
+        .chain(objects.iter().map(|route| &**route))
+        .flat_map(RouteDraft::references)
+        .map(|node| (node.clone(), nodes.find(node, &draft.name.mesh)))
+        .collect()
+}
+
+/// Merges the router's own routes with the `Route` objects, orders and completes them.
+///
+/// Of two routes with one name an inline one counts, else the one whose namespace comes first. The order is
+/// that of [`RouteDraft::precedence`].
+pub(crate) fn resolve(
+    draft: &RouterDraft,
+    objects: &[Arc<RouteDraft>],
+    nodes: &Nodes,
+) -> Checked<VirtualRouter> {
+    let mut problems = Problems::of(&draft.object);
+    let mut by_name: BTreeMap<&str, &RouteDraft> = BTreeMap::new();
+    for route in draft
+        .routes
+        .iter()
+        .chain(objects.iter().map(|route| &**route))
+    {
+        let Some(first) = by_name.get(&*route.name) else {
+            by_name.insert(&route.name, route);
+            continue;
+        };
+        let mut of_route = Problems::of(&route.object);
+        of_route.add(
+            route.name_field.clone(),
+            Reason::DuplicateRoute,
+            format!(
+                "{} has a route `{}` that counts, so this one is left out: rename it",
+                first.object, route.name
+            ),
+        );
+        problems.extend(of_route.into_list());
+    }
+    let mut routes: Vec<&RouteDraft> = by_name.into_values().collect();
+    routes.sort_by(|one, other| one.precedence().cmp(&other.precedence()));
+    let routes: Vec<Arc<Route>> = routes
+        .into_iter()
+        .filter_map(|route| {
+            let mut of_route = Problems::of(&route.object);
+            let resolved = route::resolve(route, &draft.listeners, nodes, &mut of_route);
+            problems.extend(of_route.into_list());
+            resolved.map(Arc::new)
+        })
+        .collect();
+    let value = VirtualRouter {
+        name: draft.name.clone(),
+        object: draft.object.clone(),
+        listeners: draft.listeners.clone(),
+        routes,
+    };
+    Checked::new(Some(value), problems)
+}
+
+/// What services may know of a router. One without listeners is reached on the ports of its targets.
+pub(crate) fn face(router: &VirtualRouter) -> Face<ResourceName> {
+    let mut ports = router.listeners.clone();
+    if ports.is_empty() {
+        ports = router
+            .routes
+            .iter()
+            .flat_map(|route| match &route.rule {
+                RouteRule::Http(rule) => &rule.targets,
+                RouteRule::Tcp(rule) => &rule.targets,
+            })
+            .map(|target| ServicePort {
+                port: target.port,
+                protocol: target.protocol,
+            })
+            .collect();
+    }
+    ports.sort();
+    ports.dedup_by_key(|port| port.port);
+    Face {
+        name: router.name.clone(),
+        object: router.object.clone(),
+        ports,
+    }
+}

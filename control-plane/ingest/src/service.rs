@@ -1,0 +1,178 @@
+//! `VirtualService` → [`VirtualService`].
+//!
+//! [`draft`] reads the object alone, [`find`] follows its provider, [`resolve`] puts both together.
+//!
+//! Must not know what stands behind a provider but its name and ports.
+
+use std::sync::Arc;
+
+use evermesh_crds::v1beta2;
+use evermesh_model::{
+    Kind, ObjectRef, Reason, ResourceName, ServiceName, VirtualService, problem::FieldPath,
+    service::Provider,
+};
+
+use crate::{
+    admission,
+    directory::{Directory, Draft, Face, Found, Reference},
+    membership::Membership,
+    stage::{Checked, Problems},
+    values,
+};
+
+/// A virtual service whose provider is not followed yet.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct ServiceDraft {
+    name: ServiceName,
+    object: ObjectRef,
+    provider: Option<(Kind, Reference)>,
+}
+
+impl Draft for ServiceDraft {
+    type Name = ServiceName;
+
+    fn name(&self) -> &ServiceName {
+        &self.name
+    }
+}
+
+/// Reads the object.
+pub(crate) fn draft(
+    object: &ObjectRef,
+    service: &v1beta2::VirtualService,
+    membership: &Membership,
+) -> Checked<ServiceDraft> {
+    let mut problems = Problems::of(object);
+    let value = try_draft(service, membership, &mut problems);
+    Checked::new(value, problems)
+}
+
+fn try_draft(
+    service: &v1beta2::VirtualService,
+    membership: &Membership,
+    problems: &mut Problems<'_>,
+) -> Option<ServiceDraft> {
+    let object = problems.object();
+    let v1beta2::VirtualServiceSpec {
+        aws_name,
+        provider,
+        mesh_ref,
+    } = &service.spec;
+    let reference = mesh_ref.as_ref().map(|mesh| mesh.name.as_str());
+    let mesh = membership.mesh(reference, problems)?;
+    let hostname = values::name(admission::aws_name(object, aws_name.as_deref()), problems)?;
+    Some(ServiceDraft {
+        name: ServiceName {
+            mesh: Arc::clone(&mesh.name),
+            hostname,
+        },
+        object: object.clone(),
+        provider: provider
+            .as_ref()
+            .and_then(|provider| read_provider(provider, problems)),
+    })
+}
+
+fn read_provider(
+    provider: &v1beta2::VirtualServiceProvider,
+    problems: &mut Problems<'_>,
+) -> Option<(Kind, Reference)> {
+    let v1beta2::VirtualServiceProvider {
+        virtual_node,
+        virtual_router,
+    } = provider;
+    let field = FieldPath::spec().field("provider");
+    match (virtual_node, virtual_router) {
+        (Some(node), None) => {
+            let v1beta2::VirtualNodeServiceProvider {
+                virtual_node_ref,
+                virtual_node_arn,
+            } = node;
+            let kind = Kind::VirtualNode;
+            values::written(kind, virtual_node_ref.as_ref(), virtual_node_arn.as_ref())
+                .read(&field.field("virtualNode"), problems)
+                .map(|reference| (kind, reference))
+        }
+        (None, Some(router)) => {
+            let v1beta2::VirtualRouterServiceProvider {
+                virtual_router_ref,
+                virtual_router_arn,
+            } = router;
+            let kind = Kind::VirtualRouter;
+            values::written(
+                kind,
+                virtual_router_ref.as_ref(),
+                virtual_router_arn.as_ref(),
+            )
+            .read(&field.field("virtualRouter"), problems)
+            .map(|reference| (kind, reference))
+        }
+        (Some(_), Some(_)) => {
+            problems.add(
+                field,
+                Reason::InvalidUnion,
+                "both virtualNode and virtualRouter are set and neither counts: keep one",
+            );
+            None
+        }
+        (None, None) => None,
+    }
+}
+
+/// What a draft's provider leads to.
+pub(crate) fn find(
+    draft: &ServiceDraft,
+    nodes: &Directory<ResourceName>,
+    routers: &Directory<ResourceName>,
+) -> Option<Found<ResourceName>> {
+    let (kind, reference) = draft.provider.as_ref()?;
+    let directory = match kind {
+        Kind::VirtualRouter => routers,
+        _ => nodes,
+    };
+    Some(directory.find(reference, &draft.name.mesh))
+}
+
+/// Puts a draft and what its provider leads to together.
+pub(crate) fn resolve(
+    draft: &ServiceDraft,
+    found: Option<&Found<ResourceName>>,
+) -> Checked<VirtualService> {
+    let mut problems = Problems::of(&draft.object);
+    let (provider, mut ports) = match (&draft.provider, found) {
+        (Some((kind, _)), Some(Ok(face))) => {
+            let provider = match kind {
+                Kind::VirtualRouter => Provider::Router(face.name.clone()),
+                _ => Provider::Node(face.name.clone()),
+            };
+            (provider, face.ports.clone())
+        }
+        (Some((kind, reference)), Some(Err(miss))) => {
+            let field = FieldPath::spec().field("provider").field(match kind {
+                Kind::VirtualRouter => "virtualRouter",
+                _ => "virtualNode",
+            });
+            let consequence = "the name is reserved and requests get 404";
+            miss.report(reference, *kind, field, consequence, &mut problems);
+            (Provider::None, Vec::new())
+        }
+        (_, _) => (Provider::None, Vec::new()),
+    };
+    ports.sort();
+    let service = VirtualService {
+        name: draft.name.clone(),
+        object: draft.object.clone(),
+        provider,
+        ports,
+    };
+    Checked::new(Some(service), problems)
+}
+
+/// What backends and gateway routes may know of a service.
+pub(crate) fn face(service: &VirtualService) -> Face<ServiceName> {
+    Face {
+        name: service.name.clone(),
+        object: service.object.clone(),
+        ports: service.ports.clone(),
+    }
+}

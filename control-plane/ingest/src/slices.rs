@@ -1,0 +1,221 @@
+//! Kubernetes Services behind DNS names, and their pods as endpoints.
+//!
+//! A node that is found by a DNS name which means a Service of this cluster is served from the Service's
+//! `EndpointSlice`s: no resolver in between, and every pod is known as soon as it is ready.
+//!
+//! Must not decide anything from what pods contain.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
+
+use evermesh_model::{Endpoint, Health, IpPreference, Kind, Locality, ObjectRef, ServicePort};
+use k8s_openapi::api::{
+    core::v1::Service,
+    discovery::v1::{Endpoint as SliceEndpoint, EndpointConditions, EndpointSlice},
+};
+
+/// The label that says which Service a slice belongs to.
+const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
+
+/// The Service a slice belongs to, if any.
+pub(crate) fn owner(slice: &EndpointSlice) -> Option<ObjectRef> {
+    let name = slice.metadata.labels.as_ref()?.get(SERVICE_NAME_LABEL)?;
+    let namespace = slice.metadata.namespace.as_deref()?;
+    Some(ObjectRef::new(Kind::Service, namespace, name.as_str()))
+}
+
+/// The Service that a DNS name means when a pod in `namespace` looks it up, if that Service has slices:
+/// `service`, `service.namespace`, and `service.namespace.svc` with or without a cluster domain.
+pub(crate) fn find_service(
+    hostname: &str,
+    namespace: &str,
+    with_slices: &BTreeSet<ObjectRef>,
+) -> Option<ObjectRef> {
+    let hostname = hostname.strip_suffix('.').unwrap_or(hostname);
+    let mut labels = hostname.split('.');
+    let name = labels.next()?;
+    let namespace = match (labels.next(), labels.next()) {
+        (None, _) => namespace,
+        (Some(other), None | Some("svc")) => other,
+        (Some(_), Some(_)) => return None,
+    };
+    let service = ObjectRef::new(
+        Kind::Service,
+        namespace.to_ascii_lowercase(),
+        name.to_ascii_lowercase(),
+    );
+    with_slices.contains(&service).then_some(service)
+}
+
+/// The endpoints of a Service, ascending, each address once. `region` tells the region of a Kubernetes node.
+pub(crate) fn endpoints<'a>(
+    slices: impl Iterator<Item = &'a EndpointSlice> + Clone,
+    service: Option<&Service>,
+    listeners: &[ServicePort],
+    preference: Option<IpPreference>,
+    region: impl Fn(&str) -> Option<Arc<str>>,
+) -> Vec<Endpoint> {
+    let family = family(slices.clone(), preference);
+    let service_ports = service_ports(service);
+    let mut by_address: BTreeMap<IpAddr, Endpoint> = BTreeMap::new();
+    for slice in slices {
+        let EndpointSlice {
+            address_type,
+            endpoints,
+            metadata: _,
+            ports: _,
+        } = slice;
+        if address_type != family {
+            continue;
+        }
+        let target_ports = target_ports(slice, &service_ports, listeners);
+        for endpoint in endpoints.iter().flatten() {
+            let Some(endpoint) = read(endpoint, &target_ports, &region) else {
+                continue;
+            };
+            let known = by_address
+                .entry(endpoint.address)
+                .or_insert(endpoint.clone());
+            // A pod may be in two slices for a moment while the controller moves it.
+            if endpoint.health < known.health {
+                *known = endpoint;
+            }
+        }
+    }
+    let mut endpoints: Vec<Endpoint> = by_address.into_values().collect();
+    endpoints.sort();
+    endpoints
+}
+
+/// The `addressType` that counts. Without a preference it is IPv4 where the Service has it, so that a pod
+/// with two addresses is one endpoint.
+fn family<'a>(
+    mut slices: impl Iterator<Item = &'a EndpointSlice>,
+    preference: Option<IpPreference>,
+) -> &'static str {
+    match preference {
+        Some(IpPreference::Ipv4Only) => "IPv4",
+        None if slices.any(|slice| slice.address_type == "IPv4") => "IPv4",
+        Some(IpPreference::Ipv6Only) | None => "IPv6",
+    }
+}
+
+/// Ports of the Service by their name. A headless Service translates no ports, so it has none here.
+fn service_ports(service: Option<&Service>) -> BTreeMap<&str, u16> {
+    service
+        .and_then(|service| service.spec.as_ref())
+        .filter(|spec| spec.cluster_ip.as_deref() != Some("None"))
+        .and_then(|spec| spec.ports.as_ref())
+        .into_iter()
+        .flatten()
+        .filter(|port| is_tcp(port.protocol.as_deref()))
+        .filter_map(|port| {
+            Some((
+                port.name.as_deref().unwrap_or_default(),
+                u16::try_from(port.port).ok()?,
+            ))
+        })
+        .collect()
+}
+
+/// The ports of a slice's pods by the listener they stand for, where they differ: the listener's port is
+/// the Service's, and the Service sends it elsewhere.
+fn target_ports(
+    slice: &EndpointSlice,
+    service_ports: &BTreeMap<&str, u16>,
+    listeners: &[ServicePort],
+) -> BTreeMap<u16, u16> {
+    slice
+        .ports
+        .iter()
+        .flatten()
+        .filter(|port| is_tcp(port.protocol.as_deref()))
+        .filter_map(|port| {
+            let service_port = *service_ports.get(port.name.as_deref().unwrap_or_default())?;
+            let target = u16::try_from(port.port?).ok()?;
+            let is_listener = listeners.iter().any(|one| one.port == service_port);
+            (is_listener && target != service_port).then_some((service_port, target))
+        })
+        .collect()
+}
+
+fn is_tcp(protocol: Option<&str>) -> bool {
+    protocol.is_none_or(|protocol| protocol == "TCP")
+}
+
+fn read(
+    endpoint: &SliceEndpoint,
+    target_ports: &BTreeMap<u16, u16>,
+    region: impl Fn(&str) -> Option<Arc<str>>,
+) -> Option<Endpoint> {
+    let EndpointConditions {
+        ready,
+        serving,
+        terminating,
+    } = endpoint.conditions.clone().unwrap_or_default();
+    // The API: absent means ready, serving, and not terminating.
+    let health = match (
+        ready.unwrap_or(true),
+        serving.unwrap_or(true),
+        terminating.unwrap_or(false),
+    ) {
+        (true, _, _) => Health::Healthy,
+        (false, true, true) => Health::Draining,
+        (false, _, _) => return None,
+    };
+    // The API: only the first address has a meaning.
+    let address = endpoint.addresses.first()?.parse().ok()?;
+    Some(Endpoint {
+        locality: Locality {
+            region: endpoint
+                .node_name
+                .as_deref()
+                .and_then(region)
+                .unwrap_or_default(),
+            zone: endpoint.zone.as_deref().unwrap_or_default().into(),
+        },
+        address,
+        target_ports: target_ports.clone(),
+        health,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_the_service_that_a_name_means() {
+        let service = |namespace: &str, name: &str| ObjectRef::new(Kind::Service, namespace, name);
+        let known = BTreeSet::from([service("shop", "color"), service("other", "tone")]);
+        for (hostname, expected) in [
+            ("color", Some(service("shop", "color"))),
+            ("Color.", Some(service("shop", "color"))),
+            ("tone", None),
+            ("tone.other", Some(service("other", "tone"))),
+            ("tone.other.svc", Some(service("other", "tone"))),
+            (
+                "tone.other.svc.cluster.local",
+                Some(service("other", "tone")),
+            ),
+            (
+                "tone.other.svc.k8s.example.com.",
+                Some(service("other", "tone")),
+            ),
+            ("tone.other.com", None),
+            ("example.com", None),
+            ("a.tone.other.svc", None),
+            ("", None),
+            (".", None),
+        ] {
+            assert_eq!(
+                find_service(hostname, "shop", &known),
+                expected,
+                "{hostname}"
+            );
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! Small values of the API in the words of the model: protocols, ports, durations, names, references.
+//!
+//! Must not know any kind of object.
+
+use std::{sync::Arc, time::Duration};
+
+use evermesh_crds::v1beta2;
+use evermesh_model::{Kind, Protocol, Reason, Timeout, problem::FieldPath};
+
+use crate::{
+    directory::Written,
+    stage::{Problems, Reported},
+};
+
+pub(crate) const fn protocol(protocol: v1beta2::PortProtocol) -> Protocol {
+    match protocol {
+        v1beta2::PortProtocol::Grpc => Protocol::Grpc,
+        v1beta2::PortProtocol::Http => Protocol::Http,
+        v1beta2::PortProtocol::Http2 => Protocol::Http2,
+        v1beta2::PortProtocol::Tcp => Protocol::Tcp,
+    }
+}
+
+pub(crate) const fn gateway_protocol(protocol: v1beta2::VirtualGatewayPortProtocol) -> Protocol {
+    match protocol {
+        v1beta2::VirtualGatewayPortProtocol::Grpc => Protocol::Grpc,
+        v1beta2::VirtualGatewayPortProtocol::Http => Protocol::Http,
+        v1beta2::VirtualGatewayPortProtocol::Http2 => Protocol::Http2,
+    }
+}
+
+/// A port of a reference or a match, where the schema allows any number.
+pub(crate) fn port(
+    port: Option<u64>,
+    field: &FieldPath,
+    problems: &mut Problems<'_>,
+) -> Result<Option<u16>, Reported> {
+    let Some(written) = port else {
+        return Ok(None);
+    };
+    match u16::try_from(written) {
+        Ok(port) if port != 0 => Ok(Some(port)),
+        _ => {
+            problems.add(
+                field.field("port"),
+                Reason::InvalidValue,
+                format!("{written} is not a port: give one from 1 to 65535"),
+            );
+            Err(Reported)
+        }
+    }
+}
+
+/// The longest duration that Envoy takes: 2^63 nanoseconds are a little longer.
+const LONGEST: Duration = Duration::from_hours(2_500_000);
+
+/// A duration; cut to the longest one that Envoy takes.
+pub(crate) fn duration(duration: v1beta2::Duration) -> Duration {
+    Duration::from(duration).min(LONGEST)
+}
+
+pub(crate) fn http_timeout(timeout: v1beta2::HttpTimeout) -> Timeout {
+    let v1beta2::HttpTimeout { per_request, idle } = timeout;
+    Timeout {
+        per_request: per_request.map(duration),
+        idle: idle.map(duration),
+    }
+}
+
+pub(crate) fn tcp_timeout(timeout: v1beta2::TcpTimeout) -> Timeout {
+    let v1beta2::TcpTimeout { idle } = timeout;
+    Timeout {
+        per_request: None,
+        idle: idle.map(duration),
+    }
+}
+
+/// Whether it is a name that Envoy and node ids can carry: 1 to 255 of `A-Z a-z 0-9 . _ -`.
+pub(crate) fn is_name(text: &str) -> bool {
+    (1..=255).contains(&text.len())
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
+}
+
+/// Checks an `awsName`, written or defaulted.
+pub(crate) fn name(name: String, problems: &mut Problems<'_>) -> Option<Arc<str>> {
+    if is_name(&name) {
+        return Some(name.into());
+    }
+    problems.add(
+        FieldPath::spec().field("awsName"),
+        Reason::InvalidValue,
+        format!("`{name}` is not a name: use 1 to 255 letters, digits, `.`, `_` and `-`"),
+    );
+    None
+}
+
+/// `…Ref` and `…ARN` of one kind.
+pub(crate) fn written<'a>(
+    kind: Kind,
+    reference: Option<&'a v1beta2::Reference>,
+    arn: Option<&'a String>,
+) -> Written<'a> {
+    Written {
+        kind,
+        object: reference
+            .map(|v1beta2::Reference { name, namespace }| (name.as_str(), namespace.as_deref())),
+        arn: arn.map(String::as_str),
+    }
+}

@@ -1,0 +1,101 @@
+//! What a turn of the translation costs: the first, after one changed router, after one changed set of endpoints.
+
+#![allow(missing_docs)] // a program, not an API
+
+#[path = "../tests/support/builders.rs"]
+#[allow(dead_code, unreachable_pub)] // shared with the tests
+mod builders;
+
+use std::sync::Arc;
+
+use divan::Bencher;
+use evermesh_model::{Graph, Health};
+use evermesh_translate::{DeriveMemo, derive, load_assignments};
+
+const SIZES: [usize; 2] = [1_000, 5_000];
+
+fn main() {
+    for size in SIZES {
+        sizes(size);
+    }
+    divan::main();
+}
+
+/// Bytes on the wire, by type.
+#[allow(clippy::print_stdout)] // a benchmark's result
+fn sizes(n: usize) {
+    let derived = derive(&builders::large(n), &mut DeriveMemo::default());
+    println!("{n} nodes: {} views", derived.views.len());
+    for kind in evermesh_proto::ResourceType::ALL {
+        let of_kind = derived.resources.values().filter(|it| it.kind == kind);
+        let (count, bytes) = of_kind.fold((0, 0), |(count, bytes), resource| {
+            (count + 1, bytes + resource.body.len())
+        });
+        if count > 0 {
+            println!("  {kind}: {count}, {} bytes each", bytes / count);
+        }
+    }
+}
+
+#[divan::bench(args = SIZES, sample_count = 10)]
+fn first(bencher: Bencher<'_, '_>, n: usize) {
+    let graph = builders::large(n);
+    bencher.bench_local(|| derive(&graph, &mut DeriveMemo::default()));
+}
+
+/// Every turn has a graph of its own and drops the last result, as the engine does.
+#[divan::bench(args = SIZES)]
+fn one_router(bencher: Bencher<'_, '_>, n: usize) {
+    let graphs = [10, 90].map(|weight| {
+        let mut graph = builders::large(n);
+        builders::add_router(&mut graph, builders::large_router(n / 2, n, weight));
+        graph
+    });
+    alternate(bencher, shared(graphs));
+}
+
+#[divan::bench(args = SIZES)]
+fn one_set_of_endpoints(bencher: Bencher<'_, '_>, n: usize) {
+    let graphs = [10, 90].map(|last| {
+        let mut graph = builders::large(n);
+        let name = graph.nodes.keys().nth(n / 2).unwrap().clone();
+        let endpoint = builders::endpoint("eu-west-1a", [10, 9, 9, last], Health::Healthy);
+        graph.endpoints.insert(name, Arc::new(vec![endpoint]));
+        graph
+    });
+    alternate(bencher, shared(graphs));
+}
+
+#[divan::bench]
+fn short_cut(bencher: Bencher<'_, '_>) {
+    let graph = builders::large(10);
+    let (name, node) = graph.nodes.first_key_value().unwrap();
+    let endpoints = &graph.endpoints[name];
+    bencher.bench_local(|| load_assignments(node, endpoints));
+}
+
+/// The two graphs share all that is equal, as two turns of ingest do.
+fn shared([one, mut other]: [Graph; 2]) -> [Graph; 2] {
+    macro_rules! share {
+        ($($map:ident)+) => {$(
+            for (key, value) in &mut other.$map {
+                if let Some(same) = one.$map.get(key).filter(|it| *it == value) {
+                    *value = Arc::clone(same);
+                }
+            }
+        )+};
+    }
+    share!(meshes nodes services routers gateways endpoints);
+    [one, other]
+}
+
+fn alternate(bencher: Bencher<'_, '_>, graphs: [Graph; 2]) {
+    let mut memo = DeriveMemo::default();
+    let mut held = derive(&graphs[0], &mut memo);
+    let mut turn = 0;
+    bencher.bench_local(|| {
+        turn += 1;
+        held = derive(&graphs[turn % 2], &mut memo);
+        held.resources.len()
+    });
+}

@@ -1,0 +1,208 @@
+//! Clusters: the nodes that others call, the application beside a proxy, and the two that keep the original
+//! destination.
+//!
+//! Must not know who calls: a cluster of a node is the same for every caller, and so is served once.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use evermesh_model::{
+    Discovery, DnsResponse, IpPreference, Mesh, Protocol, ServicePort, VirtualNode,
+};
+use evermesh_proto::{
+    Any, Key, Resource, ResourceType,
+    cluster::{
+        CircuitBreakers, Cluster,
+        circuit_breakers::Thresholds,
+        cluster::{
+            ClusterDiscoveryType, DiscoveryType, DnsLookupFamily, EdsClusterConfig, LbPolicy,
+        },
+    },
+    core::{Http1ProtocolOptions, Http2ProtocolOptions},
+    endpoint::{
+        ClusterLoadAssignment, LbEndpoint, LocalityLbEndpoints, lb_endpoint::HostIdentifier,
+    },
+    pack,
+    pb::envoy::extensions::upstreams::http::v3::{
+        HttpProtocolOptions,
+        http_protocol_options::{
+            ExplicitHttpConfig, UpstreamProtocolOptions, UseDownstreamHttpConfig,
+            explicit_http_config::ProtocolConfig,
+        },
+    },
+};
+
+use crate::{endpoint, names, scope::Part, wire};
+
+/// App Mesh's word for "without a limit".
+const UNLIMITED: u32 = 2_147_483_647;
+/// How long a connection to another node may take.
+const REMOTE_CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long a connection to the application beside the proxy, or to the proxy itself, may take.
+const LOCAL_CONNECT_TIMEOUT: Duration = Duration::from_millis(250);
+
+/// A node as others call it: one cluster for each of its listeners.
+pub(crate) fn node_clusters(node: &VirtualNode, mesh: &Mesh) -> Part {
+    node.listeners
+        .iter()
+        .map(endpoint::port)
+        .map(|port| {
+            let name = names::node_cluster(&node.name, port);
+            let cluster = node_cluster(&name, node, mesh, port);
+            let resource = Resource::encode(Arc::clone(&name), &cluster)
+                .with_origins([wire::origin(&node.object)]);
+            (shared(name), Arc::new(resource))
+        })
+        .collect()
+}
+
+fn node_cluster(name: &str, node: &VirtualNode, mesh: &Mesh, port: ServicePort) -> Cluster {
+    let cluster = Cluster {
+        // An endpoint that discovery has dropped is gone, whatever health checks think of it.
+        ignore_health_on_host_removal: true,
+        ..remote(name, REMOTE_CONNECT_TIMEOUT, port.protocol)
+    };
+    let (discovery, assignment) = match &node.discovery {
+        None => (DiscoveryType::Static, Some(nobody(name))),
+        Some(Discovery::Dns { hostname, response }) => (
+            match response {
+                DnsResponse::LoadBalancer => DiscoveryType::LogicalDns,
+                DnsResponse::Endpoints => DiscoveryType::StrictDns,
+            },
+            Some(one_host(name, hostname.to_string(), port.port)),
+        ),
+        Some(Discovery::CloudMap { .. } | Discovery::Slices { .. }) => (DiscoveryType::Eds, None),
+    };
+    let lookup = match mesh.ip_preference {
+        None => DnsLookupFamily::Auto,
+        Some(IpPreference::Ipv4Only) => DnsLookupFamily::V4Only,
+        Some(IpPreference::Ipv6Only) => DnsLookupFamily::V6Only,
+    };
+    Cluster {
+        cluster_discovery_type: Some(ClusterDiscoveryType::Type(discovery.into())),
+        eds_cluster_config: (discovery == DiscoveryType::Eds).then(|| EdsClusterConfig {
+            eds_config: Some(wire::ads()),
+            ..Default::default()
+        }),
+        dns_lookup_family: lookup.into(),
+        load_assignment: assignment,
+        ..cluster
+    }
+}
+
+/// One address that the proxy reaches without leaving its pod: the application, or a gateway itself.
+pub(crate) fn local_cluster(name: &str, mesh: &Mesh, port: ServicePort) -> Cluster {
+    Cluster {
+        cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Static.into())),
+        load_assignment: Some(one_host(name, wire::loopback(mesh).to_string(), port.port)),
+        ..remote(name, LOCAL_CONNECT_TIMEOUT, port.protocol)
+    }
+}
+
+/// The two clusters of a mesh that keep the destination the application asked for.
+pub(crate) fn original_destinations(mesh: &Mesh) -> Part {
+    [
+        names::amazonaws_cluster(&mesh.name),
+        names::allow_all_cluster(&mesh.name),
+    ]
+    .into_iter()
+    .map(|name| {
+        let cluster = Cluster {
+            cluster_discovery_type: Some(ClusterDiscoveryType::Type(
+                DiscoveryType::OriginalDst.into(),
+            )),
+            lb_policy: LbPolicy::ClusterProvided.into(),
+            typed_extension_protocol_options: protocol_options(
+                UpstreamProtocolOptions::UseDownstreamProtocolConfig(UseDownstreamHttpConfig {
+                    http_protocol_options: Some(Http1ProtocolOptions::default()),
+                    http2_protocol_options: Some(Http2ProtocolOptions::default()),
+                    ..Default::default()
+                }),
+            ),
+            ..remote(&name, REMOTE_CONNECT_TIMEOUT, Protocol::Tcp)
+        };
+        let resource = Resource::encode(Arc::clone(&name), &cluster)
+            .with_origins([wire::origin(&mesh.object)]);
+        (shared(name), Arc::new(resource))
+    })
+    .collect()
+}
+
+/// The key of a cluster that every view may list.
+pub(crate) fn shared(name: Arc<str>) -> Key {
+    Key {
+        kind: ResourceType::Cluster,
+        name,
+        scope: None,
+    }
+}
+
+/// What all clusters have in common. App Mesh sets no limit where the user sets none, and Envoy's own limits are
+/// low; `max_retries` is one of them: with Envoy's 3 a retry policy fails under load.
+fn remote(name: &str, connect_timeout: Duration, protocol: Protocol) -> Cluster {
+    let explicit = |protocol| {
+        protocol_options(UpstreamProtocolOptions::ExplicitHttpConfig(
+            ExplicitHttpConfig {
+                protocol_config: Some(protocol),
+            },
+        ))
+    };
+    Cluster {
+        name: name.to_owned(),
+        connect_timeout: Some(wire::duration(connect_timeout)),
+        circuit_breakers: Some(CircuitBreakers {
+            thresholds: vec![Thresholds {
+                max_connections: Some(wire::uint32(UNLIMITED)),
+                max_pending_requests: Some(wire::uint32(UNLIMITED)),
+                max_requests: Some(wire::uint32(UNLIMITED)),
+                max_retries: Some(wire::uint32(UNLIMITED)),
+                ..Default::default()
+            }],
+            ..Default::default()
+        }),
+        typed_extension_protocol_options: match protocol {
+            Protocol::Tcp => BTreeMap::new(),
+            Protocol::Http => explicit(ProtocolConfig::HttpProtocolOptions(
+                Http1ProtocolOptions::default(),
+            )),
+            Protocol::Http2 | Protocol::Grpc => explicit(ProtocolConfig::Http2ProtocolOptions(
+                Http2ProtocolOptions::default(),
+            )),
+        },
+        ..Default::default()
+    }
+}
+
+fn protocol_options(options: UpstreamProtocolOptions) -> BTreeMap<String, Any> {
+    let options = HttpProtocolOptions {
+        upstream_protocol_options: Some(options),
+        ..Default::default()
+    };
+    BTreeMap::from([(
+        "envoy.extensions.upstreams.http.v3.HttpProtocolOptions".to_owned(),
+        pack(&options),
+    )])
+}
+
+/// An assignment of one host.
+fn one_host(cluster: &str, host: String, port: u16) -> ClusterLoadAssignment {
+    ClusterLoadAssignment {
+        endpoints: vec![LocalityLbEndpoints {
+            lb_endpoints: vec![LbEndpoint {
+                host_identifier: Some(HostIdentifier::Endpoint(endpoint::static_endpoint(
+                    host, port,
+                ))),
+                ..Default::default()
+            }],
+            ..Default::default()
+        }],
+        ..nobody(cluster)
+    }
+}
+
+/// An assignment without hosts: requests get 503.
+fn nobody(cluster: &str) -> ClusterLoadAssignment {
+    ClusterLoadAssignment {
+        cluster_name: cluster.to_owned(),
+        ..Default::default()
+    }
+}

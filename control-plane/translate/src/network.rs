@@ -1,0 +1,66 @@
+//! The TCP proxy.
+//!
+//! Must not know which listener it is in.
+
+use std::{sync::Arc, time::Duration};
+
+use evermesh_model::{WeightedTarget, route::TcpRule};
+use evermesh_proto::{
+    listener::{Filter, filter},
+    pack, tcp_proxy,
+    tcp_proxy::{
+        TcpProxy,
+        tcp_proxy::{ClusterSpecifier, WeightedCluster, weighted_cluster::ClusterWeight},
+    },
+};
+
+use crate::{http::Side, route, wire};
+
+/// Everything to one cluster.
+pub(crate) fn to_cluster(side: Side, cluster: &str, idle: Option<Duration>) -> Filter {
+    proxy(side, ClusterSpecifier::Cluster(cluster.to_owned()), idle)
+}
+
+/// The filters of a rule, and the clusters they name.
+///
+/// Unlike a route, a TCP proxy may not name a cluster with weight zero. Where no weight is left there is no filter
+/// at all: Envoy closes connections of such a chain at once.
+pub(crate) fn by_rule(side: Side, rule: &TcpRule) -> (Vec<Filter>, Vec<Arc<str>>) {
+    let TcpRule { targets, idle } = rule;
+    let weighted: Vec<(Arc<str>, &WeightedTarget)> = targets
+        .iter()
+        .filter(|target| target.weight > 0)
+        .map(|target| (route::target_cluster(target), target))
+        .collect();
+    let filters = match weighted.as_slice() {
+        [] => Vec::new(),
+        [(cluster, _)] => vec![to_cluster(side, cluster, *idle)],
+        several => {
+            let clusters = several
+                .iter()
+                .map(|(cluster, target)| ClusterWeight {
+                    name: cluster.to_string(),
+                    weight: target.weight,
+                    ..Default::default()
+                })
+                .collect();
+            let specifier = ClusterSpecifier::WeightedClusters(WeightedCluster { clusters });
+            vec![proxy(side, specifier, *idle)]
+        }
+    };
+    let clusters = weighted.into_iter().map(|(cluster, _)| cluster).collect();
+    (filters, clusters)
+}
+
+fn proxy(side: Side, clusters: ClusterSpecifier, idle: Option<Duration>) -> Filter {
+    let proxy = tcp_proxy::TcpProxy {
+        stat_prefix: side.as_str().to_owned(),
+        idle_timeout: idle.map(wire::duration),
+        cluster_specifier: Some(clusters),
+        ..TcpProxy::default()
+    };
+    Filter {
+        name: "envoy.filters.network.tcp_proxy".to_owned(),
+        config_type: Some(filter::ConfigType::TypedConfig(pack(&proxy))),
+    }
+}

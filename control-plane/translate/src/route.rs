@@ -1,0 +1,299 @@
+//! Rules of a router to Envoy routes: what they match, where they lead, how long and how often.
+//!
+//! Must not know which virtual host or proxy a route ends up in.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use evermesh_model::{
+    ServicePort, Timeout, WeightedTarget,
+    route::{
+        HeaderMatch, HttpMatch, HttpRule, PathMatch, QueryMatch, RetryEvent, RetryPolicy,
+        ValueMatch,
+    },
+};
+use evermesh_proto::{
+    matcher::{RegexMatcher, StringMatcher, string_matcher::MatchPattern},
+    pack,
+    pb::envoy::extensions::retry::host::previous_hosts::v3::PreviousHostsPredicate,
+    route::{
+        self, DirectResponseAction, HeaderMatcher, QueryParameterMatcher, Route, RouteAction,
+        RouteMatch, WeightedCluster,
+        header_matcher::HeaderMatchSpecifier,
+        query_parameter_matcher::QueryParameterMatchSpecifier,
+        retry_policy::{RetryHostPredicate, retry_host_predicate},
+        route::Action,
+        route_action::ClusterSpecifier,
+        route_match::PathSpecifier,
+        weighted_cluster::ClusterWeight,
+    },
+    types::Int64Range,
+};
+
+use crate::{names, wire};
+
+/// The route of a rule. `name` shows up in access logs.
+pub(crate) fn http_route(name: &str, rule: &HttpRule) -> Route {
+    let HttpRule {
+        protocol: _,
+        matches,
+        targets,
+        retry,
+        timeout,
+    } = rule;
+    let action = match cluster_specifier(targets) {
+        Some(clusters) => Action::Route(RouteAction {
+            retry_policy: match retry {
+                None => Some(default_retry_policy()),
+                Some(policy) => retry_policy(policy),
+            },
+            ..bounded(clusters, *timeout)
+        }),
+        None => Action::DirectResponse(DirectResponseAction {
+            status: 503,
+            ..Default::default()
+        }),
+    };
+    Route {
+        name: name.to_owned(),
+        r#match: Some(route_match(matches)),
+        action: Some(action),
+        ..Default::default()
+    }
+}
+
+/// An action with App Mesh's timeouts. The idle timeout of a route takes the place of the connection manager's.
+pub(crate) fn bounded(clusters: ClusterSpecifier, timeout: Timeout) -> RouteAction {
+    let Timeout { per_request, idle } = timeout;
+    let per_request = per_request.unwrap_or(Timeout::DEFAULT_PER_REQUEST);
+    RouteAction {
+        timeout: Some(wire::duration(per_request)),
+        idle_timeout: idle.map(wire::duration),
+        cluster_specifier: Some(clusters),
+        ..Default::default()
+    }
+}
+
+/// The cluster of a target.
+pub(crate) fn target_cluster(target: &WeightedTarget) -> Arc<str> {
+    let WeightedTarget {
+        node,
+        port,
+        protocol,
+        weight: _,
+    } = target;
+    let port = ServicePort {
+        port: *port,
+        protocol: *protocol,
+    };
+    names::node_cluster(node, port)
+}
+
+/// Several targets keep their weights, zeros among them, so that a cluster about to get traffic is already warm.
+/// One target needs no weights: a plain cluster is less for Envoy to choose from and means the same.
+/// None if nobody has a weight: Envoy refuses weights that sum to zero.
+fn cluster_specifier(targets: &[WeightedTarget]) -> Option<ClusterSpecifier> {
+    if targets.iter().all(|target| target.weight == 0) {
+        return None;
+    }
+    if let [target] = targets {
+        let cluster = target_cluster(target).to_string();
+        return Some(ClusterSpecifier::Cluster(cluster));
+    }
+    let clusters = targets
+        .iter()
+        .map(|target| ClusterWeight {
+            name: target_cluster(target).to_string(),
+            weight: Some(wire::uint32(target.weight)),
+            ..Default::default()
+        })
+        .collect();
+    Some(ClusterSpecifier::WeightedClusters(WeightedCluster {
+        clusters,
+        ..Default::default()
+    }))
+}
+
+/// What a rule or gateway route matches.
+pub(crate) fn route_match(matches: &HttpMatch) -> RouteMatch {
+    let HttpMatch {
+        path,
+        method,
+        scheme,
+        headers,
+        query,
+    } = matches;
+    let pseudo = [
+        method.map(|method| exact_header(":method", method.as_str())),
+        scheme.map(|scheme| exact_header(":scheme", scheme.as_str())),
+    ];
+    RouteMatch {
+        headers: pseudo
+            .into_iter()
+            .flatten()
+            .chain(headers.iter().map(header_matcher))
+            .collect(),
+        query_parameters: query.iter().map(query_matcher).collect(),
+        path_specifier: Some(match path {
+            PathMatch::Exact(path) => PathSpecifier::Path(path.to_string()),
+            PathMatch::Prefix(prefix) => PathSpecifier::Prefix(prefix.to_string()),
+            PathMatch::Regex(regex) => PathSpecifier::SafeRegex(self::regex(regex)),
+        }),
+        ..Default::default()
+    }
+}
+
+fn exact_header(name: &str, value: &str) -> HeaderMatcher {
+    HeaderMatcher {
+        name: name.to_owned(),
+        header_match_specifier: Some(HeaderMatchSpecifier::StringMatch(string(
+            MatchPattern::Exact(value.to_owned()),
+        ))),
+        ..Default::default()
+    }
+}
+
+fn header_matcher(header: &HeaderMatch) -> HeaderMatcher {
+    let HeaderMatch {
+        name,
+        value,
+        invert,
+    } = header;
+    let pattern = match value {
+        ValueMatch::Present => Err(HeaderMatchSpecifier::PresentMatch(true)),
+        ValueMatch::Range { start, end } => Err(HeaderMatchSpecifier::RangeMatch(Int64Range {
+            start: *start,
+            end: *end,
+        })),
+        ValueMatch::Exact(exact) => Ok(MatchPattern::Exact(exact.to_string())),
+        ValueMatch::Prefix(prefix) => Ok(MatchPattern::Prefix(prefix.to_string())),
+        ValueMatch::Suffix(suffix) => Ok(MatchPattern::Suffix(suffix.to_string())),
+        ValueMatch::Regex(regex) => Ok(MatchPattern::SafeRegex(self::regex(regex))),
+    };
+    HeaderMatcher {
+        name: name.to_string(),
+        invert_match: *invert,
+        header_match_specifier: Some(pattern.map_or_else(
+            |whole| whole,
+            |it| HeaderMatchSpecifier::StringMatch(string(it)),
+        )),
+        ..Default::default()
+    }
+}
+
+fn query_matcher(QueryMatch { name, exact }: &QueryMatch) -> QueryParameterMatcher {
+    QueryParameterMatcher {
+        name: name.to_string(),
+        query_parameter_match_specifier: Some(match exact {
+            None => QueryParameterMatchSpecifier::PresentMatch(true),
+            Some(value) => QueryParameterMatchSpecifier::StringMatch(string(MatchPattern::Exact(
+                value.to_string(),
+            ))),
+        }),
+    }
+}
+
+fn string(pattern: MatchPattern) -> StringMatcher {
+    StringMatcher {
+        match_pattern: Some(pattern),
+        ..Default::default()
+    }
+}
+
+/// An RE2 expression.
+pub(crate) fn regex(regex: &str) -> RegexMatcher {
+    RegexMatcher {
+        regex: regex.to_owned(),
+        ..Default::default()
+    }
+}
+
+/// What App Mesh did for routes without a policy: two more tries, each at another host, after a connection that
+/// failed or broke, a refused stream, a 503 and gRPC's `unavailable`.
+fn default_retry_policy() -> route::RetryPolicy {
+    retries(
+        &[
+            "connect-failure",
+            "refused-stream",
+            "reset",
+            "retriable-status-codes",
+            "unavailable",
+        ],
+        vec![503],
+        2,
+    )
+}
+
+/// The user's policy; none if it never tries again.
+fn retry_policy(policy: &RetryPolicy) -> Option<route::RetryPolicy> {
+    let RetryPolicy {
+        max_retries,
+        per_try_timeout,
+        on,
+    } = policy;
+    if *max_retries == 0 || on.is_empty() {
+        return None;
+    }
+    let codes: BTreeSet<u32> = on
+        .iter()
+        .flat_map(|it| status_codes(*it))
+        .copied()
+        .collect();
+    let conditions: BTreeSet<&str> = on
+        .iter()
+        .flat_map(|it| retry_conditions(*it))
+        .copied()
+        .collect();
+    let conditions: Vec<&str> = conditions.into_iter().collect();
+    Some(route::RetryPolicy {
+        per_try_timeout: (*per_try_timeout != Duration::ZERO)
+            .then(|| wire::duration(*per_try_timeout)),
+        ..retries(&conditions, codes.into_iter().collect(), *max_retries)
+    })
+}
+
+fn retries(on: &[&str], codes: Vec<u32>, num_retries: u32) -> route::RetryPolicy {
+    route::RetryPolicy {
+        retry_on: on.join(","),
+        num_retries: Some(wire::uint32(num_retries)),
+        retriable_status_codes: codes,
+        retry_host_predicate: vec![RetryHostPredicate {
+            name: "envoy.retry_host_predicates.previous_hosts".to_owned(),
+            config_type: Some(retry_host_predicate::ConfigType::TypedConfig(pack(
+                &PreviousHostsPredicate {},
+            ))),
+        }],
+        host_selection_retry_max_attempts: 5,
+        ..Default::default()
+    }
+}
+
+/// Envoy's `retry_on` conditions of an event.
+fn retry_conditions(event: RetryEvent) -> &'static [&'static str] {
+    match event {
+        RetryEvent::ServerError | RetryEvent::GatewayError => &["reset", "retriable-status-codes"],
+        RetryEvent::ClientError => &["retriable-status-codes"],
+        RetryEvent::StreamError => &["refused-stream"],
+        RetryEvent::ConnectionError => &["connect-failure"],
+        RetryEvent::GrpcCancelled => &["cancelled"],
+        RetryEvent::GrpcDeadlineExceeded => &["deadline-exceeded"],
+        RetryEvent::GrpcInternal => &["internal"],
+        RetryEvent::GrpcResourceExhausted => &["resource-exhausted"],
+        RetryEvent::GrpcUnavailable => &["unavailable"],
+    }
+}
+
+/// The answers that an event means.
+fn status_codes(event: RetryEvent) -> &'static [u32] {
+    match event {
+        RetryEvent::ServerError => &[500, 501, 502, 503, 504, 505, 506, 507, 508, 510, 511],
+        RetryEvent::GatewayError => &[502, 503, 504],
+        RetryEvent::ClientError => &[409],
+        RetryEvent::StreamError
+        | RetryEvent::ConnectionError
+        | RetryEvent::GrpcCancelled
+        | RetryEvent::GrpcDeadlineExceeded
+        | RetryEvent::GrpcInternal
+        | RetryEvent::GrpcResourceExhausted
+        | RetryEvent::GrpcUnavailable => &[],
+    }
+}

@@ -1,0 +1,304 @@
+//! What a virtual service means to its callers, in two parts that change at different times: [`Reach`] makes
+//! their listeners and views and changes seldom; [`Hosts`] makes their routes and changes with every weight.
+//!
+//! Must not know which proxy calls.
+
+use std::{borrow::Cow, collections::BTreeMap, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use evermesh_model::{
+    Discovery, Provider, ResourceName, RouteRule, ServicePort, Timeout, VirtualNode, VirtualRouter,
+    VirtualService, WeightedTarget,
+    route::{HttpMatch, HttpRule, PathMatch, TcpRule},
+};
+use evermesh_proto::route::{self as envoy, RouteConfiguration, VirtualHost};
+use prost::Message;
+
+use crate::{names, route, wire};
+
+/// `stream_idle_timeout` of Envoy's connection manager.
+const STREAM_IDLE_TIMEOUT: Duration = Duration::from_mins(5);
+
+/// Where calls of a service can lead.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Reach {
+    /// Ascending by port.
+    pub(crate) ports: Vec<(ServicePort, Carried)>,
+    /// Every cluster that its routes and connections name, ascending.
+    pub(crate) clusters: Vec<Target>,
+    /// The user's objects it was made from.
+    pub(crate) origins: Vec<Arc<str>>,
+}
+
+/// What a port carries.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Carried {
+    /// Requests; their routes are in [`Hosts`].
+    Requests,
+    /// Connections. Without a rule they are closed.
+    Connections(Option<TcpRule>),
+}
+
+/// A cluster of a node.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Target {
+    pub(crate) cluster: Arc<str>,
+    /// Whether it needs a load assignment.
+    pub(crate) eds: bool,
+}
+
+/// The virtual hosts of a service.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Hosts {
+    /// The name that clients put into `Host`.
+    pub(crate) hostname: Arc<str>,
+    /// By port; those that carry requests.
+    pub(crate) ports: BTreeMap<u16, Host>,
+    /// Whether nobody provides it: its name then is known on every port and leads nowhere.
+    pub(crate) reserved: bool,
+    /// The user's objects it was made from.
+    pub(crate) origins: Vec<Arc<str>>,
+}
+
+/// A service on one port.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Host {
+    /// A `RouteConfiguration` with nothing but this virtual host. Encoded messages concatenate, so the routes of a
+    /// proxy are put together from these without encoding them again.
+    pub(crate) encoded: Bytes,
+    /// The clusters its routes name, ascending.
+    pub(crate) needs: Vec<Arc<str>>,
+    /// The longest any of its routes allows: whoever stands before it must not give up earlier.
+    pub(crate) longest: Timeout,
+}
+
+/// The nodes that a service may lead to, each once, ascending.
+pub(crate) fn nodes<'a>(
+    service: &'a VirtualService,
+    router: Option<&'a VirtualRouter>,
+) -> Vec<&'a ResourceName> {
+    let mut nodes: Vec<&ResourceName> = match &service.provider {
+        Provider::None => Vec::new(),
+        Provider::Node(node) => vec![node],
+        Provider::Router(_) => router
+            .into_iter()
+            .flat_map(|router| &router.routes)
+            .flat_map(|route| targets(&route.rule))
+            .map(|target| &target.node)
+            .collect(),
+    };
+    nodes.sort();
+    nodes.dedup();
+    nodes
+}
+
+/// `nodes` are those of [`nodes()`].
+pub(crate) fn reach(
+    service: &VirtualService,
+    router: Option<&VirtualRouter>,
+    nodes: &[Arc<VirtualNode>],
+) -> Reach {
+    let is_eds = |name: &ResourceName| {
+        nodes
+            .iter()
+            .find(|node| node.name == *name)
+            .and_then(|node| node.discovery.as_ref())
+            .is_some_and(Discovery::is_eds)
+    };
+    let mut clusters = Vec::new();
+    let ports = service
+        .ports
+        .iter()
+        .map(|&port| {
+            let rules = rules(service, router, port);
+            for target in rules.iter().flat_map(|(_, rule)| targets(rule)) {
+                clusters.push(Target {
+                    cluster: route::target_cluster(target),
+                    eds: is_eds(&target.node),
+                });
+            }
+            let first = rules.into_iter().next().map(|(_, rule)| rule.into_owned());
+            let carried = match first {
+                _ if port.protocol.is_http() => Carried::Requests,
+                Some(RouteRule::Tcp(rule)) => Carried::Connections(Some(rule)),
+                Some(RouteRule::Http(_)) | None => Carried::Connections(None),
+            };
+            (port, carried)
+        })
+        .collect();
+    clusters.sort();
+    clusters.dedup();
+    Reach {
+        ports,
+        clusters,
+        origins: origins(service, router),
+    }
+}
+
+/// The virtual hosts in the routes of a node: `color.ns` and, for clients that add it, `color.ns:8080`.
+pub(crate) fn node_hosts(service: &VirtualService, router: Option<&VirtualRouter>) -> Hosts {
+    hosts(service, router, |port| {
+        virtual_host(&service.name.hostname, port.port)
+    })
+}
+
+/// The virtual hosts in the routes of a gateway, found by the header that names service and port.
+pub(crate) fn gateway_hosts(service: &VirtualService, router: Option<&VirtualRouter>) -> Hosts {
+    hosts(service, router, |port| {
+        let authority = names::authority(&service.name.hostname, port.port);
+        VirtualHost {
+            name: authority.clone(),
+            domains: vec![authority],
+            ..Default::default()
+        }
+    })
+}
+
+/// A virtual host without routes: what it gets is answered 404.
+pub(crate) fn virtual_host(hostname: &str, port: u16) -> VirtualHost {
+    VirtualHost {
+        name: hostname.to_owned(),
+        domains: vec![hostname.to_owned(), names::authority(hostname, port)],
+        ..Default::default()
+    }
+}
+
+/// A `RouteConfiguration` with nothing but this virtual host.
+pub(crate) fn encode(host: VirtualHost) -> Bytes {
+    let lone = RouteConfiguration {
+        virtual_hosts: vec![host],
+        ..Default::default()
+    };
+    lone.encode_to_vec().into()
+}
+
+fn hosts(
+    service: &VirtualService,
+    router: Option<&VirtualRouter>,
+    empty_host: impl Fn(ServicePort) -> VirtualHost,
+) -> Hosts {
+    let ports = service
+        .ports
+        .iter()
+        .filter(|port| port.protocol.is_http())
+        .map(|&port| {
+            (
+                port.port,
+                host(empty_host(port), &rules(service, router, port)),
+            )
+        })
+        .collect();
+    Hosts {
+        hostname: Arc::clone(&service.name.hostname),
+        ports,
+        reserved: service.provider == Provider::None,
+        origins: origins(service, router),
+    }
+}
+
+fn host(empty: VirtualHost, rules: &[(&str, Cow<'_, RouteRule>)]) -> Host {
+    let http: Vec<(&str, &HttpRule)> = rules
+        .iter()
+        .filter_map(|(name, rule)| match rule.as_ref() {
+            RouteRule::Http(rule) => Some((*name, rule)),
+            RouteRule::Tcp(_) => None,
+        })
+        .collect();
+    let routes: Vec<envoy::Route> = http
+        .iter()
+        .map(|(name, rule)| route::http_route(name, rule))
+        .collect();
+    let needs = http
+        .iter()
+        .flat_map(|(_, rule)| &rule.targets)
+        .map(route::target_cluster)
+        .collect();
+    Host {
+        encoded: encode(VirtualHost { routes, ..empty }),
+        needs: wire::sorted(needs),
+        longest: longest(http.iter().map(|(_, rule)| rule.timeout)),
+    }
+}
+
+/// Of each timeout the longest, where zero is the longest of all.
+fn longest(timeouts: impl Iterator<Item = Timeout> + Clone) -> Timeout {
+    let per_request = timeouts
+        .clone()
+        .map(|timeout| timeout.per_request.unwrap_or(Timeout::DEFAULT_PER_REQUEST));
+    // Envoy's own idle timeout holds for whoever stands before the routes too: only a longer one says something.
+    let idle = timeouts
+        .filter_map(|timeout| timeout.idle)
+        .filter(|idle| idle.is_zero() || *idle > STREAM_IDLE_TIMEOUT);
+    Timeout {
+        per_request: per_request.max_by_key(|it| (it.is_zero(), *it)),
+        idle: idle.max_by_key(|it| (it.is_zero(), *it)),
+    }
+}
+
+/// The rules for one port of a service, with their names, in the order in which they are tried: those that carry
+/// what the port carries.
+fn rules<'a>(
+    service: &VirtualService,
+    router: Option<&'a VirtualRouter>,
+    port: ServicePort,
+) -> Vec<(&'a str, Cow<'a, RouteRule>)> {
+    match &service.provider {
+        Provider::None => Vec::new(),
+        Provider::Node(node) => vec![("", Cow::Owned(node_rule(node, port)))],
+        Provider::Router(_) => router
+            .into_iter()
+            .flat_map(|router| &router.routes)
+            .filter(|route| route.port.is_none_or(|only| only == port.port))
+            .filter(|route| matches!(route.rule, RouteRule::Http(_)) == port.protocol.is_http())
+            .map(|route| (route.name.as_ref(), Cow::Borrowed(&route.rule)))
+            .collect(),
+    }
+}
+
+/// A node that provides a service gets everything, on the port that was called.
+fn node_rule(node: &ResourceName, ServicePort { port, protocol }: ServicePort) -> RouteRule {
+    let targets = vec![WeightedTarget {
+        node: node.clone(),
+        port,
+        protocol,
+        weight: 1,
+    }];
+    if !protocol.is_http() {
+        return RouteRule::Tcp(TcpRule {
+            targets,
+            idle: None,
+        });
+    }
+    RouteRule::Http(HttpRule {
+        protocol,
+        matches: HttpMatch {
+            path: PathMatch::Prefix("/".into()),
+            method: None,
+            scheme: None,
+            headers: Vec::new(),
+            query: Vec::new(),
+        },
+        targets,
+        retry: None,
+        timeout: Timeout::default(),
+    })
+}
+
+fn targets(rule: &RouteRule) -> &[WeightedTarget] {
+    match rule {
+        RouteRule::Http(rule) => &rule.targets,
+        RouteRule::Tcp(rule) => &rule.targets,
+    }
+}
+
+fn origins(service: &VirtualService, router: Option<&VirtualRouter>) -> Vec<Arc<str>> {
+    let behind = router.into_iter().flat_map(|router| {
+        let inline = std::iter::once(&router.object);
+        inline.chain(router.routes.iter().map(|route| &route.object))
+    });
+    // Inline routes have the router as their object: each object's text is made once.
+    let mut objects: Vec<_> = std::iter::once(&service.object).chain(behind).collect();
+    objects.sort();
+    objects.dedup();
+    wire::sorted(objects.into_iter().map(wire::origin).collect())
+}

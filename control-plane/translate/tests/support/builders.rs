@@ -1,0 +1,215 @@
+//! Graphs by a few words each. All in one mesh, `m`, and one namespace, `ns`.
+
+use std::sync::Arc;
+
+use evermesh_model::{
+    Backend, Discovery, DnsResponse, EgressFilter, Endpoint, Graph, Health, Kind, Listener,
+    Locality, Mesh, ObjectRef, Protocol, Provider, ProxyKind, ResourceName, Route, RouteRule,
+    ServiceName, ServicePort, Timeout, VirtualNode, VirtualRouter, VirtualService, WeightedTarget,
+    route::{HttpMatch, HttpRule, PathMatch, TcpRule},
+};
+
+pub fn mesh(egress: EgressFilter) -> Mesh {
+    Mesh {
+        name: "m".into(),
+        object: ObjectRef::new(Kind::Mesh, "", "m"),
+        egress,
+        ip_preference: None,
+    }
+}
+
+/// A graph with the mesh and nothing in it.
+pub fn graph() -> Graph {
+    let mut graph = Graph::default();
+    let mesh = mesh(EgressFilter::DropAll);
+    graph.meshes.insert(mesh.name.clone(), Arc::new(mesh));
+    graph
+}
+
+pub fn node_name(name: &str) -> ResourceName {
+    ResourceName::new("m", ProxyKind::VirtualNode, name)
+}
+
+/// A node found by DNS under its name.
+pub fn node(name: &str, ports: &[(u16, Protocol)], backends: &[&str]) -> VirtualNode {
+    let mut backends: Vec<Backend> = backends
+        .iter()
+        .map(|service| Backend {
+            service: (*service).into(),
+        })
+        .collect();
+    backends.sort_by(|one, other| one.service.cmp(&other.service));
+    backends.dedup();
+    VirtualNode {
+        name: node_name(name),
+        object: ObjectRef::new(Kind::VirtualNode, "ns", name),
+        listeners: ports
+            .iter()
+            .map(|&(port, protocol)| Listener {
+                port,
+                protocol,
+                timeout: Timeout::default(),
+            })
+            .collect(),
+        discovery: Some(Discovery::Dns {
+            hostname: format!("{name}.ns.svc.cluster.local").into(),
+            response: DnsResponse::LoadBalancer,
+        }),
+        backends,
+    }
+}
+
+/// A node whose endpoints are ours.
+pub fn eds(node: VirtualNode) -> VirtualNode {
+    VirtualNode {
+        discovery: Some(Discovery::Slices {
+            namespace: "ns".into(),
+            service: node.object.name.clone(),
+        }),
+        ..node
+    }
+}
+
+pub fn endpoint(zone: &str, address: [u8; 4], health: Health) -> Endpoint {
+    Endpoint {
+        locality: Locality {
+            region: "eu-west-1".into(),
+            zone: zone.into(),
+        },
+        address: address.into(),
+        target_ports: [].into(),
+        health,
+    }
+}
+
+pub fn service(hostname: &str, provider: Provider, ports: &[(u16, Protocol)]) -> VirtualService {
+    VirtualService {
+        name: ServiceName {
+            mesh: "m".into(),
+            hostname: hostname.into(),
+        },
+        object: ObjectRef::new(Kind::VirtualService, "ns", hostname),
+        provider,
+        ports: ports
+            .iter()
+            .map(|&(port, protocol)| ServicePort { port, protocol })
+            .collect(),
+    }
+}
+
+pub fn router_name(name: &str) -> ResourceName {
+    ResourceName::new("m", ProxyKind::VirtualRouter, name)
+}
+
+pub fn router(name: &str, routes: Vec<Route>) -> VirtualRouter {
+    VirtualRouter {
+        name: router_name(name),
+        object: ObjectRef::new(Kind::VirtualRouter, "ns", name),
+        listeners: Vec::new(),
+        routes: routes.into_iter().map(Arc::new).collect(),
+    }
+}
+
+pub fn route(router: &str, name: &str, rule: RouteRule) -> Route {
+    Route {
+        name: name.into(),
+        object: ObjectRef::new(Kind::VirtualRouter, "ns", router),
+        port: None,
+        rule,
+    }
+}
+
+pub fn target(node: &str, port: (u16, Protocol), weight: u32) -> WeightedTarget {
+    WeightedTarget {
+        node: node_name(node),
+        port: port.0,
+        protocol: port.1,
+        weight,
+    }
+}
+
+pub fn http(prefix: &str, targets: Vec<WeightedTarget>) -> RouteRule {
+    RouteRule::Http(HttpRule {
+        protocol: Protocol::Http,
+        matches: matches(PathMatch::Prefix(prefix.into())),
+        targets,
+        retry: None,
+        timeout: Timeout::default(),
+    })
+}
+
+pub fn tcp(targets: Vec<WeightedTarget>) -> RouteRule {
+    RouteRule::Tcp(TcpRule {
+        targets,
+        idle: None,
+    })
+}
+
+pub fn matches(path: PathMatch) -> HttpMatch {
+    HttpMatch {
+        path,
+        method: None,
+        scheme: None,
+        headers: Vec::new(),
+        query: Vec::new(),
+    }
+}
+
+pub fn add_node(graph: &mut Graph, node: VirtualNode) {
+    graph.nodes.insert(node.name.clone(), Arc::new(node));
+}
+
+pub fn add_service(graph: &mut Graph, service: VirtualService) {
+    graph
+        .services
+        .insert(service.name.clone(), Arc::new(service));
+}
+
+pub fn add_router(graph: &mut Graph, router: VirtualRouter) {
+    graph.routers.insert(router.name.clone(), Arc::new(router));
+}
+
+/// `n` nodes, each with a service, a router and five backends, its endpoints served by us.
+pub fn large(n: usize) -> Graph {
+    const HTTP: (u16, Protocol) = (8080, Protocol::Http);
+    let mut graph = graph();
+    for i in 0..n {
+        let name = format!("app-{i:05}_team-{:02}", i % 40);
+        let backends: Vec<String> = (1..=5).map(|step| large_host((i + step * 7) % n)).collect();
+        let backends: Vec<&str> = backends.iter().map(String::as_str).collect();
+        let node = eds(node(&name, &[HTTP], &backends));
+        let [_, _, high, low] = u32::try_from(i).unwrap().to_be_bytes();
+        let endpoints = vec![
+            endpoint("eu-west-1a", [10, 1, high, low], Health::Healthy),
+            endpoint("eu-west-1b", [10, 2, high, low], Health::Healthy),
+        ];
+        graph
+            .endpoints
+            .insert(node.name.clone(), Arc::new(endpoints));
+        add_node(&mut graph, node);
+        add_router(&mut graph, large_router(i, n, 50));
+        let provider = Provider::Router(router_name(&large_router_name(i)));
+        add_service(&mut graph, service(&large_host(i), provider, &[HTTP]));
+    }
+    graph
+}
+
+pub fn large_host(i: usize) -> String {
+    format!("app-{i:05}.team-{:02}.svc.cluster.local", i % 40)
+}
+
+pub fn large_router_name(i: usize) -> String {
+    format!("app-{i:05}-router_team-{:02}", i % 40)
+}
+
+/// The router of service `i` of [`large`]: `weight` for its own node, the rest for the next.
+pub fn large_router(i: usize, n: usize, weight: u32) -> VirtualRouter {
+    let to = |i: usize, weight| {
+        let name = format!("app-{i:05}_team-{:02}", i % 40);
+        target(&name, (8080, Protocol::Http), weight)
+    };
+    let name = large_router_name(i);
+    let targets = vec![to(i, weight), to((i + 1) % n, 100 - weight)];
+    let main = route(&name, "main", http("/", targets));
+    router(&name, vec![main])
+}

@@ -1,0 +1,121 @@
+//! What must hold for every view, whatever the graph: a proxy never hears a name that leads nowhere.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use evermesh_proto::{
+    Resource, ResourceType, View,
+    cluster::{Cluster, cluster::ClusterDiscoveryType, cluster::DiscoveryType},
+    endpoint::ClusterLoadAssignment,
+    json,
+    listener::Listener,
+    route::RouteConfiguration,
+};
+use evermesh_translate::Derived;
+use prost::Message;
+use serde_json::Value;
+
+/// The resources of a view, in its order.
+pub fn resources<'a>(derived: &'a Derived, view: &View) -> Vec<&'a Arc<Resource>> {
+    view.keys()
+        .iter()
+        .map(|key| {
+            let found = derived.resources.get(key);
+            found.unwrap_or_else(|| panic!("{key:?} is in a view and does not exist"))
+        })
+        .collect()
+}
+
+/// A resource as protobuf JSON.
+pub fn json(resource: &Resource) -> Value {
+    json::encoded_to_json(resource.kind.message_name(), &resource.body).unwrap()
+}
+
+/// Panics unless everything that the resources of each view name is in that view, and what they name is what they
+/// say they need.
+pub fn consistent(derived: &Derived) {
+    for (name, view) in &derived.views {
+        let names = |kind| -> BTreeSet<String> {
+            let keys = view.of_type(kind).iter();
+            keys.map(|key| key.name.to_string()).collect()
+        };
+        let clusters = names(ResourceType::Cluster);
+        let mut assignments = BTreeSet::new();
+        let mut routes = BTreeSet::new();
+        for resource in resources(derived, view) {
+            let place = format!("{name}: {}", resource.name);
+            assert!(resource.needs.is_sorted(), "{place}: {:?}", resource.needs);
+            assert!(
+                !resource.origins.is_empty() && resource.origins.is_sorted(),
+                "{place}: {:?}",
+                resource.origins
+            );
+            let json = json(resource);
+            let own_name = match resource.kind {
+                ResourceType::Endpoint => "cluster_name",
+                _ => "name",
+            };
+            assert_eq!(json[own_name], *resource.name, "{place}");
+            let mut named = BTreeSet::new();
+            collect(&json, &mut |key, value| match (key, value) {
+                ("cluster", Value::String(cluster)) => {
+                    named.insert(cluster.clone());
+                }
+                ("clusters", Value::Array(weighted)) => {
+                    let weighted = weighted.iter().map(|it| it["name"].as_str().unwrap());
+                    named.extend(weighted.map(ToOwned::to_owned));
+                }
+                ("route_config_name", Value::String(routes_name)) => {
+                    routes.insert(routes_name.clone());
+                }
+                _ => {}
+            });
+            assert!(
+                named.is_subset(&clusters),
+                "{place}: {named:?} of {clusters:?}"
+            );
+            let needs: BTreeSet<String> = resource.needs.iter().map(ToString::to_string).collect();
+            assert_eq!(named, needs, "{place}");
+            if is_eds(resource) {
+                assignments.insert(resource.name.to_string());
+            }
+            decodes_again(resource);
+        }
+        assert_eq!(assignments, names(ResourceType::Endpoint), "{name}");
+        assert_eq!(routes, names(ResourceType::Route), "{name}");
+    }
+}
+
+fn is_eds(resource: &Resource) -> bool {
+    resource.kind == ResourceType::Cluster
+        && Cluster::decode(resource.body.clone())
+            .unwrap()
+            .cluster_discovery_type
+            == Some(ClusterDiscoveryType::Type(DiscoveryType::Eds.into()))
+}
+
+/// Concatenated messages are bytes that encoding the whole would have given.
+fn decodes_again(resource: &Resource) {
+    let body = resource.body.clone();
+    let again = match resource.kind {
+        ResourceType::Cluster => Cluster::decode(body).unwrap().encode_to_vec(),
+        ResourceType::Endpoint => ClusterLoadAssignment::decode(body).unwrap().encode_to_vec(),
+        ResourceType::Listener => Listener::decode(body).unwrap().encode_to_vec(),
+        ResourceType::Route => RouteConfiguration::decode(body).unwrap().encode_to_vec(),
+        ResourceType::Secret => panic!("no secrets yet"),
+    };
+    assert_eq!(again.len(), resource.body.len(), "{}", resource.name);
+}
+
+/// Every field below, with its name.
+fn collect(json: &Value, each: &mut impl FnMut(&str, &Value)) {
+    match json {
+        Value::Object(fields) => {
+            for (key, value) in fields {
+                each(key, value);
+                collect(value, each);
+            }
+        }
+        Value::Array(items) => items.iter().for_each(|item| collect(item, each)),
+        _ => {}
+    }
+}
