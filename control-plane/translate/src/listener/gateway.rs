@@ -100,7 +100,7 @@ fn ingress(
     );
 
     let name = names::ingress_routes(port);
-    let manager = http::connection_manager(Side::Ingress, &name, None);
+    let manager = http::connection_manager(Side::Ingress(port), &name, None);
     let listener_name = names::ingress_listener(port.port);
     let listener = listener::Listener {
         name: listener_name.to_string(),
