@@ -1,1 +1,13 @@
-//! The control plane.
+//! The control plane: sources, engine, effects and the command line. The binary is a thin shell over it.
+//!
+//! Must not convert or translate: ingest and translate do.
+
+pub mod admin;
+pub mod app;
+pub mod args;
+pub mod changes;
+pub mod engine;
+pub mod lint;
+pub mod metrics;
+pub mod source;
+pub mod telemetry;

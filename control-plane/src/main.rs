@@ -1,2 +1,52 @@
-//! The `evermesh` binary.
-fn main() {}
+//! The `evermesh` binary: parse, run, exit code.
+
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
+
+use clap::Parser;
+use evermesh::{
+    app,
+    args::{BootstrapArgs, Cli, Command},
+    lint,
+};
+use evermesh_injector::bootstrap::{BootstrapOptions, bootstrap};
+
+/// What scripts may tell apart: 1 is "there are errors" of `lint`, 2 is "it could not be done".
+const COULD_NOT: u8 = 2;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let mut out = io::stdout().lock();
+    let done = match cli.command {
+        Command::Serve(args) => {
+            drop(out);
+            app::serve(&args).map(|()| ExitCode::SUCCESS)
+        }
+        Command::Lint(args) => lint::run(&args, &mut out),
+        Command::Bootstrap(args) => print_bootstrap(args, &mut out).map(|()| ExitCode::SUCCESS),
+        Command::Crds => print_crds(&mut out).map(|()| ExitCode::SUCCESS),
+    };
+    done.unwrap_or_else(|error| {
+        // Standard error may be closed; there is nobody else to tell.
+        let _ = writeln!(io::stderr(), "evermesh: {error:#}");
+        ExitCode::from(COULD_NOT)
+    })
+}
+
+/// Protobuf JSON, which is YAML too.
+fn print_bootstrap(args: BootstrapArgs, out: &mut impl Write) -> anyhow::Result<()> {
+    let bootstrap = bootstrap(&BootstrapOptions::default());
+    let json = evermesh_proto::json::to_json(&bootstrap)?;
+    serde_json::to_writer_pretty(&mut *out, &json)?;
+    writeln!(out)?;
+    Ok(())
+}
+
+fn print_crds(out: &mut impl Write) -> anyhow::Result<()> {
+    for definition in evermesh_crds::all() {
+        write!(out, "---\n{}", evermesh_crds::to_yaml(&definition)?)?;
+    }
+    Ok(())
+}

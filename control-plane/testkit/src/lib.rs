@@ -1,1 +1,20 @@
 //! Real Envoys, hosts and Cloud Map for tests, benchmarks and the demo.
+//!
+//! Nothing here is a mock: an [`Envoy`](envoy::Envoy) is the upstream binary, a [`Moto`](moto::Moto) a Cloud Map
+//! API server, a [`Lab`](hosts::Lab) a network of real network namespaces.
+//! `scripts/setup` installs the programs that they start.
+//! Every process started here dies with the process that started it, even when that one is killed.
+//!
+//! Must not depend on the crates under test: it starts the control plane as a user does, from its binary.
+
+pub mod app;
+pub mod chi_square;
+pub mod envoy;
+pub mod hosts;
+pub mod http;
+pub mod interception;
+pub mod load;
+pub mod moto;
+pub mod process;
+pub mod static_bootstrap;
+pub mod tools;

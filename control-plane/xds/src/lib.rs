@@ -1,1 +1,36 @@
-//! A generic xDS server.
+//! A generic xDS v3 server: state of the world and incremental, aggregated and one service for each type.
+//!
+//! In: a [`Store`] that somebody commits [`Resource`](evermesh_proto::Resource)s and
+//! [`View`](evermesh_proto::View)s to. Out: streams that tell each client what it subscribes to of its
+//! view, and a [`Registry`] of what the clients made of it.
+//!
+//! A stream is a [`Connection`], a machine without I/O: requests and changed ids in, responses out, the
+//! same for both [`Flavour`]s but for the messages. The server polls it from the response body, so a
+//! stream has no task, no channel and no queue: it has a set of ids that may be stale, and reads the
+//! newest when the client has room for it.
+//!
+//! Must not know App Mesh, Kubernetes, or the fields of any resource.
+
+mod barrier;
+mod body;
+mod connection;
+mod delta;
+mod entry;
+mod frame;
+mod metrics;
+mod registry;
+mod server;
+mod signal;
+mod sotw;
+mod store;
+mod subscription;
+mod verdict;
+
+pub use connection::{Connection, Flavour, Protocol, ResourceStatus};
+pub use delta::Delta;
+pub use metrics::{Counter, Metrics};
+pub use registry::{ProxyStatus, Registry, VerdictSink};
+pub use server::{Identify, Options, routes, serve};
+pub use sotw::Sotw;
+pub use store::{Commit, Store};
+pub use verdict::{Outcome, ProxyId, Rejection, Verdict};

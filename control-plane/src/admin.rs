@@ -1,0 +1,180 @@
+//! The admin interface: probes, metrics and what an operator asks when something is odd.
+//!
+//! Reads what the engine published and what the xDS server keeps. Must not change anything, and must
+//! not be reachable from outside: it shows the whole configuration.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use axum::{
+    Json, Router,
+    extract::{Query, State},
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use evermesh_proto::{Key, Resource, ResourceType, View, json};
+use evermesh_xds::{Registry, Store};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::{net::TcpListener, sync::watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::{changes::Changes, engine::Published, metrics::Metrics};
+
+/// What the pages read.
+#[derive(Clone)]
+pub struct Sources {
+    /// The engine's newest turn.
+    pub published: watch::Receiver<Arc<Published>>,
+    /// What is served.
+    pub store: Arc<Store>,
+    /// Who is connected.
+    pub registry: Arc<Registry>,
+    /// How long changes took.
+    pub changes: Arc<Changes>,
+    /// The metric families.
+    pub metrics: Arc<Metrics>,
+}
+
+/// Serves the admin interface until cancelled.
+pub async fn serve(listener: TcpListener, sources: Sources, shutdown: CancellationToken) -> std::io::Result<()> {
+    axum::serve(listener, router(sources))
+        .with_graceful_shutdown(shutdown.cancelled_owned())
+        .await
+}
+
+fn router(sources: Sources) -> Router {
+    Router::new()
+        .route("/livez", get(|| async { "ok\n" }))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics))
+        .route("/debug/graph", get(graph))
+        .route("/debug/problems", get(problems))
+        .route("/debug/resources", get(resources))
+        .route("/debug/proxies", get(proxies))
+        .route("/debug/changes", get(changes))
+        .with_state(sources)
+}
+
+/// 200 once the first full turn is served, 503 with what is missing before.
+async fn readyz(State(sources): State<Sources>) -> Response {
+    let waiting_for = sources.published.borrow().waiting_for.clone();
+    if waiting_for.is_empty() {
+        "ok\n".into_response()
+    } else {
+        let text = format!("waiting for {}\n", waiting_for.join(", "));
+        (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
+    }
+}
+
+async fn metrics(State(sources): State<Sources>) -> Response {
+    match sources.metrics.encode() {
+        Ok(text) => ([(header::CONTENT_TYPE, Metrics::CONTENT_TYPE)], text).into_response(),
+        Err(error) => failed(error),
+    }
+}
+
+/// The resolved graph: meshes, nodes, services, routers, gateways and endpoints.
+async fn graph(State(sources): State<Sources>) -> Response {
+    let published = Arc::clone(&sources.published.borrow());
+    off_the_worker(move || {
+        let mut graph = serde_json::to_value(&*published.graph)?;
+        for (node, endpoints) in &published.endpoints {
+            graph["endpoints"][node.to_string()] = serde_json::to_value(&**endpoints)?;
+        }
+        Ok(graph)
+    })
+    .await
+}
+
+/// Everything found wrong in what was read.
+async fn problems(State(sources): State<Sources>) -> Response {
+    let published = Arc::clone(&sources.published.borrow());
+    off_the_worker(move || Ok(serde_json::to_value(&*published.problems)?)).await
+}
+
+/// `?proxy=mesh/M/virtualNode/N` narrows to what one proxy may see, and shows the contents;
+/// `&type=route` narrows to one type.
+#[derive(Debug, Deserialize)]
+struct Narrow {
+    proxy: Option<String>,
+    r#type: Option<String>,
+}
+
+async fn resources(State(sources): State<Sources>, Query(narrow): Query<Narrow>) -> Response {
+    let kinds: Vec<ResourceType> = match &narrow.r#type {
+        None => ResourceType::ALL.to_vec(),
+        Some(word) => match ResourceType::ALL.into_iter().find(|kind| kind.as_str() == word) {
+            Some(kind) => vec![kind],
+            None => {
+                let text = format!("type `{word}` is none of cluster, endpoint, listener, route, secret\n");
+                return (StatusCode::BAD_REQUEST, text).into_response();
+            }
+        },
+    };
+    let Some(proxy) = narrow.proxy else {
+        return off_the_worker(move || Ok(overview(&sources.store.views(), &kinds))).await;
+    };
+    let Some(view) = sources.store.view(&proxy) else {
+        let text = format!("nothing is served to `{proxy}`; /debug/resources lists the proxies that are known\n");
+        return (StatusCode::NOT_FOUND, text).into_response();
+    };
+    off_the_worker(move || {
+        kinds
+            .iter()
+            .flat_map(|kind| view.of_type(*kind))
+            .filter_map(|key| sources.store.get(key).map(|resource| shown(key, &resource)))
+            .collect()
+    })
+    .await
+}
+
+/// How many resources of each type each proxy may see.
+fn overview(views: &[(Arc<str>, Arc<View>)], kinds: &[ResourceType]) -> Value {
+    views
+        .iter()
+        .map(|(name, view)| {
+            let counts: BTreeMap<&str, usize> = kinds
+                .iter()
+                .map(|kind| (kind.as_str(), view.of_type(*kind).len()))
+                .collect();
+            (name.to_string(), json!(counts))
+        })
+        .collect()
+}
+
+/// One resource with its content as protobuf JSON.
+fn shown(key: &Key, resource: &Resource) -> anyhow::Result<Value> {
+    Ok(json!({
+        "type": key.kind.as_str(),
+        "name": key.name,
+        "shared": key.scope.is_none(),
+        "version": resource.version.to_string(),
+        "bytes": resource.body.len(),
+        "origins": resource.origins,
+        "content": json::encoded_to_json(resource.kind.message_name(), &resource.body)?,
+    }))
+}
+
+/// Connected proxies: who they are, what each was sent, ACKed and refused.
+async fn proxies(State(sources): State<Sources>) -> Response {
+    off_the_worker(move || Ok(serde_json::to_value(sources.registry.list())?)).await
+}
+
+/// The newest changes and how long each took to the last ACK.
+async fn changes(State(sources): State<Sources>) -> Response {
+    Json(sources.changes.list()).into_response()
+}
+
+/// Builds a page where it cannot hold up anything else.
+async fn off_the_worker(page: impl FnOnce() -> anyhow::Result<Value> + Send + 'static) -> Response {
+    match tokio::task::spawn_blocking(page).await {
+        Ok(Ok(page)) => Json(page).into_response(),
+        Ok(Err(error)) => failed(error),
+        Err(error) => failed(error),
+    }
+}
+
+fn failed(error: impl std::fmt::Display) -> Response {
+    (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response()
+}

@@ -1,0 +1,188 @@
+//! `evermesh serve`: channels, tasks and their end. One function a part, no logic.
+
+use std::{sync::Arc, thread, time::Duration};
+
+use anyhow::{Context, anyhow};
+use evermesh_model::{ProxyKind, ResourceName};
+use evermesh_proto::core;
+use evermesh_xds::{Options, Registry, Store};
+use tokio::{
+    net::TcpListener,
+    runtime::{Builder, Handle},
+    signal::unix::{SignalKind, signal},
+    sync::{mpsc, oneshot, watch},
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    admin,
+    args::ServeArgs,
+    changes::{self, Changes, Event},
+    engine::{Engine, Outputs, Published},
+    metrics::Metrics,
+    source::{self, Batch, cloud_map, file},
+    telemetry,
+};
+
+/// Batches that may wait for the engine before sources are held back.
+const QUEUE: usize = 256;
+
+/// Serves until SIGTERM or SIGINT.
+///
+/// # Errors
+/// An address cannot be bound, a setting is malformed, or a part ended that should not have.
+pub fn serve(args: &ServeArgs) -> anyhow::Result<()> {
+    rustls::crypto::aws_lc_rs::default_provider()
+        .install_default()
+        .map_err(|_| anyhow!("a crypto provider is already installed"))?;
+    let streams = Builder::new_multi_thread()
+        .worker_threads(args.xds_threads.into())
+        .thread_name("xds")
+        .enable_all()
+        .build()?;
+    let main = Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name("main")
+        .enable_all()
+        .build()?;
+    let traces = main.block_on(async { telemetry::install(&args.telemetry) })?;
+    let served = main.block_on(run(args, streams.handle()));
+    streams.shutdown_timeout(Duration::from_millis(100));
+    main.shutdown_timeout(Duration::from_millis(100));
+    drop(traces);
+    served
+}
+
+async fn run(args: &ServeArgs, streams: &Handle) -> anyhow::Result<()> {
+    let xds_listener = bind(args.xds_address, "--xds-address").await?;
+    let admin_listener = bind(args.admin_address, "--admin-address").await?;
+    let shutdown = CancellationToken::new();
+    let mut tasks = JoinSet::new();
+
+    let (batches, queue) = mpsc::channel::<Batch>(QUEUE);
+    let (wanted, wanted_services) = watch::channel(Arc::default());
+    let (published, newest) = watch::channel(Arc::new(Published::default()));
+    let (events, announced) = mpsc::unbounded_channel();
+    let store = Store::new();
+    let registry = Registry::new(Some(verdicts_to(events.clone())));
+    let metrics = Arc::new(Metrics::new(Arc::clone(&store), newest.clone()));
+    let changes = Arc::new(Changes::default());
+
+    let outputs = Outputs {
+        store: Arc::clone(&store),
+        wanted,
+        published,
+        events,
+        metrics: Arc::clone(&metrics),
+    };
+    let engine = spawn_engine(Engine::new([SourceName::Files], outputs), queue)?;
+    spawn_sources(&mut tasks, args, batches, wanted_services, &shutdown);
+
+    let mut options = Options::new(Arc::new(|node, _| identify(node)));
+    options.shutdown = shutdown.clone();
+    let serving = evermesh_xds::serve(xds_listener, Arc::clone(&store), Arc::clone(&registry), options);
+    tasks.spawn_on(async move { serving.await.context("the xDS server failed") }, streams);
+    tasks.spawn(part(changes::track(
+        announced,
+        Arc::clone(&registry),
+        Arc::clone(&changes),
+        Arc::clone(&metrics),
+        shutdown.clone(),
+    )));
+    let pages = admin::Sources {
+        published: newest,
+        store,
+        registry,
+        changes,
+        metrics,
+    };
+    let serving = admin::serve(admin_listener, pages, shutdown.clone());
+    tasks.spawn(async move { serving.await.context("the admin server failed") });
+
+    tracing::info!(xds = %args.xds_address, admin = %args.admin_address, config = %args.config.display(), "serving");
+    let ended = until_the_end(&mut tasks, engine).await;
+    shutdown.cancel();
+    if tokio::time::timeout(args.shutdown_timeout, async { while tasks.join_next().await.is_some() {} })
+        .await
+        .is_err()
+    {
+        tracing::warn!("streams did not end in time");
+    }
+    ended
+}
+
+/// Waits for a signal, which is a good end, or for a part that ended by itself, which is not.
+async fn until_the_end(tasks: &mut JoinSet<anyhow::Result<()>>, engine: oneshot::Receiver<()>) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = terminate.recv() => tracing::info!("SIGTERM: shutting down"),
+        _ = interrupt.recv() => tracing::info!("SIGINT: shutting down"),
+        _ = engine => return Err(anyhow!("the engine ended")),
+        Some(ended) = tasks.join_next() => {
+            ended.context("a part panicked")??;
+            return Err(anyhow!("a part ended by itself"));
+        }
+    }
+    Ok(())
+}
+
+async fn bind(address: SocketAddr, flag: &str) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address)
+        .await
+        .with_context(|| format!("{flag} {address}: cannot listen there"))
+}
+
+/// The engine's own thread. The receiver hears when it ends, in whichever way.
+fn spawn_engine(engine: Engine, queue: mpsc::Receiver<Batch>) -> anyhow::Result<oneshot::Receiver<()>> {
+    let (alive, ended) = oneshot::channel();
+    thread::Builder::new().name("engine".into()).spawn(move || {
+        let _alive = alive;
+        engine.run(queue);
+    })?;
+    Ok(ended)
+}
+
+fn spawn_sources(
+    tasks: &mut JoinSet<anyhow::Result<()>>,
+    args: &ServeArgs,
+    batches: mpsc::Sender<Batch>,
+    wanted: watch::Receiver<Arc<BTreeSet<CloudMapService>>>,
+    shutdown: &CancellationToken,
+) {
+    let files = file::run(args.config.clone(), batches.clone(), shutdown.clone());
+    tasks.spawn(part(files));
+    let options = CloudMapOptions {
+        endpoint: args.cloud_map.cloud_map_endpoint.clone(),
+        interval: args.cloud_map.cloud_map_interval,
+    };
+    tasks.spawn(part(cloud_map::run(options, wanted, batches, shutdown.clone())));
+}
+
+/// A task that has nothing to fail with.
+async fn part(task: impl Future<Output = ()>) -> anyhow::Result<()> {
+    task.await;
+    Ok(())
+}
+
+/// Verdicts on their way to the tracker, with the moment at which they were read.
+fn verdicts_to(events: mpsc::UnboundedSender<Event>) -> VerdictSink {
+    Arc::new(move |verdict| {
+        // The tracker is gone only when the process is about to be.
+        let _ = events.send(Event::Verdict(verdict, Instant::now()));
+    })
+}
+
+/// From a folder there is nothing to check an identity against, so the node id is believed; listen where
+/// only your own proxies can reach.
+fn identify(node: &core::Node) -> Result<Arc<str>, Status> {
+    let name: ResourceName = node
+        .id
+        .parse()
+        .map_err(|error: InvalidResourceName| Status::invalid_argument(format!("node.id: {error}")))?;
+    if name.kind == ProxyKind::VirtualRouter {
+        return Err(Status::invalid_argument(format!("node.id: {name} is not a proxy")));
+    }
+    Ok(name.to_string().into())
+}

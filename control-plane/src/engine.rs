@@ -1,0 +1,345 @@
+//! The single writer: owns the inputs and the memos, takes in changes and runs one turn at a time.
+//!
+//! It runs on a thread of its own. There is no timer: it takes whatever is queued, runs one turn over all
+//! of it and commits; under load the batch grows by itself, at rest a change leaves at once. A turn is
+//! `ingest::build` and `translate::derive`, both pure; when nothing but endpoints changed it is the short
+//! cut, which remakes their `ClusterLoadAssignment`s alone and comes to the same bytes.
+//!
+//! **Nothing is committed before every source has been read once and Cloud Map has answered for every
+//! service in use**: a restart never serves less than what is known.
+//!
+//! Must not do I/O, and must not convert or translate.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Instant,
+};
+
+use evermesh_ingest::{BuildMemo, Built, Inputs};
+use evermesh_model::{CloudMapFailure, CloudMapService, CloudMapState, Endpoint, Graph, Problem, ResourceName};
+use evermesh_proto::{Key, Resource};
+use evermesh_translate::{DeriveMemo, Derived};
+use evermesh_xds::Store;
+use tokio::sync::{mpsc, watch};
+use tracing::{Span, info_span};
+
+use crate::{
+    changes::{self, Event},
+    metrics::Metrics,
+    source::{Batch, Change, SourceName},
+};
+
+/// Changes taken in before a turn; what is beyond waits for the next.
+const DRAINED: usize = 4096;
+
+/// The result of the newest turn, for whoever wants to look.
+#[derive(Debug, Default)]
+pub struct Published {
+    /// The graph of the last full turn.
+    pub graph: Arc<Graph>,
+    /// Endpoints that changed since.
+    pub endpoints: BTreeMap<ResourceName, Arc<Vec<Endpoint>>>,
+    /// Everything found wrong, ascending.
+    pub problems: Arc<[Problem]>,
+    /// What is still to come before the first commit; empty from then on.
+    pub waiting_for: Vec<String>,
+}
+
+/// Where the engine's results go.
+pub struct Outputs {
+    /// What is served.
+    pub store: Arc<Store>,
+    /// Which Cloud Map services to follow.
+    pub wanted: watch::Sender<Arc<BTreeSet<CloudMapService>>>,
+    /// The newest turn.
+    pub published: watch::Sender<Arc<Published>>,
+    /// Announcements of commits.
+    pub events: mpsc::UnboundedSender<Event>,
+    /// How long turns take.
+    pub metrics: Arc<Metrics>,
+}
+
+/// The engine's state.
+pub struct Engine {
+    inputs: Inputs,
+    build: BuildMemo,
+    derive: DeriveMemo,
+    built: Built,
+    derived: Derived,
+    users: BTreeMap<CloudMapService, Vec<ResourceName>>,
+    /// Endpoints newer than those of `built.graph`.
+    endpoints: BTreeMap<ResourceName, Arc<Vec<Endpoint>>>,
+    source_problems: BTreeMap<Arc<str>, Vec<Problem>>,
+    problems: Arc<[Problem]>,
+    unsynced: BTreeSet<SourceName>,
+    committed: bool,
+    outputs: Outputs,
+}
+
+/// What a batch of changes asks for.
+#[derive(Default)]
+struct Work {
+    /// Something other than endpoints changed.
+    full: bool,
+    /// Only problems of sources changed.
+    problems: bool,
+    cloud_map: BTreeSet<CloudMapService>,
+    origins: BTreeSet<Arc<str>>,
+    noticed: Option<Instant>,
+}
+
+impl Engine {
+    /// An engine without inputs that waits for these sources.
+    pub fn new(sources: impl IntoIterator<Item = SourceName>, outputs: Outputs) -> Self {
+        Self {
+            inputs: Inputs::default(),
+            build: BuildMemo::default(),
+            derive: DeriveMemo::default(),
+            built: Built::default(),
+            derived: Derived::default(),
+            users: BTreeMap::new(),
+            endpoints: BTreeMap::new(),
+            source_problems: BTreeMap::new(),
+            problems: Arc::default(),
+            unsynced: sources.into_iter().collect(),
+            committed: false,
+            outputs,
+        }
+    }
+
+    /// Works until every source has hung up.
+    pub fn run(mut self, mut batches: mpsc::Receiver<Batch>) {
+        let mut queue = Vec::new();
+        while batches.blocking_recv_many(&mut queue, DRAINED) > 0 {
+            self.step(queue.drain(..));
+        }
+    }
+
+    /// Takes these batches in and runs one turn over all of them.
+    pub fn step(&mut self, batches: impl IntoIterator<Item = Batch>) {
+        let mut work = Work::default();
+        for batch in batches {
+            self.take_in(batch, &mut work);
+        }
+        self.turn(&work);
+    }
+
+    fn take_in(&mut self, batch: Batch, work: &mut Work) {
+        work.noticed = Some(work.noticed.map_or(batch.noticed, |noticed| noticed.min(batch.noticed)));
+        work.origins.extend(batch.origins);
+        for change in batch.changes {
+            match change {
+                Change::Object { object, value } => work.full |= self.inputs.apply(object, value),
+                Change::Problems { origin, problems } => {
+                    work.problems = true;
+                    if problems.is_empty() {
+                        self.source_problems.remove(&origin);
+                    } else {
+                        self.source_problems.insert(origin, problems);
+                    }
+                }
+                Change::CloudMap { service, state } => {
+                    let before = self.inputs.cloud_map.get(&service);
+                    work.full |= failure(before) != failure(Some(&state));
+                    work.cloud_map.insert(service.clone());
+                    self.inputs.set_cloud_map(service, Some(state));
+                }
+                Change::Synced(source) => {
+                    self.unsynced.remove(&source);
+                    work.full = true;
+                }
+            }
+        }
+    }
+
+    fn turn(&mut self, work: &Work) {
+        let started = Instant::now();
+        let span = info_span!(
+            "change",
+            origins = ?work.origins,
+            acked_ms = tracing::field::Empty,
+            rejected = tracing::field::Empty,
+        );
+        let _entered = span.enter();
+        let noticed = work.noticed.unwrap_or(started);
+        let origins: Vec<Arc<str>> = work.origins.iter().cloned().collect();
+        let kind = if work.full || !self.committed {
+            self.full_turn(noticed, origins, &span);
+            "full"
+        } else {
+            self.endpoints_turn(&work.cloud_map, noticed, origins, &span);
+            "endpoints"
+        };
+        if work.full || work.problems {
+            self.problems = self.all_problems();
+        }
+        self.publish();
+        self.outputs.metrics.turn(kind, started.elapsed());
+    }
+}
+
+impl Engine {
+    /// Everything: build, derive, and commit what came out different.
+    fn full_turn(&mut self, noticed: Instant, origins: Vec<Arc<str>>, span: &Span) {
+        self.built = info_span!("build").in_scope(|| evermesh_ingest::build(&self.inputs, &mut self.build));
+        self.users = evermesh_ingest::cloud_map_users(&self.built.graph);
+        self.endpoints.clear();
+        let wanted: BTreeSet<CloudMapService> = self.users.keys().cloned().collect();
+        self.outputs.wanted.send_if_modified(|current| {
+            let modified = **current != wanted;
+            if modified {
+                *current = Arc::new(wanted);
+            }
+            modified
+        });
+        if !self.waiting_for().is_empty() {
+            return;
+        }
+        let derived = info_span!("derive").in_scope(|| evermesh_translate::derive(&self.built.graph, &mut self.derive));
+        let difference = Difference::between(&self.derived, &derived);
+        self.derived = derived;
+        self.commit(difference, noticed, origins, span);
+    }
+
+    /// The short cut: the endpoints of the nodes that use these services, and nothing else.
+    fn endpoints_turn(
+        &mut self,
+        services: &BTreeSet<CloudMapService>,
+        noticed: Instant,
+        origins: Vec<Arc<str>>,
+        span: &Span,
+    ) {
+        let graph = Arc::clone(&self.built.graph);
+        let mut difference = Difference::default();
+        let nodes = services.iter().filter_map(|service| self.users.get(service)).flatten();
+        for name in nodes {
+            let (Some(node), Some(mesh)) = (graph.nodes.get(name), graph.meshes.get(&name.mesh)) else {
+                continue;
+            };
+            let (endpoints, _) = evermesh_ingest::endpoints(node, mesh, &self.inputs);
+            for (key, resource) in evermesh_translate::load_assignments(node, &endpoints) {
+                let last = self.derived.resources.get(&key);
+                if last.is_some_and(|last| last.version == resource.version) {
+                    continue;
+                }
+                difference.upsert(last.is_some(), &key, &resource);
+                self.derived.resources.insert(key, resource);
+            }
+            self.endpoints.insert(name.clone(), Arc::new(endpoints));
+        }
+        self.commit(difference, noticed, origins, span);
+    }
+
+    fn commit(&mut self, difference: Difference, noticed: Instant, origins: Vec<Arc<str>>, span: &Span) {
+        if self.committed && difference.is_empty() {
+            return;
+        }
+        // Announced first: an ACK must find its commit known. Nobody listening is no reason to stop.
+        let _ = self.outputs.events.send(Event::Commit(changes::Commit {
+            noticed,
+            origins,
+            deliveries: self.outputs.store.watchers(difference.changed.iter().map(|(key, _)| key)),
+            changed: difference.changed,
+            span: span.clone(),
+        }));
+        info_span!("commit").in_scope(|| self.outputs.store.commit(difference.commit));
+        if !self.committed {
+            self.committed = true;
+            tracing::info!(
+                proxies = self.derived.views.len(),
+                resources = self.derived.resources.len(),
+                "ready"
+            );
+        }
+    }
+
+    /// What must come before the first commit.
+    fn waiting_for(&self) -> Vec<String> {
+        if self.committed {
+            return Vec::new();
+        }
+        let sources = self.unsynced.iter().map(SourceName::to_string);
+        let services = self
+            .users
+            .keys()
+            .filter(|service| !self.inputs.cloud_map.contains_key(service))
+            .map(|service| format!("cloud-map:{service}"));
+        sources.chain(services).collect()
+    }
+
+    fn all_problems(&self) -> Arc<[Problem]> {
+        let mut problems: Vec<Problem> = self.source_problems.values().flatten().cloned().collect();
+        problems.extend(self.built.problems.iter().cloned());
+        problems.sort();
+        problems.dedup();
+        problems.into()
+    }
+
+    fn publish(&self) {
+        self.outputs.published.send_replace(Arc::new(Published {
+            graph: Arc::clone(&self.built.graph),
+            endpoints: self.endpoints.clone(),
+            problems: Arc::clone(&self.problems),
+            waiting_for: self.waiting_for(),
+        }));
+    }
+}
+
+fn failure(state: Option<&Arc<CloudMapState>>) -> Option<&CloudMapFailure> {
+    state.and_then(|state| state.failure.as_ref())
+}
+
+/// What differs between two derivations.
+#[derive(Default)]
+struct Difference {
+    commit: evermesh_xds::Commit,
+    /// Of the upserts, those that were there before with another content.
+    changed: Vec<(Key, evermesh_proto::Version)>,
+}
+
+impl Difference {
+    fn between(old: &Derived, new: &Derived) -> Self {
+        let mut difference = Self::default();
+        walk(&old.resources, &new.resources, |key, old, new| match (old, new) {
+            (Some(old), Some(new)) if Arc::ptr_eq(old, new) || old.version == new.version => {}
+            (old, Some(new)) => difference.upsert(old.is_some(), key, new),
+            (_, None) => difference.commit.removals.push(key.clone()),
+        });
+        walk(&old.views, &new.views, |name, old, new| match (old, new) {
+            (Some(old), Some(new)) if Arc::ptr_eq(old, new) || old == new => {}
+            (_, new) => difference.commit.views.push((Arc::clone(name), new.cloned())),
+        });
+        difference
+    }
+
+    fn upsert(&mut self, known: bool, key: &Key, resource: &Arc<Resource>) {
+        if known {
+            self.changed.push((key.clone(), resource.version));
+        }
+        self.commit.upserts.push((key.clone(), Arc::clone(resource)));
+    }
+
+    fn is_empty(&self) -> bool {
+        self.commit.upserts.is_empty() && self.commit.removals.is_empty() && self.commit.views.is_empty()
+    }
+}
+
+/// Walks two ordered maps at once and visits every key of either.
+fn walk<K: Ord, V>(old: &BTreeMap<K, V>, new: &BTreeMap<K, V>, mut visit: impl FnMut(&K, Option<&V>, Option<&V>)) {
+    let (mut olds, mut news) = (old.iter().peekable(), new.iter().peekable());
+    loop {
+        match (olds.peek().map(|(key, _)| *key), news.peek().map(|(key, _)| *key)) {
+            (None, None) => return,
+            (Some(key), other) if other.is_none_or(|other| key < other) => {
+                visit(key, olds.next().map(|(_, value)| value), None);
+            }
+            (other, Some(key)) if other.is_none_or(|other| key < other) => {
+                visit(key, None, news.next().map(|(_, value)| value));
+            }
+            (Some(key), _) | (_, Some(key)) => {
+                visit(key, olds.next().map(|(_, value)| value), news.next().map(|(_, value)| value));
+            }
+        }
+    }
+}

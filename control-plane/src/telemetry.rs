@@ -1,0 +1,65 @@
+//! Logs to standard error, and traces over OTLP where a collector is configured.
+
+use anyhow::Context;
+use opentelemetry::trace::TracerProvider;
+use opentelemetry_otlp::WithExportConfig;
+use opentelemetry_sdk::{Resource, trace::SdkTracerProvider};
+use tracing_subscriber::{EnvFilter, Layer, layer::SubscriberExt, util::SubscriberInitExt};
+
+use crate::args::{LogFormat, TelemetryArgs};
+
+/// What must outlive the work: dropped last, it sends the traces that are still held.
+#[must_use]
+pub struct Guard(Option<SdkTracerProvider>);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if let Some(provider) = self.0.take()
+            && let Err(error) = provider.shutdown()
+        {
+            tracing::warn!(%error, "the last traces were not delivered");
+        }
+    }
+}
+
+/// Installs the subscriber of this process.
+///
+/// # Errors
+/// The filter or the collector's address is malformed, or a subscriber is already installed.
+pub fn install(args: &TelemetryArgs) -> anyhow::Result<Guard> {
+    let filter = EnvFilter::try_new(&args.log)
+        .with_context(|| format!("--log {}: not a level or a list of directives", args.log))?;
+    let log = match args.log_format {
+        LogFormat::Human => tracing_subscriber::fmt::layer()
+            .with_writer(std::io::stderr)
+            .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+            .boxed(),
+        LogFormat::Json => tracing_subscriber::fmt::layer()
+            .json()
+            .flatten_event(true)
+            .with_writer(std::io::stderr)
+            .boxed(),
+    };
+    let provider = args.otlp_endpoint.as_deref().map(tracer_provider).transpose()?;
+    let traces = provider
+        .as_ref()
+        .map(|provider| tracing_opentelemetry::layer().with_tracer(provider.tracer("evermesh")));
+    tracing_subscriber::registry()
+        .with(traces)
+        .with(log.with_filter(filter))
+        .try_init()?;
+    Ok(Guard(provider))
+}
+
+/// Sends spans in batches from a thread of its own.
+fn tracer_provider(endpoint: &str) -> anyhow::Result<SdkTracerProvider> {
+    let exporter = opentelemetry_otlp::SpanExporter::builder()
+        .with_tonic()
+        .with_endpoint(endpoint)
+        .build()
+        .with_context(|| format!("--otlp-endpoint {endpoint}"))?;
+    Ok(SdkTracerProvider::builder()
+        .with_batch_exporter(exporter)
+        .with_resource(Resource::builder().with_service_name("evermesh").build())
+        .build())
+}

@@ -1,0 +1,234 @@
+//! AWS Cloud Map, served on loopback by moto.
+//!
+//! Two habits of moto differ from AWS and matter to tests:
+//! the revision of a service is a sum over the instances that are registered at the moment, so it also falls, and
+//! replacing one instance by another may leave it unchanged; and registering an id twice lists it twice.
+
+use std::{
+    collections::BTreeMap,
+    net::{Ipv4Addr, SocketAddr, TcpListener},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail};
+use bytes::Bytes;
+use http::Request;
+use http_body_util::Full;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::{
+    http::Address,
+    process::{self, Process},
+    tools,
+};
+
+/// Python needs a few seconds on a busy machine.
+const START: Duration = Duration::from_mins(1);
+
+/// What AWS clients sign with; moto reads only that the scope is Cloud Map's.
+const AUTHORIZATION: &str = "AWS4-HMAC-SHA256 Credential=test/20260101/us-east-1/servicediscovery/aws4_request, \
+                             SignedHeaders=host, Signature=none";
+
+/// Instances by id, each with its attributes.
+type Instances = BTreeMap<String, BTreeMap<String, String>>;
+
+/// A running Cloud Map.
+#[derive(Debug)]
+pub struct Moto {
+    listen: SocketAddr,
+    address: Address,
+    dir: TempDir,
+    process: Option<Process>,
+    /// What was registered, by namespace and service, to be registered again after a restart.
+    registry: BTreeMap<String, BTreeMap<String, Instances>>,
+}
+
+impl Moto {
+    /// Starts a Cloud Map on a free port of loopback.
+    pub async fn start() -> Result<Self> {
+        let listen = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
+        let dir = tempfile::Builder::new()
+            .prefix("evermesh-moto-")
+            .tempdir()?;
+        let mut moto = Self {
+            listen,
+            address: Address::Tcp(listen),
+            dir,
+            process: None,
+            registry: BTreeMap::new(),
+        };
+        moto.run().await?;
+        Ok(moto)
+    }
+
+    async fn run(&mut self) -> Result<()> {
+        let (ip, port) = (self.listen.ip().to_string(), self.listen.port().to_string());
+        let mut server = process::command(tools::installed("moto/bin/moto_server")?);
+        server.args(["--host", &ip, "--port", &port]);
+        let mut process = Process::spawn("moto", server, &self.dir.path().join("moto.log"))?;
+        let address = self.address.clone();
+        process
+            .wait_until("ready", START, async || {
+                address.get("/moto-api/data.json").await.is_ok()
+            })
+            .await?;
+        self.process = Some(process);
+        Ok(())
+    }
+
+    /// The URL to give to an AWS client as its endpoint.
+    pub fn endpoint(&self) -> String {
+        format!("http://{}", self.listen)
+    }
+
+    /// Ends the server: from now on connections are refused.
+    pub fn stop(&mut self) {
+        self.process = None;
+    }
+
+    /// Starts the server again on the same port, with everything registered as before.
+    pub async fn restart(&mut self) -> Result<()> {
+        self.stop();
+        self.run().await?;
+        for (namespace, services) in std::mem::take(&mut self.registry) {
+            self.create_http_namespace(&namespace).await?;
+            for (service, instances) in services {
+                self.create_service(&namespace, &service).await?;
+                for (id, attributes) in instances {
+                    self.register_attributes(&namespace, &service, &id, attributes)
+                        .await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Creates a namespace that is found by API calls only.
+    pub async fn create_http_namespace(&mut self, name: &str) -> Result<()> {
+        self.call("CreateHttpNamespace", &json!({"Name": name}))
+            .await?;
+        self.registry.entry(name.to_owned()).or_default();
+        Ok(())
+    }
+
+    /// Creates a service in a namespace.
+    pub async fn create_service(&mut self, namespace: &str, name: &str) -> Result<()> {
+        let namespace_id = self.namespace_id(namespace).await?;
+        self.call(
+            "CreateService",
+            &json!({"Name": name, "NamespaceId": namespace_id}),
+        )
+        .await?;
+        self.registry
+            .entry(namespace.to_owned())
+            .or_default()
+            .entry(name.to_owned())
+            .or_default();
+        Ok(())
+    }
+
+    /// Registers an instance with its address and further attributes.
+    pub async fn register(
+        &mut self,
+        namespace: &str,
+        service: &str,
+        id: &str,
+        ip: Ipv4Addr,
+        attributes: &[(&str, &str)],
+    ) -> Result<()> {
+        let mut attributes: BTreeMap<_, _> = attributes
+            .iter()
+            .map(|&(key, value)| (key.to_owned(), value.to_owned()))
+            .collect();
+        attributes.insert("AWS_INSTANCE_IPV4".to_owned(), ip.to_string());
+        self.register_attributes(namespace, service, id, attributes)
+            .await
+    }
+
+    /// Registers an instance that has exactly these attributes.
+    pub async fn register_attributes(
+        &mut self,
+        namespace: &str,
+        service: &str,
+        id: &str,
+        attributes: BTreeMap<String, String>,
+    ) -> Result<()> {
+        let service_id = self.service_id(namespace, service).await?;
+        let body = json!({"ServiceId": service_id, "InstanceId": id, "Attributes": attributes});
+        self.call("RegisterInstance", &body).await?;
+        self.instances(namespace, service)
+            .insert(id.to_owned(), attributes);
+        Ok(())
+    }
+
+    /// Removes an instance.
+    pub async fn deregister(&mut self, namespace: &str, service: &str, id: &str) -> Result<()> {
+        let service_id = self.service_id(namespace, service).await?;
+        self.call(
+            "DeregisterInstance",
+            &json!({"ServiceId": service_id, "InstanceId": id}),
+        )
+        .await?;
+        self.instances(namespace, service).remove(id);
+        Ok(())
+    }
+
+    /// The ids of the instances that `DiscoverInstances` returns now.
+    pub async fn discover(&self, namespace: &str, service: &str) -> Result<Vec<String>> {
+        let body = json!({"NamespaceName": namespace, "ServiceName": service});
+        let found = self.call("DiscoverInstances", &body).await?;
+        let instances = found["Instances"]
+            .as_array()
+            .context("DiscoverInstances answered without Instances")?;
+        Ok(instances
+            .iter()
+            .filter_map(|instance| Some(instance["InstanceId"].as_str()?.to_owned()))
+            .collect())
+    }
+
+    fn instances(&mut self, namespace: &str, service: &str) -> &mut Instances {
+        self.registry
+            .entry(namespace.to_owned())
+            .or_default()
+            .entry(service.to_owned())
+            .or_default()
+    }
+
+    async fn namespace_id(&self, name: &str) -> Result<String> {
+        let listed = self.call("ListNamespaces", &json!({})).await?;
+        find_id(&listed["Namespaces"], |namespace| namespace["Name"] == name)
+            .with_context(|| format!("there is no namespace {name}"))
+    }
+
+    async fn service_id(&self, namespace: &str, name: &str) -> Result<String> {
+        let namespace_id = self.namespace_id(namespace).await?;
+        let filters = json!({"Filters": [{"Name": "NAMESPACE_ID", "Values": [namespace_id], "Condition": "EQ"}]});
+        let listed = self.call("ListServices", &filters).await?;
+        find_id(&listed["Services"], |service| service["Name"] == name)
+            .with_context(|| format!("there is no service {name} in {namespace}"))
+    }
+
+    /// One call of Cloud Map's API.
+    async fn call(&self, action: &str, body: &Value) -> Result<Value> {
+        let request = Request::post("/")
+            .header("host", self.listen.to_string())
+            .header("authorization", AUTHORIZATION)
+            .header("content-type", "application/x-amz-json-1.1")
+            .header(
+                "x-amz-target",
+                format!("Route53AutoNaming_v20170314.{action}"),
+            )
+            .body(Full::new(Bytes::from(body.to_string())))?;
+        let answer = self.address.send(request).await?;
+        if !answer.status.is_success() {
+            bail!("{action} {body}: {} {}", answer.status, answer.body);
+        }
+        Ok(serde_json::from_str(&answer.body)?)
+    }
+}
+
+fn find_id(listed: &Value, wanted: impl Fn(&Value) -> bool) -> Option<String> {
+    let found = listed.as_array()?.iter().find(|one| wanted(one))?;
+    Some(found["Id"].as_str()?.to_owned())
+}

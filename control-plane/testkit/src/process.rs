@@ -1,0 +1,151 @@
+//! Child processes that never outlive their parent.
+//!
+//! A [`Process`] is killed when it is dropped.
+//! It is also killed by the kernel when the thread that spawned it ends, so a parent that is killed leaves nothing behind:
+//! spawn from the main thread, from a test's own thread or from a task, and not from `spawn_blocking`.
+
+use std::{
+    ffi::OsStr,
+    fs::{self, File},
+    io::{Read as _, Seek as _, SeekFrom},
+    os::unix::{fs::PermissionsExt as _, process::CommandExt as _},
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail};
+
+/// How much of a log is quoted in an error.
+const TAIL: u64 = 4000;
+
+/// A running child process and its log.
+#[derive(Debug)]
+pub struct Process {
+    name: String,
+    child: Child,
+    log: PathBuf,
+}
+
+/// A command whose process ends with its parent; `setpriv` replaces itself by the program, so the id stays.
+pub fn command(program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", "--"]).arg(program);
+    command
+}
+
+impl Process {
+    /// Starts `command` with its output in the file `log`, in a process group of its own so that Ctrl-C reaches only us.
+    pub fn spawn(name: &str, mut command: Command, log: &Path) -> Result<Self> {
+        let output = File::create(log).with_context(|| format!("creating {}", log.display()))?;
+        // Envoy opens /dev/stdout by name, under a user of its own.
+        output.set_permissions(fs::Permissions::from_mode(0o666))?;
+        command
+            .process_group(0)
+            .stdin(Stdio::null())
+            .stderr(output.try_clone()?)
+            .stdout(output);
+        let child = command
+            .spawn()
+            .with_context(|| format!("starting {name}: {command:?}"))?;
+        Ok(Self {
+            name: name.to_owned(),
+            child,
+            log: log.to_owned(),
+        })
+    }
+
+    /// The process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The end of what the process printed.
+    pub fn log(&self) -> String {
+        let tail = || -> std::io::Result<String> {
+            let mut file = File::open(&self.log)?;
+            let length = file.metadata()?.len();
+            file.seek(SeekFrom::Start(length.saturating_sub(TAIL)))?;
+            let mut bytes = Vec::new();
+            file.read_to_end(&mut bytes)?;
+            Ok(String::from_utf8_lossy(&bytes).into_owned())
+        };
+        tail().unwrap_or_else(|error| format!("{}: {error}", self.log.display()))
+    }
+
+    /// How the process ended, if it has.
+    pub fn exited(&mut self) -> Result<Option<ExitStatus>> {
+        Ok(self.child.try_wait()?)
+    }
+
+    /// Asks the process to end, as Kubernetes does, and waits for it.
+    pub async fn terminate(&mut self, limit: Duration) -> Result<ExitStatus> {
+        run(Command::new("kill").args(["-TERM", &self.id().to_string()]))?;
+        let deadline = Instant::now() + limit;
+        while Instant::now() < deadline {
+            if let Some(status) = self.exited()? {
+                return Ok(status);
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        bail!("{} did not end within {limit:?}: {}", self.name, self.log())
+    }
+
+    /// Ends the process at once.
+    pub fn kill(&mut self) {
+        // Neither fails for a child of ours but when it has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// Waits until `ready` says yes; an end of the process or the limit is an error that quotes the log.
+    pub async fn wait_until(
+        &mut self,
+        what: &str,
+        limit: Duration,
+        mut ready: impl AsyncFnMut() -> bool,
+    ) -> Result<()> {
+        let deadline = Instant::now() + limit;
+        loop {
+            if ready().await {
+                return Ok(());
+            }
+            if let Some(status) = self.exited()? {
+                bail!(
+                    "{} ended before it was {what} ({status}): {}",
+                    self.name,
+                    self.log()
+                );
+            }
+            if Instant::now() > deadline {
+                bail!(
+                    "{} was not {what} within {limit:?}: {}",
+                    self.name,
+                    self.log()
+                );
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// Runs a short command to its end and returns what it printed; a failure is an error with its own words.
+pub fn run(command: &mut Command) -> Result<String> {
+    let output = command
+        .output()
+        .with_context(|| format!("running {command:?}"))?;
+    if !output.status.success() {
+        bail!(
+            "{command:?} failed ({}): {}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}

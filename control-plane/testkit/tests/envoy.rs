@@ -1,0 +1,46 @@
+//! Both Envoys start, answer and judge.
+
+use evermesh_testkit::envoy::{Envoy, EnvoyOptions, Version, validate};
+
+const EMPTY: &str = "static_resources: {}";
+
+#[tokio::test]
+async fn both_versions_start_and_answer() {
+    for version in Version::ALL {
+        let mut envoy = Envoy::start(&EnvoyOptions::new(version, EMPTY)).unwrap();
+        envoy.ready().await.unwrap();
+        assert_eq!(envoy.stat("server.live").await.unwrap(), 1);
+        assert!(envoy.config_dump().await.unwrap()["configs"].is_array());
+        assert!(
+            envoy
+                .admin()
+                .get("/server_info")
+                .await
+                .unwrap()
+                .contains(version.number())
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_bad_bootstrap_is_quoted() {
+    let mut envoy = Envoy::start(&EnvoyOptions::new(
+        Version::Newest,
+        "static_resources: {lorry: 1}",
+    ))
+    .unwrap();
+    let error = envoy.ready().await.unwrap_err().to_string();
+    assert!(error.contains("lorry"), "{error}");
+}
+
+#[test]
+fn validation_quotes_envoy() {
+    for version in Version::ALL {
+        validate(version, EMPTY).unwrap();
+        let error = format!(
+            "{:#}",
+            validate(version, "static_resources: {lorry: 1}").unwrap_err()
+        );
+        assert!(error.contains("lorry"), "{error}");
+    }
+}

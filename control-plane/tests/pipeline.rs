@@ -1,0 +1,324 @@
+//! Whatever happened before, and however it was batched: what is served is what a fresh start would
+//! serve of the same objects, byte for byte.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Instant,
+};
+
+use evermesh::{
+    engine::{Engine, Outputs, Published},
+    metrics::Metrics,
+    source::{Batch, Change},
+};
+use evermesh_ingest::object::parse;
+use evermesh_model::{CloudMapFailure, CloudMapService, CloudMapState, Instance, Kind, ObjectRef};
+use evermesh_proto::{Key, ResourceType, Version};
+use evermesh_xds::Store;
+use proptest::prelude::*;
+use serde_json::{Value, json};
+use tokio::sync::{mpsc, watch};
+
+/// What happens to one object or one Cloud Map service.
+#[derive(Debug, Clone)]
+enum Event {
+    Put(Value),
+    Delete(Kind, &'static str, &'static str),
+    CloudMap(&'static str, Arc<CloudMapState>),
+}
+
+const NODES: [&str; 4] = ["n0", "n1", "n2", "n3"];
+const SERVICES: [&str; 3] = ["s0", "s1", "s2"];
+const ROUTERS: [&str; 2] = ["r0", "r1"];
+const ROUTES: [&str; 3] = ["t0", "t1", "t2"];
+const CLOUD_MAP: [&str; 2] = ["c0", "c1"];
+
+fn object(api: &str, kind: &str, name: &str, spec: &Value) -> Value {
+    json!({"apiVersion": api, "kind": kind, "metadata": {"name": name, "namespace": "shop"}, "spec": spec})
+}
+
+fn app_mesh(kind: &str, name: &str, spec: &Value) -> Value {
+    object("appmesh.k8s.aws/v1beta2", kind, name, spec)
+}
+
+fn mesh() -> impl Strategy<Value = Value> {
+    (prop_oneof![Just("ALLOW_ALL"), Just("DROP_ALL")], prop_oneof![4 => Just(json!({})), 1 => Just(json!({"matchLabels": {"no": "where"}}))]).prop_map(
+        |(egress, selector)| {
+            json!({"apiVersion": "appmesh.k8s.aws/v1beta2", "kind": "Mesh", "metadata": {"name": "m"},
+                "spec": {"egressFilter": {"type": egress}, "namespaceSelector": selector}})
+        },
+    )
+}
+
+fn node() -> impl Strategy<Value = Value> {
+    let discovery = prop_oneof![
+        Just(json!({"dns": {"hostname": "color.shop.svc.cluster.local"}})),
+        Just(json!({"dns": {"hostname": "color.example", "responseType": "ENDPOINTS"}})),
+        proptest::sample::select(&CLOUD_MAP[..]).prop_map(|service| json!({
+            "awsCloudMap": {"namespaceName": "ns", "serviceName": service, "attributes": [{"key": "v", "value": "1"}]}
+        })),
+        proptest::sample::select(&CLOUD_MAP[..])
+            .prop_map(|service| json!({"awsCloudMap": {"namespaceName": "ns", "serviceName": service}})),
+    ];
+    (
+        proptest::sample::select(&NODES[..]),
+        proptest::sample::subsequence(vec![("http", 8080), ("http2", 8081), ("grpc", 8080), ("tcp", 9000)], 0..=3),
+        discovery,
+        proptest::sample::subsequence(SERVICES.to_vec(), 0..=3),
+    )
+        .prop_map(|(name, listeners, discovery, backends)| {
+            let listeners: Vec<Value> = listeners
+                .iter()
+                .map(|(protocol, port)| json!({"portMapping": {"port": port, "protocol": protocol}}))
+                .collect();
+            let backends: Vec<Value> = backends
+                .iter()
+                .map(|service| json!({"virtualService": {"virtualServiceRef": {"name": service}}}))
+                .collect();
+            let spec = json!({"listeners": listeners, "serviceDiscovery": discovery, "backends": backends,
+                "podSelector": {"matchLabels": {"app": name}}});
+            app_mesh("VirtualNode", name, &spec)
+        })
+}
+
+fn service() -> impl Strategy<Value = Value> {
+    let provider = prop_oneof![
+        1 => Just(None),
+        2 => proptest::sample::select(&NODES[..]).prop_map(|name| Some(json!({"virtualNode": {"virtualNodeRef": {"name": name}}}))),
+        3 => proptest::sample::select(&ROUTERS[..]).prop_map(|name| Some(json!({"virtualRouter": {"virtualRouterRef": {"name": name}}}))),
+    ];
+    (
+        proptest::sample::select(&SERVICES[..]),
+        prop_oneof![Just("color.shop"), Just("shape.shop")],
+        provider,
+    )
+        .prop_map(|(name, host, provider)| {
+            let spec = match provider {
+                Some(provider) => json!({"awsName": host, "provider": provider}),
+                None => json!({"awsName": host}),
+            };
+            app_mesh("VirtualService", name, &spec)
+        })
+}
+
+fn rule() -> impl Strategy<Value = Value> {
+    let targets = proptest::collection::vec((proptest::sample::select(&NODES[..]), 0..3u8), 1..3);
+    (prop_oneof![Just("/"), Just("/a"), Just("/a/b")], targets).prop_map(|(prefix, targets)| {
+        let targets: Vec<Value> = targets
+            .iter()
+            .map(|(name, weight)| json!({"virtualNodeRef": {"name": name}, "weight": weight, "port": 8080}))
+            .collect();
+        json!({"match": {"prefix": prefix}, "action": {"weightedTargets": targets}})
+    })
+}
+
+fn router() -> impl Strategy<Value = Value> {
+    (proptest::sample::select(&ROUTERS[..]), proptest::collection::vec(rule(), 0..3)).prop_map(|(name, rules)| {
+        let routes: Vec<Value> = rules
+            .iter()
+            .enumerate()
+            .map(|(index, rule)| json!({"name": format!("t{index}"), "httpRoute": rule}))
+            .collect();
+        let spec = json!({"listeners": [{"portMapping": {"port": 8080, "protocol": "http"}}], "routes": routes});
+        app_mesh("VirtualRouter", name, &spec)
+    })
+}
+
+fn route() -> impl Strategy<Value = Value> {
+    (
+        proptest::sample::select(&ROUTES[..]),
+        proptest::sample::select(&ROUTERS[..]),
+        rule(),
+        proptest::option::of(0..3u16),
+    )
+        .prop_map(|(name, router, rule, priority)| {
+            let mut spec = json!({"virtualRouterRef": {"name": router}, "httpRoute": rule});
+            if let Some(priority) = priority {
+                spec["priority"] = json!(priority);
+            }
+            object("evermesh.dev/v1alpha1", "Route", name, &spec)
+        })
+}
+
+fn gateway() -> impl Strategy<Value = Value> {
+    prop_oneof![
+        Just(app_mesh(
+            "VirtualGateway",
+            "g",
+            &json!({"namespaceSelector": {}, "podSelector": {}, "listeners": [{"portMapping": {"port": 8080, "protocol": "http"}}]})
+        )),
+        (proptest::sample::select(&SERVICES[..]), prop_oneof![Just("/"), Just("/x/")]).prop_map(|(service, prefix)| {
+            app_mesh(
+                "GatewayRoute",
+                "gr",
+                &json!({"httpRoute": {"match": {"prefix": prefix}, "action": {"target":
+                    {"virtualService": {"virtualServiceRef": {"name": service}}, "port": 8080}}}}),
+            )
+        }),
+    ]
+}
+
+fn cloud_map() -> impl Strategy<Value = Event> {
+    let instance = (1..6u8, prop_oneof![Just("1"), Just("2")]).prop_map(|(last, version)| Instance {
+        id: format!("i{last}").into(),
+        ipv4: Some([10, 0, 0, last].into()),
+        ipv6: None,
+        attributes: BTreeMap::from([("v".into(), version.into())]),
+    });
+    let failure = prop_oneof![
+        4 => Just(None),
+        1 => Just(Some(CloudMapFailure::Unavailable("throttled".into()))),
+        1 => Just(Some(CloudMapFailure::NotFound("no such service".into()))),
+    ];
+    (proptest::sample::select(&CLOUD_MAP[..]), proptest::collection::vec(instance, 0..4), failure).prop_map(
+        |(service, mut instances, failure)| {
+            instances.sort_by(|one, other| one.id.cmp(&other.id));
+            instances.dedup_by(|one, other| one.id == other.id);
+            Event::CloudMap(service, Arc::new(CloudMapState { instances, failure }))
+        },
+    )
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    let deleted = prop_oneof![
+        proptest::sample::select(&NODES[..]).prop_map(|name| Event::Delete(Kind::VirtualNode, "shop", name)),
+        proptest::sample::select(&SERVICES[..]).prop_map(|name| Event::Delete(Kind::VirtualService, "shop", name)),
+        proptest::sample::select(&ROUTERS[..]).prop_map(|name| Event::Delete(Kind::VirtualRouter, "shop", name)),
+        proptest::sample::select(&ROUTES[..]).prop_map(|name| Event::Delete(Kind::Route, "shop", name)),
+        Just(Event::Delete(Kind::GatewayRoute, "shop", "gr")),
+        Just(Event::Delete(Kind::Mesh, "", "m")),
+    ];
+    prop_oneof![
+        2 => mesh().prop_map(Event::Put),
+        8 => node().prop_map(Event::Put),
+        6 => service().prop_map(Event::Put),
+        5 => router().prop_map(Event::Put),
+        6 => route().prop_map(Event::Put),
+        2 => gateway().prop_map(Event::Put),
+        5 => cloud_map(),
+        4 => deleted,
+    ]
+}
+
+fn cloud_map_service(name: &str) -> CloudMapService {
+    CloudMapService {
+        namespace: "ns".into(),
+        service: name.into(),
+    }
+}
+
+fn change(event: &Event) -> Change {
+    match event {
+        Event::Put(value) => {
+            let parsed = parse(value.clone());
+            let (object, value) = parsed.object.unwrap_or_else(|| panic!("{:?}", parsed.problems));
+            Change::Object { object, value: Some(value) }
+        }
+        Event::Delete(kind, namespace, name) => Change::Object {
+            object: ObjectRef::new(*kind, *namespace, *name),
+            value: None,
+        },
+        Event::CloudMap(name, state) => Change::CloudMap {
+            service: cloud_map_service(name),
+            state: Arc::clone(state),
+        },
+    }
+}
+
+fn batch(events: &[Event]) -> Batch {
+    Batch {
+        noticed: Instant::now(),
+        origins: Vec::new(),
+        changes: events.iter().map(change).collect(),
+    }
+}
+
+/// What a proxy could see and an operator read.
+#[derive(Debug, PartialEq)]
+struct Outcome {
+    views: BTreeMap<String, Vec<(ResourceType, String, Version)>>,
+    graph: Value,
+    problems: Value,
+}
+
+/// Runs the batches one turn each.
+fn run(batches: &[Vec<Event>]) -> Outcome {
+    let store = Store::new();
+    let (wanted, _wanted) = watch::channel(Arc::new(BTreeSet::new()));
+    let (published, newest) = watch::channel(Arc::new(Published::default()));
+    let (events, _events) = mpsc::unbounded_channel();
+    let outputs = Outputs {
+        store: Arc::clone(&store),
+        wanted,
+        published,
+        events,
+        metrics: Arc::new(Metrics::new()),
+    };
+    let mut engine = Engine::new([], outputs);
+    for events in batches {
+        engine.step([batch(events)]);
+    }
+    let published = newest.borrow().clone();
+    let mut graph = serde_json::to_value(&*published.graph).unwrap();
+    for (node, endpoints) in &published.endpoints {
+        graph["endpoints"][node.to_string()] = serde_json::to_value(&**endpoints).unwrap();
+    }
+    let version = |key: &Key| store.get(key).expect("a view names what is served").version;
+    Outcome {
+        views: store
+            .views()
+            .iter()
+            .map(|(name, view)| {
+                let keys = view.keys().iter();
+                let seen = keys.map(|key| (key.kind, key.name.to_string(), version(key))).collect();
+                (name.to_string(), seen)
+            })
+            .collect(),
+        graph,
+        problems: serde_json::to_value(&published.problems).unwrap(),
+    }
+}
+
+/// The newest of each, in one batch, in another order.
+fn final_inputs(history: &[Event]) -> Vec<Event> {
+    let mut newest = BTreeMap::new();
+    for event in history {
+        let key = match change(event) {
+            Change::Object { object, .. } => object.to_string(),
+            Change::CloudMap { service, .. } => service.to_string(),
+            other => panic!("{other:?}"),
+        };
+        newest.insert(key, event.clone());
+    }
+    newest
+        .into_values()
+        .rev()
+        .filter(|event| !matches!(event, Event::Delete(..)))
+        .collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+
+    #[test]
+    fn any_history_in_any_batching_equals_a_fresh_start(
+        history in proptest::collection::vec(event(), 1..60),
+        cuts in proptest::collection::vec(1..6usize, 60),
+    ) {
+        // Cloud Map has answered before the start: without an answer nothing would be committed.
+        let answered: Vec<Event> = CLOUD_MAP.into_iter().map(|name| Event::CloudMap(name, Arc::default())).collect();
+        let history = [answered, history].concat();
+        let mut batches = vec![history[..2].to_vec()];
+        let mut rest = &history[2..];
+        for cut in cuts {
+            let (batch, later) = rest.split_at(cut.min(rest.len()));
+            batches.push(batch.to_vec());
+            rest = later;
+        }
+        batches.push(rest.to_vec());
+        let lived = run(&batches);
+        let fresh = run(&[final_inputs(&history)]);
+        prop_assert_eq!(lived, fresh);
+    }
+}

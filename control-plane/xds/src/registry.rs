@@ -1,0 +1,198 @@
+//! The connected proxies: who they are, what they were sent and what they answered.
+//!
+//! In: every stream enters itself, and leaves when it ends. Out: snapshots for status and debug pages,
+//! and verdicts to whoever asked for them when the registry was made.
+//! Must not copy what a stream knows: a snapshot reads the stream's own state.
+
+use std::{
+    fmt,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::SystemTime,
+};
+
+use dashmap::DashMap;
+use evermesh_proto::core;
+use parking_lot::Mutex;
+
+use crate::{
+    connection::{Connection, Flavour, ResourceStatus},
+    verdict::{ProxyId, Verdict},
+};
+
+/// Where verdicts go. Called on the stream's task, so it must be quick; it may read the registry.
+pub type VerdictSink = Arc<dyn Fn(Verdict) + Send + Sync>;
+
+/// All connected proxies. A proxy that uses a stream for each type is in it once for each.
+#[derive(Default)]
+pub struct Registry {
+    proxies: DashMap<ProxyId, Arc<Proxy>>,
+    last_id: AtomicU64,
+    sink: Option<VerdictSink>,
+}
+
+/// A connected proxy at one moment.
+#[derive(Debug, Clone)]
+pub struct ProxyStatus {
+    /// The stream.
+    pub id: ProxyId,
+    /// The node id it gave.
+    pub node_id: String,
+    /// The cluster it says it is of.
+    pub node_cluster: String,
+    /// What it runs: its user agent's name, such as `envoy`.
+    pub user_agent: String,
+    /// The view it gets.
+    pub view: Arc<str>,
+    /// Its address, if the connection has one.
+    pub peer: Option<SocketAddr>,
+    /// Incremental or state of the world.
+    pub flavour: Flavour,
+    /// One stream for all types, or one for each.
+    pub aggregated: bool,
+    /// When it connected.
+    pub since: SystemTime,
+    /// What it has of each resource, in the order of types and names.
+    pub resources: Vec<ResourceStatus>,
+}
+
+/// Who is at the other end of a stream.
+#[derive(Debug)]
+pub(crate) struct Peer {
+    pub(crate) node: core::Node,
+    pub(crate) view: Arc<str>,
+    pub(crate) address: Option<SocketAddr>,
+    pub(crate) flavour: Flavour,
+    pub(crate) aggregated: bool,
+}
+
+/// A connected proxy, shared by its stream and the registry.
+#[derive(Debug)]
+pub(crate) struct Proxy {
+    id: ProxyId,
+    node_id: Box<str>,
+    node_cluster: Box<str>,
+    user_agent: Box<str>,
+    view: Arc<str>,
+    address: Option<SocketAddr>,
+    flavour: Flavour,
+    aggregated: bool,
+    since: SystemTime,
+    connection: Mutex<Connection>,
+}
+
+impl Registry {
+    /// An empty registry; verdicts go to the sink, if there is one.
+    pub fn new(sink: Option<VerdictSink>) -> Arc<Self> {
+        Arc::new(Self {
+            sink,
+            ..Self::default()
+        })
+    }
+
+    /// How many streams there are.
+    pub fn len(&self) -> usize {
+        self.proxies.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.proxies.is_empty()
+    }
+
+    /// Every connected proxy, in the order in which they came.
+    pub fn proxies(&self) -> Vec<ProxyStatus> {
+        let mut proxies: Vec<_> = self
+            .proxies
+            .iter()
+            .map(|entry| Arc::clone(entry.value()))
+            .collect();
+        proxies.sort_by_key(|proxy| proxy.id);
+        proxies.iter().map(|proxy| proxy.status()).collect()
+    }
+
+    /// One connected proxy.
+    pub fn proxy(&self, id: ProxyId) -> Option<ProxyStatus> {
+        let proxy = Arc::clone(self.proxies.get(&id)?.value());
+        Some(proxy.status())
+    }
+
+    pub(crate) fn enter(&self, peer: Peer, connection: Connection) -> Arc<Proxy> {
+        let Peer {
+            node,
+            view,
+            address,
+            flavour,
+            aggregated,
+        } = peer;
+        let proxy = Arc::new(Proxy {
+            id: ProxyId(self.last_id.fetch_add(1, Relaxed) + 1),
+            node_id: node.id.into(),
+            node_cluster: node.cluster.into(),
+            user_agent: node.user_agent_name.into(),
+            view,
+            address,
+            flavour,
+            aggregated,
+            since: SystemTime::now(),
+            connection: Mutex::new(connection),
+        });
+        self.proxies.insert(proxy.id, Arc::clone(&proxy));
+        proxy
+    }
+
+    pub(crate) fn leave(&self, proxy: &Proxy) {
+        self.proxies.remove(&proxy.id);
+    }
+
+    /// Lets a stream use its connection, and passes on what its client answered.
+    pub(crate) fn with<R>(&self, proxy: &Proxy, run: impl FnOnce(&mut Connection) -> R) -> R {
+        let mut connection = proxy.connection.lock();
+        let result = run(&mut connection);
+        let reports = connection.take_reports();
+        drop(connection);
+        if let Some(sink) = &self.sink {
+            for (resource, outcome) in reports {
+                sink(Verdict {
+                    proxy: proxy.id,
+                    view: Arc::clone(&proxy.view),
+                    resource,
+                    outcome,
+                });
+            }
+        }
+        result
+    }
+}
+
+impl fmt::Debug for Registry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Registry")
+            .field("proxies", &self.proxies.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Proxy {
+    pub(crate) fn id(&self) -> ProxyId {
+        self.id
+    }
+
+    fn status(&self) -> ProxyStatus {
+        ProxyStatus {
+            id: self.id,
+            node_id: self.node_id.to_string(),
+            node_cluster: self.node_cluster.to_string(),
+            user_agent: self.user_agent.to_string(),
+            view: Arc::clone(&self.view),
+            peer: self.address,
+            flavour: self.flavour,
+            aggregated: self.aggregated,
+            since: self.since,
+            resources: self.connection.lock().resources(),
+        }
+    }
+}
