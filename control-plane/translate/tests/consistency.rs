@@ -22,24 +22,59 @@ const SERVICES: [&str; 4] = ["a.ns", "b.ns", "c.ns", "d.ns"];
 /// One change to a graph.
 #[derive(Debug, Clone)]
 enum Change {
-    Mesh { allow: bool, ipv6: bool },
-    Node { node: usize, ports: usize, backends: Vec<usize>, eds: bool },
-    Endpoints { node: usize, count: u8 },
-    Service { service: usize, provider: usize },
-    Router { router: usize, targets: Vec<(usize, u32)>, tcp: bool },
+    Mesh {
+        allow: bool,
+        ipv6: bool,
+    },
+    Node {
+        node: usize,
+        ports: usize,
+        backends: Vec<usize>,
+        eds: bool,
+    },
+    Endpoints {
+        node: usize,
+        count: u8,
+    },
+    Service {
+        service: usize,
+        provider: usize,
+    },
+    Router {
+        router: usize,
+        targets: Vec<(usize, u32)>,
+        tcp: bool,
+    },
 }
 
 fn change() -> impl Strategy<Value = Change> {
     prop_oneof![
         (any::<bool>(), any::<bool>()).prop_map(|(allow, ipv6)| Change::Mesh { allow, ipv6 }),
-        (0..4_usize, 0..=5_usize, prop::collection::vec(0..4_usize, 0..4), any::<bool>()).prop_map(
-            |(node, ports, backends, eds)| Change::Node { node, ports, backends, eds }
-        ),
+        (
+            0..4_usize,
+            0..=5_usize,
+            prop::collection::vec(0..4_usize, 0..4),
+            any::<bool>()
+        )
+            .prop_map(|(node, ports, backends, eds)| Change::Node {
+                node,
+                ports,
+                backends,
+                eds
+            }),
         (0..4_usize, 0..3_u8).prop_map(|(node, count)| Change::Endpoints { node, count }),
         (0..4_usize, 0..9_usize)
             .prop_map(|(service, provider)| Change::Service { service, provider }),
-        (0..4_usize, prop::collection::vec((0..4_usize, 0..3_u32), 0..3), any::<bool>())
-            .prop_map(|(router, targets, tcp)| Change::Router { router, targets, tcp }),
+        (
+            0..4_usize,
+            prop::collection::vec((0..4_usize, 0..3_u32), 0..3),
+            any::<bool>()
+        )
+            .prop_map(|(router, targets, tcp)| Change::Router {
+                router,
+                targets,
+                tcp
+            }),
     ]
 }
 
@@ -47,14 +82,23 @@ fn change() -> impl Strategy<Value = Change> {
 fn apply(graph: &mut Graph, change: &Change) {
     match change {
         Change::Mesh { allow, ipv6 } => {
-            let egress = if *allow { EgressFilter::AllowAll } else { EgressFilter::DropAll };
+            let egress = if *allow {
+                EgressFilter::AllowAll
+            } else {
+                EgressFilter::DropAll
+            };
             let mesh = Mesh {
                 ip_preference: ipv6.then_some(IpPreference::Ipv6Only),
                 ..builders::mesh(egress)
             };
             graph.meshes.insert(mesh.name.clone(), Arc::new(mesh));
         }
-        Change::Node { node, ports, backends, eds } => {
+        Change::Node {
+            node,
+            ports,
+            backends,
+            eds,
+        } => {
             let backends: Vec<&str> = backends.iter().map(|it| SERVICES[*it]).collect();
             let node = builders::node(NODES[*node], &PORTS[..*ports], &backends);
             let node = if *eds { builders::eds(node) } else { node };
@@ -73,18 +117,32 @@ fn apply(graph: &mut Graph, change: &Change) {
                 4..8 => Provider::Router(builders::router_name(NODES[*provider - 4])),
                 _ => Provider::None,
             };
-            let ports: &[_] = if provider == Provider::None { &[] } else { &PORTS };
-            builders::add_service(graph, builders::service(SERVICES[*service], provider, ports));
+            let ports: &[_] = if provider == Provider::None {
+                &[]
+            } else {
+                &PORTS
+            };
+            builders::add_service(
+                graph,
+                builders::service(SERVICES[*service], provider, ports),
+            );
         }
-        Change::Router { router, targets, tcp } => {
+        Change::Router {
+            router,
+            targets,
+            tcp,
+        } => {
             let name = NODES[*router];
             let port = if *tcp { PORTS[2] } else { PORTS[0] };
             let targets = targets
                 .iter()
                 .map(|(node, weight)| builders::target(NODES[*node], port, *weight))
                 .collect();
-            let rule =
-                if *tcp { builders::tcp(targets) } else { builders::http("/", targets) };
+            let rule = if *tcp {
+                builders::tcp(targets)
+            } else {
+                builders::http("/", targets)
+            };
             let route = builders::route(name, "route", rule);
             builders::add_router(graph, builders::router(name, vec![route]));
         }
@@ -139,7 +197,10 @@ fn a_shifted_weight_changes_routes_and_nothing_else() {
     let after = derive(&graph, &mut memo);
 
     let changed = after.resources.iter().filter(|(key, resource)| {
-        before.resources.get(*key).is_none_or(|held| !Arc::ptr_eq(held, resource))
+        before
+            .resources
+            .get(*key)
+            .is_none_or(|held| !Arc::ptr_eq(held, resource))
     });
     let names: Vec<&str> = changed.map(|(key, _)| key.name.as_ref()).collect();
     assert_eq!(names, ["rds_egress_http_8080"; 5], "the five that call it");
