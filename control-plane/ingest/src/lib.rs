@@ -25,6 +25,7 @@ mod node;
 pub mod object;
 mod route;
 mod router;
+pub mod schema;
 mod security;
 mod service;
 mod slices;

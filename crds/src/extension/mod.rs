@@ -2,5 +2,6 @@
 
 #[allow(unreachable_pub)] // the schema's derive copies the struct into a function, `pub` and all
 pub mod route;
+mod rules;
 
 pub use route::{Route, RouteSpec, RouteStatus};

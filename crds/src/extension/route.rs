@@ -3,6 +3,7 @@
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
+use super::rules;
 use crate::{
     condition::Condition,
     v1beta2::{GrpcRoute, HttpRoute, Reference, TcpRoute},
@@ -12,6 +13,7 @@ use crate::{
 /// `http2Route`, `grpcRoute` and `tcpRoute`.
 #[derive(CustomResource, KubeSchema, Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = rules::one_kind())]
 #[kube(
     group = "evermesh.dev",
     version = "v1alpha1",
@@ -44,15 +46,19 @@ pub struct RouteSpec {
     pub priority: Option<u32>,
     /// A route for HTTP/1.1 requests.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = rules::one_path(), validation = rules::one_path_method(), validation = rules::prefix_is_path(), validation = rules::one_header_method(), validation = rules::header_range(), validation = rules::one_target_name(), validation = rules::some_weight())]
     pub http_route: Option<HttpRoute>,
     /// A route for HTTP/2 requests.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = rules::one_path(), validation = rules::one_path_method(), validation = rules::prefix_is_path(), validation = rules::one_header_method(), validation = rules::header_range(), validation = rules::one_target_name(), validation = rules::some_weight())]
     pub http2_route: Option<HttpRoute>,
     /// A route for gRPC calls.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = rules::method_of_service(), validation = rules::one_metadata_method(), validation = rules::metadata_range(), validation = rules::one_target_name(), validation = rules::some_weight())]
     pub grpc_route: Option<GrpcRoute>,
     /// A route for TCP connections.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = rules::one_target_name(), validation = rules::some_weight())]
     pub tcp_route: Option<TcpRoute>,
 }
 

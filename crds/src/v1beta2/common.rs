@@ -179,6 +179,7 @@ pub struct HttpPathMatch {
 
 /// An HTTP method.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(description = "")] // it would replace that of an optional field
 #[serde(rename_all = "UPPERCASE")]
 #[allow(missing_docs)] // RFC 9110 says what they are
 pub enum HttpMethod {

@@ -202,6 +202,7 @@ pub struct HttpGatewayRoutePathRewrite {
 
 /// Whether App Mesh's own rewrite is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(description = "")] // it would replace that of an optional field
 #[serde(rename_all = "UPPERCASE")]
 pub enum DefaultRewrite {
     /// It is.

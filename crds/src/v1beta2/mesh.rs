@@ -35,7 +35,7 @@ pub struct MeshSpec {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub aws_name: Option<String>,
     /// The namespaces whose objects join the mesh, by their labels. Default: none; `{}` is all of them.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "super::common::label_selector")]
     pub namespace_selector: Option<LabelSelector>,
     /// What members may reach besides their backends. Default: nothing else.
@@ -78,6 +78,7 @@ pub struct MeshServiceDiscovery {
 
 /// An IP family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(description = "")] // it would replace that of an optional field
 pub enum IpPreference {
     /// IPv6
     #[serde(rename = "IPv6_ONLY")]

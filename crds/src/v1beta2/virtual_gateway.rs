@@ -41,15 +41,15 @@ pub struct VirtualGatewaySpec {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub aws_name: Option<String>,
     /// The namespaces whose gateway routes are attached, by their labels. Default: none; `{}` is all of them.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "super::common::label_selector")]
     pub namespace_selector: Option<LabelSelector>,
     /// The gateway routes that are attached, by their labels. Default: all of those namespaces.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "super::common::label_selector")]
     pub gateway_route_selector: Option<LabelSelector>,
     /// The pods that are this gateway, by their labels, in the namespace of the object. Default: none.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "super::common::label_selector")]
     pub pod_selector: Option<LabelSelector>,
     /// The ports that are open to the outside.

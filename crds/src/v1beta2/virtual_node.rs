@@ -44,7 +44,7 @@ pub struct VirtualNodeSpec {
     pub aws_name: Option<String>,
     /// The pods that are this node, by their labels, in the namespace of the object.
     /// Default: none; `{}` is all of them.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "super::common::label_selector")]
     pub pod_selector: Option<LabelSelector>,
     /// The ports on which the pods are called. Default: none. Listeners need a `serviceDiscovery`.
@@ -236,6 +236,7 @@ pub struct DnsServiceDiscovery {
 
 /// What the addresses behind a name are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(description = "")] // it would replace that of an optional field
 #[serde(rename_all = "UPPERCASE")]
 pub enum DnsResponseType {
     /// Each address is a pod.

@@ -136,6 +136,7 @@ pub struct HttpRouteMatch {
 
 /// The scheme of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(description = "")] // it would replace that of an optional field
 #[serde(rename_all = "lowercase")]
 #[allow(missing_docs)] // the names say it
 pub enum HttpScheme {

@@ -1,0 +1,286 @@
+//! What a custom resource definition does to an object: it prunes what the schema does not know and
+//! refuses what breaks it.
+//!
+//! One walk along the schema does both, so its depth is that of the schema and never that of the input.
+
+use std::{collections::BTreeMap, sync::LazyLock};
+
+use evermesh_model::{FieldPath, Kind, Reason};
+use k8s_openapi::{
+    apiextensions_apiserver::pkg::apis::apiextensions::v1::{
+        JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool,
+    },
+    apimachinery::pkg::apis::meta::v1::Time,
+};
+use kube::core::cel::{CompiledSchema, Validator, compile_schema};
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+/// Something wrong with a field.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// The field, from the object's root.
+    pub field: FieldPath,
+    /// [`Reason::UnknownField`] or [`Reason::InvalidValue`]
+    pub reason: Reason,
+    /// What is wrong and what would be right.
+    pub message: String,
+}
+
+/// The schema of a kind that has a custom resource definition.
+pub fn of(kind: Kind) -> Option<&'static JSONSchemaProps> {
+    static SCHEMAS: LazyLock<BTreeMap<String, JSONSchemaProps>> = LazyLock::new(|| {
+        evermesh_crds::all()
+            .into_iter()
+            .filter_map(|definition| {
+                let version = definition.spec.versions.into_iter().next()?;
+                let schema = version.schema?.open_api_v3_schema?;
+                Some((definition.spec.names.kind, schema))
+            })
+            .collect()
+    });
+    SCHEMAS.get(kind.as_str())
+}
+
+/// The schema of labels and annotations.
+pub static TEXTS: LazyLock<JSONSchemaProps> = LazyLock::new(|| {
+    let text = JSONSchemaProps {
+        type_: Some("string".to_owned()),
+        ..JSONSchemaProps::default()
+    };
+    JSONSchemaProps {
+        type_: Some("object".to_owned()),
+        additional_properties: Some(JSONSchemaPropsOrBool::Schema(Box::new(text))),
+        ..JSONSchemaProps::default()
+    }
+});
+
+/// Prunes `value` and validates it. Null stands for an absent field.
+pub fn check(schema: &JSONSchemaProps, value: &mut Value, at: &FieldPath) -> Vec<Finding> {
+    let mut walk = Walk::default();
+    walk.any(schema, value, at);
+    walk.findings
+}
+
+/// Evaluates the CEL rules in the schema of a kind on an object that fits the schema.
+pub fn check_rules(kind: Kind, object: &Value) -> Vec<Finding> {
+    static ROUTE: LazyLock<Option<CompiledSchema>> = LazyLock::new(|| {
+        let schema = serde_json::to_value(of(Kind::Route)?).ok()?;
+        Some(compile_schema(&schema))
+    });
+    let (Kind::Route, Some(rules)) = (kind, &*ROUTE) else {
+        return Vec::new();
+    };
+    let Err(broken) = Validator::new().validate_compiled(rules, object, None) else {
+        return Vec::new();
+    };
+    broken
+        .into_vec()
+        .into_iter()
+        .map(|rule| Finding {
+            field: FieldPath::root().field(&rule.field_path),
+            reason: Reason::InvalidValue,
+            message: rule.message,
+        })
+        .collect()
+}
+
+#[derive(Default)]
+struct Walk {
+    findings: Vec<Finding>,
+}
+
+impl Walk {
+    fn any(&mut self, schema: &JSONSchemaProps, value: &mut Value, at: &FieldPath) {
+        let expected = schema.type_.as_deref().unwrap_or_default();
+        match (expected, value) {
+            ("object", Value::Object(fields)) => self.object(schema, fields, at),
+            ("array", Value::Array(items)) => self.array(schema, items, at),
+            ("string", Value::String(text)) => self.string(schema, text, at),
+            ("boolean", Value::Bool(_)) => {}
+            ("integer", value) if let Some(number) = integer(value) => {
+                *value = number.into();
+                self.integer(schema, number, at);
+            }
+            (expected, value) => {
+                let message = format!(
+                    "must be {}, not {}",
+                    with_article(expected),
+                    describe(value)
+                );
+                self.invalid(at, message);
+            }
+        }
+    }
+
+    fn object(
+        &mut self,
+        schema: &JSONSchemaProps,
+        fields: &mut Map<String, Value>,
+        at: &FieldPath,
+    ) {
+        let values = match &schema.additional_properties {
+            Some(JSONSchemaPropsOrBool::Schema(values)) => Some(&**values),
+            _ => None,
+        };
+        fields.retain(|name, value| {
+            let at = || at.field(name);
+            match schema
+                .properties
+                .as_ref()
+                .and_then(|known| known.get(name))
+                .or(values)
+            {
+                Some(_) if value.is_null() => false,
+                Some(schema) => {
+                    self.any(schema, value, &at());
+                    true
+                }
+                None => {
+                    self.unknown(schema, &at());
+                    false
+                }
+            }
+        });
+        for name in schema.required.iter().flatten() {
+            if !fields.contains_key(name) {
+                self.invalid(&at.field(name), "is required, but missing".to_owned());
+            }
+        }
+    }
+
+    fn array(&mut self, schema: &JSONSchemaProps, items: &mut [Value], at: &FieldPath) {
+        self.size("items", items.len(), schema.min_items, schema.max_items, at);
+        if let Some(JSONSchemaPropsOrArray::Schema(schema)) = &schema.items {
+            for (index, item) in items.iter_mut().enumerate() {
+                self.any(schema, item, &at.index(index));
+            }
+        }
+    }
+
+    fn string(&mut self, schema: &JSONSchemaProps, text: &str, at: &FieldPath) {
+        let length = text.chars().count();
+        self.size(
+            "characters",
+            length,
+            schema.min_length,
+            schema.max_length,
+            at,
+        );
+        if let Some(allowed) = &schema.enum_ {
+            let allowed = || allowed.iter().filter_map(|value| value.0.as_str());
+            if !allowed().any(|value| value == text) {
+                let allowed: Vec<_> = allowed().collect();
+                let message = format!("must be one of {}, not {}", allowed.join(", "), quote(text));
+                self.invalid(at, message);
+            }
+        }
+        let is_time = schema.format.as_deref() == Some("date-time");
+        if is_time && Time::deserialize(&Value::from(text)).is_err() {
+            let message = format!(
+                "must be a time such as 2026-09-30T00:00:00Z, not {}",
+                quote(text)
+            );
+            self.invalid(at, message);
+        }
+    }
+
+    fn integer(&mut self, schema: &JSONSchemaProps, number: i64, at: &FieldPath) {
+        #[expect(clippy::cast_precision_loss)] // limits are far below where it begins
+        let value = number as f64;
+        if let Some(minimum) = schema.minimum.filter(|minimum| value < *minimum) {
+            self.invalid(at, format!("must be at least {minimum}, not {number}"));
+        }
+        if let Some(maximum) = schema.maximum.filter(|maximum| value > *maximum) {
+            self.invalid(at, format!("must be at most {maximum}, not {number}"));
+        }
+    }
+
+    fn size(
+        &mut self,
+        what: &str,
+        size: usize,
+        least: Option<i64>,
+        most: Option<i64>,
+        at: &FieldPath,
+    ) {
+        let size = i64::try_from(size).unwrap_or(i64::MAX);
+        if least == Some(1) && size == 0 {
+            self.invalid(at, "must not be empty".to_owned());
+        } else if let Some(least) = least.filter(|least| size < *least) {
+            self.invalid(at, format!("must have at least {least} {what}, not {size}"));
+        }
+        if let Some(most) = most.filter(|most| size > *most) {
+            self.invalid(at, format!("must have at most {most} {what}, not {size}"));
+        }
+    }
+
+    fn unknown(&mut self, parent: &JSONSchemaProps, at: &FieldPath) {
+        let known: Vec<_> = parent
+            .properties
+            .iter()
+            .flatten()
+            .map(|(name, _)| name.as_str())
+            .collect();
+        self.findings.push(Finding {
+            field: at.clone(),
+            reason: Reason::UnknownField,
+            message: format!(
+                "unknown field, without effect; known here: {}",
+                known.join(", ")
+            ),
+        });
+    }
+
+    fn invalid(&mut self, at: &FieldPath, message: String) {
+        self.findings.push(Finding {
+            field: at.clone(),
+            reason: Reason::InvalidValue,
+            message,
+        });
+    }
+}
+
+/// An integer, also one written with a fraction of zero, as an API server takes it.
+fn integer(value: &Value) -> Option<i64> {
+    /// Up to here every integer has a float of its own.
+    const EXACT: f64 = 9_007_199_254_740_992.0;
+    let float = || {
+        value
+            .as_f64()
+            .filter(|float| float.fract() == 0.0 && float.abs() <= EXACT)
+    };
+    #[expect(clippy::cast_possible_truncation)] // it is an integer below the limit
+    value.as_i64().or_else(|| float().map(|float| float as i64))
+}
+
+fn with_article(kind: &str) -> &str {
+    match kind {
+        "object" => "an object",
+        "array" => "a list",
+        "string" => "a text",
+        "boolean" => "true or false",
+        "integer" => "an integer of 64 bits",
+        other => other,
+    }
+}
+
+fn describe(value: &Value) -> String {
+    match value {
+        Value::Null => "null".to_owned(),
+        Value::Bool(value) => value.to_string(),
+        Value::Number(number) => format!("the number {number}"),
+        Value::String(text) => format!("the text {}", quote(text)),
+        Value::Array(_) => "a list".to_owned(),
+        Value::Object(_) => "an object".to_owned(),
+    }
+}
+
+/// A text in quotes, cut where it gets long.
+fn quote(text: &str) -> String {
+    const MOST: usize = 64;
+    match text.char_indices().nth(MOST) {
+        Some((end, _)) => format!("{:?}…", &text[..end]),
+        None => format!("{text:?}"),
+    }
+}

@@ -1,0 +1,42 @@
+//! The committed YAML is what the types generate. With `UPDATE_CRDS=1` in the environment the test
+//! writes it anew.
+#![allow(clippy::unwrap_used)] // a test may panic, its helpers too
+
+use std::{collections::BTreeSet, fs, path::Path};
+
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+
+#[test]
+fn committed_yaml_is_current() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("yaml");
+    let update = std::env::var_os("UPDATE_CRDS").is_some();
+    let mut expected = BTreeSet::new();
+    for definition in evermesh_crds::all() {
+        let file = format!("{}.yaml", definition.metadata.name.as_ref().unwrap());
+        let path = folder.join(&file);
+        let yaml = evermesh_crds::to_yaml(&definition).unwrap();
+        if update {
+            fs::write(&path, &yaml).unwrap();
+        }
+        let committed = fs::read_to_string(&path).unwrap_or_default();
+        assert!(
+            committed == yaml,
+            "{file} is out of date: UPDATE_CRDS=1 cargo test -p evermesh-crds"
+        );
+        expected.insert(file);
+    }
+    let found: BTreeSet<_> = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn yaml_reads_back_as_the_definition() {
+    for definition in evermesh_crds::all() {
+        let yaml = evermesh_crds::to_yaml(&definition).unwrap();
+        let read: CustomResourceDefinition = serde_saphyr::from_str(&yaml).unwrap();
+        assert_eq!(read, definition);
+    }
+}
