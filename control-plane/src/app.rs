@@ -31,7 +31,7 @@ use crate::{
     source::{
         Batch, SourceName,
         cloud_map::{self, CloudMapOptions},
-        file::{self, FileOptions},
+        file,
     },
     telemetry,
 };
@@ -162,11 +162,12 @@ fn spawn_sources(
     wanted: watch::Receiver<Arc<BTreeSet<CloudMapService>>>,
     shutdown: &CancellationToken,
 ) {
-    let files = file::run(FileOptions::new(&args.config), batches.clone(), shutdown.clone());
+    let files = file::run(args.config.clone(), batches.clone(), shutdown.clone());
     tasks.spawn(part(files));
     let options = CloudMapOptions {
         endpoint: args.cloud_map.cloud_map_endpoint.clone(),
         interval: args.cloud_map.cloud_map_interval,
+        ..CloudMapOptions::default()
     };
     tasks.spawn(part(cloud_map::run(options, wanted, batches, shutdown.clone())));
 }

@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use evermesh_injector::bootstrap::HostPort;
 use evermesh_model::ResourceName;
 
 /// A control plane for Envoy that speaks App Mesh.
@@ -145,7 +146,7 @@ pub struct BootstrapArgs {
 
     /// Where Evermesh serves Envoys
     #[arg(long, value_name = "HOST:PORT", env = "EVERMESH_XDS")]
-    pub xds: String,
+    pub xds: HostPort,
 
     /// Port of Envoy's admin interface on 127.0.0.1
     #[arg(long, value_name = "PORT", default_value_t = 9901, env = "EVERMESH_ADMIN_PORT")]
