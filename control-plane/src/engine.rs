@@ -153,7 +153,7 @@ impl Engine {
                 }
                 Change::CloudMap { service, state } => {
                     let before = self.inputs.cloud_map.get(&service);
-                    work.full |= failure(before) != failure(Some(&state));
+                    work.full |= knowledge(before) != knowledge(Some(&state));
                     work.origins.insert(format!("cloud-map:{service}").into());
                     work.cloud_map.insert(service.clone());
                     self.inputs.set_cloud_map(service, Some(state));
@@ -230,7 +230,9 @@ impl Engine {
             let (Some(node), Some(mesh)) = (graph.nodes.get(name), graph.meshes.get(&name.mesh)) else {
                 continue;
             };
-            let (endpoints, _) = evermesh_ingest::endpoints(node, mesh, &self.inputs);
+            let Some(endpoints) = evermesh_ingest::endpoints(node, mesh, &self.inputs) else {
+                continue;
+            };
             for (key, resource) in evermesh_translate::load_assignments(node, &endpoints) {
                 let last = self.derived.resources.get(&key);
                 if last.is_some_and(|last| last.version == resource.version) {
@@ -305,8 +307,9 @@ impl Engine {
     }
 }
 
-fn failure(state: Option<&Arc<CloudMapState>>) -> Option<&CloudMapFailure> {
-    state.and_then(|state| state.failure.as_ref())
+/// What the graph, beyond endpoints, depends on: problems, and whether anything is known at all.
+fn knowledge(state: Option<&Arc<CloudMapState>>) -> Option<(bool, Option<&CloudMapFailure>)> {
+    state.map(|state| (state.instances.is_empty(), state.failure.as_ref()))
 }
 
 /// What differs between two derivations.

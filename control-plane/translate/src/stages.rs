@@ -106,8 +106,10 @@ impl DeriveMemo {
                 let endpoints = graph.endpoints.get(name).cloned();
                 ((*name).clone(), (Arc::clone(node), endpoints))
             }),
-            |(node, endpoints)| {
-                endpoint::load_assignments(node, endpoints.as_deref().map_or(&[], Vec::as_slice))
+            // As long as nothing is known there is nothing to say: a proxy keeps what it has.
+            |(node, endpoints)| match endpoints {
+                Some(endpoints) => endpoint::load_assignments(node, endpoints),
+                None => Vec::new(),
             },
             &mut self.pool,
         );

@@ -137,11 +137,8 @@ proptest! {
 
             for (name, node) in &built.graph.nodes {
                 let mesh = &built.graph.meshes[&name.mesh];
-                let (short_cut, problems) = endpoints(node, mesh, &inputs);
                 let expected = built.graph.endpoints.get(name);
-                let expected: &[_] = expected.map_or(&[], |expected| expected.as_slice());
-                prop_assert_eq!(short_cut.as_slice(), expected);
-                prop_assert!(problems.iter().all(|one| built.problems.contains(one)));
+                prop_assert_eq!(endpoints(node, mesh, &inputs).as_ref(), expected.map(|it| &**it));
             }
             for (service, users) in cloud_map_users(&built.graph) {
                 prop_assert!(!users.is_empty(), "{} has users", service);
