@@ -18,7 +18,7 @@ const KINDS: [ResourceType; 4] = [Cluster, Endpoint, Listener, Route];
 /// A client refuses what has this in it.
 const BAD: &str = "bad";
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 enum Step {
     /// Puts a resource, good or bad; routes and listeners need some of the clusters there are.
     Put(ResourceType, usize, u8, usize),
@@ -93,7 +93,7 @@ impl Simulation {
     fn step(&mut self, step: Step) {
         match step {
             Step::Put(kind, name, content, clusters) => {
-                self.put(kind, NAMES[name], content, clusters)
+                self.put(kind, NAMES[name], content, clusters);
             }
             Step::Remove(kind, name) => self.remove(kind, NAMES[name]),
             Step::Blink => self.blink(),
@@ -116,6 +116,9 @@ impl Simulation {
         });
         let needed: Vec<_> = needed.map(|(_, cluster)| *cluster).collect();
         let content = format!("{word}|{}", needed.join(","));
+        if kind == Endpoint && word == BAD {
+            self.warming.remove(name);
+        }
         self.contents.insert((kind, name), content.clone());
         let change = Change::default().put_needing(kind, name, &content, &needed);
         self.world.commit(change);
@@ -129,7 +132,7 @@ impl Simulation {
         if kind == Cluster {
             for ((kind, referring), content) in &mut self.contents {
                 if needs(content).contains(&name) {
-                    let (word, _) = content.split_once('|').unwrap();
+                    let (word, _) = content.split_once('|').unwrap_or_default();
                     let rest = needs(content).into_iter().filter(|need| *need != name);
                     let rest: Vec<_> = rest.collect();
                     let changed = format!("{word}|{}", rest.join(","));
@@ -169,7 +172,8 @@ impl Simulation {
         let wildcard = set & 16 != 0 && kind.supports_wildcard();
         let mut asked: Vec<_> = names.iter().copied().collect();
         asked.extend(wildcard.then_some("*"));
-        if asked.is_empty() && !self.wanted.contains_key(&kind) {
+        let none = self.wanted.get(&kind).is_none_or(BTreeSet::is_empty);
+        if asked.is_empty() && none && self.wildcards.get(&kind) != Some(&true) {
             // The legacy wildcard has tests of its own.
             return;
         }
@@ -239,10 +243,11 @@ impl Simulation {
             self.peer.nack(&said, "something is bad");
             return;
         }
+        let before = self.peer.has(Cluster);
         self.peer.ack(&said);
         let takes_all = self.wildcards.get(&Cluster) == Some(&true);
         if kind == Cluster && takes_all && self.known {
-            let clusters = self.peer.has(Cluster);
+            let after = self.peer.has(Cluster);
             for kind in [Listener, Route] {
                 for need in self
                     .peer
@@ -251,12 +256,27 @@ impl Simulation {
                     .flat_map(|content| needs(content))
                 {
                     assert!(
-                        clusters.contains_key(need) || self.refused.contains(need),
+                        !before.contains_key(need) || after.contains_key(need),
                         "cluster {need} went before the {kind} that needs it"
                     );
                 }
             }
         }
+    }
+
+    fn is_needed(&self, cluster: &str) -> bool {
+        let held = [self.peer.has(Listener), self.peer.has(Route)];
+        held.iter()
+            .flat_map(BTreeMap::values)
+            .any(|content| needs(content).contains(&cluster))
+    }
+
+    fn keeps_a_cluster(&self) -> bool {
+        let clusters = self.peer.has(Cluster);
+        let mut gone = NAMES
+            .iter()
+            .filter(|name| !self.contents.contains_key(&(Cluster, **name)));
+        gone.any(|name| clusters.contains_key(*name))
     }
 
     fn has_bad(&self, kind: ResourceType) -> bool {
@@ -321,6 +341,9 @@ impl Simulation {
                     // It said so in a response that the client refused, and does not know that it must
                     // say so again: on a new stream it cannot tell what the client kept.
                     None if self.flavour == Flavour::Sotw && !self.known && self.has_bad(kind) => {}
+                    // The last good version of something refused needs it, or its cluster.
+                    None if kind == Cluster && self.is_needed(name) => {}
+                    None if kind == Endpoint && self.keeps_a_cluster() => {}
                     None => assert_eq!(found, None, "{kind} {name}"),
                 }
             }
