@@ -4,7 +4,9 @@
 //!
 //! Must not remember anything of a service.
 
-use std::{collections::BTreeMap, net::IpAddr, str::FromStr, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap, error::Error, iter, net::IpAddr, str::FromStr, sync::Arc, time::Duration,
+};
 
 use aws_config::{BehaviorVersion, Region, retry::RetryConfig, timeout::TimeoutConfig};
 use aws_sdk_servicediscovery::{
@@ -12,7 +14,7 @@ use aws_sdk_servicediscovery::{
         Builder, ConfigBag, Credentials, Intercept, ProvideCredentials, RuntimeComponents,
         interceptors::BeforeTransmitInterceptorContextMut,
     },
-    error::{BoxError, DisplayErrorContext, ProvideErrorMetadata, SdkError},
+    error::{BoxError, ProvideErrorMetadata, SdkError},
     types::{HealthStatusFilter, HttpInstanceSummary},
 };
 use evermesh_model::{CloudMapService, Instance, endpoint::CloudMapFailure};
@@ -39,7 +41,7 @@ const IPV6: &str = "AWS_INSTANCE_IPV6";
 #[derive(Debug)]
 pub(super) struct Client {
     sdk: aws_sdk_servicediscovery::Client,
-    /// What is missing to call AWS at all.
+    /// What was not found at the start, in words that lead a failure: it may be its cause.
     lack: Option<&'static str>,
 }
 
@@ -55,6 +57,7 @@ impl Client {
             .retry_config(RetryConfig::standard().with_max_attempts(2))
             .load()
             .await;
+        let has_credentials = has_credentials(&config).await;
         let mut builder = Builder::from(&config);
         let mut lack = None;
         if let Some(endpoint) = &options.endpoint {
@@ -64,14 +67,18 @@ impl Client {
             if config.region().is_none() {
                 builder = builder.region(Region::from_static(PLACEHOLDER_REGION));
             }
-            if !has_credentials(&config).await {
+            if !has_credentials {
                 info!(%endpoint, "no AWS credentials were found; Cloud Map's endpoint is called with placeholders");
                 let (key, name) = (PLACEHOLDER_KEY, "placeholder");
                 builder =
                     builder.credentials_provider(Credentials::new(key, key, None, None, name));
             }
         } else if config.region().is_none() {
-            lack = Some("there is no AWS region: set AWS_REGION, or a region in the AWS profile");
+            lack = Some("no AWS region was found: set AWS_REGION, or a region in the AWS profile");
+        } else if !has_credentials {
+            lack = Some(
+                "no AWS credentials were found: give the process a role, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+            );
         }
         Self {
             sdk: aws_sdk_servicediscovery::Client::from_conf(builder.build()),
@@ -85,7 +92,6 @@ impl Client {
         &self,
         service: &CloudMapService,
     ) -> Result<Option<i64>, CloudMapFailure> {
-        self.check()?;
         let call = self
             .sdk
             .discover_instances_revision()
@@ -94,7 +100,7 @@ impl Client {
         match call.send().await {
             Ok(answer) => Ok(answer.instances_revision()),
             Err(error) if error.code() == Some("AccessDeniedException") => Ok(None),
-            Err(error) => Err(failure(service, &error)),
+            Err(error) => Err(self.failure(service, &error)),
         }
     }
 
@@ -103,7 +109,6 @@ impl Client {
         &self,
         service: &CloudMapService,
     ) -> Result<Vec<Instance>, CloudMapFailure> {
-        self.check()?;
         let call = self
             .sdk
             .discover_instances()
@@ -115,7 +120,7 @@ impl Client {
         let answer = call
             .send()
             .await
-            .map_err(|error| failure(service, &error))?;
+            .map_err(|error| self.failure(service, &error))?;
         let found = answer.instances();
         if usize::try_from(MAX_RESULTS).is_ok_and(|most| most <= found.len()) {
             warn!(%service, "Cloud Map returns no more than {MAX_RESULTS} instances of a service");
@@ -128,9 +133,30 @@ impl Client {
         Ok(by_id.into_values().collect())
     }
 
-    fn check(&self) -> Result<(), CloudMapFailure> {
-        self.lack.map_or(Ok(()), |lack| {
-            Err(CloudMapFailure::Unavailable(lack.to_owned()))
+    fn failure<E>(&self, service: &CloudMapService, error: &SdkError<E>) -> CloudMapFailure
+    where
+        E: ProvideErrorMetadata + Error + 'static,
+    {
+        let words = match (error.code(), error.message()) {
+            (Some("NamespaceNotFound"), _) => {
+                return CloudMapFailure::NotFound(format!(
+                    "Cloud Map has no namespace {} in this account and region",
+                    service.namespace
+                ));
+            }
+            (Some("ServiceNotFound"), _) => {
+                return CloudMapFailure::NotFound(format!(
+                    "the Cloud Map namespace {} has no service {}",
+                    service.namespace, service.service
+                ));
+            }
+            // The causes of an answer name the request: the same failure would be another one each time.
+            (Some(code), message) => format!("{code}: {}", message.unwrap_or_default()),
+            (None, _) => with_causes(error),
+        };
+        CloudMapFailure::Unavailable(match self.lack {
+            Some(lack) => format!("{lack}; {words}"),
+            None => words,
         })
     }
 }
@@ -173,21 +199,12 @@ fn address<A: FromStr + Into<IpAddr>>(
     address
 }
 
-fn failure<E>(service: &CloudMapService, error: &SdkError<E>) -> CloudMapFailure
-where
-    E: ProvideErrorMetadata + std::error::Error + 'static,
-{
-    match error.code() {
-        Some("NamespaceNotFound") => CloudMapFailure::NotFound(format!(
-            "Cloud Map has no namespace {} in this account and region",
-            service.namespace
-        )),
-        Some("ServiceNotFound") => CloudMapFailure::NotFound(format!(
-            "the Cloud Map namespace {} has no service {}",
-            service.namespace, service.service
-        )),
-        _ => CloudMapFailure::Unavailable(DisplayErrorContext(error).to_string()),
-    }
+fn with_causes(error: &dyn Error) -> String {
+    let causes = iter::successors(Some(error), |error: &&dyn Error| (*error).source());
+    causes
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(": ")
 }
 
 /// Calls an endpoint of one's own by the name it was given: `data-127.0.0.1` is nobody's name.

@@ -20,7 +20,7 @@ use std::{
 use evermesh_model::CloudMapService;
 use tokio::{
     sync::{Semaphore, mpsc::Sender, watch},
-    task::JoinSet,
+    task::{AbortHandle, JoinSet},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
@@ -61,15 +61,15 @@ pub async fn run(
     changes: Sender<Batch>,
     shutdown: CancellationToken,
 ) {
-    shutdown
-        .run_until_cancelled(follow(options, wanted, changes))
-        .await;
+    // Boxed, since what the SDK keeps while it looks for credentials is large.
+    let follow = Box::pin(follow(options, wanted, changes));
+    shutdown.run_until_cancelled(follow).await;
 }
 
 async fn follow(
     options: CloudMapOptions,
     mut wanted: watch::Receiver<Arc<BTreeSet<CloudMapService>>>,
-    changes: Sender<Batch>,
+    batches: Sender<Batch>,
 ) {
     // Whoever has no Cloud Map must not wait for AWS credentials.
     if wanted.wait_for(|wanted| !wanted.is_empty()).await.is_err() {
@@ -78,10 +78,10 @@ async fn follow(
     let client = Arc::new(Client::connect(&options).await);
     let permits = Arc::new(Semaphore::new(CONCURRENCY));
     let mut tasks = JoinSet::new();
-    let mut polled = BTreeMap::new();
+    let mut running = BTreeMap::new();
     loop {
         let services = Arc::clone(&wanted.borrow_and_update());
-        polled.retain(|service, task: &mut tokio::task::AbortHandle| {
+        running.retain(|service, task: &mut AbortHandle| {
             let is_wanted = services.contains(service);
             if !is_wanted {
                 debug!(%service, "the Cloud Map service is not wanted any more");
@@ -91,8 +91,8 @@ async fn follow(
         });
         let mut delay = Duration::ZERO;
         for service in services.iter() {
-            polled.entry(service.clone()).or_insert_with(|| {
-                let poller = Poller::new(service.clone(), &options, &client, &permits, &changes);
+            running.entry(service.clone()).or_insert_with(|| {
+                let poller = Poller::new(service.clone(), &options, &client, &permits, &batches);
                 let task = tasks.spawn(poller.run(delay));
                 delay += SPREAD;
                 task

@@ -99,9 +99,8 @@ impl Catalog {
         let mut changes = Vec::new();
         for object in mem::take(&mut self.touched_objects) {
             if let Some(holders) = self.holders.get(&object) {
-                // Whoever holds it too is told who counts.
-                self.touched_files
-                    .extend(holders.iter().filter(|_| 1 < holders.len()).cloned());
+                // Whoever holds it too may count now, or not any more.
+                self.touched_files.extend(holders.iter().cloned());
             }
             changes.extend(self.object_change(object));
         }

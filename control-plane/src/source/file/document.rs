@@ -106,7 +106,7 @@ impl Manifest {
             let fingerprint = fingerprint(chunk.text);
             let document = known.documents.get(&fingerprint).map_or_else(
                 || Arc::new(Document::from_yaml(&chunk, fingerprint, known)),
-                |document| Arc::clone(document),
+                Arc::clone,
             );
             (number, document)
         });
@@ -228,10 +228,9 @@ impl Known {
 
     fn item(&self, value: Value) -> Arc<Item> {
         let fingerprint = fingerprint(&value);
-        self.items.get(&fingerprint).map_or_else(
-            || Arc::new(Item::read(value, fingerprint)),
-            |item| Arc::clone(item),
-        )
+        self.items
+            .get(&fingerprint)
+            .map_or_else(|| Arc::new(Item::read(value, fingerprint)), Arc::clone)
     }
 }
 

@@ -33,7 +33,7 @@ const SWEEP: Duration = Duration::from_secs(5);
 const RETRY: Duration = Duration::from_millis(200);
 /// How long a root that came back may take to be filled before what it lacks is gone.
 const RETURN: Duration = Duration::from_secs(2);
-/// The link that the kubelet swaps to change all files of a ConfigMap or Secret at once.
+/// The link that the kubelet swaps to change all files of a `ConfigMap` or Secret at once.
 const KUBELET_DATA: &str = "..data";
 
 /// What wakes the thread.
