@@ -18,7 +18,7 @@ use std::{
 
 use evermesh_ingest::{BuildMemo, Built, Inputs};
 use evermesh_model::{
-    CloudMapService, CloudMapState, Endpoint, Graph, Problem, ResourceName, endpoint::CloudMapFailure,
+    CloudMapService, CloudMapState, Endpoint, Graph, ObjectRef, Problem, ResourceName, endpoint::CloudMapFailure,
 };
 use evermesh_proto::{Key, Resource};
 use evermesh_translate::{DeriveMemo, Derived};
@@ -74,6 +74,8 @@ pub struct Engine {
     endpoints: BTreeMap<ResourceName, Arc<Vec<Endpoint>>>,
     source_problems: BTreeMap<Arc<str>, Vec<Problem>>,
     problems: Arc<[Problem]>,
+    /// Where each object was read.
+    origins: BTreeMap<ObjectRef, Arc<str>>,
     unsynced: BTreeSet<SourceName>,
     committed: bool,
     outputs: Outputs,
@@ -98,12 +100,13 @@ impl Engine {
             inputs: Inputs::default(),
             build: BuildMemo::default(),
             derive: DeriveMemo::default(),
-            built: Built::default(),
+            built: Built { graph: Arc::default(), problems: Arc::default() },
             derived: Derived::default(),
             users: BTreeMap::new(),
             endpoints: BTreeMap::new(),
             source_problems: BTreeMap::new(),
             problems: Arc::default(),
+            origins: BTreeMap::new(),
             unsynced: sources.into_iter().collect(),
             committed: false,
             outputs,
@@ -129,10 +132,17 @@ impl Engine {
 
     fn take_in(&mut self, batch: Batch, work: &mut Work) {
         work.noticed = Some(work.noticed.map_or(batch.noticed, |noticed| noticed.min(batch.noticed)));
-        work.origins.extend(batch.origins);
         for change in batch.changes {
             match change {
-                Change::Object { object, value } => work.full |= self.inputs.apply(object, value),
+                Change::Object { object, origin, value } => {
+                    let before = match &origin {
+                        Some(origin) => self.origins.insert(object.clone(), Arc::clone(origin)),
+                        None => self.origins.remove(&object),
+                    };
+                    work.problems |= before != origin;
+                    work.origins.extend(origin.or(before));
+                    work.full |= self.inputs.apply(object, value);
+                }
                 Change::Problems { origin, problems } => {
                     work.problems = true;
                     if problems.is_empty() {
@@ -144,6 +154,7 @@ impl Engine {
                 Change::CloudMap { service, state } => {
                     let before = self.inputs.cloud_map.get(&service);
                     work.full |= failure(before) != failure(Some(&state));
+                    work.origins.insert(format!("cloud-map:{service}").into());
                     work.cloud_map.insert(service.clone());
                     self.inputs.set_cloud_map(service, Some(state));
                 }
@@ -272,7 +283,13 @@ impl Engine {
 
     fn all_problems(&self) -> Arc<[Problem]> {
         let mut problems: Vec<Problem> = self.source_problems.values().flatten().cloned().collect();
-        problems.extend(self.built.problems.iter().cloned());
+        problems.extend(self.built.problems.iter().map(|problem| {
+            let object = problem.object.as_ref();
+            match object.and_then(|object| self.origins.get(object)) {
+                Some(origin) => problem.clone().with_origin(Arc::clone(origin)),
+                None => problem.clone(),
+            }
+        }));
         problems.sort();
         problems.dedup();
         problems.into()

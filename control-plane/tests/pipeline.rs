@@ -13,7 +13,7 @@ use evermesh::{
     source::{Batch, Change},
 };
 use evermesh_ingest::object::parse;
-use evermesh_model::{CloudMapFailure, CloudMapService, CloudMapState, Instance, Kind, ObjectRef};
+use evermesh_model::{CloudMapService, CloudMapState, Instance, Kind, ObjectRef, endpoint::CloudMapFailure};
 use evermesh_proto::{Key, ResourceType, Version};
 use evermesh_xds::Store;
 use proptest::prelude::*;
@@ -213,10 +213,11 @@ fn change(event: &Event) -> Change {
         Event::Put(value) => {
             let parsed = parse(value.clone());
             let (object, value) = parsed.object.unwrap_or_else(|| panic!("{:?}", parsed.problems));
-            Change::Object { object, value: Some(value) }
+            Change::Object { object, origin: Some("f.yaml#1".into()), value: Some(value) }
         }
         Event::Delete(kind, namespace, name) => Change::Object {
             object: ObjectRef::new(*kind, *namespace, *name),
+            origin: None,
             value: None,
         },
         Event::CloudMap(name, state) => Change::CloudMap {
@@ -229,7 +230,6 @@ fn change(event: &Event) -> Change {
 fn batch(events: &[Event]) -> Batch {
     Batch {
         noticed: Instant::now(),
-        origins: Vec::new(),
         changes: events.iter().map(change).collect(),
     }
 }
@@ -253,7 +253,7 @@ fn run(batches: &[Vec<Event>]) -> Outcome {
         wanted,
         published,
         events,
-        metrics: Arc::new(Metrics::new()),
+        metrics: Arc::new(Metrics::new(Arc::clone(&store), newest.clone())),
     };
     let mut engine = Engine::new([], outputs);
     for events in batches {

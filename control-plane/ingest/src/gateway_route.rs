@@ -245,7 +245,7 @@ fn port_is_served(rule: &Rule, gateway: &GatewayDraft, problems: &mut Problems<'
             field,
             Reason::ProtocolMismatch,
             format!(
-                "a route for {} at a listener for {}; it is served all the same: write a {}Route",
+                "a route for {} at a listener for {}; it is served all the same: make it {}Route",
                 rule.protocol, first.protocol, first.protocol
             ),
         );

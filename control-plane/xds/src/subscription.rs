@@ -61,8 +61,8 @@ pub(crate) struct Subscription {
     /// The client has named something on this stream: an empty list means nothing from now on.
     named: bool,
     wildcard: bool,
-    /// The client asked for the wildcard and must hear an answer, even an empty one.
-    wildcard_asked: bool,
+    /// The client must hear an answer, even an empty one.
+    answer_due: bool,
     /// Something may be due.
     dirty: bool,
     last_nonce: u64,
@@ -85,7 +85,7 @@ impl Subscription {
             grouping,
             named: false,
             wildcard: false,
-            wildcard_asked: false,
+            answer_due: false,
             dirty: false,
             last_nonce: 0,
             flight: None,
@@ -153,7 +153,7 @@ impl Subscription {
 
     /// Subscribes to all resources there are.
     pub(crate) fn subscribe_all(&mut self) {
-        self.wildcard_asked |= !self.wildcard;
+        self.answer_due |= !self.wildcard;
         self.wildcard = true;
         self.dirty = true;
     }
@@ -163,7 +163,7 @@ impl Subscription {
         self.named = true;
         if self.means_wildcard(name) {
             self.wildcard = true;
-            self.wildcard_asked = true;
+            self.answer_due = true;
             for entry in &mut self.entries {
                 entry.asked |= !entry.named;
             }
@@ -177,7 +177,7 @@ impl Subscription {
     pub(crate) fn unsubscribe(&mut self, name: &str, reading: &mut Reading<'_>) {
         if self.means_wildcard(name) {
             self.wildcard = false;
-            self.wildcard_asked = false;
+            self.answer_due = false;
         } else if let Some(entry) = self.find_mut(name) {
             entry.named = false;
             // Still there by the wildcard: the client dropped it and must hear what it is now.
@@ -191,6 +191,8 @@ impl Subscription {
     /// names nothing.
     pub(crate) fn set_names(&mut self, names: &[String], reading: &mut Reading<'_>) {
         self.named |= !names.is_empty();
+        // What the client kept from an earlier stream goes by being left out of a response.
+        let first = self.grouping == Grouping::Full && self.last_nonce == 0;
         let wanted: BTreeSet<&str> = names.iter().map(String::as_str).collect();
         let wildcard = wanted.iter().any(|name| self.means_wildcard(name));
         for entry in &mut self.entries {
@@ -206,7 +208,7 @@ impl Subscription {
             self.subscribe_all();
         } else {
             self.wildcard = false;
-            self.wildcard_asked = false;
+            self.answer_due = first && self.entries.iter().any(|entry| entry.named);
         }
         self.drop_unsubscribed(reading);
     }
@@ -247,7 +249,7 @@ impl Subscription {
 
     /// Notes a version that a reconnecting client says it has, of what it subscribes to now.
     pub(crate) fn claim(&mut self, name: &str, version: Option<Version>) {
-        self.wildcard_asked = false;
+        self.answer_due = false;
         let held = Held::Claimed(version.map(Box::new));
         if self.wildcard {
             self.entry(name).held = held;
@@ -403,7 +405,7 @@ impl Subscription {
             batch.upserts.extend(suspect);
         }
         let empty = batch.upserts.is_empty() && batch.removals.is_empty();
-        if empty && !self.wildcard_asked {
+        if empty && !self.answer_due {
             self.dirty = waits;
             return None;
         }
@@ -478,7 +480,7 @@ impl Subscription {
             entry.flying = true;
             items.push((Arc::clone(&entry.name), None));
         }
-        self.wildcard_asked = false;
+        self.answer_due = false;
         self.last_nonce = nonce;
         self.flight = Some(Box::new(Flight { items, brings_new }));
     }
@@ -496,23 +498,18 @@ impl Subscription {
         self.is_in_flight() && nonce.parse() == Ok(self.last_nonce)
     }
 
-    /// The entry of a name that was in the answered response; none if the client has unsubscribed it
-    /// since, even if it has subscribed it again: that is answered by itself.
-    fn land(&mut self, name: &str) -> Option<&mut Entry> {
-        let entry = self.find_mut(name).filter(|entry| entry.flying)?;
-        entry.flying = false;
-        Some(entry)
-    }
-
     /// The response in flight was accepted; reports each resource in it.
     pub(crate) fn accept(&mut self, mut report: impl FnMut(Arc<Resource>, Outcome)) {
         let Some(flight) = self.flight.take() else {
             return;
         };
         for (name, resource) in flight.items {
-            let Some(entry) = self.land(&name) else {
+            // The client may have unsubscribed it since, and even subscribed it again: then it has it,
+            // and is due an answer all the same.
+            let Some(entry) = self.find_mut(&name) else {
                 continue;
             };
+            entry.flying = false;
             if let Some(resource) = resource {
                 entry.accept(Arc::clone(&resource));
                 report(resource, Outcome::Acked);
@@ -522,6 +519,14 @@ impl Subscription {
         }
         self.forget_unused();
         self.dirty = true;
+    }
+
+    /// The entry of a name that was in a refused response; none if the client has unsubscribed it since,
+    /// even if it has subscribed it again: that is answered by itself.
+    fn land(&mut self, name: &str) -> Option<&mut Entry> {
+        let entry = self.find_mut(name).filter(|entry| entry.flying)?;
+        entry.flying = false;
+        Some(entry)
     }
 
     /// The response in flight was refused. A single resource in it is to blame: it is reported and not
@@ -537,16 +542,24 @@ impl Subscription {
         let Some(flight) = self.flight.take() else {
             return;
         };
+        let sent = flight
+            .items
+            .iter()
+            .filter(|(_, resource)| resource.is_some());
+        let sent = sent.count();
         let mut refused = Vec::new();
         for (name, resource) in flight.items {
             match (resource, self.land(&name)) {
                 (Some(resource), Some(_)) => refused.push((name, resource)),
-                // A removal cannot be wrong, and sent again it would say the same.
-                (None, Some(entry)) => entry.held = Held::Nothing,
-                (_, None) => {}
+                // A removal by itself cannot be wrong, and again it would say the same; with others it
+                // may have been thrown away with them.
+                (None, Some(entry)) if sent == 0 => entry.held = Held::Nothing,
+                (None, Some(_)) | (_, None) => {}
             }
         }
-        if let [(name, resource)] = refused.as_slice() {
+        if sent == 1
+            && let [(name, resource)] = refused.as_slice()
+        {
             if let Some(entry) = self.find_mut(name) {
                 entry.suspect = false;
                 entry.refused = Some(Box::new(Rejection {

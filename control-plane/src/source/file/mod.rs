@@ -21,8 +21,6 @@ use std::{
     sync::mpsc::{self as std_mpsc, Sender as StdSender},
 };
 
-use evermesh_ingest::object::Object;
-use evermesh_model::{ObjectRef, Problem};
 use tokio::{runtime::Handle, sync::mpsc::Sender, task::spawn_blocking};
 use tokio_util::sync::CancellationToken;
 
@@ -32,32 +30,13 @@ use self::{
 };
 use super::{Batch, Change};
 
-/// Three times a dump of 5,000 objects.
-pub const DEFAULT_MAX_FILE_SIZE: u64 = 32 * 1024 * 1024;
-
-/// Which folder to read, and how.
-#[derive(Debug, Clone)]
-pub struct FileOptions {
-    /// The folder.
-    pub folder: PathBuf,
-    /// A larger file is refused unread.
-    pub max_file_size: u64,
-}
-
-impl FileOptions {
-    /// The folder with the limits that suit everyone.
-    pub fn new(folder: impl Into<PathBuf>) -> Self {
-        Self {
-            folder: folder.into(),
-            max_file_size: DEFAULT_MAX_FILE_SIZE,
-        }
-    }
-}
+/// Three times a dump of 5,000 objects. A larger file is refused unread.
+const MAX_FILE_SIZE: u64 = 32 * 1024 * 1024;
 
 /// Tells what is in the folder, and what changes, until `shutdown` or until nobody listens.
 ///
 /// A folder that does not exist is a problem and is waited for; [`Change::Synced`] comes when it was read.
-pub async fn run(options: FileOptions, changes: Sender<Batch>, shutdown: CancellationToken) {
+pub async fn run(folder: PathBuf, changes: Sender<Batch>, shutdown: CancellationToken) {
     let (wake, woken) = std_mpsc::channel();
     let stop = StopOnDrop(wake.clone());
     let mut thread = spawn_blocking({
@@ -71,11 +50,7 @@ pub async fn run(options: FileOptions, changes: Sender<Batch>, shutdown: Cancell
                     }
                 })
             };
-            let FileOptions {
-                folder,
-                max_file_size,
-            } = options;
-            Watch::new(absolute(&folder), max_file_size, (wake, woken), tell).run();
+            Watch::new(absolute(&folder), MAX_FILE_SIZE, (wake, woken), tell).run();
         }
     });
     let ended = tokio::select! {
@@ -93,22 +68,14 @@ pub async fn run(options: FileOptions, changes: Sender<Batch>, shutdown: Cancell
 }
 
 /// Reads the folder once, as [`run`] would at its start.
-pub fn read_once(folder: &Path) -> (Vec<(ObjectRef, Object)>, Vec<Problem>) {
+pub fn read_once(folder: &Path) -> Vec<Change> {
     let root = absolute(folder);
-    let mut reader = Folder::new(root.clone(), DEFAULT_MAX_FILE_SIZE);
+    let mut reader = Folder::new(root.clone(), MAX_FILE_SIZE);
     match root.read_dir() {
         Ok(_) => reader.read_all(&root),
         Err(error) => reader.refuse_folder(&root, &error),
     }
-    let (mut objects, mut found) = (Vec::new(), Vec::new());
-    for change in reader.changes() {
-        match change {
-            Change::Object { object, value } => objects.extend(value.map(|value| (object, value))),
-            Change::Problems { problems, .. } => found.extend(problems),
-            Change::CloudMap { .. } | Change::Synced(_) => {}
-        }
-    }
-    (objects, found)
+    reader.changes()
 }
 
 /// Events name absolute paths. Without a working directory there are none, and the folder will not be found.
