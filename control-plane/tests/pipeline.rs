@@ -302,7 +302,7 @@ fn final_inputs(history: &[Event]) -> Vec<Event> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(256))]
+    #![proptest_config(ProptestConfig::with_cases(128))]
 
     #[test]
     fn any_history_in_any_batching_equals_a_fresh_start(

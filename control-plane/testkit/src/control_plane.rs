@@ -125,6 +125,8 @@ impl ControlPlane {
             None => process::command(binary),
         };
         command.args(&self.arguments);
+        // Whoever calls a stand-in for Cloud Map has no use for the credentials of the machine it runs on.
+        command.env("AWS_EC2_METADATA_DISABLED", "true");
         self.process = Some(Process::spawn("evermesh", command, &self.log)?);
         Ok(())
     }
