@@ -510,6 +510,20 @@ fn try_resolve(
         }
     };
     let target_port = target_port(rule, &service.object, &service.ports, problems).ok()?;
+    if let Some(port) = target_port
+        && !port.protocol.is_http()
+    {
+        problems.add_with_severity(
+            rule.target_field.field("virtualService"),
+            Reason::ProtocolMismatch,
+            Severity::Error,
+            format!(
+                "{} speaks {} on port {}, which no gateway route leads to; the route is left out",
+                service.object, port.protocol, port.port
+            ),
+        );
+        return None;
+    }
     Some(AttachedRoute {
         gateway: gateway.clone(),
         priority: *priority,

@@ -15,11 +15,11 @@ pub(crate) enum Change {
     Slices(bool),
 }
 
-fn name() -> impl Strategy<Value = &'static str> {
+fn name() -> impl Strategy<Value = &'static str> + Clone {
     select(&["one", "two", "three"][..])
 }
 
-fn namespace() -> impl Strategy<Value = &'static str> {
+fn namespace() -> impl Strategy<Value = &'static str> + Clone {
     select(&["red", "blue"][..])
 }
 
@@ -40,7 +40,7 @@ fn without_nulls(value: Value) -> Value {
     }
 }
 
-fn reference() -> impl Strategy<Value = Value> {
+fn reference() -> impl Strategy<Value = Value> + Clone {
     (name(), maybe(namespace().prop_map(Value::from)))
         .prop_map(|(name, namespace)| json!({ "name": name, "namespace": namespace }))
 }
@@ -54,7 +54,13 @@ fn target(word: &'static str, more: BoxedStrategy<Value>) -> impl Strategy<Value
                 "arn:aws:appmesh:r:1:mesh/{mesh}/{word}/{name}{dot}{ns}"
             ))
         });
-    (maybe(reference()), maybe(arn), more).prop_map(move |(reference, arn, mut more)| {
+    let written = prop_oneof![
+        8 => (reference(), Just(Value::Null)),
+        2 => (Just(Value::Null), arn.clone()),
+        1 => (reference(), arn),
+        1 => (Just(Value::Null), Just(Value::Null)),
+    ];
+    (written, more).prop_map(move |((reference, arn), mut more)| {
         more[format!("{word}Ref")] = reference;
         more[format!("{word}ARN")] = arn;
         more
@@ -351,11 +357,20 @@ fn kubernetes() -> BoxedStrategy<Value> {
     prop_oneof![4 => slice, 1 => service, 1 => host, 2 => labelled].boxed()
 }
 
+/// A mesh that everything belongs to by default.
+pub(crate) fn common_mesh() -> Value {
+    json!({
+        "apiVersion": "appmesh.k8s.aws/v1beta2", "kind": "Mesh",
+        "metadata": { "name": "m" },
+        "spec": { "namespaceSelector": {} },
+    })
+}
+
 pub(crate) fn object() -> impl Strategy<Value = Value> {
     prop_oneof![
         1 => mesh(),
-        3 => node(),
-        3 => service(),
+        6 => node(),
+        4 => service(),
         3 => router(),
         2 => route(),
         1 => gateway(),

@@ -12,7 +12,7 @@ use evermesh_ingest::{
 use evermesh_model::{Discovery, Graph, RouteRule, ServiceName, VirtualNode, service::Provider};
 use proptest::prelude::*;
 
-use changes::{Change, change, object};
+use changes::{Change, change, common_mesh, object};
 
 fn apply(inputs: &mut Inputs, change: Change) {
     match change {
@@ -123,7 +123,8 @@ proptest! {
     ) {
         let mut inputs = Inputs::default();
         let mut memo = BuildMemo::default();
-        let start = start.into_iter().map(Change::Put).collect();
+        let start = std::iter::once(common_mesh()).chain(start);
+        let start = start.map(Change::Put).collect();
         for batch in std::iter::once(start).chain(batches) {
             for change in batch {
                 apply(&mut inputs, change);
