@@ -1,4 +1,5 @@
 //! Cloud Map as a server on loopback has it: what is told of the services that are wanted.
+#![allow(clippy::unwrap_used)] // what fails here fails a test
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -98,7 +99,7 @@ impl Source {
             let left = PATIENCE.saturating_sub(begin.elapsed());
             match timeout(left, self.batches.recv()).await {
                 Ok(batch) => self.apply(batch.expect("the source runs")),
-                Err(_) => panic!("{:?}", self.states),
+                Err(late) => panic!("{late}: {:?}", self.states),
             }
         }
         begin.elapsed()

@@ -73,6 +73,10 @@ impl Poller {
         sleep(delay).await;
         loop {
             let answer = self.ask().await;
+            if answer.is_err() {
+                // What comes after an outage may be another service of the same name, with the same revision.
+                self.seen = None;
+            }
             let noticed = Instant::now();
             let pause = self.pause(answer.as_ref().err());
             let state = self.next_state(answer);

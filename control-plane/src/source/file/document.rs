@@ -136,13 +136,13 @@ impl Document {
         match serde_saphyr::from_str_with_options(chunk.text, limits()) {
             Ok(value) => Self::from_value(value, Some(fingerprint), known),
             Err(error) => {
-                let reason = if is_limit(&error) {
-                    Reason::TooLarge
-                } else {
-                    Reason::InvalidYaml
-                };
                 let place = serde_saphyr::render_options! { line_offset: chunk.lines_before };
-                Self::refused(fingerprint, reason, error.render_with_options(place))
+                let words = error.render_with_options(place);
+                if is_limit(&error) {
+                    let words = format!("too large with its aliases expanded; split it: {words}");
+                    return Self::refused(fingerprint, Reason::TooLarge, words);
+                }
+                Self::refused(fingerprint, Reason::InvalidYaml, words)
             }
         }
     }
