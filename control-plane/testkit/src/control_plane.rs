@@ -142,6 +142,11 @@ impl ControlPlane {
             .await
     }
 
+    /// The id of its process, while it runs.
+    pub fn process_id(&self) -> Option<u32> {
+        self.process.as_ref().map(Process::id)
+    }
+
     /// What it printed last.
     pub fn log(&self) -> String {
         self.process.as_ref().map(Process::log).unwrap_or_default()
