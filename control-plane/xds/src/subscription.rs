@@ -8,7 +8,10 @@
 mod answer;
 mod due;
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use evermesh_proto::resource::{Resource, ResourceType, Version, View};
 
@@ -122,31 +125,52 @@ impl Subscription {
         self.dirty = true;
     }
 
-    /// Subscribes to a name, or to all for `*`. The client hears of it even if it should have it.
-    pub(crate) fn subscribe(&mut self, name: &str) {
-        self.named = true;
-        if self.means_wildcard(name) {
+    /// Subscribes to names, and to all for `*`. The client hears of each even if it should have it.
+    pub(crate) fn subscribe<'a>(&mut self, names: impl Iterator<Item = &'a str> + Clone) {
+        self.add(names.clone());
+        let mut wildcard = false;
+        for name in names {
+            self.named = true;
+            self.dirty = true;
+            wildcard |= self.means_wildcard(name);
+            if let Some(entry) = self.find_mut(name) {
+                entry.subscribe();
+            }
+        }
+        if wildcard {
             self.wildcard = true;
             self.answer_due = true;
             for entry in &mut self.entries {
                 entry.asked |= !entry.named;
             }
-        } else {
-            self.entry(name).subscribe();
         }
-        self.dirty = true;
     }
 
-    /// Takes a subscription back, by name or `*`.
-    pub(crate) fn unsubscribe(&mut self, name: &str, reading: &mut Reading<'_>) {
-        if self.means_wildcard(name) {
-            self.wildcard = false;
-            self.answer_due = false;
-        } else if let Some(entry) = self.find_mut(name) {
-            entry.named = false;
-            // Still there by the wildcard: the client dropped it and must hear what it is now.
-            entry.asked = true;
-            self.dirty = true;
+    /// Makes entries for the names that have none, at once: one by one a hostile list would take long.
+    fn add<'a>(&mut self, names: impl Iterator<Item = &'a str>) {
+        let new: BTreeSet<&str> = names
+            .filter(|name| !self.means_wildcard(name) && self.find(name).is_none())
+            .collect();
+        if !new.is_empty() {
+            let new = new.into_iter().map(|name| Entry::new(name.into()));
+            self.entries.extend(new);
+            self.entries
+                .sort_by(|left, right| left.name.cmp(&right.name));
+        }
+    }
+
+    /// Takes subscriptions back, by name or `*`.
+    pub(crate) fn unsubscribe(&mut self, names: &[String], reading: &mut Reading<'_>) {
+        for name in names {
+            if self.means_wildcard(name) {
+                self.wildcard = false;
+                self.answer_due = false;
+            } else if let Some(entry) = self.find_mut(name) {
+                entry.named = false;
+                // Still there by the wildcard: the client dropped it and must hear what it is now.
+                entry.asked = true;
+                self.dirty = true;
+            }
         }
         self.drop_unsubscribed(reading);
     }
@@ -162,12 +186,12 @@ impl Subscription {
         for entry in &mut self.entries {
             entry.named &= wanted.contains(entry.name.as_ref());
         }
-        for name in wanted {
-            let known = self.find(name).is_some_and(|entry| entry.named);
-            if !known && !name.is_empty() && !self.means_wildcard(name) {
-                self.subscribe(name);
-            }
-        }
+        let new: Vec<_> = wanted
+            .into_iter()
+            .filter(|name| !name.is_empty() && !self.means_wildcard(name))
+            .filter(|name| !self.find(name).is_some_and(|entry| entry.named))
+            .collect();
+        self.subscribe(new.into_iter());
         if wildcard {
             self.subscribe_all();
         } else {
@@ -211,14 +235,16 @@ impl Subscription {
         });
     }
 
-    /// Notes a version that a reconnecting client says it has, of what it subscribes to now.
-    pub(crate) fn claim(&mut self, name: &str, version: Option<Version>) {
-        self.answer_due = false;
-        let held = Held::Claimed(version.map(Box::new));
+    /// Notes the versions that a reconnecting client says it has, of what it subscribes to now.
+    pub(crate) fn claim(&mut self, versions: &BTreeMap<String, String>) {
         if self.wildcard {
-            self.entry(name).held = held;
-        } else if let Some(entry) = self.find_mut(name) {
-            entry.held = held;
+            self.add(versions.keys().map(String::as_str));
+        }
+        for (name, version) in versions {
+            self.answer_due = false;
+            if let Some(entry) = self.find_mut(name) {
+                entry.held = Held::Claimed(Version::parse(version).map(Box::new));
+            }
         }
     }
 
@@ -244,9 +270,8 @@ impl Subscription {
         resumed: &mut Vec<Arc<Resource>>,
     ) {
         if all && self.wildcard {
-            for key in view.of_type(self.kind) {
-                self.entry(&key.name);
-            }
+            let keys = view.of_type(self.kind).iter();
+            self.add(keys.map(|key| key.name.as_ref()));
         }
         for entry in &mut self.entries {
             if entry.id.is_some() && !all {

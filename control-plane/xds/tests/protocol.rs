@@ -885,3 +885,30 @@ fn what_nobody_serves_or_watches_is_forgotten() {
     assert_eq!(said.names(), ["f"]);
     assert_eq!(said.removed, ["e"]);
 }
+
+#[test]
+fn a_list_of_very_many_names_is_taken_at_once() {
+    let world = World::with(&[(Cluster, "A", "1")]);
+    let mut peer = Peer::new(&world, Flavour::Delta);
+    let many: Vec<String> = (0..100_000)
+        .map(|number| format!("{}", number * 7_919 % 100_003))
+        .collect();
+    let stars = vec!["*".to_owned(); 100_000];
+    let start = std::time::Instant::now();
+    let request = DeltaDiscoveryRequest {
+        resource_names_subscribe: [many.clone(), stars].concat(),
+        initial_resource_versions: many
+            .iter()
+            .map(|name| (format!("{name}x"), name.clone()))
+            .collect(),
+        ..Default::default()
+    };
+    peer.delta(Cluster, request);
+    let request = DeltaDiscoveryRequest {
+        resource_names_unsubscribe: many,
+        ..Default::default()
+    };
+    peer.delta(Cluster, request);
+    assert!(start.elapsed().as_secs() < 20, "{:?}", start.elapsed());
+    assert_eq!(peer.next().names(), ["A"]);
+}

@@ -16,7 +16,7 @@ pub(crate) enum Change {
 }
 
 fn name() -> impl Strategy<Value = &'static str> + Clone {
-    select(&["one", "two", "three"][..])
+    select(&["one", "two"][..])
 }
 
 fn namespace() -> impl Strategy<Value = &'static str> + Clone {
@@ -25,7 +25,7 @@ fn namespace() -> impl Strategy<Value = &'static str> + Clone {
 
 /// A value, or nothing: the field is then left out.
 fn maybe(value: impl Strategy<Value = Value> + 'static) -> BoxedStrategy<Value> {
-    prop_oneof![Just(Value::Null), value].boxed()
+    prop_oneof![1 => Just(Value::Null), 3 => value].boxed()
 }
 
 fn without_nulls(value: Value) -> Value {
@@ -79,7 +79,7 @@ fn listeners(tls: bool) -> BoxedStrategy<Value> {
     let mode = select(&["DISABLED", "STRICT"][..])
         .prop_map(move |mode| json!({ "mode": mode, "certificate": {} }));
     let mode = if tls {
-        prop_oneof![4 => Just(Value::Null), 1 => mode].boxed()
+        prop_oneof![12 => Just(Value::Null), 1 => mode].boxed()
     } else {
         Just(Value::Null).boxed()
     };
@@ -92,20 +92,20 @@ fn listeners(tls: bool) -> BoxedStrategy<Value> {
 fn mesh_reference() -> BoxedStrategy<Value> {
     let reference =
         select(&["m", "other", "nobody"][..]).prop_map(|name| json!({ "name": name, "uid": "" }));
-    prop_oneof![4 => Just(Value::Null), 1 => reference].boxed()
+    prop_oneof![12 => Just(Value::Null), 1 => reference].boxed()
 }
 
 fn policy() -> BoxedStrategy<Value> {
     let policy = any::<bool>().prop_map(
         |enforce| json!({ "tls": { "enforce": enforce, "validation": { "trust": {} } } }),
     );
-    prop_oneof![4 => Just(Value::Null), 1 => policy].boxed()
+    prop_oneof![12 => Just(Value::Null), 1 => policy].boxed()
 }
 
 fn mesh() -> impl Strategy<Value = Value> {
     let selector = prop_oneof![
-        3 => Just(json!({})),
-        1 => Just(json!({ "matchLabels": { "mesh": "yes" } })),
+        1 => Just(json!({})),
+        3 => Just(json!({ "matchLabels": { "mesh": "yes" } })),
     ];
     (
         select(&["m", "other"][..]),
@@ -135,7 +135,7 @@ fn member(
         "appmesh.k8s.aws/v1beta2"
     };
     let aws_name = prop_oneof![
-        6 => Just(Value::Null),
+        20 => Just(Value::Null),
         1 => Just(json!("same")),
         1 => Just(json!("Same")),
         1 => Just(json!("bad/name")),
@@ -156,7 +156,7 @@ fn member(
 }
 
 fn node() -> BoxedStrategy<Value> {
-    let hostname = select(&["one", "two.red", "three.blue.svc.x.", "example.com", ""][..]);
+    let hostname = select(&["one", "one.red", "two.blue.svc.x.", "example.com", ""][..]);
     let cloud_map = (name(), maybe(name().prop_map(Value::from))).prop_map(|(service, version)| {
         let attributes = if version.is_null() {
             json!([])
@@ -204,13 +204,17 @@ fn service() -> BoxedStrategy<Value> {
 }
 
 fn http_match(more: BoxedStrategy<Value>) -> BoxedStrategy<Value> {
-    (
-        maybe(select(&["/", "/x", "bad"][..]).prop_map(Value::from)),
-        maybe(select(&["exact", "regex"][..]).prop_map(|word| json!({ word: "/x" }))),
-        maybe(port().prop_map(Value::from)),
-        more,
-    )
-        .prop_map(|(prefix, path, port, mut more)| {
+    let prefix = select(&["/", "/x", "/x/y"][..]).prop_map(Value::from);
+    let path = select(&["exact", "regex"][..]).prop_map(|word| json!({ word: "/x" }));
+    let paths = prop_oneof![
+        6 => (prefix.clone(), Just(Value::Null)),
+        3 => (Just(Value::Null), path.clone()),
+        1 => (Just(json!("relative")), Just(Value::Null)),
+        1 => (maybe(prefix), maybe(path)),
+    ];
+    let port = prop_oneof![3 => Just(Value::Null), 1 => port().prop_map(Value::from)];
+    (paths, port, more)
+        .prop_map(|((prefix, path), port, mut more)| {
             more["prefix"] = prefix;
             more["path"] = path;
             more["port"] = port;
@@ -221,12 +225,22 @@ fn http_match(more: BoxedStrategy<Value>) -> BoxedStrategy<Value> {
 
 /// The fields of a route that an inline one and an object share.
 fn rule() -> BoxedStrategy<Value> {
-    let more = (0..3_u32, maybe(port().prop_map(Value::from)))
-        .prop_map(|(weight, port)| json!({ "weight": weight, "port": port }));
+    let port = prop_oneof![3 => Just(Value::Null), 1 => port().prop_map(Value::from)];
+    let more =
+        (0..3_u32, port).prop_map(|(weight, port)| json!({ "weight": weight, "port": port }));
     let targets = prop::collection::vec(target("virtualNode", more.boxed()), 1..3);
     (
         maybe((0..3_u32).prop_map(Value::from)),
-        select(&["httpRoute", "http2Route", "grpcRoute", "tcpRoute"][..]),
+        select(
+            &[
+                "httpRoute",
+                "httpRoute",
+                "httpRoute",
+                "http2Route",
+                "grpcRoute",
+                "tcpRoute",
+            ][..],
+        ),
         http_match(Just(json!({})).boxed()),
         targets,
     )
@@ -294,7 +308,7 @@ fn gateway_route() -> BoxedStrategy<Value> {
                 .boxed(),
         ),
         target("virtualService", Just(json!({})).boxed()),
-        maybe(port().prop_map(Value::from)),
+        prop_oneof![3 => Just(Value::Null), 1 => port().prop_map(Value::from)],
         maybe(gateway),
     );
     member(
@@ -368,7 +382,6 @@ pub(crate) fn common_mesh() -> Value {
 
 pub(crate) fn object() -> impl Strategy<Value = Value> {
     prop_oneof![
-        1 => mesh(),
         6 => node(),
         4 => service(),
         3 => router(),
@@ -407,6 +420,7 @@ pub(crate) fn change() -> impl Strategy<Value = Change> {
     });
     prop_oneof![
         12 => object().prop_map(Change::Put),
+        1 => mesh().prop_map(without_nulls).prop_map(Change::Put),
         4 => removed,
         2 => cloud_map().prop_map(|(service, state)| Change::CloudMap(service, state)),
         1 => any::<bool>().prop_map(Change::Slices),

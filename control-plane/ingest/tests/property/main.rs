@@ -118,7 +118,7 @@ proptest! {
 
     #[test]
     fn a_memo_changes_nothing_but_the_work(
-        start in prop::collection::vec(object(), 10..60),
+        start in prop::collection::vec(object(), 20..80),
         batches in prop::collection::vec(prop::collection::vec(change(), 1..4), 1..8),
     ) {
         let mut inputs = Inputs::default();

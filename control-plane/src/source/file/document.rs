@@ -388,7 +388,7 @@ mod tests {
         let manifest = Manifest::read(Format::Yaml, text.as_bytes(), &Manifest::default()).unwrap();
         let refusal = manifest.documents[2].1.refusal.as_ref().unwrap();
         assert_eq!(refusal.reason, Reason::InvalidYaml);
-        assert!(refusal.message.contains("line 6"), "{}", refusal.message);
+        assert!(refusal.message.contains("line 5"), "{}", refusal.message);
     }
 
     #[test]
