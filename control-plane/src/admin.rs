@@ -37,7 +37,11 @@ pub struct Sources {
 }
 
 /// Serves the admin interface until cancelled.
-pub async fn serve(listener: TcpListener, sources: Sources, shutdown: CancellationToken) -> std::io::Result<()> {
+pub async fn serve(
+    listener: TcpListener,
+    sources: Sources,
+    shutdown: CancellationToken,
+) -> std::io::Result<()> {
     axum::serve(listener, router(sources))
         .with_graceful_shutdown(shutdown.cancelled_owned())
         .await
@@ -104,10 +108,15 @@ struct Narrow {
 async fn resources(State(sources): State<Sources>, Query(narrow): Query<Narrow>) -> Response {
     let kinds: Vec<ResourceType> = match &narrow.r#type {
         None => ResourceType::ALL.to_vec(),
-        Some(word) => match ResourceType::ALL.into_iter().find(|kind| kind.as_str() == word) {
+        Some(word) => match ResourceType::ALL
+            .into_iter()
+            .find(|kind| kind.as_str() == word)
+        {
             Some(kind) => vec![kind],
             None => {
-                let text = format!("type `{word}` is none of cluster, endpoint, listener, route, secret\n");
+                let text = format!(
+                    "type `{word}` is none of cluster, endpoint, listener, route, secret\n"
+                );
                 return (StatusCode::BAD_REQUEST, text).into_response();
             }
         },
@@ -116,7 +125,9 @@ async fn resources(State(sources): State<Sources>, Query(narrow): Query<Narrow>)
         return off_the_worker(move || Ok(overview(&sources.store.views(), &kinds))).await;
     };
     let Some(view) = sources.store.view(proxy) else {
-        let text = format!("nothing is served to `{proxy}`; /debug/resources lists the proxies that are known\n");
+        let text = format!(
+            "nothing is served to `{proxy}`; /debug/resources lists the proxies that are known\n"
+        );
         return (StatusCode::NOT_FOUND, text).into_response();
     };
     off_the_worker(move || {
@@ -194,7 +205,8 @@ fn proxy(proxy: &ProxyStatus) -> Value {
 }
 
 fn since_1970_ms(at: SystemTime) -> u128 {
-    at.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_millis())
+    at.duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |since| since.as_millis())
 }
 
 /// The newest changes and how long each took to the last ACK.

@@ -20,7 +20,9 @@ use crate::{
 /// The folder cannot be read, or standard output is closed.
 pub fn run(args: &LintArgs, out: &mut impl Write) -> anyhow::Result<ExitCode> {
     let folder = &args.config;
-    folder.read_dir().with_context(|| format!("{}", folder.display()))?;
+    folder
+        .read_dir()
+        .with_context(|| format!("{}", folder.display()))?;
     let problems = problems(folder);
     match args.output {
         Output::Json => {
@@ -66,5 +68,8 @@ fn problems(folder: &Path) -> Arc<[Problem]> {
 }
 
 fn count(problems: &[Problem], severity: Severity) -> usize {
-    problems.iter().filter(|problem| problem.severity == severity).count()
+    problems
+        .iter()
+        .filter(|problem| problem.severity == severity)
+        .count()
 }

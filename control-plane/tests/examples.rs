@@ -24,7 +24,12 @@ fn examples_are_without_errors_and_accepted_by_envoy() {
     for folder in examples() {
         let (store, published) = serve(&folder);
         for problem in &*published.problems {
-            assert_ne!(problem.severity, Severity::Error, "{}: {problem}", folder.display());
+            assert_ne!(
+                problem.severity,
+                Severity::Error,
+                "{}: {problem}",
+                folder.display()
+            );
         }
         for (name, view) in store.views() {
             let served = Served {
@@ -86,14 +91,20 @@ fn serve(folder: &std::path::Path) -> (Arc<Store>, Arc<Published>) {
             .collect(),
     );
     let published = Arc::clone(&newest.borrow());
-    assert!(published.waiting_for.is_empty(), "{:?}", published.waiting_for);
+    assert!(
+        published.waiting_for.is_empty(),
+        "{:?}",
+        published.waiting_for
+    );
     (store, published)
 }
 
 fn contents(store: &Store, view: &View, kind: ResourceType) -> Vec<Value> {
     let keys = view.of_type(kind).iter();
     keys.map(|key| {
-        let resource = store.get(key).unwrap_or_else(|| panic!("{key:?} is not served"));
+        let resource = store
+            .get(key)
+            .unwrap_or_else(|| panic!("{key:?} is not served"));
         json::encoded_to_json(kind.message_name(), &resource.body).unwrap()
     })
     .collect()

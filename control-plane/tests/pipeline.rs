@@ -13,7 +13,9 @@ use evermesh::{
     source::{Batch, Change},
 };
 use evermesh_ingest::object::parse;
-use evermesh_model::{CloudMapService, CloudMapState, Instance, Kind, ObjectRef, endpoint::CloudMapFailure};
+use evermesh_model::{
+    CloudMapService, CloudMapState, Instance, Kind, ObjectRef, endpoint::CloudMapFailure,
+};
 use evermesh_proto::{Key, ResourceType, Version};
 use evermesh_xds::Store;
 use proptest::prelude::*;
@@ -150,44 +152,68 @@ fn gateway() -> impl Strategy<Value = Value> {
             "g",
             &json!({"namespaceSelector": {}, "podSelector": {}, "listeners": [{"portMapping": {"port": 8080, "protocol": "http"}}]})
         )),
-        (proptest::sample::select(&SERVICES[..]), prop_oneof![Just("/"), Just("/x/")]).prop_map(|(service, prefix)| {
-            app_mesh(
-                "GatewayRoute",
-                "gr",
-                &json!({"httpRoute": {"match": {"prefix": prefix}, "action": {"target":
+        (
+            proptest::sample::select(&SERVICES[..]),
+            prop_oneof![Just("/"), Just("/x/")]
+        )
+            .prop_map(|(service, prefix)| {
+                app_mesh(
+                    "GatewayRoute",
+                    "gr",
+                    &json!({"httpRoute": {"match": {"prefix": prefix}, "action": {"target":
                     {"virtualService": {"virtualServiceRef": {"name": service}}, "port": 8080}}}}),
-            )
-        }),
+                )
+            }),
     ]
 }
 
 fn cloud_map() -> impl Strategy<Value = Event> {
-    let instance = (1..6u8, prop_oneof![Just("1"), Just("2")]).prop_map(|(last, version)| Instance {
-        id: format!("i{last}").into(),
-        ipv4: Some([10, 0, 0, last].into()),
-        ipv6: None,
-        attributes: BTreeMap::from([("v".into(), version.into())]),
-    });
+    let instance =
+        (1..6u8, prop_oneof![Just("1"), Just("2")]).prop_map(|(last, version)| Instance {
+            id: format!("i{last}").into(),
+            ipv4: Some([10, 0, 0, last].into()),
+            ipv6: None,
+            attributes: BTreeMap::from([("v".into(), version.into())]),
+        });
     let failure = prop_oneof![
         4 => Just(None),
         1 => Just(Some(CloudMapFailure::Unavailable("throttled".into()))),
         1 => Just(Some(CloudMapFailure::NotFound("no such service".into()))),
     ];
-    (proptest::sample::select(&CLOUD_MAP[..]), proptest::collection::vec(instance, 0..4), failure).prop_map(
-        |(service, mut instances, failure)| {
+    (
+        proptest::sample::select(&CLOUD_MAP[..]),
+        proptest::collection::vec(instance, 0..4),
+        failure,
+    )
+        .prop_map(|(service, mut instances, failure)| {
             instances.sort_by(|one, other| one.id.cmp(&other.id));
             instances.dedup_by(|one, other| one.id == other.id);
             Event::CloudMap(service, Arc::new(CloudMapState { instances, failure }))
-        },
-    )
+        })
 }
 
 fn event() -> impl Strategy<Value = Event> {
     let deleted = prop_oneof![
-        proptest::sample::select(&NODES[..]).prop_map(|name| Event::Delete(Kind::VirtualNode, "shop", name)),
-        proptest::sample::select(&SERVICES[..]).prop_map(|name| Event::Delete(Kind::VirtualService, "shop", name)),
-        proptest::sample::select(&ROUTERS[..]).prop_map(|name| Event::Delete(Kind::VirtualRouter, "shop", name)),
-        proptest::sample::select(&ROUTES[..]).prop_map(|name| Event::Delete(Kind::Route, "shop", name)),
+        proptest::sample::select(&NODES[..]).prop_map(|name| Event::Delete(
+            Kind::VirtualNode,
+            "shop",
+            name
+        )),
+        proptest::sample::select(&SERVICES[..]).prop_map(|name| Event::Delete(
+            Kind::VirtualService,
+            "shop",
+            name
+        )),
+        proptest::sample::select(&ROUTERS[..]).prop_map(|name| Event::Delete(
+            Kind::VirtualRouter,
+            "shop",
+            name
+        )),
+        proptest::sample::select(&ROUTES[..]).prop_map(|name| Event::Delete(
+            Kind::Route,
+            "shop",
+            name
+        )),
         Just(Event::Delete(Kind::GatewayRoute, "shop", "gr")),
         Just(Event::Delete(Kind::Mesh, "", "m")),
     ];
@@ -214,8 +240,14 @@ fn change(event: &Event) -> Change {
     match event {
         Event::Put(value) => {
             let parsed = parse(value.clone());
-            let (object, value) = parsed.object.unwrap_or_else(|| panic!("{:?}", parsed.problems));
-            Change::Object { object, origin: Some("f.yaml#1".into()), value: Some(value) }
+            let (object, value) = parsed
+                .object
+                .unwrap_or_else(|| panic!("{:?}", parsed.problems));
+            Change::Object {
+                object,
+                origin: Some("f.yaml#1".into()),
+                value: Some(value),
+            }
         }
         Event::Delete(kind, namespace, name) => Change::Object {
             object: ObjectRef::new(*kind, *namespace, *name),
@@ -274,7 +306,9 @@ fn run(batches: &[Vec<Event>]) -> Outcome {
             .iter()
             .map(|(name, view)| {
                 let keys = view.keys().iter();
-                let seen = keys.map(|key| (key.kind, key.name.to_string(), version(key))).collect();
+                let seen = keys
+                    .map(|key| (key.kind, key.name.to_string(), version(key)))
+                    .collect();
                 (name.to_string(), seen)
             })
             .collect(),
