@@ -128,7 +128,7 @@ fn cases() -> Vec<Case> {
             "VirtualService/shop/d",
             "spec.provider.virtualNode",
         ),
-        case("again.yaml", ROUTER, "DuplicateObject", "", ""),
+        case("zz-same.yaml", ROUTER, "DuplicateObject", "", ""),
         case(
             "kind.yaml",
             "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: d, namespace: shop}\n",
