@@ -11,7 +11,7 @@ use evermesh::{
     args::{BootstrapArgs, Cli, Command},
     lint,
 };
-use evermesh_injector::bootstrap::{AdminAddress, BootstrapOptions, HostPort, bootstrap};
+use evermesh_injector::bootstrap::{AdminAddress, BootstrapOptions, HostPort, bootstrap, render};
 
 /// What scripts may tell apart: 1 is "there are errors" of `lint`, 2 is "it could not be done".
 const COULD_NOT: u8 = 2;
@@ -35,7 +35,6 @@ fn main() -> ExitCode {
     })
 }
 
-/// Protobuf JSON, which is YAML too.
 fn print_bootstrap(args: BootstrapArgs, out: &mut impl Write) -> anyhow::Result<()> {
     let bootstrap = bootstrap(&BootstrapOptions {
         sotw: args.sotw,
@@ -45,9 +44,7 @@ fn print_bootstrap(args: BootstrapArgs, out: &mut impl Write) -> anyhow::Result<
         }),
         ..BootstrapOptions::new(args.node, args.xds)
     });
-    let json = evermesh_proto::json::to_json(&bootstrap)?;
-    serde_json::to_writer_pretty(&mut *out, &json)?;
-    writeln!(out)?;
+    write!(out, "{}", render(&bootstrap)?)?;
     Ok(())
 }
 

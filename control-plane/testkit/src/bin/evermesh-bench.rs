@@ -29,7 +29,9 @@ const BACKENDS: usize = 10;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
-    say(&format!("From a file's write to the last ACK of {ENVOYS} Envoys, {CHANGES} changes each:"));
+    say(&format!(
+        "From a file's write to the last ACK of {ENVOYS} Envoys, {CHANGES} changes each:"
+    ));
     for services in [BACKENDS, 1000] {
         let config = tools::scratch("bench")?;
         write_mesh(config.path(), services)?;
@@ -46,13 +48,18 @@ async fn measure(config: &Path, services: usize) -> Result<()> {
     let mut envoys = Vec::new();
     for _ in 0..ENVOYS {
         let bootstrap = bootstrap("mesh/bench/virtualNode/front_bench", control_plane.xds())?;
-        envoys.push(Envoy::start(&EnvoyOptions::new(Version::Newest, bootstrap))?);
+        envoys.push(Envoy::start(&EnvoyOptions::new(
+            Version::Newest,
+            bootstrap,
+        ))?);
     }
     for envoy in &mut envoys {
         envoy.ready().await?;
     }
 
-    let process = control_plane.process_id().context("the control plane runs")?;
+    let process = control_plane
+        .process_id()
+        .context("the control plane runs")?;
     let cpu_before = cpu_seconds(process)?;
     let mut milliseconds = Vec::with_capacity(CHANGES);
     for change in 0..CHANGES {
@@ -62,7 +69,9 @@ async fn measure(config: &Path, services: usize) -> Result<()> {
     }
     let cpu = cpu_seconds(process)? - cpu_before;
     milliseconds.sort_by(f64::total_cmp);
-    let at = |percent: usize| milliseconds[(milliseconds.len() * percent / 100).min(milliseconds.len() - 1)];
+    let at = |percent: usize| {
+        milliseconds[(milliseconds.len() * percent / 100).min(milliseconds.len() - 1)]
+    };
     say(&format!(
         "  {:>5} files: p50 {:.1} ms, p99 {:.1} ms, max {:.1} ms; CPU {:.2} ms a change (its {ENVOYS} deliveries and \
          the measuring included); ready after {:.2} s, RSS {} MB",
@@ -79,7 +88,11 @@ async fn measure(config: &Path, services: usize) -> Result<()> {
 
 /// Writes another weight; returns the milliseconds from then to the last ACK.
 async fn shift(control_plane: &ControlPlane, config: &Path, weight: usize) -> Result<f64> {
-    let last = control_plane.changes().await?.last().map_or(0, |change| change.id);
+    let last = control_plane
+        .changes()
+        .await?
+        .last()
+        .map_or(0, |change| change.id);
     let text = router(0, weight);
     let written = SystemTime::now();
     fs::write(config.join("router-0.yaml"), text)?;
@@ -94,7 +107,10 @@ async fn shift(control_plane: &ControlPlane, config: &Path, weight: usize) -> Re
             if change.deliveries != ENVOYS as u64 || change.rejected != 0 {
                 bail!("the change should reach {ENVOYS} Envoys: {change:?}");
             }
-            let written = written.duration_since(SystemTime::UNIX_EPOCH)?.as_secs_f64() * 1e3;
+            let written = written
+                .duration_since(SystemTime::UNIX_EPOCH)?
+                .as_secs_f64()
+                * 1e3;
             return Ok(change.at_ms + acked - written);
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -106,11 +122,17 @@ async fn shift(control_plane: &ControlPlane, config: &Path, weight: usize) -> Re
 fn write_mesh(folder: &Path, services: usize) -> Result<()> {
     let mesh = "apiVersion: appmesh.k8s.aws/v1beta2\nkind: Mesh\nmetadata: {name: bench}\nspec: {namespaceSelector: {}}\n";
     fs::write(folder.join("mesh.yaml"), mesh)?;
-    fs::write(folder.join("namespace.yaml"), "apiVersion: v1\nkind: Namespace\nmetadata: {name: bench}\n")?;
+    fs::write(
+        folder.join("namespace.yaml"),
+        "apiVersion: v1\nkind: Namespace\nmetadata: {name: bench}\n",
+    )?;
     let mut front = object("VirtualNode", "front");
     front += "  listeners: [{portMapping: {port: 8080, protocol: http}}]\n  serviceDiscovery: {dns: {hostname: localhost}}\n  backends:\n";
     for index in 0..BACKENDS {
-        writeln!(front, "    - virtualService: {{virtualServiceRef: {{name: service-{index}}}}}")?;
+        writeln!(
+            front,
+            "    - virtualService: {{virtualServiceRef: {{name: service-{index}}}}}"
+        )?;
     }
     fs::write(folder.join("front.yaml"), front)?;
     for index in 0..services {
@@ -118,9 +140,14 @@ fn write_mesh(folder: &Path, services: usize) -> Result<()> {
             + "  listeners: [{portMapping: {port: 8080, protocol: http}}]\n  serviceDiscovery: {dns: {hostname: localhost}}\n";
         fs::write(folder.join(format!("node-{index}.yaml")), node)?;
         let service = object("VirtualService", &format!("service-{index}"))
-            + &format!("  awsName: service-{index}.bench\n  provider: {{virtualRouter: {{virtualRouterRef: {{name: router-{index}}}}}}}\n");
+            + &format!(
+                "  awsName: service-{index}.bench\n  provider: {{virtualRouter: {{virtualRouterRef: {{name: router-{index}}}}}}}\n"
+            );
         fs::write(folder.join(format!("service-{index}.yaml")), service)?;
-        fs::write(folder.join(format!("router-{index}.yaml")), router(index, 1))?;
+        fs::write(
+            folder.join(format!("router-{index}.yaml")),
+            router(index, 1),
+        )?;
     }
     Ok(())
 }
@@ -137,7 +164,9 @@ fn router(index: usize, weight: usize) -> String {
 }
 
 fn object(kind: &str, name: &str) -> String {
-    format!("apiVersion: appmesh.k8s.aws/v1beta2\nkind: {kind}\nmetadata: {{name: {name}, namespace: bench}}\nspec:\n")
+    format!(
+        "apiVersion: appmesh.k8s.aws/v1beta2\nkind: {kind}\nmetadata: {{name: {name}, namespace: bench}}\nspec:\n"
+    )
 }
 
 /// Seconds on a CPU since the process started, from the scheduler.
@@ -145,7 +174,10 @@ fn cpu_seconds(process: u32) -> Result<f64> {
     let mut nanoseconds = 0;
     for thread in fs::read_dir(format!("/proc/{process}/task"))? {
         let statistics = fs::read_to_string(thread?.path().join("schedstat"))?;
-        let on_cpu = statistics.split(' ').next().context("schedstat has fields")?;
+        let on_cpu = statistics
+            .split(' ')
+            .next()
+            .context("schedstat has fields")?;
         nanoseconds += on_cpu.parse::<u64>()?;
     }
     Ok(Duration::from_nanos(nanoseconds).as_secs_f64())
