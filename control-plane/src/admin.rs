@@ -106,21 +106,15 @@ struct Narrow {
 }
 
 async fn resources(State(sources): State<Sources>, Query(narrow): Query<Narrow>) -> Response {
-    let kinds: Vec<ResourceType> = match &narrow.r#type {
-        None => ResourceType::ALL.to_vec(),
-        Some(word) => match ResourceType::ALL
-            .into_iter()
-            .find(|kind| kind.as_str() == word)
-        {
-            Some(kind) => vec![kind],
-            None => {
-                let text = format!(
-                    "type `{word}` is none of cluster, endpoint, listener, route, secret\n"
-                );
-                return (StatusCode::BAD_REQUEST, text).into_response();
-            }
-        },
-    };
+    let wanted = narrow.r#type.as_deref();
+    let kinds: Vec<ResourceType> = ResourceType::ALL
+        .into_iter()
+        .filter(|kind| wanted.is_none_or(|word| kind.as_str() == word))
+        .collect();
+    if kinds.is_empty() {
+        let text = "type is none of cluster, endpoint, listener, route, secret\n";
+        return (StatusCode::BAD_REQUEST, text).into_response();
+    }
     let Some(proxy) = narrow.proxy.as_deref() else {
         return off_the_worker(move || Ok(overview(&sources.store.views(), &kinds))).await;
     };

@@ -46,7 +46,7 @@ const QUEUE: usize = 256;
 pub fn serve(args: &ServeArgs) -> anyhow::Result<()> {
     rustls::crypto::aws_lc_rs::default_provider()
         .install_default()
-        .map_err(|_| anyhow!("a crypto provider is already installed"))?;
+        .map_err(|_already| anyhow!("a crypto provider is already installed"))?;
     let streams = Builder::new_multi_thread()
         .worker_threads(args.xds_threads.into())
         .thread_name("xds")

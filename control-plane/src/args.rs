@@ -165,7 +165,7 @@ Example:
   envoy -c /etc/envoy.yaml")]
 pub struct BootstrapArgs {
     /// Who the proxy is: mesh/MESH/virtualNode/NAME or mesh/MESH/virtualGateway/NAME; the names are
-    /// awsNames (NAME_NAMESPACE by default), an ARN is taken too
+    /// awsNames (name and namespace with `_` between by default), an ARN is taken too
     #[arg(long, value_name = "NAME", env = "EVERMESH_NODE")]
     pub node: ResourceName,
 
@@ -239,7 +239,7 @@ mod tests {
     fn reads_durations() {
         assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
         assert_eq!(duration("5s"), Ok(Duration::from_secs(5)));
-        assert_eq!(duration("1m"), Ok(Duration::from_secs(60)));
+        assert_eq!(duration("1m"), Ok(Duration::from_mins(1)));
         for bad in ["", "5", "s", "-1s", "1h", "1ms", "99999999999999999999s"] {
             assert!(duration(bad).is_err(), "{bad}");
         }

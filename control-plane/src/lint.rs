@@ -63,8 +63,7 @@ fn problems(folder: &Path) -> Arc<[Problem]> {
     };
     let changes = file::read_once(folder);
     Engine::new([], outputs).step([Batch { noticed, changes }]);
-    let problems = Arc::clone(&newest.borrow().problems);
-    problems
+    Arc::clone(&newest.borrow().problems)
 }
 
 fn count(problems: &[Problem], severity: Severity) -> usize {

@@ -3,6 +3,8 @@
 //!
 //! Needs the binary `evermesh`: `cargo test --workspace` builds it, `cargo build --bins` otherwise.
 
+#![allow(clippy::unwrap_used)] // what fails here fails a test
+
 use std::{fs, path::Path, time::Duration};
 
 use evermesh_testkit::{control_plane::ControlPlane, tools};

@@ -1,5 +1,7 @@
 //! Every example is without errors, and every proxy in it gets what both supported Envoys accept.
 
+#![allow(clippy::unwrap_used)] // what fails here fails a test
+
 use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Instant};
 
 use evermesh::{

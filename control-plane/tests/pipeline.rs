@@ -1,6 +1,8 @@
 //! Whatever happened before, and however it was batched: what is served is what a fresh start would
 //! serve of the same objects, byte for byte.
 
+#![allow(clippy::unwrap_used)] // what fails here fails a test
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
