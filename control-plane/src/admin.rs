@@ -3,7 +3,7 @@
 //! Reads what the engine published and what the xDS server keeps. Must not change anything, and must
 //! not be reachable from outside: it shows the whole configuration.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
 
 use axum::{
     Json, Router,
@@ -13,7 +13,7 @@ use axum::{
     routing::get,
 };
 use evermesh_proto::{Key, Resource, ResourceType, View, json};
-use evermesh_xds::{Registry, Store};
+use evermesh_xds::{ProxyStatus, Registry, Store};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, sync::watch};
@@ -37,7 +37,11 @@ pub struct Sources {
 }
 
 /// Serves the admin interface until cancelled.
-pub async fn serve(listener: TcpListener, sources: Sources, shutdown: CancellationToken) -> std::io::Result<()> {
+pub async fn serve(
+    listener: TcpListener,
+    sources: Sources,
+    shutdown: CancellationToken,
+) -> std::io::Result<()> {
     axum::serve(listener, router(sources))
         .with_graceful_shutdown(shutdown.cancelled_owned())
         .await
@@ -104,19 +108,26 @@ struct Narrow {
 async fn resources(State(sources): State<Sources>, Query(narrow): Query<Narrow>) -> Response {
     let kinds: Vec<ResourceType> = match &narrow.r#type {
         None => ResourceType::ALL.to_vec(),
-        Some(word) => match ResourceType::ALL.into_iter().find(|kind| kind.as_str() == word) {
+        Some(word) => match ResourceType::ALL
+            .into_iter()
+            .find(|kind| kind.as_str() == word)
+        {
             Some(kind) => vec![kind],
             None => {
-                let text = format!("type `{word}` is none of cluster, endpoint, listener, route, secret\n");
+                let text = format!(
+                    "type `{word}` is none of cluster, endpoint, listener, route, secret\n"
+                );
                 return (StatusCode::BAD_REQUEST, text).into_response();
             }
         },
     };
-    let Some(proxy) = narrow.proxy else {
+    let Some(proxy) = narrow.proxy.as_deref() else {
         return off_the_worker(move || Ok(overview(&sources.store.views(), &kinds))).await;
     };
-    let Some(view) = sources.store.view(&proxy) else {
-        let text = format!("nothing is served to `{proxy}`; /debug/resources lists the proxies that are known\n");
+    let Some(view) = sources.store.view(proxy) else {
+        let text = format!(
+            "nothing is served to `{proxy}`; /debug/resources lists the proxies that are known\n"
+        );
         return (StatusCode::NOT_FOUND, text).into_response();
     };
     off_the_worker(move || {
@@ -158,7 +169,44 @@ fn shown(key: &Key, resource: &Resource) -> anyhow::Result<Value> {
 
 /// Connected proxies: who they are, what each was sent, ACKed and refused.
 async fn proxies(State(sources): State<Sources>) -> Response {
-    off_the_worker(move || Ok(serde_json::to_value(sources.registry.list())?)).await
+    off_the_worker(move || Ok(sources.registry.proxies().iter().map(proxy).collect())).await
+}
+
+fn proxy(proxy: &ProxyStatus) -> Value {
+    let resources: Vec<Value> = proxy
+        .resources
+        .iter()
+        .map(|resource| {
+            json!({
+                "type": resource.kind.as_str(),
+                "name": resource.name,
+                "sent": resource.sent.map(|version| version.to_string()),
+                "acked": resource.acked.map(|version| version.to_string()),
+                "rejected": resource.rejection.as_ref().map(|rejection| json!({
+                    "version": rejection.version.to_string(),
+                    "message": rejection.message,
+                    "at_ms": since_1970_ms(rejection.at),
+                })),
+            })
+        })
+        .collect();
+    json!({
+        "id": proxy.id.to_string(),
+        "proxy": proxy.view,
+        "node_id": proxy.node_id,
+        "node_cluster": proxy.node_cluster,
+        "user_agent": proxy.user_agent,
+        "peer": proxy.peer,
+        "flavour": format!("{:?}", proxy.flavour).to_lowercase(),
+        "aggregated": proxy.aggregated,
+        "since_ms": since_1970_ms(proxy.since),
+        "resources": resources,
+    })
+}
+
+fn since_1970_ms(at: SystemTime) -> u128 {
+    at.duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |since| since.as_millis())
 }
 
 /// The newest changes and how long each took to the last ACK.

@@ -1,11 +1,17 @@
 //! `evermesh serve`: channels, tasks and their end. One function a part, no logic.
 
-use std::{sync::Arc, thread, time::Duration};
+use std::{
+    collections::BTreeSet,
+    net::SocketAddr,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, anyhow};
-use evermesh_model::{ProxyKind, ResourceName};
+use evermesh_model::{CloudMapService, ProxyKind, ResourceName, name::InvalidResourceName};
 use evermesh_proto::core;
-use evermesh_xds::{Options, Registry, Store};
+use evermesh_xds::{Options, Registry, Store, VerdictSink};
 use tokio::{
     net::TcpListener,
     runtime::{Builder, Handle},
@@ -14,6 +20,7 @@ use tokio::{
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
+use tonic::Status;
 
 use crate::{
     admin,
@@ -21,7 +28,11 @@ use crate::{
     changes::{self, Changes, Event},
     engine::{Engine, Outputs, Published},
     metrics::Metrics,
-    source::{self, Batch, cloud_map, file},
+    source::{
+        Batch, SourceName,
+        cloud_map::{self, CloudMapOptions},
+        file,
+    },
     telemetry,
 };
 
@@ -81,8 +92,16 @@ async fn run(args: &ServeArgs, streams: &Handle) -> anyhow::Result<()> {
 
     let mut options = Options::new(Arc::new(|node, _| identify(node)));
     options.shutdown = shutdown.clone();
-    let serving = evermesh_xds::serve(xds_listener, Arc::clone(&store), Arc::clone(&registry), options);
-    tasks.spawn_on(async move { serving.await.context("the xDS server failed") }, streams);
+    let serving = evermesh_xds::serve(
+        xds_listener,
+        Arc::clone(&store),
+        Arc::clone(&registry),
+        options,
+    );
+    tasks.spawn_on(
+        async move { serving.await.context("the xDS server failed") },
+        streams,
+    );
     tasks.spawn(part(changes::track(
         announced,
         Arc::clone(&registry),
@@ -103,9 +122,11 @@ async fn run(args: &ServeArgs, streams: &Handle) -> anyhow::Result<()> {
     tracing::info!(xds = %args.xds_address, admin = %args.admin_address, config = %args.config.display(), "serving");
     let ended = until_the_end(&mut tasks, engine).await;
     shutdown.cancel();
-    if tokio::time::timeout(args.shutdown_timeout, async { while tasks.join_next().await.is_some() {} })
-        .await
-        .is_err()
+    if tokio::time::timeout(args.shutdown_timeout, async {
+        while tasks.join_next().await.is_some() {}
+    })
+    .await
+    .is_err()
     {
         tracing::warn!("streams did not end in time");
     }
@@ -113,7 +134,10 @@ async fn run(args: &ServeArgs, streams: &Handle) -> anyhow::Result<()> {
 }
 
 /// Waits for a signal, which is a good end, or for a part that ended by itself, which is not.
-async fn until_the_end(tasks: &mut JoinSet<anyhow::Result<()>>, engine: oneshot::Receiver<()>) -> anyhow::Result<()> {
+async fn until_the_end(
+    tasks: &mut JoinSet<anyhow::Result<()>>,
+    engine: oneshot::Receiver<()>,
+) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     tokio::select! {
@@ -135,12 +159,17 @@ async fn bind(address: SocketAddr, flag: &str) -> anyhow::Result<TcpListener> {
 }
 
 /// The engine's own thread. The receiver hears when it ends, in whichever way.
-fn spawn_engine(engine: Engine, queue: mpsc::Receiver<Batch>) -> anyhow::Result<oneshot::Receiver<()>> {
+fn spawn_engine(
+    engine: Engine,
+    queue: mpsc::Receiver<Batch>,
+) -> anyhow::Result<oneshot::Receiver<()>> {
     let (alive, ended) = oneshot::channel();
-    thread::Builder::new().name("engine".into()).spawn(move || {
-        let _alive = alive;
-        engine.run(queue);
-    })?;
+    thread::Builder::new()
+        .name("engine".into())
+        .spawn(move || {
+            let _alive = alive;
+            engine.run(queue);
+        })?;
     Ok(ended)
 }
 
@@ -156,8 +185,14 @@ fn spawn_sources(
     let options = CloudMapOptions {
         endpoint: args.cloud_map.cloud_map_endpoint.clone(),
         interval: args.cloud_map.cloud_map_interval,
+        ..CloudMapOptions::default()
     };
-    tasks.spawn(part(cloud_map::run(options, wanted, batches, shutdown.clone())));
+    tasks.spawn(part(cloud_map::run(
+        options,
+        wanted,
+        batches,
+        shutdown.clone(),
+    )));
 }
 
 /// A task that has nothing to fail with.
@@ -177,12 +212,13 @@ fn verdicts_to(events: mpsc::UnboundedSender<Event>) -> VerdictSink {
 /// From a folder there is nothing to check an identity against, so the node id is believed; listen where
 /// only your own proxies can reach.
 fn identify(node: &core::Node) -> Result<Arc<str>, Status> {
-    let name: ResourceName = node
-        .id
-        .parse()
-        .map_err(|error: InvalidResourceName| Status::invalid_argument(format!("node.id: {error}")))?;
+    let name: ResourceName = node.id.parse().map_err(|error: InvalidResourceName| {
+        Status::invalid_argument(format!("node.id: {error}"))
+    })?;
     if name.kind == ProxyKind::VirtualRouter {
-        return Err(Status::invalid_argument(format!("node.id: {name} is not a proxy")));
+        return Err(Status::invalid_argument(format!(
+            "node.id: {name} is not a proxy"
+        )));
     }
     Ok(name.to_string().into())
 }

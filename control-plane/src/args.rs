@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use evermesh_injector::bootstrap::HostPort;
 use evermesh_model::ResourceName;
 
 /// A control plane for Envoy that speaks App Mesh.
@@ -46,11 +47,21 @@ pub struct ServeArgs {
     pub config: PathBuf,
 
     /// Where Envoys connect (gRPC: ADS and the separate services, delta and state of the world)
-    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:18000", env = "EVERMESH_XDS_ADDRESS")]
+    #[arg(
+        long,
+        value_name = "HOST:PORT",
+        default_value = "127.0.0.1:18000",
+        env = "EVERMESH_XDS_ADDRESS"
+    )]
     pub xds_address: SocketAddr,
 
     /// Where /livez, /readyz, /metrics and /debug are; keep it private
-    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:18080", env = "EVERMESH_ADMIN_ADDRESS")]
+    #[arg(
+        long,
+        value_name = "HOST:PORT",
+        default_value = "127.0.0.1:18080",
+        env = "EVERMESH_ADMIN_ADDRESS"
+    )]
     pub admin_address: SocketAddr,
 
     /// Threads that serve Envoys; one carries tens of thousands of deliveries a second
@@ -86,11 +97,21 @@ pub struct CloudMapArgs {
 #[derive(Debug, Args)]
 pub struct TelemetryArgs {
     /// What is logged: a level, or directives such as `info,evermesh_xds=debug`
-    #[arg(long, value_name = "FILTER", default_value = "info", env = "EVERMESH_LOG")]
+    #[arg(
+        long,
+        value_name = "FILTER",
+        default_value = "info",
+        env = "EVERMESH_LOG"
+    )]
     pub log: String,
 
     /// How it is written to standard error
-    #[arg(long, value_name = "FORMAT", default_value = "human", env = "EVERMESH_LOG_FORMAT")]
+    #[arg(
+        long,
+        value_name = "FORMAT",
+        default_value = "human",
+        env = "EVERMESH_LOG_FORMAT"
+    )]
     pub log_format: LogFormat,
 
     /// An OTLP collector (gRPC, such as http://127.0.0.1:4317): each change becomes a trace from its
@@ -118,7 +139,12 @@ pub struct LintArgs {
     pub config: PathBuf,
 
     /// How problems are printed
-    #[arg(long, value_name = "FORMAT", default_value = "text", env = "EVERMESH_OUTPUT")]
+    #[arg(
+        long,
+        value_name = "FORMAT",
+        default_value = "text",
+        env = "EVERMESH_OUTPUT"
+    )]
     pub output: Output,
 }
 
@@ -145,10 +171,15 @@ pub struct BootstrapArgs {
 
     /// Where Evermesh serves Envoys
     #[arg(long, value_name = "HOST:PORT", env = "EVERMESH_XDS")]
-    pub xds: String,
+    pub xds: HostPort,
 
     /// Port of Envoy's admin interface on 127.0.0.1
-    #[arg(long, value_name = "PORT", default_value_t = 9901, env = "EVERMESH_ADMIN_PORT")]
+    #[arg(
+        long,
+        value_name = "PORT",
+        default_value_t = 9901,
+        env = "EVERMESH_ADMIN_PORT"
+    )]
     pub admin_port: u16,
 
     /// State-of-the-world xDS instead of delta

@@ -211,7 +211,9 @@ impl Tracker {
 
     /// Whether a change has waited for longer than a proxy needs.
     fn is_late(&self) -> bool {
-        self.open.front().is_some_and(|open| open.noticed.elapsed() > SWEEP)
+        self.open
+            .front()
+            .is_some_and(|open| open.noticed.elapsed() > SWEEP)
     }
 
     /// Closes late changes that nobody will answer any more: proxies left, or were spared a version that
@@ -221,7 +223,10 @@ impl Tracker {
             .iter()
             .flat_map(|proxy| {
                 let behind = proxy.resources.iter().filter(|resource| {
-                    let refused = resource.rejection.as_ref().map(|rejection| rejection.version);
+                    let refused = resource
+                        .rejection
+                        .as_ref()
+                        .map(|rejection| rejection.version);
                     resource.sent != resource.acked && resource.sent != refused
                 });
                 behind.map(|resource| (&*proxy.view, resource.kind, &*resource.name))
@@ -236,7 +241,10 @@ impl Tracker {
             });
             let late = open.noticed.elapsed();
             if late > PATIENCE {
-                tracing::warn!(change = open.change.id, "some proxies have not answered for a minute");
+                tracing::warn!(
+                    change = open.change.id,
+                    "some proxies have not answered for a minute"
+                );
             }
             if late > PATIENCE || (late > SWEEP && !waited_for) {
                 open.close(&self.metrics);

@@ -17,7 +17,10 @@ use std::{
 };
 
 use evermesh_ingest::{BuildMemo, Built, Inputs};
-use evermesh_model::{CloudMapFailure, CloudMapService, CloudMapState, Endpoint, Graph, Problem, ResourceName};
+use evermesh_model::{
+    CloudMapService, CloudMapState, Endpoint, Graph, ObjectRef, Problem, ResourceName,
+    endpoint::CloudMapFailure,
+};
 use evermesh_proto::{Key, Resource};
 use evermesh_translate::{DeriveMemo, Derived};
 use evermesh_xds::Store;
@@ -34,7 +37,7 @@ use crate::{
 const DRAINED: usize = 4096;
 
 /// The result of the newest turn, for whoever wants to look.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Published {
     /// The graph of the last full turn.
     pub graph: Arc<Graph>,
@@ -44,6 +47,18 @@ pub struct Published {
     pub problems: Arc<[Problem]>,
     /// What is still to come before the first commit; empty from then on.
     pub waiting_for: Vec<String>,
+}
+
+impl Default for Published {
+    /// Before the first turn.
+    fn default() -> Self {
+        Self {
+            graph: Arc::default(),
+            endpoints: BTreeMap::new(),
+            problems: Arc::default(),
+            waiting_for: vec!["the first turn".to_owned()],
+        }
+    }
 }
 
 /// Where the engine's results go.
@@ -72,6 +87,8 @@ pub struct Engine {
     endpoints: BTreeMap<ResourceName, Arc<Vec<Endpoint>>>,
     source_problems: BTreeMap<Arc<str>, Vec<Problem>>,
     problems: Arc<[Problem]>,
+    /// Where each object was read.
+    origins: BTreeMap<ObjectRef, Arc<str>>,
     unsynced: BTreeSet<SourceName>,
     committed: bool,
     outputs: Outputs,
@@ -96,12 +113,16 @@ impl Engine {
             inputs: Inputs::default(),
             build: BuildMemo::default(),
             derive: DeriveMemo::default(),
-            built: Built::default(),
+            built: Built {
+                graph: Arc::default(),
+                problems: Arc::default(),
+            },
             derived: Derived::default(),
             users: BTreeMap::new(),
             endpoints: BTreeMap::new(),
             source_problems: BTreeMap::new(),
             problems: Arc::default(),
+            origins: BTreeMap::new(),
             unsynced: sources.into_iter().collect(),
             committed: false,
             outputs,
@@ -126,11 +147,25 @@ impl Engine {
     }
 
     fn take_in(&mut self, batch: Batch, work: &mut Work) {
-        work.noticed = Some(work.noticed.map_or(batch.noticed, |noticed| noticed.min(batch.noticed)));
-        work.origins.extend(batch.origins);
+        work.noticed = Some(
+            work.noticed
+                .map_or(batch.noticed, |noticed| noticed.min(batch.noticed)),
+        );
         for change in batch.changes {
             match change {
-                Change::Object { object, value } => work.full |= self.inputs.apply(object, value),
+                Change::Object {
+                    object,
+                    origin,
+                    value,
+                } => {
+                    let before = match &origin {
+                        Some(origin) => self.origins.insert(object.clone(), Arc::clone(origin)),
+                        None => self.origins.remove(&object),
+                    };
+                    work.problems |= before != origin;
+                    work.origins.extend(origin.or(before));
+                    work.full |= self.inputs.apply(object, value);
+                }
                 Change::Problems { origin, problems } => {
                     work.problems = true;
                     if problems.is_empty() {
@@ -141,7 +176,8 @@ impl Engine {
                 }
                 Change::CloudMap { service, state } => {
                     let before = self.inputs.cloud_map.get(&service);
-                    work.full |= failure(before) != failure(Some(&state));
+                    work.full |= knowledge(before) != knowledge(Some(&state));
+                    work.origins.insert(format!("cloud-map:{service}").into());
                     work.cloud_map.insert(service.clone());
                     self.inputs.set_cloud_map(service, Some(state));
                 }
@@ -182,7 +218,8 @@ impl Engine {
 impl Engine {
     /// Everything: build, derive, and commit what came out different.
     fn full_turn(&mut self, noticed: Instant, origins: Vec<Arc<str>>, span: &Span) {
-        self.built = info_span!("build").in_scope(|| evermesh_ingest::build(&self.inputs, &mut self.build));
+        self.built =
+            info_span!("build").in_scope(|| evermesh_ingest::build(&self.inputs, &mut self.build));
         self.users = evermesh_ingest::cloud_map_users(&self.built.graph);
         self.endpoints.clear();
         let wanted: BTreeSet<CloudMapService> = self.users.keys().cloned().collect();
@@ -196,7 +233,8 @@ impl Engine {
         if !self.waiting_for().is_empty() {
             return;
         }
-        let derived = info_span!("derive").in_scope(|| evermesh_translate::derive(&self.built.graph, &mut self.derive));
+        let derived = info_span!("derive")
+            .in_scope(|| evermesh_translate::derive(&self.built.graph, &mut self.derive));
         let difference = Difference::between(&self.derived, &derived);
         self.derived = derived;
         self.commit(difference, noticed, origins, span);
@@ -212,12 +250,18 @@ impl Engine {
     ) {
         let graph = Arc::clone(&self.built.graph);
         let mut difference = Difference::default();
-        let nodes = services.iter().filter_map(|service| self.users.get(service)).flatten();
+        let nodes = services
+            .iter()
+            .filter_map(|service| self.users.get(service))
+            .flatten();
         for name in nodes {
-            let (Some(node), Some(mesh)) = (graph.nodes.get(name), graph.meshes.get(&name.mesh)) else {
+            let (Some(node), Some(mesh)) = (graph.nodes.get(name), graph.meshes.get(&name.mesh))
+            else {
                 continue;
             };
-            let (endpoints, _) = evermesh_ingest::endpoints(node, mesh, &self.inputs);
+            let Some(endpoints) = evermesh_ingest::endpoints(node, mesh, &self.inputs) else {
+                continue;
+            };
             for (key, resource) in evermesh_translate::load_assignments(node, &endpoints) {
                 let last = self.derived.resources.get(&key);
                 if last.is_some_and(|last| last.version == resource.version) {
@@ -231,7 +275,13 @@ impl Engine {
         self.commit(difference, noticed, origins, span);
     }
 
-    fn commit(&mut self, difference: Difference, noticed: Instant, origins: Vec<Arc<str>>, span: &Span) {
+    fn commit(
+        &mut self,
+        difference: Difference,
+        noticed: Instant,
+        origins: Vec<Arc<str>>,
+        span: &Span,
+    ) {
         if self.committed && difference.is_empty() {
             return;
         }
@@ -239,7 +289,10 @@ impl Engine {
         let _ = self.outputs.events.send(Event::Commit(changes::Commit {
             noticed,
             origins,
-            deliveries: self.outputs.store.watchers(difference.changed.iter().map(|(key, _)| key)),
+            deliveries: self
+                .outputs
+                .store
+                .watchers(difference.changed.iter().map(|(key, _)| key)),
             changed: difference.changed,
             span: span.clone(),
         }));
@@ -270,7 +323,13 @@ impl Engine {
 
     fn all_problems(&self) -> Arc<[Problem]> {
         let mut problems: Vec<Problem> = self.source_problems.values().flatten().cloned().collect();
-        problems.extend(self.built.problems.iter().cloned());
+        problems.extend(self.built.problems.iter().map(|problem| {
+            let object = problem.object.as_ref();
+            match object.and_then(|object| self.origins.get(object)) {
+                Some(origin) => problem.clone().with_origin(Arc::clone(origin)),
+                None => problem.clone(),
+            }
+        }));
         problems.sort();
         problems.dedup();
         problems.into()
@@ -286,8 +345,9 @@ impl Engine {
     }
 }
 
-fn failure(state: Option<&Arc<CloudMapState>>) -> Option<&CloudMapFailure> {
-    state.and_then(|state| state.failure.as_ref())
+/// What the graph, beyond endpoints, depends on: problems, and whether anything is known at all.
+fn knowledge(state: Option<&Arc<CloudMapState>>) -> Option<(bool, Option<&CloudMapFailure>)> {
+    state.map(|state| (state.instances.is_empty(), state.failure.as_ref()))
 }
 
 /// What differs between two derivations.
@@ -301,14 +361,19 @@ struct Difference {
 impl Difference {
     fn between(old: &Derived, new: &Derived) -> Self {
         let mut difference = Self::default();
-        walk(&old.resources, &new.resources, |key, old, new| match (old, new) {
-            (Some(old), Some(new)) if Arc::ptr_eq(old, new) || old.version == new.version => {}
-            (old, Some(new)) => difference.upsert(old.is_some(), key, new),
-            (_, None) => difference.commit.removals.push(key.clone()),
+        walk(&old.resources, &new.resources, |key, old, new| {
+            match (old, new) {
+                (Some(old), Some(new)) if Arc::ptr_eq(old, new) || old.version == new.version => {}
+                (old, Some(new)) => difference.upsert(old.is_some(), key, new),
+                (_, None) => difference.commit.removals.push(key.clone()),
+            }
         });
         walk(&old.views, &new.views, |name, old, new| match (old, new) {
             (Some(old), Some(new)) if Arc::ptr_eq(old, new) || old == new => {}
-            (_, new) => difference.commit.views.push((Arc::clone(name), new.cloned())),
+            (_, new) => difference
+                .commit
+                .views
+                .push((Arc::clone(name), new.cloned())),
         });
         difference
     }
@@ -317,19 +382,30 @@ impl Difference {
         if known {
             self.changed.push((key.clone(), resource.version));
         }
-        self.commit.upserts.push((key.clone(), Arc::clone(resource)));
+        self.commit
+            .upserts
+            .push((key.clone(), Arc::clone(resource)));
     }
 
     fn is_empty(&self) -> bool {
-        self.commit.upserts.is_empty() && self.commit.removals.is_empty() && self.commit.views.is_empty()
+        self.commit.upserts.is_empty()
+            && self.commit.removals.is_empty()
+            && self.commit.views.is_empty()
     }
 }
 
 /// Walks two ordered maps at once and visits every key of either.
-fn walk<K: Ord, V>(old: &BTreeMap<K, V>, new: &BTreeMap<K, V>, mut visit: impl FnMut(&K, Option<&V>, Option<&V>)) {
+fn walk<K: Ord, V>(
+    old: &BTreeMap<K, V>,
+    new: &BTreeMap<K, V>,
+    mut visit: impl FnMut(&K, Option<&V>, Option<&V>),
+) {
     let (mut olds, mut news) = (old.iter().peekable(), new.iter().peekable());
     loop {
-        match (olds.peek().map(|(key, _)| *key), news.peek().map(|(key, _)| *key)) {
+        match (
+            olds.peek().map(|(key, _)| *key),
+            news.peek().map(|(key, _)| *key),
+        ) {
             (None, None) => return,
             (Some(key), other) if other.is_none_or(|other| key < other) => {
                 visit(key, olds.next().map(|(_, value)| value), None);
@@ -338,7 +414,11 @@ fn walk<K: Ord, V>(old: &BTreeMap<K, V>, new: &BTreeMap<K, V>, mut visit: impl F
                 visit(key, None, news.next().map(|(_, value)| value));
             }
             (Some(key), _) | (_, Some(key)) => {
-                visit(key, olds.next().map(|(_, value)| value), news.next().map(|(_, value)| value));
+                visit(
+                    key,
+                    olds.next().map(|(_, value)| value),
+                    news.next().map(|(_, value)| value),
+                );
             }
         }
     }

@@ -1,14 +1,17 @@
 //! `evermesh lint`: every problem of a folder, found by the same code that serves it.
 
-use std::{io::Write, path::Path, process::ExitCode};
+use std::{io::Write, path::Path, process::ExitCode, sync::Arc, time::Instant};
 
 use anyhow::Context;
-use evermesh_ingest::Inputs;
 use evermesh_model::{Problem, Severity};
+use evermesh_xds::Store;
+use tokio::sync::{mpsc, watch};
 
 use crate::{
     args::{LintArgs, Output},
-    source::file,
+    engine::{Engine, Outputs, Published},
+    metrics::Metrics,
+    source::{Batch, file},
 };
 
 /// Prints the problems of a folder. The exit code is 1 if any is an error.
@@ -16,14 +19,18 @@ use crate::{
 /// # Errors
 /// The folder cannot be read, or standard output is closed.
 pub fn run(args: &LintArgs, out: &mut impl Write) -> anyhow::Result<ExitCode> {
-    let problems = problems(&args.config).with_context(|| format!("{}", args.config.display()))?;
+    let folder = &args.config;
+    folder
+        .read_dir()
+        .with_context(|| format!("{}", folder.display()))?;
+    let problems = problems(folder);
     match args.output {
         Output::Json => {
-            serde_json::to_writer_pretty(&mut *out, &problems)?;
+            serde_json::to_writer_pretty(&mut *out, &*problems)?;
             writeln!(out)?;
         }
         Output::Text => {
-            for problem in &problems {
+            for problem in &*problems {
                 let severity = match problem.severity {
                     Severity::Error => "error",
                     Severity::Warning => "warning",
@@ -42,6 +49,27 @@ pub fn run(args: &LintArgs, out: &mut impl Write) -> anyhow::Result<ExitCode> {
     })
 }
 
+/// One turn of the engine over what the folder holds now; nobody is served.
+fn problems(folder: &Path) -> Arc<[Problem]> {
+    let noticed = Instant::now();
+    let store = Store::new();
+    let (published, newest) = watch::channel(Arc::new(Published::default()));
+    let outputs = Outputs {
+        store: Arc::clone(&store),
+        wanted: watch::Sender::default(),
+        published,
+        events: mpsc::unbounded_channel().0,
+        metrics: Arc::new(Metrics::new(store, newest.clone())),
+    };
+    let changes = file::read_once(folder);
+    Engine::new([], outputs).step([Batch { noticed, changes }]);
+    let problems = Arc::clone(&newest.borrow().problems);
+    problems
+}
+
 fn count(problems: &[Problem], severity: Severity) -> usize {
-    problems.iter().filter(|problem| problem.severity == severity).count()
+    problems
+        .iter()
+        .filter(|problem| problem.severity == severity)
+        .count()
 }

@@ -11,7 +11,7 @@ use evermesh::{
     args::{BootstrapArgs, Cli, Command},
     lint,
 };
-use evermesh_injector::bootstrap::{BootstrapOptions, bootstrap};
+use evermesh_injector::bootstrap::{AdminAddress, BootstrapOptions, HostPort, bootstrap, render};
 
 /// What scripts may tell apart: 1 is "there are errors" of `lint`, 2 is "it could not be done".
 const COULD_NOT: u8 = 2;
@@ -35,12 +35,16 @@ fn main() -> ExitCode {
     })
 }
 
-/// Protobuf JSON, which is YAML too.
 fn print_bootstrap(args: BootstrapArgs, out: &mut impl Write) -> anyhow::Result<()> {
-    let bootstrap = bootstrap(&BootstrapOptions::default());
-    let json = evermesh_proto::json::to_json(&bootstrap)?;
-    serde_json::to_writer_pretty(&mut *out, &json)?;
-    writeln!(out)?;
+    let bootstrap = bootstrap(&BootstrapOptions {
+        sotw: args.sotw,
+        admin: AdminAddress::Tcp(HostPort {
+            host: "127.0.0.1".to_owned(),
+            port: args.admin_port,
+        }),
+        ..BootstrapOptions::new(args.node, args.xds)
+    });
+    write!(out, "{}", render(&bootstrap)?)?;
     Ok(())
 }
 

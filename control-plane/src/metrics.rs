@@ -41,7 +41,8 @@ pub struct Metrics {
 
 impl Metrics {
     /// The content type of [`Self::encode`]'s text.
-    pub const CONTENT_TYPE: &'static str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    pub const CONTENT_TYPE: &'static str =
+        "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
     /// Families that show what is served and what the engine published.
     pub fn new(store: Arc<Store>, published: watch::Receiver<Arc<Published>>) -> Self {
@@ -109,7 +110,12 @@ impl Collector for Scraped {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let published = Arc::clone(&self.published.borrow());
         let ready = i64::from(published.waiting_for.is_empty());
-        gauge(&mut encoder, "ready", "1 once the first full turn is served", ready)?;
+        gauge(
+            &mut encoder,
+            "ready",
+            "1 once the first full turn is served",
+            ready,
+        )?;
         problems(&mut encoder, &published.problems)?;
         self.resources(&mut encoder)?;
 
@@ -118,15 +124,35 @@ impl Collector for Scraped {
         gauge(&mut encoder, "xds_streams_open", "Streams open now", open)?;
         for (name, help, counter) in [
             ("xds_streams", "Streams opened", &xds.streams),
-            ("xds_requests", "Requests read, ACKs and NACKs among them", &xds.requests),
+            (
+                "xds_requests",
+                "Requests read, ACKs and NACKs among them",
+                &xds.requests,
+            ),
             ("xds_responses", "Responses sent", &xds.responses),
-            ("xds_response_bytes", "Bytes of the responses sent", &xds.response_bytes),
-            ("xds_resources", "Resources in the responses sent", &xds.resources),
+            (
+                "xds_response_bytes",
+                "Bytes of the responses sent",
+                &xds.response_bytes,
+            ),
+            (
+                "xds_resources",
+                "Resources in the responses sent",
+                &xds.resources,
+            ),
             ("xds_removals", "Removals sent", &xds.removals),
             ("xds_acks", "Responses that proxies accepted", &xds.acks),
             ("xds_nacks", "Responses that proxies refused", &xds.nacks),
-            ("xds_stale_nonces", "Requests that answered an older response", &xds.stale_nonces),
-            ("xds_resumed", "Resources not sent, since a reconnecting proxy had them", &xds.resumed),
+            (
+                "xds_stale_nonces",
+                "Requests that answered an older response",
+                &xds.stale_nonces,
+            ),
+            (
+                "xds_resumed",
+                "Resources not sent, since a reconnecting proxy had them",
+                &xds.resumed,
+            ),
             ("xds_commits", "Commits to what is served", &xds.commits),
         ] {
             let value = ConstCounter::new(counter.get());
@@ -145,8 +171,16 @@ impl Scraped {
             *bytes += i64::try_from(resource.body.len()).unwrap_or(i64::MAX);
         }
         for (name, help, pick) in [
-            ("resources", "Resources served", (|(count, _)| count) as fn((i64, i64)) -> i64),
-            ("resource_bytes", "Encoded bytes of the resources served", |(_, bytes)| bytes),
+            (
+                "resources",
+                "Resources served",
+                (|(count, _)| count) as fn((i64, i64)) -> i64,
+            ),
+            (
+                "resource_bytes",
+                "Encoded bytes of the resources served",
+                |(_, bytes)| bytes,
+            ),
         ] {
             let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
             for (kind, figures) in &counts {
@@ -169,7 +203,9 @@ fn problems(encoder: &mut DescriptorEncoder<'_>, problems: &[Problem]) -> fmt::R
             Severity::Error => "error",
             Severity::Warning => "warning",
         };
-        *counts.entry((format!("{:?}", problem.reason), severity)).or_default() += 1;
+        *counts
+            .entry((format!("{:?}", problem.reason), severity))
+            .or_default() += 1;
     }
     let mut family = encoder.encode_descriptor(
         "problems",

@@ -40,7 +40,11 @@ pub fn install(args: &TelemetryArgs) -> anyhow::Result<Guard> {
             .with_writer(std::io::stderr)
             .boxed(),
     };
-    let provider = args.otlp_endpoint.as_deref().map(tracer_provider).transpose()?;
+    let provider = args
+        .otlp_endpoint
+        .as_deref()
+        .map(tracer_provider)
+        .transpose()?;
     let traces = provider
         .as_ref()
         .map(|provider| tracing_opentelemetry::layer().with_tracer(provider.tracer("evermesh")));

@@ -1,6 +1,6 @@
 //! `google.protobuf.Any`: the only place that writes a type URL.
 
-use prost::{DecodeError, Message, Name};
+use prost::{DecodeError, Name};
 
 pub use crate::pb::google::protobuf::Any;
 

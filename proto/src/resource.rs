@@ -5,7 +5,7 @@
 
 use std::{fmt, sync::Arc};
 
-use prost::{Message, Name, bytes::Bytes};
+use prost::{Name, bytes::Bytes};
 use twox_hash::XxHash3_128;
 
 use crate::pb::envoy::{config, extensions::transport_sockets::tls};

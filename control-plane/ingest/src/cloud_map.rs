@@ -9,7 +9,8 @@ use evermesh_model::{
     Reason, VirtualNode, endpoint::CloudMapFailure, problem::FieldPath,
 };
 
-/// The endpoints, ascending, each address once: instances that have all of the node's attributes.
+/// The endpoints, ascending: instances that have all of the node's attributes. Of several with one address
+/// the first by id counts.
 pub(crate) fn endpoints(
     state: &CloudMapState,
     attributes: &BTreeMap<Arc<str>, Arc<str>>,
@@ -19,17 +20,17 @@ pub(crate) fn endpoints(
         instances,
         failure: _,
     } = state;
-    let mut endpoints: Vec<Endpoint> = instances
-        .iter()
-        .filter(|instance| {
-            attributes
-                .iter()
-                .all(|(key, value)| instance.attributes.get(key) == Some(value))
-        })
-        .filter_map(|instance| read(instance, preference))
-        .collect();
+    let mut by_address: BTreeMap<IpAddr, Endpoint> = BTreeMap::new();
+    for instance in instances {
+        let counts = attributes
+            .iter()
+            .all(|(key, value)| instance.attributes.get(key) == Some(value));
+        if let Some(endpoint) = read(instance, preference).filter(|_| counts) {
+            by_address.entry(endpoint.address).or_insert(endpoint);
+        }
+    }
+    let mut endpoints: Vec<Endpoint> = by_address.into_values().collect();
     endpoints.sort();
-    endpoints.dedup_by(|one, other| one.address == other.address);
     endpoints
 }
 

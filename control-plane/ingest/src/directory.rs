@@ -19,14 +19,22 @@ type Folded = (Arc<str>, Arc<str>);
 
 /// A name that is unique in a mesh.
 pub(crate) trait Name: Ord + Clone {
-    /// Its mesh.
-    fn mesh(&self) -> &Arc<str>;
-    /// Its part after the mesh.
-    fn text(&self) -> &Arc<str>;
     /// The reason for the second of two objects with the same name.
     const DUPLICATE: Reason;
+
+    /// Its mesh.
+    fn mesh(&self) -> &Arc<str>;
+
+    /// Its part after the mesh.
+    fn text(&self) -> &Arc<str>;
+
+    /// A part after the mesh as it is compared.
+    fn fold(text: &Arc<str>) -> Arc<str>;
+
     /// The name as it is compared.
-    fn folded(&self) -> Folded;
+    fn folded(&self) -> Folded {
+        (Arc::clone(self.mesh()), Self::fold(self.text()))
+    }
 }
 
 impl Name for ResourceName {
@@ -40,8 +48,8 @@ impl Name for ResourceName {
         &self.name
     }
 
-    fn folded(&self) -> Folded {
-        (Arc::clone(&self.mesh), Arc::clone(&self.name))
+    fn fold(text: &Arc<str>) -> Arc<str> {
+        Arc::clone(text)
     }
 }
 
@@ -56,17 +64,13 @@ impl Name for ServiceName {
         &self.hostname
     }
 
-    fn folded(&self) -> Folded {
-        (Arc::clone(&self.mesh), fold(&self.hostname))
-    }
-}
-
-/// A host name as it is compared: without case.
-pub(crate) fn fold(hostname: &Arc<str>) -> Arc<str> {
-    if hostname.bytes().any(|byte| byte.is_ascii_uppercase()) {
-        hostname.to_ascii_lowercase().into()
-    } else {
-        Arc::clone(hostname)
+    /// Host names have no case.
+    fn fold(text: &Arc<str>) -> Arc<str> {
+        if text.bytes().any(|byte| byte.is_ascii_uppercase()) {
+            text.to_ascii_lowercase().into()
+        } else {
+            Arc::clone(text)
+        }
     }
 }
 
@@ -116,7 +120,7 @@ impl<N: Name> Directory<N> {
             Reference::Name { mesh: named, .. } if named != mesh => {
                 return Err(Miss::OtherMesh(Arc::clone(named)));
             }
-            Reference::Name { mesh, name } => self.by_name.get(&(Arc::clone(mesh), fold(name))),
+            Reference::Name { mesh, name } => self.by_name.get(&(Arc::clone(mesh), N::fold(name))),
         };
         match face {
             Some(face) if face.name.mesh() == mesh => Ok(Arc::clone(face)),

@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use evermesh_model::{
     CloudMapService, CloudMapState, Discovery, Endpoint, Graph, Kind, Memo, Mesh, ObjectRef,
-    Problem, ResourceName, ServicePort, VirtualNode,
+    Problem, ResourceName, ServicePort, VirtualNode, endpoint::CloudMapFailure,
 };
 use k8s_openapi::api::{
     core::v1::{Node, Service},
@@ -21,21 +21,28 @@ use crate::{Inputs, cloud_map, inputs::Objects, slices, stage::Findings};
 /// The label of a Kubernetes node that tells its region.
 const REGION_LABEL: &str = "topology.kubernetes.io/region";
 
-/// The endpoints of one node from the newest inputs, ascending, and what is wrong with them: exactly what
-/// [`crate::build`] puts into the graph. Empty for a node whose endpoints are Envoy's to resolve.
-pub fn endpoints(
-    node: &VirtualNode,
-    mesh: &Mesh,
-    inputs: &Inputs,
-) -> (Vec<Endpoint>, Vec<Problem>) {
+/// The endpoints of one node from the newest inputs, ascending: exactly what [`crate::build`] puts into the
+/// graph. None for a node whose endpoints are Envoy's to resolve, or of which nothing is known yet.
+pub fn endpoints(node: &VirtualNode, mesh: &Mesh, inputs: &Inputs) -> Option<Vec<Endpoint>> {
     let region = |name: &str| {
         let node = inputs.nodes.get(&ObjectRef::new(Kind::Node, "", name))?;
         region(node)
     };
     let sources = Sources::of(node, inputs);
-    let endpoints = derive(node, mesh, &sources, region);
-    let problem = problem(node, sources.cloud_map.as_deref());
-    (endpoints, problem.into_iter().collect())
+    is_known(node, &sources).then(|| derive(node, mesh, &sources, region))
+}
+
+/// Whether the endpoints are ours to serve and anything is known of them. Cloud Map that has never answered has
+/// not said that there are none: a proxy that has some from before keeps them.
+fn is_known(node: &VirtualNode, sources: &Sources) -> bool {
+    match (&node.discovery, sources.cloud_map.as_deref()) {
+        (Some(Discovery::Slices { .. }), _) => true,
+        (Some(Discovery::CloudMap { .. }), Some(state)) => {
+            let failed = matches!(state.failure, Some(CloudMapFailure::Unavailable(_)));
+            !(failed && state.instances.is_empty())
+        }
+        (Some(Discovery::CloudMap { .. }), None) | (Some(Discovery::Dns { .. }) | None, _) => false,
+    }
 }
 
 /// Which Cloud Map services the nodes of a graph use, and the nodes of each.
@@ -181,7 +188,10 @@ impl EndpointMemo {
                 .into_values()
                 .map(|problems| Arc::clone(&*problems)),
         );
-        let inputs = served.into_iter().map(|(name, node, mesh, sources)| {
+        let known = served
+            .into_iter()
+            .filter(|(_, node, _, sources)| is_known(node, sources));
+        let inputs = known.map(|(name, node, mesh, sources)| {
             let Sources {
                 slices,
                 service,

@@ -245,7 +245,7 @@ fn port_is_served(rule: &Rule, gateway: &GatewayDraft, problems: &mut Problems<'
             field,
             Reason::ProtocolMismatch,
             format!(
-                "a route for {} at a listener for {}; it is served all the same: write a {}Route",
+                "a route for {} at a listener for {}; it is served all the same: make it {}Route",
                 rule.protocol, first.protocol, first.protocol
             ),
         );
@@ -510,6 +510,20 @@ fn try_resolve(
         }
     };
     let target_port = target_port(rule, &service.object, &service.ports, problems).ok()?;
+    if let Some(port) = target_port
+        && !port.protocol.is_http()
+    {
+        problems.add_with_severity(
+            rule.target_field.field("virtualService"),
+            Reason::ProtocolMismatch,
+            Severity::Error,
+            format!(
+                "{} speaks {} on port {}, which no gateway route leads to; the route is left out",
+                service.object, port.protocol, port.port
+            ),
+        );
+        return None;
+    }
     Some(AttachedRoute {
         gateway: gateway.clone(),
         priority: *priority,

@@ -41,7 +41,7 @@ pub struct Inputs {
     pub namespaces: Objects<Namespace>,
     /// `Service`
     pub services: Objects<Service>,
-    /// `EndpointSlice`, by the Service they belong to; those without one are left out
+    /// `EndpointSlice` of addresses, by the Service they belong to; others are left out
     pub endpoint_slices: Owned<EndpointSlice>,
     /// `Pod`
     pub pods: Objects<Pod>,

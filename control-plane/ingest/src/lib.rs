@@ -14,6 +14,7 @@ mod build;
 mod cloud_map;
 mod directory;
 mod endpoints;
+mod expression;
 mod gateway;
 mod gateway_admission;
 mod gateway_route;

@@ -14,7 +14,7 @@ use evermesh_model::{
     route::{HeaderMatch, HttpMatch, Method, PathMatch, QueryMatch, Scheme, ValueMatch},
 };
 
-use crate::stage::Problems;
+use crate::{expression, stage::Problems};
 
 /// The path of an HTTP match: a prefix, or a whole path or expression, or anything.
 pub(crate) fn path(
@@ -34,7 +34,9 @@ pub(crate) fn path(
         (Some(exact), None) => {
             absolute(exact, || field.field("exact"), problems).map(PathMatch::Exact)
         }
-        (None, Some(regex)) => Some(PathMatch::Regex(regex.as_str().into())),
+        (None, Some(regex)) => {
+            checked(regex, &field.field("regex"), problems).map(PathMatch::Regex)
+        }
         (Some(_), Some(_)) | (None, None) => {
             problems.add(
                 field,
@@ -143,7 +145,9 @@ fn value(
             let v1beta2::MatchRange { start, end } = *range;
             Some(ValueMatch::Range { start, end })
         }
-        (None, None, None, Some(text), None) => Some(ValueMatch::Regex(text.as_str().into())),
+        (None, None, None, Some(text), None) => {
+            checked(text, &field.field("regex"), problems).map(ValueMatch::Regex)
+        }
         (None, None, None, None, Some(text)) => Some(ValueMatch::Suffix(text.as_str().into())),
         _ => {
             problems.add(
@@ -154,6 +158,18 @@ fn value(
             None
         }
     }
+}
+
+fn checked(regex: &str, field: &FieldPath, problems: &mut Problems<'_>) -> Option<Arc<str>> {
+    let Some(why) = expression::refusal(regex) else {
+        return Some(regex.into());
+    };
+    problems.add(
+        field.clone(),
+        Reason::InvalidValue,
+        format!("`{regex}` is not a regular expression that Envoy takes (RE2), so the route is left out: {why}"),
+    );
+    None
 }
 
 pub(crate) fn query(parameters: Option<&Vec<v1beta2::QueryParameter>>) -> Vec<QueryMatch> {

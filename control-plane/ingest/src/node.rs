@@ -18,7 +18,7 @@ use evermesh_model::{
 
 use crate::{
     admission,
-    directory::{Directory, Draft, Face, Found, Reference, fold, unique_ports},
+    directory::{Directory, Draft, Face, Found, Name, Reference, unique_ports},
     membership::Membership,
     security, slices,
     stage::{Checked, Problems},
@@ -404,7 +404,7 @@ pub(crate) fn resolve(draft: &NodeDraft, finds: &NodeFinds) -> Checked<VirtualNo
     let mut backends: Vec<(Arc<str>, usize, &Face<ServiceName>)> = Vec::new();
     for ((index, reference), found) in draft.backends.iter().zip(&finds.backends) {
         match found {
-            Ok(face) => backends.push((fold(&face.name.hostname), *index, face)),
+            Ok(face) => backends.push((face.name.folded().1, *index, face)),
             Err(miss) => miss.report(
                 reference,
                 Kind::VirtualService,

@@ -513,7 +513,7 @@ fn served_on(
         Reason::ProtocolMismatch,
         severity,
         format!(
-            "a route for {protocol} under a listener for {}; {consequence}: write a {}Route",
+            "a route for {protocol} under a listener for {}; {consequence}: make it {}Route",
             first.protocol, first.protocol
         ),
     );

@@ -20,8 +20,11 @@ use k8s_openapi::api::{
 /// The label that says which Service a slice belongs to.
 const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
 
-/// The Service a slice belongs to, if any.
+/// The Service a slice belongs to, if any. One of host names (`FQDN`) is of no use: Envoy resolves those.
 pub(crate) fn owner(slice: &EndpointSlice) -> Option<ObjectRef> {
+    if !["IPv4", "IPv6"].contains(&slice.address_type.as_str()) {
+        return None;
+    }
     let name = slice.metadata.labels.as_ref()?.get(SERVICE_NAME_LABEL)?;
     let namespace = slice.metadata.namespace.as_deref()?;
     Some(ObjectRef::new(Kind::Service, namespace, name.as_str()))

@@ -25,6 +25,7 @@ pub struct Graph {
     pub routers: BTreeMap<ResourceName, Arc<VirtualRouter>>,
     /// By name.
     pub gateways: BTreeMap<ResourceName, Arc<VirtualGateway>>,
-    /// Of every node whose endpoints are ours to serve, ascending; empty where none is known.
+    /// Of every node whose endpoints are ours to serve, ascending. Empty where there is none; absent as long
+    /// as nothing is known, which is not the same: a proxy that has some keeps them.
     pub endpoints: BTreeMap<ResourceName, Arc<Vec<Endpoint>>>,
 }

@@ -9,7 +9,7 @@
 pub mod cloud_map;
 pub mod file;
 
-use std::{sync::Arc, time::Instant};
+use std::{fmt, sync::Arc, time::Instant};
 
 use evermesh_ingest::object::Object;
 use evermesh_model::{CloudMapService, CloudMapState, ObjectRef, Problem};
@@ -30,6 +30,8 @@ pub enum Change {
     Object {
         /// Which one.
         object: ObjectRef,
+        /// Where it was read, such as `shop/color.yaml#2`; none when it went.
+        origin: Option<Arc<str>>,
         /// What it is now; none when it went.
         value: Option<Object>,
     },
@@ -57,4 +59,12 @@ pub enum Change {
 pub enum SourceName {
     /// The folder of manifests.
     Files,
+}
+
+impl fmt::Display for SourceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Files => f.write_str("files"),
+        }
+    }
 }

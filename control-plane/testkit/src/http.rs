@@ -4,7 +4,7 @@ use std::{io, net::SocketAddr, path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
 use bytes::Bytes;
-use http::{Request, StatusCode};
+use http::{HeaderMap, Request, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use hyper_util::rt::TokioIo;
 use tokio::{
@@ -41,6 +41,8 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 pub struct Answer {
     /// The status code.
     pub status: StatusCode,
+    /// The headers.
+    pub headers: HeaderMap,
     /// The body; bytes that are not UTF-8 are replaced.
     pub body: String,
 }
@@ -71,11 +73,12 @@ impl Address {
                 hyper::client::conn::http1::handshake(TokioIo::new(self.connect().await?)).await?;
             let connection = tokio::spawn(connection);
             let response = sender.send_request(request).await?;
-            let status = response.status();
-            let body = response.into_body().collect().await?.to_bytes();
+            let (head, body) = response.into_parts();
+            let body = body.collect().await?.to_bytes();
             connection.abort();
             anyhow::Ok(Answer {
-                status,
+                status: head.status,
+                headers: head.headers,
                 body: String::from_utf8_lossy(&body).into_owned(),
             })
         };

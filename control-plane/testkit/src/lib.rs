@@ -9,6 +9,7 @@
 
 pub mod app;
 pub mod chi_square;
+pub mod control_plane;
 pub mod envoy;
 pub mod hosts;
 pub mod http;

@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::{
+    hosts::Host,
     http::Address,
     process::{self, Process},
     tools,
@@ -25,6 +26,9 @@ use crate::{
 
 /// Python needs a few seconds on a busy machine.
 const START: Duration = Duration::from_mins(1);
+
+/// Where moto listens on a host of a lab.
+const PORT: u16 = 5000;
 
 /// What AWS clients sign with; moto reads only that the scope is Cloud Map's.
 const AUTHORIZATION: &str = "AWS4-HMAC-SHA256 Credential=test/20260101/us-east-1/servicediscovery/aws4_request, \
@@ -36,6 +40,7 @@ type Instances = BTreeMap<String, BTreeMap<String, String>>;
 /// A running Cloud Map.
 #[derive(Debug)]
 pub struct Moto {
+    place: Option<Host>,
     listen: SocketAddr,
     address: Address,
     dir: TempDir,
@@ -48,12 +53,25 @@ impl Moto {
     /// Starts a Cloud Map on a free port of loopback.
     pub async fn start() -> Result<Self> {
         let listen = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
-        let dir = tempfile::Builder::new()
-            .prefix("evermesh-moto-")
-            .tempdir()?;
+        Self::launch(None, listen, Address::Tcp(listen)).await
+    }
+
+    /// Starts a Cloud Map on the loopback of a lab's host.
+    pub async fn start_on(host: &Host) -> Result<Self> {
+        Self::launch(
+            Some(host.clone()),
+            (Ipv4Addr::LOCALHOST, PORT).into(),
+            host.loopback(PORT),
+        )
+        .await
+    }
+
+    async fn launch(place: Option<Host>, listen: SocketAddr, address: Address) -> Result<Self> {
+        let dir = tools::scratch("moto")?;
         let mut moto = Self {
+            place,
             listen,
-            address: Address::Tcp(listen),
+            address,
             dir,
             process: None,
             registry: BTreeMap::new(),
@@ -63,8 +81,12 @@ impl Moto {
     }
 
     async fn run(&mut self) -> Result<()> {
+        let program = tools::installed("moto/bin/moto_server")?;
+        let mut server = match &self.place {
+            Some(host) => host.command(program),
+            None => process::command(program),
+        };
         let (ip, port) = (self.listen.ip().to_string(), self.listen.port().to_string());
-        let mut server = process::command(tools::installed("moto/bin/moto_server")?);
         server.args(["--host", &ip, "--port", &port]);
         let mut process = Process::spawn("moto", server, &self.dir.path().join("moto.log"))?;
         let address = self.address.clone();

@@ -15,6 +15,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
+use tokio::process::ChildStdout;
 
 /// How much of a log is quoted in an error.
 const TAIL: u64 = 4000;
@@ -53,6 +54,29 @@ impl Process {
             child,
             log: log.to_owned(),
         })
+    }
+
+    /// Starts `command` like [`spawn`](Self::spawn), but hands over what it prints; only its complaints go to `log`.
+    pub fn spawn_reading(
+        name: &str,
+        mut command: Command,
+        log: &Path,
+    ) -> Result<(Self, ChildStdout)> {
+        command
+            .process_group(0)
+            .stdin(Stdio::null())
+            .stderr(File::create(log)?)
+            .stdout(Stdio::piped());
+        let mut child = command
+            .spawn()
+            .with_context(|| format!("starting {name}: {command:?}"))?;
+        let output = child.stdout.take().context("the output is a pipe")?;
+        let process = Self {
+            name: name.to_owned(),
+            child,
+            log: log.to_owned(),
+        };
+        Ok((process, ChildStdout::from_std(output)?))
     }
 
     /// The process id.

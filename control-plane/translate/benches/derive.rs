@@ -1,6 +1,7 @@
 //! What a turn of the translation costs: the first, after one changed router, after one changed set of endpoints.
 
 #![allow(missing_docs)] // a program, not an API
+#![allow(clippy::unwrap_used)] // what fails here fails the benchmark
 
 #[path = "../tests/support/builders.rs"]
 #[allow(dead_code, unreachable_pub)] // shared with the tests
@@ -31,8 +32,8 @@ fn sizes(n: usize) {
         let (count, bytes) = of_kind.fold((0, 0), |(count, bytes), resource| {
             (count + 1, bytes + resource.body.len())
         });
-        if count > 0 {
-            println!("  {kind}: {count}, {} bytes each", bytes / count);
+        if let Some(each) = bytes.checked_div(count) {
+            println!("  {kind}: {count}, {each} bytes each");
         }
     }
 }
@@ -51,7 +52,7 @@ fn one_router(bencher: Bencher<'_, '_>, n: usize) {
         builders::add_router(&mut graph, builders::large_router(n / 2, n, weight));
         graph
     });
-    alternate(bencher, shared(graphs));
+    alternate(bencher, &shared(graphs));
 }
 
 #[divan::bench(args = SIZES)]
@@ -63,7 +64,7 @@ fn one_set_of_endpoints(bencher: Bencher<'_, '_>, n: usize) {
         graph.endpoints.insert(name, Arc::new(vec![endpoint]));
         graph
     });
-    alternate(bencher, shared(graphs));
+    alternate(bencher, &shared(graphs));
 }
 
 #[divan::bench]
@@ -89,7 +90,7 @@ fn shared([one, mut other]: [Graph; 2]) -> [Graph; 2] {
     [one, other]
 }
 
-fn alternate(bencher: Bencher<'_, '_>, graphs: [Graph; 2]) {
+fn alternate(bencher: Bencher<'_, '_>, graphs: &[Graph; 2]) {
     let mut memo = DeriveMemo::default();
     let mut held = derive(&graphs[0], &mut memo);
     let mut turn = 0;

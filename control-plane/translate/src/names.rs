@@ -12,8 +12,11 @@ pub(crate) const INGRESS_PORT: u16 = 15000;
 /// Where intercepted outbound connections of a node arrive, and where a gateway calls itself.
 pub(crate) const EGRESS_PORT: u16 = 15001;
 
-/// The header by which a gateway tells its own egress listener which virtual service is meant.
+/// The header by which a gateway tells its own egress listener which port of which virtual service is meant.
 pub(crate) const SERVICE_HEADER: &str = "x-app-mesh-virtual-service";
+
+/// A gateway's virtual host for requests that keep their client's `Host`.
+pub(crate) const DEFAULT_BACKEND: &str = "default_backend";
 
 /// `lds_ingress_0.0.0.0_15000`; of a gateway, its own port. The address is part of the name, not what it binds.
 pub(crate) fn ingress_listener(port: u16) -> Arc<str> {
@@ -90,7 +93,7 @@ pub(crate) fn gateway_host(domain: &str) -> String {
     }
 }
 
-/// `color.ns:8080`: a virtual service on one of its ports, as a domain and as the value of [`SERVICE_HEADER`].
+/// `color.ns:8080`: a virtual service on one of its ports: a domain, and the value of [`SERVICE_HEADER`].
 pub(crate) fn authority(hostname: &str, port: impl Display) -> String {
     format!("{hostname}:{port}")
 }

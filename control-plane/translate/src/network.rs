@@ -54,7 +54,7 @@ pub(crate) fn by_rule(side: Side, rule: &TcpRule) -> (Vec<Filter>, Vec<Arc<str>>
 
 fn proxy(side: Side, clusters: ClusterSpecifier, idle: Option<Duration>) -> Filter {
     let proxy = tcp_proxy::TcpProxy {
-        stat_prefix: side.as_str().to_owned(),
+        stat_prefix: side.stat_prefix(),
         idle_timeout: idle.map(wire::duration),
         cluster_specifier: Some(clusters),
         ..TcpProxy::default()

@@ -142,7 +142,8 @@ pub(crate) fn route_match(matches: &HttpMatch) -> RouteMatch {
     }
 }
 
-fn exact_header(name: &str, value: &str) -> HeaderMatcher {
+/// A header with exactly this value.
+pub(crate) fn exact_header(name: &str, value: &str) -> HeaderMatcher {
     HeaderMatcher {
         name: name.to_owned(),
         header_match_specifier: Some(HeaderMatchSpecifier::StringMatch(string(

@@ -47,13 +47,13 @@ pub(crate) struct Target {
     pub(crate) eds: bool,
 }
 
-/// The virtual hosts of a service.
+/// The routes of a service, in the form its callers need: [`NodeHosts`] or [`GatewayHosts`].
 #[derive(Debug, PartialEq)]
-pub(crate) struct Hosts {
+pub(crate) struct Hosts<T> {
     /// The name that clients put into `Host`.
     pub(crate) hostname: Arc<str>,
     /// By port; those that carry requests.
-    pub(crate) ports: BTreeMap<u16, Host>,
+    pub(crate) ports: BTreeMap<u16, Host<T>>,
     /// Whether nobody provides it: its name then is known on every port and leads nowhere.
     pub(crate) reserved: bool,
     /// The user's objects it was made from.
@@ -62,15 +62,20 @@ pub(crate) struct Hosts {
 
 /// A service on one port.
 #[derive(Debug, PartialEq)]
-pub(crate) struct Host {
-    /// A `RouteConfiguration` with nothing but this virtual host. Encoded messages concatenate, so the routes of a
-    /// proxy are put together from these without encoding them again.
-    pub(crate) encoded: Bytes,
+pub(crate) struct Host<T> {
+    /// Its routes, in the order in which they are tried.
+    pub(crate) routes: T,
     /// The clusters its routes name, ascending.
     pub(crate) needs: Vec<Arc<str>>,
     /// The longest any of its routes allows: whoever stands before it must not give up earlier.
     pub(crate) longest: Timeout,
 }
+
+/// For nodes: an encoded `RouteConfiguration` with nothing but one virtual host. Encoded messages concatenate, so
+/// the routes of a node are put together from these without encoding them again.
+pub(crate) type NodeHosts = Hosts<Bytes>;
+/// For gateways: routes that match on the header by which a gateway names service and port.
+pub(crate) type GatewayHosts = Hosts<Vec<envoy::Route>>;
 
 /// The nodes that a service may lead to, each once, ascending.
 pub(crate) fn nodes<'a>(
@@ -136,21 +141,27 @@ pub(crate) fn reach(
 }
 
 /// The virtual hosts in the routes of a node: `color.ns` and, for clients that add it, `color.ns:8080`.
-pub(crate) fn node_hosts(service: &VirtualService, router: Option<&VirtualRouter>) -> Hosts {
-    hosts(service, router, |port| {
-        virtual_host(&service.name.hostname, port.port)
+pub(crate) fn node_hosts(service: &VirtualService, router: Option<&VirtualRouter>) -> NodeHosts {
+    hosts(service, router, |port, routes| {
+        encode(VirtualHost {
+            routes,
+            ..virtual_host(&service.name.hostname, port)
+        })
     })
 }
 
-/// The virtual hosts in the routes of a gateway, found by the header that names service and port.
-pub(crate) fn gateway_hosts(service: &VirtualService, router: Option<&VirtualRouter>) -> Hosts {
-    hosts(service, router, |port| {
-        let authority = names::authority(&service.name.hostname, port.port);
-        VirtualHost {
-            name: authority.clone(),
-            domains: vec![authority],
-            ..Default::default()
+/// The routes of a service behind a gateway.
+pub(crate) fn gateway_hosts(
+    service: &VirtualService,
+    router: Option<&VirtualRouter>,
+) -> GatewayHosts {
+    hosts(service, router, |port, mut routes| {
+        let authority = names::authority(&service.name.hostname, port);
+        for matches in routes.iter_mut().filter_map(|route| route.r#match.as_mut()) {
+            let named = route::exact_header(names::SERVICE_HEADER, &authority);
+            matches.headers.push(named);
         }
+        routes
     })
 }
 
@@ -172,20 +183,18 @@ pub(crate) fn encode(host: VirtualHost) -> Bytes {
     lone.encode_to_vec().into()
 }
 
-fn hosts(
+fn hosts<T>(
     service: &VirtualService,
     router: Option<&VirtualRouter>,
-    empty_host: impl Fn(ServicePort) -> VirtualHost,
-) -> Hosts {
+    form: impl Fn(u16, Vec<envoy::Route>) -> T,
+) -> Hosts<T> {
     let ports = service
         .ports
         .iter()
         .filter(|port| port.protocol.is_http())
         .map(|&port| {
-            (
-                port.port,
-                host(empty_host(port), &rules(service, router, port)),
-            )
+            let rules = rules(service, router, port);
+            (port.port, host(&rules, |routes| form(port.port, routes)))
         })
         .collect();
     Hosts {
@@ -196,7 +205,10 @@ fn hosts(
     }
 }
 
-fn host(empty: VirtualHost, rules: &[(&str, Cow<'_, RouteRule>)]) -> Host {
+fn host<T>(
+    rules: &[(&str, Cow<'_, RouteRule>)],
+    form: impl FnOnce(Vec<envoy::Route>) -> T,
+) -> Host<T> {
     let http: Vec<(&str, &HttpRule)> = rules
         .iter()
         .filter_map(|(name, rule)| match rule.as_ref() {
@@ -214,7 +226,7 @@ fn host(empty: VirtualHost, rules: &[(&str, Cow<'_, RouteRule>)]) -> Host {
         .map(route::target_cluster)
         .collect();
     Host {
-        encoded: encode(VirtualHost { routes, ..empty }),
+        routes: form(routes),
         needs: wire::sorted(needs),
         longest: longest(http.iter().map(|(_, rule)| rule.timeout)),
     }

@@ -18,16 +18,16 @@ use crate::{
     listener::{Gateway, GatewayTarget, Inbound, Outbound},
     pool::Pool,
     scope::{self, Part},
-    service::{self, Hosts, Reach},
+    service::{self, GatewayHosts, NodeHosts, Reach},
 };
 
 type NodeInput = (Arc<VirtualNode>, Arc<Mesh>);
 type ServiceInput = (Arc<VirtualService>, Option<Arc<VirtualRouter>>);
 type ReachInput = (ServiceInput, Vec<Arc<VirtualNode>>);
 type AssignmentInput = (Arc<VirtualNode>, Option<Arc<Vec<Endpoint>>>);
-type RoutesInput = (Arc<Outbound>, Vec<Arc<Hosts>>);
+type RoutesInput = (Arc<Outbound>, Vec<Arc<NodeHosts>>);
 type GatewayInput = (Arc<VirtualGateway>, Arc<Mesh>, Vec<GatewayTarget>);
-type Backends = (Vec<Arc<Reach>>, Vec<Arc<Hosts>>);
+type Backends = (Vec<Arc<Reach>>, Vec<Arc<NodeHosts>>);
 
 /// What [`crate::derive`] remembers from one turn to the next. It only saves time: the result is that of a fresh one.
 #[derive(Debug, Default)]
@@ -36,8 +36,8 @@ pub struct DeriveMemo {
     clusters: Stage<ResourceName, NodeInput, Part>,
     assignments: Stage<ResourceName, AssignmentInput, Part>,
     reach: Memo<ServiceName, ReachInput, Arc<Reach>>,
-    node_hosts: Memo<ServiceName, ServiceInput, Arc<Hosts>>,
-    gateway_hosts: Memo<ServiceName, ServiceInput, Arc<Hosts>>,
+    node_hosts: Memo<ServiceName, ServiceInput, Arc<NodeHosts>>,
+    gateway_hosts: Memo<ServiceName, ServiceInput, Arc<GatewayHosts>>,
     inbound: Stage<ResourceName, NodeInput, Inbound>,
     outbound: Stage<ResourceName, (NodeInput, Vec<Arc<Reach>>), Outbound>,
     routes: Stage<ResourceName, RoutesInput, Part>,
@@ -106,8 +106,10 @@ impl DeriveMemo {
                 let endpoints = graph.endpoints.get(name).cloned();
                 ((*name).clone(), (Arc::clone(node), endpoints))
             }),
-            |(node, endpoints)| {
-                endpoint::load_assignments(node, endpoints.as_deref().map_or(&[], Vec::as_slice))
+            // As long as nothing is known there is nothing to say: a proxy keeps what it has.
+            |(node, endpoints)| match endpoints {
+                Some(endpoints) => endpoint::load_assignments(node, endpoints),
+                None => Vec::new(),
             },
             &mut self.pool,
         );

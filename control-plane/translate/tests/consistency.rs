@@ -2,12 +2,221 @@
 
 mod support;
 
+use std::sync::Arc;
+
+use evermesh_model::{EgressFilter, Graph, Health, IpPreference, Mesh, Protocol, Provider};
 use evermesh_translate::{DeriveMemo, derive};
+use proptest::prelude::*;
 use support::{builders, check};
+
+const PORTS: [(u16, Protocol); 5] = [
+    (80, Protocol::Http),
+    (443, Protocol::Tcp),
+    (6379, Protocol::Tcp),
+    (8080, Protocol::Http2),
+    (15001, Protocol::Grpc),
+];
+const NODES: [&str; 4] = ["a", "b", "c", "d"];
+const SERVICES: [&str; 4] = ["a.ns", "b.ns", "c.ns", "d.ns"];
+
+/// One change to a graph.
+#[derive(Debug, Clone)]
+enum Change {
+    Mesh {
+        allow: bool,
+        ipv6: bool,
+    },
+    Node {
+        node: usize,
+        ports: usize,
+        backends: Vec<usize>,
+        eds: bool,
+    },
+    Endpoints {
+        node: usize,
+        count: u8,
+    },
+    Service {
+        service: usize,
+        provider: usize,
+    },
+    Router {
+        router: usize,
+        targets: Vec<(usize, u32)>,
+        tcp: bool,
+    },
+}
+
+fn change() -> impl Strategy<Value = Change> {
+    prop_oneof![
+        (any::<bool>(), any::<bool>()).prop_map(|(allow, ipv6)| Change::Mesh { allow, ipv6 }),
+        (
+            0..4_usize,
+            0..=5_usize,
+            prop::collection::vec(0..4_usize, 0..4),
+            any::<bool>()
+        )
+            .prop_map(|(node, ports, backends, eds)| Change::Node {
+                node,
+                ports,
+                backends,
+                eds
+            }),
+        (0..4_usize, 0..3_u8).prop_map(|(node, count)| Change::Endpoints { node, count }),
+        (0..4_usize, 0..9_usize)
+            .prop_map(|(service, provider)| Change::Service { service, provider }),
+        (
+            0..4_usize,
+            prop::collection::vec((0..4_usize, 0..3_u32), 0..3),
+            any::<bool>()
+        )
+            .prop_map(|(router, targets, tcp)| Change::Router {
+                router,
+                targets,
+                tcp
+            }),
+    ]
+}
+
+/// Applies a change as ingest would: what it does not touch keeps its pointer, and every name leads somewhere.
+fn apply(graph: &mut Graph, change: &Change) {
+    match change {
+        Change::Mesh { allow, ipv6 } => {
+            let egress = if *allow {
+                EgressFilter::AllowAll
+            } else {
+                EgressFilter::DropAll
+            };
+            let mesh = Mesh {
+                ip_preference: ipv6.then_some(IpPreference::Ipv6Only),
+                ..builders::mesh(egress)
+            };
+            graph.meshes.insert(mesh.name.clone(), Arc::new(mesh));
+        }
+        Change::Node {
+            node,
+            ports,
+            backends,
+            eds,
+        } => {
+            let backends: Vec<&str> = backends.iter().map(|it| SERVICES[*it]).collect();
+            let node = builders::node(NODES[*node], &PORTS[..*ports], &backends);
+            let node = if *eds { builders::eds(node) } else { node };
+            builders::add_node(graph, node);
+        }
+        Change::Endpoints { node, count } => {
+            let endpoints = (0..*count)
+                .map(|last| builders::endpoint("a", [10, 0, 0, last], Health::Healthy))
+                .collect();
+            let name = builders::node_name(NODES[*node]);
+            graph.endpoints.insert(name, Arc::new(endpoints));
+        }
+        Change::Service { service, provider } => {
+            let provider = match provider {
+                0..4 => Provider::Node(builders::node_name(NODES[*provider])),
+                4..8 => Provider::Router(builders::router_name(NODES[*provider - 4])),
+                _ => Provider::None,
+            };
+            let ports: &[_] = if provider == Provider::None {
+                &[]
+            } else {
+                &PORTS
+            };
+            builders::add_service(
+                graph,
+                builders::service(SERVICES[*service], provider, ports),
+            );
+        }
+        Change::Router {
+            router,
+            targets,
+            tcp,
+        } => {
+            let name = NODES[*router];
+            let port = if *tcp { PORTS[2] } else { PORTS[0] };
+            let targets = targets
+                .iter()
+                .map(|(node, weight)| builders::target(NODES[*node], port, *weight))
+                .collect();
+            let rule = if *tcp {
+                builders::tcp(targets)
+            } else {
+                builders::http("/", targets)
+            };
+            let route = builders::route(name, "route", rule);
+            builders::add_router(graph, builders::router(name, vec![route]));
+        }
+    }
+}
+
+/// Every name that a change may speak of exists, with every port.
+fn full() -> Graph {
+    let mut graph = builders::graph();
+    for (node, service) in NODES.into_iter().zip(SERVICES) {
+        builders::add_node(&mut graph, builders::node(node, &PORTS, &SERVICES));
+        builders::add_router(&mut graph, builders::router(node, Vec::new()));
+        let provider = Provider::Node(builders::node_name(node));
+        builders::add_service(&mut graph, builders::service(service, provider, &PORTS));
+    }
+    graph
+}
+
+proptest! {
+    #[test]
+    fn a_memo_only_saves_time(changes in prop::collection::vec((change(), any::<bool>()), 1..12)) {
+        let mut graph = full();
+        let mut memo = DeriveMemo::default();
+        for (change, turn) in changes {
+            apply(&mut graph, &change);
+            if turn {
+                derive(&graph, &mut memo);
+            }
+        }
+        let remembered = derive(&graph, &mut memo);
+        let fresh = derive(&graph, &mut DeriveMemo::default());
+        prop_assert_eq!(&remembered, &fresh);
+        for resource in remembered.resources.values() {
+            prop_assert_eq!(resource.version, evermesh_proto::Version::of(&resource.body));
+        }
+    }
+}
 
 #[test]
 fn a_large_graph_is_consistent() {
     let derived = derive(&builders::large(12), &mut DeriveMemo::default());
     assert_eq!(derived.views.len(), 12);
     check::consistent(&derived);
+}
+
+#[test]
+fn a_shifted_weight_changes_routes_and_nothing_else() {
+    let mut graph = builders::large(40);
+    let mut memo = DeriveMemo::default();
+    let before = derive(&graph, &mut memo);
+    builders::add_router(&mut graph, builders::large_router(20, 40, 51));
+    let after = derive(&graph, &mut memo);
+
+    let changed = after.resources.iter().filter(|(key, resource)| {
+        before
+            .resources
+            .get(*key)
+            .is_none_or(|held| !Arc::ptr_eq(held, resource))
+    });
+    let names: Vec<&str> = changed.map(|(key, _)| key.name.as_ref()).collect();
+    assert_eq!(names, ["rds_egress_http_8080"; 5], "the five that call it");
+    for (name, view) in &after.views {
+        assert!(Arc::ptr_eq(view, &before.views[name]));
+    }
+}
+
+#[test]
+fn what_goes_leaves_nothing_behind() {
+    let mut memo = DeriveMemo::default();
+    derive(&full(), &mut memo);
+    let mut graph = full();
+    graph.nodes.remove(&builders::node_name("a"));
+    graph.services.clear();
+    let after = derive(&graph, &mut memo);
+    assert_eq!(after, derive(&graph, &mut DeriveMemo::default()));
+    assert_eq!(after.views.len(), 3);
 }

@@ -6,7 +6,7 @@
 use evermesh_proto::{
     Any, core,
     discovery::{self, DeltaDiscoveryRequest, DeltaDiscoveryResponse},
-    resource::{ResourceType, Version},
+    resource::ResourceType,
 };
 
 use crate::connection::{Connection, Flavour, Protocol};
@@ -46,16 +46,10 @@ impl Protocol for Delta {
             if all {
                 subscription.subscribe_all();
             }
-            for name in subscribes {
-                subscription.subscribe(name);
-            }
-            for name in unsubscribes {
-                subscription.unsubscribe(name, reading);
-            }
+            subscription.subscribe(subscribes.iter().map(String::as_str));
+            subscription.unsubscribe(unsubscribes, reading);
             if first {
-                for (name, version) in &request.initial_resource_versions {
-                    subscription.claim(name, Version::parse(version));
-                }
+                subscription.claim(&request.initial_resource_versions);
             }
         });
     }

@@ -135,6 +135,20 @@ impl Entry {
         self.suspect = false;
     }
 
+    /// It was in a response that was refused. A client that speaks state of the world may have an older
+    /// version from an earlier stream, without a way to say so: it must hear when the resource goes.
+    pub(crate) fn doubt(&mut self) {
+        if self.held.is_nothing() {
+            self.held = Held::Claimed(None);
+        }
+    }
+
+    /// The client refused it.
+    pub(crate) fn refuse(&mut self, rejection: Rejection) {
+        self.suspect = false;
+        self.refused = Some(Box::new(rejection));
+    }
+
     fn refuses(&self, resource: &Resource) -> bool {
         let refused = self.refused.as_ref();
         refused.is_some_and(|rejection| rejection.version == resource.version)

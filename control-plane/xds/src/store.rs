@@ -162,9 +162,14 @@ impl Store {
     pub async fn dispatch(&self) {
         loop {
             self.changed.notified().await;
-            let wakers = self.state.lock().dispatch();
-            wakers.into_iter().for_each(Waker::wake);
+            self.flush();
         }
+    }
+
+    /// Passes what was committed so far on to streams.
+    pub fn flush(&self) {
+        let wakers = self.state.lock().dispatch();
+        wakers.into_iter().for_each(Waker::wake);
     }
 
     /// Registers a stream.

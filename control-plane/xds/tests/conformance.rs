@@ -6,25 +6,30 @@
 mod support;
 
 use evermesh_proto::resource::ResourceType::{self, Cluster, Endpoint, Listener, Route, Secret};
+use futures::future::join_all;
 use support::{DeltaClient, SotwClient, TestServer};
 
 const WHOLE: [ResourceType; 2] = [Cluster, Listener];
 const CHANGED: [ResourceType; 3] = [Route, Endpoint, Secret];
 const ALL: [ResourceType; 5] = [Cluster, Listener, Route, Endpoint, Secret];
 
-/// A server with `A`, `B` and `C` of a type, and a state-of-the-world client, for every variant.
+/// Runs a scenario for every type and both ways to open streams, all at once: a server with `A`, `B` and
+/// `C` of the type, and a state-of-the-world client.
 async fn sotw_variants<const N: usize>(
     kinds: [ResourceType; N],
     scenario: impl AsyncFn(TestServer, SotwClient, ResourceType),
 ) {
-    for kind in kinds {
-        for aggregated in [true, false] {
+    let variants = kinds.map(|kind| [(kind, true), (kind, false)]);
+    let runs = variants
+        .as_flattened()
+        .iter()
+        .map(async |&(kind, aggregated)| {
             let server = TestServer::start().await;
             server.set(&["A", "B", "C"].map(|name| (kind, name, "1")));
             let client = SotwClient::sotw(&server, aggregated).await;
             scenario(server, client, kind).await;
-        }
-    }
+        });
+    join_all(runs).await;
 }
 
 /// The same with a delta client.
@@ -32,14 +37,17 @@ async fn delta_variants<const N: usize>(
     kinds: [ResourceType; N],
     scenario: impl AsyncFn(TestServer, DeltaClient, ResourceType),
 ) {
-    for kind in kinds {
-        for aggregated in [true, false] {
+    let variants = kinds.map(|kind| [(kind, true), (kind, false)]);
+    let runs = variants
+        .as_flattened()
+        .iter()
+        .map(async |&(kind, aggregated)| {
             let server = TestServer::start().await;
             server.set(&["A", "B", "C"].map(|name| (kind, name, "1")));
             let client = DeltaClient::delta(&server, aggregated).await;
             scenario(server, client, kind).await;
-        }
-    }
+        });
+    join_all(runs).await;
 }
 
 #[tokio::test]

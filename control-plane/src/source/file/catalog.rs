@@ -23,8 +23,8 @@ pub(super) struct Catalog {
     files: BTreeMap<Arc<str>, File>,
     /// The files that hold an object; the first counts.
     holders: BTreeMap<ObjectRef, BTreeSet<Arc<str>>>,
-    /// What the engine knows.
-    told_objects: BTreeMap<ObjectRef, u64>,
+    /// What the engine knows: content and origin.
+    told_objects: BTreeMap<ObjectRef, (u64, Arc<str>)>,
     told_problems: BTreeMap<Arc<str>, Vec<Problem>>,
     /// What may differ from it by now.
     touched_objects: BTreeSet<ObjectRef>,
@@ -125,14 +125,22 @@ impl Catalog {
     }
 
     fn object_change(&mut self, object: ObjectRef) -> Option<Change> {
-        let item = self.first(&object).map(|(_, held)| Arc::clone(&held.item));
-        let told = match &item {
-            Some(item) => self.told_objects.insert(object.clone(), item.fingerprint),
+        let first = self.first(&object).map(|(path, held)| {
+            let origin = format!("{path}#{}", held.place.0).into();
+            (Arc::clone(&held.item), origin)
+        });
+        let now = first
+            .as_ref()
+            .map(|(item, origin)| (item.fingerprint, Arc::clone(origin)));
+        let told = match now.clone() {
+            Some(now) => self.told_objects.insert(object.clone(), now),
             None => self.told_objects.remove(&object),
         };
-        let value = item.as_ref().and_then(|item| item.object.clone());
-        (told != item.map(|item| item.fingerprint)).then(|| Change::Object {
+        let (item, origin) = first.unzip();
+        let value = item.and_then(|item| item.object.clone());
+        (told != now).then(|| Change::Object {
             object,
+            origin,
             value: value.map(|(_, value)| value),
         })
     }

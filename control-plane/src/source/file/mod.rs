@@ -21,8 +21,6 @@ use std::{
     sync::mpsc::{self as std_mpsc, Sender as StdSender},
 };
 
-use evermesh_ingest::object::Object;
-use evermesh_model::{ObjectRef, Problem};
 use tokio::{runtime::Handle, sync::mpsc::Sender, task::spawn_blocking};
 use tokio_util::sync::CancellationToken;
 
@@ -70,22 +68,14 @@ pub async fn run(folder: PathBuf, changes: Sender<Batch>, shutdown: Cancellation
 }
 
 /// Reads the folder once, as [`run`] would at its start.
-pub fn read_once(folder: &Path) -> (Vec<(ObjectRef, Object)>, Vec<Problem>) {
+pub fn read_once(folder: &Path) -> Vec<Change> {
     let root = absolute(folder);
     let mut reader = Folder::new(root.clone(), MAX_FILE_SIZE);
     match root.read_dir() {
         Ok(_) => reader.read_all(&root),
         Err(error) => reader.refuse_folder(&root, &error),
     }
-    let (mut objects, mut found) = (Vec::new(), Vec::new());
-    for change in reader.changes() {
-        match change {
-            Change::Object { object, value } => objects.extend(value.map(|value| (object, value))),
-            Change::Problems { problems, .. } => found.extend(problems),
-            Change::CloudMap { .. } | Change::Synced(_) => {}
-        }
-    }
-    (objects, found)
+    reader.changes()
 }
 
 /// Events name absolute paths. Without a working directory there are none, and the folder will not be found.

@@ -2,6 +2,7 @@
 //!
 //! Must not know what the routes are: they come under the name given here.
 
+use evermesh_model::ServicePort;
 use evermesh_proto::{
     Any, hcm,
     hcm::{
@@ -19,21 +20,22 @@ use evermesh_proto::{
 
 use crate::wire;
 
-/// The side of the proxy a connection manager is on.
+/// The side of the proxy that a connection manager or a TCP proxy is on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Side {
-    /// From others to the application
-    Ingress,
+    /// From others to the application, on this port of a node or gateway
+    Ingress(ServicePort),
     /// From the application to others
     Egress,
 }
 
 impl Side {
-    /// The `stat_prefix`: `http.ingress.downstream_rq_total`.
-    pub(crate) const fn as_str(self) -> &'static str {
+    /// In names of statistics: `http.egress.downstream_rq_total`, `http.ingress.http.8080.downstream_rq_total`. App
+    /// Mesh's tags take protocol and port out of the latter, so that in Prometheus both have a short prefix.
+    pub(crate) fn stat_prefix(self) -> String {
         match self {
-            Self::Ingress => "ingress",
-            Self::Egress => "egress",
+            Self::Ingress(ServicePort { port, protocol }) => format!("ingress.{protocol}.{port}"),
+            Self::Egress => "egress".to_owned(),
         }
     }
 }
@@ -69,7 +71,7 @@ pub(crate) fn connection_manager(
     stream_idle_timeout: Option<protobuf::Duration>,
 ) -> Filter {
     let manager = HttpConnectionManager {
-        stat_prefix: side.as_str().to_owned(),
+        stat_prefix: side.stat_prefix(),
         route_specifier: Some(RouteSpecifier::Rds(Rds {
             config_source: Some(wire::ads()),
             route_config_name: routes.to_owned(),

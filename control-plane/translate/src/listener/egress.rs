@@ -23,7 +23,7 @@ use crate::{
     http::{self, Side},
     names, network, route,
     scope::{Part, Scope},
-    service::{self, Carried, Hosts, Reach},
+    service::{self, Carried, NodeHosts, Reach},
     wire,
 };
 
@@ -122,7 +122,7 @@ pub(crate) fn outbound(node: &VirtualNode, mesh: &Mesh, backends: &[Arc<Reach>])
 
 /// The routes of every port of `outbound`; `backends` as there. Nothing is encoded here but a name: virtual hosts
 /// come encoded.
-pub(crate) fn outbound_routes(outbound: &Outbound, backends: &[Arc<Hosts>]) -> Part {
+pub(crate) fn outbound_routes(outbound: &Outbound, backends: &[Arc<NodeHosts>]) -> Part {
     outbound
         .routes
         .iter()
@@ -135,7 +135,7 @@ pub(crate) fn outbound_routes(outbound: &Outbound, backends: &[Arc<Hosts>]) -> P
         .collect()
 }
 
-fn port_routes(outbound: &Outbound, port: u16, key: &Key, backends: &[Arc<Hosts>]) -> Resource {
+fn port_routes(outbound: &Outbound, port: u16, key: &Key, backends: &[Arc<NodeHosts>]) -> Resource {
     let mut body = RouteConfiguration {
         name: key.name.to_string(),
         ..Default::default()
@@ -145,7 +145,7 @@ fn port_routes(outbound: &Outbound, port: u16, key: &Key, backends: &[Arc<Hosts>
     let mut origins = outbound.origins.clone();
     for hosts in backends {
         if let Some(host) = hosts.ports.get(&port) {
-            body.extend_from_slice(&host.encoded);
+            body.extend_from_slice(&host.routes);
             needs.extend(host.needs.iter().cloned());
         } else if hosts.reserved {
             body.extend_from_slice(&service::encode(service::virtual_host(

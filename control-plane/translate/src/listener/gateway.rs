@@ -1,10 +1,12 @@
 //! A gateway: a listener for each of its ports, and one on loopback that it calls itself.
 //!
 //! As in App Mesh a request passes the proxy twice. The first pass finds the gateway route, rewrites host and path,
-//! and names the virtual service in a header; the second finds the service's own route by that header, with its
-//! weights, retries and timeouts, and takes the header off. App Mesh let the rewritten `Host` choose the
-//! service, and looked at the header where `Host` stayed the client's: a client could then name a service in
-//! `Host` and be led there past its gateway route. The header is ours in either case.
+//! and names the virtual service in a header; the second finds the service's own route, with its weights, retries
+//! and timeouts, and takes the header off.
+//!
+//! App Mesh looked at the header only where `Host` stayed the client's and named no service: a client could name
+//! one there and be led to it past its gateway route. Here every route of the second pass matches on the
+//! header, `Host` only narrows the search.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,7 +20,7 @@ use evermesh_model::{
     route::PathMatch,
 };
 use evermesh_proto::{
-    Resource, ResourceType, View,
+    Resource, View,
     core::{self, HeaderValue, HeaderValueOption, header_value_option::HeaderAppendAction},
     listener::{self, FilterChain},
     matcher::RegexMatchAndSubstitute,
@@ -29,14 +31,13 @@ use evermesh_proto::{
         route_match::PathSpecifier,
     },
 };
-use prost::Message;
 
 use crate::{
     cluster,
     http::{self, Side},
     names, route,
     scope::{self, Part, Scope},
-    service::{Host, Hosts, Reach},
+    service::{self, GatewayHosts, Host, Reach},
     wire,
 };
 
@@ -49,12 +50,14 @@ pub(crate) struct Gateway {
 }
 
 /// A virtual service that a gateway leads to.
-pub(crate) type GatewayTarget = (Arc<Reach>, Arc<Hosts>);
+pub(crate) type GatewayTarget = (Arc<Reach>, Arc<GatewayHosts>);
+
+type GatewayHost = Host<Vec<Route>>;
 
 /// `targets` are the services of its routes, each once.
 pub(crate) fn gateway(gateway: &VirtualGateway, mesh: &Mesh, targets: &[GatewayTarget]) -> Gateway {
     let scope = Scope::new(&gateway.name);
-    let hosts: BTreeMap<&str, &Hosts> = targets
+    let hosts: BTreeMap<&str, &GatewayHosts> = targets
         .iter()
         .map(|(_, hosts)| (hosts.hostname.as_ref(), hosts.as_ref()))
         .collect();
@@ -64,8 +67,7 @@ pub(crate) fn gateway(gateway: &VirtualGateway, mesh: &Mesh, targets: &[GatewayT
     }
     let mut keys = Vec::new();
     if let Some(first) = gateway.listeners.first() {
-        let used = used(gateway, &hosts);
-        let [listener, routes] = egress(gateway, mesh, *first, &used);
+        let [listener, routes] = egress(gateway, mesh, *first, &hosts);
         let needs = Arc::clone(&routes.needs);
         part.extend([scope.own(listener), scope.own(routes)]);
         let reached = targets.iter().flat_map(|(reach, _)| &reach.clusters);
@@ -85,7 +87,7 @@ fn ingress(
     gateway: &VirtualGateway,
     mesh: &Mesh,
     port: ServicePort,
-    hosts: &BTreeMap<&str, &Hosts>,
+    hosts: &BTreeMap<&str, &GatewayHosts>,
 ) -> [Resource; 3] {
     let own = wire::origin(&gateway.object);
     let itself = ServicePort {
@@ -100,7 +102,7 @@ fn ingress(
     );
 
     let name = names::ingress_routes(port);
-    let manager = http::connection_manager(Side::Ingress, &name, None);
+    let manager = http::connection_manager(Side::Ingress(port), &name, None);
     let listener_name = names::ingress_listener(port.port);
     let listener = listener::Listener {
         name: listener_name.to_string(),
@@ -127,13 +129,18 @@ fn ingress(
         ignore_port_in_host_matching: true,
         ..Default::default()
     };
+    let needs: Vec<Arc<str>> = routes
+        .iter()
+        .take(1)
+        .map(|_| Arc::clone(&cluster))
+        .collect();
     let origins = routes.iter().map(|route| wire::origin(&route.object));
     let origins = wire::sorted(origins.chain([Arc::clone(&own)]).collect());
     [
         self_redirect.with_origins([Arc::clone(&own)]),
         Resource::encode(listener_name, &listener).with_origins([own]),
         Resource::encode(name, &configuration)
-            .with_needs([cluster])
+            .with_needs(needs)
             .with_origins(origins),
     ]
 }
@@ -144,7 +151,7 @@ fn ingress(
 fn virtual_hosts(
     routes: &[&GatewayRoute],
     cluster: &str,
-    hosts: &BTreeMap<&str, &Hosts>,
+    hosts: &BTreeMap<&str, &GatewayHosts>,
 ) -> Vec<VirtualHost> {
     let asked = routes.iter().filter_map(|route| route.hostname.as_ref());
     let domains: BTreeSet<String> = std::iter::once("*".to_owned())
@@ -198,7 +205,7 @@ fn takes(hostname: Option<&HostnameMatch>, domain: &str) -> bool {
 fn gateway_routes(
     route: &GatewayRoute,
     cluster: &str,
-    hosts: &BTreeMap<&str, &Hosts>,
+    hosts: &BTreeMap<&str, &GatewayHosts>,
 ) -> Vec<Route> {
     let GatewayRoute {
         name,
@@ -258,7 +265,7 @@ fn gateway_routes(
 }
 
 /// To the gateway itself, not giving up before the service's routes do; without a limit where there are none.
-fn patient(cluster: &str, host: Option<&Host>) -> RouteAction {
+fn patient(cluster: &str, host: Option<&GatewayHost>) -> RouteAction {
     let timeout = host.map_or(
         Timeout {
             per_request: Some(Duration::ZERO),
@@ -296,31 +303,12 @@ fn overwrite(key: &str, value: String) -> HeaderValueOption {
     }
 }
 
-/// The hosts that some route leads to, ascending by name and port.
-fn used<'a>(
-    gateway: &VirtualGateway,
-    hosts: &BTreeMap<&str, &'a Hosts>,
-) -> BTreeMap<(&'a str, u16), (&'a Hosts, &'a Host)> {
-    gateway
-        .routes
-        .iter()
-        .filter_map(|route| {
-            let port = route.target_port?.port;
-            let hosts: &'a Hosts = hosts.get(route.target.hostname.as_ref())?;
-            Some((
-                (hosts.hostname.as_ref(), port),
-                (hosts, hosts.ports.get(&port)?),
-            ))
-        })
-        .collect()
-}
-
 /// The second pass: a listener that only the gateway itself can reach, and the routes of all services it leads to.
 fn egress(
     gateway: &VirtualGateway,
     mesh: &Mesh,
     first: ServicePort,
-    used: &BTreeMap<(&str, u16), (&Hosts, &Host)>,
+    hosts: &BTreeMap<&str, &GatewayHosts>,
 ) -> [Resource; 2] {
     let own = wire::origin(&gateway.object);
     let port = ServicePort {
@@ -341,24 +329,77 @@ fn egress(
         ..Default::default()
     };
 
-    let mut body = RouteConfiguration {
+    let rewritten = destinations(gateway, hosts, true);
+    let kept = destinations(gateway, hosts, false);
+    let configuration = RouteConfiguration {
         name: name.to_string(),
-        vhost_header: names::SERVICE_HEADER.to_owned(),
+        virtual_hosts: second_hosts(&rewritten, &kept),
         request_headers_to_remove: vec![names::SERVICE_HEADER.to_owned()],
         ..Default::default()
-    }
-    .encode_to_vec();
-    let mut needs = Vec::new();
-    let mut origins = vec![Arc::clone(&own)];
-    for (hosts, host) in used.values() {
-        body.extend_from_slice(&host.encoded);
-        needs.extend(host.needs.iter().cloned());
-        origins.extend(hosts.origins.iter().cloned());
-    }
+    };
+    let used = rewritten.values().chain(kept.values());
+    let needs = used.flat_map(|host| host.needs.iter().cloned());
+    let named = rewritten.keys().chain(kept.keys());
+    let origins = named
+        .filter_map(|(hostname, _)| hosts.get(hostname))
+        .flat_map(|hosts| hosts.origins.iter().cloned());
+    let needs = wire::sorted(needs.collect());
+    let origins = wire::sorted(origins.chain([Arc::clone(&own)]).collect());
     [
         Resource::encode(listener_name, &listener).with_origins([own]),
-        Resource::from_encoded(ResourceType::Route, name, body.into())
-            .with_needs(wire::sorted(needs))
-            .with_origins(wire::sorted(origins)),
+        Resource::encode(name, &configuration)
+            .with_needs(needs)
+            .with_origins(origins),
     ]
+}
+
+/// Services and ports that routes lead to, by host name and port: of the routes that rewrite `Host`, or of those
+/// that do not.
+fn destinations<'a>(
+    gateway: &VirtualGateway,
+    hosts: &BTreeMap<&'a str, &'a GatewayHosts>,
+    rewrite_hostname: bool,
+) -> BTreeMap<(&'a str, u16), &'a GatewayHost> {
+    gateway
+        .routes
+        .iter()
+        .filter(|route| route.rewrite_hostname == rewrite_hostname)
+        .filter_map(|route| {
+            let port = route.target_port?.port;
+            let (hostname, hosts) = hosts.get_key_value(route.target.hostname.as_ref())?;
+            Some(((*hostname, port), hosts.ports.get(&port)?))
+        })
+        .collect()
+}
+
+/// A virtual host for each name that `Host` is rewritten to. A client's own `Host` may be any of these too, so each
+/// also holds the routes of requests that keep theirs.
+fn second_hosts(
+    rewritten: &BTreeMap<(&str, u16), &GatewayHost>,
+    kept: &BTreeMap<(&str, u16), &GatewayHost>,
+) -> Vec<VirtualHost> {
+    let own_names: BTreeSet<&str> = rewritten.keys().map(|(hostname, _)| *hostname).collect();
+    let named = own_names.into_iter().map(|hostname| {
+        let own = rewritten.iter().filter(|((it, _), _)| *it == hostname);
+        let others = kept
+            .iter()
+            .filter(|(to, _)| to.0 != hostname || !rewritten.contains_key(*to));
+        VirtualHost {
+            routes: own
+                .chain(others)
+                .flat_map(|(_, host)| host.routes.iter().cloned())
+                .collect(),
+            ..service::virtual_host(hostname, names::EGRESS_PORT)
+        }
+    });
+    let default = (!kept.is_empty()).then(|| VirtualHost {
+        name: names::DEFAULT_BACKEND.to_owned(),
+        domains: vec!["*".to_owned()],
+        routes: kept
+            .values()
+            .flat_map(|host| host.routes.iter().cloned())
+            .collect(),
+        ..Default::default()
+    });
+    named.chain(default).collect()
 }

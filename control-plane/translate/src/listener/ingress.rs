@@ -72,9 +72,9 @@ fn chain(listener: &Listener, cluster: &str) -> FilterChain {
     let port = endpoint::port(listener);
     let idle = listener.timeout.idle;
     let filter = match listener.protocol {
-        Protocol::Tcp => network::to_cluster(Side::Ingress, cluster, idle),
+        Protocol::Tcp => network::to_cluster(Side::Ingress(port), cluster, idle),
         Protocol::Http | Protocol::Http2 | Protocol::Grpc => http::connection_manager(
-            Side::Ingress,
+            Side::Ingress(port),
             &names::ingress_routes(port),
             idle.map(wire::duration),
         ),

@@ -55,14 +55,14 @@ pub fn consistent(derived: &Derived) {
                 _ => "name",
             };
             assert_eq!(json[own_name], *resource.name, "{place}");
-            let mut named = BTreeSet::new();
+            let mut clusters_named = BTreeSet::new();
             collect(&json, &mut |key, value| match (key, value) {
                 ("cluster", Value::String(cluster)) => {
-                    named.insert(cluster.clone());
+                    clusters_named.insert(cluster.clone());
                 }
                 ("clusters", Value::Array(weighted)) => {
                     let weighted = weighted.iter().map(|it| it["name"].as_str().unwrap());
-                    named.extend(weighted.map(ToOwned::to_owned));
+                    clusters_named.extend(weighted.map(ToOwned::to_owned));
                 }
                 ("route_config_name", Value::String(routes_name)) => {
                     routes.insert(routes_name.clone());
@@ -70,11 +70,11 @@ pub fn consistent(derived: &Derived) {
                 _ => {}
             });
             assert!(
-                named.is_subset(&clusters),
-                "{place}: {named:?} of {clusters:?}"
+                clusters_named.is_subset(&clusters),
+                "{place}: {clusters_named:?} of {clusters:?}"
             );
             let needs: BTreeSet<String> = resource.needs.iter().map(ToString::to_string).collect();
-            assert_eq!(named, needs, "{place}");
+            assert_eq!(clusters_named, needs, "{place}");
             if is_eds(resource) {
                 assignments.insert(resource.name.to_string());
             }

@@ -3,18 +3,20 @@
 #![allow(dead_code, unreachable_pub, missing_docs)] // each test file uses its own part
 #![allow(clippy::unwrap_used)] // test code
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
+pub mod peer;
+pub mod world;
 
-use bytes::Bytes;
+use std::{collections::BTreeMap, net::SocketAddr, ops::Deref, sync::Arc, time::Duration};
+
 use evermesh_proto::{
     core,
     discovery::{
         DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
     },
     pb::google::rpc,
-    resource::{Key, Resource, ResourceType, View},
+    resource::ResourceType,
 };
-use evermesh_xds::{Commit, Options, Registry, Store, Verdict, serve};
+use evermesh_xds::{Options, Registry, Verdict, serve};
 use http::uri::PathAndQuery;
 use prost::Message;
 use tokio::{
@@ -27,6 +29,8 @@ use tokio_stream::wrappers::UnboundedReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming, client::Grpc, transport::Channel};
 use tonic_prost::ProstCodec;
+
+use self::world::World;
 
 /// How long silence must last to count.
 pub const SILENCE: Duration = Duration::from_millis(100);
@@ -41,30 +45,9 @@ pub struct Named {
     pub content: String,
 }
 
-pub fn key(kind: ResourceType, name: &str) -> Key {
-    Key {
-        kind,
-        name: name.into(),
-        scope: None,
-    }
-}
-
-pub fn resource(kind: ResourceType, name: &str, content: &str) -> Arc<Resource> {
-    let message = Named {
-        name: name.into(),
-        content: content.into(),
-    };
-    let body = Bytes::from(message.encode_to_vec());
-    Arc::new(Resource::from_encoded(kind, name.into(), body))
-}
-
-pub fn upsert(kind: ResourceType, name: &str, content: &str) -> (Key, Arc<Resource>) {
-    (key(kind, name), resource(kind, name, content))
-}
-
 /// A running server whose view of a proxy is named by its node id.
 pub struct TestServer {
-    pub store: Arc<Store>,
+    pub world: World,
     pub registry: Arc<Registry>,
     pub address: SocketAddr,
     pub shutdown: CancellationToken,
@@ -74,7 +57,7 @@ pub struct TestServer {
 
 impl TestServer {
     pub async fn start() -> Self {
-        let store = Store::new();
+        let world = World::new();
         let (sender, verdicts) = mpsc::unbounded_channel();
         let registry = Registry::new(Some(Arc::new(move |verdict| {
             sender.send(verdict).ok();
@@ -89,10 +72,15 @@ impl TestServer {
         }));
         options.max_request_bytes = 1 << 20;
         let shutdown = options.shutdown.clone();
-        let served = serve(listener, Arc::clone(&store), Arc::clone(&registry), options);
+        let served = serve(
+            listener,
+            Arc::clone(&world.store),
+            Arc::clone(&registry),
+            options,
+        );
         Self {
             task: tokio::spawn(served),
-            store,
+            world,
             registry,
             address,
             shutdown,
@@ -100,58 +88,17 @@ impl TestServer {
         }
     }
 
-    /// Sets the view `node` to these, all new.
-    pub fn set(&self, resources: &[(ResourceType, &str, &str)]) {
-        let keys = resources.iter().map(|(kind, name, _)| key(*kind, name));
-        let view = View::new(keys.collect());
-        let upserts = resources
-            .iter()
-            .map(|(kind, name, content)| upsert(*kind, name, content));
-        self.store.commit(Commit {
-            upserts: upserts.collect(),
-            views: vec![("node".into(), Some(Arc::new(view)))],
-            ..Commit::default()
-        });
-    }
-
-    /// Changes one resource that is in the view.
-    pub fn update(&self, kind: ResourceType, name: &str, content: &str) {
-        self.store.commit(Commit {
-            upserts: vec![upsert(kind, name, content)],
-            ..Commit::default()
-        });
-    }
-
-    /// Adds one to the view `node`.
-    pub fn add(&self, kind: ResourceType, name: &str, content: &str) {
-        let mut keys = self.keys();
-        keys.push(key(kind, name));
-        self.store.commit(Commit {
-            upserts: vec![upsert(kind, name, content)],
-            views: vec![("node".into(), Some(Arc::new(View::new(keys))))],
-            ..Commit::default()
-        });
-    }
-
-    /// Removes one from the view `node`.
-    pub fn remove(&self, kind: ResourceType, name: &str) {
-        let mut keys = self.keys();
-        keys.retain(|key| (key.kind, key.name.as_ref()) != (kind, name));
-        self.store.commit(Commit {
-            removals: vec![key(kind, name)],
-            views: vec![("node".into(), Some(Arc::new(View::new(keys))))],
-            ..Commit::default()
-        });
-    }
-
-    fn keys(&self) -> Vec<Key> {
-        let view = self.store.view("node").unwrap_or_default();
-        view.keys().to_vec()
-    }
-
     pub async fn channel(&self) -> Channel {
         let uri = format!("http://{}", self.address);
         Channel::from_shared(uri).unwrap().connect().await.unwrap()
+    }
+}
+
+impl Deref for TestServer {
+    type Target = World;
+
+    fn deref(&self) -> &World {
+        &self.world
     }
 }
 

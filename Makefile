@@ -1,0 +1,46 @@
+# What people do here. Everything sets itself up; on a bare Debian machine run it as root once.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+CARGO_DENY := 0.20.2
+
+.PHONY: help run test check bench setup
+
+help: ## Says what there is
+	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## /make \1\t/' | expand -t 14
+
+run: setup ## Plays a canary release on this machine: hosts, real Envoys, 200 requests a second, about a minute
+	@echo '==> Building (the first time takes a few minutes)'
+	@cargo build --locked -p evermesh -p evermesh-testkit --bins
+	@target/debug/evermesh-demo
+
+test: setup ## All tests, with real Envoys, Cloud Map and hosts
+	@echo '==> Testing'
+	@cargo test --workspace --locked
+	@echo '==> All tests passed'
+
+check: setup ## What a reviewer checks by machine: format, lints, dependencies, documentation, each crate alone
+	@echo '==> Format'
+	@cargo fmt --all --check
+	@echo '==> Lints'
+	@cargo clippy --workspace --all-targets --locked -- -D warnings
+	@echo '==> Each crate alone'
+	@for manifest in $$(git ls-files '*/Cargo.toml'); do \
+	    echo "    $$manifest"; cargo check --quiet --locked --manifest-path "$$manifest"; done
+	@echo '==> Documentation'
+	@RUSTDOCFLAGS=-Dwarnings cargo doc --no-deps --workspace --locked
+	@echo '==> Dependencies'
+	@cargo deny --version 2>/dev/null | grep -qxF 'cargo-deny $(CARGO_DENY)' \
+	    || cargo install cargo-deny --locked --version $(CARGO_DENY)
+	@cargo deny --locked check bans licenses sources
+	@cargo deny --locked check advisories || echo 'warning: advisories, see above'
+
+bench: setup ## The benchmarks
+	@cargo bench --workspace --locked
+
+# Installs what is missing and fetches every crate, also the one that is only unpacked (see proto/build.rs).
+setup:
+	@scripts/setup
+	@cargo fetch --locked

@@ -1,0 +1,428 @@
+//! Small objects of every kind from few names, so that they meet: right ones and wrong ones.
+
+use evermesh_model::{
+    CloudMapService, CloudMapState, Instance, Kind, ObjectRef, endpoint::CloudMapFailure,
+};
+use proptest::{prelude::*, sample::select};
+use serde_json::{Value, json};
+
+/// One change of the inputs.
+#[derive(Debug, Clone)]
+pub(crate) enum Change {
+    Put(Value),
+    Remove(ObjectRef),
+    CloudMap(CloudMapService, Option<CloudMapState>),
+    Slices(bool),
+}
+
+fn name() -> impl Strategy<Value = &'static str> + Clone {
+    select(&["one", "two"][..])
+}
+
+fn namespace() -> impl Strategy<Value = &'static str> + Clone {
+    select(&["red", "blue"][..])
+}
+
+/// A value, or nothing: the field is then left out.
+fn maybe(value: impl Strategy<Value = Value> + 'static) -> BoxedStrategy<Value> {
+    prop_oneof![1 => Just(Value::Null), 3 => value].boxed()
+}
+
+fn without_nulls(value: Value) -> Value {
+    match value {
+        Value::Object(fields) => fields
+            .into_iter()
+            .filter(|(_, value)| !value.is_null())
+            .map(|(name, value)| (name, without_nulls(value)))
+            .collect(),
+        Value::Array(items) => items.into_iter().map(without_nulls).collect(),
+        other => other,
+    }
+}
+
+fn reference() -> impl Strategy<Value = Value> + Clone {
+    (name(), maybe(namespace().prop_map(Value::from)))
+        .prop_map(|(name, namespace)| json!({ "name": name, "namespace": namespace }))
+}
+
+/// `…Ref`, `…ARN`, both or neither, and what else the object has.
+fn target(word: &'static str, more: BoxedStrategy<Value>) -> impl Strategy<Value = Value> {
+    let arn =
+        (select(&["m", "other"][..]), name(), namespace()).prop_map(move |(mesh, name, ns)| {
+            let dot = if word == "virtualService" { '.' } else { '_' };
+            json!(format!(
+                "arn:aws:appmesh:r:1:mesh/{mesh}/{word}/{name}{dot}{ns}"
+            ))
+        });
+    let written = prop_oneof![
+        8 => (reference(), Just(Value::Null)),
+        2 => (Just(Value::Null), arn.clone()),
+        1 => (reference(), arn),
+        1 => (Just(Value::Null), Just(Value::Null)),
+    ];
+    (written, more).prop_map(move |((reference, arn), mut more)| {
+        more[format!("{word}Ref")] = reference;
+        more[format!("{word}ARN")] = arn;
+        more
+    })
+}
+
+fn port() -> impl Strategy<Value = u16> {
+    select(&[80, 81][..])
+}
+
+fn protocol() -> impl Strategy<Value = &'static str> {
+    select(&["http", "http2", "grpc", "tcp"][..])
+}
+
+fn listeners(tls: bool) -> BoxedStrategy<Value> {
+    let mode = select(&["DISABLED", "STRICT"][..])
+        .prop_map(move |mode| json!({ "mode": mode, "certificate": {} }));
+    let mode = if tls {
+        prop_oneof![12 => Just(Value::Null), 1 => mode].boxed()
+    } else {
+        Just(Value::Null).boxed()
+    };
+    let listener = (port(), protocol(), mode).prop_map(|(port, protocol, tls)| {
+        json!({ "portMapping": { "port": port, "protocol": protocol }, "tls": tls })
+    });
+    maybe(prop::collection::vec(listener, 1..3).prop_map(Value::from))
+}
+
+fn mesh_reference() -> BoxedStrategy<Value> {
+    let reference =
+        select(&["m", "other", "nobody"][..]).prop_map(|name| json!({ "name": name, "uid": "" }));
+    prop_oneof![12 => Just(Value::Null), 1 => reference].boxed()
+}
+
+fn policy() -> BoxedStrategy<Value> {
+    let policy = any::<bool>().prop_map(
+        |enforce| json!({ "tls": { "enforce": enforce, "validation": { "trust": {} } } }),
+    );
+    prop_oneof![12 => Just(Value::Null), 1 => policy].boxed()
+}
+
+fn mesh() -> impl Strategy<Value = Value> {
+    let selector = prop_oneof![
+        1 => Just(json!({})),
+        3 => Just(json!({ "matchLabels": { "mesh": "yes" } })),
+    ];
+    (
+        select(&["m", "other"][..]),
+        maybe(selector.boxed()),
+        maybe(select(&["m", "other"][..]).prop_map(Value::from)),
+        maybe(select(&["IPv4_ONLY", "IPv6_ONLY"][..]).prop_map(Value::from)),
+    )
+        .prop_map(|(name, selector, aws_name, preference)| {
+            json!({
+                "apiVersion": "appmesh.k8s.aws/v1beta2", "kind": "Mesh",
+                "metadata": { "name": name },
+                "spec": {
+                    "namespaceSelector": selector, "awsName": aws_name,
+                    "meshServiceDiscovery": { "ipPreference": preference },
+                },
+            })
+        })
+}
+
+fn member(
+    kind: &'static str,
+    spec: impl Strategy<Value = Value> + 'static,
+) -> BoxedStrategy<Value> {
+    let api_version = if kind == "Route" {
+        "evermesh.dev/v1alpha1"
+    } else {
+        "appmesh.k8s.aws/v1beta2"
+    };
+    let aws_name = prop_oneof![
+        20 => Just(Value::Null),
+        1 => Just(json!("same")),
+        1 => Just(json!("Same")),
+        1 => Just(json!("bad/name")),
+    ];
+    (name(), namespace(), aws_name, mesh_reference(), spec)
+        .prop_map(move |(name, namespace, aws_name, mesh, mut spec)| {
+            if kind != "Route" {
+                spec["awsName"] = aws_name;
+                spec["meshRef"] = mesh;
+            }
+            json!({
+                "apiVersion": api_version, "kind": kind,
+                "metadata": { "name": name, "namespace": namespace, "labels": { "gate": name } },
+                "spec": spec,
+            })
+        })
+        .boxed()
+}
+
+fn node() -> BoxedStrategy<Value> {
+    let hostname = select(&["one", "one.red", "two.blue.svc.x.", "example.com", ""][..]);
+    let cloud_map = (name(), maybe(name().prop_map(Value::from))).prop_map(|(service, version)| {
+        let attributes = if version.is_null() {
+            json!([])
+        } else {
+            json!([{ "key": "version", "value": version }])
+        };
+        json!({ "awsCloudMap": {
+            "namespaceName": "local", "serviceName": service, "attributes": attributes,
+        } })
+    });
+    let discovery = prop_oneof![
+        hostname.prop_map(|hostname| json!({ "dns": { "hostname": hostname } })),
+        cloud_map,
+    ];
+    let policies = policy().prop_map(|policy| json!({ "clientPolicy": policy }));
+    let backend = target("virtualService", policies.boxed())
+        .prop_map(|service| json!({ "virtualService": service }));
+    let spec = (
+        listeners(true),
+        maybe(discovery.boxed()),
+        prop::collection::vec(backend, 0..4),
+        policy(),
+    );
+    member(
+        "VirtualNode",
+        spec.prop_map(|(listeners, discovery, backends, policy)| {
+            json!({
+                "listeners": listeners, "serviceDiscovery": discovery, "backends": backends,
+                "backendDefaults": { "clientPolicy": policy },
+            })
+        }),
+    )
+}
+
+fn service() -> BoxedStrategy<Value> {
+    let none = || Just(json!({})).boxed();
+    let provider = prop_oneof![
+        target("virtualNode", none()).prop_map(|node| json!({ "virtualNode": node })),
+        target("virtualRouter", none()).prop_map(|router| json!({ "virtualRouter": router })),
+    ];
+    member(
+        "VirtualService",
+        maybe(provider.boxed()).prop_map(|provider| json!({ "provider": provider })),
+    )
+}
+
+fn http_match(more: BoxedStrategy<Value>) -> BoxedStrategy<Value> {
+    let prefix = select(&["/", "/x", "/x/y"][..]).prop_map(Value::from);
+    let path = select(&["exact", "regex"][..]).prop_map(|word| json!({ word: "/x" }));
+    let paths = prop_oneof![
+        6 => (prefix.clone(), Just(Value::Null)),
+        3 => (Just(Value::Null), path.clone()),
+        1 => (Just(json!("relative")), Just(Value::Null)),
+        1 => (maybe(prefix), maybe(path)),
+    ];
+    let port = prop_oneof![3 => Just(Value::Null), 1 => port().prop_map(Value::from)];
+    (paths, port, more)
+        .prop_map(|((prefix, path), port, mut more)| {
+            more["prefix"] = prefix;
+            more["path"] = path;
+            more["port"] = port;
+            more
+        })
+        .boxed()
+}
+
+/// The fields of a route that an inline one and an object share.
+fn rule() -> BoxedStrategy<Value> {
+    let port = prop_oneof![3 => Just(Value::Null), 1 => port().prop_map(Value::from)];
+    let more =
+        (0..3_u32, port).prop_map(|(weight, port)| json!({ "weight": weight, "port": port }));
+    let targets = prop::collection::vec(target("virtualNode", more.boxed()), 1..3);
+    (
+        maybe((0..3_u32).prop_map(Value::from)),
+        select(
+            &[
+                "httpRoute",
+                "httpRoute",
+                "httpRoute",
+                "http2Route",
+                "grpcRoute",
+                "tcpRoute",
+            ][..],
+        ),
+        http_match(Just(json!({})).boxed()),
+        targets,
+    )
+        .prop_map(|(priority, word, mut matched, targets)| {
+            if word == "grpcRoute" || word == "tcpRoute" {
+                matched["prefix"] = Value::Null;
+                matched["path"] = Value::Null;
+            }
+            json!({
+                "priority": priority,
+                word: { "match": matched, "action": { "weightedTargets": targets } },
+            })
+        })
+        .boxed()
+}
+
+fn router() -> BoxedStrategy<Value> {
+    let route = (name(), rule()).prop_map(|(name, mut rule)| {
+        rule["name"] = json!(name);
+        rule
+    });
+    let spec = (listeners(false), prop::collection::vec(route, 0..3));
+    member(
+        "VirtualRouter",
+        spec.prop_map(|(listeners, routes)| json!({ "listeners": listeners, "routes": routes })),
+    )
+}
+
+fn route() -> BoxedStrategy<Value> {
+    let spec = (reference(), rule()).prop_map(|(router, mut rule)| {
+        rule["virtualRouterRef"] = router;
+        rule
+    });
+    member("Route", spec)
+}
+
+fn gateway() -> BoxedStrategy<Value> {
+    let gate = maybe(name().prop_map(|name| json!({ "matchLabels": { "gate": name } })));
+    let spec = (listeners(true), maybe(Just(json!({}))), gate, policy());
+    member(
+        "VirtualGateway",
+        spec.prop_map(|(listeners, namespaces, routes, policy)| {
+            json!({
+                "listeners": listeners, "namespaceSelector": namespaces,
+                "gatewayRouteSelector": routes,
+                "backendDefaults": { "clientPolicy": policy },
+            })
+        }),
+    )
+}
+
+fn gateway_route() -> BoxedStrategy<Value> {
+    let hostname = maybe(
+        select(&["exact", "suffix"][..])
+            .prop_map(|word| json!({ word: "example.com" }))
+            .boxed(),
+    );
+    let gateway = (name(), namespace())
+        .prop_map(|(name, namespace)| json!({ "name": name, "namespace": namespace, "uid": "" }));
+    let spec = (
+        select(&["httpRoute", "http2Route"][..]),
+        http_match(
+            hostname
+                .prop_map(|hostname| json!({ "hostname": hostname }))
+                .boxed(),
+        ),
+        target("virtualService", Just(json!({})).boxed()),
+        prop_oneof![3 => Just(Value::Null), 1 => port().prop_map(Value::from)],
+        maybe(gateway),
+    );
+    member(
+        "GatewayRoute",
+        spec.prop_map(|(word, matched, service, port, gateway)| {
+            json!({
+                "virtualGatewayRef": gateway,
+                word: {
+                    "match": matched,
+                    "action": { "target": { "virtualService": service, "port": port } },
+                },
+            })
+        }),
+    )
+}
+
+fn kubernetes() -> BoxedStrategy<Value> {
+    let slice = (
+        name(),
+        name(),
+        namespace(),
+        select(&["IPv4", "IPv6"][..]),
+        any::<bool>(),
+    )
+        .prop_map(|(name, service, namespace, family, ready)| {
+            json!({
+                "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+                "metadata": {
+                    "name": name, "namespace": namespace,
+                    "labels": { "kubernetes.io/service-name": service },
+                },
+                "addressType": family,
+                "endpoints": [{
+                    "addresses": [if family == "IPv4" { "10.0.0.1" } else { "fd00::1" }],
+                    "conditions": { "ready": ready, "terminating": true },
+                    "nodeName": "host", "zone": "z",
+                }],
+                "ports": [{ "port": 8080 }],
+            })
+        });
+    let service = (name(), namespace(), port()).prop_map(|(name, namespace, port)| {
+        json!({
+            "apiVersion": "v1", "kind": "Service",
+            "metadata": { "name": name, "namespace": namespace },
+            "spec": { "ports": [{ "port": port }] },
+        })
+    });
+    let host = select(&["here", "there"][..]).prop_map(|region| {
+        json!({
+            "apiVersion": "v1", "kind": "Node",
+            "metadata": { "name": "host", "labels": { "topology.kubernetes.io/region": region } },
+        })
+    });
+    let labelled = (namespace(), any::<bool>()).prop_map(|(name, is_member)| {
+        json!({
+            "apiVersion": "v1", "kind": "Namespace",
+            "metadata": { "name": name, "labels": { "mesh": if is_member { "yes" } else { "no" } } },
+        })
+    });
+    prop_oneof![4 => slice, 1 => service, 1 => host, 2 => labelled].boxed()
+}
+
+/// A mesh that everything belongs to by default.
+pub(crate) fn common_mesh() -> Value {
+    json!({
+        "apiVersion": "appmesh.k8s.aws/v1beta2", "kind": "Mesh",
+        "metadata": { "name": "m" },
+        "spec": { "namespaceSelector": {} },
+    })
+}
+
+pub(crate) fn object() -> impl Strategy<Value = Value> {
+    prop_oneof![
+        6 => node(),
+        4 => service(),
+        3 => router(),
+        2 => route(),
+        1 => gateway(),
+        2 => gateway_route(),
+        3 => kubernetes(),
+    ]
+    .prop_map(without_nulls)
+}
+
+fn cloud_map() -> impl Strategy<Value = (CloudMapService, Option<CloudMapState>)> {
+    let state = (any::<bool>(), name()).prop_map(|(is_down, version)| CloudMapState {
+        instances: vec![Instance {
+            id: "i".into(),
+            ipv4: Some([10, 0, 0, 9].into()),
+            ipv6: None,
+            attributes: [("version".into(), version.into())].into(),
+        }],
+        failure: is_down.then(|| CloudMapFailure::Unavailable("down".into())),
+    });
+    (name(), prop::option::of(state)).prop_map(|(service, state)| {
+        let service = CloudMapService {
+            namespace: "local".into(),
+            service: service.into(),
+        };
+        (service, state)
+    })
+}
+
+pub(crate) fn change() -> impl Strategy<Value = Change> {
+    let kinds = select(&Kind::ALL[..]);
+    let removed = (kinds, namespace(), name()).prop_map(|(kind, namespace, name)| {
+        let namespace = if kind.is_namespaced() { namespace } else { "" };
+        Change::Remove(ObjectRef::new(kind, namespace, name))
+    });
+    prop_oneof![
+        12 => object().prop_map(Change::Put),
+        1 => mesh().prop_map(without_nulls).prop_map(Change::Put),
+        4 => removed,
+        2 => cloud_map().prop_map(|(service, state)| Change::CloudMap(service, state)),
+        1 => any::<bool>().prop_map(Change::Slices),
+    ]
+}

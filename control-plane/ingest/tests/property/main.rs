@@ -1,0 +1,154 @@
+//! What holds for any inputs and any history: nothing panics, a memo changes nothing but the work, and
+//! every name in a graph leads somewhere.
+
+mod changes;
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use evermesh_ingest::{
+    BuildMemo, Inputs, Settings, admission::validate, build, cloud_map_users, endpoints,
+    object::parse,
+};
+use evermesh_model::{Discovery, Graph, RouteRule, ServiceName, VirtualNode, service::Provider};
+use proptest::prelude::*;
+
+use changes::{Change, change, common_mesh, object};
+
+fn apply(inputs: &mut Inputs, change: Change) {
+    match change {
+        Change::Put(value) => {
+            // What an API server refuses never gets here.
+            if let Some((reference, object)) = parse(value).object {
+                assert!(
+                    validate(&object)
+                        .iter()
+                        .all(|problem| problem.object.as_ref() == Some(&reference))
+                );
+                inputs.apply(reference, Some(object));
+            }
+        }
+        Change::Remove(reference) => {
+            inputs.apply(reference, None);
+        }
+        Change::CloudMap(service, state) => inputs.set_cloud_map(service, state.map(Arc::new)),
+        Change::Slices(slices) => inputs.settings = Settings { slices },
+    }
+}
+
+/// Every name in the graph leads to an entry.
+fn assert_resolved(graph: &Graph) {
+    let service = |mesh: &Arc<str>, hostname: &Arc<str>| {
+        graph.services.contains_key(&ServiceName {
+            mesh: Arc::clone(mesh),
+            hostname: Arc::clone(hostname),
+        })
+    };
+    for (name, node) in &graph.nodes {
+        assert_eq!(*name, node.name);
+        assert!(graph.meshes.contains_key(&name.mesh));
+        assert!(
+            node.backends
+                .iter()
+                .all(|one| service(&name.mesh, &one.service))
+        );
+        assert_backends_share_ports(graph, node);
+        let is_eds = node.discovery.as_ref().is_some_and(Discovery::is_eds);
+        assert_eq!(is_eds, graph.endpoints.contains_key(name));
+    }
+    for (name, service) in &graph.services {
+        assert_eq!(*name, service.name);
+        assert!(graph.meshes.contains_key(&name.mesh));
+        match &service.provider {
+            Provider::None => assert!(service.ports.is_empty()),
+            Provider::Node(node) => assert!(graph.nodes.contains_key(node)),
+            Provider::Router(router) => assert!(graph.routers.contains_key(router)),
+        }
+    }
+    for (name, router) in &graph.routers {
+        assert_eq!(*name, router.name);
+        let names: BTreeSet<_> = router.routes.iter().map(|route| &route.name).collect();
+        assert_eq!(names.len(), router.routes.len(), "names are unique");
+        for route in &router.routes {
+            let targets = match &route.rule {
+                RouteRule::Http(rule) => &rule.targets,
+                RouteRule::Tcp(rule) => &rule.targets,
+            };
+            for target in targets {
+                let listeners = &graph.nodes[&target.node].listeners;
+                assert!(listeners.iter().any(|listener| {
+                    (listener.port, listener.protocol) == (target.port, target.protocol)
+                }));
+            }
+        }
+    }
+    for (name, gateway) in &graph.gateways {
+        assert_eq!(*name, gateway.name);
+        assert!(gateway.listeners.iter().all(|one| one.protocol.is_http()));
+        for route in &gateway.routes {
+            let ports = &graph.services[&route.target].ports;
+            assert_eq!(route.target_port.is_none(), ports.is_empty());
+            assert!(route.target_port.is_none_or(|port| ports.contains(&port)));
+        }
+    }
+}
+
+fn assert_backends_share_ports(graph: &Graph, node: &VirtualNode) {
+    for (index, one) in node.backends.iter().enumerate() {
+        let ports = |hostname: &Arc<str>| {
+            let name = ServiceName {
+                mesh: Arc::clone(&node.name.mesh),
+                hostname: Arc::clone(hostname),
+            };
+            graph.services[&name].ports.clone()
+        };
+        for other in &node.backends[index + 1..] {
+            assert!(one.service < other.service, "ascending, each once");
+            for port in ports(&one.service) {
+                assert!(ports(&other.service).iter().all(|wanted| {
+                    wanted.port != port.port
+                        || (wanted.protocol.is_http() && port.protocol.is_http())
+                }));
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn a_memo_changes_nothing_but_the_work(
+        start in prop::collection::vec(object(), 20..80),
+        batches in prop::collection::vec(prop::collection::vec(change(), 1..4), 1..8),
+    ) {
+        let mut inputs = Inputs::default();
+        let mut memo = BuildMemo::default();
+        let start = std::iter::once(common_mesh()).chain(start);
+        let start = start.map(Change::Put).collect();
+        for batch in std::iter::once(start).chain(batches) {
+            for change in batch {
+                apply(&mut inputs, change);
+            }
+            let built = build(&inputs, &mut memo);
+            let fresh = build(&inputs, &mut BuildMemo::default());
+            prop_assert_eq!(&built.graph, &fresh.graph);
+            prop_assert_eq!(&built.problems, &fresh.problems);
+            prop_assert!(built.problems.is_sorted_by(|one, other| one < other));
+            assert_resolved(&built.graph);
+
+            for (name, node) in &built.graph.nodes {
+                let mesh = &built.graph.meshes[&name.mesh];
+                let expected = built.graph.endpoints.get(name);
+                let short_cut = endpoints(node, mesh, &inputs);
+                prop_assert_eq!(short_cut.as_ref(), expected.map(|it| &**it));
+            }
+            for (service, users) in cloud_map_users(&built.graph) {
+                prop_assert!(!users.is_empty(), "{} has users", service);
+            }
+
+            let again = build(&inputs, &mut memo);
+            prop_assert!(Arc::ptr_eq(&again.graph, &built.graph));
+            prop_assert!(Arc::ptr_eq(&again.problems, &built.problems));
+        }
+    }
+}

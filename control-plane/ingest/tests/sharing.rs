@@ -1,0 +1,101 @@
+//! One change, one new value: everything else in the graph keeps its pointer.
+
+mod fixture;
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use evermesh_ingest::{BuildMemo, build, object::parse};
+use serde_json::json;
+
+const SHOP: &str = include_str!("../testdata/start/two-colors/in.yaml");
+
+/// The keys of the values that are not the same any more.
+fn changed<K: Ord + ToString, V>(
+    before: &BTreeMap<K, Arc<V>>,
+    after: &BTreeMap<K, Arc<V>>,
+) -> Vec<String> {
+    after
+        .iter()
+        .filter(|(key, value)| !before.get(key).is_some_and(|last| Arc::ptr_eq(last, value)))
+        .map(|(key, _)| key.to_string())
+        .collect()
+}
+
+#[test]
+fn a_changed_route_changes_its_router_alone() {
+    let mut inputs = fixture::inputs(SHOP);
+    let mut memo = BuildMemo::default();
+    let before = build(&inputs, &mut memo);
+    let route = json!({
+        "apiVersion": "evermesh.dev/v1alpha1",
+        "kind": "Route",
+        "metadata": { "name": "beta", "namespace": "shop" },
+        "spec": {
+            "virtualRouterRef": { "name": "color" },
+            "httpRoute": {
+                "match": { "prefix": "/beta" },
+                "action": { "weightedTargets": [
+                    { "virtualNodeRef": { "name": "green" }, "weight": 1 },
+                ] },
+            },
+        },
+    });
+    let (reference, object) = parse(route).object.unwrap();
+
+    assert!(inputs.apply(reference.clone(), Some(object.clone())));
+    let after = build(&inputs, &mut memo);
+    assert_eq!(
+        changed(&before.graph.routers, &after.graph.routers),
+        ["mesh/shop/virtualRouter/color_shop"]
+    );
+    assert!(changed(&before.graph.meshes, &after.graph.meshes).is_empty());
+    assert!(changed(&before.graph.nodes, &after.graph.nodes).is_empty());
+    assert!(changed(&before.graph.services, &after.graph.services).is_empty());
+
+    assert!(
+        !inputs.apply(reference.clone(), Some(object)),
+        "an equal object is no change"
+    );
+    assert!(inputs.apply(reference.clone(), None));
+    assert!(
+        !inputs.apply(reference, None),
+        "what is not there cannot go"
+    );
+    let back = build(&inputs, &mut memo);
+    assert_eq!(back.graph, before.graph);
+}
+
+#[test]
+fn a_changed_node_changes_no_more_than_what_depends_on_it() {
+    let mut inputs = fixture::inputs(SHOP);
+    let mut memo = BuildMemo::default();
+    let before = build(&inputs, &mut memo);
+    let moved = SHOP.replace("hostname: blue.", "hostname: azure.");
+    let other_name = fixture::inputs(&moved);
+    for (reference, node) in &other_name.virtual_nodes {
+        let object = evermesh_ingest::object::Object::VirtualNode(Arc::clone(node));
+        inputs.apply(reference.clone(), Some(object));
+    }
+    let after = build(&inputs, &mut memo);
+    assert_eq!(
+        changed(&before.graph.nodes, &after.graph.nodes),
+        ["mesh/shop/virtualNode/blue_shop"],
+        "how a node is found is nobody else's business"
+    );
+    assert!(changed(&before.graph.routers, &after.graph.routers).is_empty());
+
+    let ported = fixture::inputs(&SHOP.replace("8080", "9090"));
+    for (reference, node) in &ported.virtual_nodes {
+        let object = evermesh_ingest::object::Object::VirtualNode(Arc::clone(node));
+        inputs.apply(reference.clone(), Some(object));
+    }
+    let after = build(&inputs, &mut memo);
+    assert_eq!(
+        changed(&before.graph.routers, &after.graph.routers),
+        ["mesh/shop/virtualRouter/color_shop"]
+    );
+    assert!(
+        changed(&before.graph.services, &after.graph.services).is_empty(),
+        "the router's own ports stayed"
+    );
+}

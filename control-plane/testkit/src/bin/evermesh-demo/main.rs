@@ -1,0 +1,142 @@
+//! `make run`: a canary release on real hosts with real Envoys, from 100/0 to 0/100, in about a minute.
+//!
+//! Ends with code 0 when no request failed and every split was as asked for, else with 1.
+
+mod board;
+mod stage;
+
+use std::{fmt::Write as _, process::ExitCode, time::Duration};
+
+use anyhow::{Context as _, Result, bail};
+use board::{Board, Step, say};
+use evermesh_testkit::load::Tally;
+use stage::Stage;
+use tokio::sync::mpsc;
+
+/// Weights of v1 and v2, step by step.
+const STEPS: [[u32; 2]; 4] = [[100, 0], [90, 10], [50, 50], [0, 100]];
+
+/// What a split is judged by.
+const REQUESTS_PER_STEP: u64 = 2000;
+
+/// How long the last step runs with one instance less.
+const SECONDS_AFTER_DEREGISTRATION: u64 = 5;
+
+/// The instance that leaves.
+const LEAVING: &str = "color-v2-b";
+
+const NEXT: &str = "
+What to try next:
+  examples/                            manifests by task: gateways, retries, gRPC, TCP, DNS, egress
+  target/debug/evermesh lint DIR       check your App Mesh manifests, as they are
+  target/debug/evermesh serve --help   serve them to your own Envoys
+  make test                            the tests, with real Envoys
+";
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    let mut board = Board::new();
+    // Dropping the unfinished demo ends every process and removes every host.
+    let result = tokio::select! {
+        result = play(&mut board) => result,
+        _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
+    };
+    match result {
+        Ok(()) => {
+            say(NEXT);
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            say(&format!("\nThe demo failed: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn play(board: &mut Board) -> Result<()> {
+    let mut stage = Stage::build(|step| say(&format!("==> {step}"))).await?;
+    say(&format!(
+        "==> front calls http://color.demo.local, {} times a second\n",
+        stage::RATE
+    ));
+    let (_load, mut tallies) = stage.load()?;
+    Board::open();
+
+    let mut faults = String::new();
+    for weights in STEPS {
+        // The first weights are those of the example as it stands.
+        let applied = if weights == STEPS[0] {
+            None
+        } else {
+            Some(stage.shift(weights).await?)
+        };
+        let label = format!("{} / {}", weights[0], weights[1]);
+        let step = measure(
+            board,
+            &mut tallies,
+            Step::new(label, weights, applied),
+            REQUESTS_PER_STEP,
+        )
+        .await?;
+        if !step.fit().holds() {
+            writeln!(
+                faults,
+                "at {} the split was off: {}",
+                step.label,
+                step.fit()
+            )?;
+        }
+    }
+
+    let applied = stage.deregister(LEAVING).await?;
+    let step = Step::new("v2-b leaves".to_owned(), STEPS[3], Some(applied));
+    let requests = SECONDS_AFTER_DEREGISTRATION * u64::from(stage::RATE);
+    let step = measure(board, &mut tallies, step, requests).await?;
+    if step.answers.contains_key(LEAVING) {
+        writeln!(faults, "{LEAVING} was still called after it had left")?;
+    }
+
+    let (requests, failed) = board.totals();
+    if failed > 0 {
+        writeln!(
+            faults,
+            "{failed} of {requests} requests failed: {}",
+            board.failures()
+        )?;
+    }
+    if !faults.is_empty() {
+        bail!("{}", faults.trim_end());
+    }
+    say(&format!(
+        "\n{requests} requests, none failed; every split is fair (χ² test, significance 0.001)."
+    ));
+    Ok(())
+}
+
+/// Collects whole seconds for a step until it has enough requests.
+async fn measure(
+    board: &mut Board,
+    tallies: &mut mpsc::UnboundedReceiver<Tally>,
+    mut step: Step,
+    requests: u64,
+) -> Result<Step> {
+    // What came before, and the second in which the change fell, belong to no step.
+    while let Ok(tally) = tallies.try_recv() {
+        board.second(&step, &tally);
+    }
+    board.second(&step, &next(tallies).await?);
+    while step.requests < requests {
+        let tally = next(tallies).await?;
+        step.add(&tally);
+        board.second(&step, &tally);
+    }
+    board.finish(&step);
+    Ok(step)
+}
+
+async fn next(tallies: &mut mpsc::UnboundedReceiver<Tally>) -> Result<Tally> {
+    let tally = tokio::time::timeout(Duration::from_secs(10), tallies.recv()).await;
+    tally
+        .context("the load client is silent")?
+        .context("the load client ended")
+}

@@ -1,0 +1,189 @@
+//! The real control plane, started as a user starts it.
+
+use std::{
+    ffi::OsString,
+    net::{Ipv4Addr, SocketAddr, TcpListener},
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use anyhow::Result;
+use serde::Deserialize;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::{
+    hosts::Host,
+    http::Address,
+    process::{self, Process},
+    tools,
+};
+
+/// Ready means that every source has answered once.
+const START: Duration = Duration::from_secs(30);
+
+/// Where the control plane serves Envoys when it runs on a host.
+pub const XDS_PORT: u16 = 18000;
+
+/// Where it answers its operators when it runs on a host.
+pub const ADMIN_PORT: u16 = 18001;
+
+/// A running control plane.
+#[derive(Debug)]
+pub struct ControlPlane {
+    place: Option<Host>,
+    arguments: Vec<OsString>,
+    xds: SocketAddr,
+    admin: Address,
+    log: PathBuf,
+    process: Option<Process>,
+    _dir: Option<TempDir>,
+}
+
+/// One change and how far it came.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+pub struct Change {
+    /// Counts up.
+    pub id: u64,
+    /// When it was noticed, in milliseconds since 1970.
+    pub at_ms: f64,
+    /// What changed: files, Cloud Map services.
+    pub origins: Vec<String>,
+    /// How many answers of proxies it takes.
+    pub deliveries: u64,
+    /// How many of them were refusals.
+    pub rejected: u64,
+    /// The time from when it was noticed until the last answer; none while one is missing.
+    pub acked_ms: Option<f64>,
+}
+
+impl ControlPlane {
+    /// Starts a control plane on loopback that reads the manifests below `config`; it is not ready yet.
+    pub fn start(config: &Path, arguments: &[&str]) -> Result<Self> {
+        // Held until the end of the function only: another process may take them, which no test does.
+        let sockets = [
+            TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?,
+            TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?,
+        ];
+        let [xds, admin] = [sockets[0].local_addr()?, sockets[1].local_addr()?];
+        drop(sockets);
+        let dir = tools::scratch("control-plane")?;
+        let mut control_plane = Self {
+            place: None,
+            arguments: arguments_of(config, xds, admin, arguments),
+            xds,
+            admin: Address::Tcp(admin),
+            log: dir.path().join("log"),
+            process: None,
+            _dir: Some(dir),
+        };
+        control_plane.restart()?;
+        Ok(control_plane)
+    }
+
+    /// Starts a control plane on a host of a lab, on [`XDS_PORT`] and [`ADMIN_PORT`]; it is not ready yet.
+    pub fn start_on(host: &Host, config: &Path, arguments: &[&str]) -> Result<Self> {
+        let xds = SocketAddr::from((host.ip(), XDS_PORT));
+        let admin = SocketAddr::from((Ipv4Addr::LOCALHOST, ADMIN_PORT));
+        let mut control_plane = Self {
+            place: Some(host.clone()),
+            arguments: arguments_of(config, xds, admin, arguments),
+            xds,
+            admin: host.loopback(ADMIN_PORT),
+            log: host
+                .dir()
+                .join(format!("{}.control-plane.log", host.name())),
+            process: None,
+            _dir: None,
+        };
+        control_plane.restart()?;
+        Ok(control_plane)
+    }
+
+    /// The address for the bootstrap of Envoys.
+    pub fn xds(&self) -> SocketAddr {
+        self.xds
+    }
+
+    /// The admin interface.
+    pub fn admin(&self) -> &Address {
+        &self.admin
+    }
+
+    /// Ends the process at once, as a crash does.
+    pub fn kill(&mut self) {
+        self.process = None;
+    }
+
+    /// Ends the process if it runs, and starts it again.
+    pub fn restart(&mut self) -> Result<()> {
+        self.kill();
+        let binary = tools::built("evermesh")?;
+        let mut command: Command = match &self.place {
+            Some(host) => host.command(binary),
+            None => process::command(binary),
+        };
+        command.args(&self.arguments);
+        // Whoever calls a stand-in for Cloud Map has no use for the credentials of the machine it runs on.
+        command.env("AWS_EC2_METADATA_DISABLED", "true");
+        self.process = Some(Process::spawn("evermesh", command, &self.log)?);
+        Ok(())
+    }
+
+    /// Waits until it serves.
+    pub async fn ready(&mut self) -> Result<()> {
+        let admin = self.admin.clone();
+        let Some(process) = &mut self.process else {
+            anyhow::bail!("the control plane was killed")
+        };
+        process
+            .wait_until("ready", START, async || admin.get("/readyz").await.is_ok())
+            .await
+    }
+
+    /// The id of its process, while it runs.
+    pub fn process_id(&self) -> Option<u32> {
+        self.process.as_ref().map(Process::id)
+    }
+
+    /// What it printed last.
+    pub fn log(&self) -> String {
+        self.process.as_ref().map(Process::log).unwrap_or_default()
+    }
+
+    /// The connected proxies and what each has taken over.
+    pub async fn proxies(&self) -> Result<Value> {
+        Ok(serde_json::from_str(
+            &self.admin.get("/debug/proxies").await?,
+        )?)
+    }
+
+    /// The last changes, oldest first.
+    pub async fn changes(&self) -> Result<Vec<Change>> {
+        let mut changes: Vec<Change> =
+            serde_json::from_str(&self.admin.get("/debug/changes").await?)?;
+        changes.sort_by_key(|change| change.id);
+        Ok(changes)
+    }
+
+    /// The metrics, in Prometheus' text form.
+    pub async fn metrics(&self) -> Result<String> {
+        self.admin.get("/metrics").await
+    }
+}
+
+fn arguments_of(config: &Path, xds: SocketAddr, admin: SocketAddr, more: &[&str]) -> Vec<OsString> {
+    let mut arguments: Vec<OsString> = vec!["serve".into(), "--config".into(), config.into()];
+    arguments.extend(["--xds-address".into(), xds.to_string().into()]);
+    arguments.extend(["--admin-address".into(), admin.to_string().into()]);
+    arguments.extend(more.iter().map(Into::into));
+    arguments
+}
+
+/// The bootstrap of a proxy that is the given App Mesh resource, such as `mesh/demo/virtualNode/front_demo`,
+/// as `evermesh bootstrap` prints it.
+pub fn bootstrap(resource: &str, xds: SocketAddr) -> Result<String> {
+    let mut command = Command::new(tools::built("evermesh")?);
+    process::run(command.args(["bootstrap", "--node", resource, "--xds", &xds.to_string()]))
+}

@@ -1,0 +1,121 @@
+//! What the machine costs, without sockets: an answer, a change, a subscription, a large set.
+
+use std::sync::Arc;
+
+use divan::{Bencher, black_box};
+use evermesh_proto::{
+    View,
+    discovery::DeltaDiscoveryRequest,
+    resource::{Key, Resource, ResourceType},
+};
+use evermesh_xds::{Commit, Connection, Delta, Flavour, Protocol, Sotw, Store};
+use prost::Message;
+
+fn main() {
+    divan::main();
+}
+
+fn names(count: usize) -> Vec<String> {
+    (0..count)
+        .map(|number| format!("cds_egress_mesh_node-{number}_http_8080"))
+        .collect()
+}
+
+fn put(kind: ResourceType, name: &str, content: u8) -> (Key, Arc<Resource>) {
+    let name: Arc<str> = name.into();
+    let key = Key {
+        kind,
+        name: Arc::clone(&name),
+        scope: None,
+    };
+    let body = vec![content; 600].into();
+    (key, Arc::new(Resource::from_encoded(kind, name, body)))
+}
+
+fn store(kind: ResourceType, names: &[String]) -> Arc<Store> {
+    let store = Store::new();
+    let upserts: Vec<_> = names.iter().map(|name| put(kind, name, 0)).collect();
+    let view = View::new(upserts.iter().map(|(key, _)| key.clone()).collect());
+    store.commit(Commit {
+        upserts,
+        views: vec![("node".into(), Some(Arc::new(view)))],
+        ..Commit::default()
+    });
+    store
+}
+
+fn subscribe(names: &[String]) -> DeltaDiscoveryRequest {
+    DeltaDiscoveryRequest {
+        resource_names_subscribe: names.to_vec(),
+        ..Default::default()
+    }
+}
+
+fn ack(nonce: String) -> DeltaDiscoveryRequest {
+    DeltaDiscoveryRequest {
+        response_nonce: nonce,
+        ..Default::default()
+    }
+}
+
+/// A stream with this many endpoints, all accepted.
+fn settled(store: &Arc<Store>, names: &[String]) -> Connection {
+    let mut connection = Connection::new(store, "node".into(), Flavour::Delta);
+    Delta::on_request(&mut connection, ResourceType::Endpoint, subscribe(names));
+    while let Some(response) = Delta::next_response(&mut connection) {
+        Delta::on_request(&mut connection, ResourceType::Endpoint, ack(response.nonce));
+    }
+    connection
+}
+
+/// One change: committed, passed on, sent, encoded, accepted.
+#[divan::bench(args = [20, 1000])]
+fn one_change(bencher: Bencher<'_, '_>, count: usize) {
+    let names = names(count);
+    let store = store(ResourceType::Endpoint, &names);
+    let mut connection = settled(&store, &names);
+    let changes = [1, 2].map(|content| put(ResourceType::Endpoint, &names[count / 2], content));
+    let mut changes = changes.iter().cycle();
+    bencher.bench_local(|| {
+        store.commit(Commit {
+            upserts: changes.next().into_iter().cloned().collect(),
+            ..Commit::default()
+        });
+        store.flush();
+        if let Some(response) = Delta::next_response(&mut connection) {
+            black_box(response.encode_to_vec());
+            Delta::on_request(&mut connection, ResourceType::Endpoint, ack(response.nonce));
+        }
+        connection.take_reports();
+        assert!(Delta::next_response(&mut connection).is_none());
+    });
+}
+
+/// A poll with nothing to say.
+#[divan::bench]
+fn silence(bencher: Bencher<'_, '_>) {
+    let names = names(20);
+    let store = store(ResourceType::Endpoint, &names);
+    let mut connection = settled(&store, &names);
+    bencher.bench_local(|| Delta::next_response(black_box(&mut connection)));
+}
+
+/// A new stream that subscribes to 20 names of 1000.
+#[divan::bench]
+fn connect(bencher: Bencher<'_, '_>) {
+    let names = names(1000);
+    let store = store(ResourceType::Endpoint, &names);
+    bencher.bench_local(|| settled(&store, &names[..20]));
+}
+
+/// The whole set of clusters, state of the world.
+#[divan::bench(args = [20, 1000])]
+fn whole_set(bencher: Bencher<'_, '_>, count: usize) {
+    let store = store(ResourceType::Cluster, &names(count));
+    bencher.bench_local(|| {
+        let mut connection = Connection::new(&store, "node".into(), Flavour::Sotw);
+        let request = evermesh_proto::discovery::DiscoveryRequest::default();
+        Sotw::on_request(&mut connection, ResourceType::Cluster, request);
+        Sotw::next_response(&mut connection).map(|response| response.encode_to_vec())
+    });
+}

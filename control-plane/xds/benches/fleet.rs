@@ -1,0 +1,216 @@
+//! Many streams on loopback: one change of endpoints goes to 40 of them, and each answers.
+//!
+//! The clients are a process of their own (this program again), so that time and memory are the server's.
+//! Prints, for each change: CPU time per delivery, the time until the last answer; memory per stream.
+//! `FLEET=2000 cargo bench --bench fleet` sets the number of streams; each takes a file descriptor.
+
+#![allow(clippy::print_stdout)] // its result
+
+use std::{
+    env, fs,
+    process::{Child, Command},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use evermesh_proto::{
+    View, core,
+    discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse},
+    resource::{Key, Resource, ResourceType},
+};
+use evermesh_xds::{Commit, Options, Registry, Store, serve};
+use tokio::{net::TcpListener, runtime, sync::mpsc};
+use tokio_stream::wrappers::UnboundedReceiverStream;
+use tonic::{client::Grpc, transport::Channel};
+use tonic_prost::ProstCodec;
+
+type AnyResult<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
+
+const CHANGES: usize = 500;
+const AFFECTED: usize = 40;
+const THREAD: &str = "fleet-server";
+const PATH: &str =
+    "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
+
+fn main() -> AnyResult<()> {
+    if let Ok(address) = env::var("FLEET_SERVER") {
+        let runtime = runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        return runtime.block_on(clients(address, fleet()));
+    }
+    measure()
+}
+
+fn fleet() -> usize {
+    let fleet = env::var("FLEET").ok().and_then(|text| text.parse().ok());
+    fleet.unwrap_or(200)
+}
+
+fn name(number: usize) -> String {
+    format!("cds_egress_mesh_node-{number}_http_8080")
+}
+
+fn put(name: &str, content: u8) -> (Key, Arc<Resource>) {
+    let name: Arc<str> = name.into();
+    let kind = ResourceType::Endpoint;
+    let key = Key {
+        kind,
+        name: Arc::clone(&name),
+        scope: None,
+    };
+    let body = vec![content; 600].into();
+    (key, Arc::new(Resource::from_encoded(kind, name, body)))
+}
+
+fn measure() -> AnyResult<()> {
+    let streams = fleet();
+    let store = Store::new();
+    let upserts: Vec<_> = (0..1000).map(|number| put(&name(number), 0)).collect();
+    let view = View::new(upserts.iter().map(|(key, _)| key.clone()).collect());
+    store.commit(Commit {
+        upserts,
+        views: vec![("node".into(), Some(Arc::new(view)))],
+        ..Commit::default()
+    });
+    let runtime = runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name(THREAD)
+        .enable_all()
+        .build()?;
+    let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0"))?;
+    let address = listener.local_addr()?;
+    let options = Options::new(Arc::new(|node: &core::Node, _: &_| {
+        Ok(node.id.as_str().into())
+    }));
+    let registry = Registry::new(None);
+    runtime.spawn(serve(listener, Arc::clone(&store), registry, options));
+
+    let before = (memory()?, cpu()?);
+    let mut child = Clients(
+        Command::new(env::current_exe()?)
+            .env("FLEET_SERVER", format!("http://{address}"))
+            .spawn()?,
+    );
+    let metrics = store.metrics();
+    wait(|| metrics.acks.get() >= streams as u64);
+    std::thread::sleep(Duration::from_millis(200));
+    let kilobytes = (memory()? - before.0) / streams as u64;
+    println!(
+        "{streams} streams: {kilobytes} KB each, connected in {} ms CPU",
+        (cpu()? - before.1) / 1_000_000
+    );
+
+    let affected = streams.min(AFFECTED);
+    let mut lasts = Vec::with_capacity(CHANGES);
+    let before = cpu()?;
+    for change in 0..CHANGES {
+        let content = u8::try_from(change % 250)? + 1;
+        let target = metrics.acks.get() + affected as u64;
+        let start = Instant::now();
+        store.commit(Commit {
+            upserts: vec![put(&name(0), content)],
+            ..Commit::default()
+        });
+        wait(|| metrics.acks.get() >= target);
+        lasts.push(start.elapsed());
+    }
+    let spent = cpu()? - before;
+    lasts.sort();
+    println!(
+        "one change to {affected}: {} ns CPU per delivery, last answer p50 {:?} p99 {:?}",
+        spent / (CHANGES * affected) as u64,
+        lasts[CHANGES / 2],
+        lasts[CHANGES * 99 / 100],
+    );
+    child.0.kill()?;
+    Ok(())
+}
+
+/// The process of the clients, which does not outlive this one.
+struct Clients(Child);
+
+impl Drop for Clients {
+    fn drop(&mut self) {
+        let _ended = self.0.kill().and_then(|()| self.0.wait());
+    }
+}
+
+fn wait(done: impl Fn() -> bool) {
+    while !done() {
+        std::thread::sleep(Duration::from_micros(20));
+    }
+}
+
+/// Kilobytes in memory.
+fn memory() -> AnyResult<u64> {
+    let status = fs::read_to_string("/proc/self/status")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let number = line.and_then(|line| line.split_whitespace().next());
+    Ok(number
+        .ok_or("no memory in the status of the process")?
+        .parse()?)
+}
+
+/// Nanoseconds that the server's threads spent on a CPU.
+fn cpu() -> AnyResult<u64> {
+    let mut sum = 0;
+    for task in fs::read_dir("/proc/self/task")? {
+        let path = task?.path();
+        if fs::read_to_string(path.join("comm"))?.trim_end() == THREAD {
+            let schedule = fs::read_to_string(path.join("schedstat"))?;
+            let spent = schedule.split_whitespace().next();
+            sum += spent
+                .ok_or("no time in the schedule of a thread")?
+                .parse::<u64>()?;
+        }
+    }
+    Ok(sum)
+}
+
+async fn clients(address: String, count: usize) -> AnyResult<()> {
+    let mut tasks = tokio::task::JoinSet::new();
+    for number in 0..count {
+        let first = if number < AFFECTED {
+            0
+        } else {
+            1 + number % 900
+        };
+        let names =
+            std::iter::once(first).chain((1..20).map(|step| 1 + (number * 7 + step * 37) % 999));
+        let names: std::collections::BTreeSet<String> = names.map(name).collect();
+        tasks.spawn(client(address.clone(), names.into_iter().collect()));
+    }
+    while let Some(result) = tasks.join_next().await {
+        result??;
+    }
+    Ok(())
+}
+
+async fn client(address: String, names: Vec<String>) -> AnyResult<()> {
+    let channel = Channel::from_shared(address)?.connect().await?;
+    let (requests, receiver) = mpsc::unbounded_channel();
+    let mut grpc = Grpc::new(channel);
+    grpc.ready().await?;
+    let codec = ProstCodec::<DeltaDiscoveryRequest, DeltaDiscoveryResponse>::default();
+    requests.send(DeltaDiscoveryRequest {
+        node: Some(core::Node {
+            id: "node".into(),
+            ..Default::default()
+        }),
+        type_url: ResourceType::Endpoint.type_url().into(),
+        resource_names_subscribe: names,
+        ..Default::default()
+    })?;
+    let stream = tonic::Request::new(UnboundedReceiverStream::new(receiver));
+    let response = grpc.streaming(stream, PATH.parse()?, codec).await?;
+    let mut responses = response.into_inner();
+    while let Some(response) = responses.message().await? {
+        requests.send(DeltaDiscoveryRequest {
+            type_url: response.type_url,
+            response_nonce: response.nonce,
+            ..Default::default()
+        })?;
+    }
+    Ok(())
+}
