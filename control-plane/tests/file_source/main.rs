@@ -1,172 +1,19 @@
 //! The folder of manifests over real files: what is told, what stays, and what is wrong.
 #![allow(clippy::unwrap_used)] // what fails here fails a test
 
+mod running;
+
 use std::{
-    collections::BTreeMap,
     fs::{self, File},
     io::Write,
     os::unix::fs::symlink,
-    path::{Path, PathBuf},
-    sync::Arc,
     time::{Duration, Instant},
 };
 
-use evermesh::source::{Batch, Change, SourceName, file};
-use evermesh_model::{ObjectRef, Problem, Reason};
+use evermesh::source::file;
+use evermesh_model::{ObjectRef, Reason};
 use notify::{EventKind, RecursiveMode, Watcher, event::AccessKind};
-use tempfile::TempDir;
-use tokio::{
-    sync::mpsc::{self, Receiver},
-    task::JoinHandle,
-    time::timeout,
-};
-use tokio_util::sync::CancellationToken;
-
-/// Longer than any change may take on a busy machine; nothing waits this long when all is well.
-const PATIENCE: Duration = Duration::from_secs(20);
-/// Shorter than it takes to find what the kernel did not tell.
-const AT_ONCE: Duration = Duration::from_secs(3);
-/// Longer than the source takes to believe that something is unfinished or gone.
-const SETTLED: Duration = Duration::from_millis(600);
-
-/// A running source, and what an engine would know from it.
-struct Source {
-    batches: Receiver<Batch>,
-    /// The objects, as text that shows their content.
-    objects: BTreeMap<String, String>,
-    problems: BTreeMap<Arc<str>, Vec<Problem>>,
-    /// Every object change in order: `+` or `-` and the name.
-    history: Vec<String>,
-    is_synced: bool,
-    shutdown: CancellationToken,
-    task: JoinHandle<()>,
-}
-
-impl Source {
-    /// Starts and waits for the first full read.
-    async fn start(folder: &Path) -> Self {
-        let mut source = Self::spawn(folder);
-        source.until("synced", |source| source.is_synced).await;
-        source.history.clear();
-        source
-    }
-
-    fn spawn(folder: &Path) -> Self {
-        let (changes, batches) = mpsc::channel(16);
-        let shutdown = CancellationToken::new();
-        let task = tokio::spawn(file::run(folder.to_owned(), changes, shutdown.clone()));
-        Self {
-            batches,
-            objects: BTreeMap::new(),
-            problems: BTreeMap::new(),
-            history: Vec::new(),
-            is_synced: false,
-            shutdown,
-            task,
-        }
-    }
-
-    fn apply(&mut self, batch: Batch) {
-        for change in batch.changes {
-            match change {
-                Change::Object { object, value } => {
-                    let name = object.to_string();
-                    let sign = if value.is_some() { '+' } else { '-' };
-                    self.history.push(format!("{sign}{name}"));
-                    match value {
-                        Some(value) => self.objects.insert(name, format!("{value:?}")),
-                        None => self.objects.remove(&name),
-                    };
-                }
-                Change::Problems { origin, problems } if problems.is_empty() => {
-                    self.problems.remove(&origin);
-                }
-                Change::Problems { origin, problems } => {
-                    self.problems.insert(origin, problems);
-                }
-                Change::Synced(SourceName::Files) => self.is_synced = true,
-                Change::CloudMap { .. } => panic!("files know nothing of Cloud Map"),
-            }
-        }
-    }
-
-    /// Waits for the next batch.
-    async fn next(&mut self) -> Instant {
-        let batch = timeout(PATIENCE, self.batches.recv()).await;
-        let batch = batch
-            .expect("a change is told in time")
-            .expect("the source runs");
-        let noticed = batch.noticed;
-        self.apply(batch);
-        noticed
-    }
-
-    async fn until(&mut self, what: &str, is_done: impl Fn(&Self) -> bool) {
-        let deadline = Instant::now() + PATIENCE;
-        while !is_done(self) {
-            let left = deadline.saturating_duration_since(Instant::now());
-            match timeout(left, self.batches.recv()).await {
-                Ok(batch) => self.apply(batch.expect("the source runs")),
-                Err(late) => panic!("not {what}, {late}: {:?} {:?}", self.objects, self.problems),
-            }
-        }
-    }
-
-    /// Checks that nothing is told for longer than anything is waited for.
-    async fn is_silent(&mut self) {
-        if let Ok(batch) = timeout(SETTLED, self.batches.recv()).await {
-            panic!("told {batch:?}");
-        }
-    }
-
-    fn names(&self) -> Vec<&str> {
-        self.objects.keys().map(String::as_str).collect()
-    }
-
-    fn problem(&self, origin: &str) -> Option<&Problem> {
-        self.problems.get(origin)?.first()
-    }
-
-    fn reasons(&self) -> Vec<(String, Reason)> {
-        let problems = self.problems.values().flatten();
-        let place = |problem: &Problem| problem.origin.as_deref().unwrap_or_default().to_owned();
-        problems
-            .map(|problem| (place(problem), problem.reason))
-            .collect()
-    }
-
-    async fn stop(self) {
-        self.shutdown.cancel();
-        self.task.await.unwrap();
-    }
-}
-
-fn folder() -> TempDir {
-    tempfile::tempdir().unwrap()
-}
-
-/// A virtual service that shows `version` in its content.
-fn service(name: &str, version: &str) -> String {
-    format!(
-        "apiVersion: appmesh.k8s.aws/v1beta2\nkind: VirtualService\nmetadata: {{ name: {name}, namespace: shop }}\nspec: {{ awsName: {version}.example }}\n"
-    )
-}
-
-fn name(service: &str) -> String {
-    format!("VirtualService/shop/{service}")
-}
-
-fn write(folder: &Path, file: &str, text: impl AsRef<[u8]>) -> PathBuf {
-    let path = folder.join(file);
-    fs::create_dir_all(path.parent().unwrap()).unwrap();
-    fs::write(&path, text).unwrap();
-    path
-}
-
-fn has(source: &Source, service: &str, version: &str) -> bool {
-    let content = source.objects.get(&name(service));
-    content.is_some_and(|content| content.contains(&format!("{version}.example")))
-}
+use running::{AT_ONCE, Source, folder, has, name, service, write};
 
 #[tokio::test]
 async fn tells_everything_once_and_then_each_change() {
