@@ -31,7 +31,7 @@ use evermesh_proto::{
         ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints,
         lb_endpoint::HostIdentifier,
     },
-    json,
+    json::{self, JsonError},
     matcher::{ListStringMatcher, StringMatcher, string_matcher::MatchPattern},
     pack,
     pb::envoy::{
@@ -206,9 +206,8 @@ pub fn bootstrap(options: &BootstrapOptions) -> Bootstrap {
 }
 
 /// A bootstrap as Envoy reads it from a file: protobuf JSON, which is YAML too.
-pub fn render(bootstrap: &Bootstrap) -> String {
-    let json = json::to_json(bootstrap).expect("every message in our bootstrap is generated");
-    format!("{json:#}\n")
+pub fn render(bootstrap: &Bootstrap) -> Result<String, JsonError> {
+    Ok(format!("{:#}\n", json::to_json(bootstrap)?))
 }
 
 fn ads(sotw: bool) -> ApiConfigSource {
@@ -237,9 +236,9 @@ fn over_ads() -> ConfigSource {
     ConfigSource {
         resource_api_version: ApiVersion::V3.into(),
         initial_fetch_timeout: Some(duration(0)),
-        config_source_specifier: Some(ConfigSourceSpecifier::Ads(
-            AggregatedConfigSource::default(),
-        )),
+        config_source_specifier: Some(
+            ConfigSourceSpecifier::Ads(AggregatedConfigSource::default()),
+        ),
         ..Default::default()
     }
 }
@@ -418,20 +417,23 @@ mod tests {
 
     #[test]
     fn a_node_by_default() {
-        insta::assert_snapshot!(render(&bootstrap(&options())));
+        insta::assert_snapshot!(render(&bootstrap(&options())).unwrap());
     }
 
     #[test]
     fn a_gateway_with_every_option() {
-        insta::assert_snapshot!(render(&bootstrap(&BootstrapOptions {
-            node: ResourceName::new("shop", ProxyKind::VirtualGateway, "gate_ns"),
-            id: Some("mesh/shop@111122223333/virtualGateway/gate_ns".to_owned()),
-            cluster: Some("gates".to_owned()),
-            zone: Some("eu-west-1a".to_owned()),
-            xds: "[::1]:18000".parse().unwrap(),
-            sotw: true,
-            admin: AdminAddress::Pipe("/run/envoy/admin.sock".to_owned()),
-        })));
+        insta::assert_snapshot!(
+            render(&bootstrap(&BootstrapOptions {
+                node: ResourceName::new("shop", ProxyKind::VirtualGateway, "gate_ns"),
+                id: Some("mesh/shop@111122223333/virtualGateway/gate_ns".to_owned()),
+                cluster: Some("gates".to_owned()),
+                zone: Some("eu-west-1a".to_owned()),
+                xds: "[::1]:18000".parse().unwrap(),
+                sotw: true,
+                admin: AdminAddress::Pipe("/run/envoy/admin.sock".to_owned()),
+            }))
+            .unwrap()
+        );
     }
 
     #[test]
