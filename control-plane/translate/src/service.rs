@@ -314,3 +314,38 @@ fn origins(service: &VirtualService, router: Option<&VirtualRouter>) -> Vec<Arc<
     objects.dedup();
     wire::sorted(objects.into_iter().map(wire::origin).collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_timeout_is_the_one_that_never_ends() {
+        let timeout = |per_request: Option<u64>, idle: Option<u64>| Timeout {
+            per_request: per_request.map(Duration::from_secs),
+            idle: idle.map(Duration::from_secs),
+        };
+        for (timeouts, expected) in [
+            (vec![], timeout(None, None)),
+            (vec![timeout(None, None)], timeout(Some(15), None)),
+            (
+                vec![timeout(Some(10), Some(10)), timeout(Some(20), Some(300))],
+                timeout(Some(20), None),
+            ),
+            (
+                vec![timeout(Some(20), Some(600)), timeout(None, None)],
+                timeout(Some(20), Some(600)),
+            ),
+            (
+                vec![timeout(Some(0), Some(600)), timeout(Some(20), Some(0))],
+                timeout(Some(0), Some(0)),
+            ),
+        ] {
+            assert_eq!(
+                longest(timeouts.clone().into_iter()),
+                expected,
+                "{timeouts:?}"
+            );
+        }
+    }
+}

@@ -2,7 +2,7 @@
 
 mod support;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use evermesh_model::{EgressFilter, Graph, Health, IpPreference, Mesh, Protocol, Provider};
 use evermesh_translate::{DeriveMemo, derive};
@@ -28,7 +28,7 @@ enum Change {
     },
     Node {
         node: usize,
-        ports: usize,
+        idle: u64,
         backends: Vec<usize>,
         eds: bool,
     },
@@ -45,6 +45,10 @@ enum Change {
         targets: Vec<(usize, u32)>,
         tcp: bool,
     },
+    Gateway {
+        routes: Vec<(usize, usize, bool)>,
+        second: bool,
+    },
 }
 
 fn change() -> impl Strategy<Value = Change> {
@@ -52,13 +56,13 @@ fn change() -> impl Strategy<Value = Change> {
         (any::<bool>(), any::<bool>()).prop_map(|(allow, ipv6)| Change::Mesh { allow, ipv6 }),
         (
             0..4_usize,
-            0..=5_usize,
+            0..3_u64,
             prop::collection::vec(0..4_usize, 0..4),
             any::<bool>()
         )
-            .prop_map(|(node, ports, backends, eds)| Change::Node {
+            .prop_map(|(node, idle, backends, eds)| Change::Node {
                 node,
-                ports,
+                idle,
                 backends,
                 eds
             }),
@@ -75,6 +79,11 @@ fn change() -> impl Strategy<Value = Change> {
                 targets,
                 tcp
             }),
+        (
+            prop::collection::vec((0..4_usize, 0..6_usize, any::<bool>()), 0..5),
+            any::<bool>()
+        )
+            .prop_map(|(routes, second)| Change::Gateway { routes, second }),
     ]
 }
 
@@ -95,12 +104,15 @@ fn apply(graph: &mut Graph, change: &Change) {
         }
         Change::Node {
             node,
-            ports,
+            idle,
             backends,
             eds,
         } => {
             let backends: Vec<&str> = backends.iter().map(|it| SERVICES[*it]).collect();
-            let node = builders::node(NODES[*node], &PORTS[..*ports], &backends);
+            let mut node = builders::node(NODES[*node], &PORTS, &backends);
+            for listener in &mut node.listeners {
+                listener.timeout.idle = Some(Duration::from_secs(*idle));
+            }
             let node = if *eds { builders::eds(node) } else { node };
             builders::add_node(graph, node);
         }
@@ -146,6 +158,16 @@ fn apply(graph: &mut Graph, change: &Change) {
             let route = builders::route(name, "route", rule);
             builders::add_router(graph, builders::router(name, vec![route]));
         }
+        Change::Gateway { routes, second } => {
+            let routes = routes
+                .iter()
+                .map(|(service, port, rewrite)| {
+                    let port = PORTS.get(*port).copied();
+                    builders::gateway_route(SERVICES[*service], port, *rewrite)
+                })
+                .collect();
+            builders::add_gateway(graph, builders::gateway(routes, *second));
+        }
     }
 }
 
@@ -161,21 +183,48 @@ fn full() -> Graph {
     graph
 }
 
-proptest! {
-    #[test]
-    fn a_memo_only_saves_time(changes in prop::collection::vec((change(), any::<bool>()), 1..12)) {
-        let mut graph = full();
-        let mut memo = DeriveMemo::default();
-        for (change, turn) in changes {
-            apply(&mut graph, &change);
-            if turn {
-                derive(&graph, &mut memo);
-            }
+fn changes() -> impl Strategy<Value = Vec<(Change, bool)>> {
+    prop::collection::vec((change(), any::<bool>()), 1..12)
+}
+
+/// Applies the changes, in turns that end where a change says so.
+fn history(changes: &[(Change, bool)], mut turn: impl FnMut(&Graph)) -> Graph {
+    let mut graph = full();
+    for (change, end) in changes {
+        apply(&mut graph, change);
+        if *end {
+            turn(&graph);
         }
-        let remembered = derive(&graph, &mut memo);
-        let fresh = derive(&graph, &mut DeriveMemo::default());
-        prop_assert_eq!(&remembered, &fresh);
-        for resource in remembered.resources.values() {
+    }
+    graph
+}
+
+fn cases(cases: u32) -> ProptestConfig {
+    ProptestConfig {
+        cases,
+        failure_persistence: None, // a failure prints its input, and becomes a test
+        ..ProptestConfig::default()
+    }
+}
+
+proptest! {
+    #![proptest_config(cases(256))]
+    #[test]
+    fn a_memo_only_saves_time(changes in changes()) {
+        let mut memo = DeriveMemo::default();
+        let graph = history(&changes, |graph| drop(derive(graph, &mut memo)));
+        prop_assert_eq!(derive(&graph, &mut memo), derive(&graph, &mut DeriveMemo::default()));
+    }
+}
+
+proptest! {
+    #![proptest_config(cases(16))] // JSON of everything takes its time
+    #[test]
+    fn every_name_leads_somewhere(changes in changes()) {
+        let graph = history(&changes, |_| ());
+        let derived = derive(&graph, &mut DeriveMemo::default());
+        check::consistent(&derived);
+        for resource in derived.resources.values() {
             prop_assert_eq!(resource.version, evermesh_proto::Version::of(&resource.body));
         }
     }

@@ -3,9 +3,11 @@
 use std::sync::Arc;
 
 use evermesh_model::{
-    Backend, Discovery, DnsResponse, EgressFilter, Endpoint, Graph, Health, Kind, Listener,
-    Locality, Mesh, ObjectRef, Protocol, Provider, ProxyKind, ResourceName, Route, RouteRule,
-    ServiceName, ServicePort, Timeout, VirtualNode, VirtualRouter, VirtualService, WeightedTarget,
+    Backend, Discovery, DnsResponse, EgressFilter, Endpoint, GatewayRoute, Graph, Health, Kind,
+    Listener, Locality, Mesh, ObjectRef, Protocol, Provider, ProxyKind, ResourceName, Route,
+    RouteRule, ServiceName, ServicePort, Timeout, VirtualGateway, VirtualNode, VirtualRouter,
+    VirtualService, WeightedTarget,
+    gateway::PathRewrite,
     route::{HttpMatch, HttpRule, PathMatch, TcpRule},
 };
 
@@ -153,6 +155,48 @@ pub fn matches(path: PathMatch) -> HttpMatch {
         headers: Vec::new(),
         query: Vec::new(),
     }
+}
+
+/// A gateway on port 8080, and 9090 if it has a second.
+pub fn gateway(routes: Vec<GatewayRoute>, second: bool) -> VirtualGateway {
+    let port = |port, protocol| ServicePort { port, protocol };
+    let mut listeners = vec![port(8080, Protocol::Http)];
+    listeners.extend(second.then(|| port(9090, Protocol::Grpc)));
+    VirtualGateway {
+        name: ResourceName::new("m", ProxyKind::VirtualGateway, "gate"),
+        object: ObjectRef::new(Kind::VirtualGateway, "ns", "gate"),
+        listeners,
+        routes: routes.into_iter().map(Arc::new).collect(),
+    }
+}
+
+/// `/service/` of a gateway to a port of that service.
+pub fn gateway_route(
+    service: &str,
+    target_port: Option<(u16, Protocol)>,
+    rewrite_hostname: bool,
+) -> GatewayRoute {
+    GatewayRoute {
+        name: service.into(),
+        object: ObjectRef::new(Kind::GatewayRoute, "ns", service),
+        protocol: Protocol::Http,
+        port: None,
+        hostname: None,
+        matches: matches(PathMatch::Prefix(format!("/{service}").into())),
+        target: ServiceName {
+            mesh: "m".into(),
+            hostname: service.into(),
+        },
+        target_port: target_port.map(|(port, protocol)| ServicePort { port, protocol }),
+        rewrite_hostname,
+        rewrite_path: PathRewrite::Prefix("/".into()),
+    }
+}
+
+pub fn add_gateway(graph: &mut Graph, gateway: VirtualGateway) {
+    graph
+        .gateways
+        .insert(gateway.name.clone(), Arc::new(gateway));
 }
 
 pub fn add_node(graph: &mut Graph, node: VirtualNode) {
