@@ -107,9 +107,9 @@ struct Work {
 }
 
 impl Engine {
-    /// An engine without inputs that waits for these sources.
+    /// An engine without inputs that waits for these sources, and publishes that it does.
     pub fn new(sources: impl IntoIterator<Item = SourceName>, outputs: Outputs) -> Self {
-        Self {
+        let engine = Self {
             inputs: Inputs::default(),
             build: BuildMemo::default(),
             derive: DeriveMemo::default(),
@@ -126,7 +126,9 @@ impl Engine {
             unsynced: sources.into_iter().collect(),
             committed: false,
             outputs,
-        }
+        };
+        engine.publish();
+        engine
     }
 
     /// Works until every source has hung up.

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use serde::Deserialize;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -171,6 +171,16 @@ impl ControlPlane {
     pub async fn metrics(&self) -> Result<String> {
         self.admin.get("/metrics").await
     }
+
+    /// One metric without labels, such as `evermesh_xds_nacks_total`.
+    pub async fn metric(&self, name: &str) -> Result<u64> {
+        let text = self.metrics().await?;
+        let value = text
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        let value = value.with_context(|| format!("there is no metric {name}"))?;
+        Ok(value.parse()?)
+    }
 }
 
 fn arguments_of(config: &Path, xds: SocketAddr, admin: SocketAddr, more: &[&str]) -> Vec<OsString> {
@@ -182,8 +192,12 @@ fn arguments_of(config: &Path, xds: SocketAddr, admin: SocketAddr, more: &[&str]
 }
 
 /// The bootstrap of a proxy that is the given App Mesh resource, such as `mesh/demo/virtualNode/front_demo`,
-/// as `evermesh bootstrap` prints it.
-pub fn bootstrap(resource: &str, xds: SocketAddr) -> Result<String> {
+/// as `evermesh bootstrap` prints it: for delta xDS, or for state-of-the-world xDS.
+pub fn bootstrap(resource: &str, xds: SocketAddr, sotw: bool) -> Result<String> {
     let mut command = Command::new(tools::built("evermesh")?);
-    process::run(command.args(["bootstrap", "--node", resource, "--xds", &xds.to_string()]))
+    command.args(["bootstrap", "--node", resource, "--xds", &xds.to_string()]);
+    if sotw {
+        command.arg("--sotw");
+    }
+    process::run(&mut command)
 }

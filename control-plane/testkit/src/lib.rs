@@ -8,6 +8,7 @@
 //! Must not depend on the crates under test: it starts the control plane as a user does, from its binary.
 
 pub mod app;
+pub mod canary;
 pub mod chi_square;
 pub mod control_plane;
 pub mod envoy;

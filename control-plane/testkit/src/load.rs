@@ -130,13 +130,22 @@ impl Collector {
 
 impl Load {
     /// Sends the load; `every_second` hears of each second as it ends, the return value sums up.
-    pub async fn run(self, mut every_second: impl FnMut(&Tally)) -> Result<Tally> {
+    pub async fn run(self, every_second: impl FnMut(&Tally)) -> Result<Tally> {
+        self.run_until(std::future::pending(), every_second).await
+    }
+
+    /// The same, but `stop` may end the sending earlier; the answers are still waited for.
+    pub async fn run_until(
+        self,
+        stop: impl Future<Output = ()> + Send + 'static,
+        mut every_second: impl FnMut(&Tally),
+    ) -> Result<Tally> {
         if self.rate == 0 {
             bail!("a load of no requests");
         }
         let (outcomes, mut collected) = mpsc::unbounded_channel();
         let start = Instant::now();
-        let sender = tokio::spawn(self.send(start, outcomes));
+        let sender = tokio::spawn(self.send(start, stop, outcomes));
 
         let (mut total, mut period, mut second) = (Collector::default(), Collector::default(), 0);
         let mut clock =
@@ -159,7 +168,13 @@ impl Load {
         Ok(total.finish(None))
     }
 
-    async fn send(self, start: Instant, outcomes: mpsc::UnboundedSender<Outcome>) {
+    async fn send(
+        self,
+        start: Instant,
+        stop: impl Future<Output = ()>,
+        outcomes: mpsc::UnboundedSender<Outcome>,
+    ) {
+        tokio::pin!(stop);
         let mut due = tokio::time::interval_at(start, Duration::from_secs(1) / self.rate);
         // A late tick is caught up with: the rate is a promise.
         due.set_missed_tick_behavior(MissedTickBehavior::Burst);
@@ -170,7 +185,10 @@ impl Load {
             shared: tokio::sync::Mutex::default(),
         });
         loop {
-            let due = due.tick().await;
+            let due = tokio::select! {
+                due = due.tick() => due,
+                () = &mut stop => return,
+            };
             if due >= end {
                 return;
             }

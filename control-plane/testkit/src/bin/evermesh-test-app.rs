@@ -9,6 +9,7 @@ use evermesh_testkit::{
     http::Address,
     load::{Load, Tally},
 };
+use tokio::signal::unix::{SignalKind, signal};
 
 /// Servers that answer with their name, and a load client.
 #[derive(Parser)]
@@ -31,7 +32,7 @@ enum Args {
         #[arg(long)]
         listen: SocketAddr,
     },
-    /// Sends requests at a fixed rate and prints a line of JSON per second, and one at the end.
+    /// Sends requests at a fixed rate and prints a line of JSON per second, and one at the end; SIGTERM is an early end.
     Load {
         /// The address to connect to.
         #[arg(long)]
@@ -83,7 +84,11 @@ async fn main() -> Result<()> {
                 duration,
                 http2,
             };
-            print(&load.run(print).await?);
+            let mut terminated = signal(SignalKind::terminate())?;
+            let stop = async move {
+                terminated.recv().await;
+            };
+            print(&load.run_until(stop, print).await?);
             Ok(())
         }
     }

@@ -9,6 +9,7 @@ use std::{
 };
 
 use evermesh_testkit::{
+    canary::by_version,
     chi_square::{self, Fit},
     load::Tally,
 };
@@ -204,34 +205,9 @@ fn bar(split: [u64; 2]) -> String {
     "█".repeat(first) + &"░".repeat(second)
 }
 
-/// Answers of v1 and v2; instances are called `color-v1-a` and so on.
-fn by_version(answers: &BTreeMap<String, u64>) -> [u64; 2] {
-    ["color-v1-", "color-v2-"].map(|version| {
-        answers
-            .iter()
-            .filter(|(answer, _)| answer.starts_with(version))
-            .map(|(_, count)| count)
-            .sum()
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn instances_count_for_their_version() {
-        let answers = [
-            ("color-v1-a", 1),
-            ("color-v1-b", 2),
-            ("color-v2-a", 4),
-            ("upstream reset", 8),
-        ];
-        let answers = answers
-            .map(|(answer, count)| (answer.to_owned(), count))
-            .into();
-        assert_eq!(by_version(&answers), [3, 4]);
-    }
 
     #[test]
     fn a_bar_is_full_for_one_version_and_shared_by_two() {

@@ -3,15 +3,12 @@
 //! Ends with code 0 when no request failed and every split was as asked for, else with 1.
 
 mod board;
-mod stage;
 
-use std::{fmt::Write as _, process::ExitCode, time::Duration};
+use std::{fmt::Write as _, process::ExitCode};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 use board::{Board, Step, say};
-use evermesh_testkit::load::Tally;
-use stage::Stage;
-use tokio::sync::mpsc;
+use evermesh_testkit::canary::{Stage, StageOptions, Traffic};
 
 /// Weights of v1 and v2, step by step.
 const STEPS: [[u32; 2]; 4] = [[100, 0], [90, 10], [50, 50], [0, 100]];
@@ -54,12 +51,13 @@ async fn main() -> ExitCode {
 }
 
 async fn play(board: &mut Board) -> Result<()> {
-    let mut stage = Stage::build(|step| say(&format!("==> {step}"))).await?;
+    let options = StageOptions::default();
+    let stage = Stage::build(options, |step| say(&format!("==> {step}"))).await?;
     say(&format!(
         "==> front calls http://color.demo.local, {} times a second\n",
-        stage::RATE
+        options.rate
     ));
-    let (_load, mut tallies) = stage.load()?;
+    let mut traffic = stage.traffic()?;
     Board::open();
 
     let mut faults = String::new();
@@ -73,7 +71,7 @@ async fn play(board: &mut Board) -> Result<()> {
         let label = format!("{} / {}", weights[0], weights[1]);
         let step = measure(
             board,
-            &mut tallies,
+            &mut traffic,
             Step::new(label, weights, applied),
             REQUESTS_PER_STEP,
         )
@@ -90,8 +88,8 @@ async fn play(board: &mut Board) -> Result<()> {
 
     let applied = stage.deregister(LEAVING).await?;
     let step = Step::new("v2-b leaves".to_owned(), STEPS[3], Some(applied));
-    let requests = SECONDS_AFTER_DEREGISTRATION * u64::from(stage::RATE);
-    let step = measure(board, &mut tallies, step, requests).await?;
+    let requests = SECONDS_AFTER_DEREGISTRATION * u64::from(options.rate);
+    let step = measure(board, &mut traffic, step, requests).await?;
     if step.answers.contains_key(LEAVING) {
         writeln!(faults, "{LEAVING} was still called after it had left")?;
     }
@@ -116,27 +114,20 @@ async fn play(board: &mut Board) -> Result<()> {
 /// Collects whole seconds for a step until it has enough requests.
 async fn measure(
     board: &mut Board,
-    tallies: &mut mpsc::UnboundedReceiver<Tally>,
+    traffic: &mut Traffic,
     mut step: Step,
     requests: u64,
 ) -> Result<Step> {
     // What came before, and the second in which the change fell, belong to no step.
-    while let Ok(tally) = tallies.try_recv() {
+    while let Some(tally) = traffic.past_second() {
         board.second(&step, &tally);
     }
-    board.second(&step, &next(tallies).await?);
+    board.second(&step, &traffic.second().await?);
     while step.requests < requests {
-        let tally = next(tallies).await?;
+        let tally = traffic.second().await?;
         step.add(&tally);
         board.second(&step, &tally);
     }
     board.finish(&step);
     Ok(step)
-}
-
-async fn next(tallies: &mut mpsc::UnboundedReceiver<Tally>) -> Result<Tally> {
-    let tally = tokio::time::timeout(Duration::from_secs(10), tallies.recv()).await;
-    tally
-        .context("the load client is silent")?
-        .context("the load client ended")
 }

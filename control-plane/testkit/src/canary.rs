@@ -1,0 +1,401 @@
+//! The canary example on real hosts: each with an application and an Envoy, Cloud Map, and the control plane.
+//!
+//! `front` calls `http://color.demo.local`; two instances of each of two versions answer with their names.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+    process::Command,
+    time::{Duration, SystemTime},
+};
+
+use anyhow::{Context as _, Result, bail};
+use tokio::{
+    io::{AsyncBufReadExt as _, BufReader},
+    sync::{Mutex, mpsc},
+};
+
+use crate::{
+    control_plane::{ControlPlane, bootstrap},
+    envoy::{Envoy, EnvoyOptions, Version},
+    hosts::{Host, Lab},
+    interception::Interception,
+    load::Tally,
+    moto::Moto,
+    process::Process,
+    tools,
+};
+
+/// Where `color.demo.local` would lead without a mesh: no host has the address, the proxies answer for it.
+const COLOR: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 77, 255, 1)), 80);
+
+/// The versions of color.
+const VERSIONS: [&str; 2] = ["v1", "v2"];
+
+/// The Cloud Map namespace and service of the example.
+const CLOUD_MAP: (&str, &str) = ("demo.local", "color");
+
+/// How often Cloud Map is asked for changes.
+const CLOUD_MAP_INTERVAL: &str = "200ms";
+
+/// How the control plane calls changes of the service's instances.
+const INSTANCES: &str = "cloud-map:color.demo.local";
+
+/// The file that holds the weights.
+const ROUTE: &str = "route.yaml";
+
+/// How long a change may take to reach every proxy.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long the load client may stay silent; it speaks once a second.
+const SILENCE: Duration = Duration::from_secs(10);
+
+/// Longer than the load client waits for an answer.
+const LAST_ANSWER: Duration = Duration::from_secs(30);
+
+/// How the stage is built.
+#[derive(Clone, Copy, Debug)]
+pub struct StageOptions {
+    /// The Envoy on every host.
+    pub version: Version,
+    /// Whether the proxies speak state-of-the-world xDS instead of delta.
+    pub sotw: bool,
+    /// Requests per second.
+    pub rate: u32,
+}
+
+impl Default for StageOptions {
+    fn default() -> Self {
+        Self {
+            version: Version::Newest,
+            sotw: false,
+            rate: 200,
+        }
+    }
+}
+
+/// Everything that runs; dropping it ends it all.
+#[derive(Debug)]
+pub struct Stage {
+    /// The control plane; it reads a copy of the example.
+    pub control_plane: ControlPlane,
+    options: StageOptions,
+    moto: Mutex<Moto>,
+    front: Host,
+    /// The instances of color and their versions.
+    colors: Vec<(&'static str, Host)>,
+    config: PathBuf,
+    proxies: Vec<Envoy>,
+    _apps: Vec<Process>,
+    _lab: Lab,
+}
+
+/// The requests of front while they are sent.
+#[derive(Debug)]
+pub struct Traffic {
+    process: Process,
+    tallies: mpsc::UnboundedReceiver<Tally>,
+}
+
+impl Stage {
+    /// Builds it up; `say` hears of each step.
+    pub async fn build(options: StageOptions, mut say: impl FnMut(&str)) -> Result<Self> {
+        say("making hosts: network namespaces, joined by a bridge");
+        let mut lab = Lab::start().await?;
+        let control = lab.host("control").await?;
+        let front = lab.host("front").await?;
+        let mut colors = Vec::new();
+        for version in VERSIONS {
+            for letter in ["a", "b"] {
+                let name = format!("color-{version}-{letter}");
+                colors.push((version, lab.host(&name).await?));
+            }
+        }
+
+        say("starting Cloud Map (moto) and registering two instances of each version");
+        let mut moto = Moto::start_on(&control).await?;
+        let (namespace, service) = CLOUD_MAP;
+        moto.create_http_namespace(namespace).await?;
+        moto.create_service(namespace, service).await?;
+        for (version, host) in &colors {
+            moto.register(
+                namespace,
+                service,
+                host.name(),
+                host.ip(),
+                &[("version", version)],
+            )
+            .await?;
+        }
+
+        say("starting the control plane on a copy of examples/canary");
+        let config = control.dir().join("canary");
+        copy_manifests(&tools::workspace()?.join("examples/canary"), &config)?;
+        let cloud_map = [
+            "--cloud-map-endpoint",
+            &moto.endpoint(),
+            "--cloud-map-interval",
+            CLOUD_MAP_INTERVAL,
+        ];
+        let mut control_plane = ControlPlane::start_on(&control, &config, &cloud_map)?;
+        control_plane.ready().await?;
+
+        say("starting an application and an Envoy on every host, and intercepting their traffic");
+        let xds = control_plane.xds();
+        let mut apps = Vec::new();
+        let mut proxies = vec![proxy(&front, "front_demo", xds, options).await?];
+        Interception::default().install(&front)?;
+        for (version, host) in &colors {
+            apps.push(
+                host.http_app(host.name(), (Ipv4Addr::LOCALHOST, 8080).into())
+                    .await?,
+            );
+            proxies.push(proxy(host, &format!("color-{version}_demo"), xds, options).await?);
+            Interception {
+                app_ports: vec![8080],
+                ..Interception::default()
+            }
+            .install(host)?;
+        }
+        Ok(Self {
+            control_plane,
+            options,
+            moto: Mutex::new(moto),
+            front,
+            colors,
+            config,
+            proxies,
+            _apps: apps,
+            _lab: lab,
+        })
+    }
+
+    /// The Envoy of front, then those of the instances.
+    pub fn proxies(&self) -> &[Envoy] {
+        &self.proxies
+    }
+
+    /// Starts the requests of front.
+    pub fn traffic(&self) -> Result<Traffic> {
+        let mut command: Command = self.front.command(tools::built("evermesh-test-app")?);
+        command.args([
+            "load",
+            "--connect",
+            &COLOR.to_string(),
+            "--host",
+            "color.demo.local",
+        ]);
+        command.args(["--rate", &self.options.rate.to_string(), "--seconds", "600"]);
+        let (process, output) =
+            Process::spawn_reading("load", command, &self.front.dir().join("load.log"))?;
+        let (sender, tallies) = mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            let mut lines = BufReader::new(output).lines();
+            while let Ok(Some(line)) = lines.next_line().await {
+                let Ok(tally) = serde_json::from_str(&line) else {
+                    break;
+                };
+                if sender.send(tally).is_err() {
+                    break;
+                }
+            }
+        });
+        Ok(Traffic { process, tallies })
+    }
+
+    /// Writes new weights into the route's file; returns the time from then to the last proxy's ACK.
+    ///
+    /// The weights must be others than before: without a change nobody ACKs.
+    pub async fn shift(&self, weights: [u32; 2]) -> Result<Duration> {
+        let last = self.last_change().await?;
+        let file = self.config.join(ROUTE);
+        let text = with_weights(&fs::read_to_string(&file)?, weights);
+        let written = SystemTime::now();
+        fs::write(&file, text)?;
+        self.acked_after(last, ROUTE, written).await
+    }
+
+    /// Registers an instance that was deregistered; returns the time from then to the last proxy's ACK.
+    pub async fn register(&self, instance: &str) -> Result<Duration> {
+        let (version, host) = self
+            .colors
+            .iter()
+            .find(|(_, host)| host.name() == instance)
+            .with_context(|| format!("there is no instance {instance}"))?;
+        let last = self.last_change().await?;
+        let asked = SystemTime::now();
+        self.moto
+            .lock()
+            .await
+            .register(
+                CLOUD_MAP.0,
+                CLOUD_MAP.1,
+                instance,
+                host.ip(),
+                &[("version", version)],
+            )
+            .await?;
+        self.acked_after(last, INSTANCES, asked).await
+    }
+
+    /// Takes an instance out of Cloud Map; returns the time from then to the last proxy's ACK.
+    ///
+    /// It keeps running, as an instance does that is about to leave.
+    pub async fn deregister(&self, instance: &str) -> Result<Duration> {
+        let last = self.last_change().await?;
+        let asked = SystemTime::now();
+        self.moto
+            .lock()
+            .await
+            .deregister(CLOUD_MAP.0, CLOUD_MAP.1, instance)
+            .await?;
+        self.acked_after(last, INSTANCES, asked).await
+    }
+
+    async fn last_change(&self) -> Result<u64> {
+        Ok(self
+            .control_plane
+            .changes()
+            .await?
+            .last()
+            .map_or(0, |change| change.id))
+    }
+
+    /// Waits until the change of `origin` after `last` has its last ACK.
+    async fn acked_after(&self, last: u64, origin: &str, since: SystemTime) -> Result<Duration> {
+        let search = async {
+            loop {
+                for change in self.control_plane.changes().await? {
+                    let awaited =
+                        change.id > last && change.origins.iter().any(|name| name.contains(origin));
+                    let Some(acked) = change.acked_ms.filter(|_| awaited) else {
+                        continue;
+                    };
+                    if change.rejected > 0 {
+                        bail!(
+                            "a proxy refused the change of {}",
+                            change.origins.join(", ")
+                        );
+                    }
+                    let at = SystemTime::UNIX_EPOCH
+                        + Duration::from_secs_f64((change.at_ms + acked) / 1000.0);
+                    return Ok(at.duration_since(since).unwrap_or_default());
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        match tokio::time::timeout(PATIENCE, search).await {
+            Ok(found) => found,
+            Err(_) => bail!(
+                "not every proxy ACKed within {PATIENCE:?}; after change {last} came {:?}; {}",
+                self.control_plane.changes().await?.last(),
+                self.control_plane.log()
+            ),
+        }
+    }
+}
+
+impl Traffic {
+    /// What came back in the next second that nobody asked for yet.
+    pub async fn second(&mut self) -> Result<Tally> {
+        let tally = tokio::time::timeout(SILENCE, self.tallies.recv()).await;
+        tally
+            .context("the load client is silent")?
+            .context("the load client ended")
+    }
+
+    /// The same, if that second is over.
+    pub fn past_second(&mut self) -> Option<Tally> {
+        self.tallies.try_recv().ok()
+    }
+
+    /// Sends no more, waits for every answer, and returns the sum of all that was sent.
+    pub async fn finish(mut self) -> Result<Tally> {
+        self.process.terminate(LAST_ANSWER).await?;
+        loop {
+            let tally = self.second().await?;
+            if tally.second.is_none() {
+                return Ok(tally);
+            }
+        }
+    }
+}
+
+/// Answers of v1 and v2; instances are called `color-v1-a` and so on.
+pub fn by_version(answers: &BTreeMap<String, u64>) -> [u64; 2] {
+    VERSIONS.map(|version| {
+        answers
+            .iter()
+            .filter(|(answer, _)| answer.starts_with(&format!("color-{version}-")))
+            .map(|(_, count)| count)
+            .sum()
+    })
+}
+
+/// Starts the Envoy of a virtual node on its host and waits for its configuration.
+async fn proxy(host: &Host, node: &str, xds: SocketAddr, options: StageOptions) -> Result<Envoy> {
+    let bootstrap = bootstrap(&format!("mesh/demo/virtualNode/{node}"), xds, options.sotw)?;
+    let mut envoy = Envoy::start_on(host, &EnvoyOptions::new(options.version, bootstrap))?;
+    envoy.ready().await?;
+    Ok(envoy)
+}
+
+fn copy_manifests(from: &Path, to: &Path) -> Result<()> {
+    fs::create_dir(to)?;
+    for entry in fs::read_dir(from)? {
+        let path = entry?.path();
+        if path
+            .extension()
+            .is_some_and(|extension| extension == "yaml")
+        {
+            fs::copy(
+                &path,
+                to.join(path.file_name().context("a file has a name")?),
+            )?;
+        }
+    }
+    Ok(())
+}
+
+/// The text with its `weight:` lines set, one after the other.
+fn with_weights(text: &str, weights: [u32; 2]) -> String {
+    let mut weights = weights.iter();
+    let lines = text.lines().map(|line| match line.split_once("weight:") {
+        Some((before, _)) => weights.next().map_or_else(
+            || line.to_owned(),
+            |weight| format!("{before}weight: {weight}"),
+        ),
+        None => line.to_owned(),
+    });
+    lines.map(|line| line + "\n").collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn instances_count_for_their_version() {
+        let answers = [
+            ("color-v1-a", 1),
+            ("color-v1-b", 2),
+            ("color-v2-a", 4),
+            ("upstream reset", 8),
+        ];
+        let answers = answers
+            .map(|(answer, count)| (answer.to_owned(), count))
+            .into();
+        assert_eq!(by_version(&answers), [3, 4]);
+    }
+
+    #[test]
+    fn weights_are_set_in_order_and_nothing_else() {
+        let text = "# Weights\n- name: a\n  weight: 100\n- name: b\n  weight: 0\n";
+        assert_eq!(
+            with_weights(text, [90, 10]),
+            "# Weights\n- name: a\n  weight: 90\n- name: b\n  weight: 10\n"
+        );
+    }
+}
