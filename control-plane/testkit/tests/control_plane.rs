@@ -38,7 +38,8 @@ async fn an_envoy_follows_a_change_and_survives_a_crash() {
     }
     let mut control_plane = ControlPlane::start(config.path(), &[]).unwrap();
     control_plane.ready().await.unwrap();
-    let bootstrap = bootstrap("mesh/dns/virtualNode/front_dns", control_plane.xds(), false).unwrap();
+    let bootstrap =
+        bootstrap("mesh/dns/virtualNode/front_dns", control_plane.xds(), false).unwrap();
     let mut envoy = Envoy::start(&EnvoyOptions::new(Version::Oldest, bootstrap)).unwrap();
     envoy.ready().await.unwrap();
     let clusters = "cluster_manager.cds.update_success";

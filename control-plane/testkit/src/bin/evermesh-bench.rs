@@ -47,7 +47,11 @@ async fn measure(config: &Path, services: usize) -> Result<()> {
     let ready = started.elapsed();
     let mut envoys = Vec::new();
     for _ in 0..ENVOYS {
-        let bootstrap = bootstrap("mesh/bench/virtualNode/front_bench", control_plane.xds())?;
+        let bootstrap = bootstrap(
+            "mesh/bench/virtualNode/front_bench",
+            control_plane.xds(),
+            false,
+        )?;
         envoys.push(Envoy::start(&EnvoyOptions::new(
             Version::Newest,
             bootstrap,
