@@ -118,13 +118,9 @@ async fn every_proxy_accepts_its_configuration(version: Version, sotw: bool) {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };
-        if tokio::time::timeout(PATIENCE, settled).await.is_err() {
-            panic!(
-                "{}: {:#}",
-                example.display(),
-                control_plane.proxies().await.unwrap()
-            );
-        }
+        let settled = tokio::time::timeout(PATIENCE, settled).await;
+        let proxies = control_plane.proxies().await.unwrap();
+        assert!(settled.is_ok(), "{}: {proxies:#}", example.display());
         for (name, envoy) in &envoys {
             accepts(&format!("{} {name}", version.number()), envoy).await;
         }

@@ -46,6 +46,9 @@ const INSTANCES: &str = "cloud-map:color.demo.local";
 /// The file that holds the weights.
 const ROUTE: &str = "route.yaml";
 
+/// How often the control plane is asked for ACKs; it knows itself when they came.
+const POLL: Duration = Duration::from_millis(50);
+
 /// How long a change may take to reach every proxy.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -283,7 +286,7 @@ impl Stage {
                         + Duration::from_secs_f64((change.at_ms + acked) / 1000.0);
                     return Ok(at.duration_since(since).unwrap_or_default());
                 }
-                tokio::time::sleep(Duration::from_millis(10)).await;
+                tokio::time::sleep(POLL).await;
             }
         };
         match tokio::time::timeout(PATIENCE, search).await {
