@@ -24,7 +24,11 @@ fn golden() {
             let mesh = &built.graph.meshes[&name.mesh];
             let expected = built.graph.endpoints.get(name);
             let endpoints = evermesh_ingest::endpoints(node, mesh, &inputs);
-            assert_eq!(endpoints.as_ref(), expected.map(|it| &**it), "the short cut of {name} differs");
+            assert_eq!(
+                endpoints.as_ref(),
+                expected.map(|it| &**it),
+                "the short cut of {name} differs"
+            );
         }
         let out = Out {
             graph: &built.graph,
