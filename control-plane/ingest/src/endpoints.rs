@@ -16,7 +16,7 @@ use k8s_openapi::api::{
     discovery::v1::EndpointSlice,
 };
 
-use crate::{Inputs, cloud_map, inputs::Objects, slices, stage::Findings};
+use crate::{Inputs, cloud_map, inputs::Objects, slices, stage::Turned};
 
 /// The label of a Kubernetes node that tells its region.
 const REGION_LABEL: &str = "topology.kubernetes.io/region";
@@ -163,8 +163,7 @@ impl EndpointMemo {
         nodes: &BTreeMap<ResourceName, Arc<VirtualNode>>,
         meshes: &BTreeMap<Arc<str>, Arc<Mesh>>,
         inputs: &Inputs,
-        findings: &mut Findings,
-    ) -> BTreeMap<ResourceName, Arc<Vec<Endpoint>>> {
+    ) -> Turned<ResourceName, Vec<Endpoint>> {
         let regions = self.regions(&inputs.nodes);
         let served = nodes.iter().filter_map(|(name, node)| {
             node.discovery
@@ -183,11 +182,10 @@ impl EndpointMemo {
         let problems = self.problems.turn(failed, |_, (node, state)| {
             problem(node, Some(state)).into_iter().collect()
         });
-        findings.extend(
-            problems
-                .into_values()
-                .map(|problems| Arc::clone(&*problems)),
-        );
+        let findings = problems
+            .into_values()
+            .map(|problems| Arc::clone(&*problems))
+            .collect();
         let known = served
             .into_iter()
             .filter(|(_, node, _, sources)| is_known(node, sources));
@@ -203,7 +201,7 @@ impl EndpointMemo {
                 (Arc::clone(node), mesh, slices, service, cloud_map, regions),
             )
         });
-        self.endpoints.turn(
+        let values = self.endpoints.turn(
             inputs,
             |_, (node, mesh, slices, service, cloud_map, regions)| {
                 let sources = Sources {
@@ -216,7 +214,8 @@ impl EndpointMemo {
                     (**region).clone()
                 })
             },
-        )
+        );
+        Turned { values, findings }
     }
 
     fn regions(&mut self, nodes: &Objects<Node>) -> Arc<Regions> {

@@ -15,8 +15,11 @@ use k8s_openapi::api::{
 
 use crate::{object::Object, route, slices};
 
-/// Objects of one kind.
-pub type Objects<T> = BTreeMap<ObjectRef, Arc<T>>;
+/// Objects of one kind. While none of them changes, the pointer stays, and a turn does not even walk them.
+pub type Objects<T> = Arc<BTreeMap<ObjectRef, Arc<T>>>;
+
+/// Objects of one kind by the object they belong to; the pointer stays while none of them changes.
+pub type ByOwner<T> = Arc<BTreeMap<ObjectRef, Objects<T>>>;
 
 /// Everything that a graph is built from.
 #[derive(Debug, Default)]
@@ -70,14 +73,14 @@ impl Default for Settings {
 /// Objects of one kind, sorted by the object they belong to.
 #[derive(Debug)]
 pub struct Owned<T> {
-    by_owner: BTreeMap<ObjectRef, Objects<T>>,
+    by_owner: ByOwner<T>,
     owners: BTreeMap<ObjectRef, ObjectRef>,
 }
 
 impl<T> Default for Owned<T> {
     fn default() -> Self {
         Self {
-            by_owner: BTreeMap::new(),
+            by_owner: Arc::default(),
             owners: BTreeMap::new(),
         }
     }
@@ -85,7 +88,7 @@ impl<T> Default for Owned<T> {
 
 impl<T> Owned<T> {
     /// The objects of every owner that has any.
-    pub const fn by_owner(&self) -> &BTreeMap<ObjectRef, Objects<T>> {
+    pub const fn by_owner(&self) -> &ByOwner<T> {
         &self.by_owner
     }
 
@@ -94,7 +97,7 @@ impl<T> Owned<T> {
         self.by_owner
             .get(owner)
             .into_iter()
-            .flat_map(BTreeMap::values)
+            .flat_map(|objects| objects.values())
     }
 
     fn apply(&mut self, object: ObjectRef, value: Option<(ObjectRef, Arc<T>)>) -> bool
@@ -116,8 +119,8 @@ impl<T> Owned<T> {
         }
         if let Some((owner, value)) = value {
             self.owners.insert(object.clone(), owner.clone());
-            let siblings = self.by_owner.entry(owner).or_default();
-            siblings.insert(object, value);
+            let siblings = Arc::make_mut(&mut self.by_owner).entry(owner).or_default();
+            Arc::make_mut(siblings).insert(object, value);
         }
         true
     }
@@ -126,10 +129,11 @@ impl<T> Owned<T> {
         let Some(owner) = self.owners.remove(object) else {
             return;
         };
-        if let Some(siblings) = self.by_owner.get_mut(&owner) {
-            siblings.remove(object);
+        let by_owner = Arc::make_mut(&mut self.by_owner);
+        if let Some(siblings) = by_owner.get_mut(&owner) {
+            Arc::make_mut(siblings).remove(object);
             if siblings.is_empty() {
-                self.by_owner.remove(&owner);
+                by_owner.remove(&owner);
             }
         }
     }
@@ -179,19 +183,19 @@ impl Inputs {
 
     fn remove(&mut self, object: ObjectRef) -> bool {
         match object.kind {
-            Kind::Mesh => self.meshes.remove(&object).is_some(),
-            Kind::VirtualNode => self.virtual_nodes.remove(&object).is_some(),
-            Kind::VirtualService => self.virtual_services.remove(&object).is_some(),
-            Kind::VirtualRouter => self.virtual_routers.remove(&object).is_some(),
-            Kind::VirtualGateway => self.virtual_gateways.remove(&object).is_some(),
-            Kind::GatewayRoute => self.gateway_routes.remove(&object).is_some(),
-            Kind::BackendGroup => self.backend_groups.remove(&object).is_some(),
+            Kind::Mesh => remove(&mut self.meshes, &object),
+            Kind::VirtualNode => remove(&mut self.virtual_nodes, &object),
+            Kind::VirtualService => remove(&mut self.virtual_services, &object),
+            Kind::VirtualRouter => remove(&mut self.virtual_routers, &object),
+            Kind::VirtualGateway => remove(&mut self.virtual_gateways, &object),
+            Kind::GatewayRoute => remove(&mut self.gateway_routes, &object),
+            Kind::BackendGroup => remove(&mut self.backend_groups, &object),
             Kind::Route => self.routes.apply(object, None),
-            Kind::Namespace => self.namespaces.remove(&object).is_some(),
-            Kind::Service => self.services.remove(&object).is_some(),
+            Kind::Namespace => remove(&mut self.namespaces, &object),
+            Kind::Service => remove(&mut self.services, &object),
             Kind::EndpointSlice => self.endpoint_slices.apply(object, None),
-            Kind::Pod => self.pods.remove(&object).is_some(),
-            Kind::Node => self.nodes.remove(&object).is_some(),
+            Kind::Pod => remove(&mut self.pods, &object),
+            Kind::Node => remove(&mut self.nodes, &object),
         }
     }
 }
@@ -200,6 +204,10 @@ fn put<T: PartialEq>(objects: &mut Objects<T>, object: ObjectRef, value: Arc<T>)
     if objects.get(&object) == Some(&value) {
         return false;
     }
-    objects.insert(object, value);
+    Arc::make_mut(objects).insert(object, value);
     true
+}
+
+fn remove<T>(objects: &mut Objects<T>, object: &ObjectRef) -> bool {
+    objects.contains_key(object) && Arc::make_mut(objects).remove(object).is_some()
 }

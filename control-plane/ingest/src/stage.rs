@@ -7,22 +7,35 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use evermesh_model::{Memo, ObjectRef, Problem, Reason, Same, Severity, problem::FieldPath};
+use evermesh_model::{ObjectRef, Problem, Reason, Same, Severity, problem::FieldPath};
 
 /// What one derivation made of its input, and what it found wrong on the way.
-#[derive(Debug, PartialEq)]
+#[derive(Debug)]
 pub(crate) struct Checked<T> {
     /// What could be made; nothing, if the input is no use at all.
-    pub(crate) value: Option<T>,
-    pub(crate) problems: Arc<[Problem]>,
+    value: Option<Arc<T>>,
+    problems: Arc<[Problem]>,
 }
 
 impl<T> Checked<T> {
     pub(crate) fn new(value: Option<T>, problems: Problems<'_>) -> Self {
         Self {
-            value,
+            value: value.map(Arc::new),
             problems: problems.list.into(),
         }
+    }
+}
+
+impl<T: PartialEq> Checked<T> {
+    /// Keeps the pointer of whichever part came out as it was before.
+    fn keeping(mut self, last: Self) -> Self {
+        if self.value == last.value {
+            self.value = last.value;
+        }
+        if self.problems == last.problems {
+            self.problems = last.problems;
+        }
+        self
     }
 }
 
@@ -82,45 +95,53 @@ pub(crate) struct Reported;
 /// The problem lists of one turn that are not empty. Shared, not copied.
 pub(crate) type Findings = Vec<Arc<[Problem]>>;
 
-/// A memoised stage by key. What it derives comes with problems; a value that is itself the same keeps its
-/// pointer when only its problems changed.
+/// A memoised stage by key, as [`Memo`], of derivations that come with problems. A value that is itself the
+/// same keeps its pointer when only its problems changed.
+///
+/// [`Memo`]: evermesh_model::Memo
 #[derive(Debug)]
 pub(crate) struct Stage<K, I, T> {
-    checked: Memo<K, I, Arc<Checked<T>>>,
-    values: Memo<K, Arc<Checked<T>>, Arc<T>>,
+    entries: BTreeMap<K, (I, Checked<T>)>,
 }
 
 impl<K, I, T> Default for Stage<K, I, T> {
     fn default() -> Self {
         Self {
-            checked: Memo::default(),
-            values: Memo::default(),
+            entries: BTreeMap::new(),
         }
     }
 }
 
-impl<K: Ord + Clone, I: Same, T: Clone + PartialEq> Stage<K, I, T> {
-    /// One turn, as [`Memo::turn`]: the values there are, and the problems of all into `findings`.
+impl<K: Ord + Clone, I: Same, T: PartialEq> Stage<K, I, T> {
+    /// One turn: the values there are, and the problems of all into `findings`. `inputs` must come in
+    /// strictly ascending order of their keys.
     pub(crate) fn turn(
         &mut self,
         inputs: impl IntoIterator<Item = (K, I)>,
-        derive: impl FnMut(&K, &I) -> Checked<T>,
+        mut derive: impl FnMut(&K, &I) -> Checked<T>,
         findings: &mut Findings,
     ) -> BTreeMap<K, Arc<T>> {
-        let checked = self.checked.turn(inputs, derive);
-        findings.extend(
-            checked
-                .values()
-                .filter(|checked| !checked.problems.is_empty())
-                .map(|checked| Arc::clone(&checked.problems)),
-        );
-        let useful = checked
+        let mut previous = std::mem::take(&mut self.entries).into_iter().peekable();
+        let mut values = Vec::new();
+        self.entries = inputs
             .into_iter()
-            .filter(|(_, checked)| checked.value.is_some());
-        self.values.turn(useful, |_, checked| {
-            let value = checked.value.clone();
-            value.expect("keys without a value have been left out")
-        })
+            .map(|(key, input)| {
+                while previous.next_if(|(passed, _)| *passed < key).is_some() {}
+                let checked = match previous.next_if(|(found, _)| *found == key) {
+                    Some((_, (last, checked))) if last.same(&input) => checked,
+                    Some((_, (_, checked))) => derive(&key, &input).keeping(checked),
+                    None => derive(&key, &input),
+                };
+                if !checked.problems.is_empty() {
+                    findings.push(Arc::clone(&checked.problems));
+                }
+                if let Some(value) = &checked.value {
+                    values.push((key.clone(), Arc::clone(value)));
+                }
+                (key, (input, checked))
+            })
+            .collect();
+        values.into_iter().collect()
     }
 }
 

@@ -72,7 +72,7 @@ fn a_changed_node_changes_no_more_than_what_depends_on_it() {
     let before = build(&inputs, &mut memo);
     let moved = SHOP.replace("hostname: blue.", "hostname: azure.");
     let other_name = fixture::inputs(&moved);
-    for (reference, node) in &other_name.virtual_nodes {
+    for (reference, node) in other_name.virtual_nodes.iter() {
         let object = evermesh_ingest::object::Object::VirtualNode(Arc::clone(node));
         inputs.apply(reference.clone(), Some(object));
     }
@@ -85,7 +85,7 @@ fn a_changed_node_changes_no_more_than_what_depends_on_it() {
     assert!(changed(&before.graph.routers, &after.graph.routers).is_empty());
 
     let ported = fixture::inputs(&SHOP.replace("8080", "9090"));
-    for (reference, node) in &ported.virtual_nodes {
+    for (reference, node) in ported.virtual_nodes.iter() {
         let object = evermesh_ingest::object::Object::VirtualNode(Arc::clone(node));
         inputs.apply(reference.clone(), Some(object));
     }

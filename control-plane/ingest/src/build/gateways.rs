@@ -5,17 +5,18 @@ use std::{collections::BTreeMap, sync::Arc};
 use evermesh_crds::v1beta2;
 use evermesh_model::{ObjectRef, ResourceName, VirtualGateway};
 
-use super::{ServiceFaces, Values, members::Members, report};
+use super::{
+    ServiceFaces, Values,
+    members::{DraftMemo, Members},
+};
 use crate::{
-    directory::ByName,
     gateway::{self, GatewayDraft, Gateways},
     gateway_route::{self, AttachedRoute, GatewayRouteDraft},
-    inputs::Inputs,
+    inputs::{Inputs, Objects},
     membership::{Labels, Membership},
     stage::{Findings, Once, Stage, Turned},
 };
 
-type DraftInput = (Arc<v1beta2::VirtualGateway>, Arc<Membership>);
 type RouteInput = (
     Arc<v1beta2::GatewayRoute>,
     Arc<Membership>,
@@ -23,15 +24,18 @@ type RouteInput = (
     Arc<Gateways>,
 );
 type ResolveInput = (Arc<GatewayDraft>, Vec<Arc<AttachedRoute>>);
-type TurnInput = (Arc<Gateways>, BTreeMap<ObjectRef, Arc<AttachedRoute>>);
+type Routes = Arc<Turned<ObjectRef, GatewayRouteDraft>>;
+type RoutesInput = (Objects<v1beta2::GatewayRoute>, Arc<Members>, Arc<Gateways>);
+type TurnInput = (Arc<Gateways>, Arc<Turned<ObjectRef, AttachedRoute>>);
 
 /// The memory of these stages.
 #[derive(Debug, Default)]
 pub(super) struct GatewayMemo {
-    drafts: Stage<ObjectRef, DraftInput, GatewayDraft>,
-    named: Once<BTreeMap<ObjectRef, Arc<GatewayDraft>>, Gateways>,
+    drafts: DraftMemo<v1beta2::VirtualGateway, GatewayDraft>,
     routes: Stage<ObjectRef, RouteInput, GatewayRouteDraft>,
+    all_routes: Once<RoutesInput, Turned<ObjectRef, GatewayRouteDraft>>,
     attached: Stage<ObjectRef, (Arc<GatewayRouteDraft>, ServiceFaces), AttachedRoute>,
+    all_attached: Once<(Routes, ServiceFaces), Turned<ObjectRef, AttachedRoute>>,
     resolved: Stage<ResourceName, ResolveInput, VirtualGateway>,
     turned: Once<TurnInput, Turned<ResourceName, VirtualGateway>>,
 }
@@ -40,45 +44,47 @@ impl GatewayMemo {
     pub(super) fn turn(
         &mut self,
         inputs: &Inputs,
-        members: &Members,
+        members: &Arc<Members>,
         services: &ServiceFaces,
         findings: &mut Findings,
     ) -> Values<ResourceName, VirtualGateway> {
-        let objects = members.of(&inputs.virtual_gateways, |gateway| {
-            gateway.spec.mesh_ref.as_ref()
+        let named = self.drafts.turn(
+            &inputs.virtual_gateways,
+            members,
+            |gateway| gateway.spec.mesh_ref.as_ref(),
+            gateway::draft,
+            findings,
+        );
+        let input = (
+            Arc::clone(&inputs.gateway_routes),
+            Arc::clone(members),
+            Arc::clone(&named),
+        );
+        let stage = &mut self.routes;
+        let routes = self.all_routes.turn(input, |(objects, members, gateways)| {
+            draft_routes(objects, members, gateways, stage)
         });
-        let drafts = self.drafts.turn(
-            objects,
-            |object, (gateway, membership)| gateway::draft(object, gateway, membership),
-            findings,
-        );
-        let named = self.named.turn(drafts, ByName::new);
-        report(&named, findings);
-        let objects = members
-            .of(&inputs.gateway_routes, |route| route.spec.mesh_ref.as_ref())
-            .map(|(object, (route, membership))| {
-                let labels = Arc::clone(&members.labels[&object.namespace]);
-                (object, (route, membership, labels, Arc::clone(&named)))
+        findings.extend(routes.findings.iter().cloned());
+        let stage = &mut self.attached;
+        let input = (routes, Arc::clone(services));
+        let attached = self.all_attached.turn(input, |(routes, services)| {
+            let inputs = routes.values.iter().map(|(object, draft)| {
+                let input = (Arc::clone(draft), Arc::clone(services));
+                (object.clone(), input)
             });
-        let routes = self.routes.turn(
-            objects,
-            |object, (route, membership, labels, gateways)| {
-                gateway_route::draft(object, route, membership, labels, gateways)
-            },
-            findings,
-        );
-        let inputs = routes
-            .into_iter()
-            .map(|(object, draft)| (object, (draft, Arc::clone(services))));
-        let attached = self.attached.turn(
-            inputs,
-            |_, (draft, services)| gateway_route::resolve(draft, services),
-            findings,
-        );
+            let mut findings = Findings::new();
+            let values = stage.turn(
+                inputs,
+                |_, (draft, services)| gateway_route::resolve(draft, services),
+                &mut findings,
+            );
+            Turned { values, findings }
+        });
+        findings.extend(attached.findings.iter().cloned());
         let resolved = &mut self.resolved;
         let turned = self.turned.turn((named, attached), |(named, attached)| {
             let mut groups: BTreeMap<&ResourceName, Vec<Arc<AttachedRoute>>> = BTreeMap::new();
-            for route in attached.values() {
+            for route in attached.values.values() {
                 let group = groups.entry(&route.gateway).or_default();
                 group.push(Arc::clone(route));
             }
@@ -97,4 +103,27 @@ impl GatewayMemo {
         findings.extend(turned.findings.iter().cloned());
         turned
     }
+}
+
+fn draft_routes(
+    objects: &Objects<v1beta2::GatewayRoute>,
+    members: &Members,
+    gateways: &Arc<Gateways>,
+    stage: &mut Stage<ObjectRef, RouteInput, GatewayRouteDraft>,
+) -> Turned<ObjectRef, GatewayRouteDraft> {
+    let inputs = members
+        .of(objects, |route| route.spec.mesh_ref.as_ref())
+        .map(|(object, (route, membership))| {
+            let labels = Arc::clone(&members.labels[&object.namespace]);
+            (object, (route, membership, labels, Arc::clone(gateways)))
+        });
+    let mut findings = Findings::new();
+    let values = stage.turn(
+        inputs,
+        |object, (route, membership, labels, gateways)| {
+            gateway_route::draft(object, route, membership, labels, gateways)
+        },
+        &mut findings,
+    );
+    Turned { values, findings }
 }

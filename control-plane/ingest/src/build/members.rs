@@ -1,4 +1,4 @@
-//! The stages of meshes and namespaces: who belongs to which mesh.
+//! The stages of meshes and namespaces: who belongs to which mesh; and the first stage of every member.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,10 +10,11 @@ use evermesh_model::{Kind, Memo, Mesh, ObjectRef};
 use k8s_openapi::api::core::v1::Namespace;
 
 use crate::{
+    directory::{ByName, Draft},
     inputs::{Inputs, Objects},
     membership::{Labels, Membership, namespace_labels},
     mesh::{self, MeshDraft, MeshIndex},
-    stage::{Findings, Once, Stage},
+    stage::{Checked, Findings, Once, Stage, Turned},
 };
 
 type IndexInput = (
@@ -21,6 +22,15 @@ type IndexInput = (
     BTreeMap<ObjectRef, Arc<MeshDraft>>,
 );
 type MembershipInput = (Arc<Labels>, Arc<MeshIndex>);
+type OfNamespace = BTreeMap<Arc<str>, Arc<Membership>>;
+type MembersInput = (Arc<MeshIndex>, BTreeMap<Arc<str>, Arc<Labels>>, OfNamespace);
+type MemberObjects = (
+    Objects<v1beta2::VirtualNode>,
+    Objects<v1beta2::VirtualService>,
+    Objects<v1beta2::VirtualRouter>,
+    Objects<v1beta2::VirtualGateway>,
+    Objects<v1beta2::GatewayRoute>,
+);
 
 /// Meshes, namespaces, and who belongs to which.
 #[derive(Debug, Default)]
@@ -28,19 +38,22 @@ pub(super) struct MemberMemo {
     drafts: Stage<ObjectRef, Arc<v1beta2::Mesh>, MeshDraft>,
     meshes: Memo<ObjectRef, Arc<MeshDraft>, Arc<Mesh>>,
     index: Once<IndexInput, MeshIndex>,
+    namespaces: Once<MemberObjects, BTreeSet<Arc<str>>>,
     labels: Memo<Arc<str>, Option<Arc<Namespace>>, Arc<Labels>>,
     memberships: Memo<Arc<str>, MembershipInput, Arc<Membership>>,
+    members: Once<MembersInput, Members>,
 }
 
 /// Who belongs to which mesh.
+#[derive(Debug, PartialEq)]
 pub(super) struct Members {
     pub(super) meshes: Arc<MeshIndex>,
     pub(super) labels: BTreeMap<Arc<str>, Arc<Labels>>,
-    of_namespace: BTreeMap<Arc<str>, Arc<Membership>>,
+    of_namespace: OfNamespace,
 }
 
 impl MemberMemo {
-    pub(super) fn turn(&mut self, inputs: &Inputs, findings: &mut Findings) -> Members {
+    pub(super) fn turn(&mut self, inputs: &Inputs, findings: &mut Findings) -> Arc<Members> {
         let objects = inputs
             .meshes
             .iter()
@@ -59,11 +72,19 @@ impl MemberMemo {
             findings.push(Arc::clone(&index.problems));
         }
 
-        let namespaces = namespaces(inputs).into_iter().map(|name| {
-            let object = ObjectRef::new(Kind::Namespace, "", Arc::clone(&name));
-            (name, inputs.namespaces.get(&object).cloned())
+        let objects = (
+            Arc::clone(&inputs.virtual_nodes),
+            Arc::clone(&inputs.virtual_services),
+            Arc::clone(&inputs.virtual_routers),
+            Arc::clone(&inputs.virtual_gateways),
+            Arc::clone(&inputs.gateway_routes),
+        );
+        let namespaces = self.namespaces.turn(objects, namespaces);
+        let pairs = namespaces.iter().map(|name| {
+            let object = ObjectRef::new(Kind::Namespace, "", Arc::clone(name));
+            (Arc::clone(name), inputs.namespaces.get(&object).cloned())
         });
-        let labels = self.labels.turn(namespaces, |name, namespace| {
+        let labels = self.labels.turn(pairs, |name, namespace| {
             namespace_labels(name, namespace.as_deref())
         });
         let pairs = labels
@@ -72,16 +93,21 @@ impl MemberMemo {
         let of_namespace = self.memberships.turn(pairs, |_, (labels, index)| {
             index.membership.of_namespace(labels)
         });
-        Members {
-            meshes: index,
-            labels,
-            of_namespace,
-        }
+        self.members.turn(
+            (index, labels, of_namespace),
+            |(meshes, labels, members)| Members {
+                meshes: Arc::clone(meshes),
+                labels: labels.clone(),
+                of_namespace: members.clone(),
+            },
+        )
     }
 }
 
 /// The namespaces that members of meshes live in.
-fn namespaces(inputs: &Inputs) -> BTreeSet<Arc<str>> {
+fn namespaces(
+    (nodes, services, routers, gateways, gateway_routes): &MemberObjects,
+) -> BTreeSet<Arc<str>> {
     let mut names = BTreeSet::new();
     let mut add = |objects: &mut dyn Iterator<Item = &ObjectRef>| {
         let mut last: Option<&Arc<str>> = None;
@@ -92,11 +118,11 @@ fn namespaces(inputs: &Inputs) -> BTreeSet<Arc<str>> {
             }
         }
     };
-    add(&mut inputs.virtual_nodes.keys());
-    add(&mut inputs.virtual_services.keys());
-    add(&mut inputs.virtual_routers.keys());
-    add(&mut inputs.virtual_gateways.keys());
-    add(&mut inputs.gateway_routes.keys());
+    add(&mut nodes.keys());
+    add(&mut services.keys());
+    add(&mut routers.keys());
+    add(&mut gateways.keys());
+    add(&mut gateway_routes.keys());
     names
 }
 
@@ -117,5 +143,56 @@ impl Members {
             };
             (object.clone(), (Arc::clone(value), Arc::clone(membership)))
         })
+    }
+}
+
+type Turns<D> = Arc<Turned<ObjectRef, D>>;
+
+/// The stage of the drafts of one kind, skipped as a whole while neither the objects nor the members change.
+#[derive(Debug)]
+pub(super) struct DraftMemo<T, D: Draft> {
+    drafts: Stage<ObjectRef, (Arc<T>, Arc<Membership>), D>,
+    turned: Once<(Objects<T>, Arc<Members>), Turned<ObjectRef, D>>,
+    named: Once<Turns<D>, ByName<D::Name, D>>,
+}
+
+impl<T, D: Draft> Default for DraftMemo<T, D> {
+    fn default() -> Self {
+        Self {
+            drafts: Stage::default(),
+            turned: Once::default(),
+            named: Once::default(),
+        }
+    }
+}
+
+impl<T, D: Draft + PartialEq> DraftMemo<T, D> {
+    pub(super) fn turn(
+        &mut self,
+        objects: &Objects<T>,
+        members: &Arc<Members>,
+        reference: impl Fn(&T) -> Option<&v1beta2::MeshReference>,
+        draft: impl Fn(&ObjectRef, &T, &Membership) -> Checked<D>,
+        findings: &mut Findings,
+    ) -> Arc<ByName<D::Name, D>> {
+        let drafts = &mut self.drafts;
+        let input = (Arc::clone(objects), Arc::clone(members));
+        let turned = self.turned.turn(input, |(objects, members)| {
+            let mut findings = Findings::new();
+            let values = drafts.turn(
+                members.of(objects, reference),
+                |object, (value, membership)| draft(object, value, membership),
+                &mut findings,
+            );
+            Turned { values, findings }
+        });
+        let named = self
+            .named
+            .turn(Arc::clone(&turned), |turned| ByName::new(&turned.values));
+        findings.extend(turned.findings.iter().cloned());
+        if !named.problems.is_empty() {
+            findings.push(Arc::clone(&named.problems));
+        }
+        named
     }
 }

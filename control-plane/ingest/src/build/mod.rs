@@ -20,8 +20,14 @@ use std::{
 
 use evermesh_crds::v1beta2;
 use evermesh_model::{
-    Endpoint, Graph, Memo, ObjectRef, Problem, Reason, ResourceName, ServiceName, VirtualGateway,
-    VirtualNode, VirtualRouter, VirtualService, problem::FieldPath,
+    CloudMapService, CloudMapState, Endpoint, Graph, Memo, ObjectRef, Problem, Reason,
+    ResourceName, ServiceName, VirtualGateway, VirtualNode, VirtualRouter, VirtualService,
+    problem::FieldPath,
+};
+
+use k8s_openapi::api::{
+    core::v1::{Node, Service},
+    discovery::v1::EndpointSlice,
 };
 
 use self::{
@@ -31,9 +37,9 @@ use self::{
 use crate::{
     directory::{ByName, Directory, Face, Name},
     endpoints::EndpointMemo,
-    inputs::Inputs,
+    inputs::{ByOwner, Inputs, Objects},
     mesh::MeshIndex,
-    stage::{Checked, Findings, Once, Problems, Stage, Turned, keep},
+    stage::{Checked, Findings, Once, Problems, Stage, Turned},
 };
 
 /// Drafts of a kind by name.
@@ -64,7 +70,7 @@ pub struct BuildMemo {
     services: ServiceMemo,
     gateways: GatewayMemo,
     endpoints: EndpointMemo,
-    all_endpoints: Arc<BTreeMap<ResourceName, Arc<Vec<Endpoint>>>>,
+    all_endpoints: Once<EndpointParts, Turned<ResourceName, Vec<Endpoint>>>,
     backend_groups: Stage<ObjectRef, Arc<v1beta2::BackendGroup>, ()>,
     graph: Once<GraphParts, Graph>,
     problems: Once<Findings, Arc<[Problem]>>,
@@ -76,7 +82,16 @@ type GraphParts = (
     Values<ServiceName, VirtualService>,
     Values<ResourceName, VirtualRouter>,
     Values<ResourceName, VirtualGateway>,
-    Arc<BTreeMap<ResourceName, Arc<Vec<Endpoint>>>>,
+    Values<ResourceName, Vec<Endpoint>>,
+);
+
+type EndpointParts = (
+    Values<ResourceName, VirtualNode>,
+    Arc<MeshIndex>,
+    ByOwner<EndpointSlice>,
+    Objects<Service>,
+    Objects<Node>,
+    BTreeMap<CloudMapService, Arc<CloudMapState>>,
 );
 
 /// Builds the graph of these inputs. The result depends on nothing else: the memo only saves work.
@@ -98,13 +113,19 @@ pub fn build(inputs: &Inputs, memo: &mut BuildMemo) -> Built {
     let gateways = memo
         .gateways
         .turn(inputs, &members, &service_faces, &mut findings);
-    let endpoints = memo.endpoints.turn(
-        &nodes.values,
-        &members.meshes.by_name,
-        inputs,
-        &mut findings,
+    let parts = (
+        Arc::clone(&nodes),
+        Arc::clone(&members.meshes),
+        Arc::clone(inputs.endpoint_slices.by_owner()),
+        Arc::clone(&inputs.services),
+        Arc::clone(&inputs.nodes),
+        inputs.cloud_map.clone(),
     );
-    let endpoints = keep(&mut memo.all_endpoints, endpoints);
+    let stage = &mut memo.endpoints;
+    let endpoints = memo.all_endpoints.turn(parts, |(nodes, meshes, ..)| {
+        stage.turn(&nodes.values, &meshes.by_name, inputs)
+    });
+    findings.extend(endpoints.findings.iter().cloned());
     let groups = inputs
         .backend_groups
         .iter()
@@ -113,7 +134,7 @@ pub fn build(inputs: &Inputs, memo: &mut BuildMemo) -> Built {
         .turn(groups, |object, _| backend_group(object), &mut findings);
 
     let parts = (
-        members.meshes,
+        Arc::clone(&members.meshes),
         nodes,
         services,
         routers,
@@ -133,7 +154,7 @@ fn assemble((meshes, nodes, services, routers, gateways, endpoints): &GraphParts
         services: services.values.clone(),
         routers: routers.values.clone(),
         gateways: gateways.values.clone(),
-        endpoints: (**endpoints).clone(),
+        endpoints: endpoints.values.clone(),
     }
 }
 
@@ -166,10 +187,4 @@ where
         .map(|(name, value)| (name.clone(), Arc::clone(value)));
     let faces = faces.turn(values, |_, value| face(value));
     Directory::new(faces.values())
-}
-
-fn report<N: Ord, T>(named: &ByName<N, T>, findings: &mut Findings) {
-    if !named.problems.is_empty() {
-        findings.push(Arc::clone(&named.problems));
-    }
 }

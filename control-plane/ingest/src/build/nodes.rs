@@ -1,23 +1,21 @@
 //! The stages of virtual nodes: drafts and faces first, backends when the services are known.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeSet, sync::Arc};
 
 use evermesh_crds::v1beta2;
 use evermesh_model::{Memo, ObjectRef, ResourceName, VirtualNode};
 
-use super::{Drafts, Faces, ServiceFaces, Values, directory, members::Members, report};
+use super::{
+    Drafts, Faces, ServiceFaces, Values, directory,
+    members::{DraftMemo, Members},
+};
 use crate::{
-    directory::{ByName, Directory, Face},
+    directory::{Directory, Face},
     inputs::Inputs,
-    membership::Membership,
     node::{self, NodeDraft, NodeFinds},
     stage::{Findings, Once, Stage, Turned},
 };
 
-type DraftInput = (Arc<v1beta2::VirtualNode>, Arc<Membership>);
 type FindInput = (Arc<NodeDraft>, ServiceFaces, Arc<BTreeSet<ObjectRef>>);
 type TurnInput = (
     Drafts<ResourceName, NodeDraft>,
@@ -28,8 +26,7 @@ type TurnInput = (
 /// The memory of these stages.
 #[derive(Debug, Default)]
 pub(super) struct NodeMemo {
-    drafts: Stage<ObjectRef, DraftInput, NodeDraft>,
-    named: Once<BTreeMap<ObjectRef, Arc<NodeDraft>>, ByName<ResourceName, NodeDraft>>,
+    drafts: DraftMemo<v1beta2::VirtualNode, NodeDraft>,
     faces: Memo<ResourceName, Arc<NodeDraft>, Arc<Face<ResourceName>>>,
     directory: Once<Drafts<ResourceName, NodeDraft>, Directory<ResourceName>>,
     with_slices: Arc<BTreeSet<ObjectRef>>,
@@ -42,17 +39,16 @@ impl NodeMemo {
     pub(super) fn draft(
         &mut self,
         inputs: &Inputs,
-        members: &Members,
+        members: &Arc<Members>,
         findings: &mut Findings,
     ) -> (Drafts<ResourceName, NodeDraft>, Faces) {
-        let objects = members.of(&inputs.virtual_nodes, |node| node.spec.mesh_ref.as_ref());
-        let drafts = self.drafts.turn(
-            objects,
-            |object, (node, membership)| node::draft(object, node, membership),
+        let named = self.drafts.turn(
+            &inputs.virtual_nodes,
+            members,
+            |node| node.spec.mesh_ref.as_ref(),
+            node::draft,
             findings,
         );
-        let named = self.named.turn(drafts, ByName::new);
-        report(&named, findings);
         let faces = &mut self.faces;
         let directory = self.directory.turn(Arc::clone(&named), |named| {
             directory(faces, &named.values, NodeDraft::face)

@@ -5,31 +5,41 @@ use std::{collections::BTreeMap, sync::Arc};
 use evermesh_crds::{extension, v1beta2};
 use evermesh_model::{Memo, ObjectRef, ResourceName, VirtualRouter};
 
-use super::{Drafts, Faces, Values, directory, members::Members, report};
+use super::{
+    Drafts, Faces, Values, directory,
+    members::{DraftMemo, Members},
+};
 use crate::{
-    directory::{ByName, Directory, Face},
-    inputs::{Inputs, Owned},
-    membership::Membership,
+    directory::{Directory, Face},
+    inputs::{ByOwner, Inputs, Owned},
     route::{self, RouteDraft},
     router::{self, RouterDraft},
     stage::{Checked, Findings, Once, Problems, Stage, Turned},
 };
 
-type DraftInput = (Arc<v1beta2::VirtualRouter>, Arc<Membership>);
 /// `Route` objects by the router they belong to.
 type RouteGroups = BTreeMap<ObjectRef, Vec<Arc<RouteDraft>>>;
 type FindInput = (Arc<RouterDraft>, Vec<Arc<RouteDraft>>, Faces);
 type Finds = Memo<ResourceName, FindInput, Arc<route::Nodes>>;
 type ResolveInput = (Arc<RouterDraft>, Vec<Arc<RouteDraft>>, Arc<route::Nodes>);
 type Resolved = Stage<ResourceName, ResolveInput, VirtualRouter>;
-type TurnInput = (Drafts<ResourceName, RouterDraft>, RouteGroups, Faces);
+type TurnInput = (Drafts<ResourceName, RouterDraft>, Arc<Grouped>, Faces);
+
+type Routes = Stage<(ObjectRef, ObjectRef), Arc<extension::Route>, RouteDraft>;
+
+/// All `Route` objects that can be read, and the problems of all.
+#[derive(Debug, PartialEq)]
+struct Grouped {
+    groups: RouteGroups,
+    findings: Findings,
+}
 
 /// The memory of these stages.
 #[derive(Debug, Default)]
 pub(super) struct RouterMemo {
-    routes: Stage<(ObjectRef, ObjectRef), Arc<extension::Route>, RouteDraft>,
-    drafts: Stage<ObjectRef, DraftInput, RouterDraft>,
-    named: Once<BTreeMap<ObjectRef, Arc<RouterDraft>>, ByName<ResourceName, RouterDraft>>,
+    routes: Routes,
+    grouped: Once<ByOwner<extension::Route>, Grouped>,
+    drafts: DraftMemo<v1beta2::VirtualRouter, RouterDraft>,
     finds: Finds,
     resolved: Resolved,
     turned: Once<TurnInput, Turned<ResourceName, VirtualRouter>>,
@@ -42,25 +52,29 @@ impl RouterMemo {
     pub(super) fn turn(
         &mut self,
         inputs: &Inputs,
-        members: &Members,
+        members: &Arc<Members>,
         nodes: &Faces,
         findings: &mut Findings,
     ) -> (Values<ResourceName, VirtualRouter>, Faces) {
-        let objects = members.of(&inputs.virtual_routers, |router| {
-            router.spec.mesh_ref.as_ref()
-        });
-        let drafts = self.drafts.turn(
-            objects,
-            |object, (router, membership)| router::draft(object, router, membership),
+        let named = self.drafts.turn(
+            &inputs.virtual_routers,
+            members,
+            |router| router.spec.mesh_ref.as_ref(),
+            router::draft,
             findings,
         );
-        let named = self.named.turn(drafts, ByName::new);
-        report(&named, findings);
-        let groups = self.groups(&inputs.routes, findings);
+        let routes = &mut self.routes;
+        let by_router = inputs.routes.by_owner();
+        let grouped = self
+            .grouped
+            .turn(Arc::clone(by_router), |by_router| group(by_router, routes));
+        findings.extend(grouped.findings.iter().cloned());
         let (finds, resolved) = (&mut self.finds, &mut self.resolved);
         let turned = self.turned.turn(
-            (named, groups, Arc::clone(nodes)),
-            |(named, groups, nodes)| resolve_routers(named, groups, nodes, finds, resolved),
+            (named, grouped, Arc::clone(nodes)),
+            |(named, grouped, nodes)| {
+                resolve_routers(named, &grouped.groups, nodes, finds, resolved)
+            },
         );
         findings.extend(turned.findings.iter().cloned());
         let faces = &mut self.faces;
@@ -69,27 +83,6 @@ impl RouterMemo {
         });
         self.report_orphans(&inputs.routes, &directory, findings);
         (turned, directory)
-    }
-
-    fn groups(&mut self, routes: &Owned<extension::Route>, findings: &mut Findings) -> RouteGroups {
-        let objects = routes.by_owner().iter().flat_map(|(router, routes)| {
-            routes
-                .iter()
-                .map(|(object, route)| ((router.clone(), object.clone()), Arc::clone(route)))
-        });
-        let drafts = self.routes.turn(
-            objects,
-            |(_, object), route| route::draft(object, route),
-            findings,
-        );
-        let mut groups: Vec<(ObjectRef, Vec<Arc<RouteDraft>>)> = Vec::new();
-        for ((router, _), draft) in drafts {
-            match groups.last_mut() {
-                Some((last, group)) if *last == router => group.push(draft),
-                _ => groups.push((router, vec![draft])),
-            }
-        }
-        groups.into_iter().collect()
     }
 
     /// `Route` objects whose router is not there. Both sides come in order.
@@ -124,6 +117,32 @@ impl RouterMemo {
     }
 }
 
+/// Reads all `Route` objects.
+fn group(by_router: &ByOwner<extension::Route>, routes: &mut Routes) -> Grouped {
+    let objects = by_router.iter().flat_map(|(router, routes)| {
+        routes
+            .iter()
+            .map(|(object, route)| ((router.clone(), object.clone()), Arc::clone(route)))
+    });
+    let mut findings = Findings::new();
+    let drafts = routes.turn(
+        objects,
+        |(_, object), route| route::draft(object, route),
+        &mut findings,
+    );
+    let mut groups: Vec<(ObjectRef, Vec<Arc<RouteDraft>>)> = Vec::new();
+    for ((router, _), draft) in drafts {
+        match groups.last_mut() {
+            Some((last, group)) if *last == router => group.push(draft),
+            _ => groups.push((router, vec![draft])),
+        }
+    }
+    Grouped {
+        groups: groups.into_iter().collect(),
+        findings,
+    }
+}
+
 fn resolve_routers(
     named: &Drafts<ResourceName, RouterDraft>,
     groups: &RouteGroups,
@@ -131,19 +150,25 @@ fn resolve_routers(
     finds: &mut Finds,
     resolved: &mut Resolved,
 ) -> Turned<ResourceName, VirtualRouter> {
-    let routes = |draft: &RouterDraft| groups.get(draft.object()).cloned().unwrap_or_default();
-    let inputs = named.values.iter().map(|(name, draft)| {
-        let input = (Arc::clone(draft), routes(draft), Arc::clone(nodes));
-        (name.clone(), input)
+    let work: Vec<_> = named
+        .values
+        .iter()
+        .map(|(name, draft)| {
+            let routes = groups.get(draft.object()).cloned().unwrap_or_default();
+            (name, draft, routes)
+        })
+        .collect();
+    let inputs = work.iter().map(|(name, draft, routes)| {
+        let input = (Arc::clone(draft), routes.clone(), Arc::clone(nodes));
+        ((*name).clone(), input)
     });
     let finds = finds.turn(inputs, |_, (draft, routes, nodes)| {
         router::find(draft, routes, nodes)
     });
-    let inputs = named
-        .values
-        .values()
+    let inputs = work
+        .into_iter()
         .zip(finds)
-        .map(|(draft, (name, finds))| (name, (Arc::clone(draft), routes(draft), finds)));
+        .map(|((_, draft, routes), (name, finds))| (name, (Arc::clone(draft), routes, finds)));
     let mut findings = Findings::new();
     let values = resolved.turn(
         inputs,

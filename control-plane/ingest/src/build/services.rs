@@ -1,28 +1,28 @@
 //! The stages of virtual services.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use evermesh_crds::v1beta2;
-use evermesh_model::{Memo, ObjectRef, ResourceName, ServiceName, VirtualService};
+use evermesh_model::{Memo, ResourceName, ServiceName, VirtualService};
 
-use super::{Drafts, Faces, ServiceFaces, Values, directory, members::Members, report};
+use super::{
+    Drafts, Faces, ServiceFaces, Values, directory,
+    members::{DraftMemo, Members},
+};
 use crate::{
-    directory::{ByName, Directory, Face, Found},
+    directory::{Directory, Face, Found},
     inputs::Inputs,
-    membership::Membership,
     service::{self, ServiceDraft},
     stage::{Findings, Once, Stage, Turned},
 };
 
-type DraftInput = (Arc<v1beta2::VirtualService>, Arc<Membership>);
 type Provider = Option<Found<ResourceName>>;
 type TurnInput = (Drafts<ServiceName, ServiceDraft>, Faces, Faces);
 
 /// The memory of these stages.
 #[derive(Debug, Default)]
 pub(super) struct ServiceMemo {
-    drafts: Stage<ObjectRef, DraftInput, ServiceDraft>,
-    named: Once<BTreeMap<ObjectRef, Arc<ServiceDraft>>, ByName<ServiceName, ServiceDraft>>,
+    drafts: DraftMemo<v1beta2::VirtualService, ServiceDraft>,
     finds: Memo<ServiceName, (Arc<ServiceDraft>, Faces, Faces), Arc<Provider>>,
     resolved: Stage<ServiceName, (Arc<ServiceDraft>, Arc<Provider>), VirtualService>,
     turned: Once<TurnInput, Turned<ServiceName, VirtualService>>,
@@ -34,20 +34,17 @@ impl ServiceMemo {
     pub(super) fn turn(
         &mut self,
         inputs: &Inputs,
-        members: &Members,
+        members: &Arc<Members>,
         (nodes, routers): (&Faces, &Faces),
         findings: &mut Findings,
     ) -> (Values<ServiceName, VirtualService>, ServiceFaces) {
-        let objects = members.of(&inputs.virtual_services, |service| {
-            service.spec.mesh_ref.as_ref()
-        });
-        let drafts = self.drafts.turn(
-            objects,
-            |object, (service, membership)| service::draft(object, service, membership),
+        let named = self.drafts.turn(
+            &inputs.virtual_services,
+            members,
+            |service| service.spec.mesh_ref.as_ref(),
+            service::draft,
             findings,
         );
-        let named = self.named.turn(drafts, ByName::new);
-        report(&named, findings);
         let (finds, resolved) = (&mut self.finds, &mut self.resolved);
         let turned = self.turned.turn(
             (named, Arc::clone(nodes), Arc::clone(routers)),
