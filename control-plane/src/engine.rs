@@ -37,7 +37,7 @@ use crate::{
 const DRAINED: usize = 4096;
 
 /// The result of the newest turn, for whoever wants to look.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Published {
     /// The graph of the last full turn.
     pub graph: Arc<Graph>,
@@ -47,18 +47,6 @@ pub struct Published {
     pub problems: Arc<[Problem]>,
     /// What is still to come before the first commit; empty from then on.
     pub waiting_for: Vec<String>,
-}
-
-impl Default for Published {
-    /// Before the first turn.
-    fn default() -> Self {
-        Self {
-            graph: Arc::default(),
-            endpoints: BTreeMap::new(),
-            problems: Arc::default(),
-            waiting_for: vec!["the first turn".to_owned()],
-        }
-    }
 }
 
 /// Where the engine's results go.
