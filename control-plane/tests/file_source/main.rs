@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use evermesh::source::file;
+use evermesh::source::{Change, file};
 use evermesh_model::{ObjectRef, Reason};
 use notify::{EventKind, RecursiveMode, Watcher, event::AccessKind};
 use running::{AT_ONCE, Source, folder, has, name, service, write};
@@ -388,16 +388,23 @@ async fn renames_and_rewrites_never_take_an_object_away() {
     assert_eq!(source.history, vec![format!("+{}", name("a")); 3]);
 
     // Another name for the same manifest, and another folder for it.
-    fs::rename(dir.path().join("a.yaml"), dir.path().join("b.yaml")).unwrap();
-    source.is_silent().await;
     write(dir.path(), "sub/c.yaml", service("c", "v1"));
     source
         .until("watched", |source| has(source, "c", "v1"))
         .await;
-    fs::rename(dir.path().join("b.yaml"), dir.path().join("sub/b.yaml")).unwrap();
-    source.is_silent().await;
-    fs::rename(dir.path().join("sub"), dir.path().join("other")).unwrap();
-    source.is_silent().await;
+    for (from, to, origin) in [
+        ("a.yaml", "b.yaml", "b.yaml#1"),
+        ("b.yaml", "sub/b.yaml", "sub/b.yaml#1"),
+        ("sub", "other", "other/b.yaml#1"),
+    ] {
+        fs::rename(dir.path().join(from), dir.path().join(to)).unwrap();
+        source
+            .until(origin, |source| *source.origins[&name("a")] == *origin)
+            .await;
+        source.is_silent().await;
+        assert_eq!(source.reasons(), []);
+    }
+    assert!(source.history.iter().all(|change| change.starts_with('+')));
     write(dir.path(), "other/b.yaml", service("a", "v5"));
     source
         .until("followed", |source| has(source, "a", "v5"))
@@ -678,10 +685,21 @@ async fn reads_once_as_it_would_serve() {
         service("a", "v1").replace("spec: {", "spec: { colour: red,"),
     );
     write(dir.path(), "b.yaml", "{");
-    let (objects, problems) = file::read_once(dir.path());
-    assert_eq!(objects.len(), 1);
-    let reasons: Vec<_> = problems.iter().map(|problem| problem.reason).collect();
-    assert_eq!(reasons, [Reason::UnknownField, Reason::InvalidYaml]);
-    let (_, problems) = file::read_once(&dir.path().join("nowhere"));
-    assert_eq!(problems[0].reason, Reason::Unreadable);
+    let changes = file::read_once(dir.path());
+    assert!(
+        matches!(&changes[0], Change::Object { origin: Some(origin), .. } if &**origin == "a.yaml#1")
+    );
+    let reasons = |changes: &[Change]| -> Vec<_> {
+        let problems = changes.iter().filter_map(|change| match change {
+            Change::Problems { problems, .. } => Some(problems),
+            _ => None,
+        });
+        problems.flatten().map(|problem| problem.reason).collect()
+    };
+    assert_eq!(
+        reasons(&changes),
+        [Reason::UnknownField, Reason::InvalidYaml]
+    );
+    let nowhere = file::read_once(&dir.path().join("nowhere"));
+    assert_eq!(reasons(&nowhere), [Reason::Unreadable]);
 }

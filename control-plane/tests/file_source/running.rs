@@ -30,6 +30,8 @@ pub(crate) struct Source {
     batches: Receiver<Batch>,
     /// The objects, as text that shows their content.
     pub(crate) objects: BTreeMap<String, String>,
+    /// Where each was read.
+    pub(crate) origins: BTreeMap<String, Arc<str>>,
     pub(crate) problems: BTreeMap<Arc<str>, Vec<Problem>>,
     /// Every object change in order: `+` or `-` and the name.
     pub(crate) history: Vec<String>,
@@ -54,6 +56,7 @@ impl Source {
         Self {
             batches,
             objects: BTreeMap::new(),
+            origins: BTreeMap::new(),
             problems: BTreeMap::new(),
             history: Vec::new(),
             is_synced: false,
@@ -65,10 +68,18 @@ impl Source {
     pub(crate) fn apply(&mut self, batch: Batch) {
         for change in batch.changes {
             match change {
-                Change::Object { object, value } => {
+                Change::Object {
+                    object,
+                    origin,
+                    value,
+                } => {
                     let name = object.to_string();
                     let sign = if value.is_some() { '+' } else { '-' };
                     self.history.push(format!("{sign}{name}"));
+                    match origin {
+                        Some(origin) => self.origins.insert(name.clone(), origin),
+                        None => self.origins.remove(&name),
+                    };
                     match value {
                         Some(value) => self.objects.insert(name, format!("{value:?}")),
                         None => self.objects.remove(&name),

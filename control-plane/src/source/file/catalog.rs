@@ -23,8 +23,8 @@ pub(super) struct Catalog {
     files: BTreeMap<Arc<str>, File>,
     /// The files that hold an object; the first counts.
     holders: BTreeMap<ObjectRef, BTreeSet<Arc<str>>>,
-    /// What the engine knows: content and origin.
-    told_objects: BTreeMap<ObjectRef, (u64, Arc<str>)>,
+    /// What the engine knows, with the origins.
+    told_objects: BTreeMap<ObjectRef, (Arc<Item>, Arc<str>)>,
     told_problems: BTreeMap<Arc<str>, Vec<Problem>>,
     /// What may differ from it by now.
     touched_objects: BTreeSet<ObjectRef>,
@@ -125,23 +125,31 @@ impl Catalog {
     }
 
     fn object_change(&mut self, object: ObjectRef) -> Option<Change> {
-        let first = self.first(&object).map(|(path, held)| {
-            let origin = format!("{path}#{}", held.place.0).into();
-            (Arc::clone(&held.item), origin)
-        });
-        let now = first
-            .as_ref()
-            .map(|(item, origin)| (item.fingerprint, Arc::clone(origin)));
-        let told = match now.clone() {
-            Some(now) => self.told_objects.insert(object.clone(), now),
-            None => self.told_objects.remove(&object),
+        let Some((path, held)) = self.first(&object) else {
+            return self.told_objects.remove(&object).map(|_| Change::Object {
+                object,
+                origin: None,
+                value: None,
+            });
         };
-        let (item, origin) = first.unzip();
-        let value = item.and_then(|item| item.object.clone());
-        (told != now).then(|| Change::Object {
+        let origin: Arc<str> = format!("{path}#{}", held.place.0).into();
+        let item = match self.told_objects.get(&object) {
+            Some((told, place)) if told.fingerprint == held.item.fingerprint => {
+                if *place == origin {
+                    return None;
+                }
+                // It only moved: whoever has the one told before sees that nothing else changed.
+                Arc::clone(told)
+            }
+            _ => Arc::clone(&held.item),
+        };
+        let value = item.object.clone().map(|(_, value)| value);
+        let told = (item, Arc::clone(&origin));
+        self.told_objects.insert(object.clone(), told);
+        Some(Change::Object {
             object,
-            origin,
-            value: value.map(|(_, value)| value),
+            origin: Some(origin),
+            value,
         })
     }
 
@@ -257,4 +265,40 @@ fn in_list(mut problem: Problem, index: usize) -> Problem {
         item.field(problem.field.as_str())
     };
     problem
+}
+
+#[cfg(test)]
+mod tests {
+    use evermesh_ingest::object::Object;
+
+    use super::*;
+    use crate::source::file::document::Format;
+
+    fn told(changes: Vec<Change>) -> Vec<(String, Arc<evermesh_crds::v1beta2::Mesh>)> {
+        let told = changes.into_iter().filter_map(|change| match change {
+            Change::Object {
+                origin,
+                value: Some(Object::Mesh(mesh)),
+                ..
+            } => Some((origin?.to_string(), mesh)),
+            _ => None,
+        });
+        told.collect()
+    }
+
+    #[test]
+    fn what_only_moved_is_the_one_that_was_told() {
+        let text =
+            b"apiVersion: appmesh.k8s.aws/v1beta2\nkind: Mesh\nmetadata: { name: m }\nspec: {}\n";
+        let read = || Manifest::read(Format::Yaml, text, &Manifest::default()).unwrap();
+        let mut catalog = Catalog::default();
+        catalog.put(&"b.yaml".into(), read());
+        let first = told(catalog.changes());
+        catalog.put(&"a.yaml".into(), read());
+        let second = told(catalog.changes());
+        assert_eq!((&*first[0].0, &*second[0].0), ("b.yaml#1", "a.yaml#1"));
+        assert!(Arc::ptr_eq(&first[0].1, &second[0].1));
+        catalog.put(&"a.yaml".into(), read());
+        assert!(catalog.changes().is_empty());
+    }
 }
