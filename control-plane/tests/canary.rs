@@ -2,6 +2,8 @@
 //!
 //! Needs the binary `evermesh-test-app`: `cargo test --workspace` builds it, `cargo build --bins` otherwise.
 
+#![allow(clippy::unwrap_used)] // what fails here fails a test
+
 use std::time::Duration;
 
 use evermesh_testkit::{
