@@ -37,7 +37,9 @@ check: setup ## What a reviewer checks by machine: format, lints, dependencies, 
 	@cargo deny --locked check bans licenses sources
 	@cargo deny --locked check advisories || echo 'warning: advisories, see above'
 
-bench: setup ## The benchmarks
+bench: setup ## The benchmarks: a change to twenty real Envoys, then each crate's own (the first build takes long)
+	@cargo build --release --locked -p evermesh -p evermesh-testkit --bins
+	@target/release/evermesh-bench
 	@cargo bench --workspace --locked
 
 # Installs what is missing and fetches every crate, also the one that is only unpacked (see proto/build.rs).

@@ -36,6 +36,9 @@ use crate::{
 /// Changes taken in before a turn; what is beyond waits for the next.
 const DRAINED: usize = 4096;
 
+/// Origins that the span of a change names; a first read may have thousands.
+const ORIGINS_SHOWN: usize = 3;
+
 /// The result of the newest turn, for whoever wants to look.
 #[derive(Debug, Default)]
 pub struct Published {
@@ -183,7 +186,8 @@ impl Engine {
         let started = Instant::now();
         let span = info_span!(
             "change",
-            origins = ?work.origins,
+            origins = ?work.origins.iter().take(ORIGINS_SHOWN).collect::<Vec<_>>(),
+            more = work.origins.len().saturating_sub(ORIGINS_SHOWN),
             acked_ms = tracing::field::Empty,
             rejected = tracing::field::Empty,
         );

@@ -4,7 +4,10 @@ use anyhow::Context;
 use opentelemetry::trace::TracerProvider;
 use opentelemetry_otlp::WithExportConfig;
 use opentelemetry_sdk::{Resource, trace::SdkTracerProvider};
-use tracing_subscriber::{EnvFilter, Layer, layer::SubscriberExt, util::SubscriberInitExt};
+use tracing::Level;
+use tracing_subscriber::{
+    EnvFilter, Layer, filter::Targets, layer::SubscriberExt, util::SubscriberInitExt,
+};
 
 use crate::args::{LogFormat, TelemetryArgs};
 
@@ -45,9 +48,13 @@ pub fn install(args: &TelemetryArgs) -> anyhow::Result<Guard> {
         .as_deref()
         .map(tracer_provider)
         .transpose()?;
-    let traces = provider
-        .as_ref()
-        .map(|provider| tracing_opentelemetry::layer().with_tracer(provider.tracer("evermesh")));
+    // Our own spans alone: those of HTTP/2 would include the exporter's, which would be exported in turn.
+    let ours = Targets::new().with_target("evermesh", Level::INFO);
+    let traces = provider.as_ref().map(|provider| {
+        tracing_opentelemetry::layer()
+            .with_tracer(provider.tracer("evermesh"))
+            .with_filter(ours)
+    });
     tracing_subscriber::registry()
         .with(traces)
         .with(log.with_filter(filter))
