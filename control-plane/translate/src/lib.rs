@@ -1,6 +1,6 @@
 //! Graph to Envoy configuration.
 //!
-//! [`derive`] rebuilds everything at every turn and recomputes nothing: each stage is a pure function over shared
+//! [`derive()`] rebuilds everything at every turn and recomputes nothing: each stage is a pure function over shared
 //! inputs, and a memo hands out the last output where no input is new. The stages, from what changes seldom to
 //! what changes with every shifted weight:
 //!
