@@ -223,7 +223,7 @@ proptest! {
     fn every_name_leads_somewhere(changes in changes()) {
         let graph = history(&changes, |_| ());
         let derived = derive(&graph, &mut DeriveMemo::default());
-        check::consistent(&derived);
+        check::consistent(&graph, &derived);
         for resource in derived.resources.values() {
             prop_assert_eq!(resource.version, evermesh_proto::Version::of(&resource.body));
         }
@@ -232,9 +232,10 @@ proptest! {
 
 #[test]
 fn a_large_graph_is_consistent() {
-    let derived = derive(&builders::large(12), &mut DeriveMemo::default());
+    let graph = builders::large(12);
+    let derived = derive(&graph, &mut DeriveMemo::default());
     assert_eq!(derived.views.len(), 12);
-    check::consistent(&derived);
+    check::consistent(&graph, &derived);
 }
 
 #[test]

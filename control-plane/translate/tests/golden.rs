@@ -36,7 +36,7 @@ struct Out<'a> {
 #[test]
 fn golden() {
     each_case(|folder, case| {
-        check::consistent(&case.derived);
+        check::consistent(&case.built.graph, &case.derived);
         for (name, endpoints) in &case.built.graph.endpoints {
             for (key, resource) in load_assignments(&case.built.graph.nodes[name], endpoints) {
                 assert_eq!(
@@ -131,7 +131,7 @@ fn each_case(check: impl Fn(&Path, Case)) {
 
 fn served(derived: &Derived, view: &View) -> Served {
     let mut served = Served::default();
-    for resource in check::resources(derived, view) {
+    for (_, resource) in check::resources(derived, view) {
         let of_kind = match resource.kind {
             ResourceType::Cluster => &mut served.clusters,
             ResourceType::Endpoint => &mut served.endpoints,
@@ -158,17 +158,14 @@ fn text(key: &Key) -> String {
 }
 
 fn resources(derived: &Derived, view: &View) -> Vec<(String, Value)> {
-    let resources = check::resources(derived, view);
-    let texts = view.keys().iter().map(text);
-    texts
-        .zip(resources)
-        .map(|(text, resource)| {
+    check::resources(derived, view)
+        .map(|(key, resource)| {
             let out = json!({
                 "body": check::json(resource),
                 "needs": resource.needs.iter().map(ToString::to_string).collect::<Vec<_>>(),
                 "origins": resource.origins.iter().map(ToString::to_string).collect::<Vec<_>>(),
             });
-            (text, out)
+            (text(key), out)
         })
         .collect()
 }

@@ -2,27 +2,32 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
+use evermesh_model::Graph;
 use evermesh_proto::{
-    Resource, ResourceType, View,
+    Key, Resource, ResourceType, View,
     cluster::{Cluster, cluster::ClusterDiscoveryType, cluster::DiscoveryType},
     endpoint::ClusterLoadAssignment,
     json,
     listener::Listener,
     route::RouteConfiguration,
 };
-use evermesh_translate::Derived;
+use evermesh_translate::{Derived, load_assignments};
 use prost::Message;
 use serde_json::Value;
 
-/// The resources of a view, in its order.
-pub fn resources<'a>(derived: &'a Derived, view: &View) -> Vec<&'a Arc<Resource>> {
-    view.keys()
-        .iter()
-        .map(|key| {
-            let found = derived.resources.get(key);
-            found.unwrap_or_else(|| panic!("{key:?} is in a view and does not exist"))
-        })
-        .collect()
+/// The resources of a view, in its order. Endpoints of which nothing is known yet have a name there, and no resource.
+pub fn resources<'a>(
+    derived: &'a Derived,
+    view: &'a View,
+) -> impl Iterator<Item = (&'a Key, &'a Arc<Resource>)> {
+    view.keys().iter().filter_map(|key| {
+        let found = derived.resources.get(key);
+        assert!(
+            found.is_some() || key.kind == ResourceType::Endpoint,
+            "{key:?} is in a view and does not exist"
+        );
+        Some((key, found?))
+    })
 }
 
 /// A resource as protobuf JSON.
@@ -30,9 +35,19 @@ pub fn json(resource: &Resource) -> Value {
     json::encoded_to_json(resource.kind.message_name(), &resource.body).unwrap()
 }
 
-/// Panics unless everything that the resources of each view name is in that view, and what they name is what they
-/// say they need.
-pub fn consistent(derived: &Derived) {
+/// Panics unless everything that the resources of each view name is in that view, what they name is what they say
+/// they need, and there are load assignments for just the nodes whose endpoints are known.
+pub fn consistent(graph: &Graph, derived: &Derived) {
+    let known = graph.endpoints.iter().flat_map(|(name, endpoints)| {
+        let node = graph.nodes.get(name);
+        node.map(|node| load_assignments(node, endpoints))
+    });
+    let known: BTreeSet<Key> = known.flatten().map(|(key, _)| key).collect();
+    let keys = derived.resources.keys().cloned();
+    let served: BTreeSet<Key> = keys
+        .filter(|key| key.kind == ResourceType::Endpoint)
+        .collect();
+    assert_eq!(served, known);
     for (name, view) in &derived.views {
         let names = |kind| -> BTreeSet<String> {
             let keys = view.of_type(kind).iter();
@@ -41,7 +56,7 @@ pub fn consistent(derived: &Derived) {
         let clusters = names(ResourceType::Cluster);
         let mut assignments = BTreeSet::new();
         let mut routes = BTreeSet::new();
-        for resource in resources(derived, view) {
+        for (_, resource) in resources(derived, view) {
             let place = format!("{name}: {}", resource.name);
             assert!(resource.needs.is_sorted(), "{place}: {:?}", resource.needs);
             assert!(
