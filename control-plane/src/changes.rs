@@ -46,9 +46,11 @@ pub struct Commit {
     pub noticed: Instant,
     /// What the source saw: files, Cloud Map services.
     pub origins: Vec<Arc<str>>,
-    /// Resources that existed before and have another content now.
-    pub changed: Vec<(Key, Version)>,
-    /// How many answers that will bring: one for each changed resource and stream that holds it.
+    /// Resources that are new or have another content.
+    pub resources: usize,
+    /// Those of them that some stream watches.
+    pub awaited: Vec<(Key, Version)>,
+    /// How many answers that will bring: one for each of these and stream that watches it.
     pub deliveries: usize,
     /// The trace of the change; closed with the last answer.
     pub span: Span,
@@ -63,9 +65,9 @@ pub struct Change {
     pub at_ms: f64,
     /// What the source saw.
     pub origins: Vec<Arc<str>>,
-    /// Resources with another content.
+    /// Resources that are new or have another content.
     pub resources: usize,
-    /// Answers expected: one for each of these resources and stream that holds it.
+    /// Answers expected: one for each of these resources and stream that watches it.
     pub deliveries: usize,
     /// Answers that came, refusals among them.
     pub answered: usize,
@@ -153,7 +155,7 @@ impl Tracker {
             id: self.last_id,
             at_ms: since_1970.as_secs_f64() * 1e3,
             origins: commit.origins,
-            resources: commit.changed.len(),
+            resources: commit.resources,
             deliveries: commit.deliveries,
             answered: 0,
             rejected: 0,
@@ -164,7 +166,7 @@ impl Tracker {
             self.open.push_back(Open {
                 change,
                 noticed: commit.noticed,
-                versions: commit.changed.into_iter().collect(),
+                versions: commit.awaited.into_iter().collect(),
                 answered: BTreeSet::new(),
                 last: commit.noticed,
                 span: commit.span,

@@ -2,7 +2,7 @@
 //!
 //! It runs on a thread of its own. There is no timer: it takes whatever is queued, runs one turn over all
 //! of it and commits; under load the batch grows by itself, at rest a change leaves at once. A turn is
-//! `ingest::build` and `translate::derive`, both pure; when nothing but endpoints changed it is the short
+//! `ingest::build` and `translate::derive_changes`, both pure; when nothing but endpoints changed it is the short
 //! cut, which remakes their `ClusterLoadAssignment`s alone and comes to the same bytes.
 //!
 //! **Nothing is committed before every source has been read once and Cloud Map has answered for every
@@ -21,8 +21,7 @@ use evermesh_model::{
     CloudMapService, CloudMapState, Endpoint, Graph, ObjectRef, Problem, ResourceName,
     endpoint::CloudMapFailure,
 };
-use evermesh_proto::{Key, Resource};
-use evermesh_translate::{DeriveMemo, Derived};
+use evermesh_translate::{Changes, DeriveMemo};
 use evermesh_xds::Store;
 use tokio::sync::{mpsc, watch};
 use tracing::{Span, info_span};
@@ -72,7 +71,6 @@ pub struct Engine {
     build: BuildMemo,
     derive: DeriveMemo,
     built: Built,
-    derived: Derived,
     users: BTreeMap<CloudMapService, Vec<ResourceName>>,
     /// Endpoints newer than those of `built.graph`.
     endpoints: BTreeMap<ResourceName, Arc<Vec<Endpoint>>>,
@@ -108,7 +106,6 @@ impl Engine {
                 graph: Arc::default(),
                 problems: Arc::default(),
             },
-            derived: Derived::default(),
             users: BTreeMap::new(),
             endpoints: BTreeMap::new(),
             source_problems: BTreeMap::new(),
@@ -227,11 +224,9 @@ impl Engine {
         if !self.waiting_for().is_empty() {
             return;
         }
-        let derived = info_span!("derive")
-            .in_scope(|| evermesh_translate::derive(&self.built.graph, &mut self.derive));
-        let difference = Difference::between(&self.derived, &derived);
-        self.derived = derived;
-        self.commit(difference, noticed, origins, span);
+        let changes = info_span!("derive")
+            .in_scope(|| evermesh_translate::derive_changes(&self.built.graph, &mut self.derive));
+        self.commit(changes, noticed, origins, span);
     }
 
     /// The short cut: the endpoints of the nodes that use these services, and nothing else.
@@ -243,7 +238,7 @@ impl Engine {
         span: &Span,
     ) {
         let graph = Arc::clone(&self.built.graph);
-        let mut difference = Difference::default();
+        let mut changes = Changes::default();
         let nodes = services
             .iter()
             .filter_map(|service| self.users.get(service))
@@ -256,46 +251,44 @@ impl Engine {
             let Some(endpoints) = evermesh_ingest::endpoints(node, mesh, &self.inputs) else {
                 continue;
             };
-            for (key, resource) in evermesh_translate::load_assignments(node, &endpoints) {
-                let last = self.derived.resources.get(&key);
-                if last.is_some_and(|last| last.version == resource.version) {
-                    continue;
-                }
-                difference.upsert(last.is_some(), &key, &resource);
-                self.derived.resources.insert(key, resource);
-            }
-            self.endpoints.insert(name.clone(), Arc::new(endpoints));
+            let endpoints = Arc::new(endpoints);
+            let other = evermesh_translate::derive_endpoints(
+                name,
+                Arc::clone(&endpoints),
+                &mut self.derive,
+            );
+            changes.resources.extend(other.resources);
+            self.endpoints.insert(name.clone(), endpoints);
         }
-        self.commit(difference, noticed, origins, span);
+        self.commit(changes, noticed, origins, span);
     }
 
-    fn commit(
-        &mut self,
-        difference: Difference,
-        noticed: Instant,
-        origins: Vec<Arc<str>>,
-        span: &Span,
-    ) {
-        if self.committed && difference.is_empty() {
+    fn commit(&mut self, changes: Changes, noticed: Instant, origins: Vec<Arc<str>>, span: &Span) {
+        if self.committed && changes.is_empty() {
             return;
         }
+        let commit = to_commit(changes);
+        let keys = commit.upserts.iter().map(|(key, _)| key);
+        let watchers = self.outputs.store.watchers(keys);
+        let watched = commit.upserts.iter().zip(&watchers);
         // Announced first: an ACK must find its commit known. Nobody listening is no reason to stop.
         let _ = self.outputs.events.send(Event::Commit(changes::Commit {
             noticed,
             origins,
-            deliveries: self
-                .outputs
-                .store
-                .watchers(difference.changed.iter().map(|(key, _)| key)),
-            changed: difference.changed,
+            resources: commit.upserts.len(),
+            awaited: watched
+                .filter(|(_, watchers)| **watchers > 0)
+                .map(|((key, resource), _)| (key.clone(), resource.version))
+                .collect(),
+            deliveries: watchers.iter().sum(),
             span: span.clone(),
         }));
-        info_span!("commit").in_scope(|| self.outputs.store.commit(difference.commit));
+        info_span!("commit").in_scope(|| self.outputs.store.commit(commit));
         if !self.committed {
             self.committed = true;
             tracing::info!(
-                proxies = self.derived.views.len(),
-                resources = self.derived.resources.len(),
+                proxies = self.derive.derived().views.len(),
+                resources = self.derive.derived().resources.len(),
                 "ready"
             );
         }
@@ -344,76 +337,16 @@ fn knowledge(state: Option<&Arc<CloudMapState>>) -> Option<(bool, Option<&CloudM
     state.map(|state| (state.instances.is_empty(), state.failure.as_ref()))
 }
 
-/// What differs between two derivations.
-#[derive(Default)]
-struct Difference {
-    commit: evermesh_xds::Commit,
-    /// Of the upserts, those that were there before with another content.
-    changed: Vec<(Key, evermesh_proto::Version)>,
-}
-
-impl Difference {
-    fn between(old: &Derived, new: &Derived) -> Self {
-        let mut difference = Self::default();
-        walk(&old.resources, &new.resources, |key, old, new| {
-            match (old, new) {
-                (Some(old), Some(new)) if Arc::ptr_eq(old, new) || old.version == new.version => {}
-                (old, Some(new)) => difference.upsert(old.is_some(), key, new),
-                (_, None) => difference.commit.removals.push(key.clone()),
-            }
-        });
-        walk(&old.views, &new.views, |name, old, new| match (old, new) {
-            (Some(old), Some(new)) if Arc::ptr_eq(old, new) || old == new => {}
-            (_, new) => difference
-                .commit
-                .views
-                .push((Arc::clone(name), new.cloned())),
-        });
-        difference
-    }
-
-    fn upsert(&mut self, known: bool, key: &Key, resource: &Arc<Resource>) {
-        if known {
-            self.changed.push((key.clone(), resource.version));
-        }
-        self.commit
-            .upserts
-            .push((key.clone(), Arc::clone(resource)));
-    }
-
-    fn is_empty(&self) -> bool {
-        self.commit.upserts.is_empty()
-            && self.commit.removals.is_empty()
-            && self.commit.views.is_empty()
-    }
-}
-
-/// Walks two ordered maps at once and visits every key of either.
-fn walk<K: Ord, V>(
-    old: &BTreeMap<K, V>,
-    new: &BTreeMap<K, V>,
-    mut visit: impl FnMut(&K, Option<&V>, Option<&V>),
-) {
-    let (mut olds, mut news) = (old.iter().peekable(), new.iter().peekable());
-    loop {
-        match (
-            olds.peek().map(|(key, _)| *key),
-            news.peek().map(|(key, _)| *key),
-        ) {
-            (None, None) => return,
-            (Some(key), other) if other.is_none_or(|other| key < other) => {
-                visit(key, olds.next().map(|(_, value)| value), None);
-            }
-            (other, Some(key)) if other.is_none_or(|other| key < other) => {
-                visit(key, None, news.next().map(|(_, value)| value));
-            }
-            (Some(key), _) | (_, Some(key)) => {
-                visit(
-                    key,
-                    olds.next().map(|(_, value)| value),
-                    news.next().map(|(_, value)| value),
-                );
-            }
+fn to_commit(changes: Changes) -> evermesh_xds::Commit {
+    let mut commit = evermesh_xds::Commit {
+        views: changes.views.into_iter().collect(),
+        ..evermesh_xds::Commit::default()
+    };
+    for (key, resource) in changes.resources {
+        match resource {
+            Some(resource) => commit.upserts.push((key, resource)),
+            None => commit.removals.push(key),
         }
     }
+    commit
 }

@@ -71,8 +71,7 @@ pub(crate) fn problem(
         CloudMapFailure::Unavailable(words) => (
             Reason::CloudMapUnavailable,
             format!(
-                "Cloud Map did not answer for `{service}` ({words}); the {} instances of its last answer stay in force",
-                state.instances.len()
+                "Cloud Map did not answer for `{service}` ({words}); its last answer stays in force"
             ),
         ),
     };

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use divan::Bencher;
 use evermesh_model::{Graph, Health};
-use evermesh_translate::{DeriveMemo, derive, load_assignments};
+use evermesh_translate::{DeriveMemo, derive, derive_changes, load_assignments};
 
 const SIZES: [usize; 2] = [1_000, 5_000];
 
@@ -44,7 +44,6 @@ fn first(bencher: Bencher<'_, '_>, n: usize) {
     bencher.bench_local(|| derive(&graph, &mut DeriveMemo::default()));
 }
 
-/// Every turn has a graph of its own and drops the last result, as the engine does.
 #[divan::bench(args = SIZES)]
 fn one_router(bencher: Bencher<'_, '_>, n: usize) {
     let graphs = [10, 90].map(|weight| {
@@ -65,6 +64,14 @@ fn one_set_of_endpoints(bencher: Bencher<'_, '_>, n: usize) {
         graph
     });
     alternate(bencher, &shared(graphs));
+}
+
+/// A copy of everything, for whoever wants the whole after a turn.
+#[divan::bench(args = SIZES)]
+fn everything(bencher: Bencher<'_, '_>, n: usize) {
+    let mut memo = DeriveMemo::default();
+    derive_changes(&builders::large(n), &mut memo);
+    bencher.bench_local(|| drop(memo.derived().clone()));
 }
 
 #[divan::bench]
@@ -92,11 +99,10 @@ fn shared([one, mut other]: [Graph; 2]) -> [Graph; 2] {
 
 fn alternate(bencher: Bencher<'_, '_>, graphs: &[Graph; 2]) {
     let mut memo = DeriveMemo::default();
-    let mut held = derive(&graphs[0], &mut memo);
+    derive_changes(&graphs[0], &mut memo);
     let mut turn = 0;
     bencher.bench_local(|| {
         turn += 1;
-        held = derive(&graphs[turn % 2], &mut memo);
-        held.resources.len()
+        derive_changes(&graphs[turn % 2], &mut memo)
     });
 }

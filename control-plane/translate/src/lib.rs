@@ -1,8 +1,8 @@
 //! Graph to Envoy configuration.
 //!
-//! [`derive()`] rebuilds everything at every turn and recomputes nothing: each stage is a pure function over shared
-//! inputs, and a memo hands out the last output where no input is new. The stages, from what changes seldom to
-//! what changes with every shifted weight:
+//! Everything is derived in stages, each a pure function of shared inputs, from what changes seldom to what changes
+//! with every shifted weight. A memo keeps what each stage made and what it read, so that a turn runs only what
+//! reads something new; the result is that of a first turn.
 //!
 //! ```text
 //! mesh ──► original destinations      node ──► clusters      node, endpoints ──► load assignments
@@ -21,16 +21,16 @@ mod http;
 mod listener;
 mod names;
 mod network;
-mod pool;
 mod route;
 mod scope;
 mod service;
+mod stage;
 mod stages;
 mod wire;
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use evermesh_model::Graph;
+use evermesh_model::{Endpoint, Graph, ResourceName};
 use evermesh_proto::{Key, Resource, View};
 
 pub use endpoint::load_assignments;
@@ -41,11 +41,45 @@ pub use stages::DeriveMemo;
 pub struct Derived {
     /// Every resource, whoever sees it.
     pub resources: BTreeMap<Key, Arc<Resource>>,
-    /// What each proxy sees, by the text of its name (`mesh/shop/virtualNode/color_ns`). Every key leads to a resource.
+    /// What each proxy sees, by the text of its name (`mesh/shop/virtualNode/color_ns`). Every key leads to a
+    /// resource, but for load assignments of nodes whose endpoints are not known yet.
     pub views: BTreeMap<Arc<str>, Arc<View>>,
+}
+
+/// What a turn changed in [`Derived`]; `None` is gone.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// Resources that are new, or have another content.
+    pub resources: BTreeMap<Key, Option<Arc<Resource>>>,
+    /// Views that are new, or list other keys.
+    pub views: BTreeMap<Arc<str>, Option<Arc<View>>>,
+}
+
+impl Changes {
+    /// Whether nothing changed.
+    pub fn is_empty(&self) -> bool {
+        self.resources.is_empty() && self.views.is_empty()
+    }
 }
 
 /// Envoy's configuration of every proxy in the graph. What is equal to the last turn of `memo` keeps its pointers.
 pub fn derive(graph: &Graph, memo: &mut DeriveMemo) -> Derived {
+    derive_changes(graph, memo);
+    memo.derived().clone()
+}
+
+/// What the graph changes in the configuration since the last turn of `memo`: the same as comparing two [`Derived`],
+/// without making and comparing everything. [`DeriveMemo::derived`] has the whole.
+pub fn derive_changes(graph: &Graph, memo: &mut DeriveMemo) -> Changes {
     memo.turn(graph)
+}
+
+/// What other endpoints of one node change: the short cut for the most frequent change. The next turn expects a graph
+/// that has them.
+pub fn derive_endpoints(
+    node: &ResourceName,
+    endpoints: Arc<Vec<Endpoint>>,
+    memo: &mut DeriveMemo,
+) -> Changes {
+    memo.endpoints(node, endpoints)
 }

@@ -1,6 +1,6 @@
-//! The stages of a turn and what they remember.
+//! The stages of a turn: which function gets what, in which order, and what came of it.
 //!
-//! Must not make a resource: it only says which function gets what.
+//! Must not make a resource.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -8,293 +8,363 @@ use std::{
 };
 
 use evermesh_model::{
-    Endpoint, Graph, Memo, Mesh, Provider, ResourceName, Same, ServiceName, VirtualGateway,
-    VirtualNode, VirtualRouter, VirtualService,
+    Endpoint, Graph, Provider, ResourceName, ServiceName, VirtualRouter, VirtualService,
 };
-use evermesh_proto::View;
+use evermesh_proto::{Key, View};
 
 use crate::{
-    Derived, cluster, endpoint, listener,
-    listener::{Gateway, GatewayTarget, Inbound, Outbound},
-    pool::Pool,
-    scope::{self, Part},
+    Changes, Derived, cluster, endpoint, listener,
+    listener::{Gateway, Inbound, Outbound},
+    scope::{self, Part, Scope},
     service::{self, GatewayHosts, NodeHosts, Reach},
+    stage::{Change, Read, Reads, Stage},
 };
-
-type NodeInput = (Arc<VirtualNode>, Arc<Mesh>);
-type ServiceInput = (Arc<VirtualService>, Option<Arc<VirtualRouter>>);
-type ReachInput = (ServiceInput, Vec<Arc<VirtualNode>>);
-type AssignmentInput = (Arc<VirtualNode>, Option<Arc<Vec<Endpoint>>>);
-type RoutesInput = (Arc<Outbound>, Vec<Arc<NodeHosts>>);
-type GatewayInput = (Arc<VirtualGateway>, Arc<Mesh>, Vec<GatewayTarget>);
-type Backends = (Vec<Arc<Reach>>, Vec<Arc<NodeHosts>>);
 
 /// What [`crate::derive`] remembers from one turn to the next. It only saves time: the result is that of a fresh one.
 #[derive(Debug, Default)]
 pub struct DeriveMemo {
-    originals: Stage<Arc<str>, Arc<Mesh>, Part>,
-    clusters: Stage<ResourceName, NodeInput, Part>,
-    assignments: Stage<ResourceName, AssignmentInput, Part>,
-    reach: Memo<ServiceName, ReachInput, Arc<Reach>>,
-    node_hosts: Memo<ServiceName, ServiceInput, Arc<NodeHosts>>,
-    gateway_hosts: Memo<ServiceName, ServiceInput, Arc<GatewayHosts>>,
-    inbound: Stage<ResourceName, NodeInput, Inbound>,
-    outbound: Stage<ResourceName, (NodeInput, Vec<Arc<Reach>>), Outbound>,
-    routes: Stage<ResourceName, RoutesInput, Part>,
-    views: Memo<ResourceName, (Arc<Inbound>, Arc<Outbound>), Arc<View>>,
-    gateways: Stage<ResourceName, GatewayInput, Gateway>,
-    pool: Pool,
+    last: Graph,
+    originals: Stage<Arc<str>, Part>,
+    clusters: Stage<ResourceName, Part>,
+    assignments: Stage<ResourceName, Part>,
+    reach: Stage<ServiceName, Reach>,
+    node_hosts: Stage<ServiceName, NodeHosts>,
+    gateway_hosts: Stage<ServiceName, GatewayHosts>,
+    inbound: Stage<ResourceName, Inbound>,
+    outbound: Stage<ResourceName, Outbound>,
+    routes: Stage<ResourceName, Part>,
+    views: Stage<ResourceName, View>,
+    gateways: Stage<ResourceName, Gateway>,
+    /// The services that gateways lead to.
+    targeted: BTreeSet<ServiceName>,
+    derived: Derived,
 }
 
 impl DeriveMemo {
-    pub(crate) fn turn(&mut self, graph: &Graph) -> Derived {
-        let services = services(graph);
-        let reach = self.reach.turn(
-            services
-                .iter()
-                .map(|(name, input)| ((*name).clone(), (input.clone(), callees(graph, input)))),
-            |_, ((service, router), nodes)| service::reach(service, router.as_deref(), nodes),
-        );
-        let mut views = self.nodes(graph, &services, &reach);
-        self.gateways(graph, &services, &reach, &mut views);
-        Derived {
-            resources: self.pool.all(),
-            views,
-        }
+    /// What the last turn made.
+    pub const fn derived(&self) -> &Derived {
+        &self.derived
     }
 
-    /// Everything of nodes; their views.
-    fn nodes(
-        &mut self,
-        graph: &Graph,
-        services: &[(&ServiceName, ServiceInput)],
-        reach: &BTreeMap<ServiceName, Arc<Reach>>,
-    ) -> BTreeMap<Arc<str>, Arc<View>> {
-        let hosts = self.node_hosts.turn(
-            services
-                .iter()
-                .map(|(name, input)| ((*name).clone(), input.clone())),
-            |_, (service, router)| service::node_hosts(service, router.as_deref()),
-        );
-        let nodes: Vec<(&ResourceName, NodeInput)> = graph
-            .nodes
-            .iter()
-            .filter_map(|(name, node)| {
-                let mesh = graph.meshes.get(&name.mesh)?;
-                Some((name, (Arc::clone(node), Arc::clone(mesh))))
-            })
-            .collect();
-        let inputs = || {
-            nodes
-                .iter()
-                .map(|(name, input)| ((*name).clone(), input.clone()))
-        };
-
-        let meshes = graph.meshes.iter();
-        self.originals.turn(
-            meshes.map(|(name, mesh)| (Arc::clone(name), Arc::clone(mesh))),
-            |mesh| cluster::original_destinations(mesh),
-            &mut self.pool,
-        );
-        self.clusters.turn(
-            inputs(),
-            |(node, mesh)| cluster::node_clusters(node, mesh),
-            &mut self.pool,
-        );
-        self.assignments.turn(
-            nodes.iter().map(|(name, (node, _))| {
-                let endpoints = graph.endpoints.get(name).cloned();
-                ((*name).clone(), (Arc::clone(node), endpoints))
-            }),
-            // As long as nothing is known there is nothing to say: a proxy keeps what it has.
-            |(node, endpoints)| match endpoints {
-                Some(endpoints) => endpoint::load_assignments(node, endpoints),
-                None => Vec::new(),
-            },
-            &mut self.pool,
-        );
-        let inbound = self.inbound.turn(
-            inputs(),
-            |(node, mesh)| listener::inbound(node, mesh),
-            &mut self.pool,
-        );
-
-        let known: Vec<_> = reach.iter().zip(hosts.values()).collect();
-        let backends: Vec<Backends> = nodes
-            .iter()
-            .map(|(name, (node, _))| {
-                let backends = node.backends.iter();
-                backends
-                    .filter_map(|backend| {
-                        let wanted = (&name.mesh, &backend.service);
-                        let index = known
-                            .binary_search_by_key(&wanted, |((it, _), _)| (&it.mesh, &it.hostname))
-                            .ok()?;
-                        let ((_, reach), hosts) = known[index];
-                        Some((Arc::clone(reach), Arc::clone(hosts)))
-                    })
-                    .unzip()
-            })
-            .collect();
-        let outbound = self.outbound.turn(
-            inputs()
-                .zip(&backends)
-                .map(|((name, input), (reach, _))| (name, (input, reach.clone()))),
-            |((node, mesh), backends)| listener::outbound(node, mesh, backends),
-            &mut self.pool,
-        );
-        self.routes.turn(
-            outbound
-                .iter()
-                .zip(backends)
-                .map(|((name, outbound), (_, hosts))| {
-                    (name.clone(), (Arc::clone(outbound), hosts))
-                }),
-            |(outbound, hosts)| listener::outbound_routes(outbound, hosts),
-            &mut self.pool,
-        );
-        let views = self.views.turn(
-            inbound
-                .iter()
-                .zip(outbound.values())
-                .map(|((name, inbound), outbound)| {
-                    (name.clone(), (Arc::clone(inbound), Arc::clone(outbound)))
-                }),
-            |_, (inbound, outbound)| scope::view(&inbound.part, &outbound.keys),
-        );
-        let names = inbound.values().map(|inbound| inbound.scope.name());
-        names.zip(views.into_values()).collect()
+    pub(crate) fn turn(&mut self, graph: &Graph) -> Changes {
+        let mut changed = self.inputs(graph);
+        let mut out = Changes::default();
+        self.services(graph, &mut changed);
+        self.nodes(graph, &mut changed, &mut out);
+        self.gateways(graph, &changed, &mut out);
+        out
     }
 
-    /// Everything of gateways; adds their views.
-    fn gateways(
+    /// The last graph again, with other endpoints of one node.
+    pub(crate) fn endpoints(
         &mut self,
-        graph: &Graph,
-        services: &[(&ServiceName, ServiceInput)],
-        reach: &BTreeMap<ServiceName, Arc<Reach>>,
-        views: &mut BTreeMap<Arc<str>, Arc<View>>,
-    ) {
-        let targets = |gateway: &VirtualGateway| -> BTreeSet<ServiceName> {
-            let routes = gateway.routes.iter();
-            routes.map(|route| route.target.clone()).collect()
-        };
-        let targeted: BTreeSet<ServiceName> =
-            graph.gateways.values().flat_map(|it| targets(it)).collect();
-        let hosts = self.gateway_hosts.turn(
-            services
-                .iter()
-                .filter(|(name, _)| targeted.contains(*name))
-                .map(|(name, input)| ((*name).clone(), input.clone())),
-            |_, (service, router)| service::gateway_hosts(service, router.as_deref()),
+        node: &ResourceName,
+        endpoints: Arc<Vec<Endpoint>>,
+    ) -> Changes {
+        let mut out = Changes::default();
+        self.last.endpoints.insert(node.clone(), endpoints);
+        assignments(
+            &mut self.assignments,
+            &mut self.derived,
+            &self.last,
+            &[Read::Endpoints(node.clone())].into(),
+            &mut out,
         );
-        let inputs = graph.gateways.iter().filter_map(|(name, gateway)| {
-            let mesh = graph.meshes.get(&name.mesh)?;
-            let targets = targets(gateway)
-                .iter()
-                .filter_map(|target| Some((reach.get(target)?.clone(), hosts.get(target)?.clone())))
+        out
+    }
+
+    /// The objects that are not those of the last turn, by pointer.
+    fn inputs(&mut self, graph: &Graph) -> BTreeSet<Read> {
+        let last = &mut self.last;
+        let mut changed = BTreeSet::new();
+        replace(&mut last.meshes, &graph.meshes, Read::Mesh, &mut changed);
+        replace(&mut last.nodes, &graph.nodes, Read::Node, &mut changed);
+        replace(
+            &mut last.services,
+            &graph.services,
+            Read::Service,
+            &mut changed,
+        );
+        replace(
+            &mut last.routers,
+            &graph.routers,
+            Read::Router,
+            &mut changed,
+        );
+        replace(
+            &mut last.gateways,
+            &graph.gateways,
+            Read::Gateway,
+            &mut changed,
+        );
+        replace(
+            &mut last.endpoints,
+            &graph.endpoints,
+            Read::Endpoints,
+            &mut changed,
+        );
+        let routes = graph.gateways.values().flat_map(|gateway| &gateway.routes);
+        let targeted = routes.map(|route| route.target.clone()).collect();
+        let other = self.targeted.symmetric_difference(&targeted).cloned();
+        changed.extend(other.map(Read::Targeted));
+        self.targeted = targeted;
+        changed
+    }
+
+    /// What services mean to their callers.
+    fn services(&mut self, graph: &Graph, changed: &mut BTreeSet<Read>) {
+        let reach = self.reach.turn(changed, service_of, |name, reads| {
+            let (service, router) = read_service(graph, name, reads)?;
+            let nodes: Vec<_> = service::nodes(&service, router.as_deref())
+                .into_iter()
+                .filter_map(|node| reads.get(&graph.nodes, node, Read::Node))
                 .collect();
-            Some((
-                name.clone(),
-                (Arc::clone(gateway), Arc::clone(mesh), targets),
-            ))
+            Some(service::reach(&service, router.as_deref(), &nodes))
         });
-        let gateways = self.gateways.turn(
-            inputs,
-            |(gateway, mesh, targets)| listener::gateway(gateway, mesh, targets),
-            &mut self.pool,
-        );
-        views.extend(
-            gateways
-                .values()
-                .map(|gateway| (gateway.scope.name(), Arc::clone(&gateway.view))),
+        let node_hosts = self.node_hosts.turn(changed, service_of, |name, reads| {
+            let (service, router) = read_service(graph, name, reads)?;
+            Some(service::node_hosts(&service, router.as_deref()))
+        });
+        let gateway_hosts = self.gateway_hosts.turn(changed, target_of, |name, reads| {
+            if !self.targeted.contains(name) {
+                return None;
+            }
+            let (service, router) = read_service(graph, name, reads)?;
+            Some(service::gateway_hosts(&service, router.as_deref()))
+        });
+        changed.extend(reach.into_iter().map(|it| Read::Reach(it.key)));
+        changed.extend(node_hosts.into_iter().map(|it| Read::NodeHosts(it.key)));
+        changed.extend(
+            gateway_hosts
+                .into_iter()
+                .map(|it| Read::GatewayHosts(it.key)),
         );
     }
-}
 
-/// Every service, with its router if it has one.
-fn services(graph: &Graph) -> Vec<(&ServiceName, ServiceInput)> {
-    graph
-        .services
-        .iter()
-        .map(|(name, service)| {
-            let router = match &service.provider {
-                Provider::Router(router) => graph.routers.get(router).cloned(),
-                Provider::Node(_) | Provider::None => None,
-            };
-            (name, (Arc::clone(service), router))
-        })
-        .collect()
-}
+    fn nodes(&mut self, graph: &Graph, changed: &mut BTreeSet<Read>, out: &mut Changes) {
+        let derived = &mut self.derived;
+        for change in self.originals.turn(changed, mesh_of, |name, reads| {
+            let mesh = reads.get(&graph.meshes, name, Read::Mesh)?;
+            Some(cluster::original_destinations(&mesh))
+        }) {
+            derived.put(&change, |part| part, out);
+        }
+        for change in self.clusters.turn(changed, node_of, |name, reads| {
+            let node = reads.get(&graph.nodes, name, Read::Node)?;
+            let mesh = reads.get(&graph.meshes, &name.mesh, Read::Mesh)?;
+            Some(cluster::node_clusters(&node, &mesh))
+        }) {
+            derived.put(&change, |part| part, out);
+        }
+        assignments(&mut self.assignments, derived, graph, changed, out);
+        let inbound = self.inbound.turn(changed, node_of, |name, reads| {
+            let node = reads.get(&graph.nodes, name, Read::Node)?;
+            let mesh = reads.get(&graph.meshes, &name.mesh, Read::Mesh)?;
+            Some(listener::inbound(&node, &mesh))
+        });
+        let outbound = self.outbound.turn(changed, node_of, |name, reads| {
+            let node = reads.get(&graph.nodes, name, Read::Node)?;
+            let mesh = reads.get(&graph.meshes, &name.mesh, Read::Mesh)?;
+            let backends: Vec<_> = backends(&node)
+                .filter_map(|service| reads.get(self.reach.outputs(), &service, Read::Reach))
+                .collect();
+            Some(listener::outbound(&node, &mesh, &backends))
+        });
+        for change in inbound {
+            derived.put(&change, |inbound| &inbound.part, out);
+            changed.insert(Read::Inbound(change.key));
+        }
+        for change in outbound {
+            derived.put(&change, |outbound| &outbound.part, out);
+            changed.insert(Read::Outbound(change.key));
+        }
+        for change in self.routes.turn(changed, node_of, |name, reads| {
+            let node = reads.get(&graph.nodes, name, Read::Node)?;
+            let outbound = reads.get(self.outbound.outputs(), name, Read::Outbound)?;
+            let backends: Vec<_> = backends(&node)
+                .filter_map(|it| reads.get(self.node_hosts.outputs(), &it, Read::NodeHosts))
+                .collect();
+            Some(listener::outbound_routes(&outbound, &backends))
+        }) {
+            derived.put(&change, |part| part, out);
+        }
+        for change in self.views.turn(changed, sides_of, |name, reads| {
+            let inbound = reads.get(self.inbound.outputs(), name, Read::Inbound)?;
+            let outbound = reads.get(self.outbound.outputs(), name, Read::Outbound)?;
+            Some(scope::view(&inbound.part, &outbound.keys))
+        }) {
+            derived.put_view(&change.key, change.after, out);
+        }
+    }
 
-/// The nodes that a service may lead to.
-fn callees(graph: &Graph, (service, router): &ServiceInput) -> Vec<Arc<VirtualNode>> {
-    service::nodes(service, router.as_deref())
-        .into_iter()
-        .filter_map(|name| graph.nodes.get(name).cloned())
-        .collect()
-}
-
-/// A memo whose outputs hold resources.
-#[derive(Debug)]
-struct Stage<K, I, T> {
-    memo: Memo<K, I, Arc<T>>,
-    last: BTreeMap<K, Arc<T>>,
-}
-
-impl<K, I, T> Default for Stage<K, I, T> {
-    fn default() -> Self {
-        Self {
-            memo: Memo::default(),
-            last: BTreeMap::new(),
+    fn gateways(&mut self, graph: &Graph, changed: &BTreeSet<Read>, out: &mut Changes) {
+        for change in self.gateways.turn(changed, gateway_of, |name, reads| {
+            let gateway = reads.get(&graph.gateways, name, Read::Gateway)?;
+            let mesh = reads.get(&graph.meshes, &name.mesh, Read::Mesh)?;
+            let routes = gateway.routes.iter();
+            let targets: BTreeSet<&ServiceName> = routes.map(|route| &route.target).collect();
+            let targets: Vec<_> = targets
+                .into_iter()
+                .filter_map(|target| {
+                    let reach = reads.get(self.reach.outputs(), target, Read::Reach)?;
+                    let hosts =
+                        reads.get(self.gateway_hosts.outputs(), target, Read::GatewayHosts)?;
+                    Some((reach, hosts))
+                })
+                .collect();
+            Some(listener::gateway(&gateway, &mesh, &targets))
+        }) {
+            self.derived.put(&change, |gateway| &gateway.part, out);
+            let view = change.after.map(|gateway| Arc::clone(&gateway.view));
+            self.derived.put_view(&change.key, view, out);
         }
     }
 }
 
-impl<K: Ord + Clone, I: Same, T: PartialEq + AsPart> Stage<K, I, T> {
-    /// One turn, whose resources go into the pool.
-    fn turn(
-        &mut self,
-        inputs: impl IntoIterator<Item = (K, I)>,
-        mut derive: impl FnMut(&I) -> T,
-        pool: &mut Pool,
-    ) -> &BTreeMap<K, Arc<T>> {
-        let now = self.memo.turn(inputs, |_, input| derive(input));
-        pool.replace(
-            self.last
-                .iter()
-                .map(|(key, output)| (key, output.as_part())),
-            now.iter().map(|(key, output)| (key, output.as_part())),
-        );
-        self.last = now;
-        &self.last
+/// The load assignments of nodes. As long as nothing is known there is nothing to say: a proxy keeps what it has.
+fn assignments(
+    stage: &mut Stage<ResourceName, Part>,
+    derived: &mut Derived,
+    graph: &Graph,
+    changed: &BTreeSet<Read>,
+    out: &mut Changes,
+) {
+    for change in stage.turn(changed, node_of, |name, reads| {
+        let node = reads.get(&graph.nodes, name, Read::Node)?;
+        let Some(endpoints) = reads.get(&graph.endpoints, name, Read::Endpoints) else {
+            return Some(Part::new());
+        };
+        Some(endpoint::load_assignments(&node, &endpoints))
+    }) {
+        derived.put(&change, |part| part, out);
     }
 }
 
-/// An output that holds resources.
-trait AsPart {
-    fn as_part(&self) -> &Part;
-}
+impl Derived {
+    /// Takes over a part. A key has one owner, so what the part no longer holds is gone; a resource that is equal
+    /// keeps its pointer, whatever else in its part changed.
+    fn put<K, T>(&mut self, change: &Change<K, T>, part: impl Fn(&T) -> &Part, out: &mut Changes) {
+        let before = change.before.as_deref().map_or(&[][..], |it| part(it));
+        let after = change.after.as_deref().map_or(&[][..], |it| part(it));
+        let kept = |key: &Key| after.iter().any(|(it, _)| it == key);
+        for (key, _) in before.iter().filter(|(key, _)| !kept(key)) {
+            self.resources.remove(key);
+            out.resources.insert(key.clone(), None);
+        }
+        for (key, resource) in after {
+            if self.resources.get(key) != Some(resource) {
+                self.resources.insert(key.clone(), Arc::clone(resource));
+                out.resources
+                    .insert(key.clone(), Some(Arc::clone(resource)));
+            }
+        }
+    }
 
-impl AsPart for Part {
-    fn as_part(&self) -> &Part {
-        self
+    fn put_view(&mut self, proxy: &ResourceName, view: Option<Arc<View>>, out: &mut Changes) {
+        let name = Scope::new(proxy).name();
+        if self.views.get(&name) == view.as_ref() {
+            return;
+        }
+        match &view {
+            Some(view) => self.views.insert(Arc::clone(&name), Arc::clone(view)),
+            None => self.views.remove(&name),
+        };
+        out.views.insert(name, view);
     }
 }
 
-impl AsPart for Inbound {
-    fn as_part(&self) -> &Part {
-        &self.part
+/// Brings `last` up to `now` and notes what was not the same, by pointer. Both are walked side by side.
+fn replace<K: Ord + Clone, T>(
+    last: &mut BTreeMap<K, Arc<T>>,
+    now: &BTreeMap<K, Arc<T>>,
+    read: fn(K) -> Read,
+    changed: &mut BTreeSet<Read>,
+) {
+    let mut differences: Vec<(K, Option<Arc<T>>)> = Vec::new();
+    let mut before = last.iter().peekable();
+    for (key, value) in now {
+        let same = |it: &(&K, &Arc<T>)| Arc::ptr_eq(it.1, value) && it.0 == key;
+        if before.next_if(same).is_some() {
+            continue;
+        }
+        while let Some((gone, _)) = before.next_if(|(passed, _)| *passed < key) {
+            differences.push((gone.clone(), None));
+        }
+        if before.next_if(same).is_none() {
+            before.next_if(|(found, _)| *found == key);
+            differences.push((key.clone(), Some(Arc::clone(value))));
+        }
+    }
+    differences.extend(before.map(|(gone, _)| (gone.clone(), None)));
+    for (key, value) in differences {
+        changed.insert(read(key.clone()));
+        match value {
+            Some(value) => last.insert(key, value),
+            None => last.remove(&key),
+        };
     }
 }
 
-impl AsPart for Outbound {
-    fn as_part(&self) -> &Part {
-        &self.part
+fn read_service(
+    graph: &Graph,
+    name: &ServiceName,
+    reads: &mut Reads,
+) -> Option<(Arc<VirtualService>, Option<Arc<VirtualRouter>>)> {
+    let service = reads.get(&graph.services, name, Read::Service)?;
+    let router = match &service.provider {
+        Provider::Router(router) => reads.get(&graph.routers, router, Read::Router),
+        Provider::Node(_) | Provider::None => None,
+    };
+    Some((service, router))
+}
+
+/// The services that a node may call, in its order.
+fn backends(node: &evermesh_model::VirtualNode) -> impl Iterator<Item = ServiceName> {
+    node.backends.iter().map(|backend| ServiceName {
+        mesh: Arc::clone(&node.name.mesh),
+        hostname: Arc::clone(&backend.service),
+    })
+}
+
+fn mesh_of(read: &Read) -> Option<&Arc<str>> {
+    match read {
+        Read::Mesh(name) => Some(name),
+        _ => None,
     }
 }
 
-impl AsPart for Gateway {
-    fn as_part(&self) -> &Part {
-        &self.part
+fn node_of(read: &Read) -> Option<&ResourceName> {
+    match read {
+        Read::Node(name) => Some(name),
+        _ => None,
+    }
+}
+
+/// Both sides of a node: the one object that a view has.
+fn sides_of(read: &Read) -> Option<&ResourceName> {
+    match read {
+        Read::Inbound(name) | Read::Outbound(name) => Some(name),
+        _ => None,
+    }
+}
+
+fn service_of(read: &Read) -> Option<&ServiceName> {
+    match read {
+        Read::Service(name) => Some(name),
+        _ => None,
+    }
+}
+
+fn target_of(read: &Read) -> Option<&ServiceName> {
+    match read {
+        Read::Service(name) | Read::Targeted(name) => Some(name),
+        _ => None,
+    }
+}
+
+fn gateway_of(read: &Read) -> Option<&ResourceName> {
+    match read {
+        Read::Gateway(name) => Some(name),
+        _ => None,
     }
 }

@@ -2,10 +2,11 @@
 
 mod support;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use evermesh_model::{EgressFilter, Graph, Health, IpPreference, Mesh, Protocol, Provider};
-use evermesh_translate::{DeriveMemo, derive};
+use evermesh_proto::{Key, ResourceType};
+use evermesh_translate::{DeriveMemo, Derived, derive, derive_changes, derive_endpoints};
 use proptest::prelude::*;
 use support::{builders, check};
 
@@ -176,6 +177,9 @@ fn full() -> Graph {
     let mut graph = builders::graph();
     for (node, service) in NODES.into_iter().zip(SERVICES) {
         builders::add_node(&mut graph, builders::node(node, &PORTS, &SERVICES));
+        let endpoint = builders::endpoint("a", [10, 0, 0, 1], Health::Healthy);
+        let endpoints = Arc::new(vec![endpoint]);
+        graph.endpoints.insert(builders::node_name(node), endpoints);
         builders::add_router(&mut graph, builders::router(node, Vec::new()));
         let provider = Provider::Node(builders::node_name(node));
         builders::add_service(&mut graph, builders::service(service, provider, &PORTS));
@@ -188,12 +192,12 @@ fn changes() -> impl Strategy<Value = Vec<(Change, bool)>> {
 }
 
 /// Applies the changes, in turns that end where a change says so.
-fn history(changes: &[(Change, bool)], mut turn: impl FnMut(&Graph)) -> Graph {
+fn history(changes: &[(Change, bool)], mut turn: impl FnMut(&Graph, &Change)) -> Graph {
     let mut graph = full();
     for (change, end) in changes {
         apply(&mut graph, change);
         if *end {
-            turn(&graph);
+            turn(&graph, change);
         }
     }
     graph
@@ -212,8 +216,39 @@ proptest! {
     #[test]
     fn a_memo_only_saves_time(changes in changes()) {
         let mut memo = DeriveMemo::default();
-        let graph = history(&changes, |graph| drop(derive(graph, &mut memo)));
-        prop_assert_eq!(derive(&graph, &mut memo), derive(&graph, &mut DeriveMemo::default()));
+        let graph = history(&changes, |graph, change| match change {
+            Change::Endpoints { node, .. } => {
+                let node = builders::node_name(NODES[*node]);
+                derive_endpoints(&node, graph.endpoints[&node].clone(), &mut memo);
+            }
+            _ => drop(derive_changes(graph, &mut memo)),
+        });
+        let before = memo.derived().clone();
+        let changes = derive_changes(&graph, &mut memo);
+        prop_assert_eq!(memo.derived(), &derive(&graph, &mut DeriveMemo::default()));
+
+        let Derived { mut resources, mut views } = before;
+        let mut said = BTreeSet::new();
+        for (key, resource) in changes.resources {
+            prop_assert_ne!(resources.get(&key), resource.as_ref(), "{:?} is no change", key);
+            said.insert(key.clone());
+            match resource {
+                Some(resource) => resources.insert(key, resource),
+                None => resources.remove(&key),
+            };
+        }
+        for (name, view) in changes.views {
+            prop_assert_ne!(views.get(&name), view.as_ref(), "{} is no change", name);
+            match view {
+                Some(view) => views.insert(name, view),
+                None => views.remove(&name),
+            };
+        }
+        prop_assert_eq!(&views, &memo.derived().views);
+        prop_assert_eq!(&resources, &memo.derived().resources);
+        for (key, resource) in &memo.derived().resources {
+            prop_assert!(said.contains(key) || Arc::ptr_eq(resource, &resources[key]));
+        }
     }
 }
 
@@ -221,7 +256,7 @@ proptest! {
     #![proptest_config(cases(16))] // JSON of everything takes its time
     #[test]
     fn every_name_leads_somewhere(changes in changes()) {
-        let graph = history(&changes, |_| ());
+        let graph = history(&changes, |_, _| ());
         let derived = derive(&graph, &mut DeriveMemo::default());
         check::consistent(&graph, &derived);
         for resource in derived.resources.values() {
@@ -269,4 +304,35 @@ fn what_goes_leaves_nothing_behind() {
     let after = derive(&graph, &mut memo);
     assert_eq!(after, derive(&graph, &mut DeriveMemo::default()));
     assert_eq!(after.views.len(), 3);
+}
+
+#[test]
+fn unknown_endpoints_are_not_none() {
+    let mut graph = builders::large(3);
+    let (name, _) = graph.nodes.first_key_value().unwrap();
+    let name = name.clone();
+    let assignments = |graph: &Graph| {
+        let derived = derive(graph, &mut DeriveMemo::default());
+        let of_kind = |key: &&Key| key.kind == ResourceType::Endpoint;
+        derived.resources.keys().filter(of_kind).count()
+    };
+    assert_eq!(assignments(&graph), 3);
+    graph.endpoints.insert(name.clone(), Arc::default());
+    assert_eq!(assignments(&graph), 3, "an empty one");
+    graph.endpoints.remove(&name);
+    assert_eq!(assignments(&graph), 2, "nothing: proxies keep theirs");
+}
+
+#[test]
+fn what_waited_for_its_mesh_comes_with_it() {
+    let graph = full();
+    let mut memo = DeriveMemo::default();
+    derive(&graph, &mut memo);
+    let mut without = graph.clone();
+    without.meshes.clear();
+    let homeless = derive(&without, &mut memo);
+    assert_eq!(homeless, derive(&without, &mut DeriveMemo::default()));
+    assert!(homeless.views.is_empty());
+    let again = derive(&graph, &mut memo);
+    assert_eq!(again, derive(&graph, &mut DeriveMemo::default()));
 }

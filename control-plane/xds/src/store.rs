@@ -144,12 +144,12 @@ impl Store {
         self.state.lock().views.get(name)?.view.clone()
     }
 
-    /// How many streams watch these, each counted once for each key it watches: as many answers will
-    /// come when all of them change.
-    pub fn watchers<'k>(&self, keys: impl IntoIterator<Item = &'k Key>) -> usize {
+    /// How many streams watch each of these, in their order: as many answers will come when it changes.
+    pub fn watchers<'k>(&self, keys: impl IntoIterator<Item = &'k Key>) -> Vec<usize> {
         let state = self.state.lock();
-        let ids = keys.into_iter().filter_map(|key| state.ids.get(key));
-        ids.map(|id| state.slot(*id).watchers.len()).sum()
+        let ids = keys.into_iter().map(|key| state.ids.get(key));
+        ids.map(|id| id.map_or(0, |id| state.slot(*id).watchers.len()))
+            .collect()
     }
 
     /// What the server did so far.

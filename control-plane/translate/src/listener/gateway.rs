@@ -44,7 +44,6 @@ use crate::{
 /// Everything of a gateway.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Gateway {
-    pub(crate) scope: Scope,
     pub(crate) part: Part,
     pub(crate) view: Arc<View>,
 }
@@ -78,7 +77,7 @@ pub(crate) fn gateway(gateway: &VirtualGateway, mesh: &Mesh, targets: &[GatewayT
         );
     }
     let view = Arc::new(scope::view(&part, &keys));
-    Gateway { scope, part, view }
+    Gateway { part, view }
 }
 
 /// One port of the gateway: its listener, its routes, and the cluster by which it calls itself. That one has the

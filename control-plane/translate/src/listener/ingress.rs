@@ -22,7 +22,6 @@ use crate::{
 /// A node's inbound side.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Inbound {
-    pub(crate) scope: Scope,
     pub(crate) part: Part,
 }
 
@@ -65,7 +64,7 @@ pub(crate) fn inbound(node: &VirtualNode, mesh: &Mesh) -> Inbound {
             .with_origins(origins);
         part.push(scope.own(resource));
     }
-    Inbound { scope, part }
+    Inbound { part }
 }
 
 fn chain(listener: &Listener, cluster: &str) -> FilterChain {

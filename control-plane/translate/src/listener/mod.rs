@@ -21,7 +21,7 @@ use evermesh_proto::{
 };
 
 pub(crate) use egress::{Outbound, outbound, outbound_routes};
-pub(crate) use gateway::{Gateway, GatewayTarget, gateway};
+pub(crate) use gateway::{Gateway, gateway};
 pub(crate) use ingress::{Inbound, inbound};
 
 use crate::wire;

@@ -38,7 +38,7 @@ pub fn json(resource: &Resource) -> Value {
 /// Panics unless everything that the resources of each view name is in that view, what they name is what they say
 /// they need, and there are load assignments for just the nodes whose endpoints are known.
 pub fn consistent(graph: &Graph, derived: &Derived) {
-    let known = graph.endpoints.iter().flat_map(|(name, endpoints)| {
+    let known = graph.endpoints.iter().filter_map(|(name, endpoints)| {
         let node = graph.nodes.get(name);
         node.map(|node| load_assignments(node, endpoints))
     });
