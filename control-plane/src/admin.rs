@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::{changes::Changes, engine::Published, metrics::Metrics};
+use crate::{changes::Changes, engine::Published, metrics::Metrics, source::kubernetes::Reachable};
 
 /// What the pages read.
 #[derive(Clone)]
@@ -34,6 +34,8 @@ pub struct Sources {
     pub changes: Arc<Changes>,
     /// The metric families.
     pub metrics: Arc<Metrics>,
+    /// Whether the API server answers, if objects come from one.
+    pub reachable: Option<Arc<Reachable>>,
 }
 
 /// Serves the admin interface until cancelled.
@@ -64,7 +66,10 @@ fn router(sources: Sources) -> Router {
 async fn readyz(State(sources): State<Sources>) -> Response {
     let waiting_for = sources.published.borrow().waiting_for.clone();
     if waiting_for.is_empty() {
-        "ok\n".into_response()
+        let silent_for = sources.reachable.and_then(|it| it.silent_for());
+        silent_for
+            .map_or_else(|| "ok\n".to_owned(), |silent_for| format!("ok, but the API server has not answered for {} s: what it last said is served\n", silent_for.as_secs()))
+            .into_response()
     } else {
         let text = format!("waiting for {}\n", waiting_for.join(", "));
         (StatusCode::SERVICE_UNAVAILABLE, text).into_response()

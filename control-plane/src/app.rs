@@ -9,9 +9,11 @@ use std::{
 };
 
 use anyhow::{Context, anyhow};
+use evermesh_ingest::Settings;
 use evermesh_model::{CloudMapService, ProxyKind, ResourceName, name::InvalidResourceName};
 use evermesh_proto::core;
 use evermesh_xds::{Options, Registry, Store, VerdictSink};
+use kube::Client;
 use tokio::{
     net::TcpListener,
     runtime::{Builder, Handle},
@@ -32,6 +34,7 @@ use crate::{
         Batch, SourceName,
         cloud_map::{self, CloudMapOptions},
         file,
+        kubernetes::{self, KubernetesOptions, Observed, Reachable},
     },
     telemetry,
 };
@@ -77,7 +80,13 @@ async fn run(args: &ServeArgs, streams: &Handle) -> anyhow::Result<()> {
     let (events, announced) = mpsc::unbounded_channel();
     let store = Store::new();
     let registry = Registry::new(Some(verdicts_to(events.clone())));
-    let metrics = Arc::new(Metrics::new(Arc::clone(&store), newest.clone()));
+    let cluster = Cluster::of(args).await?;
+    let reachable = cluster.as_ref().map(|it| Arc::clone(&it.reachable));
+    let metrics = Arc::new(Metrics::new(
+        Arc::clone(&store),
+        newest.clone(),
+        reachable.clone(),
+    ));
     let changes = Arc::new(Changes::default());
 
     let outputs = Outputs {
@@ -87,8 +96,26 @@ async fn run(args: &ServeArgs, streams: &Handle) -> anyhow::Result<()> {
         events,
         metrics: Arc::clone(&metrics),
     };
-    let engine = spawn_engine(Engine::new([SourceName::Files], outputs), queue)?;
-    spawn_sources(&mut tasks, args, batches, wanted_services, &shutdown);
+    let sources: Vec<SourceName> = match &cluster {
+        Some(_) => kubernetes::source_names().collect(),
+        None => vec![SourceName::Files],
+    };
+    let settings = Settings {
+        slices: cluster.is_none() || args.kubernetes.endpoint_slices,
+    };
+    let engine = spawn_engine(Engine::new(sources, settings, outputs), queue)?;
+    spawn_cloud_map(
+        &mut tasks,
+        args,
+        batches.clone(),
+        wanted_services,
+        &shutdown,
+    );
+    if let Some(cluster) = &cluster {
+        cluster.spawn_sources(&mut tasks, args, batches, &shutdown);
+    } else if let Some(folder) = &args.source.config {
+        tasks.spawn(part(file::run(folder.clone(), batches, shutdown.clone())));
+    }
 
     let mut options = Options::new(Arc::new(|node, _| identify(node)));
     options.shutdown = shutdown.clone();
@@ -115,11 +142,12 @@ async fn run(args: &ServeArgs, streams: &Handle) -> anyhow::Result<()> {
         registry,
         changes,
         metrics,
+        reachable,
     };
     let serving = admin::serve(admin_listener, pages, shutdown.clone());
     tasks.spawn(async move { serving.await.context("the admin server failed") });
 
-    tracing::info!(xds = %args.xds_address, admin = %args.admin_address, config = %args.config.display(), "serving");
+    tracing::info!(xds = %args.xds_address, admin = %args.admin_address, "serving");
     let ended = until_the_end(&mut tasks, engine).await;
     shutdown.cancel();
     if tokio::time::timeout(args.shutdown_timeout, async {
@@ -173,15 +201,63 @@ fn spawn_engine(
     Ok(ended)
 }
 
-fn spawn_sources(
+/// The cluster that objects come from.
+struct Cluster {
+    client: Client,
+    observed: Arc<Observed>,
+    reachable: Arc<Reachable>,
+}
+
+impl Cluster {
+    /// The one that is asked for, if one is.
+    async fn of(args: &ServeArgs) -> anyhow::Result<Option<Self>> {
+        if !args.source.kubernetes {
+            return Ok(None);
+        }
+        let config = kube::Config::infer()
+            .await
+            .context("--kubernetes: no cluster is known here; set KUBECONFIG")?;
+        tracing::info!(api_server = %config.cluster_url, "reading the cluster");
+        Ok(Some(Self {
+            client: Client::try_from(config).context("--kubernetes")?,
+            observed: Arc::default(),
+            reachable: Arc::default(),
+        }))
+    }
+
+    fn spawn_sources(
+        &self,
+        tasks: &mut JoinSet<anyhow::Result<()>>,
+        args: &ServeArgs,
+        batches: mpsc::Sender<Batch>,
+        shutdown: &CancellationToken,
+    ) {
+        let options = KubernetesOptions {
+            namespaces: args.kubernetes.watch_namespaces.clone(),
+        };
+        tasks.spawn(part(kubernetes::run(
+            self.client.clone(),
+            options,
+            Arc::clone(&self.observed),
+            Arc::clone(&self.reachable),
+            batches,
+            shutdown.clone(),
+        )));
+        tasks.spawn(part(kubernetes::ask(
+            self.client.clone(),
+            Arc::clone(&self.reachable),
+            shutdown.clone(),
+        )));
+    }
+}
+
+fn spawn_cloud_map(
     tasks: &mut JoinSet<anyhow::Result<()>>,
     args: &ServeArgs,
     batches: mpsc::Sender<Batch>,
     wanted: watch::Receiver<Arc<BTreeSet<CloudMapService>>>,
     shutdown: &CancellationToken,
 ) {
-    let files = file::run(args.config.clone(), batches.clone(), shutdown.clone());
-    tasks.spawn(part(files));
     let options = CloudMapOptions {
         endpoint: args.cloud_map.cloud_map_endpoint.clone(),
         interval: args.cloud_map.cloud_map_interval,

@@ -22,7 +22,7 @@ pub struct Cli {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Serve a folder of manifests to Envoys, and follow its changes
+    /// Serve a folder of manifests, or the objects of a cluster, to Envoys, and follow their changes
     Serve(Box<ServeArgs>),
     /// Check a folder of manifests without serving it
     Lint(LintArgs),
@@ -41,10 +41,13 @@ Try it:
   envoy -c front.yaml
   curl -s http://127.0.0.1:18080/debug/proxies")]
 pub struct ServeArgs {
-    /// The folder of manifests, watched with its subfolders: *.yaml, *.yml and *.json, several documents
-    /// a file, `List`s too, so that a dump of `kubectl get -o yaml` can be served as it is
-    #[arg(long, value_name = "DIR", env = "EVERMESH_CONFIG")]
-    pub config: PathBuf,
+    /// Where the mesh is described
+    #[command(flatten)]
+    pub source: SourceArgs,
+
+    /// In a cluster
+    #[command(flatten)]
+    pub kubernetes: KubernetesArgs,
 
     /// Where Envoys connect (gRPC: ADS and the separate services, delta and state of the world)
     #[arg(
@@ -79,6 +82,41 @@ pub struct ServeArgs {
     /// Logs and traces
     #[command(flatten)]
     pub telemetry: TelemetryArgs,
+}
+
+/// Where the mesh is described: one of the two.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub struct SourceArgs {
+    /// The folder of manifests, watched with its subfolders: *.yaml, *.yml and *.json, several documents
+    /// a file, `List`s too, so that a dump of `kubectl get -o yaml` can be served as it is
+    #[arg(long, value_name = "DIR", env = "EVERMESH_CONFIG")]
+    pub config: Option<PathBuf>,
+
+    /// The cluster that KUBECONFIG or ~/.kube/config names or, inside of one, that cluster; the custom
+    /// resource definitions must be installed (`evermesh crds`)
+    #[arg(long, env = "EVERMESH_KUBERNETES")]
+    pub kubernetes: bool,
+}
+
+/// In a cluster.
+#[derive(Debug, Args)]
+pub struct KubernetesArgs {
+    /// Namespaces whose objects count, all without this; repeat it, or separate them by commas
+    #[arg(
+        long = "watch-namespace",
+        value_name = "NAMESPACE",
+        value_delimiter = ',',
+        requires = "kubernetes",
+        env = "EVERMESH_WATCH_NAMESPACE"
+    )]
+    pub watch_namespaces: Vec<String>,
+
+    /// Serve nodes whose DNS name is a Service of the cluster from its EndpointSlices: Envoy sees each pod, knows
+    /// its zone and drains it, where App Mesh saw the Service's cluster IP alone. A mesh's own annotation
+    /// `evermesh.dev/endpoint-slices: "true"` or `"false"` counts more than this
+    #[arg(long, requires = "kubernetes", env = "EVERMESH_ENDPOINT_SLICES")]
+    pub endpoint_slices: bool,
 }
 
 /// Cloud Map discovery. Credentials and region come from AWS's usual places.

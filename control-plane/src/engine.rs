@@ -16,7 +16,7 @@ use std::{
     time::Instant,
 };
 
-use evermesh_ingest::{BuildMemo, Built, Inputs};
+use evermesh_ingest::{BuildMemo, Built, Inputs, Settings};
 use evermesh_model::{
     CloudMapService, CloudMapState, Endpoint, Graph, ObjectRef, Problem, ResourceName,
     endpoint::CloudMapFailure,
@@ -97,9 +97,16 @@ struct Work {
 
 impl Engine {
     /// An engine without inputs that waits for these sources, and publishes that it does.
-    pub fn new(sources: impl IntoIterator<Item = SourceName>, outputs: Outputs) -> Self {
+    pub fn new(
+        sources: impl IntoIterator<Item = SourceName>,
+        settings: Settings,
+        outputs: Outputs,
+    ) -> Self {
         let engine = Self {
-            inputs: Inputs::default(),
+            inputs: Inputs {
+                settings,
+                ..Inputs::default()
+            },
             build: BuildMemo::default(),
             derive: DeriveMemo::default(),
             built: Built {
@@ -153,7 +160,8 @@ impl Engine {
                         None => self.origins.remove(&object),
                     };
                     work.problems |= before != origin;
-                    work.origins.extend(origin.or(before));
+                    let shown = || object.to_string().into();
+                    work.origins.insert(origin.or(before).unwrap_or_else(shown));
                     work.full |= self.inputs.apply(object, value);
                 }
                 Change::Problems { origin, problems } => {
@@ -207,8 +215,12 @@ impl Engine {
 }
 
 impl Engine {
-    /// Everything: build, derive, and commit what came out different.
+    /// Everything: build, derive, and commit what came out different. Half of what there is to read is not worth
+    /// a turn.
     fn full_turn(&mut self, noticed: Instant, origins: Vec<Arc<str>>, span: &Span) {
+        if !self.unsynced.is_empty() {
+            return;
+        }
         self.built =
             info_span!("build").in_scope(|| evermesh_ingest::build(&self.inputs, &mut self.build));
         self.users = evermesh_ingest::cloud_map_users(&self.built.graph);

@@ -3,6 +3,7 @@
 use std::{io::Write, path::Path, process::ExitCode, sync::Arc, time::Instant};
 
 use anyhow::Context;
+use evermesh_ingest::Settings;
 use evermesh_model::{Problem, Severity};
 use evermesh_xds::Store;
 use tokio::sync::{mpsc, watch};
@@ -59,10 +60,10 @@ fn problems(folder: &Path) -> Arc<[Problem]> {
         wanted: watch::Sender::default(),
         published,
         events: mpsc::unbounded_channel().0,
-        metrics: Arc::new(Metrics::new(store, newest.clone())),
+        metrics: Arc::new(Metrics::new(store, newest.clone(), None)),
     };
     let changes = file::read_once(folder);
-    Engine::new([], outputs).step([Batch { noticed, changes }]);
+    Engine::new([], Settings::default(), outputs).step([Batch { noticed, changes }]);
     Arc::clone(&newest.borrow().problems)
 }
 

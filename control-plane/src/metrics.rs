@@ -23,7 +23,7 @@ use prometheus_client::{
 };
 use tokio::sync::watch;
 
-use crate::engine::Published;
+use crate::{engine::Published, source::kubernetes::Reachable};
 
 /// Which turns a figure is about.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -45,7 +45,11 @@ impl Metrics {
         "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
     /// Families that show what is served and what the engine published.
-    pub fn new(store: Arc<Store>, published: watch::Receiver<Arc<Published>>) -> Self {
+    pub fn new(
+        store: Arc<Store>,
+        published: watch::Receiver<Arc<Published>>,
+        reachable: Option<Arc<Reachable>>,
+    ) -> Self {
         let mut registry = Registry::with_prefix("evermesh");
         registry.register(
             "build",
@@ -66,7 +70,11 @@ impl Metrics {
             Unit::Seconds,
             change_seconds.clone(),
         );
-        registry.register_collector(Box::new(Scraped { store, published }));
+        registry.register_collector(Box::new(Scraped {
+            store,
+            published,
+            reachable,
+        }));
         Self {
             registry,
             turn_seconds,
@@ -104,6 +112,7 @@ fn seconds() -> Histogram {
 struct Scraped {
     store: Arc<Store>,
     published: watch::Receiver<Arc<Published>>,
+    reachable: Option<Arc<Reachable>>,
 }
 
 impl Collector for Scraped {
@@ -118,6 +127,9 @@ impl Collector for Scraped {
         )?;
         problems(&mut encoder, &published.problems)?;
         self.resources(&mut encoder)?;
+        if let Some(reachable) = &self.reachable {
+            kubernetes(&mut encoder, reachable)?;
+        }
 
         let xds = self.store.metrics();
         let open = i64::try_from(xds.streams_open.get()).unwrap_or(i64::MAX);
@@ -194,6 +206,27 @@ impl Scraped {
 
 fn gauge(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: i64) -> fmt::Result {
     ConstGauge::new(value).encode(encoder.encode_descriptor(name, help, None, MetricType::Gauge)?)
+}
+
+fn kubernetes(encoder: &mut DescriptorEncoder<'_>, reachable: &Reachable) -> fmt::Result {
+    let silent_for = reachable.silent_for().unwrap_or_default();
+    gauge(
+        encoder,
+        "kubernetes_silent_seconds",
+        "How long the API server has not answered; 0 while it does",
+        i64::try_from(silent_for.as_secs()).unwrap_or(i64::MAX),
+    )?;
+    let mut family = encoder.encode_descriptor(
+        "kubernetes_watch_failures",
+        "Watches that broke off or could not be started",
+        None,
+        MetricType::Counter,
+    )?;
+    for (kind, failures) in reachable.failures() {
+        let labels = [("kind", kind.as_str())];
+        ConstCounter::new(failures).encode(family.encode_family(&labels)?)?;
+    }
+    Ok(())
 }
 
 fn problems(encoder: &mut DescriptorEncoder<'_>, problems: &[Problem]) -> fmt::Result {

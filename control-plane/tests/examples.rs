@@ -9,6 +9,7 @@ use evermesh::{
     metrics::Metrics,
     source::{Batch, Change, file},
 };
+use evermesh_ingest::Settings;
 use evermesh_model::Severity;
 use evermesh_proto::{ResourceType, View, json};
 use evermesh_testkit::{
@@ -72,9 +73,9 @@ fn serve(folder: &std::path::Path) -> (Arc<Store>, Arc<Published>) {
         wanted,
         published,
         events: mpsc::unbounded_channel().0,
-        metrics: Arc::new(Metrics::new(Arc::clone(&store), newest.clone())),
+        metrics: Arc::new(Metrics::new(Arc::clone(&store), newest.clone(), None)),
     };
-    let mut engine = Engine::new([], outputs);
+    let mut engine = Engine::new([], Settings::default(), outputs);
     let mut step = |changes| {
         engine.step([Batch {
             noticed: Instant::now(),

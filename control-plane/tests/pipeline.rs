@@ -14,7 +14,7 @@ use evermesh::{
     metrics::Metrics,
     source::{Batch, Change},
 };
-use evermesh_ingest::object::parse;
+use evermesh_ingest::{Settings, object::parse};
 use evermesh_model::{
     CloudMapService, CloudMapState, Instance, Kind, ObjectRef, endpoint::CloudMapFailure,
 };
@@ -289,9 +289,9 @@ fn run(batches: &[Vec<Event>]) -> Outcome {
         wanted,
         published,
         events,
-        metrics: Arc::new(Metrics::new(Arc::clone(&store), newest.clone())),
+        metrics: Arc::new(Metrics::new(Arc::clone(&store), newest.clone(), None)),
     };
-    let mut engine = Engine::new([], outputs);
+    let mut engine = Engine::new([], Settings::default(), outputs);
     for events in batches {
         engine.step([batch(events)]);
     }

@@ -88,6 +88,25 @@ impl Kind {
         }
     }
 
+    /// The name of its objects together, in the API's paths.
+    pub const fn plural(self) -> &'static str {
+        match self {
+            Self::Mesh => "meshes",
+            Self::VirtualNode => "virtualnodes",
+            Self::VirtualService => "virtualservices",
+            Self::VirtualRouter => "virtualrouters",
+            Self::VirtualGateway => "virtualgateways",
+            Self::GatewayRoute => "gatewayroutes",
+            Self::BackendGroup => "backendgroups",
+            Self::Route => "routes",
+            Self::Namespace => "namespaces",
+            Self::Service => "services",
+            Self::EndpointSlice => "endpointslices",
+            Self::Pod => "pods",
+            Self::Node => "nodes",
+        }
+    }
+
     /// The kind with this `apiVersion` and `kind`.
     pub fn find(api_version: &str, kind: &str) -> Option<Self> {
         Self::ALL

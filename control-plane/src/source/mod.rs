@@ -1,6 +1,6 @@
-//! The outside worlds that the engine is told of: a folder of manifests, and Cloud Map.
+//! The outside worlds that the engine is told of: a folder of manifests or a cluster, and Cloud Map.
 //!
-//! In: files, AWS. Out: one bounded channel of [`Batch`]es, read by the engine alone. Each source is a task of
+//! In: files, Kubernetes, AWS. Out: one bounded channel of [`Batch`]es, read by the engine alone. Each source is a task of
 //! its own, keeps what it last told, and sends only what differs from that; a full channel makes it wait.
 //!
 //! Must not build, translate or judge: an object leaves here as its manifest has it, and what is wrong with a
@@ -8,11 +8,12 @@
 
 pub mod cloud_map;
 pub mod file;
+pub mod kubernetes;
 
 use std::{fmt, sync::Arc, time::Instant};
 
 use evermesh_ingest::object::Object;
-use evermesh_model::{CloudMapService, CloudMapState, ObjectRef, Problem};
+use evermesh_model::{CloudMapService, CloudMapState, Kind, ObjectRef, Problem};
 
 /// Changes that belong together: an engine that applies half of them shows a state that never was.
 #[derive(Debug)]
@@ -30,14 +31,15 @@ pub enum Change {
     Object {
         /// Which one.
         object: ObjectRef,
-        /// Where it was read, such as `shop/color.yaml#2`; none when it went.
+        /// The file and document where it was read, such as `shop/color.yaml#2`; none when it went, or came from a
+        /// cluster.
         origin: Option<Arc<str>>,
         /// What it is now; none when it went.
         value: Option<Object>,
     },
     /// The problems of one origin: they replace all that were told of it before.
     Problems {
-        /// A file's path below the folder, or the folder itself.
+        /// A file's path below the folder, or the folder itself; an object of a cluster.
         origin: Arc<str>,
         /// What is wrong there now; none when all is well.
         problems: Vec<Problem>,
@@ -59,12 +61,15 @@ pub enum Change {
 pub enum SourceName {
     /// The folder of manifests.
     Files,
+    /// The objects of one kind in a cluster.
+    Kubernetes(Kind),
 }
 
 impl fmt::Display for SourceName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Files => f.write_str("files"),
+            Self::Kubernetes(kind) => write!(f, "kubernetes: {kind}"),
         }
     }
 }

@@ -1,0 +1,201 @@
+//! What one watch has told, so that it tells only differences and knows what a new list leaves out.
+//!
+//! Must not do I/O.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use evermesh_ingest::object::{Parsed, parse};
+use evermesh_model::{Kind, ObjectRef};
+use kube::{api::DynamicObject, runtime::watcher::Event};
+
+use super::{Observed, trim::trim};
+use crate::source::Change;
+
+/// The objects of one watch.
+#[derive(Debug)]
+pub(super) struct Mirror {
+    kind: Kind,
+    known: BTreeSet<ObjectRef>,
+    /// Objects with problems that were told.
+    troubled: BTreeSet<ObjectRef>,
+    /// What a list under way has named so far.
+    listed: Option<BTreeMap<ObjectRef, DynamicObject>>,
+    /// Whether there was a whole list.
+    complete: bool,
+    observed: Arc<Observed>,
+}
+
+impl Mirror {
+    pub(super) fn new(kind: Kind, observed: Arc<Observed>) -> Self {
+        Self {
+            kind,
+            known: BTreeSet::new(),
+            troubled: BTreeSet::new(),
+            listed: None,
+            complete: false,
+            observed,
+        }
+    }
+
+    /// Takes in an event and appends what it changes. Returns whether it completed the first list.
+    pub(super) fn take(&mut self, event: Event<DynamicObject>, changes: &mut Vec<Change>) -> bool {
+        match event {
+            Event::Init => self.listed = Some(BTreeMap::new()),
+            Event::InitApply(object) => {
+                let id = self.id(&object);
+                self.listed.get_or_insert_default().insert(id, object);
+            }
+            Event::InitDone => return self.replace(changes),
+            Event::Apply(object) => self.apply(self.id(&object), object, changes),
+            Event::Delete(object) => self.delete(self.id(&object), changes),
+        }
+        false
+    }
+
+    fn replace(&mut self, changes: &mut Vec<Change>) -> bool {
+        let listed = self.listed.take().unwrap_or_default();
+        let gone: Vec<ObjectRef> = self
+            .known
+            .iter()
+            .filter(|id| !listed.contains_key(*id))
+            .cloned()
+            .collect();
+        for id in gone {
+            self.delete(id, changes);
+        }
+        for (id, object) in listed {
+            self.apply(id, object, changes);
+        }
+        !std::mem::replace(&mut self.complete, true)
+    }
+
+    fn apply(&mut self, id: ObjectRef, object: DynamicObject, changes: &mut Vec<Change>) {
+        self.known.insert(id.clone());
+        self.observed.put(&id, &object);
+        let Parsed {
+            object, problems, ..
+        } = parse(trim(self.kind, object));
+        if !problems.is_empty() || self.troubled.contains(&id) {
+            if problems.is_empty() {
+                self.troubled.remove(&id);
+            } else {
+                self.troubled.insert(id.clone());
+            }
+            changes.push(Change::Problems {
+                origin: origin(&id),
+                problems,
+            });
+        }
+        if let Some((_, object)) = object {
+            changes.push(Change::Object {
+                object: id,
+                origin: None,
+                value: Some(object),
+            });
+        }
+    }
+
+    fn delete(&mut self, id: ObjectRef, changes: &mut Vec<Change>) {
+        self.known.remove(&id);
+        self.observed.remove(&id);
+        if self.troubled.remove(&id) {
+            changes.push(Change::Problems {
+                origin: origin(&id),
+                problems: Vec::new(),
+            });
+        }
+        changes.push(Change::Object {
+            object: id,
+            origin: None,
+            value: None,
+        });
+    }
+
+    fn id(&self, object: &DynamicObject) -> ObjectRef {
+        ObjectRef::new(
+            self.kind,
+            object.metadata.namespace.as_deref().unwrap_or_default(),
+            object.metadata.name.as_deref().unwrap_or_default(),
+        )
+    }
+}
+
+fn origin(id: &ObjectRef) -> Arc<str> {
+    format!("kubernetes:{id}").into()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn mesh(name: &str, spec: Value) -> DynamicObject {
+        let object = json!({"metadata": {"name": name}, "spec": spec});
+        serde_json::from_value(object).unwrap()
+    }
+
+    fn take(mirror: &mut Mirror, events: Vec<Event<DynamicObject>>) -> (Vec<String>, bool) {
+        let mut changes = Vec::new();
+        let mut completed = false;
+        for event in events {
+            completed |= mirror.take(event, &mut changes);
+        }
+        let told = changes.into_iter().map(|change| match change {
+            Change::Object { object, value, .. } => match value {
+                Some(_) => format!("+{object}"),
+                None => format!("-{object}"),
+            },
+            Change::Problems { origin, problems } => format!("{} of {origin}", problems.len()),
+            other => panic!("{other:?}"),
+        });
+        (told.collect(), completed)
+    }
+
+    #[test]
+    fn only_a_whole_list_says_what_is_gone() {
+        let mut mirror = Mirror::new(Kind::Mesh, Arc::default());
+        let list = vec![
+            Event::Init,
+            Event::InitApply(mesh("a", json!({}))),
+            Event::InitApply(mesh("b", json!({}))),
+        ];
+        assert_eq!(take(&mut mirror, list), (vec![], false));
+        assert_eq!(
+            take(&mut mirror, vec![Event::InitDone]),
+            (vec!["+Mesh/a".to_owned(), "+Mesh/b".to_owned()], true)
+        );
+        let broken_off = vec![Event::Init, Event::InitApply(mesh("b", json!({})))];
+        assert_eq!(take(&mut mirror, broken_off), (vec![], false));
+        let again = vec![
+            Event::Init,
+            Event::InitApply(mesh("b", json!({}))),
+            Event::InitDone,
+        ];
+        assert_eq!(
+            take(&mut mirror, again),
+            (vec!["-Mesh/a".to_owned(), "+Mesh/b".to_owned()], false)
+        );
+    }
+
+    #[test]
+    fn a_broken_object_keeps_its_last_good_version_and_is_told() {
+        let mut mirror = Mirror::new(Kind::Mesh, Arc::default());
+        let broken = mesh("a", json!({"egressFilter": {"type": "MAYBE"}}));
+        let events = vec![
+            Event::Apply(mesh("a", json!({}))),
+            Event::Apply(broken),
+            Event::Apply(mesh("a", json!({}))),
+        ];
+        let expected = [
+            "+Mesh/a",
+            "1 of kubernetes:Mesh/a",
+            "0 of kubernetes:Mesh/a",
+            "+Mesh/a",
+        ];
+        assert_eq!(take(&mut mirror, events).0, expected);
+    }
+}

@@ -1,0 +1,128 @@
+//! What of an object counts.
+//!
+//! Kept are the fields that a graph can depend on. The rest would make a change of what is none (a status, a
+//! heartbeat, bookkeeping of the API server) and cost memory in a cluster with thousands of pods.
+//!
+//! Must not judge: an odd object leaves as odd as it came.
+
+use evermesh_model::Kind;
+use kube::{api::DynamicObject, core::ObjectMeta};
+use serde_json::{Map, Value, json};
+
+/// The object as a document with what counts.
+pub(super) fn trim(kind: Kind, object: DynamicObject) -> Value {
+    let DynamicObject {
+        types: _,
+        metadata,
+        data,
+    } = object;
+    let mut fields = match data {
+        Value::Object(fields) => fields,
+        _ => Map::new(),
+    };
+    match kind {
+        Kind::Mesh
+        | Kind::VirtualNode
+        | Kind::VirtualService
+        | Kind::VirtualRouter
+        | Kind::VirtualGateway
+        | Kind::GatewayRoute
+        | Kind::BackendGroup
+        | Kind::Route
+        | Kind::Service
+        | Kind::Namespace => {
+            fields.remove("status");
+        }
+        Kind::EndpointSlice => {}
+        Kind::Pod => {
+            keep(&mut fields, "spec", &["nodeName", "serviceAccountName"]);
+            let status = ["conditions", "phase", "podIP", "podIPs"];
+            keep(&mut fields, "status", &status);
+        }
+        Kind::Node => fields.clear(),
+    }
+    fields.insert("apiVersion".to_owned(), kind.api_version().into());
+    fields.insert("kind".to_owned(), kind.as_str().into());
+    fields.insert("metadata".to_owned(), trim_metadata(kind, metadata));
+    Value::Object(fields)
+}
+
+fn trim_metadata(kind: Kind, metadata: ObjectMeta) -> Value {
+    // Annotations of pods and services are other people's notes, and some change all the time.
+    let annotations = match kind {
+        Kind::Pod | Kind::Node | Kind::Service | Kind::EndpointSlice | Kind::Namespace => None,
+        _ => metadata.annotations,
+    };
+    json!(ObjectMeta {
+        name: metadata.name,
+        namespace: metadata.namespace,
+        uid: metadata.uid,
+        labels: metadata.labels,
+        annotations,
+        creation_timestamp: metadata.creation_timestamp,
+        deletion_timestamp: metadata.deletion_timestamp,
+        ..ObjectMeta::default()
+    })
+}
+
+/// Leaves only these fields of a part of the object.
+fn keep(fields: &mut Map<String, Value>, part: &str, kept: &[&str]) {
+    if let Some(Value::Object(part)) = fields.get_mut(part) {
+        part.retain(|name, _| kept.contains(&name.as_str()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn trimmed(kind: Kind, object: Value) -> Value {
+        trim(kind, serde_json::from_value(object).unwrap())
+    }
+
+    #[test]
+    fn a_status_is_no_part_of_a_route() {
+        let object = json!({
+            "apiVersion": "evermesh.dev/v1alpha1",
+            "kind": "Route",
+            "metadata": {
+                "name": "r", "namespace": "n", "uid": "u", "generation": 3, "resourceVersion": "7",
+                "finalizers": ["f"], "managedFields": [{"manager": "kubectl"}], "annotations": {"a": "b"},
+            },
+            "spec": {"priority": 1},
+            "status": {"observedGeneration": 3},
+        });
+        let kept = json!({
+            "apiVersion": "evermesh.dev/v1alpha1",
+            "kind": "Route",
+            "metadata": {"name": "r", "namespace": "n", "uid": "u", "annotations": {"a": "b"}},
+            "spec": {"priority": 1},
+        });
+        assert_eq!(trimmed(Kind::Route, object), kept);
+    }
+
+    #[test]
+    fn a_heartbeat_does_not_change_a_node() {
+        let object = json!({
+            "metadata": {"name": "n", "labels": {"zone": "a"}, "annotations": {"seen": "now"}},
+            "spec": {"podCIDR": "10.0.0.0/24"},
+            "status": {"conditions": [{"lastHeartbeatTime": "2026-01-01T00:00:00Z"}]},
+        });
+        let kept = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n", "labels": {"zone": "a"}}});
+        assert_eq!(trimmed(Kind::Node, object), kept);
+    }
+
+    #[test]
+    fn of_a_pod_its_place_and_its_address_count() {
+        let object = json!({
+            "metadata": {"name": "p", "namespace": "n"},
+            "spec": {"nodeName": "node", "containers": [{"name": "c", "image": "i"}]},
+            "status": {"podIP": "10.0.0.1", "phase": "Running", "startTime": "2026-01-01T00:00:00Z"},
+        });
+        let kept = json!({
+            "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "namespace": "n"},
+            "spec": {"nodeName": "node"}, "status": {"podIP": "10.0.0.1", "phase": "Running"},
+        });
+        assert_eq!(trimmed(Kind::Pod, object), kept);
+    }
+}
