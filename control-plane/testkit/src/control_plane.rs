@@ -34,6 +34,8 @@ pub const ADMIN_PORT: u16 = 18001;
 pub struct ControlPlane {
     place: Option<Host>,
     arguments: Vec<OsString>,
+    /// The cluster it reads, if it reads one.
+    kubeconfig: Option<PathBuf>,
     xds: SocketAddr,
     admin: Address,
     log: PathBuf,
@@ -61,6 +63,21 @@ pub struct Change {
 impl ControlPlane {
     /// Starts a control plane on loopback that reads the manifests below `config`; it is not ready yet.
     pub fn start(config: &Path, arguments: &[&str]) -> Result<Self> {
+        let source = ["--config".into(), config.into()];
+        Self::start_on_loopback(&source, None, arguments)
+    }
+
+    /// Starts a control plane on loopback that reads the cluster of this kubeconfig; it is not ready yet.
+    pub fn start_on_cluster(kubeconfig: &Path, arguments: &[&str]) -> Result<Self> {
+        let source = ["--kubernetes".into()];
+        Self::start_on_loopback(&source, Some(kubeconfig.to_owned()), arguments)
+    }
+
+    fn start_on_loopback(
+        source: &[OsString],
+        kubeconfig: Option<PathBuf>,
+        arguments: &[&str],
+    ) -> Result<Self> {
         // Held until the end of the function only: another process may take them, which no test does.
         let sockets = [
             TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?,
@@ -71,7 +88,8 @@ impl ControlPlane {
         let dir = tools::scratch("control-plane")?;
         let mut control_plane = Self {
             place: None,
-            arguments: arguments_of(config, xds, admin, arguments),
+            arguments: arguments_of(source, xds, admin, arguments),
+            kubeconfig,
             xds,
             admin: Address::Tcp(admin),
             log: dir.path().join("log"),
@@ -88,7 +106,8 @@ impl ControlPlane {
         let admin = SocketAddr::from((Ipv4Addr::LOCALHOST, ADMIN_PORT));
         let mut control_plane = Self {
             place: Some(host.clone()),
-            arguments: arguments_of(config, xds, admin, arguments),
+            arguments: arguments_of(&["--config".into(), config.into()], xds, admin, arguments),
+            kubeconfig: None,
             xds,
             admin: host.loopback(ADMIN_PORT),
             log: host
@@ -127,6 +146,9 @@ impl ControlPlane {
         command.args(&self.arguments);
         // Whoever calls a stand-in for Cloud Map has no use for the credentials of the machine it runs on.
         command.env("AWS_EC2_METADATA_DISABLED", "true");
+        if let Some(kubeconfig) = &self.kubeconfig {
+            command.env("KUBECONFIG", kubeconfig);
+        }
         self.process = Some(Process::spawn("evermesh", command, &self.log)?);
         Ok(())
     }
@@ -183,8 +205,14 @@ impl ControlPlane {
     }
 }
 
-fn arguments_of(config: &Path, xds: SocketAddr, admin: SocketAddr, more: &[&str]) -> Vec<OsString> {
-    let mut arguments: Vec<OsString> = vec!["serve".into(), "--config".into(), config.into()];
+fn arguments_of(
+    source: &[OsString],
+    xds: SocketAddr,
+    admin: SocketAddr,
+    more: &[&str],
+) -> Vec<OsString> {
+    let mut arguments: Vec<OsString> = vec!["serve".into()];
+    arguments.extend_from_slice(source);
     arguments.extend(["--xds-address".into(), xds.to_string().into()]);
     arguments.extend(["--admin-address".into(), admin.to_string().into()]);
     arguments.extend(more.iter().map(Into::into));

@@ -92,7 +92,9 @@ impl Source {
                     self.problems.insert(origin, problems);
                 }
                 Change::Synced(SourceName::Files) => self.is_synced = true,
-                Change::CloudMap { .. } => panic!("files know nothing of Cloud Map"),
+                other @ (Change::CloudMap { .. } | Change::Synced(_)) => {
+                    panic!("files know nothing of this: {other:?}")
+                }
             }
         }
     }
