@@ -13,7 +13,6 @@ use evermesh_ingest::Settings;
 use evermesh_model::{CloudMapService, ProxyKind, ResourceName, name::InvalidResourceName};
 use evermesh_proto::core;
 use evermesh_xds::{Options, Registry, Store, VerdictSink};
-use kube::Client;
 use tokio::{
     net::TcpListener,
     runtime::{Builder, Handle},
@@ -28,13 +27,14 @@ use crate::{
     admin,
     args::ServeArgs,
     changes::{self, Changes, Event},
+    cluster::Cluster,
+    effect::Notice,
     engine::{Engine, Outputs, Published},
     metrics::Metrics,
     source::{
         Batch, SourceName,
         cloud_map::{self, CloudMapOptions},
-        file,
-        kubernetes::{self, KubernetesOptions, Observed, Reachable},
+        file, kubernetes,
     },
     telemetry,
 };
@@ -79,8 +79,15 @@ async fn run(args: &ServeArgs, streams: &Handle) -> anyhow::Result<()> {
     let (published, newest) = watch::channel(Arc::new(Published::default()));
     let (events, announced) = mpsc::unbounded_channel();
     let store = Store::new();
-    let registry = Registry::new(Some(verdicts_to(events.clone())));
     let cluster = Cluster::of(args).await?;
+    let (notices, noticed) = match &cluster {
+        Some(_) if args.kubernetes.leader_election_namespace.is_some() => {
+            let (notices, noticed) = mpsc::unbounded_channel();
+            (Some(notices), Some(noticed))
+        }
+        _ => (None, None),
+    };
+    let registry = Registry::new(Some(verdicts_to(events.clone(), notices.clone())));
     let reachable = cluster.as_ref().map(|it| Arc::clone(&it.reachable));
     let metrics = Arc::new(Metrics::new(
         Arc::clone(&store),
@@ -94,6 +101,7 @@ async fn run(args: &ServeArgs, streams: &Handle) -> anyhow::Result<()> {
         wanted,
         published,
         events,
+        commits: notices,
         metrics: Arc::clone(&metrics),
     };
     let sources: Vec<SourceName> = match &cluster {
@@ -113,6 +121,12 @@ async fn run(args: &ServeArgs, streams: &Handle) -> anyhow::Result<()> {
     );
     if let Some(cluster) = &cluster {
         cluster.spawn_sources(&mut tasks, args, batches, &shutdown);
+        if let (Some(noticed), Some(namespace)) =
+            (noticed, &args.kubernetes.leader_election_namespace)
+        {
+            let readers = (newest.clone(), Arc::clone(&store), Arc::clone(&registry));
+            cluster.spawn_effects(&mut tasks, args, namespace, (noticed, readers), &shutdown);
+        }
     } else if let Some(folder) = &args.source.config {
         tasks.spawn(part(file::run(folder.clone(), batches, shutdown.clone())));
     }
@@ -201,56 +215,6 @@ fn spawn_engine(
     Ok(ended)
 }
 
-/// The cluster that objects come from.
-struct Cluster {
-    client: Client,
-    observed: Arc<Observed>,
-    reachable: Arc<Reachable>,
-}
-
-impl Cluster {
-    /// The one that is asked for, if one is.
-    async fn of(args: &ServeArgs) -> anyhow::Result<Option<Self>> {
-        if !args.source.kubernetes {
-            return Ok(None);
-        }
-        let config = kube::Config::infer()
-            .await
-            .context("--kubernetes: no cluster is known here; set KUBECONFIG")?;
-        tracing::info!(api_server = %config.cluster_url, "reading the cluster");
-        Ok(Some(Self {
-            client: Client::try_from(config).context("--kubernetes")?,
-            observed: Arc::default(),
-            reachable: Arc::default(),
-        }))
-    }
-
-    fn spawn_sources(
-        &self,
-        tasks: &mut JoinSet<anyhow::Result<()>>,
-        args: &ServeArgs,
-        batches: mpsc::Sender<Batch>,
-        shutdown: &CancellationToken,
-    ) {
-        let options = KubernetesOptions {
-            namespaces: args.kubernetes.watch_namespaces.clone(),
-        };
-        tasks.spawn(part(kubernetes::run(
-            self.client.clone(),
-            options,
-            Arc::clone(&self.observed),
-            Arc::clone(&self.reachable),
-            batches,
-            shutdown.clone(),
-        )));
-        tasks.spawn(part(kubernetes::ask(
-            self.client.clone(),
-            Arc::clone(&self.reachable),
-            shutdown.clone(),
-        )));
-    }
-}
-
 fn spawn_cloud_map(
     tasks: &mut JoinSet<anyhow::Result<()>>,
     args: &ServeArgs,
@@ -272,14 +236,20 @@ fn spawn_cloud_map(
 }
 
 /// A task that has nothing to fail with.
-async fn part(task: impl Future<Output = ()>) -> anyhow::Result<()> {
+pub(crate) async fn part(task: impl Future<Output = ()>) -> anyhow::Result<()> {
     task.await;
     Ok(())
 }
 
 /// Verdicts on their way to the tracker, with the moment at which they were read.
-fn verdicts_to(events: mpsc::UnboundedSender<Event>) -> VerdictSink {
+fn verdicts_to(
+    events: mpsc::UnboundedSender<Event>,
+    notices: Option<mpsc::UnboundedSender<Notice>>,
+) -> VerdictSink {
     Arc::new(move |verdict| {
+        if let Some(notices) = &notices {
+            let _ = notices.send(Notice::Verdict(verdict.clone()));
+        }
         // The tracker is gone only when the process is about to be.
         let _ = events.send(Event::Verdict(verdict, Instant::now()));
     })

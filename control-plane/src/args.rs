@@ -117,6 +117,43 @@ pub struct KubernetesArgs {
     /// `evermesh.dev/endpoint-slices: "true"` or `"false"` counts more than this
     #[arg(long, requires = "kubernetes", env = "EVERMESH_ENDPOINT_SLICES")]
     pub endpoint_slices: bool,
+
+    /// The namespace of the Lease by which replicas agree on who writes; without it, nothing is written to the
+    /// cluster, no status either
+    #[arg(
+        long,
+        value_name = "NAMESPACE",
+        requires = "kubernetes",
+        env = "EVERMESH_LEADER_ELECTION_NAMESPACE"
+    )]
+    pub leader_election_namespace: Option<String>,
+
+    /// The name of that Lease
+    #[arg(
+        long,
+        value_name = "NAME",
+        default_value = "evermesh",
+        env = "EVERMESH_LEADER_ELECTION_NAME"
+    )]
+    pub leader_election_name: String,
+
+    /// The region in the ARNs that statuses show; nothing is asked of AWS for it
+    #[arg(
+        long,
+        value_name = "REGION",
+        default_value = "us-east-1",
+        env = "AWS_REGION"
+    )]
+    pub aws_region: String,
+
+    /// The account in the ARNs that statuses show
+    #[arg(
+        long,
+        value_name = "ID",
+        default_value = "000000000000",
+        env = "EVERMESH_AWS_ACCOUNT_ID"
+    )]
+    pub aws_account_id: String,
 }
 
 /// Cloud Map discovery. Credentials and region come from AWS's usual places.

@@ -28,6 +28,7 @@ use tracing::{Span, info_span};
 
 use crate::{
     changes::{self, Event},
+    effect::Notice,
     metrics::Metrics,
     source::{Batch, Change, SourceName},
 };
@@ -47,6 +48,8 @@ pub struct Published {
     pub endpoints: BTreeMap<ResourceName, Arc<Vec<Endpoint>>>,
     /// Everything found wrong, ascending.
     pub problems: Arc<[Problem]>,
+    /// How many objects of each watch of a cluster it is about.
+    pub places: BTreeMap<usize, u64>,
     /// What is still to come before the first commit; empty from then on.
     pub waiting_for: Vec<String>,
 }
@@ -61,6 +64,8 @@ pub struct Outputs {
     pub published: watch::Sender<Arc<Published>>,
     /// Announcements of commits.
     pub events: mpsc::UnboundedSender<Event>,
+    /// What each commit changes, for the doors back, if there are any.
+    pub commits: Option<mpsc::UnboundedSender<Notice>>,
     /// How long turns take.
     pub metrics: Arc<Metrics>,
 }
@@ -79,6 +84,7 @@ pub struct Engine {
     /// Where each object was read.
     origins: BTreeMap<ObjectRef, Arc<str>>,
     unsynced: BTreeSet<SourceName>,
+    places: BTreeMap<usize, u64>,
     committed: bool,
     outputs: Outputs,
 }
@@ -119,6 +125,7 @@ impl Engine {
             problems: Arc::default(),
             origins: BTreeMap::new(),
             unsynced: sources.into_iter().collect(),
+            places: BTreeMap::new(),
             committed: false,
             outputs,
         };
@@ -148,6 +155,9 @@ impl Engine {
             work.noticed
                 .map_or(batch.noticed, |noticed| noticed.min(batch.noticed)),
         );
+        if let Some(place) = batch.place {
+            self.places.insert(place.watch, place.count);
+        }
         for change in batch.changes {
             match change {
                 Change::Object {
@@ -295,7 +305,15 @@ impl Engine {
             deliveries: watchers.iter().sum(),
             span: span.clone(),
         }));
+        let notice = self.outputs.commits.is_some().then(|| Notice::Commit {
+            upserts: commit.upserts.clone(),
+            removals: commit.removals.clone(),
+        });
         info_span!("commit").in_scope(|| self.outputs.store.commit(commit));
+        if let (Some(commits), Some(notice)) = (&self.outputs.commits, notice) {
+            // Nobody listening is no reason to stop.
+            let _ = commits.send(notice);
+        }
         if !self.committed {
             self.committed = true;
             tracing::info!(
@@ -339,6 +357,7 @@ impl Engine {
             graph: Arc::clone(&self.built.graph),
             endpoints: self.endpoints.clone(),
             problems: Arc::clone(&self.problems),
+            places: self.places.clone(),
             waiting_for: self.waiting_for(),
         }));
     }

@@ -6,6 +6,8 @@ pub mod admin;
 pub mod app;
 pub mod args;
 pub mod changes;
+mod cluster;
+pub mod effect;
 pub mod engine;
 pub mod lint;
 pub mod metrics;

@@ -60,10 +60,11 @@ fn problems(folder: &Path) -> Arc<[Problem]> {
         wanted: watch::Sender::default(),
         published,
         events: mpsc::unbounded_channel().0,
+        commits: None,
         metrics: Arc::new(Metrics::new(store, newest.clone(), None)),
     };
     let changes = file::read_once(folder);
-    Engine::new([], Settings::default(), outputs).step([Batch { noticed, changes }]);
+    Engine::new([], Settings::default(), outputs).step([Batch::new(noticed, changes)]);
     Arc::clone(&newest.borrow().problems)
 }
 

@@ -73,14 +73,12 @@ fn serve(folder: &std::path::Path) -> (Arc<Store>, Arc<Published>) {
         wanted,
         published,
         events: mpsc::unbounded_channel().0,
+        commits: None,
         metrics: Arc::new(Metrics::new(Arc::clone(&store), newest.clone(), None)),
     };
     let mut engine = Engine::new([], Settings::default(), outputs);
     let mut step = |changes| {
-        engine.step([Batch {
-            noticed: Instant::now(),
-            changes,
-        }]);
+        engine.step([Batch::new(Instant::now(), changes)]);
     };
     step(file::read_once(folder));
     let services = Arc::clone(&services.borrow());

@@ -264,10 +264,7 @@ fn change(event: &Event) -> Change {
 }
 
 fn batch(events: &[Event]) -> Batch {
-    Batch {
-        noticed: Instant::now(),
-        changes: events.iter().map(change).collect(),
-    }
+    Batch::new(Instant::now(), events.iter().map(change).collect())
 }
 
 /// What a proxy could see and an operator read.
@@ -289,6 +286,7 @@ fn run(batches: &[Vec<Event>]) -> Outcome {
         wanted,
         published,
         events,
+        commits: None,
         metrics: Arc::new(Metrics::new(Arc::clone(&store), newest.clone(), None)),
     };
     let mut engine = Engine::new([], Settings::default(), outputs);

@@ -20,8 +20,21 @@ use evermesh_model::{CloudMapService, CloudMapState, Kind, ObjectRef, Problem};
 pub struct Batch {
     /// When the source noticed the first of them.
     pub noticed: Instant,
+    /// How far a watch has come with them, if they are from a cluster.
+    pub place: Option<kubernetes::Place>,
     /// The changes, in the order in which they are to be applied.
     pub changes: Vec<Change>,
+}
+
+impl Batch {
+    /// Changes that come from no cluster.
+    pub const fn new(noticed: Instant, changes: Vec<Change>) -> Self {
+        Self {
+            noticed,
+            place: None,
+            changes,
+        }
+    }
 }
 
 /// What a source tells the engine.

@@ -10,7 +10,7 @@ use std::{collections::BTreeSet, mem, sync::Arc, time::SystemTime};
 use evermesh_proto::{
     core,
     pb::google::rpc,
-    resource::{Resource, ResourceType, Version, View},
+    resource::{Key, Resource, ResourceType, Version, View},
 };
 use prost::Message;
 
@@ -128,6 +128,31 @@ impl Connection {
             })
         });
         statuses.collect()
+    }
+
+    /// The version of a resource of its view that the client has accepted, and its last refusal. None if the client is
+    /// not concerned: it knows everything that could name the resource, and did not ask for it.
+    pub(crate) fn answer_to(
+        &self,
+        key: &Key,
+        aggregated: bool,
+    ) -> Option<(Option<Version>, Option<Rejection>)> {
+        let subscription = self.subscription(key.kind);
+        if let Some(entry) = subscription.find(&key.name).filter(|it| it.is_wanted()) {
+            return Some((entry.held.version(), entry.refused.as_deref().cloned()));
+        }
+        if !aggregated && subscription.is_untouched() {
+            return None;
+        }
+        let view = self.view.as_ref();
+        let is_known = view.is_some_and(|view| view.find(key.kind, &key.name) == Some(key));
+        let names_it = match key.kind {
+            ResourceType::Route => ResourceType::Listener,
+            ResourceType::Endpoint => ResourceType::Cluster,
+            ResourceType::Cluster | ResourceType::Listener | ResourceType::Secret => key.kind,
+        };
+        let is_to_come = !is_known || !self.subscription(names_it).is_settled();
+        is_to_come.then_some((None, None))
     }
 
     /// The client's answers since the last call.

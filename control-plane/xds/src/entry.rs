@@ -29,6 +29,15 @@ impl Held {
         }
     }
 
+    /// The version, if it is one of ours.
+    pub(crate) fn version(&self) -> Option<Version> {
+        match self {
+            Self::Nothing => None,
+            Self::Claimed(version) => version.as_deref().copied(),
+            Self::Resource(resource) => Some(resource.version),
+        }
+    }
+
     fn is_nothing(&self) -> bool {
         matches!(self, Self::Nothing)
     }
@@ -194,6 +203,19 @@ impl Entry {
         let held = self.held.resource()?;
         let newest = self.want.as_ref().is_some_and(|want| self.held.is(want));
         (!newest).then_some(held)
+    }
+
+    /// Whether the client asked for it.
+    pub(crate) fn is_wanted(&self) -> bool {
+        self.named || self.id.is_some()
+    }
+
+    /// Whether the client has what the store has.
+    pub(crate) fn is_settled(&self) -> bool {
+        match &self.want {
+            Some(want) => self.held.is(want),
+            None => self.held.is_nothing(),
+        }
     }
 
     /// Whether there is still a reason to keep it.

@@ -15,12 +15,13 @@ use std::{
 };
 
 use dashmap::DashMap;
-use evermesh_proto::core;
+use evermesh_proto::{Key, Version, core};
 use parking_lot::Mutex;
 
 use crate::{
+    Store,
     connection::{Connection, Flavour, ResourceStatus},
-    verdict::{ProxyId, Verdict},
+    verdict::{ProxyId, Rejection, Verdict},
 };
 
 /// Where verdicts go. Called on the stream's task, so it must be quick; it may read the registry.
@@ -57,6 +58,19 @@ pub struct ProxyStatus {
     pub since: SystemTime,
     /// What it has of each resource, in the order of types and names.
     pub resources: Vec<ResourceStatus>,
+}
+
+/// What one connected proxy has made of one resource of its view.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    /// The stream.
+    pub proxy: ProxyId,
+    /// The node id it gave.
+    pub node_id: String,
+    /// The version in use: the last one accepted. None if it has none yet.
+    pub acked: Option<Version>,
+    /// The last refusal.
+    pub rejection: Option<Rejection>,
 }
 
 /// Who is at the other end of a stream.
@@ -114,10 +128,35 @@ impl Registry {
         proxies.iter().map(|proxy| proxy.status()).collect()
     }
 
+    /// Every stream, with the view of its client.
+    pub fn connected(&self) -> Vec<(ProxyId, Arc<str>)> {
+        let proxies = self.proxies.iter();
+        proxies
+            .map(|proxy| (proxy.id, Arc::clone(&proxy.view)))
+            .collect()
+    }
+
     /// One connected proxy.
     pub fn proxy(&self, id: ProxyId) -> Option<ProxyStatus> {
         let proxy = Arc::clone(self.proxies.get(&id)?.value());
         Some(proxy.status())
+    }
+
+    /// What each proxy concerned has made of a resource, in the order in which they came. Concerned is whose view in
+    /// the store has it and who asked for it, or who has not accepted everything that could make it ask.
+    pub fn answers(&self, store: &Store, key: &Key) -> Vec<Answer> {
+        let has_it = |view: &str| {
+            let view = store.view(view);
+            view.is_some_and(|view| view.find(key.kind, &key.name) == Some(key))
+        };
+        let proxies = self.proxies.iter();
+        let mut answers: Vec<Answer> = proxies
+            .filter(|entry| key.scope.as_ref().is_none_or(|scope| *scope == entry.view))
+            .filter(|entry| has_it(&entry.view))
+            .filter_map(|entry| entry.answer(key))
+            .collect();
+        answers.sort_by_key(|answer| answer.proxy);
+        answers
     }
 
     pub(crate) fn enter(&self, peer: Peer, connection: Connection) -> Arc<Proxy> {
@@ -179,6 +218,16 @@ impl fmt::Debug for Registry {
 impl Proxy {
     pub(crate) fn id(&self) -> ProxyId {
         self.id
+    }
+
+    fn answer(&self, key: &Key) -> Option<Answer> {
+        let (acked, rejection) = self.connection.lock().answer_to(key, self.aggregated)?;
+        Some(Answer {
+            proxy: self.id,
+            node_id: self.node_id.to_string(),
+            acked,
+            rejection,
+        })
     }
 
     fn status(&self) -> ProxyStatus {

@@ -84,12 +84,17 @@ impl Subscription {
         &self.entries
     }
 
+    /// Whether the client has asked for something of the type and has the newest of everything.
+    pub(crate) fn is_settled(&self) -> bool {
+        !self.is_untouched() && !self.dirty && self.entries.iter().all(Entry::is_settled)
+    }
+
     fn position(&self, name: &str) -> Result<usize, usize> {
         self.entries
             .binary_search_by(|entry| entry.name.as_ref().cmp(name))
     }
 
-    fn find(&self, name: &str) -> Option<&Entry> {
+    pub(crate) fn find(&self, name: &str) -> Option<&Entry> {
         self.position(name).ok().map(|at| &self.entries[at])
     }
 

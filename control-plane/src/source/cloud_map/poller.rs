@@ -150,10 +150,7 @@ impl Poller {
             service: self.service.clone(),
             state: Arc::clone(&self.state),
         };
-        let batch = Batch {
-            noticed,
-            changes: vec![change],
-        };
+        let batch = Batch::new(noticed, vec![change]);
         self.changes.send(batch).await.is_ok()
     }
 }

@@ -285,7 +285,7 @@ impl<T: FnMut(Batch) -> bool> Watch<T> {
             changes.push(Change::Synced(SourceName::Files));
             info!(folder = %self.root.display(), "read the folder of manifests");
         }
-        changes.is_empty() || (self.tell)(Batch { noticed, changes })
+        changes.is_empty() || (self.tell)(Batch::new(noticed, changes))
     }
 }
 

@@ -11,7 +11,7 @@ use evermesh_ingest::object::{Parsed, parse};
 use evermesh_model::{Kind, ObjectRef};
 use kube::{api::DynamicObject, runtime::watcher::Event};
 
-use super::{Observed, trim::trim};
+use super::{Observed, Place, trim::trim};
 use crate::source::Change;
 
 /// The objects of one watch.
@@ -25,19 +25,26 @@ pub(super) struct Mirror {
     listed: Option<BTreeMap<ObjectRef, DynamicObject>>,
     /// Whether there was a whole list.
     complete: bool,
+    place: Place,
     observed: Arc<Observed>,
 }
 
 impl Mirror {
-    pub(super) fn new(kind: Kind, observed: Arc<Observed>) -> Self {
+    pub(super) fn new(kind: Kind, watch: usize, observed: Arc<Observed>) -> Self {
         Self {
             kind,
             known: BTreeSet::new(),
             troubled: BTreeSet::new(),
             listed: None,
             complete: false,
+            place: Place { watch, count: 0 },
             observed,
         }
+    }
+
+    /// How far it has come.
+    pub(super) const fn place(&self) -> Place {
+        self.place
     }
 
     /// Takes in an event and appends what it changes. Returns whether it completed the first list.
@@ -74,7 +81,8 @@ impl Mirror {
 
     fn apply(&mut self, id: ObjectRef, object: DynamicObject, changes: &mut Vec<Change>) {
         self.known.insert(id.clone());
-        self.observed.put(&id, &object);
+        self.place.count += 1;
+        self.observed.put(&id, &object, self.place);
         let Parsed {
             object, problems, ..
         } = parse(trim(self.kind, object));
@@ -157,7 +165,7 @@ mod tests {
 
     #[test]
     fn only_a_whole_list_says_what_is_gone() {
-        let mut mirror = Mirror::new(Kind::Mesh, Arc::default());
+        let mut mirror = Mirror::new(Kind::Mesh, 0, Arc::default());
         let list = vec![
             Event::Init,
             Event::InitApply(mesh("a", json!({}))),
@@ -183,7 +191,7 @@ mod tests {
 
     #[test]
     fn a_broken_object_keeps_its_last_good_version_and_is_told() {
-        let mut mirror = Mirror::new(Kind::Mesh, Arc::default());
+        let mut mirror = Mirror::new(Kind::Mesh, 0, Arc::default());
         let broken = mesh("a", json!({"egressFilter": {"type": "MAYBE"}}));
         let events = vec![
             Event::Apply(mesh("a", json!({}))),

@@ -39,7 +39,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::mirror::Mirror;
 pub use self::{
-    observed::{Observation, Observed},
+    observed::{Observation, Observed, Place},
     reachable::{Reachable, ask},
 };
 use super::{Batch, Change, SourceName};
@@ -77,8 +77,9 @@ pub async fn run(
         apis.into_iter()
             .map(move |api| (kind, api, Arc::clone(&lists)))
     });
-    let watches = watches.map(|(kind, api, lists)| {
+    let watches = watches.enumerate().map(|(watch, (kind, api, lists))| {
         let follower = Follower {
+            watch,
             kind,
             lists,
             observed: Arc::clone(&observed),
@@ -118,6 +119,8 @@ pub fn api_resource(kind: Kind) -> ApiResource {
 
 /// One watch.
 struct Follower {
+    /// Counts up from 0.
+    watch: usize,
     kind: Kind,
     /// Watches of this kind that have not listed yet.
     lists: Arc<AtomicUsize>,
@@ -137,7 +140,7 @@ impl Follower {
         );
         let events = watcher(api, watcher::Config::default()).backoff(backoff);
         let mut events = std::pin::pin!(events.ready_chunks(EVENTS));
-        let mut mirror = Mirror::new(self.kind, Arc::clone(&self.observed));
+        let mut mirror = Mirror::new(self.kind, self.watch, Arc::clone(&self.observed));
         while let Some(events) = events.next().await {
             let noticed = Instant::now();
             let mut changes = Vec::new();
@@ -154,7 +157,15 @@ impl Follower {
                     }
                 }
             }
-            if !changes.is_empty() && self.batches.send(Batch { noticed, changes }).await.is_err() {
+            if changes.is_empty() {
+                continue;
+            }
+            let batch = Batch {
+                noticed,
+                place: Some(mirror.place()),
+                changes,
+            };
+            if self.batches.send(batch).await.is_err() {
                 return;
             }
         }

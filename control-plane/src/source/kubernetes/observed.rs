@@ -4,17 +4,33 @@
 //!
 //! Must not hold a spec: that goes to the engine, and only there.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use evermesh_model::{Kind, ObjectRef};
 use kube::api::DynamicObject;
-use parking_lot::RwLock;
+use parking_lot::Mutex;
 use serde_json::Value;
 use tokio::sync::Notify;
+
+/// A watch, and how many objects it has told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// Which watch.
+    pub watch: usize,
+    /// Counts up with every object.
+    pub count: u64,
+}
 
 /// An object of the mesh's kinds as the API last showed it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Observation {
+    /// Which watch told it, and as which of its events: the engine publishes how far it has come with each watch.
+    pub place: Place,
+    /// `metadata.resourceVersion`
+    pub version: String,
     /// `metadata.uid`
     pub uid: String,
     /// `metadata.generation`: counts the versions of the spec.
@@ -30,20 +46,27 @@ pub struct Observation {
 /// Every object of the mesh's kinds.
 #[derive(Debug, Default)]
 pub struct Observed {
-    objects: RwLock<BTreeMap<ObjectRef, Arc<Observation>>>,
+    state: Mutex<State>,
     changed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    objects: BTreeMap<ObjectRef, Arc<Observation>>,
+    /// Objects that are not what they were when somebody last asked.
+    changed: BTreeSet<ObjectRef>,
 }
 
 impl Observed {
     /// One object.
     pub fn get(&self, id: &ObjectRef) -> Option<Arc<Observation>> {
-        self.objects.read().get(id).cloned()
+        self.state.lock().objects.get(id).cloned()
     }
 
     /// Every object, in order.
     pub fn all(&self) -> Vec<(ObjectRef, Arc<Observation>)> {
-        let objects = self.objects.read();
-        let all = objects.iter();
+        let state = self.state.lock();
+        let all = state.objects.iter();
         all.map(|(id, it)| (id.clone(), Arc::clone(it))).collect()
     }
 
@@ -52,28 +75,36 @@ impl Observed {
         self.changed.notified().await;
     }
 
-    pub(super) fn put(&self, id: &ObjectRef, object: &DynamicObject) {
+    /// The objects that are not what they were at the last call.
+    pub fn take_changed(&self) -> BTreeSet<ObjectRef> {
+        std::mem::take(&mut self.state.lock().changed)
+    }
+
+    pub(super) fn put(&self, id: &ObjectRef, object: &DynamicObject, place: Place) {
         if !has_status(id.kind) {
             return;
         }
         let metadata = &object.metadata;
         let now = Arc::new(Observation {
+            place,
+            version: metadata.resource_version.clone().unwrap_or_default(),
             uid: metadata.uid.clone().unwrap_or_default(),
             generation: metadata.generation.unwrap_or_default(),
             deleting: metadata.deletion_timestamp.is_some(),
             finalizers: metadata.finalizers.clone().unwrap_or_default(),
             status: object.data.get("status").cloned().unwrap_or_default(),
         });
-        let before = self.objects.write().insert(id.clone(), Arc::clone(&now));
-        if before.is_none_or(|before| before != now) {
-            self.changed.notify_one();
-        }
+        let mut state = self.state.lock();
+        state.objects.insert(id.clone(), now);
+        state.changed.insert(id.clone());
+        drop(state);
+        self.changed.notify_one();
     }
 
     pub(super) fn remove(&self, id: &ObjectRef) {
-        if self.objects.write().remove(id).is_some() {
-            self.changed.notify_one();
-        }
+        let mut state = self.state.lock();
+        state.objects.remove(id);
+        state.changed.remove(id);
     }
 }
 

@@ -1,0 +1,115 @@
+//! The cluster that objects come from, and the tasks that read it and write back.
+//!
+//! Must not do more than start them: see [`crate::source::kubernetes`] and [`crate::effect`].
+
+use std::sync::Arc;
+
+use anyhow::Context;
+use evermesh_xds::{Registry, Store};
+use kube::Client;
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    app::part,
+    args::ServeArgs,
+    effect::{
+        Notice,
+        lease::{self, LeaseOptions},
+        status,
+    },
+    engine::Published,
+    source::{
+        Batch,
+        kubernetes::{self, KubernetesOptions, Observed, Reachable},
+    },
+};
+
+/// The cluster that objects come from.
+pub(crate) struct Cluster {
+    client: Client,
+    observed: Arc<Observed>,
+    pub(crate) reachable: Arc<Reachable>,
+}
+
+impl Cluster {
+    /// The one that is asked for, if one is.
+    pub(crate) async fn of(args: &ServeArgs) -> anyhow::Result<Option<Self>> {
+        if !args.source.kubernetes {
+            return Ok(None);
+        }
+        let config = kube::Config::infer()
+            .await
+            .context("--kubernetes: no cluster is known here; set KUBECONFIG")?;
+        tracing::info!(api_server = %config.cluster_url, "reading the cluster");
+        Ok(Some(Self {
+            client: Client::try_from(config).context("--kubernetes")?,
+            observed: Arc::default(),
+            reachable: Arc::default(),
+        }))
+    }
+
+    pub(crate) fn spawn_sources(
+        &self,
+        tasks: &mut JoinSet<anyhow::Result<()>>,
+        args: &ServeArgs,
+        batches: mpsc::Sender<Batch>,
+        shutdown: &CancellationToken,
+    ) {
+        let options = KubernetesOptions {
+            namespaces: args.kubernetes.watch_namespaces.clone(),
+        };
+        tasks.spawn(part(kubernetes::run(
+            self.client.clone(),
+            options,
+            Arc::clone(&self.observed),
+            Arc::clone(&self.reachable),
+            batches,
+            shutdown.clone(),
+        )));
+        tasks.spawn(part(kubernetes::ask(
+            self.client.clone(),
+            Arc::clone(&self.reachable),
+            shutdown.clone(),
+        )));
+    }
+}
+
+/// What the doors back read.
+pub(crate) type Readers = (watch::Receiver<Arc<Published>>, Arc<Store>, Arc<Registry>);
+
+impl Cluster {
+    /// The doors back.
+    pub(crate) fn spawn_effects(
+        &self,
+        tasks: &mut JoinSet<anyhow::Result<()>>,
+        args: &ServeArgs,
+        namespace: &str,
+        (noticed, (published, store, registry)): (mpsc::UnboundedReceiver<Notice>, Readers),
+        shutdown: &CancellationToken,
+    ) {
+        let (leads, leading) = watch::channel(false);
+        let host = std::env::var("HOSTNAME").unwrap_or_else(|_| "evermesh".to_owned());
+        let lease = LeaseOptions {
+            namespace: namespace.to_owned(),
+            name: args.kubernetes.leader_election_name.clone(),
+            identity: format!("{host}_{:016x}", fastrand::u64(..)),
+        };
+        let holding = lease::hold(self.client.clone(), lease, leads, shutdown.clone());
+        tasks.spawn(part(holding));
+        let options = status::Options {
+            published,
+            store,
+            registry,
+            observed: Arc::clone(&self.observed),
+            leads: leading,
+            region: args.kubernetes.aws_region.clone(),
+            account: args.kubernetes.aws_account_id.clone(),
+        };
+        let writing = status::run(self.client.clone(), options, noticed, shutdown.clone());
+        tasks.spawn(part(writing));
+    }
+}

@@ -1,0 +1,166 @@
+//! Which replica may write: the holder of a Lease.
+//!
+//! Every replica tries to hold the Lease; the holder renews it. A holder that cannot renew it stops writing before
+//! another one may start: it gives up after two thirds of the time that it promised.
+//! Times are measured here, never compared with another machine's: a Lease is taken over when *this* replica has seen
+//! no renewal for as long as the holder promised.
+//!
+//! Must not know what is written.
+
+use std::time::{Duration, Instant};
+
+use k8s_openapi::{
+    api::coordination::v1::{Lease, LeaseSpec},
+    apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta},
+    jiff::Timestamp,
+};
+use kube::{Api, Client, api::PostParams};
+use tokio::{sync::watch, time};
+use tokio_util::sync::CancellationToken;
+
+/// How long a holder may be silent.
+const DURATION: Duration = Duration::from_secs(9);
+/// How often it is renewed, or looked at.
+const INTERVAL: Duration = Duration::from_secs(2);
+
+/// Which Lease, and who we are.
+#[derive(Debug, Clone)]
+pub struct LeaseOptions {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Our own name: unique among replicas, and new with every process.
+    pub identity: String,
+}
+
+/// Tries to hold the Lease until `shutdown`, and gives it back then. `leads` says whether we hold it.
+pub async fn hold(
+    client: Client,
+    options: LeaseOptions,
+    leads: watch::Sender<bool>,
+    shutdown: CancellationToken,
+) {
+    let mut candidate = Candidate {
+        api: Api::namespaced(client, &options.namespace),
+        options,
+        seen: None,
+        renewed: None,
+    };
+    let mut ticks = time::interval(INTERVAL);
+    ticks.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
+    while !shutdown.is_cancelled() {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = shutdown.cancelled() => break,
+        }
+        match time::timeout(INTERVAL, candidate.attempt()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::debug!(%error, "lease"),
+            Err(_) => tracing::debug!("lease: no answer"),
+        }
+        let is_leader = candidate.leads();
+        leads.send_if_modified(|leads| std::mem::replace(leads, is_leader) != is_leader);
+    }
+    leads.send_replace(false);
+    if candidate.leads() {
+        // It is taken over a little later if this does not get through.
+        let _ = time::timeout(INTERVAL, candidate.release()).await;
+    }
+}
+
+struct Candidate {
+    api: Api<Lease>,
+    options: LeaseOptions,
+    /// The last state of a Lease that somebody else holds, and when we first saw it.
+    seen: Option<(LeaseSpec, Instant)>,
+    /// When we began to write what made it ours.
+    renewed: Option<Instant>,
+}
+
+impl Candidate {
+    fn leads(&self) -> bool {
+        self.renewed
+            .is_some_and(|renewed| renewed.elapsed() < DURATION * 2 / 3)
+    }
+
+    async fn attempt(&mut self) -> kube::Result<()> {
+        let started = Instant::now();
+        let Some(mut lease) = self.api.get_opt(&self.options.name).await? else {
+            let lease = Lease {
+                metadata: ObjectMeta {
+                    name: Some(self.options.name.clone()),
+                    ..ObjectMeta::default()
+                },
+                spec: Some(self.claim(LeaseSpec::default())),
+            };
+            self.api.create(&PostParams::default(), &lease).await?;
+            self.renewed = Some(started);
+            return Ok(());
+        };
+        let spec = lease.spec.take().unwrap_or_default();
+        if !self.may_take(&spec, started) {
+            self.renewed = None;
+            return Ok(());
+        }
+        lease.spec = Some(self.claim(spec));
+        // The resource version is the one that was read: of two who try, one succeeds.
+        let name = &self.options.name;
+        self.api
+            .replace(name, &PostParams::default(), &lease)
+            .await?;
+        self.renewed = Some(started);
+        Ok(())
+    }
+
+    /// Whether it is ours, nobody's, or has not been renewed for as long as its holder promised.
+    fn may_take(&mut self, spec: &LeaseSpec, now: Instant) -> bool {
+        let holder = spec.holder_identity.as_deref().unwrap_or_default();
+        if holder.is_empty() || holder == self.options.identity {
+            self.seen = None;
+            return true;
+        }
+        let promised = spec.lease_duration_seconds.unwrap_or_default();
+        let promised = Duration::from_secs(promised.try_into().unwrap_or_default());
+        match &self.seen {
+            Some((seen, since)) if seen == spec => now.duration_since(*since) > promised,
+            _ => {
+                self.seen = Some((spec.clone(), now));
+                false
+            }
+        }
+    }
+
+    fn claim(&self, last: LeaseSpec) -> LeaseSpec {
+        let now = Some(MicroTime(Timestamp::now()));
+        let is_ours = last.holder_identity.as_ref() == Some(&self.options.identity);
+        LeaseSpec {
+            holder_identity: Some(self.options.identity.clone()),
+            lease_duration_seconds: i32::try_from(DURATION.as_secs()).ok(),
+            acquire_time: if is_ours {
+                last.acquire_time
+            } else {
+                now.clone()
+            },
+            renew_time: now,
+            lease_transitions: Some(
+                last.lease_transitions.unwrap_or_default() + i32::from(!is_ours),
+            ),
+            ..last
+        }
+    }
+
+    async fn release(&self) -> kube::Result<()> {
+        let mut lease = self.api.get(&self.options.name).await?;
+        if let Some(spec) = &mut lease.spec
+            && spec.holder_identity.as_ref() == Some(&self.options.identity)
+        {
+            spec.holder_identity = None;
+            let name = &self.options.name;
+            self.api
+                .replace(name, &PostParams::default(), &lease)
+                .await?;
+        }
+        Ok(())
+    }
+}

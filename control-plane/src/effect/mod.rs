@@ -1,0 +1,31 @@
+//! The doors back: what Evermesh writes into the cluster that it reads.
+//!
+//! In: what the engine published, what it committed, what proxies answered, what the API holds. Out: the status of the
+//! mesh's objects, and the end of finalizers that nobody else would remove. Only the replica that holds the Lease
+//! writes; the others know the same and stand by.
+//!
+//! Must not influence what is served.
+
+pub mod condition;
+mod index;
+pub mod lease;
+pub mod status;
+
+use std::sync::Arc;
+
+use evermesh_proto::{Key, Resource};
+use evermesh_xds::Verdict;
+
+/// What happened that a status may depend on.
+#[derive(Debug)]
+pub enum Notice {
+    /// The engine committed.
+    Commit {
+        /// Resources that are new or have another content.
+        upserts: Vec<(Key, Arc<Resource>)>,
+        /// Resources that are gone.
+        removals: Vec<Key>,
+    },
+    /// A proxy answered.
+    Verdict(Verdict),
+}
