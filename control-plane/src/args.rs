@@ -142,7 +142,7 @@ pub struct KubernetesArgs {
         long,
         value_name = "REGION",
         default_value = "us-east-1",
-        env = "AWS_REGION"
+        env = "EVERMESH_AWS_REGION"
     )]
     pub aws_region: String,
 

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)] // what fails here fails a test
 
 mod cut;
+mod status;
 
 use std::{
     net::{Ipv4Addr, SocketAddr, TcpListener},
@@ -134,7 +135,9 @@ impl Scene {
             tokio::spawn(async move { app::serve_http(listen, name).await.unwrap() });
         }
         let cut = Cut::before(&api).await;
-        let mut control_plane = ControlPlane::start_on_cluster(cut.kubeconfig(), &[]).unwrap();
+        let arguments = ["--leader-election-namespace", "shop"];
+        let mut control_plane =
+            ControlPlane::start_on_cluster(cut.kubeconfig(), &arguments).unwrap();
         control_plane.ready().await.unwrap();
         let bootstrap = bootstrap(
             "mesh/shop/virtualGateway/gate_shop",

@@ -1,0 +1,147 @@
+//! What `kubectl` shows of objects.
+
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::{Scene, eventually, route};
+
+/// The object as the API holds it.
+async fn get(scene: &Scene, kind: &str, name: &str) -> Value {
+    let arguments = ["get", kind, name, "--namespace", "shop", "--output", "json"];
+    serde_json::from_str(&scene.api.kubectl(&arguments).await.unwrap()).unwrap()
+}
+
+async fn condition(scene: &Scene, kind: &str, name: &str, wanted: &str) -> Value {
+    let object = get(scene, kind, name).await;
+    let conditions = object["status"]["conditions"].as_array();
+    let found = conditions
+        .into_iter()
+        .flatten()
+        .find(|it| it["type"] == wanted);
+    let mut found = found.cloned().unwrap_or_default();
+    found["current"] =
+        (object["status"]["observedGeneration"] == object["metadata"]["generation"]).into();
+    found
+}
+
+/// Waits until a condition of the Route, of the newest generation, has this status and reason; returns its message.
+async fn becomes(scene: &Scene, wanted: &str, status: &str, reason: &str) -> String {
+    let mut last = Value::Null;
+    eventually(&format!("{wanted}={status} for {reason}"), async || {
+        last = condition(scene, "routes.evermesh.dev", "color", wanted).await;
+        last["status"] == status && last["reason"] == reason && last["current"] == true
+    })
+    .await;
+    last["message"].as_str().unwrap().to_owned()
+}
+
+fn signal(scene: &mut Scene, signal: &str) {
+    let process = scene.gateway.process().id().to_string();
+    let sent = Command::new("kill").args([signal, &process]).status();
+    assert!(sent.unwrap().success());
+}
+
+#[tokio::test]
+async fn a_status_is_true_only_when_the_proxies_say_so() {
+    let mut scene = Scene::build().await;
+    let message = becomes(&scene, "Programmed", "True", "Programmed").await;
+    assert_eq!(message, "1/1 proxies have accepted it");
+    becomes(&scene, "RouteActive", "True", "Accepted").await;
+    let arguments = [
+        "wait",
+        "--for=condition=VirtualNodeActive",
+        "virtualnode/color-v1",
+        "--namespace=shop",
+        "--timeout=30s",
+    ];
+    scene.api.kubectl(&arguments).await.unwrap();
+    let node = get(&scene, "virtualnode", "color-v1").await;
+    let arn = "arn:aws:appmesh:us-east-1:000000000000:mesh/shop/virtualNode/color-v1_shop";
+    assert_eq!(node["status"]["virtualNodeARN"], arn);
+
+    // A proxy that is silent.
+    signal(&mut scene, "-STOP");
+    scene.api.apply(&route([50, 50])).await.unwrap();
+    let message = becomes(&scene, "Programmed", "False", "Pending").await;
+    assert!(
+        message.starts_with("0/1 proxies have accepted it, waiting since 20"),
+        "{message}"
+    );
+    signal(&mut scene, "-CONT");
+    becomes(&scene, "Programmed", "True", "Programmed").await;
+
+    // A proxy that refuses: a class of characters that only Envoy knows not to be one.
+    let class = r"match: {path: {regex: '/[\p{None}]'}}";
+    let refused = route([50, 50]).replace("match: {prefix: /}", class);
+    scene.api.apply(&refused).await.unwrap();
+    let message = becomes(&scene, "Programmed", "False", "Rejected").await;
+    assert!(
+        message.contains("invalid character class range"),
+        "{message}"
+    );
+    assert!(
+        message.contains("mesh/shop/virtualGateway/gate_shop"),
+        "{message}"
+    );
+    assert_eq!(
+        scene.address().get("/").await.unwrap().len(),
+        "v1".len(),
+        "the last good one is in force"
+    );
+    scene.api.apply(&route([50, 50])).await.unwrap();
+    becomes(&scene, "Programmed", "True", "Programmed").await;
+
+    // A mistake that no proxy gets to see.
+    let dangling = route([50, 50]).replace("color-v2", "color-v3");
+    scene.api.apply(&dangling).await.unwrap();
+    let message = becomes(&scene, "RouteActive", "False", "ReferenceNotFound").await;
+    assert!(
+        message.contains("spec.httpRoute.action.weightedTargets[1]"),
+        "{message}"
+    );
+    becomes(&scene, "Programmed", "False", "ReferenceNotFound").await;
+    scene.api.apply(&route([50, 50])).await.unwrap();
+    becomes(&scene, "RouteActive", "True", "Accepted").await;
+    becomes(&scene, "Programmed", "True", "Programmed").await;
+
+    // What does not change is not written.
+    tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+    let before = get(&scene, "routes.evermesh.dev", "color").await;
+    tokio::time::sleep(std::time::Duration::from_secs(8)).await;
+    let after = get(&scene, "routes.evermesh.dev", "color").await;
+    assert_eq!(
+        before["metadata"]["resourceVersion"],
+        after["metadata"]["resourceVersion"]
+    );
+}
+
+#[tokio::test]
+async fn what_the_old_controller_left_behind_can_be_deleted() {
+    let scene = Scene::build().await;
+    let finalizers = r#"{"metadata":{"finalizers":["finalizers.appmesh.k8s.aws/aws-appmesh-resources","finalizers.appmesh.k8s.aws/aws-cloudmap-resources","finalizers.appmesh.k8s.aws/mesh-members","finalizers.appmesh.k8s.aws/virtualgateway-members"]}}"#;
+    let objects = [
+        "mesh/shop",
+        "virtualgateway/gate",
+        "gatewayroute/all",
+        "virtualservice/color",
+        "virtualrouter/color",
+        "virtualnode/color-v1",
+        "virtualnode/color-v2",
+    ];
+    for object in objects {
+        let arguments = [
+            "patch",
+            object,
+            "--namespace=shop",
+            "--type=merge",
+            "--patch",
+            finalizers,
+        ];
+        scene.api.kubectl(&arguments).await.unwrap();
+    }
+    for object in objects {
+        let arguments = ["delete", object, "--namespace=shop", "--timeout=30s"];
+        scene.api.kubectl(&arguments).await.unwrap();
+    }
+}
