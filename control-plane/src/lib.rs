@@ -11,3 +11,4 @@ pub mod lint;
 pub mod metrics;
 pub mod source;
 pub mod telemetry;
+pub mod webhook;

@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-use evermesh_model::{ObjectRef, Problem};
+use evermesh_model::{Kind, ObjectRef, Problem};
 use serde_json::Value;
 
 use crate::stage::Problems;
@@ -33,6 +33,14 @@ pub enum Operation<'a> {
 }
 
 impl Write<'_> {
+    /// Whether [`fill`](super::fill) looks at other objects to answer.
+    pub fn needs_surroundings(&self) -> bool {
+        let kind = self.object.kind;
+        self.operation == Operation::Create
+            && kind != Kind::Mesh
+            && kind.api_version() == Kind::Mesh.api_version()
+    }
+
     /// Whether the object is only waiting for its finalizers. Then every write must pass, or an object
     /// that some rule refuses by now could never go.
     pub(crate) fn is_terminating(&self) -> bool {
