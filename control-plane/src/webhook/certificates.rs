@@ -41,6 +41,18 @@ impl Certificates {
         Ok(())
     }
 
+    /// Whether this certificate is the one in use.
+    #[cfg(test)]
+    pub(super) fn serves(&self, chain: &[u8]) -> bool {
+        let chain: Vec<_> = CertificateDer::pem_slice_iter(chain)
+            .map(Result::unwrap)
+            .collect();
+        let current = self.0.load();
+        current
+            .as_ref()
+            .is_some_and(|current| current.cert == chain)
+    }
+
     /// A server's TLS settings that always use the newest certificate.
     pub(super) fn server_config(self: Arc<Self>) -> anyhow::Result<ServerConfig> {
         let mut config =

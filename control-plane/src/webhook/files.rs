@@ -78,3 +78,64 @@ impl CertificateFiles {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeSet, path::Path, time::SystemTime};
+
+    use super::*;
+    use crate::webhook::authority::{self, Pair};
+
+    fn pair() -> Pair {
+        let names = BTreeSet::from(["webhook.test".to_owned()]);
+        let made = authority::renew(None, &names, SystemTime::now());
+        made.unwrap().unwrap().serving
+    }
+
+    /// As the kubelet does: a new folder, and a link that is swapped.
+    fn write(folder: &Path, version: &str, pair: &Pair) {
+        let place = folder.join(version);
+        fs::create_dir(&place).unwrap();
+        fs::write(place.join("tls.crt"), &pair.certificate).unwrap();
+        fs::write(place.join("tls.key"), &pair.key).unwrap();
+        std::os::unix::fs::symlink(&place, folder.join("..new")).unwrap();
+        fs::rename(folder.join("..new"), folder.join("..data")).unwrap();
+    }
+
+    async fn served(certificates: &Certificates, pair: &Pair) {
+        let is_served = async {
+            while !certificates.serves(pair.certificate.as_bytes()) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let limit = SWEEP / 2;
+        tokio::time::timeout(limit, is_served).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn follows_the_files_and_keeps_the_last_good_pair() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = folder.path();
+        let certificates = Arc::new(Certificates::new());
+        let (first, second) = (pair(), pair());
+        write(place, "..1", &first);
+        for name in ["tls.crt", "tls.key"] {
+            std::os::unix::fs::symlink(format!("..data/{name}"), place.join(name)).unwrap();
+        }
+        let files = CertificateFiles::new(place.to_owned(), Arc::clone(&certificates));
+        let shutdown = CancellationToken::new();
+        let running = tokio::spawn(files.run(shutdown.clone()));
+        served(&certificates, &first).await;
+        let broken = Pair {
+            certificate: second.certificate.clone(),
+            key: first.key.clone(),
+        };
+        write(place, "..2", &broken);
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        served(&certificates, &first).await;
+        write(place, "..3", &second);
+        served(&certificates, &second).await;
+        shutdown.cancel();
+        running.await.unwrap().unwrap();
+    }
+}

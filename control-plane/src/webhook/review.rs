@@ -68,9 +68,9 @@ pub(super) struct Request {
     #[serde(default)]
     sub_resource: Option<String>,
     #[serde(default)]
-    name: String,
+    name: Option<String>,
     #[serde(default)]
-    namespace: String,
+    namespace: Option<String>,
     operation: String,
     #[serde(default)]
     object: Value,
@@ -155,17 +155,21 @@ impl Request {
             _ => return None,
         };
         Some(Write {
-            object: ObjectRef::new(kind, self.namespace.as_str(), self.object_name()),
+            object: ObjectRef::new(
+                kind,
+                self.namespace.as_deref().unwrap_or_default(),
+                self.object_name(),
+            ),
             operation,
             new: &self.object,
         })
     }
 
+    /// Empty while the API server has yet to generate it.
     fn object_name(&self) -> &str {
-        match self.object["metadata"]["name"].as_str() {
-            Some(name) if self.name.is_empty() => name,
-            _ => &self.name,
-        }
+        let requested = self.name.as_deref().filter(|name| !name.is_empty());
+        let written = || self.object["metadata"]["name"].as_str();
+        requested.or_else(written).unwrap_or_default()
     }
 
     /// The answer that lets it pass, changed as the patch says.

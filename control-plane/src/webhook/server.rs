@@ -3,6 +3,7 @@
 //! Must not hold up a connection for longer than it takes to hear what the API server knows already.
 
 use std::{
+    pin::pin,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -66,14 +67,13 @@ pub(super) async fn serve(
         RustlsConfig::from_config(config),
     )?
     .handle(handle.clone());
-    let ending = async move {
-        shutdown.cancelled().await;
-        handle.graceful_shutdown(Some(GRACE));
-        std::future::pending::<()>().await;
-    };
+    let mut serving = pin!(server.serve(router(&admission).into_make_service()));
     tokio::select! {
-        served = server.serve(router(&admission).into_make_service()) => Ok(served?),
-        () = ending => Ok(()),
+        served = &mut serving => Ok(served?),
+        () = shutdown.cancelled() => {
+            handle.graceful_shutdown(Some(GRACE));
+            Ok(serving.await?)
+        }
     }
 }
 

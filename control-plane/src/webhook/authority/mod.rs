@@ -66,8 +66,8 @@ pub(super) fn renew(
     };
     let mut renewed = current.clone();
     renewed.renew_authority(now)?;
-    let is_signed = signed_by(&renewed.serving, &renewed.authority);
-    if !is_signed || !serves(&renewed.serving, names) || is_aging(&renewed.serving, now) {
+    let is_sound = fits(&renewed.serving) && signed_by(&renewed.serving, &renewed.authority);
+    if !is_sound || !serves(&renewed.serving, names) || is_aging(&renewed.serving, now) {
         renewed.serving = serving(&renewed.authority, names, now)?;
     }
     Ok((renewed != *current).then_some(renewed))
@@ -86,20 +86,21 @@ fn create(names: &BTreeSet<String>, now: SystemTime) -> Result<Material, CannotM
 impl Material {
     /// Whether the authority can sign, now and for a while.
     fn is_usable(&self, now: SystemTime) -> bool {
-        let is_alive = is_alive(&self.authority.certificate, now);
-        is_alive && KeyPair::from_pem(&self.authority.key).is_ok()
+        is_alive(&self.authority.certificate, now) && fits(&self.authority)
     }
 
     fn renew_authority(&mut self, now: SystemTime) -> Result<(), CannotMake> {
         let was_trusted_long_enough = |next: &Pair| {
             let since = life(&next.certificate).map(|(from, _)| from + BACKDATED);
-            since.is_some_and(|since| since + TRUSTED_BEFORE_USE <= now)
+            since.is_some_and(|since| since + TRUSTED_BEFORE_USE <= now) && fits(next)
         };
         match self.next_authority.take() {
             Some(next) if was_trusted_long_enough(&next) => {
                 self.authority = next;
             }
-            Some(next) if is_alive(&next.certificate, now) => self.next_authority = Some(next),
+            Some(next) if is_alive(&next.certificate, now) && fits(&next) => {
+                self.next_authority = Some(next)
+            }
             // A next one that nobody can read is as good as none.
             _ if is_aging(&self.authority, now) => self.next_authority = Some(authority(now)?),
             _ => {}
@@ -219,8 +220,19 @@ fn signed_by(serving: &Pair, authority: &Pair) -> bool {
         });
         verified == Some(true)
     };
-    let is_pair = KeyPair::from_pem(&serving.key).is_ok();
-    is_pair && with_certificate(&serving.certificate, verify) == Some(true)
+    with_certificate(&serving.certificate, verify) == Some(true)
+}
+
+/// Whether the key is the certificate's.
+fn fits(pair: &Pair) -> bool {
+    let Ok(key) = KeyPair::from_pem(&pair.key) else {
+        return false;
+    };
+    let is_its_key = |certificate: &X509Certificate<'_>| {
+        let public = &certificate.public_key().subject_public_key.data;
+        **public == *key.public_key_raw()
+    };
+    with_certificate(&pair.certificate, is_its_key) == Some(true)
 }
 
 /// Whether the certificate is for exactly these names.
