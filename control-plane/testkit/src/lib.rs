@@ -1,7 +1,8 @@
-//! Real Envoys, hosts and Cloud Map for tests, benchmarks and the demo.
+//! Real Envoys, hosts, Cloud Map and a Kubernetes API for tests, benchmarks and the demo.
 //!
 //! Nothing here is a mock: an [`Envoy`](envoy::Envoy) is the upstream binary, a [`Moto`](moto::Moto) a Cloud Map
-//! API server, a [`Lab`](hosts::Lab) a network of real network namespaces.
+//! API server, an [`ApiServer`](kubernetes::ApiServer) Kubernetes' own, a [`Lab`](hosts::Lab) a network of real network
+//! namespaces.
 //! `scripts/setup` installs the programs that they start.
 //! Every process started here dies with the process that started it, even when that one is killed.
 //!
@@ -15,6 +16,7 @@ pub mod envoy;
 pub mod hosts;
 pub mod http;
 pub mod interception;
+pub mod kubernetes;
 pub mod load;
 pub mod moto;
 pub mod process;

@@ -1,0 +1,364 @@
+//! A real Kubernetes API on loopback: etcd and kube-apiserver, with RBAC, admission and CEL.
+//!
+//! Nothing runs pods here and no controller acts: a pod stays pending until a test says otherwise
+//! ([`ApiServer::set_pod`]), and a namespace has the service account that its pods need only when it was made by
+//! [`ApiServer::create_namespace`].
+//! It is ready after about three seconds and takes 320 MB; each test starts its own.
+//! Webhooks are called on loopback too, by a `clientConfig` with a `url`.
+//!
+//! Must not know what Evermesh installs: tests apply it.
+
+mod pki;
+mod port;
+
+use std::{
+    fs,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail};
+use http::Request;
+use kube::{
+    Client, Config,
+    config::{KubeConfigOptions, Kubeconfig},
+};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::process::Command;
+
+use self::{pki::Pki, port::Port};
+use crate::{
+    process::{self, Process},
+    tools,
+};
+
+/// Until everything is ready, on a busy machine.
+const START: Duration = Duration::from_mins(1);
+
+/// How far a pod has come, by what its status says.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum PodState {
+    /// It has an address, its containers are not ready.
+    Started,
+    /// Its containers are ready; the pod is not, as while a readiness gate is closed.
+    ContainersReady,
+    /// The pod is ready.
+    Ready,
+}
+
+/// A running API server and its etcd.
+#[derive(Debug)]
+pub struct ApiServer {
+    etcd_port: Port,
+    port: Port,
+    pki: Pki,
+    // Ended before etcd, which it would complain about.
+    process: Option<Process>,
+    etcd: Process,
+    dir: TempDir,
+}
+
+impl ApiServer {
+    /// Starts etcd and the API server and waits until the latter is ready.
+    pub async fn start() -> Result<Self> {
+        let dir = tools::scratch("kubernetes")?;
+        let pki = Pki::create(dir.path())?;
+        let [etcd_port, peer_port, port] = [Port::take()?, Port::take()?, Port::take()?];
+        let etcd = start_etcd(dir.path(), &etcd_port, &peer_port)?;
+        let mut server = Self {
+            etcd_port,
+            port,
+            pki,
+            process: None,
+            etcd,
+            dir,
+        };
+        let user = json!({
+            "client-certificate": server.pki.file("admin.crt"),
+            "client-key": server.pki.file("admin.key"),
+        });
+        server.write_kubeconfig("admin", &user)?;
+        server.restart_api_server().await?;
+        Ok(server)
+    }
+
+    /// Ends the API server at once, as a crash does: from now on connections are refused. etcd keeps what it holds.
+    pub fn kill_api_server(&mut self) {
+        self.process = None;
+    }
+
+    /// Starts the API server again, or anew if it runs, at the same address with the same certificates and objects.
+    pub async fn restart_api_server(&mut self) -> Result<()> {
+        self.kill_api_server();
+        let mut process = self.start_api_server()?;
+        let client = self.client().await?;
+        let mut last = String::new();
+        let became_ready = process
+            .wait_until("ready", START, async || match ready(&client).await {
+                Ok(()) => true,
+                Err(error) => {
+                    last = format!("{error:#}");
+                    false
+                }
+            })
+            .await;
+        if became_ready.is_err() {
+            // For whoever reads the error; a later test of another process removes them.
+            self.dir.disable_cleanup(true);
+        }
+        became_ready.with_context(|| {
+            let (dir, etcd) = (self.dir.path().display(), self.etcd.log());
+            format!("the Kubernetes API is not ready: {last}; logs are in {dir}; etcd's ends with: {etcd}")
+        })?;
+        self.process = Some(process);
+        Ok(())
+    }
+
+    fn start_api_server(&self) -> Result<Process> {
+        let mut command = process::command(tools::installed("kubernetes/kube-apiserver")?);
+        let mut flag = |name: &str, value: &dyn AsRef<std::ffi::OsStr>| {
+            command.arg(format!("--{name}")).arg(value.as_ref());
+        };
+        flag(
+            "etcd-servers",
+            &format!("http://{}", self.etcd_port.address()),
+        );
+        flag("bind-address", &self.port.address().ip().to_string());
+        flag("secure-port", &self.port.address().port().to_string());
+        // Loopback is no address to publish as an endpoint, so it publishes none.
+        flag("advertise-address", &self.port.address().ip().to_string());
+        flag("endpoint-reconciler-type", &"none");
+        flag("tls-cert-file", &self.pki.file("server.crt"));
+        flag("tls-private-key-file", &self.pki.file("server.key"));
+        flag("client-ca-file", &self.pki.file("ca.crt"));
+        flag("service-account-issuer", &"https://kubernetes.default.svc");
+        flag("service-account-key-file", &self.pki.file("accounts.pub"));
+        flag(
+            "service-account-signing-key-file",
+            &self.pki.file("accounts.key"),
+        );
+        flag("authorization-mode", &"Node,RBAC");
+        flag("service-cluster-ip-range", &"10.96.0.0/16");
+        command.args(["--allow-privileged=true", "--permit-port-sharing=true"]);
+        Process::spawn(
+            "kube-apiserver",
+            command,
+            &self.dir.path().join("kube-apiserver.log"),
+        )
+    }
+
+    /// The URL of the API.
+    pub fn url(&self) -> String {
+        format!("https://{}", self.port.address())
+    }
+
+    /// The kubeconfig of an administrator.
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.dir.path().join("admin.kubeconfig")
+    }
+
+    /// A client that may do everything.
+    pub async fn client(&self) -> Result<Client> {
+        client(&self.kubeconfig()).await
+    }
+
+    /// `kubectl` as an administrator, to be given arguments and run.
+    pub fn kubectl_command(&self) -> Result<Command> {
+        let mut command = Command::from(process::command(tools::installed("kubernetes/kubectl")?));
+        command
+            .env("KUBECONFIG", self.kubeconfig())
+            // Neither what a developer has set for themselves nor a cache that outlives this API.
+            .env("KUBECTL_KUBERC", "false")
+            .env("KUBECACHEDIR", self.dir.path().join("cache"));
+        Ok(command)
+    }
+
+    /// Runs `kubectl` as an administrator and returns what it printed; a failure is an error with its own words.
+    pub async fn kubectl(&self, arguments: &[&str]) -> Result<String> {
+        let output = self.kubectl_command()?.args(arguments).output().await?;
+        if !output.status.success() {
+            bail!(
+                "kubectl {} failed: {}",
+                arguments.join(" "),
+                String::from_utf8_lossy(&output.stderr).trim()
+            );
+        }
+        Ok(String::from_utf8(output.stdout)?)
+    }
+
+    /// Applies manifests given as YAML.
+    pub async fn apply(&self, yaml: &str) -> Result<()> {
+        let file = tempfile::NamedTempFile::new_in(self.dir.path())?;
+        fs::write(file.path(), yaml)?;
+        self.apply_path(file.path()).await
+    }
+
+    /// Applies the manifests in a file, or in the files of a folder.
+    pub async fn apply_path(&self, path: &Path) -> Result<()> {
+        let path = path.to_str().context("a path in UTF-8")?;
+        self.kubectl(&[
+            "apply",
+            "--server-side",
+            "--force-conflicts",
+            "--filename",
+            path,
+        ])
+        .await?;
+        Ok(())
+    }
+
+    /// Installs the mesh's kinds as `crds/yaml` defines them, and waits until the API serves them.
+    pub async fn install_crds(&self) -> Result<()> {
+        self.apply_path(&tools::workspace()?.join("crds/yaml"))
+            .await?;
+        self.kubectl(&[
+            "wait",
+            "--for=condition=Established",
+            "--timeout=30s",
+            "crd",
+            "--all",
+        ])
+        .await?;
+        Ok(())
+    }
+
+    /// Makes sure that a namespace exists, with the service account that Kubernetes' controllers would give it.
+    pub async fn create_namespace(&self, name: &str) -> Result<()> {
+        let objects = [
+            json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}),
+            json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default", "namespace": name}}),
+        ];
+        self.apply(&objects.map(|object| object.to_string()).join("\n---\n"))
+            .await
+    }
+
+    /// The kubeconfig of a service account that exists, with a token good for a day and the rights that RBAC gives it.
+    pub async fn service_account_kubeconfig(&self, namespace: &str, name: &str) -> Result<PathBuf> {
+        let token = self
+            .kubectl(&[
+                "create",
+                "token",
+                name,
+                "--namespace",
+                namespace,
+                "--duration",
+                "24h",
+            ])
+            .await?;
+        self.write_kubeconfig(
+            &format!("{namespace}.{name}"),
+            &json!({"token": token.trim()}),
+        )
+    }
+
+    /// Sets what a kubelet would say of a pod: its address, and how far it has come.
+    ///
+    /// Conditions that others have set, such as a readiness gate's, stay.
+    pub async fn set_pod(
+        &self,
+        namespace: &str,
+        name: &str,
+        ip: IpAddr,
+        state: PodState,
+    ) -> Result<()> {
+        let condition = |kind: &str, holds: bool| json!({"type": kind, "status": if holds { "True" } else { "False" }});
+        let status = json!({"status": {
+            "phase": "Running",
+            "podIP": ip,
+            "podIPs": [{"ip": ip}],
+            "conditions": [
+                condition("PodScheduled", true),
+                condition("Initialized", true),
+                condition("ContainersReady", state != PodState::Started),
+                condition("Ready", state == PodState::Ready),
+            ],
+        }});
+        let patch = [
+            "--subresource",
+            "status",
+            "--type",
+            "strategic",
+            "--patch",
+            &status.to_string(),
+        ];
+        self.kubectl(
+            &[
+                &["patch", "pod", name, "--namespace", namespace],
+                &patch[..],
+            ]
+            .concat(),
+        )
+        .await?;
+        Ok(())
+    }
+
+    fn write_kubeconfig(&self, name: &str, user: &Value) -> Result<PathBuf> {
+        let path = self.dir.path().join(format!("{name}.kubeconfig"));
+        let cluster =
+            json!({"server": self.url(), "certificate-authority": self.pki.file("ca.crt")});
+        let config = json!({
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [{"name": "test", "cluster": cluster}],
+            "users": [{"name": name, "user": user}],
+            "contexts": [{"name": "test", "context": {"cluster": "test", "user": name}}],
+            "current-context": "test",
+        });
+        fs::write(&path, config.to_string())?;
+        Ok(path)
+    }
+}
+
+/// A client by a kubeconfig, such as a service account's.
+pub async fn client(kubeconfig: &Path) -> Result<Client> {
+    let kubeconfig = Kubeconfig::read_from(kubeconfig)?;
+    let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
+    Ok(Client::try_from(config)?)
+}
+
+fn start_etcd(dir: &Path, client: &Port, peer: &Port) -> Result<Process> {
+    let [client, peer] = [client, peer].map(|port| format!("http://{}", port.address()));
+    let mut command = process::command(tools::installed("kubernetes/etcd")?);
+    command
+        .arg("--data-dir")
+        .arg(dir.join("etcd"))
+        .args([
+            "--listen-client-urls",
+            &client,
+            "--advertise-client-urls",
+            &client,
+        ])
+        .args([
+            "--listen-peer-urls",
+            &peer,
+            "--initial-advertise-peer-urls",
+            &peer,
+        ])
+        .arg(format!("--initial-cluster=default={peer}"))
+        .args(["--unsafe-no-fsync", "--socket-reuse-port"]);
+    Process::spawn("etcd", command, &dir.join("etcd.log"))
+}
+
+/// Whether the API server says that all of it is ready; the error names the parts that are not.
+async fn ready(client: &Client) -> Result<()> {
+    let answer = client
+        .request_text(Request::get("/readyz?verbose").body(Vec::new())?)
+        .await;
+    match answer {
+        Ok(_) => Ok(()),
+        Err(kube::Error::Api(status)) => {
+            let failed: Vec<_> = status
+                .message
+                .lines()
+                .filter(|line| line.starts_with("[-]"))
+                .collect();
+            if failed.is_empty() {
+                bail!("{}", status.message);
+            }
+            bail!("{}", failed.join(", "))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
