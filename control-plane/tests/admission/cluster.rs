@@ -202,6 +202,9 @@ async fn follow(client: Client, surroundings: watch::Sender<Option<Surroundings>
     let mut inputs = Inputs::default();
     let mut listed = 0;
     while let Some((kind, event)) = streams.next().await {
+        if event.is_err() {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
         match event {
             Ok(watcher::Event::Apply(object) | watcher::Event::InitApply(object)) => {
                 let mut value = serde_json::to_value(&object).unwrap();
@@ -327,7 +330,8 @@ impl Cluster {
 /// What `kubectl` does.
 impl Cluster {
     pub(crate) async fn kubectl(&self, arguments: &[&str]) -> Result<String, String> {
-        let done = self.api.kubectl(arguments).await;
+        let done = tokio::time::timeout(LIMIT, self.api.kubectl(arguments)).await;
+        let done = done.unwrap_or_else(|_| panic!("without an end: kubectl {arguments:?}"));
         done.map_err(|error| format!("{error:#}"))
     }
 
