@@ -1,6 +1,6 @@
 //! The command line: what can be asked for, in words that teach. No logic.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{fmt, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use evermesh_injector::bootstrap::HostPort;
@@ -168,6 +168,123 @@ pub struct CloudMapArgs {
     pub cloud_map_interval: Duration,
 }
 
+/// Admission: what the API server asks before it keeps an object of the mesh.
+#[derive(Debug, Args)]
+pub struct WebhookArgs {
+    /// Where the API server reaches the webhooks (HTTPS)
+    #[arg(
+        long,
+        value_name = "HOST:PORT",
+        default_value = "0.0.0.0:9443",
+        env = "EVERMESH_WEBHOOK_ADDRESS"
+    )]
+    pub webhook_address: SocketAddr,
+
+    /// A folder with tls.crt and tls.key, such as a Secret of cert-manager's, followed while it changes;
+    /// whoever writes it also sets the caBundle of the webhook configurations. Without it Evermesh makes
+    /// its own certificates and does that itself
+    #[arg(long, value_name = "DIR", env = "EVERMESH_WEBHOOK_CERTIFICATES")]
+    pub webhook_certificates: Option<PathBuf>,
+
+    /// The Service by which the API server reaches the webhooks: our own certificate is for its names, and
+    /// webhooks that call it get our caBundle
+    #[arg(
+        long,
+        value_name = "NAMESPACE/NAME",
+        default_value = "evermesh-system/evermesh-webhook",
+        env = "EVERMESH_WEBHOOK_SERVICE"
+    )]
+    pub webhook_service: NamespacedName,
+
+    /// A further host name or address by which it does, where a webhook has a url instead of a service;
+    /// may be repeated
+    #[arg(
+        long,
+        value_name = "HOST",
+        value_delimiter = ',',
+        env = "EVERMESH_WEBHOOK_HOST"
+    )]
+    pub webhook_host: Vec<String>,
+
+    /// The Secret in which all replicas keep our own certificates; made when it is not there
+    #[arg(
+        long,
+        value_name = "NAMESPACE/NAME",
+        default_value = "evermesh-system/evermesh-webhook",
+        env = "EVERMESH_WEBHOOK_SECRET"
+    )]
+    pub webhook_secret: NamespacedName,
+
+    /// The MutatingWebhookConfiguration whose caBundle is kept right
+    #[arg(
+        long,
+        value_name = "NAME",
+        default_value = "appmesh-controller-mutating-webhook-configuration",
+        env = "EVERMESH_WEBHOOK_MUTATING_CONFIGURATION"
+    )]
+    pub webhook_mutating_configuration: String,
+
+    /// The ValidatingWebhookConfiguration whose caBundle is kept right
+    #[arg(
+        long,
+        value_name = "NAME",
+        default_value = "appmesh-controller-validating-webhook-configuration",
+        env = "EVERMESH_WEBHOOK_VALIDATING_CONFIGURATION"
+    )]
+    pub webhook_validating_configuration: String,
+
+    /// The IP family of the cluster: meshes get the ipPreference that fits it
+    #[arg(
+        long,
+        value_name = "FAMILY",
+        default_value = "ipv4",
+        env = "EVERMESH_IP_FAMILY"
+    )]
+    pub ip_family: Family,
+}
+
+/// An IP family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Family {
+    /// IPv4, or both
+    Ipv4,
+    /// IPv6
+    Ipv6,
+}
+
+/// An object of a kind that goes without saying: `NAMESPACE/NAME`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NamespacedName {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+}
+
+impl FromStr for NamespacedName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.split_once('/') {
+            Some((namespace, name))
+                if !namespace.is_empty() && !name.is_empty() && !name.contains('/') =>
+            {
+                Ok(Self {
+                    namespace: namespace.to_owned(),
+                    name: name.to_owned(),
+                })
+            }
+            _ => Err("a namespace and a name are needed: NAMESPACE/NAME".into()),
+        }
+    }
+}
+
+impl fmt::Display for NamespacedName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
 /// Logs and traces.
 #[derive(Debug, Args)]
 pub struct TelemetryArgs {
@@ -317,6 +434,33 @@ mod tests {
         assert_eq!(duration("1m"), Ok(Duration::from_mins(1)));
         for bad in ["", "5", "s", "-1s", "1h", "1ms", "99999999999999999999s"] {
             assert!(duration(bad).is_err(), "{bad}");
+        }
+    }
+
+    /// The webhooks' settings on their own.
+    #[derive(Debug, Parser)]
+    struct Webhook {
+        #[command(flatten)]
+        args: WebhookArgs,
+    }
+
+    #[test]
+    fn the_webhooks_have_the_names_of_app_mesh() {
+        let command = Webhook::command();
+        for argument in command.get_arguments() {
+            let variable = argument.get_env().and_then(|name| name.to_str());
+            let flag = argument.get_long().unwrap_or_default();
+            let expected = format!("EVERMESH_{}", flag.replace('-', "_").to_uppercase());
+            assert_eq!(variable, Some(expected.as_str()), "--{flag}");
+        }
+        let Webhook { args } = Webhook::parse_from(["webhook", "--webhook-secret", "a/b"]);
+        assert_eq!(args.webhook_secret.to_string(), "a/b");
+        assert_eq!(
+            args.webhook_mutating_configuration,
+            "appmesh-controller-mutating-webhook-configuration"
+        );
+        for bad in ["", "a", "a/", "/b", "a/b/c"] {
+            assert!(bad.parse::<NamespacedName>().is_err(), "{bad}");
         }
     }
 

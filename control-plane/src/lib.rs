@@ -13,3 +13,4 @@ pub mod lint;
 pub mod metrics;
 pub mod source;
 pub mod telemetry;
+pub mod webhook;

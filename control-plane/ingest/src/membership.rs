@@ -174,7 +174,8 @@ impl Membership {
     }
 }
 
-fn there_are(known: &[Arc<str>], advice: &str) -> String {
+/// Which meshes there are, and what to do with them.
+pub(crate) fn there_are(known: &[Arc<str>], advice: &str) -> String {
     if known.is_empty() {
         "there is no mesh at all: create one".to_owned()
     } else {

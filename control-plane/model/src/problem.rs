@@ -118,6 +118,8 @@ pub enum Reason {
     MeshNotFound,
     /// Several meshes select the namespace.
     MeshAmbiguous,
+    /// The mesh is being deleted and takes no new members.
+    MeshTerminating,
     /// No virtual gateway selects the gateway route, or `virtualGatewayRef` names one that does not exist.
     GatewayNotFound,
     /// Several virtual gateways select the gateway route.
@@ -146,6 +148,10 @@ pub enum Reason {
     PortConflict,
     /// A protocol, or a variant named after one, does not fit the listener's.
     ProtocolMismatch,
+    /// The field cannot be changed once the object is there.
+    Immutable,
+    /// The field is filled in by the control plane and cannot be set by hand.
+    ReadOnly,
     /// Listeners without `serviceDiscovery`: nobody can find the node.
     DiscoveryMissing,
     /// The field is part of the API and not served yet; traffic flows without it.
@@ -178,6 +184,7 @@ impl Reason {
             | Self::InvalidUnion
             | Self::MeshNotFound
             | Self::MeshAmbiguous
+            | Self::MeshTerminating
             | Self::GatewayNotFound
             | Self::GatewayAmbiguous
             | Self::ReferenceNotFound
@@ -189,6 +196,8 @@ impl Reason {
             | Self::PortNotFound
             | Self::PortRequired
             | Self::PortConflict
+            | Self::Immutable
+            | Self::ReadOnly
             | Self::UnsupportedSecurity
             | Self::CloudMapNotFound => Severity::Error,
         }

@@ -55,7 +55,7 @@ pub struct ApiServer {
     port: Port,
     pki: Pki,
     // Ended before etcd, which it would complain about.
-    api_server: Option<Process>,
+    process: Option<Process>,
     etcd: Process,
     dir: TempDir,
 }
@@ -71,7 +71,7 @@ impl ApiServer {
             etcd_port,
             port,
             pki,
-            api_server: None,
+            process: None,
             etcd,
             dir,
         };
@@ -86,7 +86,7 @@ impl ApiServer {
 
     /// Ends the API server at once, as a crash does: from now on connections are refused. etcd keeps what it holds.
     pub fn kill_api_server(&mut self) {
-        self.api_server = None;
+        self.process = None;
     }
 
     /// Starts the API server again, or anew if it runs, at the same address with the same certificates and objects.
@@ -112,7 +112,7 @@ impl ApiServer {
             let (dir, etcd) = (self.dir.path().display(), self.etcd.log());
             format!("the Kubernetes API is not ready: {last}; logs are in {dir}; etcd's ends with: {etcd}")
         })?;
-        self.api_server = Some(process);
+        self.process = Some(process);
         Ok(())
     }
 

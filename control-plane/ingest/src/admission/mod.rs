@@ -1,10 +1,19 @@
 //! What the admission webhooks of App Mesh filled in and what they refused: no more, no less.
 //!
-//! Objects come in as they are written. The defaults of names are functions of the object alone; those of
-//! `meshRef` and `virtualGatewayRef` are in [`crate::membership`] and in the gateway's selectors, because
-//! they need the other objects. [`validate`] says what a webhook would have refused at creation.
+//! A cluster's objects come in as a [`Write`]: [`fill`] gives the patch, [`check`] lets the write pass or
+//! not, and a [`Denial`] says why not. What they look at beside the object is in [`Surroundings`].
+//!
+//! From a folder of files objects come in as they are written. The defaults of names are functions of the
+//! object alone; those of `meshRef` and `virtualGatewayRef` are in [`crate::membership`] and in the
+//! gateway's selectors, because they need the other objects. [`validate`] says what a webhook would have
+//! refused at creation.
 //!
 //! Must not refuse what only the AWS API refused: that becomes a problem while it is converted.
+
+mod check;
+mod fill;
+mod surroundings;
+mod write;
 
 use std::collections::BTreeSet;
 
@@ -13,6 +22,11 @@ use evermesh_model::{Kind, ObjectRef, Problem, Reason, Severity, problem::FieldP
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use crate::{gateway_admission, object::Object, stage::Problems};
+
+pub use check::check;
+pub use fill::{IpFamily, fill};
+pub use surroundings::Surroundings;
+pub use write::{Denial, Operation, Write};
 
 /// The `awsName` of an object: as written, else as the webhooks made it from its name and namespace.
 /// Empty counts as absent.
@@ -239,3 +253,6 @@ fn one_connection_pool(variants: &[bool], listener: usize, problems: &mut Proble
         );
     }
 }
+
+#[cfg(test)]
+mod tests;

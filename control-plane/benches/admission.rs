@@ -1,0 +1,79 @@
+//! What one review costs, from the object in JSON to the answer: filling and checking a virtual node among as
+//! many meshes and namespaces as the argument says.
+
+#![allow(clippy::unwrap_used)] // a bench that cannot be set up has nothing to measure
+
+use divan::{Bencher, black_box};
+use evermesh_ingest::{
+    Inputs,
+    admission::{IpFamily, Operation, Surroundings, Write, check, fill},
+    object::parse,
+};
+use evermesh_model::{Kind, ObjectRef};
+use serde_json::{Value, json};
+
+fn main() {
+    divan::main();
+}
+
+const SIZES: [usize; 3] = [1, 10, 100];
+
+fn surroundings(meshes: usize) -> Surroundings {
+    let mut inputs = Inputs::default();
+    for index in 0..meshes {
+        let labels = json!({ "mesh": format!("mesh-{index}") });
+        let namespace = json!({
+            "apiVersion": "v1",
+            "kind": "Namespace",
+            "metadata": { "name": format!("team-{index}"), "labels": labels },
+        });
+        let mesh = json!({
+            "apiVersion": "appmesh.k8s.aws/v1beta2",
+            "kind": "Mesh",
+            "metadata": { "name": format!("mesh-{index}"), "uid": format!("uid-{index}") },
+            "spec": { "namespaceSelector": { "matchLabels": labels } },
+        });
+        for value in [namespace, mesh] {
+            let (reference, object) = parse(value).object.unwrap();
+            inputs.apply(reference, Some(object));
+        }
+    }
+    Surroundings::from(&inputs)
+}
+
+fn node() -> Value {
+    let backend = |index: usize| json!({ "virtualService": { "virtualServiceRef": { "name": format!("service-{index}") } } });
+    json!({
+        "apiVersion": "appmesh.k8s.aws/v1beta2",
+        "kind": "VirtualNode",
+        "metadata": { "name": "blue", "namespace": "team-0" },
+        "spec": {
+            "listeners": [{ "portMapping": { "port": 8080, "protocol": "http" } }],
+            "serviceDiscovery": { "dns": { "hostname": "blue.team-0.svc.cluster.local" } },
+            "backends": (0..10).map(backend).collect::<Vec<_>>(),
+        },
+    })
+}
+
+fn creation(new: &Value) -> Write<'_> {
+    Write {
+        object: ObjectRef::new(Kind::VirtualNode, "team-0", "blue"),
+        operation: Operation::Create,
+        new,
+    }
+}
+
+#[divan::bench(args = SIZES)]
+fn mutate(bencher: Bencher<'_, '_>, meshes: usize) {
+    let (node, surroundings) = (node(), surroundings(meshes));
+    bencher.bench(|| {
+        let write = creation(black_box(&node));
+        fill(&write, &surroundings, IpFamily::Ipv4).unwrap()
+    });
+}
+
+#[divan::bench]
+fn validate(bencher: Bencher<'_, '_>) {
+    let node = node();
+    bencher.bench(|| check(&creation(black_box(&node))).unwrap());
+}

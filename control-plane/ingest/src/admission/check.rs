@@ -1,0 +1,110 @@
+//! What the validating webhooks refused: the rules of each kind, and changes of what cannot be changed.
+//!
+//! An object that is being deleted always passes, and so does a write that leaves the spec alone: labels
+//! and finalizers must stay within reach whatever a rule says of the spec by now.
+//!
+//! Must not look at other objects: what is dangling today may be there tomorrow.
+
+use evermesh_crds::{extension, v1beta2};
+use evermesh_model::{Kind, ObjectRef, Problem, Reason, Severity, problem::FieldPath};
+use serde_json::Value;
+
+use super::{Denial, Operation, Write, validate};
+use crate::{
+    matches,
+    object::{self, Object},
+    stage::Problems,
+};
+
+/// Whether the object may be kept as it is.
+pub fn check(write: &Write<'_>) -> Result<(), Denial> {
+    if write.is_terminating() {
+        return Ok(());
+    }
+    let mut problems = Vec::new();
+    if let Operation::Update { old } = write.operation {
+        if old["spec"] == write.new["spec"] {
+            return Ok(());
+        }
+        problems = changes(&write.object, &old["spec"], &write.new["spec"]);
+    }
+    let parsed = object::parse(write.new.clone());
+    let findings = parsed.problems.into_iter();
+    problems.extend(findings.filter(|problem| problem.severity == Severity::Error));
+    if let Some((_, object)) = &parsed.object {
+        problems.extend(validate(object));
+        if let Object::Route(route) = object {
+            problems.extend(self::route(&write.object, &route.spec));
+        }
+    }
+    Denial::of(problems)
+}
+
+/// Changes of fields that cannot be changed.
+fn changes(object: &ObjectRef, old: &Value, new: &Value) -> Vec<Problem> {
+    let fields: &[&str] = match object.kind {
+        Kind::Mesh => &["awsName"],
+        Kind::GatewayRoute => &["awsName", "meshRef", "virtualGatewayRef"],
+        Kind::BackendGroup => &["meshRef"],
+        Kind::VirtualNode | Kind::VirtualService | Kind::VirtualRouter | Kind::VirtualGateway => {
+            &["awsName", "meshRef"]
+        }
+        _ => &[],
+    };
+    let mut problems = Problems::of(object);
+    for field in fields {
+        let (old, new) = (&old[*field], &new[*field]);
+        if old != new {
+            immutable(FieldPath::spec().field(field), old, new, &mut problems);
+        }
+    }
+    // It may come later; once there, instances are registered under it.
+    let cloud_map = |spec: &Value| spec["serviceDiscovery"]["awsCloudMap"].clone();
+    let (old, new) = (cloud_map(old), cloud_map(new));
+    if object.kind == Kind::VirtualNode && !old.is_null() && old != new {
+        let field = FieldPath::spec().field("serviceDiscovery.awsCloudMap");
+        immutable(field, &old, &new, &mut problems);
+    }
+    problems.into_list()
+}
+
+fn immutable(field: FieldPath, old: &Value, new: &Value, problems: &mut Problems<'_>) {
+    let shown = |value: &Value| match value {
+        Value::Null => "absent".to_owned(),
+        value => value.to_string(),
+    };
+    let message = format!(
+        "cannot be changed from {} to {}: keep it, or delete the object and create it again",
+        shown(old),
+        shown(new)
+    );
+    problems.add(field, Reason::Immutable, message);
+}
+
+/// What no rule in the definition of `Route` can say: whether paths and expressions are such for Envoy.
+fn route(object: &ObjectRef, spec: &extension::RouteSpec) -> Vec<Problem> {
+    let extension::RouteSpec {
+        virtual_router_ref: _,
+        priority: _,
+        http_route,
+        http2_route,
+        grpc_route,
+        tcp_route: _,
+    } = spec;
+    let mut problems = Problems::of(object);
+    for (word, route) in [("httpRoute", http_route), ("http2Route", http2_route)] {
+        let Some(v1beta2::HttpRoute { r#match, .. }) = route else {
+            continue;
+        };
+        let field = FieldPath::spec().field(word).field("match");
+        let path = r#match.path.as_ref();
+        matches::path(r#match.prefix.as_ref(), path, &field, &mut problems);
+        let headers = r#match.headers.as_ref();
+        matches::headers(headers, &field.field("headers"), &mut problems);
+    }
+    if let Some(v1beta2::GrpcRoute { r#match, .. }) = grpc_route {
+        let field = FieldPath::spec().field("grpcRoute.match.metadata");
+        matches::headers(r#match.metadata.as_ref(), &field, &mut problems);
+    }
+    problems.into_list()
+}

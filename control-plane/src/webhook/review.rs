@@ -1,0 +1,226 @@
+//! `AdmissionReview`, version `admission.k8s.io/v1`: a request in JSON, an answer in JSON.
+//!
+//! The object stays JSON all the way: what our types do not know must not get lost.
+//!
+//! Must not decide anything.
+
+use evermesh_ingest::admission::{Denial, Operation, Write};
+use evermesh_model::{Kind, ObjectRef};
+use json_patch::Patch;
+use k8s_openapi::ByteString;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+const API_VERSION: &str = "admission.k8s.io/v1";
+const KIND: &str = "AdmissionReview";
+
+/// The two webhooks that each of App Mesh's kinds has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Webhook {
+    /// Fills in fields.
+    Mutate,
+    /// Refuses.
+    Validate,
+}
+
+impl Webhook {
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Mutate => "mutate",
+            Self::Validate => "validate",
+        }
+    }
+}
+
+/// Where the webhook of a kind is, as it was in App Mesh; none if the kind has no such webhook.
+pub fn path(webhook: Webhook, kind: Kind) -> Option<String> {
+    let (group, version) = kind.api_version().split_once('/')?;
+    let is_ours = match group {
+        "appmesh.k8s.aws" => true,
+        "evermesh.dev" => webhook == Webhook::Validate,
+        _ => false,
+    };
+    is_ours.then(|| {
+        format!(
+            "/{}-{}-{version}-{}",
+            webhook.as_str(),
+            group.replace('.', "-"),
+            kind.as_str().to_lowercase()
+        )
+    })
+}
+
+/// What the API server sends, as far as it is read.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct AdmissionReview {
+    api_version: String,
+    kind: String,
+    request: Request,
+}
+
+/// An admission request.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Request {
+    uid: String,
+    kind: GroupVersionKind,
+    #[serde(default)]
+    sub_resource: Option<String>,
+    #[serde(default)]
+    name: Option<String>,
+    #[serde(default)]
+    namespace: Option<String>,
+    operation: String,
+    #[serde(default)]
+    object: Value,
+    #[serde(default)]
+    old_object: Value,
+}
+
+#[derive(Debug, Deserialize)]
+struct GroupVersionKind {
+    group: String,
+    version: String,
+    kind: String,
+}
+
+/// The body is no admission request for the path it came to.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Malformed {
+    #[error("the body is not an AdmissionReview: {0}")]
+    Json(#[from] serde_json::Error),
+    #[error("{api_version} {kind} is not known here, only {API_VERSION} {KIND}")]
+    Version { api_version: String, kind: String },
+    #[error("the object is a {found}, and this path is for {expected}")]
+    Kind { found: String, expected: Kind },
+    #[error("a request to {0} an object comes without the object")]
+    NoObject(&'static str),
+}
+
+impl Request {
+    /// Reads a request that came to the path of `kind`.
+    pub(super) fn read(body: &[u8], kind: Kind) -> Result<Self, Malformed> {
+        let AdmissionReview {
+            api_version,
+            kind: word,
+            request,
+        } = serde_json::from_slice(body)?;
+        if api_version != API_VERSION || word != KIND {
+            return Err(Malformed::Version {
+                api_version,
+                kind: word,
+            });
+        }
+        let GroupVersionKind {
+            group,
+            version,
+            kind: word,
+        } = &request.kind;
+        if Kind::find(&format!("{group}/{version}"), word) != Some(kind) {
+            return Err(Malformed::Kind {
+                found: format!("{group}/{version} {word}"),
+                expected: kind,
+            });
+        }
+        let object = match request.operation.as_str() {
+            "CREATE" if !request.object.is_object() => Err(Malformed::NoObject("create")),
+            "UPDATE" if !request.object.is_object() || !request.old_object.is_object() => {
+                Err(Malformed::NoObject("update"))
+            }
+            _ => Ok(()),
+        };
+        object.map(|()| request)
+    }
+
+    /// The word in the metrics.
+    pub(super) fn operation(&self) -> &'static str {
+        match self.operation.as_str() {
+            "CREATE" => "create",
+            "UPDATE" => "update",
+            _ => "other",
+        }
+    }
+
+    /// What is written; nothing if it is none of our business: a deletion, or a part such as the status.
+    pub(super) fn write(&self, kind: Kind) -> Option<Write<'_>> {
+        if self.sub_resource.as_ref().is_some_and(|it| !it.is_empty()) {
+            return None;
+        }
+        let operation = match self.operation.as_str() {
+            "CREATE" => Operation::Create,
+            "UPDATE" => Operation::Update {
+                old: &self.old_object,
+            },
+            _ => return None,
+        };
+        Some(Write {
+            object: ObjectRef::new(
+                kind,
+                self.namespace.as_deref().unwrap_or_default(),
+                self.object_name(),
+            ),
+            operation,
+            new: &self.object,
+        })
+    }
+
+    /// Empty while the API server has yet to generate it.
+    fn object_name(&self) -> &str {
+        let requested = self.name.as_deref().filter(|name| !name.is_empty());
+        let written = || self.object["metadata"]["name"].as_str();
+        requested.or_else(written).unwrap_or_default()
+    }
+
+    /// The answer that lets it pass, changed as the patch says.
+    pub(super) fn allow(&self, patch: &Patch) -> Value {
+        let mut response = json!({ "uid": self.uid, "allowed": true });
+        if !patch.0.is_empty() {
+            let patch = json!(patch).to_string().into_bytes();
+            response["patchType"] = "JSONPatch".into();
+            response["patch"] = json!(ByteString(patch));
+        }
+        review(&response)
+    }
+
+    /// The answer that refuses it.
+    pub(super) fn deny(&self, denial: &Denial) -> Value {
+        review(&json!({
+            "uid": self.uid,
+            "allowed": false,
+            "status": {
+                "status": "Failure",
+                "reason": "Forbidden",
+                "code": 403,
+                "message": denial.to_string(),
+            },
+        }))
+    }
+}
+
+fn review(response: &Value) -> Value {
+    json!({ "apiVersion": API_VERSION, "kind": KIND, "response": response })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_those_of_app_mesh() {
+        assert_eq!(
+            path(Webhook::Mutate, Kind::VirtualNode).as_deref(),
+            Some("/mutate-appmesh-k8s-aws-v1beta2-virtualnode")
+        );
+        assert_eq!(
+            path(Webhook::Validate, Kind::BackendGroup).as_deref(),
+            Some("/validate-appmesh-k8s-aws-v1beta2-backendgroup")
+        );
+        assert_eq!(
+            path(Webhook::Validate, Kind::Route).as_deref(),
+            Some("/validate-evermesh-dev-v1alpha1-route")
+        );
+        assert_eq!(path(Webhook::Mutate, Kind::Route), None);
+        assert_eq!(path(Webhook::Validate, Kind::Pod), None);
+    }
+}

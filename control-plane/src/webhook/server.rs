@@ -1,0 +1,182 @@
+//! The HTTPS server: one path a kind and webhook, a body limit, and the wait for news.
+//!
+//! Must not hold up a connection for longer than it takes to hear what the API server knows already.
+
+use std::{
+    pin::pin,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::Context;
+use axum::{
+    Json, Router,
+    body::Bytes,
+    extract::DefaultBodyLimit,
+    http::StatusCode,
+    response::{IntoResponse, Response},
+    routing::post,
+};
+use axum_server::{Handle, tls_rustls::RustlsConfig};
+use evermesh_ingest::admission::{self, Denial, IpFamily, Surroundings, Write};
+use evermesh_model::Kind;
+use json_patch::Patch;
+use tokio::{net::TcpListener, sync::watch, time::timeout_at};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    certificates::Certificates,
+    metrics::{AdmissionMetrics, RequestLabels},
+    review::{Malformed, Request, Webhook, path},
+};
+
+/// An API server takes objects of up to 3 MiB, and an update brings two.
+const BODY_LIMIT: usize = 7 << 20;
+
+/// How long open requests may take to end after a cancellation.
+const GRACE: Duration = Duration::from_secs(3);
+
+/// What answers need.
+#[derive(Clone)]
+pub(super) struct Admission {
+    pub(super) surroundings: watch::Receiver<Option<Surroundings>>,
+    pub(super) family: IpFamily,
+    pub(super) patience: Duration,
+    pub(super) metrics: AdmissionMetrics,
+}
+
+/// What became of a request.
+enum Outcome {
+    Allowed(Patch),
+    Denied(Denial),
+    /// The objects that the answer depends on are not known yet.
+    Unready,
+}
+
+/// Serves until cancelled.
+pub(super) async fn serve(
+    listener: TcpListener,
+    admission: Admission,
+    certificates: Arc<Certificates>,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    let config = Arc::new(certificates.server_config()?);
+    let handle = Handle::new();
+    let server = axum_server::from_tcp_rustls(
+        listener.into_std().context("the listening socket")?,
+        RustlsConfig::from_config(config),
+    )?
+    .handle(handle.clone());
+    let mut serving = pin!(server.serve(router(&admission).into_make_service()));
+    tokio::select! {
+        served = &mut serving => Ok(served?),
+        () = shutdown.cancelled() => {
+            handle.graceful_shutdown(Some(GRACE));
+            Ok(serving.await?)
+        }
+    }
+}
+
+fn router(admission: &Admission) -> Router {
+    let mut router = Router::new();
+    for webhook in [Webhook::Mutate, Webhook::Validate] {
+        for kind in Kind::ALL {
+            let Some(path) = path(webhook, kind) else {
+                continue;
+            };
+            let admission = admission.clone();
+            let answer = async move |body: Bytes| admission.answer(webhook, kind, &body).await;
+            router = router.route(&path, post(answer));
+        }
+    }
+    router.layer(DefaultBodyLimit::max(BODY_LIMIT))
+}
+
+impl Admission {
+    async fn answer(&self, webhook: Webhook, kind: Kind, body: &[u8]) -> Response {
+        let started = Instant::now();
+        let mut labels = RequestLabels {
+            webhook: webhook.as_str(),
+            kind: kind.as_str(),
+            operation: "other",
+            outcome: "malformed",
+        };
+        let response = match Request::read(body, kind) {
+            Ok(request) => {
+                labels.operation = request.operation();
+                let outcome = match request.write(kind) {
+                    Some(write) => self.decide(webhook, &write).await,
+                    None => Outcome::Allowed(Patch::default()),
+                };
+                labels.outcome = outcome.as_str();
+                respond(&request, &outcome)
+            }
+            Err(malformed) => refuse(&malformed),
+        };
+        self.metrics.answered(&labels, started.elapsed());
+        response
+    }
+
+    async fn decide(&self, webhook: Webhook, write: &Write<'_>) -> Outcome {
+        match webhook {
+            Webhook::Mutate => self.fill(write).await,
+            Webhook::Validate => match admission::check(write) {
+                Ok(()) => Outcome::Allowed(Patch::default()),
+                Err(denial) => Outcome::Denied(denial),
+            },
+        }
+    }
+
+    /// A refusal that other objects are the reason for is final only when no news of them came in time.
+    async fn fill(&self, write: &Write<'_>) -> Outcome {
+        let mut surroundings = self.surroundings.clone();
+        let deadline = tokio::time::Instant::now() + self.patience;
+        loop {
+            let known = surroundings.borrow_and_update().clone();
+            let outcome = match known {
+                None if write.needs_surroundings() => Outcome::Unready,
+                known => match admission::fill(write, &known.unwrap_or_default(), self.family) {
+                    Ok(patch) => return Outcome::Allowed(patch),
+                    Err(denial) if !denial.may_be_stale => return Outcome::Denied(denial),
+                    Err(denial) => Outcome::Denied(denial),
+                },
+            };
+            match timeout_at(deadline, surroundings.changed()).await {
+                Ok(Ok(())) => {}
+                // No news in time, or none for ever.
+                Err(_) | Ok(Err(_)) => return outcome,
+            }
+        }
+    }
+}
+
+impl Outcome {
+    fn as_str(&self) -> &'static str {
+        match self {
+            Self::Allowed(patch) if patch.0.is_empty() => "allowed",
+            Self::Allowed(_) => "patched",
+            Self::Denied(_) => "denied",
+            Self::Unready => "unready",
+        }
+    }
+}
+
+fn respond(request: &Request, outcome: &Outcome) -> Response {
+    match outcome {
+        Outcome::Allowed(patch) => Json(request.allow(patch)).into_response(),
+        Outcome::Denied(denial) => Json(request.deny(denial)).into_response(),
+        Outcome::Unready => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the meshes of the cluster are not known yet: try again in a moment\n",
+        )
+            .into_response(),
+    }
+}
+
+fn refuse(malformed: &Malformed) -> Response {
+    tracing::warn!(%malformed, "not an admission request");
+    (StatusCode::BAD_REQUEST, format!("{malformed}\n")).into_response()
+}
+
+#[cfg(test)]
+mod tests;
