@@ -1,5 +1,6 @@
 //! The Helm chart: the API server takes what it renders, its service account has the rights that it needs and no more,
 //! and the values of the controller before are understood.
+#![allow(clippy::unwrap_used)] // a test may panic, its helpers too
 
 use std::{
     fs,
