@@ -6,6 +6,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::Command,
+    time::{Duration, Instant},
 };
 
 use evermesh_testkit::{kubernetes::ApiServer, process, tools};
@@ -134,6 +135,7 @@ async fn the_api_server_takes_what_it_renders() {
 async fn the_service_account_may_do_what_it_must_and_no_more() {
     let api = api_server().await;
     api.apply(&render(&[])).await.unwrap();
+    let noticed = Instant::now() + Duration::from_secs(10);
     let account = format!("--as=system:serviceaccount:{NAMESPACE}:evermesh");
     for (question, expected) in [
         ("list meshes.appmesh.k8s.aws", true),
@@ -170,16 +172,17 @@ async fn the_service_account_may_do_what_it_must_and_no_more() {
         let mut arguments = vec!["auth", "can-i", &account];
         arguments.extend(question.split(' '));
         // It exits with 1 for no, and says so.
-        let output = api
-            .kubectl_command()
-            .unwrap()
-            .args(arguments)
-            .output()
-            .await
-            .unwrap();
-        let said = String::from_utf8_lossy(&output.stdout);
-        let expected = if expected { "yes" } else { "no" };
-        assert_eq!(said.trim(), expected, "{question}: {output:?}");
+        let ask = async || {
+            let mut kubectl = api.kubectl_command().unwrap();
+            let output = kubectl.args(&arguments).output().await.unwrap();
+            String::from_utf8_lossy(&output.stdout).trim().to_owned()
+        };
+        let mut said = ask().await;
+        // The API server takes a moment to notice new rights.
+        while expected && said == "no" && Instant::now() < noticed {
+            said = ask().await;
+        }
+        assert_eq!(said, if expected { "yes" } else { "no" }, "{question}");
     }
 }
 
