@@ -6,7 +6,7 @@ SHELL := bash
 
 CARGO_DENY := 0.20.2
 
-.PHONY: help run test check bench setup
+.PHONY: help run test check bench images setup
 
 help: ## Says what there is
 	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## /make \1\t/' | expand -t 14
@@ -41,6 +41,11 @@ bench: setup ## The benchmarks: a change to twenty real Envoys, then each crate'
 	@cargo build --release --locked -p evermesh -p evermesh-testkit --bins
 	@target/release/evermesh-bench
 	@cargo bench --workspace --locked
+
+images: ## The image of Evermesh as an archive below target/images, without a container engine
+	@cargo fetch --locked
+	@cargo build --release --locked -p evermesh --bin evermesh
+	@scripts/images
 
 # Installs what is missing and fetches every crate, also the one that is only unpacked (see proto/build.rs).
 setup:

@@ -1,5 +1,5 @@
-//! The committed YAML is what the types generate. With `UPDATE_CRDS=1` in the environment the test
-//! writes it anew.
+//! The committed YAML, also that in the Helm chart, is what the types generate. With
+//! `UPDATE_CRDS=1` in the environment the test writes it anew.
 #![allow(clippy::unwrap_used)] // a test may panic, its helpers too
 
 use std::{collections::BTreeSet, fs, path::Path};
@@ -8,7 +8,17 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 
 #[test]
 fn committed_yaml_is_current() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("yaml");
+    assert_current("yaml");
+}
+
+/// A copy, as Helm packages no links.
+#[test]
+fn the_charts_yaml_is_current() {
+    assert_current("../deploy/chart/evermesh/crds");
+}
+
+fn assert_current(folder: &str) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
     let update = std::env::var_os("UPDATE_CRDS").is_some();
     let mut expected = BTreeSet::new();
     for definition in evermesh_crds::all() {

@@ -4,6 +4,7 @@
 //! ([`ApiServer::set_pod`]), and a namespace has the service account that its pods need only when it was made by
 //! [`ApiServer::create_namespace`].
 //! It is ready after about three seconds and takes 320 MB; each test starts its own.
+//! Rights and webhook configurations take effect a moment after they were applied: ask again until they do.
 //! Webhooks are called on loopback too, by a `clientConfig` with a `url`.
 //!
 //! Must not know what Evermesh installs: tests apply it.
@@ -337,6 +338,8 @@ fn start_etcd(dir: &Path, client: &Port, peer: &Port) -> Result<Process> {
             &peer,
         ])
         .arg(format!("--initial-cluster=default={peer}"))
+        // It waits for other candidates before it elects itself.
+        .args(["--heartbeat-interval", "20", "--election-timeout", "100"])
         .args(["--unsafe-no-fsync", "--socket-reuse-port"]);
     Process::spawn("etcd", command, &dir.join("etcd.log"))
 }

@@ -1,0 +1,234 @@
+//! The Helm chart: the API server takes what it renders, its service account has the rights that it needs and no more,
+//! and the values of the controller before are understood.
+#![allow(clippy::unwrap_used)] // a test may panic, its helpers too
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use evermesh_testkit::{kubernetes::ApiServer, process, tools};
+
+const NAMESPACE: &str = "appmesh-system";
+
+/// What cert-manager would have defined.
+const CERT_MANAGER: &str = "
+apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata: {name: issuers.cert-manager.io}
+spec:
+  group: cert-manager.io
+  names: {kind: Issuer, plural: issuers}
+  scope: Namespaced
+  versions:
+  - name: v1
+    served: true
+    storage: true
+    schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}
+---
+apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata: {name: certificates.cert-manager.io}
+spec:
+  group: cert-manager.io
+  names: {kind: Certificate, plural: certificates}
+  scope: Namespaced
+  versions:
+  - name: v1
+    served: true
+    storage: true
+    schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}
+";
+
+fn chart() -> PathBuf {
+    tools::workspace().unwrap().join("deploy/chart/evermesh")
+}
+
+fn old_values() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/chart/appmesh-controller.yaml")
+}
+
+/// Helm, on the chart, with further arguments.
+fn helm(action: &[&str], arguments: &[&str]) -> Command {
+    let mut command = Command::new(tools::installed("kubernetes/helm").unwrap());
+    command.args(action).arg(chart()).args(arguments);
+    command
+}
+
+/// What the chart renders as the release `evermesh`.
+fn render(arguments: &[&str]) -> String {
+    let version = ["--namespace", NAMESPACE, "--kube-version", "1.36.0"];
+    process::run(helm(&["template", "evermesh"], &version).args(arguments)).unwrap()
+}
+
+/// An API server with what is there before the chart is installed.
+async fn api_server() -> ApiServer {
+    let api = ApiServer::start().await.unwrap();
+    api.create_namespace(NAMESPACE).await.unwrap();
+    // Those that the chart brings.
+    api.apply_path(&chart().join("crds")).await.unwrap();
+    api.apply(CERT_MANAGER).await.unwrap();
+    api.kubectl(&[
+        "wait",
+        "--for=condition=Established",
+        "--timeout=30s",
+        "crd",
+        "--all",
+    ])
+    .await
+    .unwrap();
+    api
+}
+
+#[test]
+fn helm_finds_nothing_to_complain_about() {
+    let version = ["--strict", "--kube-version", "1.36.0"];
+    for values in [None, Some(old_values())] {
+        let mut lint = helm(&["lint"], &version);
+        if let Some(values) = values {
+            lint.arg("--values").arg(values);
+        }
+        process::run(&mut lint).unwrap();
+    }
+}
+
+#[test]
+fn a_misspelt_value_is_refused() {
+    let error = process::run(&mut helm(
+        &["template", "evermesh"],
+        &["--kube-version", "1.36.0", "--set", "webhook.timeout=3"],
+    ))
+    .unwrap_err();
+    assert!(error.to_string().contains("timeout"), "{error}");
+}
+
+#[tokio::test]
+async fn the_api_server_takes_what_it_renders() {
+    let api = api_server().await;
+    let old = old_values();
+    let everything = [
+        "--set",
+        "networkPolicy.enabled=true,watchNamespaces={a,b},cloudMap.enabled=true,region=us-west-2,env.A=1",
+        "--set-json",
+        r#"networkPolicy.adminFrom=[{"namespaceSelector": {}}]"#,
+    ];
+    for arguments in [
+        &[][..],
+        &everything[..],
+        &["--set", "certManager.enabled=true"][..],
+        &["--values", old.to_str().unwrap()][..],
+    ] {
+        let dir = tools::scratch("chart").unwrap();
+        let file = dir.path().join("rendered.yaml");
+        fs::write(&file, render(arguments)).unwrap();
+        // Judged by the schema, too: an unknown field is an error.
+        let apply = ["apply", "--dry-run=server", "--validate=strict", "-f"];
+        api.kubectl(&[&apply[..], &[file.to_str().unwrap()]].concat())
+            .await
+            .unwrap_or_else(|error| panic!("{arguments:?}: {error:#}"));
+    }
+}
+
+#[tokio::test]
+async fn the_service_account_may_do_what_it_must_and_no_more() {
+    let api = api_server().await;
+    api.apply(&render(&[])).await.unwrap();
+    let noticed = Instant::now() + Duration::from_secs(10);
+    let account = format!("--as=system:serviceaccount:{NAMESPACE}:evermesh");
+    for (question, expected) in [
+        ("list meshes.appmesh.k8s.aws", true),
+        ("watch backendgroups.appmesh.k8s.aws -A", true),
+        ("patch virtualnodes.appmesh.k8s.aws -A", true),
+        (
+            "patch virtualnodes.appmesh.k8s.aws -A --subresource=status",
+            true,
+        ),
+        ("patch routes.evermesh.dev -A --subresource=status", true),
+        ("watch routes.evermesh.dev -A", true),
+        ("watch endpointslices.discovery.k8s.io -A", true),
+        ("list nodes", true),
+        ("patch pods -A --subresource=status", true),
+        ("create events.events.k8s.io -A", true),
+        ("create tokenreviews.authentication.k8s.io", true),
+        ("update leases.coordination.k8s.io -n appmesh-system", true),
+        ("get secrets/evermesh-webhook -n appmesh-system", true),
+        ("create secrets -n appmesh-system", true),
+        (
+            "patch mutatingwebhookconfigurations/appmesh-controller-mutating-webhook-configuration",
+            true,
+        ),
+        ("delete virtualnodes.appmesh.k8s.aws -A", false),
+        ("update virtualnodes.appmesh.k8s.aws -A", false),
+        ("patch routes.evermesh.dev -A", false),
+        ("patch pods -A", false),
+        ("get secrets/other -n appmesh-system", false),
+        ("get secrets/evermesh-webhook -n default", false),
+        ("create secrets -n default", false),
+        ("update leases.coordination.k8s.io -n default", false),
+        ("patch mutatingwebhookconfigurations/other", false),
+    ] {
+        let mut arguments = vec!["auth", "can-i", &account];
+        arguments.extend(question.split(' '));
+        // It exits with 1 for no, and says so.
+        let ask = async || {
+            let mut kubectl = api.kubectl_command().unwrap();
+            let output = kubectl.args(&arguments).output().await.unwrap();
+            String::from_utf8_lossy(&output.stdout).trim().to_owned()
+        };
+        let mut said = ask().await;
+        // The API server takes a moment to notice new rights.
+        while expected && said == "no" && Instant::now() < noticed {
+            said = ask().await;
+        }
+        assert_eq!(said, if expected { "yes" } else { "no" }, "{question}");
+    }
+}
+
+#[tokio::test]
+async fn old_values_are_mapped_and_what_is_ignored_is_named() {
+    let old = old_values();
+    let values = ["--values", old.to_str().unwrap()];
+    let rendered = render(&values);
+    for expected in [
+        "replicas: 1\n",
+        "--aws-region=us-west-2\n",
+        "--aws-account-id=012345678901\"\n",
+        "--cloud-map\n",
+        "--log=debug\n",
+        "name: AWS_USE_FIPS_ENDPOINT\n",
+        "serviceAccountName: appmesh-controller\n",
+        "eks.amazonaws.com/role-arn: arn:aws:iam::012345678901:role/appmesh-controller\n",
+        "minAvailable: 1\n",
+        "kind: Certificate\n",
+        "image: \"evermesh:",
+    ] {
+        assert!(rendered.contains(expected), "{expected} in:\n{rendered}");
+    }
+    for unexpected in ["registry.example.com", "AWS_USE_DUALSTACK_ENDPOINT"] {
+        assert!(!rendered.contains(unexpected), "{unexpected}");
+    }
+
+    let api = api_server().await;
+    let kubeconfig = api.kubeconfig();
+    let notes = async |arguments: &[&str]| {
+        let place = ["--dry-run=server", "--namespace", NAMESPACE, "--kubeconfig"];
+        let mut install = helm(&["install", "evermesh"], &place);
+        install.arg(&kubeconfig).args(arguments);
+        let printed = process::run(&mut install).unwrap();
+        printed.split_once("NOTES:").unwrap().1.to_owned()
+    };
+    let with_old = notes(&values).await;
+    let ignored = with_old
+        .lines()
+        .find_map(|line| line.strip_prefix("Given, and ignored (docs/install.md says why): "))
+        .unwrap();
+    assert_eq!(
+        ignored,
+        "cloudMapCustomHealthCheck, cloudMapDNS, clusterName, enableBackendGroups, init, preview, sds, sidecar, \
+         stats, tlsCipherSuite, tlsMinVersion, tracing, xray, image (that of appmesh-controller), rbac.pspEnabled."
+    );
+    let with_ours = notes(&[]).await;
+    assert!(!with_ours.contains("ignored"), "{with_ours}");
+}
