@@ -37,6 +37,7 @@ use crate::{
         file, kubernetes,
     },
     telemetry,
+    webhook::AdmissionMetrics,
 };
 
 /// Batches that may wait for the engine before sources are held back.
@@ -77,6 +78,7 @@ async fn run(args: &ServeArgs, streams: &Handle) -> anyhow::Result<()> {
     let (batches, queue) = mpsc::channel::<Batch>(QUEUE);
     let (wanted, wanted_services) = watch::channel(Arc::default());
     let (published, newest) = watch::channel(Arc::new(Published::default()));
+    let (surroundings, surrounding) = watch::channel(None);
     let (events, announced) = mpsc::unbounded_channel();
     let store = Store::new();
     let cluster = Cluster::of(args).await?;
@@ -89,10 +91,12 @@ async fn run(args: &ServeArgs, streams: &Handle) -> anyhow::Result<()> {
     };
     let registry = Registry::new(Some(verdicts_to(events.clone(), notices.clone())));
     let reachable = cluster.as_ref().map(|it| Arc::clone(&it.reachable));
+    let admission = AdmissionMetrics::default();
     let metrics = Arc::new(Metrics::new(
         Arc::clone(&store),
         newest.clone(),
         reachable.clone(),
+        &admission,
     ));
     let changes = Arc::new(Changes::default());
 
@@ -102,6 +106,7 @@ async fn run(args: &ServeArgs, streams: &Handle) -> anyhow::Result<()> {
         published,
         events,
         commits: notices,
+        surroundings,
         metrics: Arc::clone(&metrics),
     };
     let sources: Vec<SourceName> = match &cluster {
@@ -121,6 +126,16 @@ async fn run(args: &ServeArgs, streams: &Handle) -> anyhow::Result<()> {
     );
     if let Some(cluster) = &cluster {
         cluster.spawn_sources(&mut tasks, args, batches, &shutdown);
+        if let Some(address) = args.webhook.webhook_address {
+            let listener = bind(address, "--webhook-address").await?;
+            cluster.spawn_webhook(
+                &mut tasks,
+                args,
+                (listener, surrounding),
+                admission,
+                &shutdown,
+            );
+        }
         if let (Some(noticed), Some(namespace)) =
             (noticed, &args.kubernetes.leader_election_namespace)
         {

@@ -49,6 +49,10 @@ pub struct ServeArgs {
     #[command(flatten)]
     pub kubernetes: KubernetesArgs,
 
+    /// Admission
+    #[command(flatten)]
+    pub webhook: WebhookArgs,
+
     /// Where Envoys connect (gRPC: ADS and the separate services, delta and state of the world)
     #[arg(
         long,
@@ -171,14 +175,14 @@ pub struct CloudMapArgs {
 /// Admission: what the API server asks before it keeps an object of the mesh.
 #[derive(Debug, Args)]
 pub struct WebhookArgs {
-    /// Where the API server reaches the webhooks (HTTPS)
+    /// Where the API server reaches the webhooks (HTTPS), such as 0.0.0.0:9443; without it none are served
     #[arg(
         long,
         value_name = "HOST:PORT",
-        default_value = "0.0.0.0:9443",
+        requires = "kubernetes",
         env = "EVERMESH_WEBHOOK_ADDRESS"
     )]
-    pub webhook_address: SocketAddr,
+    pub webhook_address: Option<SocketAddr>,
 
     /// A folder with tls.crt and tls.key, such as a Secret of cert-manager's, followed while it changes;
     /// whoever writes it also sets the caBundle of the webhook configurations. Without it Evermesh makes

@@ -5,9 +5,11 @@
 use std::sync::Arc;
 
 use anyhow::Context;
+use evermesh_ingest::admission::Surroundings;
 use evermesh_xds::{Registry, Store};
 use kube::Client;
 use tokio::{
+    net::TcpListener,
     sync::{mpsc, watch},
     task::JoinSet,
 };
@@ -26,6 +28,7 @@ use crate::{
         Batch,
         kubernetes::{self, KubernetesOptions, Observed, Reachable},
     },
+    webhook::{self, AdmissionMetrics},
 };
 
 /// The cluster that objects come from.
@@ -75,6 +78,27 @@ impl Cluster {
             Arc::clone(&self.reachable),
             shutdown.clone(),
         )));
+    }
+}
+
+impl Cluster {
+    /// Admission.
+    pub(crate) fn spawn_webhook(
+        &self,
+        tasks: &mut JoinSet<anyhow::Result<()>>,
+        args: &ServeArgs,
+        (listener, surroundings): (TcpListener, watch::Receiver<Option<Surroundings>>),
+        metrics: AdmissionMetrics,
+        shutdown: &CancellationToken,
+    ) {
+        tasks.spawn(webhook::run(
+            listener,
+            webhook::Options::from(&args.webhook),
+            self.client.clone(),
+            surroundings,
+            metrics,
+            shutdown.clone(),
+        ));
     }
 }
 

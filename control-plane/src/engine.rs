@@ -16,7 +16,7 @@ use std::{
     time::Instant,
 };
 
-use evermesh_ingest::{BuildMemo, Built, Inputs, Settings};
+use evermesh_ingest::{BuildMemo, Built, Inputs, Settings, admission::Surroundings};
 use evermesh_model::{
     CloudMapService, CloudMapState, Endpoint, Graph, ObjectRef, Problem, ResourceName,
     endpoint::CloudMapFailure,
@@ -31,6 +31,7 @@ use crate::{
     effect::Notice,
     metrics::Metrics,
     source::{Batch, Change, SourceName},
+    webhook::AdmissionMetrics,
 };
 
 /// Changes taken in before a turn; what is beyond waits for the next.
@@ -66,8 +67,32 @@ pub struct Outputs {
     pub events: mpsc::UnboundedSender<Event>,
     /// What each commit changes, for the doors back, if there are any.
     pub commits: Option<mpsc::UnboundedSender<Notice>>,
+    /// What admission looks at; none before every source has been read once.
+    pub surroundings: watch::Sender<Option<Surroundings>>,
     /// How long turns take.
     pub metrics: Arc<Metrics>,
+}
+
+impl Outputs {
+    /// To a store that nobody is served from; what is published can be subscribed to.
+    pub fn unserved() -> Self {
+        let store = Store::new();
+        let (published, newest) = watch::channel(Arc::default());
+        Self {
+            wanted: watch::Sender::default(),
+            published,
+            events: mpsc::unbounded_channel().0,
+            commits: None,
+            surroundings: watch::Sender::default(),
+            metrics: Arc::new(Metrics::new(
+                Arc::clone(&store),
+                newest,
+                None,
+                &AdmissionMetrics::default(),
+            )),
+            store,
+        }
+    }
 }
 
 /// The engine's state.
@@ -147,6 +172,7 @@ impl Engine {
         for batch in batches {
             self.take_in(batch, &mut work);
         }
+        self.surround();
         self.turn(&work);
     }
 
@@ -195,6 +221,21 @@ impl Engine {
                 }
             }
         }
+    }
+
+    /// Before the turn, which may take longer than an answer of admission should.
+    fn surround(&self) {
+        if !self.unsynced.is_empty() {
+            return;
+        }
+        let now = Surroundings::from(&self.inputs);
+        self.outputs.surroundings.send_if_modified(|last| {
+            let is_other = last.as_ref().is_none_or(|last| !last.is_same(&now));
+            if is_other {
+                *last = Some(now);
+            }
+            is_other
+        });
     }
 
     fn turn(&mut self, work: &Work) {

@@ -5,13 +5,10 @@ use std::{io::Write, path::Path, process::ExitCode, sync::Arc, time::Instant};
 use anyhow::Context;
 use evermesh_ingest::Settings;
 use evermesh_model::{Problem, Severity};
-use evermesh_xds::Store;
-use tokio::sync::{mpsc, watch};
 
 use crate::{
     args::{LintArgs, Output},
-    engine::{Engine, Outputs, Published},
-    metrics::Metrics,
+    engine::{Engine, Outputs},
     source::{Batch, file},
 };
 
@@ -53,16 +50,8 @@ pub fn run(args: &LintArgs, out: &mut impl Write) -> anyhow::Result<ExitCode> {
 /// One turn of the engine over what the folder holds now; nobody is served.
 fn problems(folder: &Path) -> Arc<[Problem]> {
     let noticed = Instant::now();
-    let store = Store::new();
-    let (published, newest) = watch::channel(Arc::new(Published::default()));
-    let outputs = Outputs {
-        store: Arc::clone(&store),
-        wanted: watch::Sender::default(),
-        published,
-        events: mpsc::unbounded_channel().0,
-        commits: None,
-        metrics: Arc::new(Metrics::new(store, newest.clone(), None)),
-    };
+    let outputs = Outputs::unserved();
+    let newest = outputs.published.subscribe();
     let changes = file::read_once(folder);
     Engine::new([], Settings::default(), outputs).step([Batch::new(noticed, changes)]);
     Arc::clone(&newest.borrow().problems)

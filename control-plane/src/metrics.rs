@@ -23,7 +23,7 @@ use prometheus_client::{
 };
 use tokio::sync::watch;
 
-use crate::{engine::Published, source::kubernetes::Reachable};
+use crate::{engine::Published, source::kubernetes::Reachable, webhook::AdmissionMetrics};
 
 /// Which turns a figure is about.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -49,8 +49,10 @@ impl Metrics {
         store: Arc<Store>,
         published: watch::Receiver<Arc<Published>>,
         reachable: Option<Arc<Reachable>>,
+        admission: &AdmissionMetrics,
     ) -> Self {
         let mut registry = Registry::with_prefix("evermesh");
+        admission.register(&mut registry);
         registry.register(
             "build",
             "The version of this process",

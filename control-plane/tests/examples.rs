@@ -2,11 +2,10 @@
 
 #![allow(clippy::unwrap_used)] // what fails here fails a test
 
-use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Instant};
+use std::{path::PathBuf, sync::Arc, time::Instant};
 
 use evermesh::{
     engine::{Engine, Outputs, Published},
-    metrics::Metrics,
     source::{Batch, Change, file},
 };
 use evermesh_ingest::Settings;
@@ -19,7 +18,6 @@ use evermesh_testkit::{
 };
 use evermesh_xds::Store;
 use serde_json::Value;
-use tokio::sync::{mpsc, watch};
 
 #[test]
 fn examples_are_without_errors_and_accepted_by_envoy() {
@@ -65,17 +63,10 @@ fn examples() -> Vec<PathBuf> {
 
 /// What is served of a folder once Cloud Map has answered for every service, that it has no instance.
 fn serve(folder: &std::path::Path) -> (Arc<Store>, Arc<Published>) {
-    let store = Store::new();
-    let (wanted, services) = watch::channel(Arc::new(BTreeSet::new()));
-    let (published, newest) = watch::channel(Arc::new(Published::default()));
-    let outputs = Outputs {
-        store: Arc::clone(&store),
-        wanted,
-        published,
-        events: mpsc::unbounded_channel().0,
-        commits: None,
-        metrics: Arc::new(Metrics::new(Arc::clone(&store), newest.clone(), None)),
-    };
+    let outputs = Outputs::unserved();
+    let store = Arc::clone(&outputs.store);
+    let services = outputs.wanted.subscribe();
+    let newest = outputs.published.subscribe();
     let mut engine = Engine::new([], Settings::default(), outputs);
     let mut step = |changes| {
         engine.step([Batch::new(Instant::now(), changes)]);

@@ -3,15 +3,10 @@
 
 #![allow(clippy::unwrap_used)] // what fails here fails a test
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-    time::Instant,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
 use evermesh::{
-    engine::{Engine, Outputs, Published},
-    metrics::Metrics,
+    engine::{Engine, Outputs},
     source::{Batch, Change},
 };
 use evermesh_ingest::{Settings, object::parse};
@@ -19,10 +14,8 @@ use evermesh_model::{
     CloudMapService, CloudMapState, Instance, Kind, ObjectRef, endpoint::CloudMapFailure,
 };
 use evermesh_proto::{Key, ResourceType, Version};
-use evermesh_xds::Store;
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use tokio::sync::{mpsc, watch};
 
 /// What happens to one object or one Cloud Map service.
 #[derive(Debug, Clone)]
@@ -277,18 +270,9 @@ struct Outcome {
 
 /// Runs the batches one turn each.
 fn run(batches: &[Vec<Event>]) -> Outcome {
-    let store = Store::new();
-    let (wanted, _wanted) = watch::channel(Arc::new(BTreeSet::new()));
-    let (published, newest) = watch::channel(Arc::new(Published::default()));
-    let (events, _events) = mpsc::unbounded_channel();
-    let outputs = Outputs {
-        store: Arc::clone(&store),
-        wanted,
-        published,
-        events,
-        commits: None,
-        metrics: Arc::new(Metrics::new(Arc::clone(&store), newest.clone(), None)),
-    };
+    let outputs = Outputs::unserved();
+    let store = Arc::clone(&outputs.store);
+    let newest = outputs.published.subscribe();
     let mut engine = Engine::new([], Settings::default(), outputs);
     for events in batches {
         engine.step([batch(events)]);
