@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)] // what fails here fails a test
 
 mod cut;
+mod proxy;
 mod status;
 
 use std::{
@@ -20,6 +21,9 @@ use evermesh_testkit::{
     load::{Load, Tally},
 };
 use tokio::{sync::oneshot, task::JoinHandle};
+
+/// Status is written; replicas agree on who does it.
+const LEADER_ELECTION: [&str; 2] = ["--leader-election-namespace", "shop"];
 
 /// For what takes milliseconds when the machine is idle.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -135,9 +139,8 @@ impl Scene {
             tokio::spawn(async move { app::serve_http(listen, name).await.unwrap() });
         }
         let cut = Cut::before(&api).await;
-        let arguments = ["--leader-election-namespace", "shop"];
         let mut control_plane =
-            ControlPlane::start_on_cluster(cut.kubeconfig(), &arguments).unwrap();
+            ControlPlane::start_on_cluster(cut.kubeconfig(), &LEADER_ELECTION).unwrap();
         control_plane.ready().await.unwrap();
         let bootstrap = bootstrap(
             "mesh/shop/virtualGateway/gate_shop",
@@ -186,6 +189,15 @@ impl Scene {
 
     async fn answer(&self) -> String {
         self.address().get("/").await.unwrap()
+    }
+
+    /// The route configurations of the gateway.
+    async fn route_names(&self) -> Vec<String> {
+        let proxies = self.control_plane.proxies().await.unwrap();
+        let resources = proxies[0]["resources"].as_array().unwrap().iter();
+        let routes = resources.filter(|it| it["type"] == "route");
+        let names = routes.map(|it| it["name"].as_str().unwrap().to_owned());
+        names.collect()
     }
 
     async fn sent(&self) -> u64 {
