@@ -74,7 +74,7 @@ spec:
 apiVersion: appmesh.k8s.aws/v1beta2
 kind: VirtualService
 metadata: {{name: color, namespace: shop}}
-spec: {{provider: {{virtualRouter: {{virtualRouterRef: {{name: color}}}}}}}}
+spec: {{awsName: color.shop, provider: {{virtualRouter: {{virtualRouterRef: {{name: color}}}}}}}}
 ---
 apiVersion: appmesh.k8s.aws/v1beta2
 kind: VirtualRouter
