@@ -238,6 +238,12 @@ impl FieldPath {
         }
     }
 
+    /// The value of this key of a map, where the key is no name.
+    #[must_use]
+    pub fn key(&self, key: &str) -> Self {
+        Self(format!("{}[{key}]", self.0))
+    }
+
     /// An item of this list, from 0.
     #[must_use]
     pub fn index(&self, index: usize) -> Self {
