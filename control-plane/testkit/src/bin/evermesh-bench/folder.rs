@@ -1,0 +1,74 @@
+//! From a file's write.
+
+use std::{
+    fs,
+    path::Path,
+    time::{Instant, SystemTime},
+};
+
+use anyhow::{Context as _, Result};
+use evermesh_testkit::{control_plane::ControlPlane, tools};
+
+use crate::{
+    fleet::{self, ENVOYS},
+    mesh::{self, BACKENDS},
+    percentiles, say, usage,
+};
+
+/// Changes measured in each folder.
+const CHANGES: usize = 300;
+
+pub(crate) async fn run() -> Result<()> {
+    say(&format!(
+        "From a file's write to the last ACK of {ENVOYS} Envoys, {CHANGES} changes each:"
+    ));
+    for services in [BACKENDS, 1000] {
+        let config = tools::scratch("bench")?;
+        for (index, object) in mesh::objects(services).into_iter().enumerate() {
+            fs::write(config.path().join(format!("{index}.yaml")), object)?;
+        }
+        measure(config.path(), services).await?;
+    }
+    Ok(())
+}
+
+async fn measure(config: &Path, services: usize) -> Result<()> {
+    let started = Instant::now();
+    let mut control_plane = ControlPlane::start(config, &[])?;
+    control_plane.ready().await?;
+    let ready = started.elapsed();
+    let _envoys = fleet::start(&control_plane).await?;
+    let process = control_plane
+        .process_id()
+        .context("the control plane runs")?;
+    let cpu_before = usage::cpu_seconds(process)?;
+    let mut milliseconds = Vec::with_capacity(CHANGES);
+    for change in 0..CHANGES {
+        // Never what the file holds already.
+        let weight = change % 98 + 2;
+        milliseconds.push(shift(&control_plane, config, weight).await?);
+    }
+    let cpu = usage::cpu_seconds(process)? - cpu_before;
+    milliseconds.sort_by(f64::total_cmp);
+    let [p50, p99, max] = percentiles(&milliseconds, [50, 99, 100]);
+    say(&format!(
+        "  {:>5} files: p50 {p50:.1} ms, p99 {p99:.1} ms, max {max:.1} ms; CPU {:.2} ms a change (its {ENVOYS} deliveries \
+         and the measuring included); ready after {:.2} s, RSS {} MB",
+        mesh::objects(services).len(),
+        cpu * 1e3 / f64::from(u32::try_from(CHANGES)?),
+        ready.as_secs_f64(),
+        usage::rss_kilobytes(process)? / 1024,
+    ));
+    Ok(())
+}
+
+/// Writes another weight; returns the milliseconds from then to the last ACK.
+async fn shift(control_plane: &ControlPlane, config: &Path, weight: usize) -> Result<f64> {
+    let last = fleet::last_change(control_plane).await?;
+    let text = mesh::route(weight);
+    let written = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
+    // The first object.
+    fs::write(config.join("0.yaml"), text)?;
+    let acked = fleet::last_ack(control_plane, last).await?;
+    Ok(acked - written.as_secs_f64() * 1e3)
+}
