@@ -22,7 +22,9 @@ use crate::{
 };
 
 /// Changes measured.
-const CHANGES: usize = 20;
+const CHANGES: usize = 200;
+/// Refusals measured, and as many corrections.
+const REFUSALS: usize = 20;
 /// Objects written at a time.
 const WRITES: usize = 32;
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -110,7 +112,56 @@ async fn measure(services: usize) -> Result<()> {
         settled.as_secs_f64(),
         usage::rss_kilobytes(process)? / 1024,
     ));
+    statuses(&routes).await
+}
+
+/// From the write of what every Envoy refuses until the status of the object says so, and back.
+async fn statuses(routes: &Api<DynamicObject>) -> Result<()> {
+    let (mut refused, mut corrected) = (Vec::new(), Vec::new());
+    for change in 0..REFUSALS {
+        let weight = change + 2;
+        let mut wrong = route(weight)?["spec"].clone();
+        // A class that no parser but RE2 knows not to exist.
+        wrong["httpRoute"]["match"] = json!({"path": {"regex": "/[\\p{None}]"}});
+        refused.push(until(routes, &wrong, "Rejected").await?);
+        let mut right = route(weight)?["spec"].clone();
+        right["httpRoute"]["match"]["path"] = Value::Null;
+        corrected.push(until(routes, &right, "Programmed").await?);
+    }
+    for (what, mut milliseconds) in [("refusal", refused), ("correction", corrected)] {
+        milliseconds.sort_by(f64::total_cmp);
+        let [p50, max] = percentiles(&milliseconds, [50, 100]);
+        say(&format!(
+            "         from a {what} to its status: p50 {p50:.0} ms, max {max:.0} ms"
+        ));
+    }
     Ok(())
+}
+
+/// Writes the spec, and waits until `Programmed` has this reason.
+async fn until(routes: &Api<DynamicObject>, spec: &Value, reason: &str) -> Result<f64> {
+    let mut spec = spec.clone();
+    if spec["httpRoute"]["match"]["path"].is_object() {
+        spec["httpRoute"]["match"]["prefix"] = Value::Null;
+    }
+    let written = since_1970()?;
+    let patch = Patch::Merge(json!({"spec": spec}));
+    let params = PatchParams::default();
+    let applied = routes.patch("all", &params, &patch).await?;
+    timeout(PATIENCE, async {
+        loop {
+            let route = routes.get("all").await?;
+            let status = &route.data["status"];
+            let conditions = status["conditions"].as_array().into_iter().flatten();
+            let mut programmed = conditions.filter(|it| it["type"] == "Programmed");
+            let is_so = programmed.any(|it| it["reason"] == reason);
+            if is_so && status["observedGeneration"].as_i64() == applied.metadata.generation {
+                return Ok(since_1970()? - written);
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await?
 }
 
 fn route(weight: usize) -> Result<Value> {

@@ -15,7 +15,7 @@ use anyhow::Result;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
-    if false {folder::run().await?;}
+    folder::run().await?;
     cluster::run().await
 }
 
