@@ -10,6 +10,7 @@
 
 pub mod app;
 pub mod canary;
+pub mod chart;
 pub mod chi_square;
 pub mod control_plane;
 pub mod envoy;
@@ -19,6 +20,8 @@ pub mod interception;
 pub mod kubernetes;
 pub mod load;
 pub mod moto;
+pub mod port;
 pub mod process;
+pub mod relay;
 pub mod static_bootstrap;
 pub mod tools;

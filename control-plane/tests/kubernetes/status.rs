@@ -114,6 +114,7 @@ async fn a_status_is_true_only_when_the_proxies_say_so() {
         before["metadata"]["resourceVersion"],
         after["metadata"]["resourceVersion"]
     );
+    assert_eq!(scene.forbidden(), [""; 0]);
 }
 
 #[tokio::test]
@@ -144,4 +145,5 @@ async fn what_the_old_controller_left_behind_can_be_deleted() {
         let arguments = ["delete", object, "--namespace=shop", "--timeout=30s"];
         scene.api.kubectl(&arguments).await.unwrap();
     }
+    assert_eq!(scene.forbidden(), [""; 0]);
 }

@@ -10,7 +10,6 @@
 //! Must not know what Evermesh installs: tests apply it.
 
 mod pki;
-mod port;
 
 use std::{
     fs,
@@ -29,14 +28,28 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::process::Command;
 
-use self::{pki::Pki, port::Port};
+use self::pki::Pki;
 use crate::{
+    port::Port,
     process::{self, Process},
     tools,
 };
 
 /// Until everything is ready, on a busy machine.
 const START: Duration = Duration::from_mins(1);
+
+/// Every request once, when it was answered or when its watch ended.
+fn audit_policy() -> Value {
+    json!({
+        "apiVersion": "audit.k8s.io/v1",
+        "kind": "Policy",
+        "omitStages": ["RequestReceived", "ResponseStarted"],
+        "rules": [{"level": "Metadata"}],
+    })
+}
+
+/// Where the API server writes it.
+const AUDIT_LOG: &str = "audit.log";
 
 /// How far a pod has come, by what its status says.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -142,6 +155,10 @@ impl ApiServer {
         );
         flag("authorization-mode", &"Node,RBAC");
         flag("service-cluster-ip-range", &"10.96.0.0/16");
+        let policy = self.dir.path().join("audit-policy.yaml");
+        fs::write(&policy, audit_policy().to_string())?;
+        flag("audit-policy-file", &policy);
+        flag("audit-log-path", &self.dir.path().join(AUDIT_LOG));
         command.args(["--allow-privileged=true", "--permit-port-sharing=true"]);
         Process::spawn(
             "kube-apiserver",
@@ -214,6 +231,11 @@ impl ApiServer {
     pub async fn install_crds(&self) -> Result<()> {
         self.apply_path(&tools::workspace()?.join("crds/yaml"))
             .await?;
+        self.established().await
+    }
+
+    /// Waits until the API serves every kind that is defined.
+    pub async fn established(&self) -> Result<()> {
         self.kubectl(&[
             "wait",
             "--for=condition=Established",
@@ -223,6 +245,27 @@ impl ApiServer {
         ])
         .await?;
         Ok(())
+    }
+
+    /// What was asked so far, as the API server's audit log has it; not what was said.
+    pub fn audit(&self) -> Result<Vec<Value>> {
+        let text = fs::read_to_string(self.dir.path().join(AUDIT_LOG))?;
+        // The last line may not be whole yet.
+        let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
+        let events = whole.lines().map(serde_json::from_str);
+        Ok(events.collect::<Result<_, _>>()?)
+    }
+
+    /// What a user asked for without having the right to, by verb and path.
+    pub fn forbidden(&self, user: &str) -> Result<Vec<String>> {
+        let events = self.audit()?;
+        let refused = events.iter().filter(|event| {
+            event["user"]["username"] == user
+                && event["annotations"]["authorization.k8s.io/decision"] == "forbid"
+        });
+        Ok(refused
+            .map(|event| format!("{} {}", event["verb"], event["requestURI"]).replace('"', ""))
+            .collect())
     }
 
     /// Makes sure that a namespace exists, with the service account that Kubernetes' controllers would give it.

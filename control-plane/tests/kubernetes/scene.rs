@@ -1,0 +1,209 @@
+//! A cluster with a mesh and a gateway that has traffic.
+
+use std::{fs, net::SocketAddr, time::Duration};
+
+use evermesh_testkit::{
+    app,
+    chart::Chart,
+    control_plane::{ControlPlane, bootstrap, free_addresses},
+    envoy::{Envoy, EnvoyOptions, Version},
+    http::Address,
+    kubernetes::ApiServer,
+    load::{Load, Tally},
+    port::Port,
+    relay::Relay,
+    tools,
+};
+use tempfile::TempDir;
+use tokio::{sync::oneshot, task::JoinHandle};
+
+use crate::eventually;
+
+/// What the control plane is to the API server.
+const USER: &str = "system:serviceaccount:appmesh-system:evermesh";
+
+/// A gateway that leads to two versions of a service.
+pub(crate) fn mesh(gateway: u16, versions: [u16; 2]) -> String {
+    let mut yaml = format!(
+        "apiVersion: v1
+kind: Namespace
+metadata: {{name: shop, labels: {{mesh: shop}}}}
+---
+apiVersion: appmesh.k8s.aws/v1beta2
+kind: Mesh
+metadata: {{name: shop}}
+spec: {{namespaceSelector: {{matchLabels: {{mesh: shop}}}}}}
+---
+apiVersion: appmesh.k8s.aws/v1beta2
+kind: VirtualGateway
+metadata: {{name: gate, namespace: shop}}
+spec:
+  namespaceSelector: {{matchLabels: {{mesh: shop}}}}
+  podSelector: {{matchLabels: {{app: gate}}}}
+  listeners: [{{portMapping: {{port: {gateway}, protocol: http}}}}]
+---
+apiVersion: appmesh.k8s.aws/v1beta2
+kind: GatewayRoute
+metadata: {{name: all, namespace: shop}}
+spec:
+  httpRoute:
+    match: {{prefix: /}}
+    action: {{target: {{virtualService: {{virtualServiceRef: {{name: color}}}}}}}}
+---
+apiVersion: appmesh.k8s.aws/v1beta2
+kind: VirtualService
+metadata: {{name: color, namespace: shop}}
+spec: {{provider: {{virtualRouter: {{virtualRouterRef: {{name: color}}}}}}}}
+---
+apiVersion: appmesh.k8s.aws/v1beta2
+kind: VirtualRouter
+metadata: {{name: color, namespace: shop}}
+spec: {{listeners: [{{portMapping: {{port: 80, protocol: http}}}}]}}
+"
+    );
+    for (index, port) in versions.into_iter().enumerate() {
+        yaml += &format!(
+            "---
+apiVersion: appmesh.k8s.aws/v1beta2
+kind: VirtualNode
+metadata: {{name: color-v{}, namespace: shop}}
+spec:
+  podSelector: {{matchLabels: {{app: color}}}}
+  listeners: [{{portMapping: {{port: {port}, protocol: http}}}}]
+  serviceDiscovery: {{dns: {{hostname: 127.0.0.1}}}}
+",
+            index + 1
+        );
+    }
+    yaml
+}
+
+pub(crate) fn route(weights: [u32; 2]) -> String {
+    format!(
+        "apiVersion: evermesh.dev/v1alpha1
+kind: Route
+metadata: {{name: color, namespace: shop}}
+spec:
+  virtualRouterRef: {{name: color}}
+  httpRoute:
+    match: {{prefix: /}}
+    action:
+      weightedTargets:
+      - {{virtualNodeRef: {{name: color-v1}}, weight: {}}}
+      - {{virtualNodeRef: {{name: color-v2}}, weight: {}}}
+",
+        weights[0], weights[1]
+    )
+}
+
+/// An API server with a mesh, a control plane that reads it, and a gateway.
+pub(crate) struct Scene {
+    pub(crate) api: ApiServer,
+    /// What the control plane takes for the API server.
+    pub(crate) relay: Relay,
+    pub(crate) control_plane: ControlPlane,
+    pub(crate) gateway: Envoy,
+    port: Port,
+    _dir: TempDir,
+}
+
+impl Scene {
+    pub(crate) async fn build() -> Self {
+        Self::build_with(&Chart::render(&[]).unwrap()).await
+    }
+
+    /// The same, with this chart.
+    pub(crate) async fn build_with(chart: &Chart) -> Self {
+        let api = ApiServer::start().await.unwrap();
+        let port = Port::take().unwrap();
+        let versions = [app("v1"), app("v2")];
+        let [webhook] = free_addresses().unwrap();
+        let installed = chart.install(&api, webhook).await.unwrap();
+        let relay = Relay::start(&[host_of(&api.url())]).await.unwrap();
+        let dir = tools::scratch("scene").unwrap();
+        let kubeconfig = dir.path().join("kubeconfig");
+        let through_relay = fs::read_to_string(&installed.kubeconfig)
+            .unwrap()
+            .replace(&api.url(), &format!("https://{}", relay.address()));
+        fs::write(&kubeconfig, through_relay).unwrap();
+        let mut control_plane =
+            ControlPlane::start_installed(&installed, &kubeconfig, webhook).unwrap();
+        control_plane.ready().await.unwrap();
+        installed.admission(&api).await.unwrap();
+
+        let gateway = port.address().port();
+        api.apply(&mesh(gateway, versions)).await.unwrap();
+        api.apply(&route([100, 0])).await.unwrap();
+        let gateway = gateway_envoy(control_plane.xds()).await;
+        let scene = Self {
+            api,
+            relay,
+            control_plane,
+            gateway,
+            port,
+            _dir: dir,
+        };
+        eventually("an answer through the gateway", async || {
+            scene.address().get("/").await.is_ok()
+        })
+        .await;
+        scene
+    }
+
+    pub(crate) fn address(&self) -> Address {
+        Address::Tcp(self.port.address())
+    }
+
+    /// Requests until they are told to stop.
+    pub(crate) fn traffic(&self) -> (oneshot::Sender<()>, JoinHandle<Tally>) {
+        let load = Load {
+            target: self.address(),
+            host: "color.shop".to_owned(),
+            path: "/".to_owned(),
+            rate: 100,
+            duration: Duration::from_mins(10),
+            http2: false,
+        };
+        let (stop, stopped) = oneshot::channel();
+        let stop_load = async move {
+            // A test that ends early ends the load too.
+            let _ = stopped.await;
+        };
+        let running = tokio::spawn(async move { load.run_until(stop_load, |_| ()).await.unwrap() });
+        (stop, running)
+    }
+
+    pub(crate) async fn answer(&self) -> String {
+        self.address().get("/").await.unwrap()
+    }
+
+    pub(crate) async fn sent(&self) -> u64 {
+        let metric = "evermesh_xds_resources_total";
+        self.control_plane.metric(metric).await.unwrap()
+    }
+
+    /// What the control plane asked for beyond its rights.
+    pub(crate) fn forbidden(&self) -> Vec<String> {
+        self.api.forbidden(USER).unwrap()
+    }
+}
+
+/// `HOST:PORT` of a URL.
+fn host_of(url: &str) -> SocketAddr {
+    url.strip_prefix("https://").unwrap().parse().unwrap()
+}
+
+/// Starts an application that answers with its name; returns its port.
+fn app(name: &'static str) -> u16 {
+    let [listen] = free_addresses().unwrap();
+    tokio::spawn(async move { app::serve_http(listen, name).await.unwrap() });
+    listen.port()
+}
+
+/// The gateway of the mesh.
+pub(crate) async fn gateway_envoy(xds: SocketAddr) -> Envoy {
+    let bootstrap = bootstrap("mesh/shop/virtualGateway/gate_shop", xds, false).unwrap();
+    let mut gateway = Envoy::start(&EnvoyOptions::new(Version::Newest, bootstrap)).unwrap();
+    gateway.ready().await.unwrap();
+    gateway
+}
