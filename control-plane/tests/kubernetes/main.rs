@@ -9,6 +9,7 @@ mod outage;
 mod rights;
 mod scene;
 mod status;
+mod teams;
 
 use std::time::Duration;
 

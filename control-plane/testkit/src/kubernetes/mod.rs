@@ -9,6 +9,7 @@
 //!
 //! Must not know what Evermesh installs: tests apply it.
 
+mod accounts;
 mod pki;
 
 use std::{
@@ -247,27 +248,6 @@ impl ApiServer {
         Ok(())
     }
 
-    /// What was asked so far, as the API server's audit log has it; not what was said.
-    pub fn audit(&self) -> Result<Vec<Value>> {
-        let text = fs::read_to_string(self.dir.path().join(AUDIT_LOG))?;
-        // The last line may not be whole yet.
-        let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
-        let events = whole.lines().map(serde_json::from_str);
-        Ok(events.collect::<Result<_, _>>()?)
-    }
-
-    /// What a user asked for without having the right to, by verb and path.
-    pub fn forbidden(&self, user: &str) -> Result<Vec<String>> {
-        let events = self.audit()?;
-        let refused = events.iter().filter(|event| {
-            event["user"]["username"] == user
-                && event["annotations"]["authorization.k8s.io/decision"] == "forbid"
-        });
-        Ok(refused
-            .map(|event| format!("{} {}", event["verb"], event["requestURI"]).replace('"', ""))
-            .collect())
-    }
-
     /// Makes sure that a namespace exists, with the service account that Kubernetes' controllers would give it.
     pub async fn create_namespace(&self, name: &str) -> Result<()> {
         let objects = [
@@ -276,25 +256,6 @@ impl ApiServer {
         ];
         self.apply(&objects.map(|object| object.to_string()).join("\n---\n"))
             .await
-    }
-
-    /// The kubeconfig of a service account that exists, with a token good for a day and the rights that RBAC gives it.
-    pub async fn service_account_kubeconfig(&self, namespace: &str, name: &str) -> Result<PathBuf> {
-        let token = self
-            .kubectl(&[
-                "create",
-                "token",
-                name,
-                "--namespace",
-                namespace,
-                "--duration",
-                "24h",
-            ])
-            .await?;
-        self.write_kubeconfig(
-            &format!("{namespace}.{name}"),
-            &json!({"token": token.trim()}),
-        )
     }
 
     /// Sets what a kubelet would say of a pod: its address, and how far it has come.
@@ -336,22 +297,6 @@ impl ApiServer {
         )
         .await?;
         Ok(())
-    }
-
-    fn write_kubeconfig(&self, name: &str, user: &Value) -> Result<PathBuf> {
-        let path = self.dir.path().join(format!("{name}.kubeconfig"));
-        let cluster =
-            json!({"server": self.url(), "certificate-authority": self.pki.file("ca.crt")});
-        let config = json!({
-            "apiVersion": "v1",
-            "kind": "Config",
-            "clusters": [{"name": "test", "cluster": cluster}],
-            "users": [{"name": name, "user": user}],
-            "contexts": [{"name": "test", "context": {"cluster": "test", "user": name}}],
-            "current-context": "test",
-        });
-        fs::write(&path, config.to_string())?;
-        Ok(path)
     }
 }
 
