@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used)] // what fails here fails a test
 
+mod flagger;
 mod outage;
 mod rights;
 mod scene;

@@ -1,11 +1,16 @@
 //! A cluster with a mesh and a gateway that has traffic.
 
-use std::{fs, net::SocketAddr, time::Duration};
+use std::{
+    fs,
+    net::{Ipv4Addr, SocketAddr},
+    time::Duration,
+};
 
 use evermesh_testkit::{
     app,
     chart::Chart,
     control_plane::{ControlPlane, bootstrap, free_addresses},
+    dns::Dns,
     envoy::{Envoy, EnvoyOptions, Version},
     http::Address,
     kubernetes::ApiServer,
@@ -18,6 +23,10 @@ use tempfile::TempDir;
 use tokio::{sync::oneshot, task::JoinHandle};
 
 use crate::eventually;
+
+/// The names that the gateway can look up: two Services as Flagger knows them.
+pub(crate) const PRIMARY: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
+pub(crate) const CANARY: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 3);
 
 /// What the control plane is to the API server.
 const USER: &str = "system:serviceaccount:appmesh-system:evermesh";
@@ -156,10 +165,14 @@ impl Scene {
 
     /// Requests until they are told to stop.
     pub(crate) fn traffic(&self) -> (oneshot::Sender<()>, JoinHandle<Tally>) {
+        self.traffic_to("/")
+    }
+
+    pub(crate) fn traffic_to(&self, path: &str) -> (oneshot::Sender<()>, JoinHandle<Tally>) {
         let load = Load {
             target: self.address(),
             host: "color.shop".to_owned(),
-            path: "/".to_owned(),
+            path: path.to_owned(),
             rate: 100,
             duration: Duration::from_mins(10),
             http2: false,
@@ -202,7 +215,13 @@ fn app(name: &'static str) -> u16 {
 
 /// The gateway of the mesh.
 pub(crate) async fn gateway_envoy(xds: SocketAddr) -> Envoy {
+    let names = [
+        ("podinfo-primary.shop.svc.cluster.local", PRIMARY),
+        ("podinfo-canary.shop.svc.cluster.local", CANARY),
+    ];
+    let dns = Dns::start(&names).await.unwrap();
     let bootstrap = bootstrap("mesh/shop/virtualGateway/gate_shop", xds, false).unwrap();
+    let bootstrap = dns.asked_by(&bootstrap).unwrap();
     let mut gateway = Envoy::start(&EnvoyOptions::new(Version::Newest, bootstrap)).unwrap();
     gateway.ready().await.unwrap();
     gateway
