@@ -1,16 +1,17 @@
 //! The admin interface: probes, metrics and what an operator asks when something is odd.
 //!
-//! Reads what the engine published and what the xDS server keeps. Must not change anything, and must
-//! not be reachable from outside: it shows the whole configuration.
+//! Reads what the engine published and what the xDS server keeps; the leader also hears the other replicas here. Must
+//! not change anything that is served, and must not be reachable from outside: it shows the whole configuration.
 
 use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
 
 use axum::{
     Json, Router,
-    extract::{Query, State},
+    body::Body,
+    extract::{Path, Query, State},
     http::{StatusCode, header},
     response::{IntoResponse, Response},
-    routing::get,
+    routing::{get, post},
 };
 use evermesh_proto::{Key, Resource, ResourceType, View, json};
 use evermesh_xds::{ProxyStatus, Registry, Store};
@@ -19,7 +20,10 @@ use serde_json::{Value, json};
 use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::{changes::Changes, engine::Published, metrics::Metrics, source::kubernetes::Reachable};
+use crate::{
+    changes::Changes, effect::peers::Ear, engine::Published, metrics::Metrics,
+    source::kubernetes::Reachable,
+};
 
 /// What the pages read.
 #[derive(Clone)]
@@ -36,6 +40,8 @@ pub struct Sources {
     pub metrics: Arc<Metrics>,
     /// Whether the API server answers, if objects come from one.
     pub reachable: Option<Arc<Reachable>>,
+    /// Where other replicas tell what their proxies accept, if there may be any.
+    pub(crate) ear: Option<Ear>,
 }
 
 /// Serves the admin interface until cancelled.
@@ -59,6 +65,7 @@ fn router(sources: Sources) -> Router {
         .route("/debug/resources", get(resources))
         .route("/debug/proxies", get(proxies))
         .route("/debug/changes", get(changes))
+        .route("/replicas/{leader}/{replica}", post(replica))
         .with_state(sources)
 }
 
@@ -80,6 +87,18 @@ async fn metrics(State(sources): State<Sources>) -> Response {
     match sources.metrics.encode() {
         Ok(text) => ([(header::CONTENT_TYPE, Metrics::CONTENT_TYPE)], text).into_response(),
         Err(error) => failed(error),
+    }
+}
+
+/// Another replica tells this one, which leads, what its proxies accept.
+async fn replica(
+    State(sources): State<Sources>,
+    Path((leader, replica)): Path<(String, String)>,
+    body: Body,
+) -> Response {
+    match sources.ear {
+        Some(ear) => ear.listen(&leader, replica, body).await,
+        None => StatusCode::NOT_FOUND.into_response(),
     }
 }
 

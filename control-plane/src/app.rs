@@ -124,6 +124,7 @@ async fn run(args: &ServeArgs, streams: &Handle) -> anyhow::Result<()> {
         wanted_services,
         &shutdown,
     );
+    let mut ear = None;
     if let Some(cluster) = &cluster {
         cluster.spawn_sources(&mut tasks, args, batches, &shutdown);
         if let Some(address) = args.webhook.webhook_address {
@@ -140,7 +141,8 @@ async fn run(args: &ServeArgs, streams: &Handle) -> anyhow::Result<()> {
             (noticed, &args.kubernetes.leader_election_namespace)
         {
             let readers = (newest.clone(), Arc::clone(&store), Arc::clone(&registry));
-            cluster.spawn_effects(&mut tasks, args, namespace, (noticed, readers), &shutdown);
+            let effects = (noticed, readers);
+            ear = Some(cluster.spawn_effects(&mut tasks, args, namespace, effects, &shutdown));
         }
     } else if let Some(folder) = &args.source.config {
         tasks.spawn(part(file::run(folder.clone(), batches, shutdown.clone())));
@@ -172,6 +174,7 @@ async fn run(args: &ServeArgs, streams: &Handle) -> anyhow::Result<()> {
         changes,
         metrics,
         reachable,
+        ear,
     };
     let serving = admin::serve(admin_listener, pages, shutdown.clone());
     tasks.spawn(async move { serving.await.context("the admin server failed") });

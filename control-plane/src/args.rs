@@ -141,6 +141,11 @@ pub struct KubernetesArgs {
     )]
     pub leader_election_name: String,
 
+    /// Where the other replicas reach this one's --admin-address, such as the pod's own address: they tell the one
+    /// that leads what their proxies accept. It is the admin address itself unless that is 0.0.0.0 or [::]
+    #[arg(long, value_name = "HOST:PORT", env = "EVERMESH_ADVERTISE_ADDRESS")]
+    pub advertise_address: Option<SocketAddr>,
+
     /// The region in the ARNs that statuses show; nothing is asked of AWS for it
     #[arg(
         long,
@@ -441,30 +446,38 @@ mod tests {
         }
     }
 
-    /// The webhooks' settings on their own.
-    #[derive(Debug, Parser)]
-    struct Webhook {
-        #[command(flatten)]
-        args: WebhookArgs,
+    #[test]
+    fn the_webhooks_have_the_names_of_app_mesh() {
+        let cli = Cli::parse_from(["evermesh", "serve", "--kubernetes"]);
+        let Command::Serve(arguments) = cli.command else {
+            panic!("not serve")
+        };
+        assert_eq!(
+            arguments.webhook.webhook_mutating_configuration,
+            "appmesh-controller-mutating-webhook-configuration"
+        );
     }
 
     #[test]
-    fn the_webhooks_have_the_names_of_app_mesh() {
-        let command = Webhook::command();
-        for argument in command.get_arguments() {
-            let variable = argument.get_env().and_then(|name| name.to_str());
-            let flag = argument.get_long().unwrap_or_default();
-            let expected = format!("EVERMESH_{}", flag.replace('-', "_").to_uppercase());
-            assert_eq!(variable, Some(expected.as_str()), "--{flag}");
-        }
-        let Webhook { args } = Webhook::parse_from(["webhook", "--webhook-secret", "a/b"]);
-        assert_eq!(args.webhook_secret.to_string(), "a/b");
-        assert_eq!(
-            args.webhook_mutating_configuration,
-            "appmesh-controller-mutating-webhook-configuration"
-        );
+    fn reads_namespaced_names() {
+        let name = "a/b".parse::<NamespacedName>().unwrap();
+        assert_eq!(name.to_string(), "a/b");
         for bad in ["", "a", "a/", "/b", "a/b/c"] {
             assert!(bad.parse::<NamespacedName>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_is_of_a_cluster_wants_one() {
+        let serve = ["evermesh", "serve", "--config", "x"];
+        for flag in [
+            "--webhook-address=127.0.0.1:1",
+            "--leader-election-namespace=a",
+            "--watch-namespace=a",
+            "--endpoint-slices",
+        ] {
+            let error = Cli::try_parse_from(serve.iter().chain(&[flag])).unwrap_err();
+            assert!(error.to_string().contains("--kubernetes"), "{error}");
         }
     }
 

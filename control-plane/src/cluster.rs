@@ -2,7 +2,7 @@
 //!
 //! Must not do more than start them: see [`crate::source::kubernetes`] and [`crate::effect`].
 
-use std::sync::Arc;
+use std::{net::SocketAddr, sync::Arc};
 
 use anyhow::Context;
 use evermesh_ingest::admission::Surroundings;
@@ -20,7 +20,8 @@ use crate::{
     args::ServeArgs,
     effect::{
         Notice,
-        lease::{self, LeaseOptions},
+        lease::{self, Leader, LeaseOptions},
+        peers::Ear,
         status,
     },
     engine::Published,
@@ -30,6 +31,9 @@ use crate::{
     },
     webhook::{self, AdmissionMetrics},
 };
+
+/// What other replicas tell that may wait before they are held back.
+const HEARD: usize = 64;
 
 /// The cluster that objects come from.
 pub(crate) struct Cluster {
@@ -106,7 +110,7 @@ impl Cluster {
 pub(crate) type Readers = (watch::Receiver<Arc<Published>>, Arc<Store>, Arc<Registry>);
 
 impl Cluster {
-    /// The doors back.
+    /// The doors back. Returns where other replicas reach the one that leads.
     pub(crate) fn spawn_effects(
         &self,
         tasks: &mut JoinSet<anyhow::Result<()>>,
@@ -114,26 +118,50 @@ impl Cluster {
         namespace: &str,
         (noticed, (published, store, registry)): (mpsc::UnboundedReceiver<Notice>, Readers),
         shutdown: &CancellationToken,
-    ) {
-        let (leads, leading) = watch::channel(false);
+    ) -> Ear {
+        let (leads, leader) = watch::channel(Leader::Unknown);
+        let (telling, heard) = mpsc::channel(HEARD);
         let host = std::env::var("HOSTNAME").unwrap_or_else(|_| "evermesh".to_owned());
+        let identity = format!("{host}_{:016x}", fastrand::u64(..));
         let lease = LeaseOptions {
             namespace: namespace.to_owned(),
             name: args.kubernetes.leader_election_name.clone(),
-            identity: format!("{host}_{:016x}", fastrand::u64(..)),
+            identity: identity.clone(),
+            address: advertised(args),
         };
         let holding = lease::hold(self.client.clone(), lease, leads, shutdown.clone());
         tasks.spawn(part(holding));
+        let ear = Ear {
+            identity: identity.as_str().into(),
+            leader: leader.clone(),
+            heard: telling,
+            streams: Arc::default(),
+        };
         let options = status::Options {
             published,
             store,
             registry,
             observed: Arc::clone(&self.observed),
-            leads: leading,
+            identity,
+            leader,
+            heard,
             region: args.kubernetes.aws_region.clone(),
             account: args.kubernetes.aws_account_id.clone(),
         };
         let writing = status::run(self.client.clone(), options, noticed, shutdown.clone());
         tasks.spawn(part(writing));
+        ear
     }
+}
+
+/// Where other replicas reach this one.
+fn advertised(args: &ServeArgs) -> Option<SocketAddr> {
+    let own = Some(args.admin_address).filter(|it| !it.ip().is_unspecified());
+    let address = args.kubernetes.advertise_address.or(own);
+    if address.is_none() {
+        tracing::warn!(
+            "--admin-address is every address and --advertise-address is not given: other replicas cannot tell this one what their proxies accept"
+        );
+    }
+    address
 }

@@ -143,28 +143,34 @@ fn names_scope_and_columns() {
         })
         .collect();
     let age = "AGE=.metadata.creationTimestamp";
+    let condition = |name, field| format!(".status.conditions[?(@.type==\"{name}\")].{field}");
+    let programmed = format!("PROGRAMMED={}", condition("Programmed", "status"));
+    let weights = format!("WEIGHTS={}", condition("WeightsAcked", "message"));
+    let provider = "HOST=.spec.awsName PROVIDER=.spec.provider..name";
     assert_eq!(
         facts,
         [
-            format!("appmesh.k8s.aws/v1beta2 meshes mesh Cluster [] ARN=.status.meshARN {age}"),
             format!(
-                "appmesh.k8s.aws/v1beta2 virtualnodes virtualnode Namespaced [\"all\"] ARN=.status.virtualNodeARN {age}"
+                "appmesh.k8s.aws/v1beta2 meshes mesh Cluster [] {programmed} ARN=.status.meshARN {age}"
             ),
             format!(
-                "appmesh.k8s.aws/v1beta2 virtualservices virtualservice Namespaced [\"all\"] ARN=.status.virtualServiceARN {age}"
+                "appmesh.k8s.aws/v1beta2 virtualnodes virtualnode Namespaced [\"all\"] {programmed} ARN=.status.virtualNodeARN {age}"
             ),
             format!(
-                "appmesh.k8s.aws/v1beta2 virtualrouters virtualrouter Namespaced [\"all\"] ARN=.status.virtualRouterARN {age}"
+                "appmesh.k8s.aws/v1beta2 virtualservices virtualservice Namespaced [\"all\"] {provider} {programmed} ARN=.status.virtualServiceARN {age}"
             ),
             format!(
-                "appmesh.k8s.aws/v1beta2 virtualgateways virtualgateway Namespaced [\"all\"] ARN=.status.virtualGatewayARN {age}"
+                "appmesh.k8s.aws/v1beta2 virtualrouters virtualrouter Namespaced [\"all\"] {weights} {programmed} ARN=.status.virtualRouterARN {age}"
             ),
             format!(
-                "appmesh.k8s.aws/v1beta2 gatewayroutes gatewayroute Namespaced [\"all\"] ARN=.status.gatewayRouteARN {age}"
+                "appmesh.k8s.aws/v1beta2 virtualgateways virtualgateway Namespaced [\"all\"] {programmed} ARN=.status.virtualGatewayARN {age}"
+            ),
+            format!(
+                "appmesh.k8s.aws/v1beta2 gatewayroutes gatewayroute Namespaced [\"all\"] {programmed} ARN=.status.gatewayRouteARN {age}"
             ),
             "appmesh.k8s.aws/v1beta2 backendgroups backendgroup Namespaced [\"all\"] ".to_owned(),
             format!(
-                "evermesh.dev/v1alpha1 routes route Namespaced [\"all\"] ROUTER=.spec.virtualRouterRef.name {age}"
+                "evermesh.dev/v1alpha1 routes route Namespaced [\"all\"] ROUTER=.spec.virtualRouterRef.name {weights} {programmed} {age}"
             ),
         ]
     );

@@ -1,7 +1,9 @@
 //! What the status of an object should say. Pure: facts in, status out.
 //!
 //! `<Kind>Active`, App Mesh's own condition, is true when the object is served as written. `Programmed` is true when
-//! every connected proxy concerned has accepted everything that came of it. Both name their reason.
+//! every connected proxy concerned has accepted everything that came of it. Both name their reason. `WeightsAcked`
+//! says which weights were the last that every proxy had accepted, and since when; it stays while newer ones are on
+//! their way.
 //!
 //! Must not look at a clock: `lastTransitionTime` is the caller's, and stays while nothing changes.
 
@@ -12,41 +14,45 @@ use k8s_openapi::jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
 /// The condition of our own.
-pub const PROGRAMMED: &str = "Programmed";
+pub(super) const PROGRAMMED: &str = "Programmed";
+/// The condition whose message is weights.
+pub(super) const WEIGHTS_ACKED: &str = "WeightsAcked";
 
 /// Longest message, in bytes: the sum of a few sentences.
 const MESSAGE: usize = 1024;
 
 /// What is known of an object.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Facts {
+pub(super) struct Facts {
     /// The generation of the spec that is served.
-    pub generation: i64,
+    pub(super) generation: i64,
     /// What was found wrong with it.
-    pub problems: Vec<Problem>,
+    pub(super) problems: Vec<Problem>,
     /// What proxies made of it.
-    pub proxies: Proxies,
+    pub(super) proxies: Proxies,
     /// Its ARN in App Mesh's form, and those of a router's own routes; none while it is not part of a mesh.
-    pub arn: Option<String>,
+    pub(super) arn: Option<String>,
     /// Route name to ARN.
-    pub route_arns: BTreeMap<String, String>,
+    pub(super) route_arns: BTreeMap<String, String>,
+    /// The weights in its spec, if it has any.
+    pub(super) weights: Option<String>,
 }
 
 /// What the connected proxies concerned made of everything that came of an object.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Proxies {
+pub(super) struct Proxies {
     /// How many are concerned.
-    pub concerned: usize,
+    pub(super) concerned: usize,
     /// How many have accepted all of it.
-    pub acked: usize,
+    pub(super) acked: usize,
     /// Since when the oldest part waits for an answer.
-    pub waiting_since: Option<Timestamp>,
+    pub(super) waiting_since: Option<Timestamp>,
     /// Who refused some of it, with the proxy's own words.
-    pub refusals: Vec<(String, String)>,
+    pub(super) refusals: Vec<(String, String)>,
 }
 
 /// The name of App Mesh's own condition.
-pub const fn active(kind: Kind) -> Option<&'static str> {
+pub(super) const fn active(kind: Kind) -> Option<&'static str> {
     match kind {
         Kind::Mesh => Some("MeshActive"),
         Kind::VirtualNode => Some("VirtualNodeActive"),
@@ -62,21 +68,29 @@ pub const fn active(kind: Kind) -> Option<&'static str> {
 }
 
 /// The status of an object, given what its status is. Conditions of others stay as they are.
-pub fn status(kind: Kind, facts: &Facts, current: &Value, now: Timestamp) -> Option<Value> {
+pub(super) fn status(kind: Kind, facts: &Facts, current: &Value, now: Timestamp) -> Option<Value> {
     let active = active(kind)?;
     let ours = [
         (active, accepted(&facts.problems)),
         (PROGRAMMED, programmed(facts)),
     ];
     let held: &[Value] = current["conditions"].as_array().map_or(&[], Vec::as_slice);
-    let is_ours = |condition: &Value| ours.iter().any(|(name, _)| condition["type"] == *name);
+    let last = |name: &str| held.iter().find(|condition| condition["type"] == name);
     let mut conditions: Vec<Value> = ours
         .iter()
-        .map(|(name, verdict)| {
-            let last = held.iter().find(|condition| condition["type"] == *name);
-            verdict.condition(name, last, now)
-        })
+        .map(|(name, saying)| saying.condition(name, last(name), now))
         .collect();
+    let is_everywhere = ours[1].1.reason == "Programmed";
+    conditions.extend(weights_acked(
+        facts,
+        is_everywhere,
+        last(WEIGHTS_ACKED),
+        now,
+    ));
+    let is_ours = |it: &&Value| {
+        let name = it["type"].as_str();
+        name.is_some_and(|name| [active, PROGRAMMED, WEIGHTS_ACKED].contains(&name))
+    };
     conditions.extend(held.iter().filter(|it| !is_ours(it)).cloned());
 
     let mut status = Map::new();
@@ -174,6 +188,91 @@ fn programmed(facts: &Facts) -> Saying {
         "Programmed",
         format!("{acked}/{concerned} proxies have accepted it"),
     )
+}
+
+/// Weights are in force since they came to be, not since some weights did.
+fn weights_acked(
+    facts: &Facts,
+    is_everywhere: bool,
+    last: Option<&Value>,
+    now: Timestamp,
+) -> Option<Value> {
+    let weights = match &facts.weights {
+        Some(weights) if is_everywhere => weights,
+        Some(_) => return last.cloned(),
+        // Without a graph entry nothing is known; the spec may have weights that are not served.
+        None if first_error(&facts.problems).is_some() => return last.cloned(),
+        None => return None,
+    };
+    let saying = Saying::new(true, "Acked", weights);
+    let last = last.filter(|last| last["message"] == *saying.message);
+    Some(saying.condition(WEIGHTS_ACKED, last, now))
+}
+
+/// Whether the second status says the same as the first but for counts and words: worth a write, but not at once.
+pub(super) fn differs_in_words_only(before: &Value, now: &Value) -> bool {
+    fn without_words(status: &Value) -> Value {
+        let mut status = status.clone();
+        let conditions = status["conditions"].as_array_mut();
+        for condition in conditions.into_iter().flatten() {
+            if condition["type"] == WEIGHTS_ACKED {
+                continue;
+            }
+            condition["message"].take();
+            if condition["reason"] == "NoProxies" {
+                condition["reason"] = "Programmed".into();
+            }
+        }
+        status
+    }
+    without_words(before) == without_words(now)
+}
+
+/// A change of a condition that somebody should hear of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Turn {
+    /// For the worse.
+    pub(super) is_warning: bool,
+    /// The reason of the condition.
+    pub(super) reason: String,
+    /// Its message.
+    pub(super) message: String,
+}
+
+/// What a status says that the one before did not: that something is wrong, and that it no longer is. That proxies are
+/// yet to answer is neither.
+pub(super) fn turns(before: &Value, now: &Value) -> Vec<Turn> {
+    let is_wrong = |condition: &Value| {
+        condition["status"] == "False" && condition["reason"].as_str() != Some("Pending")
+    };
+    let held: &[Value] = before["conditions"].as_array().map_or(&[], Vec::as_slice);
+    let conditions = now["conditions"].as_array().into_iter().flatten();
+    let mut turns: Vec<Turn> = Vec::new();
+    for condition in conditions {
+        let last = held.iter().find(|last| last["type"] == condition["type"]);
+        let was_wrong = last.is_some_and(is_wrong);
+        let is_warning = is_wrong(condition);
+        let is_news = match (was_wrong, is_warning) {
+            (true, true) => last.is_some_and(|last| last["reason"] != condition["reason"]),
+            (false, true) => true,
+            (true, false) => condition["status"] == "True",
+            (false, false) => false,
+        };
+        let reason = condition["reason"].as_str().unwrap_or_default();
+        // An object that is not active is not programmed either, for the same reason.
+        if is_news
+            && !turns
+                .iter()
+                .any(|turn| turn.is_warning && turn.reason == reason)
+        {
+            turns.push(Turn {
+                is_warning,
+                reason: reason.to_owned(),
+                message: condition["message"].as_str().unwrap_or_default().to_owned(),
+            });
+        }
+    }
+    turns
 }
 
 fn first_error(problems: &[Problem]) -> Option<&Problem> {
@@ -310,5 +409,96 @@ mod tests {
         let current = json!({"conditions": [{"type": "Theirs", "status": "True"}]});
         let status = status(Kind::Mesh, &facts(0, 0), &current, at(0)).unwrap();
         assert_eq!(status["conditions"][2], current["conditions"][0]);
+    }
+
+    #[test]
+    fn weights_are_those_that_every_proxy_had() {
+        let weighted = |concerned, acked, weights: &str| Facts {
+            weights: Some(weights.to_owned()),
+            ..facts(concerned, acked)
+        };
+        let of = |facts: &Facts, current: &Value, now| {
+            status(Kind::Route, facts, current, at(now)).unwrap()
+        };
+        let told = |status: &Value| {
+            let weights = &status["conditions"][2];
+            (
+                weights["message"].clone(),
+                weights["lastTransitionTime"].clone(),
+            )
+        };
+        let first = of(&weighted(2, 1, "a=1"), &Value::Null, 60);
+        assert_eq!(told(&first), (Value::Null, Value::Null));
+        let first = of(&weighted(2, 2, "a=1"), &first, 60);
+        let since = json!("1970-01-01T00:01:00Z");
+        assert_eq!(told(&first), (json!("a=1"), since.clone()));
+        let pending = of(&weighted(2, 1, "a=2"), &first, 120);
+        assert_eq!(told(&pending), (json!("a=1"), since));
+        let second = of(&weighted(2, 2, "a=2"), &pending, 180);
+        let since = json!("1970-01-01T00:03:00Z");
+        assert_eq!(told(&second), (json!("a=2"), since));
+        assert_eq!(of(&weighted(2, 2, "a=2"), &second, 240), second);
+    }
+
+    #[test]
+    fn counts_can_wait_and_news_cannot() {
+        let of = |facts: &Facts| status(Kind::Route, facts, &Value::Null, at(0)).unwrap();
+        let differs = |before: &Facts, now: &Facts| differs_in_words_only(&of(before), &of(now));
+        assert!(differs(&facts(2, 2), &facts(3, 3)));
+        assert!(differs(&facts(3, 1), &facts(3, 2)));
+        assert!(differs(&facts(1, 1), &facts(0, 0)));
+        assert!(!differs(&facts(2, 1), &facts(2, 2)));
+        let refused = Facts {
+            proxies: Proxies {
+                refusals: vec![(String::new(), String::new())],
+                ..facts(2, 1).proxies
+            },
+            ..facts(2, 1)
+        };
+        assert!(!differs(&facts(2, 1), &refused));
+        let newer = Facts {
+            generation: 3,
+            ..facts(2, 2)
+        };
+        assert!(!differs(&facts(2, 2), &newer));
+        let weighted = |weights: &str| Facts {
+            weights: Some(weights.to_owned()),
+            ..facts(1, 1)
+        };
+        assert!(!differs(&weighted("a=1"), &weighted("a=2")));
+    }
+
+    #[test]
+    fn what_goes_wrong_and_right_again_is_told_once() {
+        let object = ObjectRef::new(Kind::Route, "n", "x");
+        let problem = Problem::new(
+            &object,
+            FieldPath::spec(),
+            Reason::ReferenceNotFound,
+            "no such node",
+        );
+        let wrong = Facts {
+            problems: vec![problem],
+            ..facts(1, 1)
+        };
+        let of = |facts: &Facts| status(Kind::Route, facts, &Value::Null, at(0)).unwrap();
+        let (good, pending, wrong) = (of(&facts(1, 1)), of(&facts(1, 0)), of(&wrong));
+        let told = |before: &Value, now: &Value| -> Vec<(bool, String)> {
+            let turns = turns(before, now);
+            turns
+                .into_iter()
+                .map(|it| (it.is_warning, it.reason))
+                .collect()
+        };
+        let said = |is_warning, reason: &str| (is_warning, reason.to_owned());
+        assert_eq!(told(&Value::Null, &good), []);
+        assert_eq!(told(&good, &pending), []);
+        assert_eq!(told(&pending, &good), []);
+        assert_eq!(told(&good, &wrong), [said(true, "ReferenceNotFound")]);
+        assert_eq!(told(&wrong, &wrong), []);
+        assert_eq!(
+            told(&wrong, &good),
+            [said(false, "Accepted"), said(false, "Programmed")]
+        );
     }
 }

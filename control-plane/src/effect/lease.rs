@@ -5,9 +5,15 @@
 //! Times are measured here, never compared with another machine's: a Lease is taken over when *this* replica has seen
 //! no renewal for as long as the holder promised.
 //!
+//! The Lease also says where the holder listens to the other replicas ([`ADDRESS`]).
+//!
 //! Must not know what is written.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use k8s_openapi::{
     api::coordination::v1::{Lease, LeaseSpec},
@@ -19,26 +25,47 @@ use tokio::{sync::watch, time};
 use tokio_util::sync::CancellationToken;
 
 /// How long a holder may be silent.
-const DURATION: Duration = Duration::from_secs(9);
+const DURATION: Duration = Duration::from_secs(8);
 /// How often it is renewed, or looked at.
-const INTERVAL: Duration = Duration::from_secs(2);
+const INTERVAL: Duration = Duration::from_millis(1500);
+/// The annotation of the Lease that says where its holder listens to the other replicas, as `HOST:PORT`.
+const ADDRESS: &str = "evermesh.dev/address";
 
 /// Which Lease, and who we are.
 #[derive(Debug, Clone)]
-pub struct LeaseOptions {
+pub(crate) struct LeaseOptions {
     /// Its namespace.
-    pub namespace: String,
+    pub(crate) namespace: String,
     /// Its name.
-    pub name: String,
+    pub(crate) name: String,
     /// Our own name: unique among replicas, and new with every process.
-    pub identity: String,
+    pub(crate) identity: String,
+    /// Where we listen to the other replicas.
+    pub(crate) address: Option<SocketAddr>,
 }
 
-/// Tries to hold the Lease until `shutdown`, and gives it back then. `leads` says whether we hold it.
-pub async fn hold(
+/// Who holds the Lease.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) enum Leader {
+    /// Nobody that we know of.
+    #[default]
+    Unknown,
+    /// This replica.
+    Us,
+    /// Another one.
+    Other {
+        /// Its name.
+        identity: String,
+        /// Where it listens to us, if it says so.
+        address: Option<SocketAddr>,
+    },
+}
+
+/// Tries to hold the Lease until `shutdown`, and gives it back then. `leader` says who holds it.
+pub(crate) async fn hold(
     client: Client,
     options: LeaseOptions,
-    leads: watch::Sender<bool>,
+    leader: watch::Sender<Leader>,
     shutdown: CancellationToken,
 ) {
     let mut candidate = Candidate {
@@ -46,6 +73,7 @@ pub async fn hold(
         options,
         seen: None,
         renewed: None,
+        other: Leader::Unknown,
     };
     let mut ticks = time::interval(INTERVAL);
     ticks.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
@@ -59,10 +87,18 @@ pub async fn hold(
             Ok(Err(error)) => tracing::debug!(%error, "lease"),
             Err(_) => tracing::debug!("lease: no answer"),
         }
-        let is_leader = candidate.leads();
-        leads.send_if_modified(|leads| std::mem::replace(leads, is_leader) != is_leader);
+        let now = if candidate.leads() {
+            Leader::Us
+        } else {
+            candidate.other.clone()
+        };
+        leader.send_if_modified(|leader| {
+            let is_other = *leader != now;
+            *leader = now;
+            is_other
+        });
     }
-    leads.send_replace(false);
+    leader.send_replace(Leader::Unknown);
     if candidate.leads() {
         // It is taken over a little later if this does not get through.
         let _ = time::timeout(INTERVAL, candidate.release()).await;
@@ -76,6 +112,8 @@ struct Candidate {
     seen: Option<(LeaseSpec, Instant)>,
     /// When we began to write what made it ours.
     renewed: Option<Instant>,
+    /// Who else holds it.
+    other: Leader,
 }
 
 impl Candidate {
@@ -90,6 +128,7 @@ impl Candidate {
             let lease = Lease {
                 metadata: ObjectMeta {
                     name: Some(self.options.name.clone()),
+                    annotations: Some(self.say_where(BTreeMap::new())),
                     ..ObjectMeta::default()
                 },
                 spec: Some(self.claim(LeaseSpec::default())),
@@ -99,10 +138,17 @@ impl Candidate {
             return Ok(());
         };
         let spec = lease.spec.take().unwrap_or_default();
+        let annotations = lease.metadata.annotations.take().unwrap_or_default();
         if !self.may_take(&spec, started) {
             self.renewed = None;
+            self.other = Leader::Other {
+                identity: spec.holder_identity.unwrap_or_default(),
+                address: annotations.get(ADDRESS).and_then(|it| it.parse().ok()),
+            };
             return Ok(());
         }
+        self.other = Leader::Unknown;
+        lease.metadata.annotations = Some(self.say_where(annotations));
         lease.spec = Some(self.claim(spec));
         // The resource version is the one that was read: of two who try, one succeeds.
         let name = &self.options.name;
@@ -129,6 +175,14 @@ impl Candidate {
                 false
             }
         }
+    }
+
+    fn say_where(&self, mut annotations: BTreeMap<String, String>) -> BTreeMap<String, String> {
+        match self.options.address {
+            Some(address) => annotations.insert(ADDRESS.to_owned(), address.to_string()),
+            None => annotations.remove(ADDRESS),
+        };
+        annotations
     }
 
     fn claim(&self, last: LeaseSpec) -> LeaseSpec {

@@ -6,10 +6,14 @@
 //!
 //! Must not influence what is served.
 
-pub mod condition;
+mod condition;
 mod index;
-pub mod lease;
-pub mod status;
+pub(crate) mod lease;
+mod naming;
+pub(crate) mod peers;
+pub(crate) mod status;
+mod tally;
+mod write;
 
 use std::sync::Arc;
 

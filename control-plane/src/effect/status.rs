@@ -2,23 +2,24 @@
 //!
 //! What may have changed is noted as it happens, and looked at a few times a second: the newest counts, and what it
 //! says already is not written again. An object of which the engine has not taken in the newest generation waits until
-//! it has.
+//! it has. Every replica counts; the one that leads adds up and writes, the others tell it.
 //!
 //! Must not write unless this replica leads.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant, SystemTime},
 };
 
-use evermesh_model::{Graph, Kind, ObjectRef, Problem};
-use evermesh_xds::{ProxyId, Registry, Store};
+use evermesh_model::{ObjectRef, Problem};
+use evermesh_xds::{Registry, Store};
 use futures::{StreamExt, stream};
 use k8s_openapi::jiff::Timestamp;
 use kube::{
-    Api, Client,
-    api::{DynamicObject, Patch, PatchParams},
+    Client,
+    api::DynamicObject,
+    runtime::events::{Recorder, Reporter},
 };
 use serde_json::{Value, json};
 use tokio::{
@@ -30,21 +31,27 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Notice,
     condition::{self, Facts, Proxies},
-    index::Index,
+    lease::Leader,
+    naming::Naming,
+    peers::{Heard, Peers, Voice},
+    tally::Tally,
+    write::Write,
 };
 use crate::{
     engine::Published,
-    source::kubernetes::{Observation, Observed, api_resource},
+    source::kubernetes::{Observation, Observed},
 };
 
 /// How often what has changed is looked at.
 const INTERVAL: Duration = Duration::from_millis(50);
-/// How often who is connected is looked at, and what could not be written is tried again.
+/// How often who is connected is looked at.
 const SWEEP: Duration = Duration::from_secs(1);
-/// Every how many sweeps a mesh, which everything in it is a part of, is looked at.
+/// Every how many sweeps what is not urgent is written: counts, and what could not be written.
 const SLOW: u64 = 5;
 /// Writes at a time.
 const WRITES: usize = 8;
+/// How long a new leader listens to the other replicas before it writes.
+const LISTENING: Duration = Duration::from_secs(3);
 
 /// The finalizers of App Mesh's own controller. What they stood for is gone with AWS, and nobody else removes them.
 const OLD_FINALIZERS: [&str; 4] = [
@@ -55,41 +62,66 @@ const OLD_FINALIZERS: [&str; 4] = [
 ];
 
 /// What the writer reads, and how it names things.
-pub struct Options {
+pub(crate) struct Options {
     /// The engine's newest turn.
-    pub published: watch::Receiver<Arc<Published>>,
+    pub(crate) published: watch::Receiver<Arc<Published>>,
     /// What is served.
-    pub store: Arc<Store>,
+    pub(crate) store: Arc<Store>,
     /// Who is connected.
-    pub registry: Arc<Registry>,
+    pub(crate) registry: Arc<Registry>,
     /// What the API holds.
-    pub observed: Arc<Observed>,
-    /// Whether we may write.
-    pub leads: watch::Receiver<bool>,
+    pub(crate) observed: Arc<Observed>,
+    /// Our own name.
+    pub(crate) identity: String,
+    /// Who may write.
+    pub(crate) leader: watch::Receiver<Leader>,
+    /// What other replicas tell.
+    pub(crate) heard: mpsc::Receiver<Heard>,
     /// The region in ARNs.
-    pub region: String,
+    pub(crate) region: String,
     /// The account in ARNs.
-    pub account: String,
+    pub(crate) account: String,
 }
 
 /// Writes until `shutdown`.
-pub async fn run(
+pub(crate) async fn run(
     client: Client,
     options: Options,
     mut notices: mpsc::UnboundedReceiver<Notice>,
     shutdown: CancellationToken,
 ) {
+    let Options {
+        published,
+        store,
+        registry,
+        observed,
+        identity,
+        leader,
+        mut heard,
+        region,
+        account,
+    } = options;
+    let reporter = Reporter {
+        controller: "evermesh".to_owned(),
+        instance: Some(identity.clone()),
+    };
     let mut writer = Writer {
+        recorder: Recorder::new(client.clone(), reporter),
         client,
-        leads: false,
-        options,
-        index: Index::default(),
+        published,
+        observed,
+        identity,
+        leader,
+        leads: None,
+        tally: Tally::new(store, registry),
+        peers: Peers::default(),
+        voice: Voice::default(),
+        naming: Naming::new(region, account),
         dirty: BTreeSet::new(),
         slow: BTreeSet::new(),
+        ripe: BTreeSet::new(),
         problems: BTreeMap::new(),
         problems_of: Arc::default(),
-        arns: (Arc::default(), BTreeMap::new()),
-        connected: BTreeMap::new(),
         written: BTreeMap::new(),
     };
     let mut looks = time::interval(INTERVAL);
@@ -101,129 +133,119 @@ pub async fn run(
         tokio::select! {
             () = shutdown.cancelled() => return,
             notice = notices.recv() => match notice {
-                Some(notice) => writer.note(notice),
+                Some(notice) => writer.tally.note(notice),
                 None => return,
             },
+            Some(heard) = heard.recv() => writer.hear(heard),
             _ = sweeps.tick() => {
                 count += 1;
                 writer.sweep(count % SLOW == 0);
             }
-            _ = looks.tick() => writer.look().await,
+            _ = looks.tick() => {
+                let published = Arc::clone(&writer.published.borrow_and_update());
+                // What was committed before it was published must be known when it is looked at.
+                while let Ok(notice) = notices.try_recv() {
+                    writer.tally.note(notice);
+                }
+                writer.look(&published).await;
+            }
         }
     }
 }
 
 struct Writer {
     client: Client,
-    options: Options,
-    leads: bool,
-    index: Index,
+    recorder: Recorder,
+    published: watch::Receiver<Arc<Published>>,
+    observed: Arc<Observed>,
+    identity: String,
+    leader: watch::Receiver<Leader>,
+    /// Since when this replica leads, if it does.
+    leads: Option<Instant>,
+    tally: Tally,
+    peers: Peers,
+    voice: Voice,
+    naming: Naming,
     /// Objects whose status may have to change.
     dirty: BTreeSet<ObjectRef>,
-    /// Those that are looked at every few seconds only: meshes, and what could not be written.
+    /// Those of which only words would change, and those that could not be written.
     slow: BTreeSet<ObjectRef>,
+    /// Those whose words may be written now.
+    ripe: BTreeSet<ObjectRef>,
     problems: BTreeMap<ObjectRef, Vec<Problem>>,
     /// The list that `problems` was made from.
     problems_of: Arc<[Problem]>,
-    /// The graph that ARNs were made from, and they.
-    arns: (Arc<Graph>, BTreeMap<ObjectRef, Arns>),
-    connected: BTreeMap<ProxyId, Arc<str>>,
     /// What was written and not yet seen again, with its resource version.
     written: BTreeMap<ObjectRef, (Value, u64)>,
 }
 
-#[derive(Debug, Clone, Default)]
-struct Arns {
-    arn: String,
-    routes: BTreeMap<String, String>,
-}
-
 impl Writer {
-    fn note(&mut self, notice: Notice) {
-        let now = Timestamp::now();
-        match notice {
-            Notice::Commit { upserts, removals } => {
-                for (key, resource) in upserts {
-                    let concerned = self.index.put(key, resource, now);
-                    self.mark(concerned);
-                }
-                for key in removals {
-                    let concerned = self.index.remove(&key);
-                    self.mark(concerned);
-                }
-            }
-            Notice::Verdict(verdict) => self.mark(verdict.resource.origins.iter().cloned()),
-        }
+    fn hear(&mut self, heard: Heard) {
+        self.dirty.extend(self.peers.take(heard, Instant::now()));
     }
 
-    fn mark(&mut self, origins: impl IntoIterator<Item = Arc<str>>) {
-        for object in origins.into_iter().filter_map(|origin| object_of(&origin)) {
-            self.mark_object(object);
-        }
-    }
-
-    fn mark_object(&mut self, object: ObjectRef) {
-        match object.kind {
-            Kind::Mesh => self.slow.insert(object),
-            _ => self.dirty.insert(object),
-        };
-    }
-
-    /// Who came and who went concerns all that is in their views.
     fn sweep(&mut self, is_slow_due: bool) {
-        let proxies = self.options.registry.connected();
-        let connected: BTreeMap<ProxyId, Arc<str>> = proxies.into_iter().collect();
-        let views: BTreeSet<Arc<str>> = connected
-            .iter()
-            .filter(|(id, _)| !self.connected.contains_key(id))
-            .chain(
-                self.connected
-                    .iter()
-                    .filter(|(id, _)| !connected.contains_key(id)),
-            )
-            .map(|(_, view)| Arc::clone(view))
-            .collect();
-        self.connected = connected;
-        for view in views {
-            let Some(view) = self.options.store.view(&view) else {
-                continue;
-            };
-            let origins: BTreeSet<Arc<str>> = view
-                .keys()
-                .iter()
-                .filter_map(|key| self.index.get(key))
-                .flat_map(|served| served.resource.origins.iter().cloned())
-                .collect();
-            self.mark(origins);
-        }
+        self.tally.sweep(SystemTime::now());
+        self.dirty.extend(self.peers.forget(Instant::now()));
         if is_slow_due {
-            self.dirty.append(&mut self.slow);
+            self.ripe = std::mem::take(&mut self.slow);
+            self.dirty.extend(self.ripe.iter().cloned());
+        }
+        let Leader::Other {
+            identity,
+            address: Some(address),
+        } = &*self.leader.borrow()
+        else {
+            self.voice.hang_up();
+            return;
+        };
+        if self.voice.reaches(identity) {
+            self.voice.say(std::iter::empty());
+        } else {
+            self.voice.call(identity, *address, &self.identity);
+            let all = self.tally.all();
+            self.voice
+                .say(all.map(|(object, count)| (object, Some(count))));
         }
     }
 
-    async fn look(&mut self) {
-        self.dirty.extend(self.options.observed.take_changed());
-        let leads = *self.options.leads.borrow();
-        if leads && !self.leads {
-            tracing::info!("this replica writes status from now on");
-            let all = self.options.observed.all();
-            self.dirty.extend(all.into_iter().map(|(object, _)| object));
+    async fn look(&mut self, published: &Published) {
+        let counted = self.tally.count(SystemTime::now());
+        if !counted.is_empty() {
+            let counts = counted
+                .iter()
+                .map(|object| (object, self.tally.get(object)));
+            self.voice.say(counts);
         }
-        self.leads = leads;
-        let published = Arc::clone(&self.options.published.borrow_and_update());
-        self.take_problems(&published);
-        if !leads || !published.waiting_for.is_empty() || self.dirty.is_empty() {
-            if !leads {
-                self.dirty.clear();
-                self.written.clear();
+        self.dirty.extend(counted);
+        self.dirty.extend(self.observed.take_changed());
+        self.take_problems(published);
+        let leads = *self.leader.borrow() == Leader::Us;
+        match (leads, self.leads) {
+            (true, None) => {
+                tracing::info!("this replica writes status from now on");
+                let all = self.observed.all();
+                self.dirty.extend(all.into_iter().map(|(object, _)| object));
+                self.leads = Some(Instant::now());
             }
+            (false, _) => {
+                self.leads = None;
+                self.dirty.clear();
+                self.slow.clear();
+                self.written.clear();
+                return;
+            }
+            (true, Some(_)) => {}
+        }
+        let is_listening = self.leads.is_some_and(|since| since.elapsed() < LISTENING);
+        if is_listening || !published.waiting_for.is_empty() || self.dirty.is_empty() {
             return;
         }
-        self.name(&published.graph);
+        self.naming.follow(&published.graph);
         let mut later = BTreeSet::new();
         let mut writes = Vec::new();
         for object in std::mem::take(&mut self.dirty) {
-            let Some(observation) = self.options.observed.get(&object) else {
+            let Some(observation) = self.observed.get(&object) else {
                 self.written.remove(&object);
                 continue;
             };
@@ -236,6 +258,7 @@ impl Writer {
             writes.extend(self.due(&object, &observation));
         }
         self.dirty = later;
+        self.ripe.clear();
         self.write(writes).await;
     }
 
@@ -266,92 +289,71 @@ impl Writer {
         self.problems_of = Arc::clone(&published.problems);
     }
 
-    /// ARNs change with the graph alone.
-    fn name(&mut self, graph: &Arc<Graph>) {
-        if !Arc::ptr_eq(&self.arns.0, graph) {
-            let names = arns(graph, &self.options.region, &self.options.account);
-            self.arns = (Arc::clone(graph), names);
-        }
-    }
-
     /// What has to be written of an object, if anything.
     fn due(&mut self, object: &ObjectRef, observation: &Observation) -> Option<Write> {
         if observation.deleting {
-            let kept: Vec<&String> = observation
-                .finalizers
-                .iter()
-                .filter(|it| !OLD_FINALIZERS.contains(&it.as_str()))
-                .collect();
-            let metadata = json!({"finalizers": kept, "resourceVersion": observation.version});
-            let write = Write {
-                object: object.clone(),
-                patch: json!({"metadata": metadata}),
-                is_status: false,
-            };
-            return (kept.len() < observation.finalizers.len()).then_some(write);
+            return without_old_finalizers(object, observation);
         }
         let seen: u64 = observation.version.parse().unwrap_or(u64::MAX);
-        if self
-            .written
-            .get(object)
-            .is_some_and(|(_, version)| *version <= seen)
-        {
+        let written = self.written.get(object);
+        if written.is_some_and(|(_, version)| *version <= seen) {
             self.written.remove(object);
         }
         let current = self
             .written
             .get(object)
             .map_or(&observation.status, |(status, _)| status);
-        let arns = self.arns.1.get(object).cloned();
+        let facets = self.naming.of(object);
         let facts = Facts {
             generation: observation.generation,
             problems: self.problems.get(object).cloned().unwrap_or_default(),
             proxies: self.proxies(object),
-            route_arns: arns
-                .as_ref()
-                .map(|arns| arns.routes.clone())
-                .unwrap_or_default(),
-            arn: arns.map(|arns| arns.arn),
+            arn: facets.arn,
+            route_arns: facets.route_arns,
+            weights: facets.weights,
         };
         let status = condition::status(object.kind, &facts, current, Timestamp::now())?;
-        (status != *current).then(|| Write {
+        if status == *current {
+            return None;
+        }
+        let can_wait = condition::differs_in_words_only(current, &status);
+        if can_wait && !self.ripe.contains(object) {
+            self.slow.insert(object.clone());
+            return None;
+        }
+        Some(Write {
             object: object.clone(),
+            uid: observation.uid.clone(),
+            turns: condition::turns(current, &status),
             patch: json!({"status": status}),
             is_status: true,
         })
     }
 
+    /// What the proxies of all replicas made of an object. What another replica says of other versions than ours says
+    /// only that its proxies do not have ours yet.
     fn proxies(&self, object: &ObjectRef) -> Proxies {
-        let mut proxies: BTreeMap<ProxyId, bool> = BTreeMap::new();
-        let mut waiting_since = None;
-        let mut refusals = BTreeMap::new();
-        for (key, served) in self.index.of(&object.to_string()) {
-            for answer in self.options.registry.answers(&self.options.store, key) {
-                let version = served.resource.version;
-                let has_it = answer.acked == Some(version);
-                *proxies.entry(answer.proxy).or_insert(true) &= has_it;
-                if has_it {
-                    continue;
-                }
-                waiting_since = Some(waiting_since.map_or(served.since, |it| served.since.min(it)));
-                if let Some(rejection) = answer.rejection.filter(|it| it.version == version) {
-                    refusals.insert(answer.proxy, (answer.node_id, rejection.message));
-                }
+        let mut proxies = Proxies::default();
+        let mut peers = self.peers.of(object).peekable();
+        let digest = peers.peek().map(|_| self.tally.digest(object));
+        for count in self.tally.get(object).into_iter().chain(peers) {
+            let is_of_ours = digest.as_ref().is_none_or(|digest| *digest == count.digest);
+            proxies.concerned += count.concerned;
+            let since = [proxies.waiting_since, count.waiting_since];
+            proxies.waiting_since = since.into_iter().flatten().min();
+            if is_of_ours {
+                proxies.acked += count.acked;
+                proxies.refusals.extend(count.refusals.iter().cloned());
             }
         }
-        Proxies {
-            concerned: proxies.len(),
-            acked: proxies.values().filter(|has_it| **has_it).count(),
-            waiting_since,
-            refusals: refusals.into_values().collect(),
-        }
+        proxies
     }
 
     async fn write(&mut self, writes: Vec<Write>) {
-        let client = &self.client;
+        let (client, recorder) = (&self.client, &self.recorder);
         let results: Vec<(Write, kube::Result<DynamicObject>)> = stream::iter(writes)
             .map(|write| async move {
-                let result = write.send(client).await;
+                let result = write.send(client, recorder).await;
                 (write, result)
             })
             .buffer_unordered(WRITES)
@@ -377,79 +379,19 @@ impl Writer {
     }
 }
 
-/// One write.
-struct Write {
-    object: ObjectRef,
-    patch: Value,
-    is_status: bool,
-}
-
-impl Write {
-    async fn send(&self, client: &Client) -> kube::Result<DynamicObject> {
-        let ObjectRef {
-            kind,
-            namespace,
-            name,
-        } = &self.object;
-        let resource = api_resource(*kind);
-        let api: Api<DynamicObject> = if kind.is_namespaced() {
-            Api::namespaced_with(client.clone(), namespace, &resource)
-        } else {
-            Api::all_with(client.clone(), &resource)
-        };
-        let patch = Patch::Merge(&self.patch);
-        if self.is_status {
-            api.patch_status(name, &PatchParams::default(), &patch)
-                .await
-        } else {
-            api.patch(name, &PatchParams::default(), &patch).await
-        }
-    }
-}
-
-/// The object that the text of an `ObjectRef` names.
-fn object_of(origin: &str) -> Option<ObjectRef> {
-    let mut parts = origin.split('/');
-    let kind = parts.next()?;
-    let kind = Kind::ALL.into_iter().find(|it| it.as_str() == kind)?;
-    let (namespace, name) = match (parts.next()?, parts.next()) {
-        (namespace, Some(name)) => (namespace, name),
-        (name, None) => ("", name),
-    };
-    Some(ObjectRef::new(kind, namespace, name))
-}
-
-fn arns(graph: &Graph, region: &str, account: &str) -> BTreeMap<ObjectRef, Arns> {
-    let arn = |path: String| Arns {
-        arn: format!("arn:aws:appmesh:{region}:{account}:{path}"),
-        routes: BTreeMap::new(),
-    };
-    let mut arns = BTreeMap::new();
-    for (name, mesh) in &graph.meshes {
-        arns.insert(mesh.object.clone(), arn(format!("mesh/{name}")));
-    }
-    for (name, node) in &graph.nodes {
-        arns.insert(node.object.clone(), arn(name.to_string()));
-    }
-    for (name, service) in &graph.services {
-        let path = format!("mesh/{}/virtualService/{}", name.mesh, name.hostname);
-        arns.insert(service.object.clone(), arn(path));
-    }
-    for (name, router) in &graph.routers {
-        let mut of_router = arn(name.to_string());
-        for route in router.routes.iter().filter(|it| it.object == router.object) {
-            let route_arn = format!("{}/route/{}", of_router.arn, route.name);
-            of_router.routes.insert(route.name.to_string(), route_arn);
-        }
-        arns.insert(router.object.clone(), of_router);
-    }
-    for (name, gateway) in &graph.gateways {
-        let of_gateway = arn(name.to_string());
-        for route in &gateway.routes {
-            let path = format!("{name}/gatewayRoute/{}", route.name);
-            arns.insert(route.object.clone(), arn(path));
-        }
-        arns.insert(gateway.object.clone(), of_gateway);
-    }
-    arns
+/// The end of the finalizers that nobody else would remove.
+fn without_old_finalizers(object: &ObjectRef, observation: &Observation) -> Option<Write> {
+    let kept: Vec<&String> = observation
+        .finalizers
+        .iter()
+        .filter(|it| !OLD_FINALIZERS.contains(&it.as_str()))
+        .collect();
+    let metadata = json!({"finalizers": kept, "resourceVersion": observation.version});
+    (kept.len() < observation.finalizers.len()).then(|| Write {
+        object: object.clone(),
+        uid: observation.uid.clone(),
+        patch: json!({"metadata": metadata}),
+        is_status: false,
+        turns: Vec::new(),
+    })
 }

@@ -81,13 +81,16 @@ impl Chart {
         Ok(&deployment.context("the chart renders a Deployment")?["spec"]["template"]["spec"])
     }
 
-    /// The arguments of the program.
+    /// The arguments of the program in a pod with the address 10.0.0.1.
     pub fn arguments(&self) -> Result<Vec<String>> {
         let arguments = self.pod()?["containers"][0]["args"].as_array();
         let arguments = arguments.context("the container has arguments")?;
         arguments
             .iter()
-            .map(|it| Ok(it.as_str().context("an argument is a string")?.to_owned()))
+            .map(|it| {
+                let argument = it.as_str().context("an argument is a string")?;
+                Ok(argument.replace("$(POD_IP)", "10.0.0.1"))
+            })
             .collect()
     }
 
@@ -135,6 +138,7 @@ impl Installed {
         for (flag, address) in [
             ("--xds-address=", xds),
             ("--admin-address=", admin),
+            ("--advertise-address=", admin),
             ("--webhook-address=", webhook),
         ] {
             let found = arguments.iter_mut().find(|it| it.starts_with(flag));

@@ -50,6 +50,11 @@ impl Relay {
         self.cut();
     }
 
+    /// Leads new connections to this target too, where those before it do not take them.
+    pub fn add(&self, target: SocketAddr) {
+        self.targets.send_modify(|targets| targets.push(target));
+    }
+
     /// Cuts every connection.
     pub fn cut(&self) {
         // Without connections there is nothing to cut.

@@ -7,6 +7,8 @@
 
 mod flagger;
 mod outage;
+mod proxy;
+mod replicas;
 mod rights;
 mod scene;
 mod status;

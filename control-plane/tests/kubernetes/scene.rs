@@ -1,17 +1,18 @@
 //! A cluster with a mesh and a gateway that has traffic.
 
 use std::{
-    fs,
+    fs::{self, File},
     net::{Ipv4Addr, SocketAddr},
+    ops::{Deref, DerefMut},
     time::Duration,
 };
 
 use evermesh_testkit::{
     app,
-    chart::Chart,
+    chart::{Chart, Installed, NAMESPACE},
     control_plane::{ControlPlane, bootstrap, free_addresses},
     dns::Dns,
-    envoy::{Envoy, EnvoyOptions, Version},
+    envoy::{Envoy, EnvoyOptions, Version, gateway_turn},
     http::Address,
     kubernetes::ApiServer,
     load::{Load, Tally},
@@ -29,7 +30,7 @@ pub(crate) const PRIMARY: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 pub(crate) const CANARY: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 3);
 
 /// What the control plane is to the API server.
-const USER: &str = "system:serviceaccount:appmesh-system:evermesh";
+pub(crate) const USER: &str = "system:serviceaccount:appmesh-system:evermesh";
 
 /// A gateway that leads to two versions of a service.
 pub(crate) fn mesh(gateway: u16, versions: [u16; 2]) -> String {
@@ -62,7 +63,7 @@ spec:
 apiVersion: appmesh.k8s.aws/v1beta2
 kind: VirtualService
 metadata: {{name: color, namespace: shop}}
-spec: {{provider: {{virtualRouter: {{virtualRouterRef: {{name: color}}}}}}}}
+spec: {{awsName: color.shop, provider: {{virtualRouter: {{virtualRouterRef: {{name: color}}}}}}}}
 ---
 apiVersion: appmesh.k8s.aws/v1beta2
 kind: VirtualRouter
@@ -105,15 +106,59 @@ spec:
     )
 }
 
-/// An API server with a mesh, a control plane that reads it, and a gateway.
-pub(crate) struct Scene {
+/// An API server in which the chart is installed.
+pub(crate) struct Cluster {
     pub(crate) api: ApiServer,
     /// What the control plane takes for the API server.
     pub(crate) relay: Relay,
+    /// What the API server takes for the Service of the webhooks.
+    webhooks: Relay,
+    installed: Installed,
+    dir: TempDir,
+}
+
+impl Cluster {
+    /// Starts a replica, with a token of its own, behind the Service of the webhooks.
+    pub(crate) async fn start_replica(&self) -> ControlPlane {
+        let [webhook] = free_addresses().unwrap();
+        let kubeconfig = self.dir.path().join(format!("replica-{}", webhook.port()));
+        let account = self.api.service_account_kubeconfig(NAMESPACE, "evermesh");
+        let through_relay = fs::read_to_string(account.await.unwrap()).unwrap().replace(
+            &self.api.url(),
+            &format!("https://{}", self.relay.address()),
+        );
+        fs::write(&kubeconfig, through_relay).unwrap();
+        let started = ControlPlane::start_installed(&self.installed, &kubeconfig, webhook);
+        let mut control_plane = started.unwrap();
+        control_plane.ready().await.unwrap();
+        self.webhooks.add(webhook);
+        control_plane
+    }
+}
+
+/// A cluster with a mesh, a control plane that reads it, and a gateway.
+pub(crate) struct Scene {
+    cluster: Cluster,
     pub(crate) control_plane: ControlPlane,
+    /// What the gateway takes for the control plane.
+    pub(crate) xds: Relay,
     pub(crate) gateway: Envoy,
     port: Port,
-    _dir: TempDir,
+    _turn: File,
+}
+
+impl Deref for Scene {
+    type Target = Cluster;
+
+    fn deref(&self) -> &Cluster {
+        &self.cluster
+    }
+}
+
+impl DerefMut for Scene {
+    fn deref_mut(&mut self) -> &mut Cluster {
+        &mut self.cluster
+    }
 }
 
 impl Scene {
@@ -124,33 +169,35 @@ impl Scene {
     /// The same, with this chart.
     pub(crate) async fn build_with(chart: &Chart) -> Self {
         let api = ApiServer::start().await.unwrap();
+        let turn = gateway_turn().unwrap();
         let port = Port::take().unwrap();
         let versions = [app("v1"), app("v2")];
-        let [webhook] = free_addresses().unwrap();
-        let installed = chart.install(&api, webhook).await.unwrap();
+        let webhooks = Relay::start(&[]).await.unwrap();
+        let installed = chart.install(&api, webhooks.address()).await.unwrap();
         let relay = Relay::start(&[host_of(&api.url())]).await.unwrap();
-        let dir = tools::scratch("scene").unwrap();
-        let kubeconfig = dir.path().join("kubeconfig");
-        let through_relay = fs::read_to_string(&installed.kubeconfig)
-            .unwrap()
-            .replace(&api.url(), &format!("https://{}", relay.address()));
-        fs::write(&kubeconfig, through_relay).unwrap();
-        let mut control_plane =
-            ControlPlane::start_installed(&installed, &kubeconfig, webhook).unwrap();
-        control_plane.ready().await.unwrap();
-        installed.admission(&api).await.unwrap();
+        let cluster = Cluster {
+            api,
+            relay,
+            webhooks,
+            installed,
+            dir: tools::scratch("scene").unwrap(),
+        };
+        let control_plane = cluster.start_replica().await;
+        let api = &cluster.api;
+        cluster.installed.admission(api).await.unwrap();
 
         let gateway = port.address().port();
         api.apply(&mesh(gateway, versions)).await.unwrap();
         api.apply(&route([100, 0])).await.unwrap();
-        let gateway = gateway_envoy(control_plane.xds()).await;
+        let xds = Relay::start(&[control_plane.xds()]).await.unwrap();
+        let gateway = gateway_envoy(xds.address()).await;
         let scene = Self {
-            api,
-            relay,
+            cluster,
             control_plane,
+            xds,
             gateway,
             port,
-            _dir: dir,
+            _turn: turn,
         };
         eventually("an answer through the gateway", async || {
             scene.address().get("/").await.is_ok()
@@ -188,6 +235,15 @@ impl Scene {
 
     pub(crate) async fn answer(&self) -> String {
         self.address().get("/").await.unwrap()
+    }
+
+    /// The route configurations of the gateway.
+    pub(crate) async fn route_names(&self) -> Vec<String> {
+        let proxies = self.control_plane.proxies().await.unwrap();
+        let resources = proxies[0]["resources"].as_array().unwrap().iter();
+        let routes = resources.filter(|it| it["type"] == "route");
+        let names = routes.map(|it| it["name"].as_str().unwrap().to_owned());
+        names.collect()
     }
 
     pub(crate) async fn sent(&self) -> u64 {

@@ -1,10 +1,14 @@
 //! What `kubectl` shows of objects.
 
-use std::process::Command;
+use std::{process::Command, time::Duration};
 
 use serde_json::Value;
 
-use crate::{Scene, eventually, route};
+use crate::{
+    Scene, eventually,
+    proxy::{Answers, Proxy},
+    route,
+};
 
 /// The object as the API holds it.
 async fn get(scene: &Scene, kind: &str, name: &str) -> Value {
@@ -60,6 +64,30 @@ async fn a_status_is_true_only_when_the_proxies_say_so() {
     let arn = "arn:aws:appmesh:us-east-1:000000000000:mesh/shop/virtualNode/color-v1_shop";
     assert_eq!(node["status"]["virtualNodeARN"], arn);
 
+    // What an operator sees first.
+    let arguments = ["get", "virtualservices,routes.evermesh.dev", "-n", "shop"];
+    let table = scene.api.kubectl(&arguments).await.unwrap();
+    let words = |line: &str| -> Vec<String> {
+        let words = line.split_whitespace();
+        words.map(ToOwned::to_owned).take(4).collect()
+    };
+    let lines: Vec<Vec<String>> = table.lines().map(words).collect();
+    let service = "virtualservice.appmesh.k8s.aws/color";
+    assert!(
+        lines.contains(&words("NAME HOST PROVIDER PROGRAMMED")),
+        "{table}"
+    );
+    assert!(
+        lines.contains(&words(&format!("{service} color.shop color True"))),
+        "{table}"
+    );
+    assert!(
+        lines.contains(&words("NAME ROUTER WEIGHTS PROGRAMMED")),
+        "{table}"
+    );
+    let weights = "route.evermesh.dev/color color color-v1=100,color-v2=0 True";
+    assert!(lines.contains(&words(weights)), "{table}");
+
     // A proxy that is silent.
     signal(&mut scene, "-STOP");
     scene.api.apply(&route([50, 50])).await.unwrap();
@@ -68,8 +96,12 @@ async fn a_status_is_true_only_when_the_proxies_say_so() {
         message.starts_with("0/1 proxies have accepted it, waiting since 20"),
         "{message}"
     );
+    let weights = becomes(&scene, "WeightsAcked", "True", "Acked").await;
+    assert_eq!(weights, "color-v1=100,color-v2=0", "still the last ones");
     signal(&mut scene, "-CONT");
     becomes(&scene, "Programmed", "True", "Programmed").await;
+    let weights = becomes(&scene, "WeightsAcked", "True", "Acked").await;
+    assert_eq!(weights, "color-v1=50,color-v2=50");
 
     // A proxy that refuses: a class of characters that only Envoy knows not to be one.
     let class = r"match: {path: {regex: '/[\p{None}]'}}";
@@ -105,10 +137,26 @@ async fn a_status_is_true_only_when_the_proxies_say_so() {
     becomes(&scene, "RouteActive", "True", "Accepted").await;
     becomes(&scene, "Programmed", "True", "Programmed").await;
 
+    // What went wrong was told.
+    let arguments = [
+        "events",
+        "--for=routes.evermesh.dev/color",
+        "--namespace=shop",
+    ];
+    let events = scene.api.kubectl(&arguments).await.unwrap();
+    for told in [
+        ["Warning", "Rejected"],
+        ["Warning", "ReferenceNotFound"],
+        ["Normal", "Accepted"],
+    ] {
+        let is_told = |line: &str| told.iter().all(|word| line.contains(word));
+        assert!(events.lines().any(is_told), "{told:?} in {events}");
+    }
+
     // What does not change is not written.
-    tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
     let before = get(&scene, "routes.evermesh.dev", "color").await;
-    tokio::time::sleep(std::time::Duration::from_secs(8)).await;
+    tokio::time::sleep(Duration::from_secs(8)).await;
     let after = get(&scene, "routes.evermesh.dev", "color").await;
     assert_eq!(
         before["metadata"]["resourceVersion"],
@@ -144,6 +192,57 @@ async fn what_the_old_controller_left_behind_can_be_deleted() {
     for object in objects {
         let arguments = ["delete", object, "--namespace=shop", "--timeout=30s"];
         scene.api.kubectl(&arguments).await.unwrap();
+    }
+    assert_eq!(scene.forbidden(), [""; 0]);
+}
+
+#[tokio::test]
+async fn every_proxy_counts_on_whichever_replica() {
+    let scene = Scene::build().await;
+    becomes(&scene, "Programmed", "True", "Programmed").await;
+    let other = scene.start_replica().await;
+    let mut weight = 0;
+    let mut shift = async || {
+        weight += 10;
+        scene
+            .api
+            .apply(&route([100 - weight, weight]))
+            .await
+            .unwrap();
+    };
+    let counts = async |wanted: &str| {
+        eventually(wanted, async || {
+            let found = condition(&scene, "routes.evermesh.dev", "color", "Programmed").await;
+            found["message"]
+                .as_str()
+                .unwrap_or_default()
+                .contains(wanted)
+        })
+        .await;
+    };
+    for address in [scene.control_plane.xds(), other.xds()] {
+        let gateway = "mesh/shop/virtualGateway/gate_shop";
+        let proxy = Proxy::connect(address, gateway, &scene.route_names().await).await;
+        counts("2/2 proxies have accepted it").await;
+
+        proxy.answer(Answers::Never);
+        shift().await;
+        let message = becomes(&scene, "Programmed", "False", "Pending").await;
+        assert!(message.starts_with("1/2 proxies"), "{message}");
+        proxy.answer(Answers::Acks);
+        becomes(&scene, "Programmed", "True", "Programmed").await;
+
+        proxy.answer(Answers::Refuses("out of paint".to_owned()));
+        shift().await;
+        let message = becomes(&scene, "Programmed", "False", "Rejected").await;
+        assert!(message.starts_with("1 of 2 proxies"), "{message}");
+        assert!(message.ends_with("out of paint"), "{message}");
+        proxy.answer(Answers::Acks);
+        shift().await;
+        let message = becomes(&scene, "Programmed", "True", "Programmed").await;
+        assert!(message.starts_with("2/2 proxies"), "{message}");
+        drop(proxy);
+        counts("1/1 proxies have accepted it").await;
     }
     assert_eq!(scene.forbidden(), [""; 0]);
 }

@@ -29,7 +29,7 @@ mod verdict;
 pub use connection::{Connection, Flavour, Protocol, ResourceStatus};
 pub use delta::Delta;
 pub use metrics::{Counter, Metrics};
-pub use registry::{Answer, ProxyStatus, Registry, VerdictSink};
+pub use registry::{Answer, Presence, ProxyStatus, Registry, VerdictSink};
 pub use server::{Identify, Options, routes, serve};
 pub use sotw::Sotw;
 pub use store::{Commit, Store};

@@ -71,6 +71,19 @@ pub struct Answer {
     pub acked: Option<Version>,
     /// The last refusal.
     pub rejection: Option<Rejection>,
+    /// When it connected.
+    pub since: SystemTime,
+}
+
+/// That a proxy is connected.
+#[derive(Debug, Clone)]
+pub struct Presence {
+    /// The stream.
+    pub id: ProxyId,
+    /// The view it gets.
+    pub view: Arc<str>,
+    /// When it connected.
+    pub since: SystemTime,
 }
 
 /// Who is at the other end of a stream.
@@ -128,11 +141,15 @@ impl Registry {
         proxies.iter().map(|proxy| proxy.status()).collect()
     }
 
-    /// Every stream, with the view of its client.
-    pub fn connected(&self) -> Vec<(ProxyId, Arc<str>)> {
+    /// Every stream, in no order.
+    pub fn connected(&self) -> Vec<Presence> {
         let proxies = self.proxies.iter();
         proxies
-            .map(|proxy| (proxy.id, Arc::clone(&proxy.view)))
+            .map(|proxy| Presence {
+                id: proxy.id,
+                view: Arc::clone(&proxy.view),
+                since: proxy.since,
+            })
             .collect()
     }
 
@@ -227,6 +244,7 @@ impl Proxy {
             node_id: self.node_id.to_string(),
             acked,
             rejection,
+            since: self.since,
         })
     }
 

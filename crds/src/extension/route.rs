@@ -32,6 +32,18 @@ use crate::{
         description = "The virtual router that the route belongs to"
     ),
     printcolumn(
+        name = "WEIGHTS",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="WeightsAcked")].message"#,
+        description = "The last weights that every connected proxy concerned has accepted"
+    ),
+    printcolumn(
+        name = "PROGRAMMED",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Programmed")].status"#,
+        description = "Whether every connected proxy concerned has accepted it"
+    ),
+    printcolumn(
         name = "AGE",
         type_ = "date",
         json_path = ".metadata.creationTimestamp"

@@ -26,6 +26,12 @@ use crate::condition::Condition;
     derive = "PartialEq",
     doc = "Leads requests that arrive at a virtual gateway to a virtual service.",
     printcolumn(
+        name = "PROGRAMMED",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Programmed")].status"#,
+        description = "Whether every connected proxy concerned has accepted it"
+    ),
+    printcolumn(
         name = "ARN",
         type_ = "string",
         json_path = ".status.gatewayRouteARN",

@@ -19,6 +19,12 @@ use crate::condition::Condition;
     derive = "PartialEq",
     doc = "The boundary that virtual nodes, services, routers and gateways live in: members reach only members of their own mesh.",
     printcolumn(
+        name = "PROGRAMMED",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Programmed")].status"#,
+        description = "Whether every connected proxy concerned has accepted it"
+    ),
+    printcolumn(
         name = "ARN",
         type_ = "string",
         json_path = ".status.meshARN",

@@ -25,6 +25,12 @@ use crate::condition::Condition;
     derive = "PartialEq",
     doc = "Envoys that let traffic from outside into the mesh. Gateway routes tell where it goes.",
     printcolumn(
+        name = "PROGRAMMED",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Programmed")].status"#,
+        description = "Whether every connected proxy concerned has accepted it"
+    ),
+    printcolumn(
         name = "ARN",
         type_ = "string",
         json_path = ".status.virtualGatewayARN",

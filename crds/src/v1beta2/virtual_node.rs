@@ -26,6 +26,12 @@ use crate::condition::Condition;
     derive = "PartialEq",
     doc = "A group of pods that serve the same: how others find them, on which ports, and which virtual services they call.",
     printcolumn(
+        name = "PROGRAMMED",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Programmed")].status"#,
+        description = "Whether every connected proxy concerned has accepted it"
+    ),
+    printcolumn(
         name = "ARN",
         type_ = "string",
         json_path = ".status.virtualNodeARN",

@@ -28,6 +28,18 @@ use crate::condition::Condition;
     derive = "PartialEq",
     doc = "Routes that divide the traffic of a virtual service among virtual nodes.",
     printcolumn(
+        name = "WEIGHTS",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="WeightsAcked")].message"#,
+        description = "The last weights that every connected proxy concerned has accepted"
+    ),
+    printcolumn(
+        name = "PROGRAMMED",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Programmed")].status"#,
+        description = "Whether every connected proxy concerned has accepted it"
+    ),
+    printcolumn(
         name = "ARN",
         type_ = "string",
         json_path = ".status.virtualRouterARN",

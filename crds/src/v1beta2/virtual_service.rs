@@ -23,6 +23,24 @@ use crate::condition::Condition;
     derive = "PartialEq",
     doc = "A host name that members of the mesh call, and the virtual node or router that answers.",
     printcolumn(
+        name = "HOST",
+        type_ = "string",
+        json_path = ".spec.awsName",
+        description = "The host name that clients call"
+    ),
+    printcolumn(
+        name = "PROVIDER",
+        type_ = "string",
+        json_path = ".spec.provider..name",
+        description = "The virtual node or router that answers"
+    ),
+    printcolumn(
+        name = "PROGRAMMED",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Programmed")].status"#,
+        description = "Whether every connected proxy concerned has accepted it"
+    ),
+    printcolumn(
         name = "ARN",
         type_ = "string",
         json_path = ".status.virtualServiceARN",

@@ -65,6 +65,7 @@ evermesh:{{ .Chart.AppVersion }}
 - --webhook-secret={{ .Release.Namespace }}/{{ include "evermesh.fullname" . }}-webhook
 {{- end }}
 - --leader-election-namespace={{ .Release.Namespace }}
+- --advertise-address=$(POD_IP):18080
 - --log={{ .Values.log.level }}
 {{- range .Values.watchNamespaces }}
 - --watch-namespace={{ . }}

@@ -1,0 +1,225 @@
+//! What this replica's proxies made of everything that came of each object.
+//!
+//! In: commits and verdicts as they happen, and who is connected. Out: a [`Count`] for each object that proxies are
+//! concerned with, made anew only when something it depends on happened.
+//!
+//! Must not know what a condition is, or who writes it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use evermesh_model::{Kind, ObjectRef};
+use evermesh_proto::Version;
+use evermesh_xds::{ProxyId, Registry, Store};
+use k8s_openapi::jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::{Notice, index::Index};
+
+/// How long after it connected a proxy may have nothing without counting as one that waits: it is starting, and every
+/// proxy that starts would make a mesh look unfinished.
+const STARTING: Duration = Duration::from_secs(5);
+/// Every how many sweeps a mesh, which everything in it is a part of, is counted.
+const SLOW: u64 = 5;
+
+/// What proxies made of everything that came of one object.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Count {
+    /// Names all that came of the object, and its versions: equal on every replica that serves the same.
+    pub(super) digest: String,
+    /// How many proxies are concerned.
+    pub(super) concerned: usize,
+    /// How many have accepted all of it.
+    pub(super) acked: usize,
+    /// Since when the oldest part waits for an answer.
+    pub(super) waiting_since: Option<Timestamp>,
+    /// Who refused some of it, with the proxy's own words.
+    pub(super) refusals: Vec<(String, String)>,
+}
+
+/// The counts of this replica.
+pub(super) struct Tally {
+    store: Arc<Store>,
+    registry: Arc<Registry>,
+    index: Index,
+    /// Objects to be counted.
+    dirty: BTreeSet<ObjectRef>,
+    /// Meshes to be counted at leisure.
+    slow: BTreeSet<ObjectRef>,
+    sweeps: u64,
+    connected: BTreeMap<ProxyId, Known>,
+    counts: BTreeMap<ObjectRef, Count>,
+}
+
+/// A proxy that was connected at the last sweep.
+struct Known {
+    view: Arc<str>,
+    is_starting: bool,
+}
+
+impl Tally {
+    pub(super) fn new(store: Arc<Store>, registry: Arc<Registry>) -> Self {
+        Self {
+            store,
+            registry,
+            index: Index::default(),
+            dirty: BTreeSet::new(),
+            slow: BTreeSet::new(),
+            sweeps: 0,
+            connected: BTreeMap::new(),
+            counts: BTreeMap::new(),
+        }
+    }
+
+    /// The newest count of an object; none if no proxy here is concerned.
+    pub(super) fn get(&self, object: &ObjectRef) -> Option<&Count> {
+        self.counts.get(object)
+    }
+
+    /// Every count.
+    pub(super) fn all(&self) -> impl Iterator<Item = (&ObjectRef, &Count)> {
+        self.counts.iter()
+    }
+
+    /// What names the versions of everything that came of an object, here and now.
+    pub(super) fn digest(&self, object: &ObjectRef) -> String {
+        let mut text = String::new();
+        for (key, served) in self.index.of(&object.to_string()) {
+            let scope = key.scope.as_deref().unwrap_or_default();
+            let version = served.resource.version;
+            text += &format!("{}\0{}\0{scope}\0{version}\0", key.kind.as_str(), key.name);
+        }
+        Version::of(text.as_bytes()).to_string()
+    }
+
+    pub(super) fn note(&mut self, notice: Notice) {
+        let now = Timestamp::now();
+        match notice {
+            Notice::Commit { upserts, removals } => {
+                for (key, resource) in upserts {
+                    let concerned = self.index.put(key, resource, now);
+                    self.mark(concerned);
+                }
+                for key in removals {
+                    let concerned = self.index.remove(&key);
+                    self.mark(concerned);
+                }
+            }
+            Notice::Verdict(verdict) => self.mark(verdict.resource.origins.iter().cloned()),
+        }
+    }
+
+    /// Who came, who went and who has had the time to start concerns all that is in their views.
+    pub(super) fn sweep(&mut self, now: SystemTime) {
+        self.sweeps += 1;
+        let mut views = BTreeSet::new();
+        let mut connected = BTreeMap::new();
+        for proxy in self.registry.connected() {
+            let is_starting = is_starting(proxy.since, now);
+            let before = self.connected.remove(&proxy.id);
+            if before.is_none_or(|before| before.is_starting != is_starting) {
+                views.insert(Arc::clone(&proxy.view));
+            }
+            let view = proxy.view;
+            connected.insert(proxy.id, Known { view, is_starting });
+        }
+        let gone = std::mem::replace(&mut self.connected, connected);
+        views.extend(gone.into_values().map(|known| known.view));
+        for view in views {
+            let Some(view) = self.store.view(&view) else {
+                continue;
+            };
+            let origins: BTreeSet<Arc<str>> = view
+                .keys()
+                .iter()
+                .filter_map(|key| self.index.get(key))
+                .flat_map(|served| served.resource.origins.iter().cloned())
+                .collect();
+            self.mark(origins);
+        }
+        if self.sweeps.is_multiple_of(SLOW) {
+            self.dirty.append(&mut self.slow);
+        }
+    }
+
+    /// Counts what has to be, and returns what came out different.
+    pub(super) fn count(&mut self, now: SystemTime) -> Vec<ObjectRef> {
+        let dirty = std::mem::take(&mut self.dirty);
+        dirty
+            .into_iter()
+            .filter(|object| {
+                let count = self.counted(object, now);
+                if self.counts.get(object) == count.as_ref() {
+                    return false;
+                }
+                match count {
+                    Some(count) => self.counts.insert(object.clone(), count),
+                    None => self.counts.remove(object),
+                };
+                true
+            })
+            .collect()
+    }
+
+    fn counted(&self, object: &ObjectRef, now: SystemTime) -> Option<Count> {
+        let mut proxies: BTreeMap<ProxyId, bool> = BTreeMap::new();
+        let mut starting = BTreeSet::new();
+        let mut waiting_since: Option<Timestamp> = None;
+        let mut refusals = BTreeMap::new();
+        for (key, served) in self.index.of(&object.to_string()) {
+            for answer in self.registry.answers(&self.store, key) {
+                let version = served.resource.version;
+                let has_it = answer.acked == Some(version);
+                *proxies.entry(answer.proxy).or_insert(true) &= has_it;
+                if has_it {
+                    continue;
+                }
+                if let Some(rejection) = answer.rejection.filter(|it| it.version == version) {
+                    refusals.insert(answer.proxy, (answer.node_id, rejection.message));
+                } else if answer.acked.is_none() && is_starting(answer.since, now) {
+                    starting.insert(answer.proxy);
+                    continue;
+                }
+                waiting_since = Some(waiting_since.map_or(served.since, |it| served.since.min(it)));
+            }
+        }
+        starting.retain(|proxy| !refusals.contains_key(proxy));
+        proxies.retain(|proxy, _| !starting.contains(proxy));
+        (!proxies.is_empty()).then(|| Count {
+            digest: self.digest(object),
+            concerned: proxies.len(),
+            acked: proxies.values().filter(|has_it| **has_it).count(),
+            waiting_since,
+            refusals: refusals.into_values().collect(),
+        })
+    }
+
+    fn mark(&mut self, origins: impl IntoIterator<Item = Arc<str>>) {
+        for object in origins.into_iter().filter_map(|origin| object_of(&origin)) {
+            match object.kind {
+                Kind::Mesh => self.slow.insert(object),
+                _ => self.dirty.insert(object),
+            };
+        }
+    }
+}
+
+fn is_starting(since: SystemTime, now: SystemTime) -> bool {
+    // A clock that was set back starts nobody anew.
+    now.duration_since(since).is_ok_and(|age| age < STARTING)
+}
+
+/// The object that the text of an `ObjectRef` names.
+pub(super) fn object_of(origin: &str) -> Option<ObjectRef> {
+    let mut parts = origin.split('/');
+    let kind = parts.next()?;
+    let kind = Kind::ALL.into_iter().find(|it| it.as_str() == kind)?;
+    let (namespace, name) = match (parts.next()?, parts.next()) {
+        (namespace, Some(name)) => (namespace, name),
+        (name, None) => ("", name),
+    };
+    Some(ObjectRef::new(kind, namespace, name))
+}
