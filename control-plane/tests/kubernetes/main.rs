@@ -12,6 +12,7 @@ mod replicas;
 mod rights;
 mod scene;
 mod status;
+mod take_over;
 mod teams;
 
 use std::time::Duration;

@@ -118,6 +118,25 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
+    /// Installs the chart.
+    pub(crate) async fn of(api: ApiServer, chart: &Chart) -> Self {
+        let webhooks = Relay::start(&[]).await.unwrap();
+        let installed = chart.install(&api, webhooks.address()).await.unwrap();
+        let relay = Relay::start(&[host_of(&api.url())]).await.unwrap();
+        Self {
+            api,
+            relay,
+            webhooks,
+            installed,
+            dir: tools::scratch("scene").unwrap(),
+        }
+    }
+
+    /// Waits until admission is in force.
+    pub(crate) async fn admits(&self) {
+        self.installed.admission(&self.api).await.unwrap();
+    }
+
     /// Starts a replica, with a token of its own, behind the Service of the webhooks.
     pub(crate) async fn start_replica(&self) -> ControlPlane {
         let [webhook] = free_addresses().unwrap();
@@ -172,19 +191,10 @@ impl Scene {
         let turn = gateway_turn().unwrap();
         let port = Port::take().unwrap();
         let versions = [app("v1"), app("v2")];
-        let webhooks = Relay::start(&[]).await.unwrap();
-        let installed = chart.install(&api, webhooks.address()).await.unwrap();
-        let relay = Relay::start(&[host_of(&api.url())]).await.unwrap();
-        let cluster = Cluster {
-            api,
-            relay,
-            webhooks,
-            installed,
-            dir: tools::scratch("scene").unwrap(),
-        };
+        let cluster = Cluster::of(api, chart).await;
         let control_plane = cluster.start_replica().await;
+        cluster.admits().await;
         let api = &cluster.api;
-        cluster.installed.admission(api).await.unwrap();
 
         let gateway = port.address().port();
         api.apply(&mesh(gateway, versions)).await.unwrap();
@@ -263,7 +273,7 @@ fn host_of(url: &str) -> SocketAddr {
 }
 
 /// Starts an application that answers with its name; returns its port.
-fn app(name: &'static str) -> u16 {
+pub(crate) fn app(name: &'static str) -> u16 {
     let [listen] = free_addresses().unwrap();
     tokio::spawn(async move { app::serve_http(listen, name).await.unwrap() });
     listen.port()
