@@ -99,6 +99,27 @@ impl ControlPlane {
         Ok(control_plane)
     }
 
+    /// The same on a host of a lab, on whose loopback the API server is; it is not ready yet.
+    pub fn start_installed_on(host: &Host, installed: &Installed) -> Result<Self> {
+        let xds = SocketAddr::from((host.ip(), XDS_PORT));
+        let admin = SocketAddr::from((Ipv4Addr::LOCALHOST, ADMIN_PORT));
+        let arguments = installed.arguments(xds, admin, installed.webhook)?;
+        let mut control_plane = Self {
+            place: Some(host.clone()),
+            arguments: arguments.into_iter().map(Into::into).collect(),
+            kubeconfig: Some(installed.kubeconfig.clone()),
+            xds,
+            admin: host.loopback(ADMIN_PORT),
+            log: host
+                .dir()
+                .join(format!("{}.control-plane.log", host.name())),
+            process: None,
+            _dir: None,
+        };
+        control_plane.restart()?;
+        Ok(control_plane)
+    }
+
     fn start_on_loopback(
         source: &[OsString],
         kubeconfig: Option<PathBuf>,

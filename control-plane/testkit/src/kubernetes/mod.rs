@@ -31,6 +31,7 @@ use tokio::process::Command;
 
 use self::pki::Pki;
 use crate::{
+    hosts::Host,
     port::Port,
     process::{self, Process},
     tools,
@@ -66,6 +67,8 @@ pub enum PodState {
 /// A running API server and its etcd.
 #[derive(Debug)]
 pub struct ApiServer {
+    /// The host that it runs on, unless it is this machine.
+    place: Option<Host>,
     etcd_port: Port,
     port: Port,
     pki: Pki,
@@ -78,11 +81,21 @@ pub struct ApiServer {
 impl ApiServer {
     /// Starts etcd and the API server and waits until the latter is ready.
     pub async fn start() -> Result<Self> {
+        Self::start_at(None).await
+    }
+
+    /// Starts them on the loopback of a lab's host, where `kubectl` runs too and whatever else asks this API.
+    pub async fn start_on(host: &Host) -> Result<Self> {
+        Self::start_at(Some(host.clone())).await
+    }
+
+    async fn start_at(place: Option<Host>) -> Result<Self> {
         let dir = tools::scratch("kubernetes")?;
         let pki = Pki::create(dir.path())?;
         let [etcd_port, peer_port, port] = [Port::take()?, Port::take()?, Port::take()?];
-        let etcd = start_etcd(dir.path(), &etcd_port, &peer_port)?;
+        let etcd = start_etcd(place.as_ref(), dir.path(), &etcd_port, &peer_port)?;
         let mut server = Self {
+            place,
             etcd_port,
             port,
             pki,
@@ -111,12 +124,15 @@ impl ApiServer {
         let client = self.client().await?;
         let mut last = String::new();
         let became_ready = process
-            .wait_until("ready", START, async || match ready(&client).await {
-                Ok(()) => true,
-                Err(error) => {
-                    last = format!("{error:#}");
-                    false
-                }
+            .wait_until("ready", START, async || {
+                let ready = match &self.place {
+                    None => ready(&client).await,
+                    Some(_) => {
+                        let readyz = ["get", "--raw", "/readyz?verbose"];
+                        self.kubectl(&readyz).await.map(drop)
+                    }
+                };
+                ready.map_err(|error| last = format!("{error:#}")).is_ok()
             })
             .await;
         if became_ready.is_err() {
@@ -132,7 +148,10 @@ impl ApiServer {
     }
 
     fn start_api_server(&self) -> Result<Process> {
-        let mut command = process::command(tools::installed("kubernetes/kube-apiserver")?);
+        let mut command = command(
+            self.place.as_ref(),
+            tools::installed("kubernetes/kube-apiserver")?,
+        );
         let mut flag = |name: &str, value: &dyn AsRef<std::ffi::OsStr>| {
             command.arg(format!("--{name}")).arg(value.as_ref());
         };
@@ -185,7 +204,10 @@ impl ApiServer {
 
     /// `kubectl` as an administrator, to be given arguments and run.
     pub fn kubectl_command(&self) -> Result<Command> {
-        let mut command = Command::from(process::command(tools::installed("kubernetes/kubectl")?));
+        let mut command = Command::from(command(
+            self.place.as_ref(),
+            tools::installed("kubernetes/kubectl")?,
+        ));
         command
             .env("KUBECONFIG", self.kubeconfig())
             // Neither what a developer has set for themselves nor a cache that outlives this API.
@@ -307,9 +329,17 @@ pub async fn client(kubeconfig: &Path) -> Result<Client> {
     Ok(Client::try_from(config)?)
 }
 
-fn start_etcd(dir: &Path, client: &Port, peer: &Port) -> Result<Process> {
+/// A command on a host, or on this machine.
+fn command(place: Option<&Host>, program: PathBuf) -> std::process::Command {
+    match place {
+        Some(host) => host.command(program),
+        None => process::command(program),
+    }
+}
+
+fn start_etcd(place: Option<&Host>, dir: &Path, client: &Port, peer: &Port) -> Result<Process> {
     let [client, peer] = [client, peer].map(|port| format!("http://{}", port.address()));
-    let mut command = process::command(tools::installed("kubernetes/etcd")?);
+    let mut command = command(place, tools::installed("kubernetes/etcd")?);
     command
         .arg("--data-dir")
         .arg(dir.join("etcd"))
