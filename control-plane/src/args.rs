@@ -117,8 +117,8 @@ pub struct KubernetesArgs {
     pub watch_namespaces: Vec<String>,
 
     /// Serve nodes whose DNS name is a Service of the cluster from its EndpointSlices: Envoy sees each pod, knows
-    /// its zone and drains it, where App Mesh saw the Service's cluster IP alone. A mesh's own annotation
-    /// `evermesh.dev/endpoint-slices: "true"` or `"false"` counts more than this
+    /// its zone and drains it, where App Mesh saw the Service's cluster IP alone. The annotation
+    /// `evermesh.dev/endpoint-slices: "true"` or `"false"` of a Mesh decides for that mesh
     #[arg(long, requires = "kubernetes", env = "EVERMESH_ENDPOINT_SLICES")]
     pub endpoint_slices: bool,
 

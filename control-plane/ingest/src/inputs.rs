@@ -7,7 +7,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use evermesh_crds::{extension, v1beta2};
-use evermesh_model::{CloudMapService, CloudMapState, Kind, ObjectRef};
+use evermesh_model::{CloudMapService, CloudMapState, Kind, ObjectRef, Same};
 use k8s_openapi::api::{
     core::v1::{Namespace, Node, Pod, Service},
     discovery::v1::EndpointSlice,
@@ -67,6 +67,12 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self { slices: true }
+    }
+}
+
+impl Same for Settings {
+    fn same(&self, other: &Self) -> bool {
+        self == other
     }
 }
 

@@ -12,6 +12,7 @@
 pub mod admission;
 mod build;
 mod cloud_map;
+mod conflict;
 mod directory;
 mod endpoints;
 mod expression;

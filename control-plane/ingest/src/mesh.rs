@@ -17,6 +17,9 @@ use crate::{
     values,
 };
 
+/// The annotation of a mesh that decides, for this mesh, what [`crate::Settings::slices`] decides for all.
+const ENDPOINT_SLICES: &str = "evermesh.dev/endpoint-slices";
+
 /// A mesh and the namespaces it selects.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct MeshDraft {
@@ -57,10 +60,28 @@ pub(crate) fn draft(object: &ObjectRef, mesh: &v1beta2::Mesh) -> Checked<MeshDra
                 v1beta2::IpPreference::Ipv4Only => IpPreference::Ipv4Only,
                 v1beta2::IpPreference::Ipv6Only => IpPreference::Ipv6Only,
             }),
+            endpoint_slices: endpoint_slices(mesh, &mut problems),
         },
         selector: namespace_selector.clone(),
     });
     Checked::new(value, problems)
+}
+
+/// What the annotation says, if it says anything.
+fn endpoint_slices(mesh: &v1beta2::Mesh, problems: &mut Problems<'_>) -> Option<bool> {
+    let annotations = mesh.metadata.annotations.as_ref()?;
+    let text = annotations.get(ENDPOINT_SLICES)?;
+    text.parse().map_or_else(
+        |_neither| {
+            problems.add(
+                FieldPath::root().field("metadata.annotations").key(ENDPOINT_SLICES),
+                Reason::InvalidValue,
+                format!("`{text}` is neither `true` nor `false`, so the setting of the control plane holds"),
+            );
+            None
+        },
+        Some,
+    )
 }
 
 /// Every mesh that is served.

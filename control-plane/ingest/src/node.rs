@@ -17,7 +17,7 @@ use evermesh_model::{
 };
 
 use crate::{
-    admission,
+    Settings, admission,
     directory::{Directory, Draft, Face, Found, Name, Reference, unique_ports},
     membership::Membership,
     security, slices,
@@ -32,6 +32,8 @@ pub(crate) struct NodeDraft {
     object: ObjectRef,
     listeners: Vec<Listener>,
     discovery: Option<Discovery>,
+    /// What its mesh says of slices.
+    slices: Option<bool>,
     backends: Vec<(usize, Reference)>,
 }
 
@@ -119,6 +121,7 @@ fn try_draft(
         discovery: service_discovery
             .as_ref()
             .and_then(|discovery| read_discovery(discovery, problems)),
+        slices: mesh.endpoint_slices,
         backends: read_backends(
             backends.as_deref().unwrap_or_default(),
             backend_defaults.as_ref(),
@@ -375,9 +378,11 @@ pub(crate) fn find(
     draft: &NodeDraft,
     services: &Directory<ServiceName>,
     with_slices: &BTreeSet<ObjectRef>,
+    settings: Settings,
 ) -> NodeFinds {
+    let is_from_slices = draft.slices.unwrap_or(settings.slices);
     let discovery = match &draft.discovery {
-        Some(Discovery::Dns { hostname, .. }) => {
+        Some(Discovery::Dns { hostname, .. }) if is_from_slices => {
             slices::find_service(hostname, &draft.object.namespace, with_slices)
                 .map(|service| Discovery::Slices {
                     namespace: service.namespace,

@@ -13,6 +13,7 @@ use evermesh_model::{
     problem::FieldPath,
     route::{HttpMatch, HttpRule, RetryEvent, RetryPolicy, TcpRule},
 };
+use k8s_openapi::jiff::Timestamp;
 
 use crate::{
     admission,
@@ -30,6 +31,8 @@ pub(crate) struct RouteDraft {
     /// Where its name stands.
     pub(crate) name_field: FieldPath,
     priority: Option<u32>,
+    /// When the object was created, if the cluster says so.
+    created: Option<Timestamp>,
     /// `match.port`
     port: Option<u16>,
     rule: RuleDraft,
@@ -66,8 +69,9 @@ impl RouteDraft {
         }
     }
 
-    /// The order in which routes are tried: see [`matches::precedence`]; then inline routes before Route
-    /// objects, then by name and namespace.
+    /// The order in which routes are tried: see [`matches::precedence`]; then inline routes before Route objects,
+    /// older objects before younger ones (nobody takes over another's traffic with a new object), then by name and
+    /// namespace.
     pub(crate) fn precedence(&self) -> impl Ord + use<'_> {
         let matches = match &self.rule {
             RuleDraft::Http { matches, .. } => Some(matches),
@@ -75,10 +79,24 @@ impl RouteDraft {
         };
         (
             matches::precedence(self.priority, matches),
+            self.seniority(),
+        )
+    }
+
+    /// Of two routes that want the same, the one that has it.
+    pub(crate) fn seniority(&self) -> impl Ord + use<'_> {
+        (
             self.object.kind == Kind::Route,
+            self.created.is_none(),
+            self.created,
             &self.name,
             &self.object.namespace,
         )
+    }
+
+    /// `httpRoute`, `http2Route`, `grpcRoute` or `tcpRoute`, wherever it stands.
+    pub(crate) const fn field(&self) -> &FieldPath {
+        &self.field
     }
 
     /// The nodes it refers to.
@@ -162,6 +180,11 @@ pub(crate) fn draft(object: &ObjectRef, route: &extension::Route) -> Checked<Rou
         &FieldPath::spec(),
         &mut problems,
     );
+    let created = route.metadata.creation_timestamp.as_ref();
+    let value = value.map(|draft| RouteDraft {
+        created: created.map(|time| time.0),
+        ..draft
+    });
     Checked::new(value, problems)
 }
 
@@ -229,6 +252,7 @@ fn read(
         object: problems.object().clone(),
         name_field,
         priority,
+        created: None,
         port,
         rule,
         field,

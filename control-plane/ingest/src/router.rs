@@ -14,7 +14,7 @@ use evermesh_model::{
 };
 
 use crate::{
-    admission,
+    admission, conflict,
     directory::{Directory, Draft, Face, unique_ports},
     membership::Membership,
     route::{self, Nodes, RouteDraft},
@@ -119,8 +119,8 @@ pub(crate) fn find(
 
 /// Merges the router's own routes with the `Route` objects, orders and completes them.
 ///
-/// Of two routes with one name an inline one counts, else the one whose namespace comes first. The order is
-/// that of [`RouteDraft::precedence`].
+/// Of two routes with one name an inline one counts, else the older one, else the one whose namespace comes first. The
+/// order is that of [`RouteDraft::precedence`].
 pub(crate) fn resolve(
     draft: &RouterDraft,
     objects: &[Arc<RouteDraft>],
@@ -128,11 +128,9 @@ pub(crate) fn resolve(
 ) -> Checked<VirtualRouter> {
     let mut problems = Problems::of(&draft.object);
     let mut by_name: BTreeMap<&str, &RouteDraft> = BTreeMap::new();
-    for route in draft
-        .routes
-        .iter()
-        .chain(objects.iter().map(|route| &**route))
-    {
+    let mut objects: Vec<&RouteDraft> = objects.iter().map(|route| &**route).collect();
+    objects.sort_by(|one, other| one.seniority().cmp(&other.seniority()));
+    for route in draft.routes.iter().chain(objects) {
         let Some(first) = by_name.get(&*route.name) else {
             by_name.insert(&route.name, route);
             continue;
@@ -150,15 +148,19 @@ pub(crate) fn resolve(
     }
     let mut routes: Vec<&RouteDraft> = by_name.into_values().collect();
     routes.sort_by(|one, other| one.precedence().cmp(&other.precedence()));
-    let routes: Vec<Arc<Route>> = routes
+    let routes: Vec<(Arc<Route>, &FieldPath)> = routes
         .into_iter()
         .filter_map(|route| {
             let mut of_route = Problems::of(&route.object);
             let resolved = route::resolve(route, &draft.listeners, nodes, &mut of_route);
             problems.extend(of_route.into_list());
-            resolved.map(Arc::new)
+            Some((Arc::new(resolved?), route.field()))
         })
         .collect();
+    problems.extend(conflict::unreached(
+        routes.iter().map(|(route, field)| (route, *field)),
+    ));
+    let routes = routes.into_iter().map(|(route, _)| route).collect();
     let value = VirtualRouter {
         name: draft.name.clone(),
         object: draft.object.clone(),

@@ -17,6 +17,10 @@ pub struct Mesh {
     pub egress: EgressFilter,
     /// The IP family of discovery and listeners, if the user chose one.
     pub ip_preference: Option<IpPreference>,
+    /// Whether a DNS name that means a Service of the cluster is served from its EndpointSlices, if the user chose for
+    /// this mesh.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub endpoint_slices: Option<bool>,
 }
 
 /// App Mesh `egressFilter.type`.

@@ -134,6 +134,9 @@ pub enum Reason {
     DuplicateHostname,
     /// Two routes of one router have the same name. An inline route wins over a Route object.
     DuplicateRoute,
+    /// Two routes of one router take the same requests. The one with the smaller priority counts, then an inline one,
+    /// then the older object.
+    DuplicateMatch,
     /// Two listeners of one object have the same port. The first counts.
     DuplicateListener,
     /// A backend is listed twice.
@@ -192,6 +195,7 @@ impl Reason {
             | Self::DuplicateName
             | Self::DuplicateHostname
             | Self::DuplicateRoute
+            | Self::DuplicateMatch
             | Self::DuplicateListener
             | Self::PortNotFound
             | Self::PortRequired
@@ -232,6 +236,12 @@ impl FieldPath {
         } else {
             Self(format!("{}.{name}", self.0))
         }
+    }
+
+    /// The value of this key of a map, where the key is no name.
+    #[must_use]
+    pub fn key(&self, key: &str) -> Self {
+        Self(format!("{}[{key}]", self.0))
     }
 
     /// An item of this list, from 0.

@@ -11,6 +11,7 @@ mod index;
 pub(crate) mod lease;
 mod naming;
 pub(crate) mod peers;
+mod queue;
 pub(crate) mod status;
 mod tally;
 mod write;

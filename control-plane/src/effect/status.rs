@@ -34,6 +34,7 @@ use super::{
     lease::Leader,
     naming::Naming,
     peers::{Heard, Peers, Voice},
+    queue::Queue,
     tally::Tally,
     write::Write,
 };
@@ -50,6 +51,8 @@ const SWEEP: Duration = Duration::from_secs(1);
 const SLOW: u64 = 5;
 /// Writes at a time.
 const WRITES: usize = 8;
+/// Objects taken up at a look: none waits long behind others, however many there are.
+const OBJECTS: usize = 64;
 /// How long a new leader listens to the other replicas before it writes.
 const LISTENING: Duration = Duration::from_secs(3);
 
@@ -117,7 +120,8 @@ pub(crate) async fn run(
         peers: Peers::default(),
         voice: Voice::default(),
         naming: Naming::new(region, account),
-        dirty: BTreeSet::new(),
+        dirty: Queue::default(),
+        backlog: Queue::default(),
         slow: BTreeSet::new(),
         ripe: BTreeSet::new(),
         problems: BTreeMap::new(),
@@ -167,7 +171,9 @@ struct Writer {
     voice: Voice,
     naming: Naming,
     /// Objects whose status may have to change.
-    dirty: BTreeSet<ObjectRef>,
+    dirty: Queue,
+    /// Objects to be looked at once, when there is nothing newer: every one, when a replica begins to lead.
+    backlog: Queue,
     /// Those of which only words would change, and those that could not be written.
     slow: BTreeSet<ObjectRef>,
     /// Those whose words may be written now.
@@ -188,8 +194,9 @@ impl Writer {
         self.tally.sweep(SystemTime::now());
         self.dirty.extend(self.peers.forget(Instant::now()));
         if is_slow_due {
-            self.ripe = std::mem::take(&mut self.slow);
-            self.dirty.extend(self.ripe.iter().cloned());
+            let ripe = std::mem::take(&mut self.slow);
+            self.backlog.extend(ripe.iter().cloned());
+            self.ripe.extend(ripe);
         }
         let Leader::Other {
             identity,
@@ -224,13 +231,12 @@ impl Writer {
         match (leads, self.leads) {
             (true, None) => {
                 tracing::info!("this replica writes status from now on");
-                let all = self.observed.all();
-                self.dirty.extend(all.into_iter().map(|(object, _)| object));
                 self.leads = Some(Instant::now());
             }
             (false, _) => {
                 self.leads = None;
-                self.dirty.clear();
+                self.dirty = Queue::default();
+                self.backlog = Queue::default();
                 self.slow.clear();
                 self.written.clear();
                 return;
@@ -238,13 +244,23 @@ impl Writer {
             (true, Some(_)) => {}
         }
         let is_listening = self.leads.is_some_and(|since| since.elapsed() < LISTENING);
-        if is_listening || !published.waiting_for.is_empty() || self.dirty.is_empty() {
+        if is_listening || !published.waiting_for.is_empty() {
+            // All of it is old news by then.
+            let all = self.observed.all();
+            self.backlog
+                .extend(all.into_iter().map(|(object, _)| object));
+            self.dirty = Queue::default();
+            return;
+        }
+        let mut objects = self.dirty.take(OBJECTS);
+        objects.extend(self.backlog.take(OBJECTS - objects.len()));
+        if objects.is_empty() {
             return;
         }
         self.naming.follow(&published.graph);
-        let mut later = BTreeSet::new();
+        let mut later = Vec::new();
         let mut writes = Vec::new();
-        for object in std::mem::take(&mut self.dirty) {
+        for object in objects {
             let Some(observation) = self.observed.get(&object) else {
                 self.written.remove(&object);
                 continue;
@@ -252,13 +268,12 @@ impl Writer {
             let place = observation.place;
             let seen = published.places.get(&place.watch).copied();
             if seen.unwrap_or_default() < place.count {
-                later.insert(object);
+                later.push(object);
                 continue;
             }
             writes.extend(self.due(&object, &observation));
         }
-        self.dirty = later;
-        self.ripe.clear();
+        self.dirty.extend(later);
         self.write(writes).await;
     }
 
@@ -313,11 +328,12 @@ impl Writer {
             weights: facets.weights,
         };
         let status = condition::status(object.kind, &facts, current, Timestamp::now())?;
+        let is_ripe = self.ripe.remove(object);
         if status == *current {
             return None;
         }
         let can_wait = condition::differs_in_words_only(current, &status);
-        if can_wait && !self.ripe.contains(object) {
+        if can_wait && !is_ripe {
             self.slow.insert(object.clone());
             return None;
         }

@@ -11,16 +11,22 @@ use super::{
 };
 use crate::{
     directory::{Directory, Face},
-    inputs::Inputs,
+    inputs::{Inputs, Settings},
     node::{self, NodeDraft, NodeFinds},
     stage::{Findings, Once, Stage, Turned},
 };
 
-type FindInput = (Arc<NodeDraft>, ServiceFaces, Arc<BTreeSet<ObjectRef>>);
+type FindInput = (
+    Arc<NodeDraft>,
+    ServiceFaces,
+    Arc<BTreeSet<ObjectRef>>,
+    Settings,
+);
 type TurnInput = (
     Drafts<ResourceName, NodeDraft>,
     ServiceFaces,
     Arc<BTreeSet<ObjectRef>>,
+    Settings,
 );
 
 /// The memory of these stages.
@@ -63,24 +69,29 @@ impl NodeMemo {
         services: ServiceFaces,
     ) -> Values<ResourceName, VirtualNode> {
         let with_slices = inputs.endpoint_slices.by_owner().keys();
-        let with_slices = with_slices.filter(|_| inputs.settings.slices);
         if !self.with_slices.iter().eq(with_slices.clone()) {
             self.with_slices = Arc::new(with_slices.cloned().collect());
         }
         let (finds, resolved) = (&mut self.finds, &mut self.resolved);
         self.turned.turn(
-            (drafts, services, Arc::clone(&self.with_slices)),
-            |(drafts, services, with_slices)| {
+            (
+                drafts,
+                services,
+                Arc::clone(&self.with_slices),
+                inputs.settings,
+            ),
+            |(drafts, services, with_slices, settings)| {
                 let inputs = drafts.values.iter().map(|(name, draft)| {
                     let input = (
                         Arc::clone(draft),
                         Arc::clone(services),
                         Arc::clone(with_slices),
+                        *settings,
                     );
                     (name.clone(), input)
                 });
-                let finds = finds.turn(inputs, |_, (draft, services, with_slices)| {
-                    node::find(draft, services, with_slices)
+                let finds = finds.turn(inputs, |_, (draft, services, with_slices, settings)| {
+                    node::find(draft, services, with_slices, *settings)
                 });
                 let inputs = drafts
                     .values
