@@ -87,11 +87,12 @@ async fn two_replicas_are_one_control_plane() {
     assert_eq!(held(&other).await, before);
     scene.api.apply(&route([0, 100])).await.unwrap();
     eventually("a shift by the other", async || {
-        scene.answer().await == "v2"
+        count("evermesh_xds_resources_total").await > 0
     })
     .await;
-    assert_eq!(count("evermesh_xds_resources_total").await, 1);
     eventually("a status of it", async || is_current(&scene).await).await;
+    assert_eq!(count("evermesh_xds_resources_total").await, 1);
+    assert_eq!(scene.answer().await, "v2");
     assert_eq!(writers(&scene).len(), 1, "it serves, and does not write");
 
     // The one that leads is killed.
@@ -103,7 +104,7 @@ async fn two_replicas_are_one_control_plane() {
     println!("a status {took:?} after the leader was killed");
     assert!(took < TAKES_OVER, "{took:?}");
     assert_eq!(writers(&scene).len(), 2);
-    assert_eq!(scene.answer().await, "v1");
+    eventually("the other's answer", async || scene.answer().await == "v1").await;
 
     stop.send(()).unwrap();
     let tally = traffic.await.unwrap();
