@@ -6,15 +6,20 @@ SHELL := bash
 
 CARGO_DENY := 0.20.2
 
-.PHONY: help run test check bench images setup
+.PHONY: help run run-api test check bench images setup
 
 help: ## Says what there is
-	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## /make \1\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /make \1\t/' | expand -t 14
 
 run: setup ## Plays a canary release on this machine: hosts, real Envoys, 200 requests a second, about a minute
 	@echo '==> Building (the first time takes a few minutes)'
 	@cargo build --locked -p evermesh -p evermesh-testkit --bins
 	@target/debug/evermesh-demo
+
+run-api: setup ## The same with kubectl: on a real Kubernetes API server, by the chart's rights, with admission in force
+	@echo '==> Building (the first time takes a few minutes)'
+	@cargo build --locked -p evermesh -p evermesh-testkit --bins
+	@target/debug/evermesh-demo --kubernetes
 
 test: setup ## All tests, with real Envoys, Cloud Map and hosts
 	@echo '==> Testing'

@@ -14,6 +14,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::{
+    chart::Installed,
     hosts::Host,
     http::Address,
     process::{self, Process},
@@ -73,18 +74,58 @@ impl ControlPlane {
         Self::start_on_loopback(&source, Some(kubeconfig.to_owned()), arguments)
     }
 
+    /// Starts a control plane on loopback as an installed chart would, by this kubeconfig; it is not ready yet.
+    ///
+    /// It serves its webhooks at `webhook`, which need not be where the API server calls them.
+    pub fn start_installed(
+        installed: &Installed,
+        kubeconfig: &Path,
+        webhook: SocketAddr,
+    ) -> Result<Self> {
+        let [xds, admin] = free_addresses()?;
+        let arguments = installed.arguments(xds, admin, webhook)?;
+        let dir = tools::scratch("control-plane")?;
+        let mut control_plane = Self {
+            place: None,
+            arguments: arguments.into_iter().map(Into::into).collect(),
+            kubeconfig: Some(kubeconfig.to_owned()),
+            xds,
+            admin: Address::Tcp(admin),
+            log: dir.path().join("log"),
+            process: None,
+            _dir: Some(dir),
+        };
+        control_plane.restart()?;
+        Ok(control_plane)
+    }
+
+    /// The same on a host of a lab, on whose loopback the API server is; it is not ready yet.
+    pub fn start_installed_on(host: &Host, installed: &Installed) -> Result<Self> {
+        let xds = SocketAddr::from((host.ip(), XDS_PORT));
+        let admin = SocketAddr::from((Ipv4Addr::LOCALHOST, ADMIN_PORT));
+        let arguments = installed.arguments(xds, admin, installed.webhook)?;
+        let mut control_plane = Self {
+            place: Some(host.clone()),
+            arguments: arguments.into_iter().map(Into::into).collect(),
+            kubeconfig: Some(installed.kubeconfig.clone()),
+            xds,
+            admin: host.loopback(ADMIN_PORT),
+            log: host
+                .dir()
+                .join(format!("{}.control-plane.log", host.name())),
+            process: None,
+            _dir: None,
+        };
+        control_plane.restart()?;
+        Ok(control_plane)
+    }
+
     fn start_on_loopback(
         source: &[OsString],
         kubeconfig: Option<PathBuf>,
         arguments: &[&str],
     ) -> Result<Self> {
-        // Held until the end of the function only: another process may take them, which no test does.
-        let sockets = [
-            TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?,
-            TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?,
-        ];
-        let [xds, admin] = [sockets[0].local_addr()?, sockets[1].local_addr()?];
-        drop(sockets);
+        let [xds, admin] = free_addresses()?;
         let dir = tools::scratch("control-plane")?;
         let mut control_plane = Self {
             place: None,
@@ -203,6 +244,20 @@ impl ControlPlane {
         let value = value.with_context(|| format!("there is no metric {name}"))?;
         Ok(value.parse()?)
     }
+}
+
+/// Addresses on loopback where nobody listens.
+///
+/// Held until the end of the function only: another process may take them, which no test does.
+pub fn free_addresses<const N: usize>() -> Result<[SocketAddr; N]> {
+    let mut sockets = Vec::new();
+    let mut addresses = [SocketAddr::from((Ipv4Addr::LOCALHOST, 0)); N];
+    for address in &mut addresses {
+        let socket = TcpListener::bind(*address)?;
+        *address = socket.local_addr()?;
+        sockets.push(socket);
+    }
+    Ok(addresses)
 }
 
 fn arguments_of(

@@ -1,7 +1,7 @@
 //! A real Envoy: start it, ask it, judge a configuration with it.
 
 use std::{
-    fs,
+    fs::{self, File},
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
@@ -182,6 +182,16 @@ impl Envoy {
             &self.admin.get("/clusters?format=json").await?,
         )?)
     }
+}
+
+/// Waits for the right to run the Envoy of a virtual gateway outside of a lab, which lasts as long as the file is open.
+///
+/// Such Envoys talk to themselves on a port that App Mesh has fixed, and listeners share ports: on one machine, two of
+/// them would take each other's requests.
+pub fn gateway_turn() -> Result<File> {
+    let file = File::create(std::env::temp_dir().join("evermesh-gateway.lock"))?;
+    file.lock()?;
+    Ok(file)
 }
 
 /// Lets Envoy judge a bootstrap, YAML or JSON, without running it; the error holds Envoy's own words.

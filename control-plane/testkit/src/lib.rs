@@ -10,8 +10,10 @@
 
 pub mod app;
 pub mod canary;
+pub mod chart;
 pub mod chi_square;
 pub mod control_plane;
+pub mod dns;
 pub mod envoy;
 pub mod hosts;
 pub mod http;
@@ -19,6 +21,8 @@ pub mod interception;
 pub mod kubernetes;
 pub mod load;
 pub mod moto;
+pub mod port;
 pub mod process;
+pub mod relay;
 pub mod static_bootstrap;
 pub mod tools;

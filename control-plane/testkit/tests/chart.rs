@@ -4,14 +4,15 @@
 
 use std::{
     fs,
-    path::{Path, PathBuf},
     process::Command,
     time::{Duration, Instant},
 };
 
-use evermesh_testkit::{kubernetes::ApiServer, process, tools};
-
-const NAMESPACE: &str = "appmesh-system";
+use evermesh_testkit::{
+    chart::{self, NAMESPACE, old_values},
+    kubernetes::ApiServer,
+    process, tools,
+};
 
 /// What cert-manager would have defined.
 const CERT_MANAGER: &str = "
@@ -42,25 +43,14 @@ spec:
     schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}
 ";
 
-fn chart() -> PathBuf {
-    tools::workspace().unwrap().join("deploy/chart/evermesh")
-}
-
-fn old_values() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/chart/appmesh-controller.yaml")
-}
-
 /// Helm, on the chart, with further arguments.
 fn helm(action: &[&str], arguments: &[&str]) -> Command {
-    let mut command = Command::new(tools::installed("kubernetes/helm").unwrap());
-    command.args(action).arg(chart()).args(arguments);
-    command
+    chart::helm(action, arguments).unwrap()
 }
 
 /// What the chart renders as the release `evermesh`.
 fn render(arguments: &[&str]) -> String {
-    let version = ["--namespace", NAMESPACE, "--kube-version", "1.36.0"];
-    process::run(helm(&["template", "evermesh"], &version).args(arguments)).unwrap()
+    chart::render(arguments).unwrap()
 }
 
 /// An API server with what is there before the chart is installed.
@@ -68,17 +58,11 @@ async fn api_server() -> ApiServer {
     let api = ApiServer::start().await.unwrap();
     api.create_namespace(NAMESPACE).await.unwrap();
     // Those that the chart brings.
-    api.apply_path(&chart().join("crds")).await.unwrap();
+    api.apply_path(&chart::path().unwrap().join("crds"))
+        .await
+        .unwrap();
     api.apply(CERT_MANAGER).await.unwrap();
-    api.kubectl(&[
-        "wait",
-        "--for=condition=Established",
-        "--timeout=30s",
-        "crd",
-        "--all",
-    ])
-    .await
-    .unwrap();
+    api.established().await.unwrap();
     api
 }
 
@@ -110,7 +94,7 @@ async fn the_api_server_takes_what_it_renders() {
     let old = old_values();
     let everything = [
         "--set",
-        "networkPolicy.enabled=true,watchNamespaces={a,b},cloudMap.enabled=true,region=us-west-2,env.A=1",
+        "networkPolicy.enabled=true,watchNamespaces={a,b},region=us-west-2,env.A=1",
         "--set-json",
         r#"networkPolicy.adminFrom=[{"namespaceSelector": {}}]"#,
     ];
@@ -195,7 +179,7 @@ async fn old_values_are_mapped_and_what_is_ignored_is_named() {
         "replicas: 1\n",
         "--aws-region=us-west-2\n",
         "--aws-account-id=012345678901\"\n",
-        "--cloud-map\n",
+        "name: AWS_REGION\n",
         "--log=debug\n",
         "name: AWS_USE_FIPS_ENDPOINT\n",
         "serviceAccountName: appmesh-controller\n",

@@ -4,10 +4,8 @@ use std::{process::Command, time::Duration};
 
 use serde_json::Value;
 
-use evermesh_testkit::control_plane::ControlPlane;
-
 use crate::{
-    LEADER_ELECTION, Scene, eventually,
+    Scene, eventually,
     proxy::{Answers, Proxy},
     route,
 };
@@ -164,6 +162,7 @@ async fn a_status_is_true_only_when_the_proxies_say_so() {
         before["metadata"]["resourceVersion"],
         after["metadata"]["resourceVersion"]
     );
+    assert_eq!(scene.forbidden(), [""; 0]);
 }
 
 #[tokio::test]
@@ -194,15 +193,14 @@ async fn what_the_old_controller_left_behind_can_be_deleted() {
         let arguments = ["delete", object, "--namespace=shop", "--timeout=30s"];
         scene.api.kubectl(&arguments).await.unwrap();
     }
+    assert_eq!(scene.forbidden(), [""; 0]);
 }
 
 #[tokio::test]
 async fn every_proxy_counts_on_whichever_replica() {
     let scene = Scene::build().await;
     becomes(&scene, "Programmed", "True", "Programmed").await;
-    let mut other =
-        ControlPlane::start_on_cluster(scene.cut.kubeconfig(), &LEADER_ELECTION).unwrap();
-    other.ready().await.unwrap();
+    let other = scene.start_replica().await;
     let mut weight = 0;
     let mut shift = async || {
         weight += 10;
@@ -246,4 +244,5 @@ async fn every_proxy_counts_on_whichever_replica() {
         drop(proxy);
         counts("1/1 proxies have accepted it").await;
     }
+    assert_eq!(scene.forbidden(), [""; 0]);
 }

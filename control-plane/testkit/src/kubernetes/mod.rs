@@ -9,8 +9,8 @@
 //!
 //! Must not know what Evermesh installs: tests apply it.
 
+mod accounts;
 mod pki;
-mod port;
 
 use std::{
     fs,
@@ -29,14 +29,29 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::process::Command;
 
-use self::{pki::Pki, port::Port};
+use self::pki::Pki;
 use crate::{
+    hosts::Host,
+    port::Port,
     process::{self, Process},
     tools,
 };
 
 /// Until everything is ready, on a busy machine.
 const START: Duration = Duration::from_mins(1);
+
+/// Every request once, when it was answered or when its watch ended.
+fn audit_policy() -> Value {
+    json!({
+        "apiVersion": "audit.k8s.io/v1",
+        "kind": "Policy",
+        "omitStages": ["RequestReceived", "ResponseStarted"],
+        "rules": [{"level": "Metadata"}],
+    })
+}
+
+/// Where the API server writes it.
+const AUDIT_LOG: &str = "audit.log";
 
 /// How far a pod has come, by what its status says.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -52,6 +67,8 @@ pub enum PodState {
 /// A running API server and its etcd.
 #[derive(Debug)]
 pub struct ApiServer {
+    /// The host that it runs on, unless it is this machine.
+    place: Option<Host>,
     etcd_port: Port,
     port: Port,
     pki: Pki,
@@ -64,11 +81,21 @@ pub struct ApiServer {
 impl ApiServer {
     /// Starts etcd and the API server and waits until the latter is ready.
     pub async fn start() -> Result<Self> {
+        Self::start_at(None).await
+    }
+
+    /// Starts them on the loopback of a lab's host, where `kubectl` runs too and whatever else asks this API.
+    pub async fn start_on(host: &Host) -> Result<Self> {
+        Self::start_at(Some(host.clone())).await
+    }
+
+    async fn start_at(place: Option<Host>) -> Result<Self> {
         let dir = tools::scratch("kubernetes")?;
         let pki = Pki::create(dir.path())?;
         let [etcd_port, peer_port, port] = [Port::take()?, Port::take()?, Port::take()?];
-        let etcd = start_etcd(dir.path(), &etcd_port, &peer_port)?;
+        let etcd = start_etcd(place.as_ref(), dir.path(), &etcd_port, &peer_port)?;
         let mut server = Self {
+            place,
             etcd_port,
             port,
             pki,
@@ -97,12 +124,15 @@ impl ApiServer {
         let client = self.client().await?;
         let mut last = String::new();
         let became_ready = process
-            .wait_until("ready", START, async || match ready(&client).await {
-                Ok(()) => true,
-                Err(error) => {
-                    last = format!("{error:#}");
-                    false
-                }
+            .wait_until("ready", START, async || {
+                let ready = match &self.place {
+                    None => ready(&client).await,
+                    Some(_) => {
+                        let readyz = ["get", "--raw", "/readyz?verbose"];
+                        self.kubectl(&readyz).await.map(drop)
+                    }
+                };
+                ready.map_err(|error| last = format!("{error:#}")).is_ok()
             })
             .await;
         if became_ready.is_err() {
@@ -118,7 +148,10 @@ impl ApiServer {
     }
 
     fn start_api_server(&self) -> Result<Process> {
-        let mut command = process::command(tools::installed("kubernetes/kube-apiserver")?);
+        let mut command = command(
+            self.place.as_ref(),
+            tools::installed("kubernetes/kube-apiserver")?,
+        );
         let mut flag = |name: &str, value: &dyn AsRef<std::ffi::OsStr>| {
             command.arg(format!("--{name}")).arg(value.as_ref());
         };
@@ -142,6 +175,10 @@ impl ApiServer {
         );
         flag("authorization-mode", &"Node,RBAC");
         flag("service-cluster-ip-range", &"10.96.0.0/16");
+        let policy = self.dir.path().join("audit-policy.yaml");
+        fs::write(&policy, audit_policy().to_string())?;
+        flag("audit-policy-file", &policy);
+        flag("audit-log-path", &self.dir.path().join(AUDIT_LOG));
         command.args(["--allow-privileged=true", "--permit-port-sharing=true"]);
         Process::spawn(
             "kube-apiserver",
@@ -167,7 +204,10 @@ impl ApiServer {
 
     /// `kubectl` as an administrator, to be given arguments and run.
     pub fn kubectl_command(&self) -> Result<Command> {
-        let mut command = Command::from(process::command(tools::installed("kubernetes/kubectl")?));
+        let mut command = Command::from(command(
+            self.place.as_ref(),
+            tools::installed("kubernetes/kubectl")?,
+        ));
         command
             .env("KUBECONFIG", self.kubeconfig())
             // Neither what a developer has set for themselves nor a cache that outlives this API.
@@ -214,6 +254,11 @@ impl ApiServer {
     pub async fn install_crds(&self) -> Result<()> {
         self.apply_path(&tools::workspace()?.join("crds/yaml"))
             .await?;
+        self.established().await
+    }
+
+    /// Waits until the API serves every kind that is defined.
+    pub async fn established(&self) -> Result<()> {
         self.kubectl(&[
             "wait",
             "--for=condition=Established",
@@ -233,25 +278,6 @@ impl ApiServer {
         ];
         self.apply(&objects.map(|object| object.to_string()).join("\n---\n"))
             .await
-    }
-
-    /// The kubeconfig of a service account that exists, with a token good for a day and the rights that RBAC gives it.
-    pub async fn service_account_kubeconfig(&self, namespace: &str, name: &str) -> Result<PathBuf> {
-        let token = self
-            .kubectl(&[
-                "create",
-                "token",
-                name,
-                "--namespace",
-                namespace,
-                "--duration",
-                "24h",
-            ])
-            .await?;
-        self.write_kubeconfig(
-            &format!("{namespace}.{name}"),
-            &json!({"token": token.trim()}),
-        )
     }
 
     /// Sets what a kubelet would say of a pod: its address, and how far it has come.
@@ -294,22 +320,6 @@ impl ApiServer {
         .await?;
         Ok(())
     }
-
-    fn write_kubeconfig(&self, name: &str, user: &Value) -> Result<PathBuf> {
-        let path = self.dir.path().join(format!("{name}.kubeconfig"));
-        let cluster =
-            json!({"server": self.url(), "certificate-authority": self.pki.file("ca.crt")});
-        let config = json!({
-            "apiVersion": "v1",
-            "kind": "Config",
-            "clusters": [{"name": "test", "cluster": cluster}],
-            "users": [{"name": name, "user": user}],
-            "contexts": [{"name": "test", "context": {"cluster": "test", "user": name}}],
-            "current-context": "test",
-        });
-        fs::write(&path, config.to_string())?;
-        Ok(path)
-    }
 }
 
 /// A client by a kubeconfig, such as a service account's.
@@ -319,9 +329,17 @@ pub async fn client(kubeconfig: &Path) -> Result<Client> {
     Ok(Client::try_from(config)?)
 }
 
-fn start_etcd(dir: &Path, client: &Port, peer: &Port) -> Result<Process> {
+/// A command on a host, or on this machine.
+fn command(place: Option<&Host>, program: PathBuf) -> std::process::Command {
+    match place {
+        Some(host) => host.command(program),
+        None => process::command(program),
+    }
+}
+
+fn start_etcd(place: Option<&Host>, dir: &Path, client: &Port, peer: &Port) -> Result<Process> {
     let [client, peer] = [client, peer].map(|port| format!("http://{}", port.address()));
-    let mut command = process::command(tools::installed("kubernetes/etcd")?);
+    let mut command = command(place, tools::installed("kubernetes/etcd")?);
     command
         .arg("--data-dir")
         .arg(dir.join("etcd"))

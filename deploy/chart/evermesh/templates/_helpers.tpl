@@ -51,12 +51,6 @@ evermesh:{{ .Chart.AppVersion }}
 {{- if or .Values.certManager.enabled .Values.enableCertManager }}true{{ end }}
 {{- end }}
 
-{{- define "evermesh.cloudMap" -}}
-{{- if kindIs "bool" .Values.cloudMap.enabled }}
-{{- if .Values.cloudMap.enabled }}true{{ end }}
-{{- else if .Values.region }}true{{ end }}
-{{- end }}
-
 {{- /* The one place where values become the arguments of the program. */}}
 {{- define "evermesh.arguments" -}}
 - serve
@@ -65,14 +59,19 @@ evermesh:{{ .Chart.AppVersion }}
 - --admin-address=0.0.0.0:18080
 - --webhook-address=0.0.0.0:9443
 - --webhook-service={{ .Release.Namespace }}/{{ include "evermesh.fullname" . }}-webhook
-- --webhook-secret={{ include "evermesh.fullname" . }}-webhook
+{{- if include "evermesh.certManager" . }}
+- --webhook-certificates=/etc/evermesh/webhook
+{{- else }}
+- --webhook-secret={{ .Release.Namespace }}/{{ include "evermesh.fullname" . }}-webhook
+{{- end }}
 - --leader-election-namespace={{ .Release.Namespace }}
+- --advertise-address=$(POD_IP):18080
 - --log={{ .Values.log.level }}
 {{- range .Values.watchNamespaces }}
 - --watch-namespace={{ . }}
 {{- end }}
-{{- if include "evermesh.cloudMap" . }}
-- --cloud-map
+{{- if .Values.cloudMap.registration }}
+- --cloud-map-registration
 {{- end }}
 {{- with .Values.region }}
 - --aws-region={{ . }}

@@ -1,4 +1,5 @@
 //! `make run`: a canary release on real hosts with real Envoys, from 100/0 to 0/100, in about a minute.
+//! With `--kubernetes`, as `make run-api` has it, the weights are shifted by `kubectl apply` on a real API server.
 //!
 //! Ends with code 0 when no request failed and every split was as asked for, else with 1.
 
@@ -8,6 +9,7 @@ use std::{fmt::Write as _, process::ExitCode};
 
 use anyhow::{Result, bail};
 use board::{Board, Step, say};
+use clap::Parser;
 use evermesh_testkit::canary::{Stage, StageOptions, Traffic};
 
 /// Weights of v1 and v2, step by step.
@@ -30,12 +32,24 @@ What to try next:
   make test                            the tests, with real Envoys
 ";
 
+/// Plays a canary release on this machine.
+#[derive(Parser)]
+struct Args {
+    /// Keep the manifests in a Kubernetes API instead of a folder, and write them with kubectl
+    #[arg(long)]
+    kubernetes: bool,
+}
+
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
+    let options = StageOptions {
+        cluster: Args::parse().kubernetes,
+        ..StageOptions::default()
+    };
     let mut board = Board::new();
     // Dropping the unfinished demo ends every process and removes every host.
     let result = tokio::select! {
-        result = play(&mut board) => result,
+        result = play(&mut board, options) => result,
         _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
     };
     match result {
@@ -50,15 +64,16 @@ async fn main() -> ExitCode {
     }
 }
 
-async fn play(board: &mut Board) -> Result<()> {
-    let options = StageOptions::default();
+async fn play(board: &mut Board, options: StageOptions) -> Result<()> {
     let stage = Stage::build(options, |step| say(&format!("==> {step}"))).await?;
     say(&format!(
         "==> front calls http://color.demo.local, {} times a second\n",
         options.rate
     ));
     let mut traffic = stage.traffic()?;
-    Board::open();
+    if !options.cluster {
+        Board::open();
+    }
 
     let mut faults = String::new();
     for weights in STEPS {
@@ -68,6 +83,13 @@ async fn play(board: &mut Board) -> Result<()> {
         } else {
             Some(stage.shift(weights).await?)
         };
+        if let Some(shown) = stage.shown().await? {
+            if applied.is_some() {
+                say("\n$ kubectl apply -f route.yaml");
+            }
+            say(&format!("{shown}\n"));
+            Board::open();
+        }
         let label = format!("{} / {}", weights[0], weights[1]);
         let step = measure(
             board,

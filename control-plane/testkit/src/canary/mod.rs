@@ -2,11 +2,14 @@
 //!
 //! `front` calls `http://color.demo.local`; two instances of each of two versions answer with their names.
 
+mod cluster;
+mod manifests;
+
 use std::{
     collections::BTreeMap,
     fs,
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::Command,
     time::{Duration, SystemTime},
 };
@@ -17,6 +20,10 @@ use tokio::{
     sync::{Mutex, mpsc},
 };
 
+use self::{
+    cluster::Cluster,
+    manifests::{copy_manifests, with_weights},
+};
 use crate::{
     control_plane::{ControlPlane, bootstrap},
     envoy::{Envoy, EnvoyOptions, Version},
@@ -67,6 +74,8 @@ pub struct StageOptions {
     pub sotw: bool,
     /// Requests per second.
     pub rate: u32,
+    /// Whether the manifests are in a cluster's API, written by `kubectl`, instead of a folder.
+    pub cluster: bool,
 }
 
 impl Default for StageOptions {
@@ -75,6 +84,7 @@ impl Default for StageOptions {
             version: Version::Newest,
             sotw: false,
             rate: 200,
+            cluster: false,
         }
     }
 }
@@ -90,6 +100,8 @@ pub struct Stage {
     /// The instances of color and their versions.
     colors: Vec<(&'static str, Host)>,
     config: PathBuf,
+    /// The API that the manifests are in, if they are in one.
+    cluster: Option<Cluster>,
     proxies: Vec<Envoy>,
     _apps: Vec<Process>,
     _lab: Lab,
@@ -133,17 +145,26 @@ impl Stage {
             .await?;
         }
 
-        say("starting the control plane on a copy of examples/canary");
         let config = control.dir().join("canary");
         copy_manifests(&tools::workspace()?.join("examples/canary"), &config)?;
         let cloud_map = [
-            "--cloud-map-endpoint",
-            &moto.endpoint(),
-            "--cloud-map-interval",
-            CLOUD_MAP_INTERVAL,
+            ("--cloud-map-endpoint", moto.endpoint()),
+            ("--cloud-map-interval", CLOUD_MAP_INTERVAL.to_owned()),
         ];
-        let mut control_plane = ControlPlane::start_on(&control, &config, &cloud_map)?;
-        control_plane.ready().await?;
+        let cloud_map = cloud_map.map(|(flag, value)| format!("{flag}={value}"));
+        let (cluster, control_plane) = if options.cluster {
+            let (cluster, control_plane) = Cluster::build(&control, &cloud_map, &mut say).await?;
+            for command in cluster.apply_all(&config).await? {
+                say(&command);
+            }
+            (Some(cluster), control_plane)
+        } else {
+            say("starting the control plane on a copy of examples/canary");
+            let cloud_map = cloud_map.each_ref().map(String::as_str);
+            let mut control_plane = ControlPlane::start_on(&control, &config, &cloud_map)?;
+            control_plane.ready().await?;
+            (None, control_plane)
+        };
 
         say("starting an application and an Envoy on every host, and intercepting their traffic");
         let xds = control_plane.xds();
@@ -169,6 +190,7 @@ impl Stage {
             front,
             colors,
             config,
+            cluster,
             proxies,
             _apps: apps,
             _lab: lab,
@@ -217,7 +239,20 @@ impl Stage {
         let text = with_weights(&fs::read_to_string(&file)?, weights);
         let written = SystemTime::now();
         fs::write(&file, text)?;
-        self.acked_after(last, ROUTE, written).await
+        let origin = match &self.cluster {
+            Some(cluster) => cluster.apply(&file).await?,
+            None => ROUTE,
+        };
+        self.acked_after(last, origin, written).await
+    }
+
+    /// What `kubectl` shows of the route once its status is about the newest weights, as commands and their outputs;
+    /// nothing without a cluster.
+    pub async fn shown(&self) -> Result<Option<String>> {
+        match &self.cluster {
+            Some(cluster) => cluster.shown().await.map(Some),
+            None => Ok(None),
+        }
     }
 
     /// Registers an instance that was deregistered; returns the time from then to the last proxy's ACK.
@@ -345,36 +380,6 @@ async fn proxy(host: &Host, node: &str, xds: SocketAddr, options: StageOptions) 
     Ok(envoy)
 }
 
-fn copy_manifests(from: &Path, to: &Path) -> Result<()> {
-    fs::create_dir(to)?;
-    for entry in fs::read_dir(from)? {
-        let path = entry?.path();
-        if path
-            .extension()
-            .is_some_and(|extension| extension == "yaml")
-        {
-            fs::copy(
-                &path,
-                to.join(path.file_name().context("a file has a name")?),
-            )?;
-        }
-    }
-    Ok(())
-}
-
-/// The text with its `weight:` lines set, one after the other.
-fn with_weights(text: &str, weights: [u32; 2]) -> String {
-    let mut weights = weights.iter();
-    let lines = text.lines().map(|line| match line.split_once("weight:") {
-        Some((before, _)) => weights.next().map_or_else(
-            || line.to_owned(),
-            |weight| format!("{before}weight: {weight}"),
-        ),
-        None => line.to_owned(),
-    });
-    lines.map(|line| line + "\n").collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -391,14 +396,5 @@ mod tests {
             .map(|(answer, count)| (answer.to_owned(), count))
             .into();
         assert_eq!(by_version(&answers), [3, 4]);
-    }
-
-    #[test]
-    fn weights_are_set_in_order_and_nothing_else() {
-        let text = "# Weights\n- name: a\n  weight: 100\n- name: b\n  weight: 0\n";
-        assert_eq!(
-            with_weights(text, [90, 10]),
-            "# Weights\n- name: a\n  weight: 90\n- name: b\n  weight: 10\n"
-        );
     }
 }

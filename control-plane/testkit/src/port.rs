@@ -10,14 +10,14 @@ use tokio::net::TcpSocket;
 /// A bound socket that does not listen; the kernel gives its port to nobody else, but to a server of the same user
 /// that shares ports (`SO_REUSEPORT`).
 #[derive(Debug)]
-pub(super) struct Port {
+pub struct Port {
     address: SocketAddr,
     _socket: TcpSocket,
 }
 
 impl Port {
     /// Takes a free port.
-    pub(super) fn take() -> Result<Self> {
+    pub fn take() -> Result<Self> {
         let socket = TcpSocket::new_v4()?;
         socket.set_reuseport(true)?;
         socket.bind((Ipv4Addr::LOCALHOST, 0).into())?;
@@ -28,7 +28,7 @@ impl Port {
     }
 
     /// Where the server is to listen.
-    pub(super) fn address(&self) -> SocketAddr {
+    pub fn address(&self) -> SocketAddr {
         self.address
     }
 }

@@ -1,0 +1,89 @@
+//! The image that `scripts/images` writes: the same bytes every time, named by their content, and able to run.
+
+#![allow(clippy::unwrap_used)] // what fails here fails a test
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use evermesh_testkit::{process, tools};
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// Any program that links shared libraries will do: the image calls it evermesh.
+fn written() -> TempDir {
+    let dir = tools::scratch("images").unwrap();
+    let script = tools::workspace().unwrap().join("scripts/images");
+    let mut images = Command::new(script);
+    images
+        .arg("--binary")
+        .arg(tools::built("evermesh-test-app").unwrap())
+        .arg("--output")
+        .arg(dir.path());
+    process::run(&mut images).unwrap();
+    dir
+}
+
+fn sha256(file: &Path) -> String {
+    let printed = process::run(Command::new("sha256sum").arg(file)).unwrap();
+    printed.split_whitespace().next().unwrap().to_owned()
+}
+
+fn unpack(archive: &Path, into: &Path) {
+    fs::create_dir(into).unwrap();
+    let mut tar = Command::new("tar");
+    tar.arg("--extract").arg("--file").arg(archive);
+    process::run(tar.arg("--directory").arg(into)).unwrap();
+}
+
+/// The archive, unpacked, and its manifest's one entry.
+fn opened(dir: &Path) -> (PathBuf, Value) {
+    let opened = dir.join("opened");
+    unpack(&dir.join("evermesh.tar"), &opened);
+    let manifest = fs::read_to_string(opened.join("manifest.json")).unwrap();
+    let mut manifest: Value = serde_json::from_str(&manifest).unwrap();
+    assert_eq!(manifest.as_array().unwrap().len(), 1);
+    (opened, manifest[0].take())
+}
+
+#[test]
+fn the_same_program_makes_the_same_bytes() {
+    let [one, two] = [written(), written()];
+    let [one, two] = [one, two].map(|dir| fs::read(dir.path().join("evermesh.tar")).unwrap());
+    assert!(one == two, "{} and {} bytes", one.len(), two.len());
+}
+
+#[test]
+fn what_the_manifest_names_is_named_by_its_content() {
+    let dir = written();
+    let (opened, manifest) = opened(dir.path());
+    let config = manifest["Config"].as_str().unwrap();
+    assert_eq!(config, format!("{}.json", sha256(&opened.join(config))));
+    let layers = manifest["Layers"].as_array().unwrap();
+    assert_eq!(layers.len(), 1);
+    let layer = layers[0].as_str().unwrap();
+    let digest = sha256(&opened.join(layer));
+    assert_eq!(layer, format!("{digest}/layer.tar"));
+
+    let config = fs::read_to_string(opened.join(config)).unwrap();
+    let config: Value = serde_json::from_str(&config).unwrap();
+    assert_eq!(config["rootfs"]["diff_ids"][0], format!("sha256:{digest}"));
+    assert_eq!(config["config"]["User"], "65532:65532");
+    assert_eq!(config["config"]["Entrypoint"][0], "evermesh");
+}
+
+#[test]
+fn the_image_holds_all_that_the_program_needs() {
+    let dir = written();
+    let (opened, manifest) = opened(dir.path());
+    let root = dir.path().join("rootfs");
+    unpack(&opened.join(manifest["Layers"][0].as_str().unwrap()), &root);
+    let passwd = fs::read_to_string(root.join("etc/passwd")).unwrap();
+    assert!(passwd.contains(":65532:65532:"), "{passwd}");
+    let mut chroot = Command::new("unshare");
+    chroot.args(["--map-root-user", "chroot"]).arg(&root);
+    let said = process::run(chroot.args(["/usr/bin/evermesh", "--help"])).unwrap();
+    assert!(said.contains("Usage: "), "{said}");
+}

@@ -1,0 +1,66 @@
+//! What the chart gives the control plane: arguments and rights.
+
+use clap::Parser as _;
+use evermesh::args::{Cli, Command, ServeArgs};
+use evermesh_testkit::chart::{Chart, NAMESPACE, old_values};
+use serde_json::Value;
+
+use crate::{Scene, eventually};
+
+/// What the program makes of the arguments that the chart renders.
+fn parsed(values: &[&str]) -> ServeArgs {
+    let arguments = Chart::render(values).unwrap().arguments().unwrap();
+    let line = ["evermesh".to_owned()].into_iter().chain(arguments.clone());
+    let cli = Cli::try_parse_from(line).unwrap_or_else(|error| panic!("{arguments:?}: {error}"));
+    let Command::Serve(serve) = cli.command else {
+        panic!("{arguments:?} do not serve")
+    };
+    *serve
+}
+
+#[test]
+fn the_program_takes_the_charts_arguments() {
+    let plain = parsed(&[]);
+    assert!(plain.source.kubernetes);
+    let namespace = plain.kubernetes.leader_election_namespace.as_deref();
+    assert_eq!(namespace, Some(NAMESPACE));
+    let webhook = plain.webhook;
+    assert_eq!(
+        webhook.webhook_secret.to_string(),
+        "appmesh-system/evermesh-webhook"
+    );
+    assert_eq!(webhook.webhook_secret, webhook.webhook_service);
+    assert_eq!(webhook.webhook_certificates, None);
+
+    let old = old_values();
+    let old = parsed(&["--values", old.to_str().unwrap()]);
+    assert_eq!(old.kubernetes.aws_region, "us-west-2");
+    assert_eq!(old.kubernetes.aws_account_id, "012345678901");
+    // Its certificates are cert-manager's.
+    assert!(old.webhook.webhook_certificates.is_some());
+
+    let more = parsed(&[
+        "--set",
+        "watchNamespaces={a,b},region=eu-west-1,log.level=debug,extraArgs={--endpoint-slices}",
+    ]);
+    assert_eq!(more.kubernetes.watch_namespaces, ["a", "b"]);
+    assert!(more.kubernetes.endpoint_slices);
+    assert_eq!(more.telemetry.log, "debug");
+}
+
+#[tokio::test]
+async fn a_right_that_is_missing_is_noticed() {
+    let mut chart = Chart::render(&[]).unwrap();
+    for role in &mut chart.objects {
+        let Some(Value::Array(rules)) = role.get_mut("rules") else {
+            continue;
+        };
+        rules.retain(|rule| rule["resources"][0] != "routes/status");
+    }
+    let scene = Scene::build_with(&chart).await;
+    let patch = "patch /apis/evermesh.dev/v1alpha1/namespaces/shop/routes/color/status";
+    eventually("a refusal", async || {
+        scene.forbidden().iter().any(|it| it.starts_with(patch))
+    })
+    .await;
+}

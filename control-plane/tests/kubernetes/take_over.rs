@@ -1,0 +1,178 @@
+//! A cluster in which the App Mesh controller was, and Evermesh is now.
+
+use std::fs;
+
+use evermesh_testkit::{
+    chart::Chart, envoy::gateway_turn, http::Address, kubernetes::ApiServer, port::Port, tools,
+};
+use serde_json::{Value, json};
+
+use crate::{
+    eventually,
+    scene::{Cluster, USER, app, gateway_envoy, mesh},
+};
+
+const EVERYWHERE: &str = "finalizers.appmesh.k8s.aws/aws-appmesh-resources";
+
+/// The definitions of App Mesh as its own chart had them: without Route, and with its two columns alone.
+fn old_definitions() -> String {
+    let folder = tools::workspace().unwrap().join("crds/yaml");
+    let mut definitions = Vec::new();
+    for file in fs::read_dir(folder).unwrap() {
+        let text = fs::read_to_string(file.unwrap().path()).unwrap();
+        let mut definition: Value = serde_saphyr::from_str(&text).unwrap();
+        if definition["spec"]["group"] != "appmesh.k8s.aws" {
+            continue;
+        }
+        let version = &mut definition["spec"]["versions"][0];
+        if let Some(Value::Array(columns)) = version.get_mut("additionalPrinterColumns") {
+            columns.retain(|column| column["name"] == "ARN" || column["name"] == "AGE");
+        }
+        definitions.push(definition.to_string());
+    }
+    assert_eq!(definitions.len(), 7);
+    definitions.join("\n---\n")
+}
+
+/// The word for a kind in ARNs and statuses: `virtualNode` of `VirtualNode`.
+fn word(kind: &str) -> String {
+    kind[..1].to_lowercase() + &kind[1..]
+}
+
+/// What the old controller's webhooks and the controller itself added to an object.
+fn as_it_was_kept(mut object: Value, uids: &[String]) -> Value {
+    let kind = object["kind"].as_str().unwrap().to_owned();
+    let name = object["metadata"]["name"].as_str().unwrap().to_owned();
+    let mut finalizers = vec![EVERYWHERE];
+    let aws_name = match kind.as_str() {
+        "Mesh" => name,
+        "VirtualService" => format!("{name}.shop"),
+        _ => format!("{name}_shop"),
+    };
+    object["spec"]["awsName"] = aws_name.into();
+    match kind.as_str() {
+        "Mesh" => finalizers.push("finalizers.appmesh.k8s.aws/mesh-members"),
+        "VirtualGateway" => finalizers.push("finalizers.appmesh.k8s.aws/virtualgateway-members"),
+        "VirtualNode" => object["metadata"]["annotations"] = json!({"cloudMapServiceARN": "arn"}),
+        "GatewayRoute" => {
+            let gateway = json!({"name": "gate", "namespace": "shop", "uid": uids[1]});
+            object["spec"]["virtualGatewayRef"] = gateway;
+        }
+        "VirtualRouter" => {
+            let target = json!({"virtualNodeRef": {"name": "color-v1"}, "weight": 1});
+            object["spec"]["routes"] = json!([{"name": "all", "httpRoute": {
+                "match": {"prefix": "/"},
+                "action": {"weightedTargets": [target]},
+            }}]);
+        }
+        _ => {}
+    }
+    if kind != "Mesh" {
+        object["spec"]["meshRef"] = json!({"name": "shop", "uid": uids[0]});
+    }
+    object["metadata"]["finalizers"] = json!(finalizers);
+    object
+}
+
+/// Its status, in the old controller's words.
+fn old_status(kind: &str, name: &str) -> Value {
+    let arn = format!("{}ARN", word(kind));
+    json!({"status": {
+        arn: format!("arn:aws:appmesh:eu-west-1:111122223333:mesh/shop/{}/{name}_shop", word(kind)),
+        "conditions": [{
+            "type": format!("{kind}Active"),
+            "status": "True",
+            "lastTransitionTime": "2024-03-01T12:00:00Z",
+        }],
+        "observedGeneration": 1,
+    }})
+}
+
+async fn get(api: &ApiServer, object: &str) -> Value {
+    let arguments = ["get", object, "--namespace=shop", "--output=json"];
+    serde_json::from_str(&api.kubectl(&arguments).await.unwrap()).unwrap()
+}
+
+/// Fills a cluster as the old controller left it; returns the mesh's objects as `kind/name`.
+async fn old_cluster(api: &ApiServer, gateway: u16, versions: [u16; 2]) -> Vec<String> {
+    api.apply(&old_definitions()).await.unwrap();
+    api.established().await.unwrap();
+    let mut uids = Vec::new();
+    let mut names = Vec::new();
+    let objects: Vec<Value> = serde_saphyr::from_multiple(&mesh(gateway, versions)).unwrap();
+    for object in objects {
+        if object["kind"] == "Namespace" {
+            api.apply(&object.to_string()).await.unwrap();
+            continue;
+        }
+        let kind = object["kind"].as_str().unwrap().to_owned();
+        let name = object["metadata"]["name"].as_str().unwrap().to_owned();
+        let kept = as_it_was_kept(object, &uids);
+        api.apply(&kept.to_string()).await.unwrap();
+        let object = format!("{}/{name}", kind.to_lowercase());
+        let uid = get(api, &object).await["metadata"]["uid"].clone();
+        uids.push(uid.as_str().unwrap().to_owned());
+        let status = old_status(&kind, &name).to_string();
+        let patch = ["patch", &object, "--namespace=shop", "--subresource=status"];
+        let patch = [&patch[..], &["--type=merge", "--patch", &status]].concat();
+        api.kubectl(&patch).await.unwrap();
+        names.push(object);
+    }
+    names
+}
+
+#[tokio::test]
+async fn what_the_old_controller_left_is_served_and_can_be_deleted() {
+    let _turn = gateway_turn().unwrap();
+    let port = Port::take().unwrap();
+    let api = ApiServer::start().await.unwrap();
+    let versions = [app("v1"), app("v2")];
+    let objects = old_cluster(&api, port.address().port(), versions).await;
+    assert_eq!(objects.len(), 7, "{objects:?}");
+
+    let cluster = Cluster::of(api, &Chart::render(&[]).unwrap()).await;
+    let control_plane = cluster.start_replica().await;
+    cluster.admits().await;
+    let gateway = gateway_envoy(control_plane.xds()).await;
+    let address = Address::Tcp(port.address());
+    eventually("an answer through the gateway", async || {
+        address.get("/").await.is_ok_and(|answer| answer == "v1")
+    })
+    .await;
+    let api = &cluster.api;
+    for object in &objects {
+        eventually("a status of ours", async || {
+            let kept = get(api, object).await;
+            let conditions = kept["status"]["conditions"].to_string();
+            let arns = kept["status"].to_string();
+            conditions.contains("\"reason\":\"Accepted\"") && !arns.contains("111122223333")
+        })
+        .await;
+    }
+    // With what is new in our definitions.
+    let columns = api.kubectl(&["get", "virtualservices", "-n=shop"]).await;
+    let columns = columns.unwrap();
+    assert!(columns.contains("PROGRAMMED"), "{columns}");
+    // Admission is in force for what was there before, too.
+    let rename = r#"{"spec":{"awsName":"other"}}"#;
+    let rename = [
+        "patch",
+        "virtualnode/color-v1",
+        "-n=shop",
+        "--type=merge",
+        "-p",
+        rename,
+    ];
+    api.kubectl(&rename).await.unwrap_err();
+
+    // The mesh first: the old controller would have waited for its members.
+    for object in &objects {
+        let delete = ["delete", object, "--namespace=shop", "--timeout=30s"];
+        api.kubectl(&delete).await.unwrap();
+    }
+    let definitions = ["delete", "crd", "--all", "--timeout=60s"];
+    api.kubectl(&definitions).await.unwrap();
+    assert_eq!(control_plane.admin().get("/livez").await.unwrap(), "ok\n");
+    assert_eq!(api.forbidden(USER).unwrap(), [""; 0]);
+    drop(gateway);
+}
