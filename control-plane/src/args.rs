@@ -170,6 +170,29 @@ pub struct CloudMapArgs {
     /// How often each Cloud Map service is asked whether it changed (at least 100ms)
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = duration, env = "EVERMESH_CLOUD_MAP_INTERVAL")]
     pub cloud_map_interval: Duration,
+
+    /// Register the pods of nodes that are found in Cloud Map there, and set the readiness gates that wait for it, as
+    /// App Mesh's controller did; by the replica that holds the Lease
+    #[arg(
+        long,
+        requires_all = ["kubernetes", "leader_election_namespace"],
+        env = "EVERMESH_CLOUD_MAP_REGISTRATION"
+    )]
+    pub cloud_map_registration: bool,
+
+    /// How long resolvers may keep an address of a service that is made in a DNS namespace, in seconds
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        default_value_t = 300,
+        value_parser = clap::value_parser!(u32).range(..=2_147_483_647),
+        env = "EVERMESH_CLOUD_MAP_DNS_TTL"
+    )]
+    pub cloud_map_dns_ttl: u32,
+
+    /// Make services with a custom health check: pods that are not ready are registered too, and called unhealthy
+    #[arg(long, env = "EVERMESH_CLOUD_MAP_CUSTOM_HEALTH_CHECK")]
+    pub cloud_map_custom_health_check: bool,
 }
 
 /// Admission: what the API server asks before it keeps an object of the mesh.

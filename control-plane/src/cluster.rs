@@ -17,11 +17,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     app::part,
-    args::ServeArgs,
+    args::{Family, ServeArgs},
     effect::{
         Notice,
         lease::{self, LeaseOptions},
-        status,
+        registration, status,
     },
     engine::Published,
     source::{
@@ -124,16 +124,45 @@ impl Cluster {
         };
         let holding = lease::hold(self.client.clone(), lease, leads, shutdown.clone());
         tasks.spawn(part(holding));
+        let registers = args.cloud_map.cloud_map_registration;
+        if registers {
+            self.spawn_registration(tasks, args, (published.clone(), leading.clone()), shutdown);
+        }
         let options = status::Options {
             published,
             store,
             registry,
             observed: Arc::clone(&self.observed),
             leads: leading,
+            registers,
             region: args.kubernetes.aws_region.clone(),
             account: args.kubernetes.aws_account_id.clone(),
         };
         let writing = status::run(self.client.clone(), options, noticed, shutdown.clone());
         tasks.spawn(part(writing));
+    }
+    /// The door back to Cloud Map.
+    fn spawn_registration(
+        &self,
+        tasks: &mut JoinSet<anyhow::Result<()>>,
+        args: &ServeArgs,
+        (published, leads): (watch::Receiver<Arc<Published>>, watch::Receiver<bool>),
+        shutdown: &CancellationToken,
+    ) {
+        let (messages, _) = watch::channel(Arc::default());
+        let options = registration::Options {
+            published,
+            observed: Arc::clone(&self.observed),
+            leads,
+            endpoint: args.cloud_map.cloud_map_endpoint.clone(),
+            settings: registration::Settings {
+                dns_ttl: args.cloud_map.cloud_map_dns_ttl,
+                custom_health_check: args.cloud_map.cloud_map_custom_health_check,
+                ipv6: args.webhook.ip_family == Family::Ipv6,
+            },
+            messages,
+        };
+        let registering = registration::run(self.client.clone(), options, shutdown.clone());
+        tasks.spawn(part(registering));
     }
 }

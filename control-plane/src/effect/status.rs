@@ -31,6 +31,7 @@ use super::{
     Notice,
     condition::{self, Facts, Proxies},
     index::Index,
+    registration,
 };
 use crate::{
     engine::Published,
@@ -66,6 +67,8 @@ pub struct Options {
     pub observed: Arc<Observed>,
     /// Whether we may write.
     pub leads: watch::Receiver<bool>,
+    /// Whether pods are registered in Cloud Map: nodes there keep their finalizer until they are not.
+    pub registers: bool,
     /// The region in ARNs.
     pub region: String,
     /// The account in ARNs.
@@ -280,7 +283,7 @@ impl Writer {
             let kept: Vec<&String> = observation
                 .finalizers
                 .iter()
-                .filter(|it| !OLD_FINALIZERS.contains(&it.as_str()))
+                .filter(|it| !OLD_FINALIZERS.contains(&it.as_str()) || self.keeps(object, it))
                 .collect();
             let metadata = json!({"finalizers": kept, "resourceVersion": observation.version});
             let write = Write {
@@ -319,6 +322,13 @@ impl Writer {
             patch: json!({"status": status}),
             is_status: true,
         })
+    }
+
+    /// Whether a finalizer is that of registration, which removes it when it is done.
+    fn keeps(&self, object: &ObjectRef, finalizer: &str) -> bool {
+        self.options.registers
+            && finalizer == registration::FINALIZER
+            && registration::keeps_finalizer(&self.options.published.borrow().registrable, object)
     }
 
     fn proxies(&self, object: &ObjectRef) -> Proxies {
