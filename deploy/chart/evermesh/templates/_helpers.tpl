@@ -74,6 +74,13 @@ evermesh:{{ .Chart.AppVersion }}
 {{- if include "evermesh.cloudMap" . }}
 - --cloud-map
 {{- end }}
+{{- if .Values.cloudMap.registration }}
+- --cloud-map-registration
+- --cloud-map-dns-ttl={{ .Values.cloudMapDNS.ttl }}
+{{- if .Values.cloudMapCustomHealthCheck.enabled }}
+- --cloud-map-custom-health-check
+{{- end }}
+{{- end }}
 {{- with .Values.region }}
 - --aws-region={{ . }}
 {{- end }}
