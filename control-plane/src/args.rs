@@ -1,6 +1,12 @@
 //! The command line: what can be asked for, in words that teach. No logic.
 
-use std::{fmt, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    str::FromStr,
+    time::Duration,
+};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use evermesh_injector::bootstrap::HostPort;
@@ -141,10 +147,10 @@ pub struct KubernetesArgs {
     )]
     pub leader_election_name: String,
 
-    /// Where the other replicas reach this one's --admin-address, such as the pod's own address: they tell the one
-    /// that leads what their proxies accept. It is the admin address itself unless that is 0.0.0.0 or [::]
-    #[arg(long, value_name = "HOST:PORT", env = "EVERMESH_ADVERTISE_ADDRESS")]
-    pub advertise_address: Option<SocketAddr>,
+    /// The address at which the other replicas reach this one's admin port, such as the pod's own: they tell the one
+    /// that leads what their proxies accept. It is that of --admin-address unless that is 0.0.0.0 or [::]
+    #[arg(long, value_name = "IP", env = "EVERMESH_ADVERTISE_ADDRESS")]
+    pub advertise_address: Option<IpAddr>,
 
     /// The region in the ARNs that statuses show; nothing is asked of AWS for it
     #[arg(
@@ -175,6 +181,29 @@ pub struct CloudMapArgs {
     /// How often each Cloud Map service is asked whether it changed (at least 100ms)
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = duration, env = "EVERMESH_CLOUD_MAP_INTERVAL")]
     pub cloud_map_interval: Duration,
+
+    /// Register the pods of nodes that are found in Cloud Map there, and set the readiness gates that wait for it, as
+    /// App Mesh's controller did; by the replica that holds the Lease
+    #[arg(
+        long,
+        requires_all = ["kubernetes", "leader_election_namespace"],
+        env = "EVERMESH_CLOUD_MAP_REGISTRATION"
+    )]
+    pub cloud_map_registration: bool,
+
+    /// How long resolvers may keep an address of a service that is made in a DNS namespace, in seconds
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        default_value_t = 300,
+        value_parser = clap::value_parser!(u32).range(..=2_147_483_647),
+        env = "EVERMESH_CLOUD_MAP_DNS_TTL"
+    )]
+    pub cloud_map_dns_ttl: u32,
+
+    /// Make services with a custom health check: pods that are not ready are registered too, and called unhealthy
+    #[arg(long, env = "EVERMESH_CLOUD_MAP_CUSTOM_HEALTH_CHECK")]
+    pub cloud_map_custom_health_check: bool,
 }
 
 /// Admission: what the API server asks before it keeps an object of the mesh.

@@ -17,12 +17,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     app::part,
-    args::ServeArgs,
+    args::{Family, ServeArgs},
     effect::{
         Notice,
         lease::{self, Leader, LeaseOptions},
         peers::Ear,
-        status,
+        registration, status,
     },
     engine::Published,
     source::{
@@ -131,6 +131,11 @@ impl Cluster {
         };
         let holding = lease::hold(self.client.clone(), lease, leads, shutdown.clone());
         tasks.spawn(part(holding));
+        let (messages, unregistered) = watch::channel(Arc::default());
+        if args.cloud_map.cloud_map_registration {
+            let channels = (published.clone(), leader.clone(), messages);
+            self.spawn_registration(tasks, args, channels, shutdown);
+        }
         let ear = Ear {
             identity: identity.as_str().into(),
             leader: leader.clone(),
@@ -145,6 +150,8 @@ impl Cluster {
             identity,
             leader,
             heard,
+            registers: args.cloud_map.cloud_map_registration,
+            unregistered,
             region: args.kubernetes.aws_region.clone(),
             account: args.kubernetes.aws_account_id.clone(),
         };
@@ -152,16 +159,43 @@ impl Cluster {
         tasks.spawn(part(writing));
         ear
     }
+    /// The door back to Cloud Map.
+    fn spawn_registration(
+        &self,
+        tasks: &mut JoinSet<anyhow::Result<()>>,
+        args: &ServeArgs,
+        (published, leader, messages): (
+            watch::Receiver<Arc<Published>>,
+            watch::Receiver<Leader>,
+            watch::Sender<Arc<registration::Messages>>,
+        ),
+        shutdown: &CancellationToken,
+    ) {
+        let options = registration::Options {
+            published,
+            observed: Arc::clone(&self.observed),
+            leader,
+            endpoint: args.cloud_map.cloud_map_endpoint.clone(),
+            settings: registration::Settings {
+                dns_ttl: args.cloud_map.cloud_map_dns_ttl,
+                custom_health_check: args.cloud_map.cloud_map_custom_health_check,
+                ipv6: args.webhook.ip_family == Family::Ipv6,
+            },
+            messages,
+        };
+        let registering = registration::run(self.client.clone(), options, shutdown.clone());
+        tasks.spawn(part(registering));
+    }
 }
 
 /// Where other replicas reach this one.
 fn advertised(args: &ServeArgs) -> Option<SocketAddr> {
-    let own = Some(args.admin_address).filter(|it| !it.ip().is_unspecified());
+    let own = Some(args.admin_address.ip()).filter(|it| !it.is_unspecified());
     let address = args.kubernetes.advertise_address.or(own);
     if address.is_none() {
         tracing::warn!(
             "--admin-address is every address and --advertise-address is not given: other replicas cannot tell this one what their proxies accept"
         );
     }
-    address
+    address.map(|ip| SocketAddr::new(ip, args.admin_address.port()))
 }

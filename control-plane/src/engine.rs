@@ -16,7 +16,9 @@ use std::{
     time::Instant,
 };
 
-use evermesh_ingest::{BuildMemo, Built, Inputs, Settings, admission::Surroundings};
+use evermesh_ingest::{
+    BuildMemo, Built, Inputs, Settings, admission::Surroundings, registration::Registrable,
+};
 use evermesh_model::{
     CloudMapService, CloudMapState, Endpoint, Graph, ObjectRef, Problem, ResourceName,
     endpoint::CloudMapFailure,
@@ -53,6 +55,8 @@ pub struct Published {
     pub places: BTreeMap<usize, u64>,
     /// What is still to come before the first commit; empty from then on.
     pub waiting_for: Vec<String>,
+    /// What may have to be registered in Cloud Map.
+    pub registrable: Registrable,
 }
 
 /// Where the engine's results go.
@@ -400,6 +404,7 @@ impl Engine {
             problems: Arc::clone(&self.problems),
             places: self.places.clone(),
             waiting_for: self.waiting_for(),
+            registrable: Registrable::from(&self.inputs),
         }));
     }
 }

@@ -1,8 +1,8 @@
 //! The doors back: what Evermesh writes into the cluster that it reads.
 //!
 //! In: what the engine published, what it committed, what proxies answered, what the API holds. Out: the status of the
-//! mesh's objects, and the end of finalizers that nobody else would remove. Only the replica that holds the Lease
-//! writes; the others know the same and stand by.
+//! mesh's objects, the end of finalizers that nobody else would remove, and, if asked for, instances in Cloud Map. Only
+//! the replica that holds the Lease writes; the others know the same and stand by.
 //!
 //! Must not influence what is served.
 
@@ -12,6 +12,7 @@ pub(crate) mod lease;
 mod naming;
 pub(crate) mod peers;
 mod queue;
+pub(crate) mod registration;
 pub(crate) mod status;
 mod tally;
 mod write;

@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use evermesh_model::{ObjectRef, Problem};
+use evermesh_model::{FieldPath, ObjectRef, Problem, Reason};
 use evermesh_xds::{Registry, Store};
 use futures::{StreamExt, stream};
 use k8s_openapi::jiff::Timestamp;
@@ -35,6 +35,7 @@ use super::{
     naming::Naming,
     peers::{Heard, Peers, Voice},
     queue::Queue,
+    registration::{self, Messages},
     tally::Tally,
     write::Write,
 };
@@ -80,6 +81,10 @@ pub(crate) struct Options {
     pub(crate) leader: watch::Receiver<Leader>,
     /// What other replicas tell.
     pub(crate) heard: mpsc::Receiver<Heard>,
+    /// Whether pods are registered in Cloud Map: nodes there keep their finalizer until they are not.
+    pub(crate) registers: bool,
+    /// Nodes whose pods are not registered as they should be, and why.
+    pub(crate) unregistered: watch::Receiver<Arc<Messages>>,
     /// The region in ARNs.
     pub(crate) region: String,
     /// The account in ARNs.
@@ -101,6 +106,8 @@ pub(crate) async fn run(
         identity,
         leader,
         mut heard,
+        registers,
+        unregistered,
         region,
         account,
     } = options;
@@ -116,6 +123,9 @@ pub(crate) async fn run(
         identity,
         leader,
         leads: None,
+        registers,
+        unregistered,
+        shown: Arc::default(),
         tally: Tally::new(store, registry),
         peers: Peers::default(),
         voice: Voice::default(),
@@ -166,6 +176,10 @@ struct Writer {
     leader: watch::Receiver<Leader>,
     /// Since when this replica leads, if it does.
     leads: Option<Instant>,
+    registers: bool,
+    unregistered: watch::Receiver<Arc<Messages>>,
+    /// What `unregistered` was at the last look.
+    shown: Arc<Messages>,
     tally: Tally,
     peers: Peers,
     voice: Voice,
@@ -227,6 +241,12 @@ impl Writer {
         self.dirty.extend(counted);
         self.dirty.extend(self.observed.take_changed());
         self.take_problems(published);
+        let unregistered = Arc::clone(&self.unregistered.borrow_and_update());
+        if !Arc::ptr_eq(&unregistered, &self.shown) {
+            let shown = std::mem::replace(&mut self.shown, Arc::clone(&unregistered));
+            let concerned = shown.keys().chain(unregistered.keys()).cloned();
+            self.dirty.extend(concerned);
+        }
         let leads = *self.leader.borrow() == Leader::Us;
         match (leads, self.leads) {
             (true, None) => {
@@ -307,7 +327,7 @@ impl Writer {
     /// What has to be written of an object, if anything.
     fn due(&mut self, object: &ObjectRef, observation: &Observation) -> Option<Write> {
         if observation.deleting {
-            return without_old_finalizers(object, observation);
+            return self.without_old_finalizers(object, observation);
         }
         let seen: u64 = observation.version.parse().unwrap_or(u64::MAX);
         let written = self.written.get(object);
@@ -321,7 +341,7 @@ impl Writer {
         let facets = self.naming.of(object);
         let facts = Facts {
             generation: observation.generation,
-            problems: self.problems.get(object).cloned().unwrap_or_default(),
+            problems: self.problems_of(object),
             proxies: self.proxies(object),
             arn: facets.arn,
             route_arns: facets.route_arns,
@@ -344,6 +364,45 @@ impl Writer {
             patch: json!({"status": status}),
             is_status: true,
         })
+    }
+
+    /// Whether a finalizer is that of registration, which removes it when it is done.
+    fn keeps(&self, object: &ObjectRef, finalizer: &str) -> bool {
+        self.registers
+            && finalizer == registration::FINALIZER
+            && registration::keeps_finalizer(&self.published.borrow().registrable, object)
+    }
+
+    /// The end of the finalizers that nobody else would remove.
+    fn without_old_finalizers(
+        &self,
+        object: &ObjectRef,
+        observation: &Observation,
+    ) -> Option<Write> {
+        let kept: Vec<&String> = observation
+            .finalizers
+            .iter()
+            .filter(|it| !OLD_FINALIZERS.contains(&it.as_str()) || self.keeps(object, it))
+            .collect();
+        let metadata = json!({"finalizers": kept, "resourceVersion": observation.version});
+        (kept.len() < observation.finalizers.len()).then(|| Write {
+            object: object.clone(),
+            uid: observation.uid.clone(),
+            patch: json!({"metadata": metadata}),
+            is_status: false,
+            turns: Vec::new(),
+        })
+    }
+
+    /// What is wrong with an object.
+    fn problems_of(&self, object: &ObjectRef) -> Vec<Problem> {
+        let mut problems = self.problems.get(object).cloned().unwrap_or_default();
+        problems.extend(self.unregistered.borrow().get(object).map(|message| {
+            let field = FieldPath::spec().field("serviceDiscovery.awsCloudMap");
+            let reason = Reason::CloudMapUnavailable;
+            Problem::new(object, field, reason, message.as_str())
+        }));
+        problems
     }
 
     /// What the proxies of all replicas made of an object. What another replica says of other versions than ours says
@@ -393,21 +452,4 @@ impl Writer {
             }
         }
     }
-}
-
-/// The end of the finalizers that nobody else would remove.
-fn without_old_finalizers(object: &ObjectRef, observation: &Observation) -> Option<Write> {
-    let kept: Vec<&String> = observation
-        .finalizers
-        .iter()
-        .filter(|it| !OLD_FINALIZERS.contains(&it.as_str()))
-        .collect();
-    let metadata = json!({"finalizers": kept, "resourceVersion": observation.version});
-    (kept.len() < observation.finalizers.len()).then(|| Write {
-        object: object.clone(),
-        uid: observation.uid.clone(),
-        patch: json!({"metadata": metadata}),
-        is_status: false,
-        turns: Vec::new(),
-    })
 }

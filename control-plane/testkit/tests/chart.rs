@@ -210,8 +210,7 @@ async fn old_values_are_mapped_and_what_is_ignored_is_named() {
         .unwrap();
     assert_eq!(
         ignored,
-        "cloudMapCustomHealthCheck, cloudMapDNS, clusterName, enableBackendGroups, init, preview, sds, sidecar, \
-         stats, tlsCipherSuite, tlsMinVersion, tracing, xray, image (that of appmesh-controller), rbac.pspEnabled."
+        "clusterName, enableBackendGroups, init, preview, sds, sidecar, stats, tlsCipherSuite, tlsMinVersion, tracing, xray, image (that of appmesh-controller), rbac.pspEnabled."
     );
     let with_ours = notes(&[]).await;
     assert!(!with_ours.contains("ignored"), "{with_ours}");

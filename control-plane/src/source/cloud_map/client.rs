@@ -37,17 +37,18 @@ const HOST_PREFIX: &str = "data-";
 const IPV4: &str = "AWS_INSTANCE_IPV4";
 const IPV6: &str = "AWS_INSTANCE_IPV6";
 
-/// A client of Cloud Map.
-#[derive(Debug)]
-pub(super) struct Client {
-    sdk: aws_sdk_servicediscovery::Client,
+/// What every client of Cloud Map begins with.
+#[derive(Debug, Clone)]
+pub(crate) struct Connection {
+    pub(crate) sdk: aws_sdk_servicediscovery::Client,
     /// What was not found at the start, in words that lead a failure: it may be its cause.
     lack: Option<&'static str>,
 }
 
-impl Client {
-    /// Finds region and credentials as every AWS tool does.
-    pub(super) async fn connect(options: &CloudMapOptions) -> Self {
+impl Connection {
+    /// Finds region and credentials as every AWS tool does. `endpoint` is called instead of AWS, exactly as it is
+    /// written.
+    pub(crate) async fn open(endpoint: Option<&str>) -> Self {
         let timeouts = TimeoutConfig::builder()
             .connect_timeout(Duration::from_secs(3))
             .operation_attempt_timeout(Duration::from_secs(5))
@@ -60,7 +61,7 @@ impl Client {
         let has_credentials = has_credentials(&config).await;
         let mut builder = Builder::from(&config);
         let mut lack = None;
-        if let Some(endpoint) = &options.endpoint {
+        if let Some(endpoint) = endpoint {
             builder = builder
                 .endpoint_url(endpoint)
                 .interceptor(EndpointAsWritten);
@@ -86,6 +87,36 @@ impl Client {
         }
     }
 
+    /// What a failure means, for a person.
+    pub(crate) fn words<E>(&self, error: &SdkError<E>) -> String
+    where
+        E: ProvideErrorMetadata + Error + 'static,
+    {
+        let words = match (error.code(), error.message()) {
+            // The causes of an answer name the request: the same failure would be another one each time.
+            (Some(code), message) => format!("{code}: {}", message.unwrap_or_default()),
+            (None, _) => with_causes(error),
+        };
+        match self.lack {
+            Some(lack) => format!("{lack}; {words}"),
+            None => words,
+        }
+    }
+}
+
+/// A client of Cloud Map that discovers.
+#[derive(Debug)]
+pub(super) struct Client {
+    connection: Connection,
+}
+
+impl Client {
+    pub(super) async fn connect(options: &CloudMapOptions) -> Self {
+        Self {
+            connection: Connection::open(options.endpoint.as_deref()).await,
+        }
+    }
+
     /// The revision of a service; none if this role may not ask for it. Roles that were made for App Mesh may
     /// be allowed to discover instances and nothing else.
     pub(super) async fn revision(
@@ -93,6 +124,7 @@ impl Client {
         service: &CloudMapService,
     ) -> Result<Option<i64>, CloudMapFailure> {
         let call = self
+            .connection
             .sdk
             .discover_instances_revision()
             .namespace_name(&*service.namespace)
@@ -110,6 +142,7 @@ impl Client {
         service: &CloudMapService,
     ) -> Result<Vec<Instance>, CloudMapFailure> {
         let call = self
+            .connection
             .sdk
             .discover_instances()
             .namespace_name(&*service.namespace)
@@ -137,27 +170,17 @@ impl Client {
     where
         E: ProvideErrorMetadata + Error + 'static,
     {
-        let words = match (error.code(), error.message()) {
-            (Some("NamespaceNotFound"), _) => {
-                return CloudMapFailure::NotFound(format!(
-                    "Cloud Map has no namespace {} in this account and region",
-                    service.namespace
-                ));
-            }
-            (Some("ServiceNotFound"), _) => {
-                return CloudMapFailure::NotFound(format!(
-                    "the Cloud Map namespace {} has no service {}",
-                    service.namespace, service.service
-                ));
-            }
-            // The causes of an answer name the request: the same failure would be another one each time.
-            (Some(code), message) => format!("{code}: {}", message.unwrap_or_default()),
-            (None, _) => with_causes(error),
-        };
-        CloudMapFailure::Unavailable(match self.lack {
-            Some(lack) => format!("{lack}; {words}"),
-            None => words,
-        })
+        match error.code() {
+            Some("NamespaceNotFound") => CloudMapFailure::NotFound(format!(
+                "Cloud Map has no namespace {} in this account and region",
+                service.namespace
+            )),
+            Some("ServiceNotFound") => CloudMapFailure::NotFound(format!(
+                "the Cloud Map namespace {} has no service {}",
+                service.namespace, service.service
+            )),
+            _ => CloudMapFailure::Unavailable(self.connection.words(error)),
+        }
     }
 }
 

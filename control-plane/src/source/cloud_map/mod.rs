@@ -25,6 +25,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
+pub(crate) use self::client::Connection;
 use self::{client::Client, poller::Poller};
 use super::Batch;
 

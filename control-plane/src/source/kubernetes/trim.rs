@@ -35,7 +35,8 @@ pub(super) fn trim(kind: Kind, object: DynamicObject) -> Value {
         }
         Kind::EndpointSlice => {}
         Kind::Pod => {
-            keep(&mut fields, "spec", &["nodeName", "serviceAccountName"]);
+            let spec = ["nodeName", "readinessGates", "serviceAccountName"];
+            keep(&mut fields, "spec", &spec);
             let status = ["conditions", "phase", "podIP", "podIPs"];
             keep(&mut fields, "status", &status);
         }

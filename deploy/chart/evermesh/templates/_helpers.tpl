@@ -65,13 +65,17 @@ evermesh:{{ .Chart.AppVersion }}
 - --webhook-secret={{ .Release.Namespace }}/{{ include "evermesh.fullname" . }}-webhook
 {{- end }}
 - --leader-election-namespace={{ .Release.Namespace }}
-- --advertise-address=$(POD_IP):18080
+- --advertise-address=$(POD_IP)
 - --log={{ .Values.log.level }}
 {{- range .Values.watchNamespaces }}
 - --watch-namespace={{ . }}
 {{- end }}
 {{- if .Values.cloudMap.registration }}
 - --cloud-map-registration
+- --cloud-map-dns-ttl={{ .Values.cloudMapDNS.ttl }}
+{{- if .Values.cloudMapCustomHealthCheck.enabled }}
+- --cloud-map-custom-health-check
+{{- end }}
 {{- end }}
 {{- with .Values.region }}
 - --aws-region={{ . }}

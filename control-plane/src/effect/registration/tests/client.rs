@@ -1,0 +1,180 @@
+//! Answers that AWS gives and the stand-in does not.
+
+use std::collections::BTreeMap;
+
+use axum::{
+    Router,
+    http::{HeaderMap, StatusCode},
+};
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+
+use super::super::{
+    Settings,
+    client::{Deleted, Failure, Namespace, Registry, Service},
+    plan::{Checks, Request},
+};
+use crate::source::cloud_map::Connection;
+
+/// Answers a call by its name and body.
+type Answer = fn(&str, &Value) -> (u16, Value);
+
+async fn registry(answer: Answer) -> Registry {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    let serve = move |headers: HeaderMap, body: String| async move {
+        let target = headers["x-amz-target"].to_str().unwrap();
+        let (_, call) = target.split_once('.').unwrap();
+        let (status, answer) = answer(call, &serde_json::from_str(&body).unwrap());
+        (StatusCode::from_u16(status).unwrap(), answer.to_string())
+    };
+    let router = Router::new().fallback(serve);
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    Registry::new(Connection::open(Some(&endpoint)).await)
+}
+
+fn refusal(code: &str) -> (u16, Value) {
+    (400, json!({"__type": code, "Message": "for a test"}))
+}
+
+fn service() -> Service {
+    Service {
+        id: "srv".to_owned(),
+        arn: None,
+        creator: None,
+        is_marked: false,
+        checks: Checks::Custom,
+    }
+}
+
+#[tokio::test]
+async fn a_service_that_somebody_made_meanwhile_is_as_good() {
+    let registry = registry(|call, body| match call {
+        "CreateService" => {
+            let (status, mut answer) = refusal("ServiceAlreadyExists");
+            answer["ServiceId"] = "srv".into();
+            (status, answer)
+        }
+        "GetService" if body["Id"] == "srv" => {
+            let service = json!({"Id": "srv", "Arn": "arn", "CreatorRequestId": "another"});
+            (200, json!({"Service": service}))
+        }
+        _ => refusal("Unexpected"),
+    })
+    .await;
+    let namespace = Namespace {
+        id: "ns".to_owned(),
+        is_dns: true,
+    };
+    let name = evermesh_model::CloudMapService {
+        namespace: "shop.local".into(),
+        service: "color".into(),
+    };
+    let settings = Settings {
+        dns_ttl: 300,
+        custom_health_check: false,
+        ipv6: false,
+    };
+    let made = registry.create(&namespace, &name, "uid", settings).await;
+    let made = made.unwrap();
+    assert_eq!(made.creator.as_deref(), Some("another"));
+    assert_eq!((made.checks, made.is_marked), (Checks::None, false));
+}
+
+#[tokio::test]
+async fn a_note_counts_where_it_leads_to_the_service() {
+    let registry = registry(|call, body| match (call, body["Id"].as_str()) {
+        ("GetService", Some("srv")) => {
+            let service = json!({"Id": "srv", "Arn": "arn:service/srv", "Name": "color", "NamespaceId": "ns"});
+            (200, json!({"Service": service}))
+        }
+        ("GetService", Some("gone")) => refusal("ServiceNotFound"),
+        ("GetService", Some("slow")) => refusal("ThrottlingException"),
+        _ => refusal("InvalidInput"),
+    })
+    .await;
+    let is_found = async |id: &str, name: &str, arn: &str| {
+        let namespace = Namespace {
+            id: id.to_owned(),
+            is_dns: false,
+        };
+        let found = registry.noted(&namespace, name, arn).await;
+        found.map(|found| found.is_some())
+    };
+    assert_eq!(is_found("ns", "color", "arn:service/srv").await, Ok(true));
+    for (id, name, arn) in [
+        ("another", "color", "arn:service/srv"),
+        ("ns", "shape", "arn:service/srv"),
+        ("ns", "color", "other:service/srv"),
+        ("ns", "color", "arn:service/gone"),
+        ("ns", "color", "arn:service/?"),
+        ("ns", "color", "nonsense"),
+    ] {
+        assert_eq!(
+            is_found(id, name, arn).await,
+            Ok(false),
+            "{id} {name} {arn}"
+        );
+    }
+    let slow = is_found("ns", "color", "arn:service/slow").await;
+    assert!(matches!(slow, Err(Failure::Unavailable(_))), "{slow:?}");
+}
+
+#[tokio::test]
+async fn a_listing_has_all_its_pages() {
+    let registry = registry(|call, body| match (call, body["NextToken"].as_str()) {
+        ("ListInstances", None) => {
+            let page = json!([{"Id": "a", "Attributes": {"k": "v"}}]);
+            (200, json!({"Instances": page, "NextToken": "more"}))
+        }
+        ("ListInstances", Some("more")) => (200, json!({"Instances": [{"Id": "b"}, {"Id": "c"}]})),
+        ("GetInstancesHealthStatus", None) => (
+            200,
+            json!({"Status": {"a": "HEALTHY", "b": "UNKNOWN"}, "NextToken": "more"}),
+        ),
+        ("GetInstancesHealthStatus", _) => (200, json!({"Status": {"c": "UNHEALTHY"}})),
+        _ => refusal("Unexpected"),
+    })
+    .await;
+    let listing = registry.list(&service()).await.unwrap();
+    let health: Vec<_> = listing
+        .instances
+        .iter()
+        .map(|(id, listed)| (id.as_str(), listed.healthy))
+        .collect();
+    assert_eq!(health, [("a", Some(true)), ("b", None), ("c", Some(false))]);
+    assert_eq!(listing.instances["a"].attributes["k"], "v");
+}
+
+#[tokio::test]
+async fn what_a_refusal_means() {
+    let registry = registry(|call, body| match (call, body["InstanceId"].as_str()) {
+        ("RegisterInstance", Some("twice")) => refusal("DuplicateRequest"),
+        ("RegisterInstance", Some("odd")) => refusal("InvalidInput"),
+        ("RegisterInstance", Some("many")) => refusal("ThrottlingException"),
+        ("RegisterInstance", _) => refusal("ServiceNotFound"),
+        ("DeregisterInstance", _) => refusal("InstanceNotFound"),
+        ("DeleteService", _) => refusal("ResourceInUse"),
+        _ => refusal("Unexpected"),
+    })
+    .await;
+    let register = async |id: &str| {
+        let request = Request::Register(BTreeMap::new());
+        registry.send(&service(), id, &request).await
+    };
+    assert_eq!(register("twice").await, Ok(()), "it is under way");
+    assert_eq!(
+        register("odd").await,
+        Err(Failure::Refused("InvalidInput: for a test".to_owned()))
+    );
+    assert!(matches!(
+        register("many").await,
+        Err(Failure::Unavailable(_))
+    ));
+    assert_eq!(register("late").await, Err(Failure::Gone));
+    let gone = registry
+        .send(&service(), "gone", &Request::Deregister)
+        .await;
+    assert_eq!(gone, Ok(()), "that is what was wanted");
+    assert_eq!(registry.delete(&service()).await, Ok(Deleted::InUse));
+}

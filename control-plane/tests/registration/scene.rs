@@ -1,0 +1,222 @@
+//! A cluster with a mesh, a Cloud Map, and the control plane between them.
+
+use std::{collections::BTreeMap, net::IpAddr, time::Duration};
+
+use aws_sdk_servicediscovery::{
+    Client, Config,
+    config::{Credentials, Region},
+    types::{HealthStatus, Service},
+};
+use evermesh_testkit::{
+    control_plane::ControlPlane,
+    kubernetes::{ApiServer, PodState},
+    moto::Moto,
+};
+use serde_json::Value;
+
+/// For what takes seconds when the machine is idle.
+const PATIENCE: Duration = Duration::from_secs(90);
+/// Long enough for a look at everything though nothing changed.
+const ROUND: Duration = Duration::from_secs(12);
+
+pub(crate) const GATE: &str = "conditions.appmesh.k8s.aws/aws-cloudmap-healthy";
+pub(crate) const FINALIZER: &str = "finalizers.appmesh.k8s.aws/aws-cloudmap-resources";
+
+pub(crate) async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let poll = async {
+        while !holds().await {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    let done = tokio::time::timeout(PATIENCE, poll).await;
+    assert!(done.is_ok(), "{what} did not happen");
+}
+
+/// Long enough for whatever would go wrong.
+pub(crate) async fn a_round() {
+    tokio::time::sleep(ROUND).await;
+}
+
+/// Attributes by id. What is listed twice fails the test: who registers twice did not know what is there.
+pub(crate) type Instances = BTreeMap<String, BTreeMap<String, String>>;
+
+pub(crate) struct Scene {
+    pub(crate) api: ApiServer,
+    pub(crate) moto: Moto,
+    pub(crate) cloud_map: Client,
+}
+
+/// A virtual node of the mesh, with the pods of its name.
+pub(crate) fn node(name: &str, namespace: &str, service: &str) -> String {
+    format!(
+        "apiVersion: appmesh.k8s.aws/v1beta2
+kind: VirtualNode
+metadata: {{name: {name}, namespace: shop}}
+spec:
+  podSelector: {{matchLabels: {{app: {name}}}}}
+  listeners: [{{portMapping: {{port: 8080, protocol: http}}}}]
+  serviceDiscovery:
+    awsCloudMap:
+      namespaceName: {namespace}
+      serviceName: {service}
+      attributes: [{{key: version, value: {name}}}]
+"
+    )
+}
+
+impl Scene {
+    pub(crate) async fn build() -> Self {
+        let api = ApiServer::start().await.unwrap();
+        api.install_crds().await.unwrap();
+        api.create_namespace("shop").await.unwrap();
+        let mesh = "apiVersion: appmesh.k8s.aws/v1beta2
+kind: Mesh
+metadata: {name: shop}
+spec: {namespaceSelector: {}}
+---
+apiVersion: v1
+kind: Node
+metadata:
+  name: worker
+  labels: {topology.kubernetes.io/region: eu-west-1, topology.kubernetes.io/zone: eu-west-1b}
+";
+        api.apply(mesh).await.unwrap();
+        let mut moto = Moto::start().await.unwrap();
+        moto.create_http_namespace("shop.local").await.unwrap();
+        let config = Config::builder()
+            .behavior_version_latest()
+            .region(Region::from_static("us-east-1"))
+            .credentials_provider(Credentials::new("test", "test", None, None, "test"))
+            .endpoint_url(moto.endpoint());
+        let cloud_map = Client::from_conf(config.build());
+        Self {
+            api,
+            moto,
+            cloud_map,
+        }
+    }
+
+    /// The control plane, ready.
+    pub(crate) async fn start(&self, more: &[&str]) -> ControlPlane {
+        let endpoint = self.moto.endpoint();
+        let mut arguments = vec!["--leader-election-namespace", "shop"];
+        arguments.extend(["--cloud-map-endpoint", &endpoint]);
+        arguments.extend(more);
+        let kubeconfig = self.api.kubeconfig();
+        let mut control_plane = ControlPlane::start_on_cluster(&kubeconfig, &arguments).unwrap();
+        control_plane.ready().await.unwrap();
+        control_plane
+    }
+
+    pub(crate) async fn start_registering(&self) -> ControlPlane {
+        self.start(&["--cloud-map-registration"]).await
+    }
+
+    /// Makes a pod of a virtual node that waits for Cloud Map, and brings it as far as this.
+    pub(crate) async fn pod(&self, name: &str, node: &str, ip: &str, state: PodState) {
+        let pod = format!(
+            "apiVersion: v1
+kind: Pod
+metadata: {{name: {name}, namespace: shop, labels: {{app: {node}, version: label}}}}
+spec:
+  nodeName: worker
+  readinessGates: [{{conditionType: {GATE}}}]
+  containers: [{{name: app, image: app}}]
+"
+        );
+        self.api.apply(&pod).await.unwrap();
+        self.set_pod(name, ip, state).await;
+    }
+
+    pub(crate) async fn set_pod(&self, name: &str, ip: &str, state: PodState) {
+        let ip: IpAddr = ip.parse().unwrap();
+        self.api.set_pod("shop", name, ip, state).await.unwrap();
+    }
+
+    pub(crate) async fn kubectl(&self, arguments: &[&str]) -> String {
+        let arguments = [arguments, &["--namespace", "shop"]].concat();
+        self.api.kubectl(&arguments).await.unwrap()
+    }
+
+    pub(crate) async fn get(&self, object: &str) -> Value {
+        let json = self.kubectl(&["get", object, "--output", "json"]).await;
+        serde_json::from_str(&json).unwrap()
+    }
+
+    /// Whether the object is not there any more.
+    pub(crate) async fn is_gone(&self, object: &str) -> bool {
+        let found = self.kubectl(&["get", object, "--ignore-not-found"]).await;
+        found.is_empty()
+    }
+
+    pub(crate) async fn delete(&self, object: &str) {
+        self.kubectl(&["delete", object, "--wait=false"]).await;
+    }
+
+    /// Status and reason of a pod's gate, and the words.
+    pub(crate) async fn gate(&self, pod: &str) -> (String, String) {
+        let pod = self.get(&format!("pod/{pod}")).await;
+        let conditions = pod["status"]["conditions"].as_array();
+        let mut conditions = conditions.into_iter().flatten();
+        let found = conditions.find(|it| it["type"] == GATE);
+        let text = |field: &str| {
+            let value = found.and_then(|found| found[field].as_str());
+            value.unwrap_or_default().to_owned()
+        };
+        let verdict = format!("{} {}", text("status"), text("reason"));
+        (verdict, text("message"))
+    }
+
+    pub(crate) async fn gate_becomes(&self, pod: &str, wanted: &str) {
+        let what = format!("{wanted} of {pod}");
+        eventually(&what, async || self.gate(pod).await.0 == wanted).await;
+    }
+
+    pub(crate) async fn service(&self, name: &str) -> Option<Service> {
+        let listed = self.cloud_map.list_services().send().await.unwrap();
+        let mut services = listed.services().iter();
+        let id = services.find(|it| it.name() == Some(name))?.id()?;
+        let answer = self.cloud_map.get_service().id(id).send().await;
+        answer.unwrap().service
+    }
+
+    pub(crate) async fn instances(&self, service: &str) -> Instances {
+        let Some(service) = self.service(service).await else {
+            return Instances::new();
+        };
+        let call = self.cloud_map.list_instances();
+        let listed = call.service_id(service.id().unwrap()).send().await.unwrap();
+        let mut instances = Instances::new();
+        for instance in listed.instances() {
+            let attributes = instance.attributes().unwrap().clone().into_iter();
+            let id = instance.id().unwrap().to_owned();
+            let before = instances.insert(id.clone(), attributes.collect());
+            assert_eq!(before, None, "{id} is registered twice");
+        }
+        instances
+    }
+
+    pub(crate) async fn holds(&self, service: &str, ids: &[&str]) {
+        let what = format!("{service} with {ids:?}");
+        eventually(&what, async || self.instances(service).await.keys().eq(ids)).await;
+    }
+
+    pub(crate) async fn health(&self, service: &str, id: &str) -> Option<HealthStatus> {
+        let service = self.service(service).await?;
+        let call = self.cloud_map.get_instances_health_status();
+        let call = call.service_id(service.id()?);
+        let answer = call.send().await.unwrap();
+        answer.status()?.get(id).cloned()
+    }
+
+    /// Registers an instance as somebody else does.
+    pub(crate) async fn register(&self, service: &str, id: &str, attributes: &[(&str, &str)]) {
+        let service = self.service(service).await.unwrap();
+        let mut call = self.cloud_map.register_instance();
+        call = call.service_id(service.id().unwrap()).instance_id(id);
+        for (name, value) in attributes {
+            call = call.attributes(*name, *value);
+        }
+        call.send().await.unwrap();
+    }
+}
