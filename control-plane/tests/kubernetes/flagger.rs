@@ -203,8 +203,8 @@ impl Flagger {
             };
             if without_weights(&own(&found)) != without_weights(&wanted) {
                 self.repaired += 1;
-                let action = |spec: &Value| spec["routes"][0]["httpRoute"]["action"].clone();
-                wanted["routes"][0]["httpRoute"]["action"] = action(&found.data["spec"]);
+                let kept = &found.data["spec"]["routes"][0]["httpRoute"]["action"];
+                wanted["routes"][0]["httpRoute"]["action"] = kept.clone();
                 self.update("VirtualRouter", name, |spec| put(spec, &wanted))
                     .await;
             }

@@ -1,6 +1,7 @@
 //! A cluster with a mesh and a gateway that has traffic.
 
 use std::{
+    fmt::Write as _,
     fs::{self, File},
     net::{Ipv4Addr, SocketAddr},
     ops::{Deref, DerefMut},
@@ -72,7 +73,8 @@ spec: {{listeners: [{{portMapping: {{port: 80, protocol: http}}}}]}}
 "
     );
     for (index, port) in versions.into_iter().enumerate() {
-        yaml += &format!(
+        write!(
+            yaml,
             "---
 apiVersion: appmesh.k8s.aws/v1beta2
 kind: VirtualNode
@@ -83,7 +85,8 @@ spec:
   serviceDiscovery: {{dns: {{hostname: 127.0.0.1}}}}
 ",
             index + 1
-        );
+        )
+        .unwrap();
     }
     yaml
 }

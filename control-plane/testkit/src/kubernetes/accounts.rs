@@ -71,11 +71,11 @@ impl ApiServer {
                         .all(|(label, value)| labels[label.as_str()] == **value)
                 })
             });
-            let rules: Vec<&Value> = selected
+            let granted: Vec<&Value> = selected
                 .filter_map(|role| role["rules"].as_array())
                 .flatten()
                 .collect();
-            let patch = json!({"rules": rules}).to_string();
+            let patch = json!({"rules": granted}).to_string();
             let patch = [
                 "patch",
                 "clusterrole",

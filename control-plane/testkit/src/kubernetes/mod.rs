@@ -125,12 +125,11 @@ impl ApiServer {
         let mut last = String::new();
         let became_ready = process
             .wait_until("ready", START, async || {
-                let ready = match &self.place {
-                    None => ready(&client).await,
-                    Some(_) => {
-                        let readyz = ["get", "--raw", "/readyz?verbose"];
-                        self.kubectl(&readyz).await.map(drop)
-                    }
+                let ready = if self.place.is_none() {
+                    ready(&client).await
+                } else {
+                    let readyz = ["get", "--raw", "/readyz?verbose"];
+                    self.kubectl(&readyz).await.map(drop)
                 };
                 ready.map_err(|error| last = format!("{error:#}")).is_ok()
             })
