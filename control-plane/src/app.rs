@@ -27,7 +27,7 @@ use crate::{
     admin,
     args::ServeArgs,
     changes::{self, Changes, Event},
-    cluster::Cluster,
+    cluster::{Cluster, Wires},
     effect::Notice,
     engine::{Engine, Outputs, Published},
     metrics::Metrics,
@@ -82,14 +82,11 @@ async fn run(args: &ServeArgs, streams: &Handle) -> anyhow::Result<()> {
     let (events, announced) = mpsc::unbounded_channel();
     let store = Store::new();
     let cluster = Cluster::of(args).await?;
-    let (notices, noticed) = match &cluster {
-        Some(_) if args.kubernetes.leader_election_namespace.is_some() => {
-            let (notices, noticed) = mpsc::unbounded_channel();
-            (Some(notices), Some(noticed))
-        }
-        _ => (None, None),
+    let (told, notices) = match &args.kubernetes.leader_election_namespace {
+        Some(_) => Some(mpsc::unbounded_channel()).unzip(),
+        None => (None, None),
     };
-    let registry = Registry::new(Some(verdicts_to(events.clone(), notices.clone())));
+    let registry = Registry::new(Some(verdicts_to(events.clone(), told.clone())));
     let reachable = cluster.as_ref().map(|it| Arc::clone(&it.reachable));
     let admission = AdmissionMetrics::default();
     let metrics = Arc::new(Metrics::new(
@@ -105,7 +102,7 @@ async fn run(args: &ServeArgs, streams: &Handle) -> anyhow::Result<()> {
         wanted,
         published,
         events,
-        commits: notices,
+        commits: told,
         surroundings,
         metrics: Arc::clone(&metrics),
     };
@@ -126,40 +123,25 @@ async fn run(args: &ServeArgs, streams: &Handle) -> anyhow::Result<()> {
     );
     let mut ear = None;
     if let Some(cluster) = &cluster {
-        cluster.spawn_sources(&mut tasks, args, batches, &shutdown);
-        if let Some(address) = args.webhook.webhook_address {
-            let listener = bind(address, "--webhook-address").await?;
-            cluster.spawn_webhook(
-                &mut tasks,
-                args,
-                (listener, surrounding),
-                admission,
-                &shutdown,
-            );
-        }
-        if let (Some(noticed), Some(namespace)) =
-            (noticed, &args.kubernetes.leader_election_namespace)
-        {
-            let readers = (newest.clone(), Arc::clone(&store), Arc::clone(&registry));
-            let effects = (noticed, readers);
-            ear = Some(cluster.spawn_effects(&mut tasks, args, namespace, effects, &shutdown));
-        }
+        let wires = Wires {
+            batches,
+            surroundings: surrounding,
+            admission,
+            notices,
+            readers: (newest.clone(), Arc::clone(&store), Arc::clone(&registry)),
+        };
+        ear = cluster.spawn(&mut tasks, args, wires, &shutdown).await?;
     } else if let Some(folder) = &args.source.config {
         tasks.spawn(part(file::run(folder.clone(), batches, shutdown.clone())));
     }
 
-    let mut options = Options::new(Arc::new(|node, _| identify(node)));
-    options.shutdown = shutdown.clone();
-    let serving = evermesh_xds::serve(
+    let serving = serve_xds(
         xds_listener,
         Arc::clone(&store),
         Arc::clone(&registry),
-        options,
+        shutdown.clone(),
     );
-    tasks.spawn_on(
-        async move { serving.await.context("the xDS server failed") },
-        streams,
-    );
+    tasks.spawn_on(serving, streams);
     tasks.spawn(part(changes::track(
         announced,
         Arc::clone(&registry),
@@ -182,15 +164,26 @@ async fn run(args: &ServeArgs, streams: &Handle) -> anyhow::Result<()> {
     tracing::info!(xds = %args.xds_address, admin = %args.admin_address, "serving");
     let ended = until_the_end(&mut tasks, engine).await;
     shutdown.cancel();
-    if tokio::time::timeout(args.shutdown_timeout, async {
-        while tasks.join_next().await.is_some() {}
-    })
-    .await
-    .is_err()
+    let all = async { while tasks.join_next().await.is_some() {} };
+    if tokio::time::timeout(args.shutdown_timeout, all)
+        .await
+        .is_err()
     {
         tracing::warn!("streams did not end in time");
     }
     ended
+}
+
+async fn serve_xds(
+    listener: TcpListener,
+    store: Arc<Store>,
+    registry: Arc<Registry>,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    let mut options = Options::new(Arc::new(|node, _| identify(node)));
+    options.shutdown = shutdown;
+    let serving = evermesh_xds::serve(listener, store, registry, options);
+    serving.await.context("the xDS server failed")
 }
 
 /// Waits for a signal, which is a good end, or for a part that ended by itself, which is not.
@@ -212,7 +205,7 @@ async fn until_the_end(
     Ok(())
 }
 
-async fn bind(address: SocketAddr, flag: &str) -> anyhow::Result<TcpListener> {
+pub(crate) async fn bind(address: SocketAddr, flag: &str) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address)
         .await
         .with_context(|| format!("{flag} {address}: cannot listen there"))
@@ -262,11 +255,11 @@ pub(crate) async fn part(task: impl Future<Output = ()>) -> anyhow::Result<()> {
 /// Verdicts on their way to the tracker, with the moment at which they were read.
 fn verdicts_to(
     events: mpsc::UnboundedSender<Event>,
-    notices: Option<mpsc::UnboundedSender<Notice>>,
+    told: Option<mpsc::UnboundedSender<Notice>>,
 ) -> VerdictSink {
     Arc::new(move |verdict| {
-        if let Some(notices) = &notices {
-            let _ = notices.send(Notice::Verdict(verdict.clone()));
+        if let Some(told) = &told {
+            let _ = told.send(Notice::Verdict(verdict.clone()));
         }
         // The tracker is gone only when the process is about to be.
         let _ = events.send(Event::Verdict(verdict, Instant::now()));

@@ -253,7 +253,7 @@ pub struct WebhookArgs {
     )]
     pub webhook_secret: NamespacedName,
 
-    /// The MutatingWebhookConfiguration whose caBundle is kept right
+    /// The `MutatingWebhookConfiguration` whose caBundle is kept right
     #[arg(
         long,
         value_name = "NAME",
@@ -262,7 +262,7 @@ pub struct WebhookArgs {
     )]
     pub webhook_mutating_configuration: String,
 
-    /// The ValidatingWebhookConfiguration whose caBundle is kept right
+    /// The `ValidatingWebhookConfiguration` whose caBundle is kept right
     #[arg(
         long,
         value_name = "NAME",

@@ -9,14 +9,13 @@ use evermesh_ingest::admission::Surroundings;
 use evermesh_xds::{Registry, Store};
 use kube::Client;
 use tokio::{
-    net::TcpListener,
     sync::{mpsc, watch},
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    app::part,
+    app::{bind, part},
     args::{Family, ServeArgs},
     effect::{
         Notice,
@@ -34,6 +33,16 @@ use crate::{
 
 /// What other replicas tell that may wait before they are held back.
 const HEARD: usize = 64;
+
+/// What leads from and to the cluster's tasks.
+pub(crate) struct Wires {
+    pub(crate) batches: mpsc::Sender<Batch>,
+    pub(crate) surroundings: watch::Receiver<Option<Surroundings>>,
+    pub(crate) admission: AdmissionMetrics,
+    /// For the doors back, if there are to be any.
+    pub(crate) notices: Option<mpsc::UnboundedReceiver<Notice>>,
+    pub(crate) readers: Readers,
+}
 
 /// The cluster that objects come from.
 pub(crate) struct Cluster {
@@ -59,7 +68,40 @@ impl Cluster {
         }))
     }
 
-    pub(crate) fn spawn_sources(
+    /// Everything that reads it, answers it and writes back. Returns where other replicas reach the one that leads.
+    pub(crate) async fn spawn(
+        &self,
+        tasks: &mut JoinSet<anyhow::Result<()>>,
+        args: &ServeArgs,
+        wires: Wires,
+        shutdown: &CancellationToken,
+    ) -> anyhow::Result<Option<Ear>> {
+        let Wires {
+            batches,
+            surroundings,
+            admission,
+            notices,
+            readers,
+        } = wires;
+        self.spawn_sources(tasks, args, batches, shutdown);
+        if let Some(address) = args.webhook.webhook_address {
+            let listener = bind(address, "--webhook-address").await?;
+            tasks.spawn(webhook::run(
+                listener,
+                webhook::Options::from(&args.webhook),
+                self.client.clone(),
+                surroundings,
+                admission,
+                shutdown.clone(),
+            ));
+        }
+        let namespace = args.kubernetes.leader_election_namespace.as_ref();
+        Ok(namespace.zip(notices).map(|(namespace, notices)| {
+            self.spawn_effects(tasks, args, namespace, (notices, readers), shutdown)
+        }))
+    }
+
+    fn spawn_sources(
         &self,
         tasks: &mut JoinSet<anyhow::Result<()>>,
         args: &ServeArgs,
@@ -85,38 +127,17 @@ impl Cluster {
     }
 }
 
-impl Cluster {
-    /// Admission.
-    pub(crate) fn spawn_webhook(
-        &self,
-        tasks: &mut JoinSet<anyhow::Result<()>>,
-        args: &ServeArgs,
-        (listener, surroundings): (TcpListener, watch::Receiver<Option<Surroundings>>),
-        metrics: AdmissionMetrics,
-        shutdown: &CancellationToken,
-    ) {
-        tasks.spawn(webhook::run(
-            listener,
-            webhook::Options::from(&args.webhook),
-            self.client.clone(),
-            surroundings,
-            metrics,
-            shutdown.clone(),
-        ));
-    }
-}
-
 /// What the doors back read.
 pub(crate) type Readers = (watch::Receiver<Arc<Published>>, Arc<Store>, Arc<Registry>);
 
 impl Cluster {
     /// The doors back. Returns where other replicas reach the one that leads.
-    pub(crate) fn spawn_effects(
+    fn spawn_effects(
         &self,
         tasks: &mut JoinSet<anyhow::Result<()>>,
         args: &ServeArgs,
         namespace: &str,
-        (noticed, (published, store, registry)): (mpsc::UnboundedReceiver<Notice>, Readers),
+        (notices, (published, store, registry)): (mpsc::UnboundedReceiver<Notice>, Readers),
         shutdown: &CancellationToken,
     ) -> Ear {
         let (leads, leader) = watch::channel(Leader::Unknown);
@@ -155,7 +176,7 @@ impl Cluster {
             region: args.kubernetes.aws_region.clone(),
             account: args.kubernetes.aws_account_id.clone(),
         };
-        let writing = status::run(self.client.clone(), options, noticed, shutdown.clone());
+        let writing = status::run(self.client.clone(), options, notices, shutdown.clone());
         tasks.spawn(part(writing));
         ear
     }

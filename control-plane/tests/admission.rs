@@ -118,6 +118,7 @@ async fn fills_what_flagger_leaves_out_and_nothing_else() {
     assert_eq!(kept["spec"], router["spec"]);
 }
 
+#[allow(clippy::too_many_lines)] // a table
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn refuses_what_app_mesh_refused() {
     let cluster = Cluster::start().await;

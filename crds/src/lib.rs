@@ -5,6 +5,7 @@
 //! [`all`] makes and [`to_yaml`] prints.
 //!
 //! Must not know how a mesh works, nor talk to a cluster.
+#![allow(clippy::duplicated_attributes)] // several printer columns of one type are none
 
 pub mod condition;
 mod definition;

@@ -61,9 +61,13 @@ pub(super) const fn active(kind: Kind) -> Option<&'static str> {
         Kind::VirtualGateway => Some("VirtualGatewayActive"),
         Kind::GatewayRoute => Some("GatewayRouteActive"),
         Kind::Route => Some("RouteActive"),
-        // Its status has no fields.
-        Kind::BackendGroup => None,
-        Kind::Namespace | Kind::Service | Kind::EndpointSlice | Kind::Pod | Kind::Node => None,
+        // The status of a backend group has no fields.
+        Kind::BackendGroup
+        | Kind::Namespace
+        | Kind::Service
+        | Kind::EndpointSlice
+        | Kind::Pod
+        | Kind::Node => None,
     }
 }
 

@@ -163,12 +163,14 @@ fn compare<K: Ord, V>(
 }
 
 type Entry<'a, K, V> = Peekable<Iter<'a, K, Arc<V>>>;
+/// The value in each of the two maps.
+type Pair<'a, V> = (Option<&'a Arc<V>>, Option<&'a Arc<V>>);
 
 /// The values of the lowest key that is left.
 fn next<'a, K: Ord, V>(
     last: &mut Entry<'a, K, V>,
     now: &mut Entry<'a, K, V>,
-) -> Option<(Option<&'a Arc<V>>, Option<&'a Arc<V>>)> {
+) -> Option<Pair<'a, V>> {
     let key = match (last.peek(), now.peek()) {
         (None, None) => return None,
         (Some((key, _)), None) | (None, Some((key, _))) => *key,

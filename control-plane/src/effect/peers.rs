@@ -299,6 +299,8 @@ async fn tell(address: SocketAddr, path: &str, lines: mpsc::Receiver<Bytes>) -> 
 
 #[cfg(test)]
 mod tests {
+    use std::slice;
+
     use evermesh_model::Kind;
 
     use super::*;
@@ -327,19 +329,20 @@ mod tests {
         );
         let counts = vec![(object.clone(), Some(count(1)))];
         let concerned = hear(&mut peers, Heard::Counts { stream: 1, counts });
-        assert_eq!(concerned, [object.clone()]);
+        assert_eq!(concerned, slice::from_ref(&object));
         hear(&mut peers, Heard::Ended { stream: 1 });
         let almost = REMEMBERED.saturating_sub(Duration::from_millis(1));
         assert!(peers.forget(start + almost).is_empty());
         assert_eq!(peers.of(&object).count(), 1);
 
         let began = Heard::Began { stream: 2, replica };
-        assert_eq!(hear(&mut peers, began), [object.clone()]);
+        assert_eq!(hear(&mut peers, began), slice::from_ref(&object));
         assert_eq!(peers.of(&object).count(), 0);
         let counts = vec![(object.clone(), Some(count(0)))];
         hear(&mut peers, Heard::Counts { stream: 2, counts });
         hear(&mut peers, Heard::Ended { stream: 2 });
-        assert_eq!(peers.forget(start + REMEMBERED), [object.clone()]);
+        let forgotten = peers.forget(start + REMEMBERED);
+        assert_eq!(forgotten, slice::from_ref(&object));
         assert_eq!(peers.of(&object).count(), 0);
     }
 

@@ -338,14 +338,14 @@ impl Writer {
             .written
             .get(object)
             .map_or(&observation.status, |(status, _)| status);
-        let facets = self.naming.of(object);
+        let named = self.naming.of(object);
         let facts = Facts {
             generation: observation.generation,
             problems: self.problems_of(object),
             proxies: self.proxies(object),
-            arn: facets.arn,
-            route_arns: facets.route_arns,
-            weights: facets.weights,
+            arn: named.arn,
+            route_arns: named.route_arns,
+            weights: named.weights,
         };
         let status = condition::status(object.kind, &facts, current, Timestamp::now())?;
         let is_ripe = self.ripe.remove(object);

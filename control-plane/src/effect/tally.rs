@@ -7,6 +7,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -90,7 +91,13 @@ impl Tally {
         for (key, served) in self.index.of(&object.to_string()) {
             let scope = key.scope.as_deref().unwrap_or_default();
             let version = served.resource.version;
-            text += &format!("{}\0{}\0{scope}\0{version}\0", key.kind.as_str(), key.name);
+            // Writing into a String never fails.
+            let _ = write!(
+                text,
+                "{}\0{}\0{scope}\0{version}\0",
+                key.kind.as_str(),
+                key.name
+            );
         }
         Version::of(text.as_bytes()).to_string()
     }

@@ -69,7 +69,7 @@ pub(super) async fn serve(
     .handle(handle.clone());
     let mut serving = pin!(server.serve(router(&admission).into_make_service()));
     tokio::select! {
-        served = &mut serving => Ok(served?),
+        ended = &mut serving => Ok(ended?),
         () = shutdown.cancelled() => {
             handle.graceful_shutdown(Some(GRACE));
             Ok(serving.await?)

@@ -46,25 +46,7 @@ fn signal(scene: &mut Scene, signal: &str) {
     assert!(sent.unwrap().success());
 }
 
-#[tokio::test]
-async fn a_status_is_true_only_when_the_proxies_say_so() {
-    let mut scene = Scene::build().await;
-    let message = becomes(&scene, "Programmed", "True", "Programmed").await;
-    assert_eq!(message, "1/1 proxies have accepted it");
-    becomes(&scene, "RouteActive", "True", "Accepted").await;
-    let arguments = [
-        "wait",
-        "--for=condition=VirtualNodeActive",
-        "virtualnode/color-v1",
-        "--namespace=shop",
-        "--timeout=30s",
-    ];
-    scene.api.kubectl(&arguments).await.unwrap();
-    let node = get(&scene, "virtualnode", "color-v1").await;
-    let arn = "arn:aws:appmesh:us-east-1:000000000000:mesh/shop/virtualNode/color-v1_shop";
-    assert_eq!(node["status"]["virtualNodeARN"], arn);
-
-    // What an operator sees first.
+async fn shows_first_what_is_asked_first(scene: &Scene) {
     let arguments = ["get", "virtualservices,routes.evermesh.dev", "-n", "shop"];
     let table = scene.api.kubectl(&arguments).await.unwrap();
     let words = |line: &str| -> Vec<String> {
@@ -87,6 +69,27 @@ async fn a_status_is_true_only_when_the_proxies_say_so() {
     );
     let weights = "route.evermesh.dev/color color color-v1=100,color-v2=0 True";
     assert!(lines.contains(&words(weights)), "{table}");
+}
+
+#[tokio::test]
+async fn a_status_is_true_only_when_the_proxies_say_so() {
+    let mut scene = Scene::build().await;
+    let message = becomes(&scene, "Programmed", "True", "Programmed").await;
+    assert_eq!(message, "1/1 proxies have accepted it");
+    becomes(&scene, "RouteActive", "True", "Accepted").await;
+    let arguments = [
+        "wait",
+        "--for=condition=VirtualNodeActive",
+        "virtualnode/color-v1",
+        "--namespace=shop",
+        "--timeout=30s",
+    ];
+    scene.api.kubectl(&arguments).await.unwrap();
+    let node = get(&scene, "virtualnode", "color-v1").await;
+    let arn = "arn:aws:appmesh:us-east-1:000000000000:mesh/shop/virtualNode/color-v1_shop";
+    assert_eq!(node["status"]["virtualNodeARN"], arn);
+
+    shows_first_what_is_asked_first(&scene).await;
 
     // A proxy that is silent.
     signal(&mut scene, "-STOP");

@@ -99,6 +99,7 @@ fn apply(graph: &mut Graph, change: &Change) {
             };
             let mesh = Mesh {
                 ip_preference: ipv6.then_some(IpPreference::Ipv6Only),
+                endpoint_slices: None,
                 ..builders::mesh(egress)
             };
             graph.meshes.insert(mesh.name.clone(), Arc::new(mesh));

@@ -141,7 +141,7 @@ mod tests {
 
     use super::*;
 
-    fn mesh(name: &str, spec: Value) -> DynamicObject {
+    fn mesh(name: &str, spec: &Value) -> DynamicObject {
         let object = json!({"metadata": {"name": name}, "spec": spec});
         serde_json::from_value(object).unwrap()
     }
@@ -168,19 +168,19 @@ mod tests {
         let mut mirror = Mirror::new(Kind::Mesh, 0, Arc::default());
         let list = vec![
             Event::Init,
-            Event::InitApply(mesh("a", json!({}))),
-            Event::InitApply(mesh("b", json!({}))),
+            Event::InitApply(mesh("a", &json!({}))),
+            Event::InitApply(mesh("b", &json!({}))),
         ];
         assert_eq!(take(&mut mirror, list), (vec![], false));
         assert_eq!(
             take(&mut mirror, vec![Event::InitDone]),
             (vec!["+Mesh/a".to_owned(), "+Mesh/b".to_owned()], true)
         );
-        let broken_off = vec![Event::Init, Event::InitApply(mesh("b", json!({})))];
+        let broken_off = vec![Event::Init, Event::InitApply(mesh("b", &json!({})))];
         assert_eq!(take(&mut mirror, broken_off), (vec![], false));
         let again = vec![
             Event::Init,
-            Event::InitApply(mesh("b", json!({}))),
+            Event::InitApply(mesh("b", &json!({}))),
             Event::InitDone,
         ];
         assert_eq!(
@@ -192,11 +192,11 @@ mod tests {
     #[test]
     fn a_broken_object_keeps_its_last_good_version_and_is_told() {
         let mut mirror = Mirror::new(Kind::Mesh, 0, Arc::default());
-        let broken = mesh("a", json!({"egressFilter": {"type": "MAYBE"}}));
+        let broken = mesh("a", &json!({"egressFilter": {"type": "MAYBE"}}));
         let events = vec![
-            Event::Apply(mesh("a", json!({}))),
+            Event::Apply(mesh("a", &json!({}))),
             Event::Apply(broken),
-            Event::Apply(mesh("a", json!({}))),
+            Event::Apply(mesh("a", &json!({}))),
         ];
         let expected = [
             "+Mesh/a",

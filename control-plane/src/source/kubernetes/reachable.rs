@@ -82,11 +82,10 @@ pub async fn ask(client: Client, reachable: Arc<Reachable>, shutdown: Cancellati
             None if reachable.answered(Instant::now()) => {
                 tracing::info!("the API server answers again");
             }
-            None => {}
             Some(why) if reachable.silent() => {
                 tracing::warn!(%why, "the API server does not answer; what is known stays in force");
             }
-            Some(_) => {}
+            None | Some(_) => {}
         }
     }
 }

@@ -99,7 +99,7 @@ impl Material {
                 self.authority = next;
             }
             Some(next) if is_alive(&next.certificate, now) && fits(&next) => {
-                self.next_authority = Some(next)
+                self.next_authority = Some(next);
             }
             // A next one that nobody can read is as good as none.
             _ if is_aging(&self.authority, now) => self.next_authority = Some(authority(now)?),

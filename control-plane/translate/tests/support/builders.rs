@@ -17,6 +17,7 @@ pub fn mesh(egress: EgressFilter) -> Mesh {
         object: ObjectRef::new(Kind::Mesh, "", "m"),
         egress,
         ip_preference: None,
+        endpoint_slices: None,
     }
 }
 
