@@ -15,10 +15,8 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use tokio::{
-    io::{AsyncBufReadExt as _, BufReader},
-    sync::{Mutex, mpsc},
-};
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::sync::{Mutex, mpsc};
 
 use self::{
     cluster::Cluster,
@@ -249,10 +247,10 @@ impl Stage {
     /// What `kubectl` shows of the route once its status is about the newest weights, as commands and their outputs;
     /// nothing without a cluster.
     pub async fn shown(&self) -> Result<Option<String>> {
-        match &self.cluster {
-            Some(cluster) => cluster.shown().await.map(Some),
-            None => Ok(None),
-        }
+        let Some(cluster) = &self.cluster else {
+            return Ok(None);
+        };
+        cluster.shown().await.map(Some)
     }
 
     /// Registers an instance that was deregistered; returns the time from then to the last proxy's ACK.
