@@ -25,9 +25,9 @@ use tokio::{sync::watch, time};
 use tokio_util::sync::CancellationToken;
 
 /// How long a holder may be silent.
-const DURATION: Duration = Duration::from_secs(8);
+const DURATION: Duration = Duration::from_secs(6);
 /// How often it is renewed, or looked at.
-const INTERVAL: Duration = Duration::from_millis(1500);
+const INTERVAL: Duration = Duration::from_secs(1);
 /// The annotation of the Lease that says where its holder listens to the other replicas, as `HOST:PORT`.
 const ADDRESS: &str = "evermesh.dev/address";
 
