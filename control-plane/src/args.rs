@@ -117,7 +117,7 @@ pub struct KubernetesArgs {
         long = "watch-namespace",
         value_name = "NAMESPACE",
         value_delimiter = ',',
-        requires = "kubernetes",
+        conflicts_with = "config",
         env = "EVERMESH_WATCH_NAMESPACE"
     )]
     pub watch_namespaces: Vec<String>,
@@ -125,7 +125,7 @@ pub struct KubernetesArgs {
     /// Serve nodes whose DNS name is a Service of the cluster from its EndpointSlices: Envoy sees each pod, knows
     /// its zone and drains it, where App Mesh saw the Service's cluster IP alone. The annotation
     /// `evermesh.dev/endpoint-slices: "true"` or `"false"` of a Mesh decides for that mesh
-    #[arg(long, requires = "kubernetes", env = "EVERMESH_ENDPOINT_SLICES")]
+    #[arg(long, conflicts_with = "config", env = "EVERMESH_ENDPOINT_SLICES")]
     pub endpoint_slices: bool,
 
     /// The namespace of the Lease by which replicas agree on who writes; without it, nothing is written to the
@@ -133,7 +133,7 @@ pub struct KubernetesArgs {
     #[arg(
         long,
         value_name = "NAMESPACE",
-        requires = "kubernetes",
+        conflicts_with = "config",
         env = "EVERMESH_LEADER_ELECTION_NAMESPACE"
     )]
     pub leader_election_namespace: Option<String>,
@@ -186,7 +186,8 @@ pub struct CloudMapArgs {
     /// App Mesh's controller did; by the replica that holds the Lease
     #[arg(
         long,
-        requires_all = ["kubernetes", "leader_election_namespace"],
+        conflicts_with = "config",
+        requires = "leader_election_namespace",
         env = "EVERMESH_CLOUD_MAP_REGISTRATION"
     )]
     pub cloud_map_registration: bool,
@@ -213,7 +214,7 @@ pub struct WebhookArgs {
     #[arg(
         long,
         value_name = "HOST:PORT",
-        requires = "kubernetes",
+        conflicts_with = "config",
         env = "EVERMESH_WEBHOOK_ADDRESS"
     )]
     pub webhook_address: Option<SocketAddr>,
@@ -504,9 +505,10 @@ mod tests {
             "--leader-election-namespace=a",
             "--watch-namespace=a",
             "--endpoint-slices",
+            "--cloud-map-registration",
         ] {
             let error = Cli::try_parse_from(serve.iter().chain(&[flag])).unwrap_err();
-            assert!(error.to_string().contains("--kubernetes"), "{error}");
+            assert!(error.to_string().contains("--config"), "{error}");
         }
     }
 
