@@ -136,10 +136,10 @@ impl Installed {
     ) -> Result<Vec<String>> {
         let mut arguments = self.arguments.clone();
         for (flag, address) in [
-            ("--xds-address=", xds),
-            ("--admin-address=", admin),
-            ("--advertise-address=", admin),
-            ("--webhook-address=", webhook),
+            ("--xds-address=", xds.to_string()),
+            ("--admin-address=", admin.to_string()),
+            ("--advertise-address=", admin.ip().to_string()),
+            ("--webhook-address=", webhook.to_string()),
         ] {
             let found = arguments.iter_mut().find(|it| it.starts_with(flag));
             *found.with_context(|| format!("the chart gives {flag}"))? = format!("{flag}{address}");

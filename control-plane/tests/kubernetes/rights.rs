@@ -42,10 +42,15 @@ fn the_program_takes_the_charts_arguments() {
     let more = parsed(&[
         "--set",
         "watchNamespaces={a,b},region=eu-west-1,log.level=debug,extraArgs={--endpoint-slices}",
+        "--set",
+        "cloudMap.registration=true,cloudMapDNS.ttl=60,cloudMapCustomHealthCheck.enabled=true",
     ]);
     assert_eq!(more.kubernetes.watch_namespaces, ["a", "b"]);
     assert!(more.kubernetes.endpoint_slices);
     assert_eq!(more.telemetry.log, "debug");
+    assert!(more.cloud_map.cloud_map_registration);
+    assert_eq!(more.cloud_map.cloud_map_dns_ttl, 60);
+    assert!(more.cloud_map.cloud_map_custom_health_check);
 }
 
 #[tokio::test]
