@@ -6,12 +6,12 @@ SHELL := bash
 
 CARGO_DENY := 0.20.2
 
-.PHONY: help run run-api test check bench images setup
+.PHONY: help run run-api test check bench images setup hosts
 
 help: ## Says what there is
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /make \1\t/' | expand -t 14
 
-run: setup ## Plays a canary release on this machine: hosts, real Envoys, 200 requests a second, about a minute
+run: hosts ## Plays a canary release on this machine: hosts, real Envoys, 200 requests a second, about a minute
 	@echo '==> Building (the first time takes a few minutes)'
 	@cargo build --locked -p evermesh -p evermesh-testkit --bins
 	@target/debug/evermesh-demo
@@ -26,7 +26,7 @@ test: setup ## All tests, with real Envoys, Cloud Map and hosts
 	@cargo test --workspace --locked
 	@echo '==> All tests passed'
 
-check: setup ## What a reviewer checks by machine: format, lints, dependencies, documentation, each crate alone
+check: hosts ## What a reviewer checks by machine: format, lints, dependencies, documentation, each crate alone
 	@echo '==> Format'
 	@cargo fmt --all --check
 	@echo '==> Lints'
@@ -55,4 +55,9 @@ images: ## The image of Evermesh as an archive below target/images, without a co
 # Installs what is missing and fetches every crate, also the one that is only unpacked (see proto/build.rs).
 setup:
 	@scripts/setup
+	@cargo fetch --locked
+
+# The same without a Kubernetes API server.
+hosts:
+	@scripts/setup hosts
 	@cargo fetch --locked

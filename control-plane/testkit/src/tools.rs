@@ -21,7 +21,7 @@ pub fn installed(path: &str) -> Result<PathBuf> {
     let program = workspace()?.join("target/tools").join(path);
     if !program.exists() {
         bail!(
-            "{} is missing: run scripts/setup (make test and make run do)",
+            "{} is missing: run scripts/setup (make test does)",
             program.display()
         );
     }
