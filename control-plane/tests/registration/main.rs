@@ -300,6 +300,16 @@ async fn a_missing_namespace_is_named_and_stops_nobody_else() {
     let is_told =
         |line: &str| line.contains("VirtualNode/shop/v1") && line.contains("nowhere.local");
     assert!(log.lines().any(is_told), "{log}");
+    eventually("the node says so", async || {
+        let node = scene.get("virtualnode/v1").await;
+        let conditions = node["status"]["conditions"]
+            .as_array()
+            .into_iter()
+            .flatten();
+        let mut messages = conditions.filter_map(|it| it["message"].as_str());
+        messages.any(|message| message.contains("no namespace nowhere.local"))
+    })
+    .await;
 
     scene
         .moto
