@@ -48,7 +48,7 @@ pub struct KubernetesArgs {
     pub leader_election_name: String,
 
     /// The address at which the other replicas reach this one's admin port, such as the pod's own: they tell the one
-    /// that leads what their proxies accept. It is that of --admin-address unless that is 0.0.0.0 or [::]
+    /// that leads what their proxies accept. It is that of --admin-address unless that is every address
     #[arg(long, value_name = "IP", env = "EVERMESH_ADVERTISE_ADDRESS")]
     pub advertise_address: Option<IpAddr>,
 
