@@ -9,6 +9,7 @@ use std::time::Duration;
 use evermesh_testkit::{
     canary::{Stage, StageOptions},
     control_plane::ControlPlane,
+    wait,
 };
 
 /// How long there is no control plane, in seconds.
@@ -38,14 +39,8 @@ async fn held(control_plane: &ControlPlane) -> Vec<String> {
 }
 
 /// Waits until something holds.
-async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
-    let poll = async {
-        while !holds().await {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    let done = tokio::time::timeout(PATIENCE, poll).await;
-    assert!(done.is_ok(), "{what} did not happen");
+async fn eventually(what: &str, holds: impl AsyncFnMut() -> bool) {
+    wait::eventually(what, PATIENCE, holds).await;
 }
 
 #[tokio::test]

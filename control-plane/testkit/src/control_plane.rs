@@ -84,40 +84,16 @@ impl ControlPlane {
     ) -> Result<Self> {
         let [xds, admin] = free_addresses()?;
         let arguments = installed.arguments(xds, admin, webhook)?;
-        let dir = tools::scratch("control-plane")?;
-        let mut control_plane = Self {
-            place: None,
-            arguments: arguments.into_iter().map(Into::into).collect(),
-            kubeconfig: Some(kubeconfig.to_owned()),
-            xds,
-            admin: Address::Tcp(admin),
-            log: dir.path().join("log"),
-            process: None,
-            _dir: Some(dir),
-        };
-        control_plane.restart()?;
-        Ok(control_plane)
+        let arguments = arguments.into_iter().map(Into::into).collect();
+        Self::launch_on_loopback([xds, admin], Some(kubeconfig.to_owned()), arguments)
     }
 
     /// The same on a host of a lab, on whose loopback the API server is; it is not ready yet.
     pub fn start_installed_on(host: &Host, installed: &Installed) -> Result<Self> {
-        let xds = SocketAddr::from((host.ip(), XDS_PORT));
-        let admin = SocketAddr::from((Ipv4Addr::LOCALHOST, ADMIN_PORT));
+        let [xds, admin] = addresses_on(host);
         let arguments = installed.arguments(xds, admin, installed.webhook)?;
-        let mut control_plane = Self {
-            place: Some(host.clone()),
-            arguments: arguments.into_iter().map(Into::into).collect(),
-            kubeconfig: Some(installed.kubeconfig.clone()),
-            xds,
-            admin: host.loopback(ADMIN_PORT),
-            log: host
-                .dir()
-                .join(format!("{}.control-plane.log", host.name())),
-            process: None,
-            _dir: None,
-        };
-        control_plane.restart()?;
-        Ok(control_plane)
+        let arguments = arguments.into_iter().map(Into::into).collect();
+        Self::launch_on(host, Some(installed.kubeconfig.clone()), arguments)
     }
 
     fn start_on_loopback(
@@ -126,10 +102,19 @@ impl ControlPlane {
         arguments: &[&str],
     ) -> Result<Self> {
         let [xds, admin] = free_addresses()?;
+        let arguments = arguments_of(source, xds, admin, arguments);
+        Self::launch_on_loopback([xds, admin], kubeconfig, arguments)
+    }
+
+    fn launch_on_loopback(
+        [xds, admin]: [SocketAddr; 2],
+        kubeconfig: Option<PathBuf>,
+        arguments: Vec<OsString>,
+    ) -> Result<Self> {
         let dir = tools::scratch("control-plane")?;
         let mut control_plane = Self {
             place: None,
-            arguments: arguments_of(source, xds, admin, arguments),
+            arguments,
             kubeconfig,
             xds,
             admin: Address::Tcp(admin),
@@ -143,17 +128,25 @@ impl ControlPlane {
 
     /// Starts a control plane on a host of a lab, on [`XDS_PORT`] and [`ADMIN_PORT`]; it is not ready yet.
     pub fn start_on(host: &Host, config: &Path, arguments: &[&str]) -> Result<Self> {
-        let xds = SocketAddr::from((host.ip(), XDS_PORT));
-        let admin = SocketAddr::from((Ipv4Addr::LOCALHOST, ADMIN_PORT));
+        let [xds, admin] = addresses_on(host);
+        let source = ["--config".into(), config.into()];
+        Self::launch_on(host, None, arguments_of(&source, xds, admin, arguments))
+    }
+
+    fn launch_on(
+        host: &Host,
+        kubeconfig: Option<PathBuf>,
+        arguments: Vec<OsString>,
+    ) -> Result<Self> {
+        let [xds, _] = addresses_on(host);
+        let log = format!("{}.control-plane.log", host.name());
         let mut control_plane = Self {
             place: Some(host.clone()),
-            arguments: arguments_of(&["--config".into(), config.into()], xds, admin, arguments),
-            kubeconfig: None,
+            arguments,
+            kubeconfig,
             xds,
             admin: host.loopback(ADMIN_PORT),
-            log: host
-                .dir()
-                .join(format!("{}.control-plane.log", host.name())),
+            log: host.dir().join(log),
             process: None,
             _dir: None,
         };
@@ -258,6 +251,14 @@ pub fn free_addresses<const N: usize>() -> Result<[SocketAddr; N]> {
         sockets.push(socket);
     }
     Ok(addresses)
+}
+
+/// For xDS and for operators, on a host of a lab.
+fn addresses_on(host: &Host) -> [SocketAddr; 2] {
+    [
+        SocketAddr::from((host.ip(), XDS_PORT)),
+        SocketAddr::from((Ipv4Addr::LOCALHOST, ADMIN_PORT)),
+    ]
 }
 
 fn arguments_of(

@@ -26,3 +26,4 @@ pub mod process;
 pub mod relay;
 pub mod static_bootstrap;
 pub mod tools;
+pub mod wait;

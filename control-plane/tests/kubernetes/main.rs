@@ -17,17 +17,12 @@ mod teams;
 
 use std::time::Duration;
 
+use evermesh_testkit::wait;
 pub(crate) use scene::{Scene, route};
 
 /// For what takes milliseconds when the machine is idle.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
-    let poll = async {
-        while !holds().await {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    let done = tokio::time::timeout(PATIENCE, poll).await;
-    assert!(done.is_ok(), "{what} did not happen");
+async fn eventually(what: &str, holds: impl AsyncFnMut() -> bool) {
+    wait::eventually(what, PATIENCE, holds).await;
 }

@@ -11,6 +11,7 @@ use evermesh_testkit::{
     control_plane::ControlPlane,
     kubernetes::{ApiServer, PodState},
     moto::Moto,
+    wait,
 };
 use serde_json::Value;
 
@@ -22,14 +23,8 @@ const ROUND: Duration = Duration::from_secs(12);
 pub(crate) const GATE: &str = "conditions.appmesh.k8s.aws/aws-cloudmap-healthy";
 pub(crate) const FINALIZER: &str = "finalizers.appmesh.k8s.aws/aws-cloudmap-resources";
 
-pub(crate) async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
-    let poll = async {
-        while !holds().await {
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-    };
-    let done = tokio::time::timeout(PATIENCE, poll).await;
-    assert!(done.is_ok(), "{what} did not happen");
+pub(crate) async fn eventually(what: &str, holds: impl AsyncFnMut() -> bool) {
+    wait::eventually(what, PATIENCE, holds).await;
 }
 
 /// Long enough for whatever would go wrong.
