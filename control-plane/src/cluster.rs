@@ -34,6 +34,9 @@ use crate::{
 /// What other replicas tell that may wait before they are held back.
 const HEARD: usize = 64;
 
+/// What the doors back read.
+pub(crate) type Readers = (watch::Receiver<Arc<Published>>, Arc<Store>, Arc<Registry>);
+
 /// What leads from and to the cluster's tasks.
 pub(crate) struct Wires {
     pub(crate) batches: mpsc::Sender<Batch>,
@@ -125,12 +128,7 @@ impl Cluster {
             shutdown.clone(),
         )));
     }
-}
 
-/// What the doors back read.
-pub(crate) type Readers = (watch::Receiver<Arc<Published>>, Arc<Store>, Arc<Registry>);
-
-impl Cluster {
     /// The doors back. Returns where other replicas reach the one that leads.
     fn spawn_effects(
         &self,
@@ -180,6 +178,7 @@ impl Cluster {
         tasks.spawn(part(writing));
         ear
     }
+
     /// The door back to Cloud Map.
     fn spawn_registration(
         &self,

@@ -1,6 +1,6 @@
 //! Which of the user's objects something is about.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, str::FromStr, sync::Arc};
 
 use serde::{Serialize, Serializer};
 
@@ -158,6 +158,27 @@ impl fmt::Display for ObjectRef {
     }
 }
 
+/// Text that names no object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NoObject;
+
+/// What [`ObjectRef`] displays.
+impl FromStr for ObjectRef {
+    type Err = NoObject;
+
+    fn from_str(text: &str) -> Result<Self, NoObject> {
+        let mut parts = text.split('/');
+        let kind = parts.next().ok_or(NoObject)?;
+        let kind = Kind::ALL.into_iter().find(|it| it.as_str() == kind);
+        let kind = kind.ok_or(NoObject)?;
+        let (namespace, name) = match (parts.next().ok_or(NoObject)?, parts.next()) {
+            (namespace, Some(name)) => (namespace, name),
+            (name, None) => ("", name),
+        };
+        Ok(Self::new(kind, namespace, name))
+    }
+}
+
 impl Serialize for ObjectRef {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
@@ -180,5 +201,18 @@ mod tests {
     fn displays_with_and_without_namespace() {
         assert_eq!(ObjectRef::new(Kind::Mesh, "", "m").to_string(), "Mesh/m");
         assert_eq!(ObjectRef::new(Kind::Pod, "n", "p").to_string(), "Pod/n/p");
+    }
+
+    #[test]
+    fn reads_what_it_displays() {
+        for object in [
+            ObjectRef::new(Kind::Mesh, "", "m"),
+            ObjectRef::new(Kind::Pod, "n", "p"),
+        ] {
+            assert_eq!(object.to_string().parse(), Ok(object));
+        }
+        for text in ["", "Mesh", "Nothing/x"] {
+            assert_eq!(text.parse::<ObjectRef>(), Err(NoObject), "{text}");
+        }
     }
 }

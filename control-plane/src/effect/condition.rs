@@ -74,17 +74,15 @@ pub(super) const fn active(kind: Kind) -> Option<&'static str> {
 /// The status of an object, given what its status is. Conditions of others stay as they are.
 pub(super) fn status(kind: Kind, facts: &Facts, current: &Value, now: Timestamp) -> Option<Value> {
     let active = active(kind)?;
-    let ours = [
-        (active, accepted(&facts.problems)),
-        (PROGRAMMED, programmed(facts)),
-    ];
+    let (accepted, programmed) = (accepted(&facts.problems), programmed(facts));
+    let is_everywhere = programmed.reason == "Programmed";
+    let ours = [(active, accepted), (PROGRAMMED, programmed)];
     let held: &[Value] = current["conditions"].as_array().map_or(&[], Vec::as_slice);
     let last = |name: &str| held.iter().find(|condition| condition["type"] == name);
     let mut conditions: Vec<Value> = ours
         .iter()
         .map(|(name, saying)| saying.condition(name, last(name), now))
         .collect();
-    let is_everywhere = ours[1].1.reason == "Programmed";
     conditions.extend(weights_acked(
         facts,
         is_everywhere,
@@ -308,7 +306,7 @@ fn shortened(mut message: String) -> String {
 }
 
 /// As Kubernetes writes times: whole seconds.
-fn text(time: Timestamp) -> String {
+pub(super) fn text(time: Timestamp) -> String {
     time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 

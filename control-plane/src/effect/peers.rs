@@ -24,7 +24,7 @@ use axum::{
     http::{Request, StatusCode},
     response::{IntoResponse, Response},
 };
-use evermesh_model::ObjectRef;
+use evermesh_model::{ObjectRef, object::NoObject};
 use futures::StreamExt;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -36,10 +36,7 @@ use tokio::{
 };
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::{
-    lease::Leader,
-    tally::{Count, object_of},
-};
+use super::{lease::Leader, tally::Count};
 
 /// How long a replica that tells may be silent.
 const SILENCE: Duration = Duration::from_secs(5);
@@ -127,8 +124,12 @@ impl Ear {
                 rest = &rest[end + 1..];
                 let counts = read(&line)?;
                 line.clear();
+                // A line without any shows that the replica lives.
+                if counts.is_empty() {
+                    continue;
+                }
                 let heard = Heard::Counts { stream, counts };
-                if !counts_nothing(&heard) && self.heard.send(heard).await.is_err() {
+                if self.heard.send(heard).await.is_err() {
                     return Ok(());
                 }
             }
@@ -140,14 +141,12 @@ impl Ear {
     }
 }
 
-fn counts_nothing(heard: &Heard) -> bool {
-    matches!(heard, Heard::Counts { counts, .. } if counts.is_empty())
-}
-
 fn read(line: &[u8]) -> Result<Vec<(ObjectRef, Option<Count>)>, String> {
     let told: Vec<Told> = serde_json::from_slice(line).map_err(|error| format!("{error}\n"))?;
     let counts = told.into_iter().map(|Told { object, count }| {
-        let object = object_of(&object).ok_or_else(|| format!("{object} is no object\n"))?;
+        let object = object
+            .parse()
+            .map_err(|NoObject| format!("{object} is no object\n"))?;
         Ok((object, count))
     });
     counts.collect()

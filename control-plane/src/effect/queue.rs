@@ -19,6 +19,11 @@ impl Queue {
         self.objects.extend(objects);
     }
 
+    /// Takes over what is in another one.
+    pub(super) fn append(&mut self, other: &mut Self) {
+        self.objects.append(&mut other.objects);
+    }
+
     /// Takes some, those after the last one first.
     pub(super) fn take(&mut self, count: usize) -> Vec<ObjectRef> {
         let after = match &self.last {

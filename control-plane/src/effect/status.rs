@@ -37,7 +37,7 @@ use super::{
     queue::Queue,
     registration::{self, Messages},
     tally::Tally,
-    write::Write,
+    write::{Write, written},
 };
 use crate::{
     engine::Published,
@@ -62,7 +62,7 @@ const OLD_FINALIZERS: [&str; 4] = [
     "finalizers.appmesh.k8s.aws/aws-appmesh-resources",
     "finalizers.appmesh.k8s.aws/mesh-members",
     "finalizers.appmesh.k8s.aws/virtualgateway-members",
-    "finalizers.appmesh.k8s.aws/aws-cloudmap-resources",
+    registration::FINALIZER,
 ];
 
 /// What the writer reads, and how it names things.
@@ -205,7 +205,7 @@ impl Writer {
     }
 
     fn sweep(&mut self, is_slow_due: bool) {
-        self.tally.sweep(SystemTime::now());
+        self.tally.sweep(SystemTime::now(), is_slow_due);
         self.dirty.extend(self.peers.forget(Instant::now()));
         if is_slow_due {
             let ripe = std::mem::take(&mut self.slow);
@@ -252,6 +252,9 @@ impl Writer {
             (true, None) => {
                 tracing::info!("this replica writes status from now on");
                 self.leads = Some(Instant::now());
+                let all = self.observed.all();
+                self.backlog
+                    .extend(all.into_iter().map(|(object, _)| object));
             }
             (false, _) => {
                 self.leads = None;
@@ -265,11 +268,8 @@ impl Writer {
         }
         let is_listening = self.leads.is_some_and(|since| since.elapsed() < LISTENING);
         if is_listening || !published.waiting_for.is_empty() {
-            // All of it is old news by then.
-            let all = self.observed.all();
-            self.backlog
-                .extend(all.into_iter().map(|(object, _)| object));
-            self.dirty = Queue::default();
+            // It is old news by then.
+            self.backlog.append(&mut self.dirty);
             return;
         }
         let mut objects = self.dirty.take(OBJECTS);
@@ -426,9 +426,9 @@ impl Writer {
 
     async fn write(&mut self, writes: Vec<Write>) {
         let (client, recorder) = (&self.client, &self.recorder);
-        let results: Vec<(Write, kube::Result<DynamicObject>)> = stream::iter(writes)
+        let results: Vec<(Write, kube::Result<Option<DynamicObject>>)> = stream::iter(writes)
             .map(|write| async move {
-                let result = write.send(client, recorder).await;
+                let result = written(write.send(client, recorder).await);
                 (write, result)
             })
             .buffer_unordered(WRITES)
@@ -436,15 +436,13 @@ impl Writer {
             .await;
         for (write, result) in results {
             match result {
-                Ok(object) if write.is_status => {
+                Ok(Some(object)) if write.is_status => {
                     let version = object.metadata.resource_version.unwrap_or_default();
                     let status = write.patch["status"].clone();
                     let version = version.parse().unwrap_or_default();
                     self.written.insert(write.object, (status, version));
                 }
                 Ok(_) => {}
-                // Gone, or changed meanwhile: the watch will tell.
-                Err(kube::Error::Api(answer)) if matches!(answer.code, 404 | 409) => {}
                 Err(error) => {
                     tracing::warn!(object = %write.object, %error, "its status could not be written; trying again");
                     self.slow.insert(write.object);

@@ -23,8 +23,6 @@ use super::{Notice, index::Index};
 /// How long after it connected a proxy may have nothing without counting as one that waits: it is starting, and every
 /// proxy that starts would make a mesh look unfinished.
 const STARTING: Duration = Duration::from_secs(5);
-/// Every how many sweeps a mesh, which everything in it is a part of, is counted.
-const SLOW: u64 = 5;
 
 /// What proxies made of everything that came of one object.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,7 +48,6 @@ pub(super) struct Tally {
     dirty: BTreeSet<ObjectRef>,
     /// Meshes to be counted at leisure.
     slow: BTreeSet<ObjectRef>,
-    sweeps: u64,
     connected: BTreeMap<ProxyId, Known>,
     counts: BTreeMap<ObjectRef, Count>,
 }
@@ -69,7 +66,6 @@ impl Tally {
             index: Index::default(),
             dirty: BTreeSet::new(),
             slow: BTreeSet::new(),
-            sweeps: 0,
             connected: BTreeMap::new(),
             counts: BTreeMap::new(),
         }
@@ -119,9 +115,9 @@ impl Tally {
         }
     }
 
-    /// Who came, who went and who has had the time to start concerns all that is in their views.
-    pub(super) fn sweep(&mut self, now: SystemTime) {
-        self.sweeps += 1;
+    /// Who came, who went and who has had the time to start concerns all that is in their views. A mesh, which
+    /// everything in it is a part of, is counted only when what is slow is due.
+    pub(super) fn sweep(&mut self, now: SystemTime, is_slow_due: bool) {
         let mut views = BTreeSet::new();
         let mut connected = BTreeMap::new();
         for proxy in self.registry.connected() {
@@ -147,7 +143,7 @@ impl Tally {
                 .collect();
             self.mark(origins);
         }
-        if self.sweeps.is_multiple_of(SLOW) {
+        if is_slow_due {
             self.dirty.append(&mut self.slow);
         }
     }
@@ -205,7 +201,8 @@ impl Tally {
     }
 
     fn mark(&mut self, origins: impl IntoIterator<Item = Arc<str>>) {
-        for object in origins.into_iter().filter_map(|origin| object_of(&origin)) {
+        for object in origins.into_iter().filter_map(|it| it.parse().ok()) {
+            let object: ObjectRef = object;
             match object.kind {
                 Kind::Mesh => self.slow.insert(object),
                 _ => self.dirty.insert(object),
@@ -217,16 +214,4 @@ impl Tally {
 fn is_starting(since: SystemTime, now: SystemTime) -> bool {
     // A clock that was set back starts nobody anew.
     now.duration_since(since).is_ok_and(|age| age < STARTING)
-}
-
-/// The object that the text of an `ObjectRef` names.
-pub(super) fn object_of(origin: &str) -> Option<ObjectRef> {
-    let mut parts = origin.split('/');
-    let kind = parts.next()?;
-    let kind = Kind::ALL.into_iter().find(|it| it.as_str() == kind)?;
-    let (namespace, name) = match (parts.next()?, parts.next()) {
-        (namespace, Some(name)) => (namespace, name),
-        (name, None) => ("", name),
-    };
-    Some(ObjectRef::new(kind, namespace, name))
 }

@@ -5,14 +5,14 @@
 use evermesh_model::ObjectRef;
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::{
-    Api, Client,
+    Client,
     api::{DynamicObject, Patch, PatchParams},
     runtime::events::{Event, EventType, Recorder},
 };
 use serde_json::Value;
 
 use super::condition::Turn;
-use crate::source::kubernetes::api_resource;
+use crate::source::kubernetes::api_of;
 
 /// Longest note of an event, in bytes; the API takes no longer one.
 const NOTE: usize = 1024;
@@ -33,17 +33,8 @@ impl Write {
         client: &Client,
         recorder: &Recorder,
     ) -> kube::Result<DynamicObject> {
-        let ObjectRef {
-            kind,
-            namespace,
-            name,
-        } = &self.object;
-        let resource = api_resource(*kind);
-        let api: Api<DynamicObject> = if kind.is_namespaced() {
-            Api::namespaced_with(client.clone(), namespace, &resource)
-        } else {
-            Api::all_with(client.clone(), &resource)
-        };
+        let api = api_of(client, &self.object);
+        let name = &self.object.name;
         let patch = Patch::Merge(&self.patch);
         if !self.is_status {
             return api.patch(name, &PatchParams::default(), &patch).await;
@@ -73,6 +64,15 @@ impl Write {
             uid: Some(self.uid.clone()),
             ..ObjectReference::default()
         }
+    }
+}
+
+/// Whether something was written. That the object is gone, or changed meanwhile, is no failure: the watch will tell.
+pub(super) fn written<T>(answer: kube::Result<T>) -> kube::Result<Option<T>> {
+    match answer {
+        Ok(object) => Ok(Some(object)),
+        Err(kube::Error::Api(answer)) if matches!(answer.code, 404 | 409) => Ok(None),
+        Err(error) => Err(error),
     }
 }
 

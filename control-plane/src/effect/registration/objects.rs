@@ -13,12 +13,15 @@ use evermesh_model::ObjectRef;
 use k8s_openapi::{api::core::v1::Pod, jiff::Timestamp};
 use kube::{
     Api, Client,
-    api::{DynamicObject, Patch, PatchParams},
+    api::{Patch, PatchParams},
 };
 use serde_json::{Value, json};
 
 use super::{FINALIZER, gate::Verdict};
-use crate::source::kubernetes::{Observed, api_resource};
+use crate::{
+    effect::{condition, write::written},
+    source::kubernetes::{Observed, api_of},
+};
 
 /// The cluster.
 pub(super) struct Objects {
@@ -79,17 +82,15 @@ impl Objects {
             "status": if verdict.open { "True" } else { "False" },
             "reason": verdict.reason,
             "message": verdict.message,
-            "lastTransitionTime": Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+            "lastTransitionTime": condition::text(Timestamp::now()),
         });
         let patch =
             json!({"metadata": {"uid": verdict.uid}, "status": {"conditions": [condition]}});
         let api: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
         // Conditions of others stay: the list is merged by type.
         let patch = Patch::Strategic(&patch);
-        written(
-            api.patch_status(name, &PatchParams::default(), &patch)
-                .await,
-        )
+        let params = PatchParams::default();
+        written(api.patch_status(name, &params, &patch).await).map(|it| it.is_some())
     }
 
     async fn patch_node(&self, node: &Registrant, metadata: &Value) -> kube::Result<bool> {
@@ -99,25 +100,10 @@ impl Objects {
     }
 
     async fn patch(&self, node: &ObjectRef, metadata: &Value) -> kube::Result<bool> {
-        let ObjectRef {
-            kind,
-            namespace,
-            name,
-        } = node;
-        let resource = api_resource(*kind);
-        let api: Api<DynamicObject> =
-            Api::namespaced_with(self.client.clone(), namespace, &resource);
+        let api = api_of(&self.client, node);
         let patch = json!({"metadata": metadata});
         let patch = Patch::Merge(&patch);
-        written(api.patch(name, &PatchParams::default(), &patch).await)
-    }
-}
-
-/// Gone, or changed meanwhile, is no failure.
-fn written<T>(answer: kube::Result<T>) -> kube::Result<bool> {
-    match answer {
-        Ok(_) => Ok(true),
-        Err(kube::Error::Api(answer)) if matches!(answer.code, 404 | 409) => Ok(false),
-        Err(error) => Err(error),
+        let params = PatchParams::default();
+        written(api.patch(&node.name, &params, &patch).await).map(|it| it.is_some())
     }
 }

@@ -23,7 +23,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use evermesh_model::Kind;
+use evermesh_model::{Kind, ObjectRef};
 use futures::{StreamExt, future::join_all};
 use kube::{
     Api, Client,
@@ -115,6 +115,16 @@ pub fn api_resource(kind: Kind) -> ApiResource {
         &GroupVersionKind::gvk(group, version, kind.as_str()),
         kind.plural(),
     )
+}
+
+/// The API of an object, in its namespace if it has one.
+pub fn api_of(client: &Client, object: &ObjectRef) -> Api<DynamicObject> {
+    let resource = api_resource(object.kind);
+    if object.kind.is_namespaced() {
+        Api::namespaced_with(client.clone(), &object.namespace, &resource)
+    } else {
+        Api::all_with(client.clone(), &resource)
+    }
 }
 
 /// One watch.

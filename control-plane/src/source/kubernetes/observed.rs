@@ -1,6 +1,6 @@
 //! What the API holds of each of the mesh's objects beside the spec: what the doors back compare with before they write.
 //!
-//! In: every event of the watches. Out: single observations, and a wake for whoever waits for one that differs.
+//! In: every event of the watches. Out: single observations, and which ones differ since somebody last asked.
 //!
 //! Must not hold a spec: that goes to the engine, and only there.
 
@@ -13,7 +13,6 @@ use evermesh_model::{Kind, ObjectRef};
 use kube::api::DynamicObject;
 use parking_lot::Mutex;
 use serde_json::Value;
-use tokio::sync::Notify;
 
 /// A watch, and how many objects it has told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,7 +46,6 @@ pub struct Observation {
 #[derive(Debug, Default)]
 pub struct Observed {
     state: Mutex<State>,
-    changed: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -68,11 +66,6 @@ impl Observed {
         let state = self.state.lock();
         let all = state.objects.iter();
         all.map(|(id, it)| (id.clone(), Arc::clone(it))).collect()
-    }
-
-    /// Waits until some object is not what it was. One waiter.
-    pub async fn changed(&self) {
-        self.changed.notified().await;
     }
 
     /// The objects that are not what they were at the last call.
@@ -97,8 +90,6 @@ impl Observed {
         let mut state = self.state.lock();
         state.objects.insert(id.clone(), now);
         state.changed.insert(id.clone());
-        drop(state);
-        self.changed.notify_one();
     }
 
     pub(super) fn remove(&self, id: &ObjectRef) {
