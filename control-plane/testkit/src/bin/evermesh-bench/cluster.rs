@@ -66,7 +66,7 @@ async fn measure(services: usize) -> Result<()> {
         .process_id()
         .context("the control plane runs")?;
     let rss_ready = usage::rss_kilobytes(process)? / 1024;
-    let _envoys = fleet::start(&control_plane).await?;
+    let _envoys = fleet::start(control_plane.xds()).await?;
     all_written(&client, services).await?;
     let settled = started.elapsed();
 

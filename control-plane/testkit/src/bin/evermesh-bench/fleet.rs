@@ -1,6 +1,9 @@
 //! The proxies that every figure is about.
 
-use std::time::{Duration, Instant};
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Result, bail};
 use evermesh_testkit::{
@@ -11,18 +14,17 @@ use evermesh_testkit::{
 /// Proxies of one node, all of which hold the route that changes.
 pub(crate) const ENVOYS: usize = 20;
 
+/// Who they are.
+pub(crate) const NODE: &str = "mesh/bench/virtualNode/front_bench";
+
 /// How long nothing is asked of the control plane after a change.
 const QUIET: Duration = Duration::from_millis(100);
 
 /// Starts them, and waits until they are served.
-pub(crate) async fn start(control_plane: &ControlPlane) -> Result<Vec<Envoy>> {
+pub(crate) async fn start(xds: SocketAddr) -> Result<Vec<Envoy>> {
     let mut envoys = Vec::new();
     for _ in 0..ENVOYS {
-        let bootstrap = bootstrap(
-            "mesh/bench/virtualNode/front_bench",
-            control_plane.xds(),
-            false,
-        )?;
+        let bootstrap = bootstrap(NODE, xds, false)?;
         envoys.push(Envoy::start(&EnvoyOptions::new(
             Version::Newest,
             bootstrap,

@@ -37,7 +37,7 @@ async fn measure(config: &Path, services: usize) -> Result<()> {
     let mut control_plane = ControlPlane::start(config, &[])?;
     control_plane.ready().await?;
     let ready = started.elapsed();
-    let _envoys = fleet::start(&control_plane).await?;
+    let _envoys = fleet::start(control_plane.xds()).await?;
     let process = control_plane
         .process_id()
         .context("the control plane runs")?;

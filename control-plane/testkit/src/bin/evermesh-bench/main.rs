@@ -1,8 +1,9 @@
 //! `make bench`: how long a change takes to the last of 20 real Envoys, from a file and from a Kubernetes API, small and
-//! large, and what that costs the control plane.
+//! large, beside what the Envoys and the API take by themselves, and what that costs the control plane.
 //!
 //! It prints and never judges: a machine's speed is no test.
 
+mod bare;
 mod cluster;
 mod fleet;
 mod folder;
@@ -15,6 +16,7 @@ use anyhow::Result;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
+    bare::run().await?;
     folder::run().await?;
     cluster::run().await
 }
