@@ -9,19 +9,26 @@ use evermesh_model::{
     Reason, VirtualNode, endpoint::CloudMapFailure, problem::FieldPath,
 };
 
-/// The endpoints, ascending: instances that have all of the node's attributes. Of several with one address
-/// the first by id counts.
+use crate::pods::OwnPods;
+
+/// The endpoints, ascending: the node's own pods, and instances at other addresses that have all of the node's
+/// attributes. Of several with one address the first by id counts.
 pub(crate) fn endpoints(
-    state: &CloudMapState,
+    state: Option<&CloudMapState>,
     attributes: &BTreeMap<Arc<str>, Arc<str>>,
     preference: Option<IpPreference>,
+    own: OwnPods,
 ) -> Vec<Endpoint> {
-    let CloudMapState {
-        instances,
-        failure: _,
-    } = state;
-    let mut by_address: BTreeMap<IpAddr, Endpoint> = BTreeMap::new();
-    for instance in instances {
+    let OwnPods {
+        endpoints: mut by_address,
+        addresses: own,
+    } = own;
+    for instance in state.into_iter().flat_map(|state| &state.instances) {
+        let addresses = [instance.ipv4.map(IpAddr::V4), instance.ipv6.map(IpAddr::V6)];
+        // The cluster knows its pods first.
+        if addresses.iter().flatten().any(|it| own.contains(it)) {
+            continue;
+        }
         let counts = attributes
             .iter()
             .all(|(key, value)| instance.attributes.get(key) == Some(value));

@@ -1,4 +1,4 @@
-//! The endpoints of nodes that are ours to serve, from Cloud Map and from `EndpointSlice`s.
+//! The endpoints of nodes that are ours to serve, from Cloud Map, from `EndpointSlice`s and from pods.
 //!
 //! [`endpoints`] is the short cut for one node; a turn of [`crate::build`] runs the same derivation for all
 //! of them, memoised.
@@ -7,29 +7,33 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use evermesh_crds::v1beta2;
 use evermesh_model::{
-    CloudMapService, CloudMapState, Discovery, Endpoint, Graph, Kind, Memo, Mesh, ObjectRef,
-    Problem, ResourceName, ServicePort, VirtualNode, endpoint::CloudMapFailure,
+    CloudMapService, CloudMapState, Discovery, Endpoint, Graph, Kind, Locality, Memo, Mesh,
+    ObjectRef, Problem, ResourceName, Same, ServicePort, VirtualNode, endpoint::CloudMapFailure,
 };
 use k8s_openapi::api::{
-    core::v1::{Node, Service},
+    core::v1::{Node, Pod, Service},
     discovery::v1::EndpointSlice,
 };
 
-use crate::{Inputs, cloud_map, inputs::Objects, slices, stage::Turned};
-
-/// The label of a Kubernetes node that tells its region.
-const REGION_LABEL: &str = "topology.kubernetes.io/region";
+use crate::{
+    Inputs, cloud_map,
+    inputs::{self, Objects},
+    pods::{self, OwnPods},
+    slices,
+    stage::Turned,
+};
 
 /// The endpoints of one node from the newest inputs, ascending: exactly what [`crate::build`] puts into the
 /// graph. None for a node whose endpoints are Envoy's to resolve, or of which nothing is known yet.
 pub fn endpoints(node: &VirtualNode, mesh: &Mesh, inputs: &Inputs) -> Option<Vec<Endpoint>> {
-    let region = |name: &str| {
-        let node = inputs.nodes.get(&ObjectRef::new(Kind::Node, "", name))?;
-        region(node)
+    let place = |name: &str| {
+        let node = inputs.nodes.get(&ObjectRef::new(Kind::Node, "", name));
+        node.map(|node| pods::locality(node)).unwrap_or_default()
     };
     let sources = Sources::of(node, inputs);
-    is_known(node, &sources).then(|| derive(node, mesh, &sources, region))
+    is_known(node, &sources).then(|| derive(node, mesh, &sources, place))
 }
 
 /// Whether the endpoints are ours to serve and anything is known of them. Cloud Map that has never answered has
@@ -39,9 +43,10 @@ fn is_known(node: &VirtualNode, sources: &Sources) -> bool {
         (Some(Discovery::Slices { .. }), _) => true,
         (Some(Discovery::CloudMap { .. }), Some(state)) => {
             let failed = matches!(state.failure, Some(CloudMapFailure::Unavailable(_)));
-            !(failed && state.instances.is_empty())
+            !(failed && state.instances.is_empty()) || sources.selected().next().is_some()
         }
-        (Some(Discovery::CloudMap { .. }), None) | (Some(Discovery::Dns { .. }) | None, _) => false,
+        (Some(Discovery::CloudMap { .. }), None) => sources.selected().next().is_some(),
+        (Some(Discovery::Dns { .. }) | None, _) => false,
     }
 }
 
@@ -57,19 +62,33 @@ pub fn cloud_map_users(graph: &Graph) -> BTreeMap<CloudMapService, Vec<ResourceN
 }
 
 /// What the endpoints of one node are made from.
+#[derive(Debug, Default)]
 struct Sources {
     slices: Vec<Arc<EndpointSlice>>,
     service: Option<Arc<Service>>,
     cloud_map: Option<Arc<CloudMapState>>,
+    /// The object, with its selector, and the pods of its namespace, where these count.
+    own_pods: Option<(Arc<v1beta2::VirtualNode>, Objects<Pod>)>,
+}
+
+impl Same for Sources {
+    fn same(&self, other: &Self) -> bool {
+        let Self {
+            slices,
+            service,
+            cloud_map,
+            own_pods,
+        } = self;
+        slices.same(&other.slices)
+            && service.same(&other.service)
+            && cloud_map.same(&other.cloud_map)
+            && own_pods.same(&other.own_pods)
+    }
 }
 
 impl Sources {
     fn of(node: &VirtualNode, inputs: &Inputs) -> Self {
-        let mut sources = Self {
-            slices: Vec::new(),
-            service: None,
-            cloud_map: None,
-        };
+        let mut sources = Self::default();
         match &node.discovery {
             Some(Discovery::Slices { namespace, service }) => {
                 let service =
@@ -77,12 +96,25 @@ impl Sources {
                 sources.slices = inputs.endpoint_slices.of(&service).cloned().collect();
                 sources.service = inputs.services.get(&service).cloned();
             }
-            Some(Discovery::CloudMap { service, .. }) => {
+            Some(Discovery::CloudMap {
+                service, own_pods, ..
+            }) => {
                 sources.cloud_map = inputs.cloud_map.get(service).cloned();
+                let object = inputs.virtual_nodes.get(&node.object).filter(|_| *own_pods);
+                let namespace = inputs::namespace(&node.object.namespace);
+                let pods = inputs.pods.by_owner().get(&namespace);
+                sources.own_pods = object.cloned().zip(pods.cloned());
             }
             Some(Discovery::Dns { .. }) | None => {}
         }
         sources
+    }
+
+    /// The node's own pods, where these count.
+    fn selected(&self) -> impl Iterator<Item = (&ObjectRef, &Pod)> {
+        let own = self.own_pods.as_ref();
+        let selector = own.and_then(|(node, _)| node.spec.pod_selector.as_ref());
+        pods::selected(own.map(|(_, pods)| pods), selector)
     }
 }
 
@@ -90,7 +122,7 @@ fn derive(
     node: &VirtualNode,
     mesh: &Mesh,
     sources: &Sources,
-    region: impl Fn(&str) -> Option<Arc<str>>,
+    place: impl Fn(&str) -> Locality,
 ) -> Vec<Endpoint> {
     match &node.discovery {
         Some(Discovery::Slices { .. }) => {
@@ -107,14 +139,15 @@ fn derive(
                 sources.service.as_deref(),
                 &listeners,
                 mesh.ip_preference,
-                region,
+                place,
             )
         }
-        Some(Discovery::CloudMap { attributes, .. }) => sources
-            .cloud_map
-            .as_ref()
-            .map(|state| cloud_map::endpoints(state, attributes, mesh.ip_preference))
-            .unwrap_or_default(),
+        Some(Discovery::CloudMap { attributes, .. }) => cloud_map::endpoints(
+            sources.cloud_map.as_deref(),
+            attributes,
+            mesh.ip_preference,
+            OwnPods::of(sources.selected(), mesh.ip_preference, place),
+        ),
         Some(Discovery::Dns { .. }) | None => Vec::new(),
     }
 }
@@ -128,30 +161,18 @@ fn problem(node: &VirtualNode, state: Option<&CloudMapState>) -> Option<Problem>
     }
 }
 
-fn region(node: &Node) -> Option<Arc<str>> {
-    let region = node.metadata.labels.as_ref()?.get(REGION_LABEL)?;
-    Some(region.as_str().into())
-}
+/// Where every Kubernetes node is.
+type Places = BTreeMap<ObjectRef, Arc<Locality>>;
 
-/// The region of every Kubernetes node that tells one.
-type Regions = BTreeMap<ObjectRef, Arc<Option<Arc<str>>>>;
-
-type Input = (
-    Arc<VirtualNode>,
-    Arc<Mesh>,
-    Vec<Arc<EndpointSlice>>,
-    Option<Arc<Service>>,
-    Option<Arc<CloudMapState>>,
-    Arc<Regions>,
-);
+type Input = (Arc<VirtualNode>, Arc<Mesh>, Sources, Arc<Places>);
 
 type FailedInput = (Arc<VirtualNode>, Arc<CloudMapState>);
 
 /// The memory of the endpoint stage.
 #[derive(Debug, Default)]
 pub(crate) struct EndpointMemo {
-    by_node: Memo<ObjectRef, Arc<Node>, Arc<Option<Arc<str>>>>,
-    regions: Arc<Regions>,
+    by_node: Memo<ObjectRef, Arc<Node>, Arc<Locality>>,
+    places: Arc<Places>,
     endpoints: Memo<ResourceName, Input, Arc<Vec<Endpoint>>>,
     problems: Memo<ResourceName, FailedInput, Arc<Arc<[Problem]>>>,
 }
@@ -164,7 +185,7 @@ impl EndpointMemo {
         meshes: &BTreeMap<Arc<str>, Arc<Mesh>>,
         inputs: &Inputs,
     ) -> Turned<ResourceName, Vec<Endpoint>> {
-        let regions = self.regions(&inputs.nodes);
+        let places = self.places(&inputs.nodes);
         let served = nodes.iter().filter_map(|(name, node)| {
             node.discovery
                 .as_ref()
@@ -190,39 +211,25 @@ impl EndpointMemo {
             .into_iter()
             .filter(|(_, node, _, sources)| is_known(node, sources));
         let inputs = known.map(|(name, node, mesh, sources)| {
-            let Sources {
-                slices,
-                service,
-                cloud_map,
-            } = sources;
-            let regions = Arc::clone(&regions);
-            (
-                name.clone(),
-                (Arc::clone(node), mesh, slices, service, cloud_map, regions),
-            )
+            let places = Arc::clone(&places);
+            (name.clone(), (Arc::clone(node), mesh, sources, places))
         });
-        let values = self.endpoints.turn(
-            inputs,
-            |_, (node, mesh, slices, service, cloud_map, regions)| {
-                let sources = Sources {
-                    slices: slices.clone(),
-                    service: service.clone(),
-                    cloud_map: cloud_map.clone(),
-                };
-                derive(node, mesh, &sources, |name| {
-                    let region = regions.get(&ObjectRef::new(Kind::Node, "", name))?;
-                    (**region).clone()
+        let values = self
+            .endpoints
+            .turn(inputs, |_, (node, mesh, sources, places)| {
+                derive(node, mesh, sources, |name| {
+                    let place = places.get(&ObjectRef::new(Kind::Node, "", name));
+                    place.map(|place| (**place).clone()).unwrap_or_default()
                 })
-            },
-        );
+            });
         Turned { values, findings }
     }
 
-    fn regions(&mut self, nodes: &Objects<Node>) -> Arc<Regions> {
+    fn places(&mut self, nodes: &Objects<Node>) -> Arc<Places> {
         let nodes = nodes
             .iter()
             .map(|(object, node)| (object.clone(), Arc::clone(node)));
-        let fresh = self.by_node.turn(nodes, |_, node| region(node));
-        crate::stage::keep(&mut self.regions, fresh)
+        let fresh = self.by_node.turn(nodes, |_, node| pods::locality(node));
+        crate::stage::keep(&mut self.places, fresh)
     }
 }

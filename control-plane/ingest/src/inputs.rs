@@ -46,8 +46,8 @@ pub struct Inputs {
     pub services: Objects<Service>,
     /// `EndpointSlice` of addresses, by the Service they belong to; others are left out
     pub endpoint_slices: Owned<EndpointSlice>,
-    /// `Pod`
-    pub pods: Objects<Pod>,
+    /// `Pod`, by namespace
+    pub pods: Owned<Pod>,
     /// `Node`
     pub nodes: Objects<Node>,
     /// What Cloud Map said of the services that nodes use.
@@ -59,8 +59,8 @@ pub struct Inputs {
 /// What the operator chose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Settings {
-    /// Whether a DNS name that means a Service of this cluster is served from its `EndpointSlice`s
-    /// instead of being resolved by Envoy.
+    /// Whether a DNS name that means a Service of this cluster is served from its `EndpointSlice`s instead of being
+    /// resolved by Envoy, and the pods of a node that is found in Cloud Map as the cluster knows them.
     pub slices: bool,
 }
 
@@ -182,7 +182,10 @@ impl Inputs {
                 let owned = slices::owner(&value).map(|owner| (owner, value));
                 self.endpoint_slices.apply(object, owned)
             }
-            Object::Pod(value) => put(&mut self.pods, object, value),
+            Object::Pod(value) => {
+                let namespace = namespace(&object.namespace);
+                self.pods.apply(object, Some((namespace, value)))
+            }
             Object::Node(value) => put(&mut self.nodes, object, value),
         }
     }
@@ -200,10 +203,15 @@ impl Inputs {
             Kind::Namespace => remove(&mut self.namespaces, &object),
             Kind::Service => remove(&mut self.services, &object),
             Kind::EndpointSlice => self.endpoint_slices.apply(object, None),
-            Kind::Pod => remove(&mut self.pods, &object),
+            Kind::Pod => self.pods.apply(object, None),
             Kind::Node => remove(&mut self.nodes, &object),
         }
     }
+}
+
+/// The namespace of this name.
+pub(crate) fn namespace(name: &Arc<str>) -> ObjectRef {
+    ObjectRef::new(Kind::Namespace, "", Arc::clone(name))
 }
 
 fn put<T: PartialEq>(objects: &mut Objects<T>, object: ObjectRef, value: Arc<T>) -> bool {

@@ -25,6 +25,7 @@ pub mod membership;
 mod mesh;
 mod node;
 pub mod object;
+mod pods;
 pub mod registration;
 mod route;
 mod router;

@@ -34,6 +34,8 @@ pub(crate) struct NodeDraft {
     discovery: Option<Discovery>,
     /// What its mesh says of slices.
     slices: Option<bool>,
+    /// Whether it says which pods are its own.
+    selects_pods: bool,
     backends: Vec<(usize, Reference)>,
 }
 
@@ -81,7 +83,7 @@ fn try_draft(
     let object = problems.object();
     let v1beta2::VirtualNodeSpec {
         aws_name,
-        pod_selector: _, // the sidecar injector's
+        pod_selector,
         listeners,
         service_discovery,
         backends,
@@ -122,6 +124,7 @@ fn try_draft(
             .as_ref()
             .and_then(|discovery| read_discovery(discovery, problems)),
         slices: mesh.endpoint_slices,
+        selects_pods: pod_selector.is_some(),
         backends: read_backends(
             backends.as_deref().unwrap_or_default(),
             backend_defaults.as_ref(),
@@ -304,6 +307,7 @@ fn read_discovery(
                         (key.as_str().into(), value.as_str().into())
                     })
                     .collect(),
+                own_pods: false,
             })
         }
         (Some(_), Some(_)) => {
@@ -381,16 +385,25 @@ pub(crate) fn find(
     settings: Settings,
 ) -> NodeFinds {
     let is_from_slices = draft.slices.unwrap_or(settings.slices);
-    let discovery = match &draft.discovery {
+    let discovery = match draft.discovery.clone() {
         Some(Discovery::Dns { hostname, .. }) if is_from_slices => {
-            slices::find_service(hostname, &draft.object.namespace, with_slices)
+            slices::find_service(&hostname, &draft.object.namespace, with_slices)
                 .map(|service| Discovery::Slices {
                     namespace: service.namespace,
                     service: service.name,
                 })
                 .or_else(|| draft.discovery.clone())
         }
-        other => other.clone(),
+        Some(Discovery::CloudMap {
+            service,
+            attributes,
+            own_pods: _,
+        }) => Some(Discovery::CloudMap {
+            service,
+            attributes,
+            own_pods: is_from_slices && draft.selects_pods,
+        }),
+        other => other,
     };
     NodeFinds {
         discovery,

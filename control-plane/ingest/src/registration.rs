@@ -18,8 +18,9 @@ use k8s_openapi::api::core::v1::{self, Node};
 
 use crate::{
     admission,
-    inputs::{Inputs, Objects},
-    membership::{Labels, selects},
+    inputs::{self, ByOwner, Inputs, Objects},
+    membership::Labels,
+    pods,
 };
 
 /// The condition of a pod that waits until Cloud Map knows it.
@@ -27,16 +28,13 @@ pub const GATE: &str = "conditions.appmesh.k8s.aws/aws-cloudmap-healthy";
 /// The annotation that names a node's Cloud Map service.
 pub const SERVICE_ARN: &str = "cloudMapServiceARN";
 
-const REGION_LABEL: &str = "topology.kubernetes.io/region";
-const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
-
 /// The objects that registration looks at: three pointers.
 #[derive(Debug, Clone, Default)]
 pub struct Registrable {
     /// `VirtualNode`
     pub virtual_nodes: Objects<v1beta2::VirtualNode>,
-    /// `Pod`
-    pub pods: Objects<v1::Pod>,
+    /// `Pod`, by namespace
+    pub pods: ByOwner<v1::Pod>,
     /// `Node`: their labels are regions and zones
     pub nodes: Objects<Node>,
 }
@@ -45,7 +43,7 @@ impl From<&Inputs> for Registrable {
     fn from(inputs: &Inputs) -> Self {
         Self {
             virtual_nodes: Arc::clone(&inputs.virtual_nodes),
-            pods: Arc::clone(&inputs.pods),
+            pods: Arc::clone(inputs.pods.by_owner()),
             nodes: Arc::clone(&inputs.nodes),
         }
     }
@@ -198,29 +196,15 @@ fn registrant(name: ResourceName, object: &ObjectRef, node: &v1beta2::VirtualNod
 
 /// The pods of a node. Without a selector it has none.
 fn pods(objects: &Registrable, object: &ObjectRef, node: &v1beta2::VirtualNode) -> Vec<Pod> {
-    let Some(selector) = &node.spec.pod_selector else {
-        return Vec::new();
-    };
-    let first = ObjectRef::new(Kind::Pod, Arc::clone(&object.namespace), "");
-    let unlabelled = Labels::new();
-    objects
-        .pods
-        .range(first..)
-        .take_while(|(id, _)| id.namespace == object.namespace)
-        .filter(|(_, pod)| {
-            selects(
-                selector,
-                pod.metadata.labels.as_ref().unwrap_or(&unlabelled),
-            )
-        })
+    let namespace = objects.pods.get(&inputs::namespace(&object.namespace));
+    pods::selected(namespace, node.spec.pod_selector.as_ref())
         .filter_map(|(id, pod)| read(id, pod, &objects.nodes))
         .collect()
 }
 
 fn read(object: &ObjectRef, pod: &v1::Pod, nodes: &Objects<Node>) -> Option<Pod> {
     let status = pod.status.as_ref()?;
-    let is_over = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
-    if is_over || pod.metadata.deletion_timestamp.is_some() {
+    if pods::is_over(status) || pod.metadata.deletion_timestamp.is_some() {
         return None;
     }
     let conditions = status.conditions.as_deref().unwrap_or_default();
@@ -231,15 +215,16 @@ fn read(object: &ObjectRef, pod: &v1::Pod, nodes: &Objects<Node>) -> Option<Pod>
         |gates: &[v1::PodReadinessGate]| gates.iter().any(|it| it.condition_type == GATE);
     let node = spec.and_then(|spec| spec.node_name.as_deref());
     let node = node.and_then(|name| nodes.get(&ObjectRef::new(Kind::Node, "", name)));
-    let label = |key: &str| node?.metadata.labels.as_ref()?.get(key).cloned();
+    let place = node.map(|node| pods::locality(node)).unwrap_or_default();
+    let told = |word: &str| (!word.is_empty()).then(|| word.to_owned());
     Some(Pod {
         object: object.clone(),
         uid: pod.metadata.uid.clone().unwrap_or_default(),
         ip: status.pod_ip.as_deref()?.parse().ok()?,
-        ready: condition("ContainersReady").is_some_and(|it| it.status == "True"),
+        ready: pods::has_ready_containers(status),
         labels: pod.metadata.labels.clone().unwrap_or_default(),
-        region: label(REGION_LABEL),
-        zone: label(ZONE_LABEL),
+        region: told(&place.region),
+        zone: told(&place.zone),
         gate: gates.is_some_and(has_gate).then(|| match condition(GATE) {
             None => Gate::Unset,
             Some(it) if it.status == "True" => Gate::Open,

@@ -8,7 +8,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
-    sync::Arc,
 };
 
 use evermesh_model::{Endpoint, Health, IpPreference, Kind, Locality, ObjectRef, ServicePort};
@@ -53,13 +52,13 @@ pub(crate) fn find_service(
     with_slices.contains(&service).then_some(service)
 }
 
-/// The endpoints of a Service, ascending, each address once. `region` tells the region of a Kubernetes node.
+/// The endpoints of a Service, ascending, each address once. `place` tells where a Kubernetes node is.
 pub(crate) fn endpoints<'a>(
     slices: impl Iterator<Item = &'a EndpointSlice> + Clone,
     service: Option<&Service>,
     listeners: &[ServicePort],
     preference: Option<IpPreference>,
-    region: impl Fn(&str) -> Option<Arc<str>>,
+    place: impl Fn(&str) -> Locality,
 ) -> Vec<Endpoint> {
     let family = family(slices.clone(), preference);
     let service_ports = service_ports(service);
@@ -76,7 +75,7 @@ pub(crate) fn endpoints<'a>(
         }
         let target_ports = target_ports(slice, &service_ports, listeners);
         for endpoint in endpoints.iter().flatten() {
-            let Some(endpoint) = read(endpoint, &target_ports, &region) else {
+            let Some(endpoint) = read(endpoint, &target_ports, &place) else {
                 continue;
             };
             let known = by_address
@@ -152,7 +151,7 @@ fn is_tcp(protocol: Option<&str>) -> bool {
 fn read(
     endpoint: &SliceEndpoint,
     target_ports: &BTreeMap<u16, u16>,
-    region: impl Fn(&str) -> Option<Arc<str>>,
+    place: impl Fn(&str) -> Locality,
 ) -> Option<Endpoint> {
     let EndpointConditions {
         ready,
@@ -176,7 +175,7 @@ fn read(
             region: endpoint
                 .node_name
                 .as_deref()
-                .and_then(region)
+                .map(|name| place(name).region)
                 .unwrap_or_default(),
             zone: endpoint.zone.as_deref().unwrap_or_default().into(),
         },

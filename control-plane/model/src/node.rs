@@ -49,6 +49,9 @@ pub enum Discovery {
         service: CloudMapService,
         /// An instance counts if its attributes contain all of these.
         attributes: BTreeMap<Arc<str>, Arc<str>>,
+        /// Whether the pods that the node selects are served as this cluster knows them, whatever Cloud Map says of
+        /// their addresses.
+        own_pods: bool,
     },
     /// `EndpointSlice`s of a Kubernetes Service that the node's DNS name means.
     Slices {

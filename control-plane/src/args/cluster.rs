@@ -22,8 +22,9 @@ pub struct KubernetesArgs {
     )]
     pub watch_namespaces: Vec<String>,
 
-    /// Serve nodes whose DNS name is a Service of the cluster from its EndpointSlices: Envoy sees each pod, knows
-    /// its zone and drains it, where App Mesh saw the Service's cluster IP alone. The annotation
+    /// Serve nodes whose DNS name is a Service of the cluster from its EndpointSlices, and the pods of nodes that are
+    /// found in Cloud Map as the cluster knows them: Envoy sees each pod, knows its zone and drains it, where App Mesh
+    /// saw the Service's cluster IP alone, or what Cloud Map said some seconds ago. The annotation
     /// `evermesh.dev/endpoint-slices: "true"` or `"false"` of a Mesh decides for that mesh
     #[arg(long, conflicts_with = "config", env = "EVERMESH_ENDPOINT_SLICES")]
     pub endpoint_slices: bool,

@@ -6,7 +6,10 @@
 mod scene;
 
 use aws_sdk_servicediscovery::types::{HealthStatus, RecordType, RoutingPolicy};
-use evermesh_testkit::kubernetes::PodState::{ContainersReady, Started};
+use evermesh_testkit::{
+    control_plane::ControlPlane,
+    kubernetes::PodState::{ContainersReady, Started},
+};
 use scene::{FINALIZER, Scene, a_round, eventually, node};
 
 /// What a pod of a node is registered as.
@@ -128,6 +131,41 @@ async fn where_health_can_be_told_every_pod_is_registered() {
     scene.gate_becomes("a", "False ContainersNotReady").await;
     // A change of health is no new registration, whatever the first health was.
     scene.holds("color", &["10.0.0.1"]).await;
+}
+
+#[tokio::test]
+async fn a_pod_is_served_before_cloud_map_has_it_and_drains_while_it_still_does() {
+    let scene = Scene::build().await;
+    let slow = ["--endpoint-slices", "--cloud-map-interval", "1m"];
+    let control_plane = scene.start(&slow).await;
+    let node = node("v1", "shop.local", "color");
+    scene.api.apply(&node).await.unwrap();
+    scene.pod("a", "v1", "10.0.0.1", ContainersReady).await;
+    let becomes = async |wanted: &str| {
+        eventually(wanted, async || endpoints(&control_plane).await == wanted).await;
+    };
+    becomes("10.0.0.1 Healthy eu-west-1b").await;
+    assert_eq!(scene.gate("a").await.0, " ", "nobody registers here");
+    scene.set_pod("a", "10.0.0.1", Started).await;
+    becomes("").await;
+    scene.set_pod("a", "10.0.0.1", ContainersReady).await;
+    becomes("10.0.0.1 Healthy eu-west-1b").await;
+    // It stays, terminating: nobody runs here who would end it.
+    scene.delete("pod/a").await;
+    becomes("10.0.0.1 Draining eu-west-1b").await;
+}
+
+/// The endpoints of the only node that has any.
+async fn endpoints(control_plane: &ControlPlane) -> String {
+    let graph = control_plane.admin().get("/debug/graph").await.unwrap();
+    let graph: serde_json::Value = serde_json::from_str(&graph).unwrap();
+    let endpoints = graph["endpoints"]["mesh/shop/virtualNode/v1_shop"].as_array();
+    let endpoints = endpoints.into_iter().flatten().map(|endpoint| {
+        let word = |word: &serde_json::Value| word.as_str().unwrap().to_owned();
+        let (address, health) = (word(&endpoint["address"]), word(&endpoint["health"]));
+        format!("{address} {health} {}", word(&endpoint["locality"]["zone"]))
+    });
+    endpoints.collect::<Vec<_>>().join(", ")
 }
 
 #[tokio::test]

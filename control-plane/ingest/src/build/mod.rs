@@ -26,7 +26,7 @@ use evermesh_model::{
 };
 
 use k8s_openapi::api::{
-    core::v1::{Node, Service},
+    core::v1::{Node, Pod, Service},
     discovery::v1::EndpointSlice,
 };
 
@@ -88,8 +88,8 @@ type GraphParts = (
 type EndpointParts = (
     Values<ResourceName, VirtualNode>,
     Arc<MeshIndex>,
-    ByOwner<EndpointSlice>,
-    Objects<Service>,
+    (ByOwner<EndpointSlice>, Objects<Service>),
+    (ByOwner<Pod>, Objects<v1beta2::VirtualNode>),
     Objects<Node>,
     BTreeMap<CloudMapService, Arc<CloudMapState>>,
 );
@@ -116,8 +116,14 @@ pub fn build(inputs: &Inputs, memo: &mut BuildMemo) -> Built {
     let parts = (
         Arc::clone(&nodes),
         Arc::clone(&members.meshes),
-        Arc::clone(inputs.endpoint_slices.by_owner()),
-        Arc::clone(&inputs.services),
+        (
+            Arc::clone(inputs.endpoint_slices.by_owner()),
+            Arc::clone(&inputs.services),
+        ),
+        (
+            Arc::clone(inputs.pods.by_owner()),
+            Arc::clone(&inputs.virtual_nodes),
+        ),
         Arc::clone(&inputs.nodes),
         inputs.cloud_map.clone(),
     );

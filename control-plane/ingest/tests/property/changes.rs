@@ -179,12 +179,17 @@ fn node() -> BoxedStrategy<Value> {
         maybe(discovery.boxed()),
         prop::collection::vec(backend, 0..4),
         policy(),
+        maybe(
+            name()
+                .prop_map(|app| json!({ "matchLabels": { "app": app } }))
+                .boxed(),
+        ),
     );
     member(
         "VirtualNode",
-        spec.prop_map(|(listeners, discovery, backends, policy)| {
+        spec.prop_map(|(listeners, discovery, backends, policy, pods)| {
             json!({
-                "listeners": listeners, "serviceDiscovery": discovery, "backends": backends,
+                "podSelector": pods, "listeners": listeners, "serviceDiscovery": discovery, "backends": backends,
                 "backendDefaults": { "clientPolicy": policy },
             })
         }),
@@ -362,13 +367,29 @@ fn kubernetes() -> BoxedStrategy<Value> {
             "metadata": { "name": "host", "labels": { "topology.kubernetes.io/region": region } },
         })
     });
+    let pod = (name(), namespace(), name(), any::<[bool; 2]>()).prop_map(
+        |(name, namespace, app, [ready, leaving])| {
+            let leaving = leaving.then_some("2026-01-01T00:00:00Z");
+            json!({
+                "apiVersion": "v1", "kind": "Pod",
+                "metadata": {
+                    "name": name, "namespace": namespace, "labels": { "app": app }, "deletionTimestamp": leaving,
+                },
+                "spec": { "nodeName": "host" },
+                "status": {
+                    "podIP": if ready { "10.0.0.9" } else { "10.0.0.1" },
+                    "conditions": [{ "type": "ContainersReady", "status": if ready { "True" } else { "False" } }],
+                },
+            })
+        },
+    );
     let labelled = (namespace(), any::<bool>()).prop_map(|(name, is_member)| {
         json!({
             "apiVersion": "v1", "kind": "Namespace",
             "metadata": { "name": name, "labels": { "mesh": if is_member { "yes" } else { "no" } } },
         })
     });
-    prop_oneof![4 => slice, 1 => service, 1 => host, 2 => labelled].boxed()
+    prop_oneof![4 => slice, 1 => service, 3 => pod, 1 => host, 2 => labelled].boxed()
 }
 
 /// A mesh that everything belongs to by default.

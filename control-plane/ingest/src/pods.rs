@@ -1,0 +1,140 @@
+//! The pods of a virtual node: which it selects, and what the cluster says of each.
+//!
+//! Must not know what else finds a node.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
+
+use evermesh_model::{Endpoint, Health, IpPreference, Locality, ObjectRef};
+use k8s_openapi::{
+    api::core::v1::{Node, Pod, PodStatus},
+    apimachinery::pkg::apis::meta::v1::LabelSelector,
+};
+
+use crate::{
+    inputs::Objects,
+    membership::{Labels, selects},
+    registration::GATE,
+};
+
+/// Labels of a Kubernetes node that tell where it is.
+const REGION_LABEL: &str = "topology.kubernetes.io/region";
+const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
+
+/// The pods of a namespace that a `podSelector` selects; none without a selector.
+pub(crate) fn selected<'a>(
+    namespace: Option<&'a Objects<Pod>>,
+    selector: Option<&'a LabelSelector>,
+) -> impl Iterator<Item = (&'a ObjectRef, &'a Pod)> {
+    let unlabelled = Labels::new();
+    let pods = namespace.zip(selector).into_iter();
+    pods.flat_map(|(pods, selector)| pods.iter().map(move |pod| (selector, pod)))
+        .filter(move |(selector, (_, pod))| {
+            let labels = pod.metadata.labels.as_ref().unwrap_or(&unlabelled);
+            selects(selector, labels)
+        })
+        .map(|(_, (object, pod))| (object, &**pod))
+}
+
+/// Region and zone of a Kubernetes node, as far as it tells.
+pub(crate) fn locality(node: &Node) -> Locality {
+    let label = |key: &str| node.metadata.labels.as_ref()?.get(key);
+    let label = |key: &str| label(key).map_or_else(Arc::default, |value| value.as_str().into());
+    Locality {
+        region: label(REGION_LABEL),
+        zone: label(ZONE_LABEL),
+    }
+}
+
+/// Whether a pod has run its course.
+pub(crate) fn is_over(status: &PodStatus) -> bool {
+    matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"))
+}
+
+/// Whether a condition of a pod holds.
+fn holds(status: &PodStatus, condition: &str) -> bool {
+    let conditions = status.conditions.as_deref().unwrap_or_default();
+    let found = conditions.iter().find(|it| it.type_ == condition);
+    found.is_some_and(|it| it.status == "True")
+}
+
+/// Whether the containers of a pod are ready.
+pub(crate) fn has_ready_containers(status: &PodStatus) -> bool {
+    holds(status, "ContainersReady")
+}
+
+/// The pods of a node as endpoints.
+#[derive(Debug, Default)]
+pub(crate) struct OwnPods {
+    /// Those that take requests, or finish some, by address.
+    pub(crate) endpoints: BTreeMap<IpAddr, Endpoint>,
+    /// Every address of every pod, also of those that are not ready.
+    pub(crate) addresses: BTreeSet<IpAddr>,
+}
+
+impl OwnPods {
+    /// `place` tells where a Kubernetes node is.
+    pub(crate) fn of<'a>(
+        pods: impl Iterator<Item = (&'a ObjectRef, &'a Pod)>,
+        preference: Option<IpPreference>,
+        place: impl Fn(&str) -> Locality,
+    ) -> Self {
+        let mut own = Self::default();
+        for (_, pod) in pods {
+            let Some(status) = pod.status.as_ref().filter(|status| !is_over(status)) else {
+                continue;
+            };
+            let addresses = addresses(status);
+            own.addresses.extend(&addresses);
+            let Some((address, health)) =
+                preferred(&addresses, preference).zip(health(pod, status))
+            else {
+                continue;
+            };
+            let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref());
+            let endpoint = Endpoint {
+                locality: node.map(&place).unwrap_or_default(),
+                address,
+                target_ports: BTreeMap::new(),
+                health,
+            };
+            own.endpoints.insert(address, endpoint);
+        }
+        own
+    }
+}
+
+fn addresses(status: &PodStatus) -> Vec<IpAddr> {
+    let all = status.pod_ips.as_deref().unwrap_or_default();
+    let all = all.iter().map(|it| it.ip.as_str());
+    let all = all.chain(status.pod_ip.as_deref());
+    all.filter_map(|address| address.parse().ok()).collect()
+}
+
+/// The address that counts, as of an instance in Cloud Map: IPv4 first without a preference.
+fn preferred(addresses: &[IpAddr], preference: Option<IpPreference>) -> Option<IpAddr> {
+    let first = |is_ipv4: bool| addresses.iter().find(|it| it.is_ipv4() == is_ipv4).copied();
+    match preference {
+        Some(IpPreference::Ipv4Only) => first(true),
+        Some(IpPreference::Ipv6Only) => first(false),
+        None => first(true).or_else(|| first(false)),
+    }
+}
+
+/// Ready is what is ready but for the gate that waits for Cloud Map: callers that are served from here do not.
+/// A pod that is being deleted finishes what it has, from the moment on at which that is decided.
+fn health(pod: &Pod, status: &PodStatus) -> Option<Health> {
+    let gates = pod.spec.as_ref().and_then(|it| it.readiness_gates.as_ref());
+    let mut gates = gates.into_iter().flatten().map(|it| &*it.condition_type);
+    let is_ready = has_ready_containers(status)
+        && gates.all(|condition| condition == GATE || holds(status, condition));
+    let is_leaving = pod.metadata.deletion_timestamp.is_some();
+    is_ready.then_some(if is_leaving {
+        Health::Draining
+    } else {
+        Health::Healthy
+    })
+}
