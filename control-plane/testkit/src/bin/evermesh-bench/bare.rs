@@ -46,13 +46,22 @@ const CHANGES: u32 = 200;
 const PAUSE: Duration = Duration::from_millis(100);
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// The route configurations of the node.
+const INGRESS: &str = "rds_ingress_http_8080";
+/// The one that changes.
+const EGRESS: &str = "rds_egress_http_8080";
+
 /// A type URL, and what is answered to who asks for it first.
 type Recording = BTreeMap<String, DeltaDiscoveryResponse>;
 
 pub(crate) async fn run() -> Result<()> {
     let (recording, other_route) = record().await?;
     let route = ResourceType::Route.type_url();
-    let routes = [&recording[route], &other_route].map(Clone::clone);
+    let routes = [&recording[route], &other_route].map(|all| {
+        let mut change = all.clone();
+        change.resources.retain(|resource| resource.name == EGRESS);
+        change
+    });
     let (acked, mut acks) = mpsc::unbounded_channel();
     let bare = Bare {
         recording: Arc::new(recording),
@@ -123,29 +132,25 @@ async fn fetch(config: &Path) -> Result<Recording> {
     let address = format!("http://{}", control_plane.xds());
     let channel = Endpoint::from_shared(address)?.connect().await?;
     let mut client = AggregatedDiscoveryServiceClient::new(channel);
-    let types = [
-        ResourceType::Cluster,
-        ResourceType::Listener,
-        ResourceType::Route,
-    ];
-    let node = Node {
-        id: NODE.to_owned(),
-        ..Default::default()
-    };
-    let requests = types.map(|kind| DeltaDiscoveryRequest {
-        node: Some(node.clone()),
-        type_url: kind.type_url().to_owned(),
-        resource_names_subscribe: vec!["*".to_owned()],
-        ..Default::default()
-    });
-    let requests = stream::iter(requests).chain(stream::pending());
-    let mut answers = client
-        .delta_aggregated_resources(requests)
-        .await?
-        .into_inner();
     let mut recording = Recording::new();
-    while recording.len() < types.len() {
-        let answer = timeout(PATIENCE, answers.message()).await??;
+    // A stream each: one that has clusters is given routes only when it has acknowledged those.
+    for (kind, names) in [
+        (ResourceType::Cluster, &["*"][..]),
+        (ResourceType::Listener, &["*"]),
+        (ResourceType::Route, &[INGRESS, EGRESS]),
+    ] {
+        let request = DeltaDiscoveryRequest {
+            node: Some(Node {
+                id: NODE.to_owned(),
+                ..Default::default()
+            }),
+            type_url: kind.type_url().to_owned(),
+            resource_names_subscribe: names.iter().map(|name| (*name).to_owned()).collect(),
+            ..Default::default()
+        };
+        let requests = stream::iter([request]).chain(stream::pending());
+        let answers = client.delta_aggregated_resources(requests).await?;
+        let answer = timeout(PATIENCE, answers.into_inner().message()).await??;
         let answer = answer.context("the stream goes on")?;
         recording.insert(answer.type_url.clone(), answer);
     }
