@@ -9,6 +9,8 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::tools;
+
 const ROOT: &str = "/sys/fs/cgroup";
 
 /// Before the id of the process that the cluster belongs to.
@@ -33,7 +35,7 @@ impl Cgroup {
             let owner = name
                 .strip_prefix(PREFIX)
                 .and_then(|rest| rest.split('-').next()?.parse::<u32>().ok());
-            if owner.is_some_and(|pid| !Path::new("/proc").join(pid.to_string()).exists()) {
+            if owner.is_some_and(|pid| !tools::is_alive(pid)) {
                 remove(&name)?;
             }
         }

@@ -66,7 +66,7 @@ impl Local {
         let mut lab = Lab::start().await?;
         let node = lab.node(NODE).await?;
         let outside = lab.host("outside").await?;
-        let (dir, logs) = (tools::scratch("cluster")?, tools::scratch("cluster-logs")?);
+        let (dir, logs) = (tools::scratch("cluster")?, tools::scratch("logs")?);
         let plan = Parts {
             node: &node,
             dir: dir.path(),
