@@ -26,6 +26,7 @@ const WORKLOADS: [Workload; 4] = [
         resource: "virtualNode/color-v1_shop",
         replicas: 2,
         has_app: true,
+        is_called: true,
     },
     Workload {
         name: "color-v2",
@@ -33,6 +34,7 @@ const WORKLOADS: [Workload; 4] = [
         resource: "virtualNode/color-v2_shop",
         replicas: 2,
         has_app: true,
+        is_called: true,
     },
     Workload {
         name: "front",
@@ -40,6 +42,7 @@ const WORKLOADS: [Workload; 4] = [
         resource: "virtualNode/front_shop",
         replicas: 1,
         has_app: true,
+        is_called: false,
     },
     Workload {
         name: "gate",
@@ -47,6 +50,7 @@ const WORKLOADS: [Workload; 4] = [
         resource: "virtualGateway/gate_shop",
         replicas: 1,
         has_app: false,
+        is_called: false,
     },
 ];
 

@@ -30,6 +30,8 @@ pub(super) struct Workload {
     pub(super) replicas: u32,
     /// Whether there is an application beside the Envoy; a gateway has none.
     pub(super) has_app: bool,
+    /// Whether its node has a listener, so that calls to the application go through the Envoy.
+    pub(super) is_called: bool,
 }
 
 impl Workload {
@@ -37,7 +39,7 @@ impl Workload {
     pub(super) fn objects(&self, version: Version) -> Result<String> {
         let bootstrap = bootstrap(&format!("mesh/shop/{}", self.resource), XDS, false)?;
         let interception = Interception {
-            app_ports: vec![APP_PORT],
+            app_ports: self.is_called.then_some(APP_PORT).into_iter().collect(),
             ..Interception::default()
         };
         let config = json!({
