@@ -6,10 +6,10 @@ SHELL := bash
 
 CARGO_DENY := 0.20.2
 
-.PHONY: help run run-api cluster cluster-down test test-cluster check bench images setup setup-cluster hosts
+.PHONY: help run run-api run-kubernetes cluster cluster-down test test-cluster check bench images setup setup-cluster hosts
 
 help: ## Says what there is
-	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /make \1\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /make \1\t/' | expand -t 22
 
 run: hosts ## Plays a canary release on this machine: hosts, real Envoys, 200 requests a second, about a minute
 	@echo '==> Building (the first time takes a few minutes)'
@@ -20,6 +20,11 @@ run-api: setup ## The same with kubectl: on a real Kubernetes API server, by the
 	@echo '==> Building (the first time takes a few minutes)'
 	@cargo build --locked -p evermesh -p evermesh-testkit --bins
 	@target/debug/evermesh-demo --kubernetes
+
+run-kubernetes: setup-cluster ## The same with pods: a whole Kubernetes on this machine, Evermesh by Helm, Envoys beside applications
+	@echo '==> Building (the first time takes a few minutes)'
+	@cargo build --locked -p evermesh -p evermesh-testkit --bins
+	@target/debug/evermesh-demo --pods
 
 cluster: setup-cluster ## A Kubernetes of one node on this machine, for kubectl: target/cluster/kubeconfig
 	@cargo build --locked -p evermesh-testkit --bins
@@ -34,7 +39,12 @@ test: setup-cluster ## All tests, with real Envoys, Cloud Map, hosts and a clust
 	@env -u KUBECONFIG cargo test --workspace --locked
 	@echo '==> All tests passed'
 
-test-cluster: setup-cluster ## The tests with pods, on a Kubernetes of this machine or on that of KUBECONFIG
+test-run-kubernetes: setup-cluster ## The same with pods: a whole Kubernetes on this machine, Evermesh by Helm, Envoys beside applications
+	@echo '==> Building (the first time takes a few minutes)'
+	@cargo build --locked -p evermesh -p evermesh-testkit --bins
+	@target/debug/evermesh-demo --pods
+
+cluster: setup-cluster ## The tests with pods, on a Kubernetes of this machine or on that of KUBECONFIG
 	@echo '==> Testing with pods'
 	@cargo build --locked -p evermesh -p evermesh-testkit --bins
 	@cargo test --locked -p evermesh --test cluster

@@ -11,7 +11,7 @@ async fn traffic_goes_on_while_the_pods_of_the_control_plane_are_replaced() {
     let canary = canary(Version::Oldest).await;
     let kubectl = canary.cluster.kubectl();
     let mut traffic = canary.traffic(100).unwrap();
-    traffic.second().await.unwrap();
+    traffic.report.second().await.unwrap();
 
     let delete = [
         "delete",

@@ -78,7 +78,7 @@ async fn a_cluster_runs_pods_and_leaves_nothing_behind() {
 async fn answers(cluster: &Cluster, name: &str) -> u64 {
     let mut traffic = Traffic::start(cluster, "echo", "deployment/echo", name, 50).unwrap();
     // No first second means that the name was not found.
-    if traffic.second().await.is_err() {
+    if traffic.report.second().await.is_err() {
         return 0;
     }
     let tally = traffic.finish().await.unwrap();

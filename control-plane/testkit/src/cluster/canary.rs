@@ -2,13 +2,13 @@
 //!
 //! The namespace is `shop`; `front` calls `http://color.shop`, and so does whoever comes by the gateway.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use tokio::process::Command;
 
 use super::{Cluster, images, traffic::Traffic, workload::Workload};
-use crate::{chart, envoy::Version, http::Address};
+use crate::{chart, envoy::Version, http::Address, process, tools};
 
 /// The mesh and its Services.
 const MESH: &str = include_str!("canary.yaml");
@@ -92,9 +92,11 @@ impl Canary {
         Ok(canary)
     }
 
-    /// Applies the Route with these weights of v1 and v2, and waits until every proxy has them.
-    pub async fn shift(&self, weights: [u32; 2]) -> Result<()> {
+    /// Applies the Route with these weights of v1 and v2, and waits until its status says that every proxy has them;
+    /// returns how long both took.
+    pub async fn shift(&self, weights: [u32; 2]) -> Result<Duration> {
         let kubectl = self.cluster.kubectl();
+        let started = Instant::now();
         kubectl.apply(&route(weights)).await?;
         let programmed = [
             "wait",
@@ -111,7 +113,39 @@ impl Canary {
         let generation = format!("{generation}{}", current.trim());
         observed[1] = &generation;
         kubectl.run(&observed).await?;
-        kubectl.run(&programmed).await.map(drop)
+        kubectl.run(&programmed).await?;
+        Ok(started.elapsed())
+    }
+
+    /// What `kubectl` shows of the mesh.
+    pub async fn shown(&self) -> Result<String> {
+        let list = ["get", "virtualservices,routes", "--namespace=shop"];
+        self.cluster.kubectl().run(&list).await
+    }
+
+    /// Removes the canary and Evermesh from a cluster that goes on.
+    pub async fn remove(self) -> Result<()> {
+        let kubectl = self.cluster.kubectl();
+        let mut helm = Command::from(process::command(tools::installed("kubernetes/helm")?));
+        helm.args([
+            "uninstall",
+            "evermesh",
+            "--wait",
+            "--namespace",
+            chart::NAMESPACE,
+        ]);
+        kubectl.run(&["delete", "namespace", "shop"]).await?;
+        let output = helm
+            .env("KUBECONFIG", kubectl.kubeconfig())
+            .output()
+            .await?;
+        if !output.status.success() {
+            bail!("helm: {}", String::from_utf8_lossy(&output.stderr).trim());
+        }
+        kubectl
+            .run(&["delete", "namespace", chart::NAMESPACE])
+            .await
+            .map(drop)
     }
 
     /// Requests of the caller to the service, from within its pod.

@@ -60,7 +60,7 @@ impl Local {
             say(&format!(
                 "{:5.1} s  {what}",
                 started.elapsed().as_secs_f64()
-            ))
+            ));
         };
         let cgroup = Cgroup::create()?;
         let mut lab = Lab::start().await?;

@@ -1,7 +1,7 @@
 //! A whole Kubernetes with pods: ours of one node on this machine, or the one that `KUBECONFIG` names.
 //!
 //! Ours is etcd, kube-apiserver, kube-controller-manager, kube-scheduler, kubelet, containerd, kube-proxy (nftables),
-//! CoreDNS and the CNI plug-ins bridge, host-local and portmap, all in network, mount and process namespaces and
+//! `CoreDNS` and the CNI plug-ins bridge, host-local and portmap, all in network, mount and process namespaces and
 //! cgroups of their own: nothing of the machine is touched, and everything ends with the handle or the process.
 //! It needs root, about 700 MB and ten seconds.
 //! Images come from [`Cluster::load`]; nothing is pulled, for nothing leaves the namespaces.

@@ -1,6 +1,6 @@
 //! The parts of a cluster: their configuration and their commands.
 
-use std::{fs, net::Ipv4Addr, path::Path, process::Command};
+use std::{fmt::Write as _, fs, net::Ipv4Addr, path::Path, process::Command};
 
 use anyhow::Result;
 use serde_json::json;
@@ -17,7 +17,7 @@ pub(super) const BRIDGE: Ipv4Addr = Ipv4Addr::new(10, 244, 0, 1);
 /// What every pod has an address from.
 const PODS: &str = "10.244.0.0/16";
 
-/// Where CoreDNS says that it has read the cluster.
+/// Where the DNS server says that it has read the cluster.
 pub(super) const DNS_READY_PORT: u16 = 8181;
 
 /// Where kube-proxy says that it has written its rules.
@@ -64,10 +64,11 @@ for file in /proc/sys/net/bridge/bridge-nf-call-iptables; do [ ! -e $file ] || e
         for (index, (name, value)) in TUNABLES.into_iter().enumerate() {
             let file = self.dir.join(format!("tunables/{index}"));
             fs::write(&file, format!("{value}\n"))?;
-            script += &format!(
-                "[ ! -e /proc/sys/{name} ] || mount --bind {} /proc/sys/{name}\n",
+            writeln!(
+                script,
+                "[ ! -e /proc/sys/{name} ] || mount --bind {} /proc/sys/{name}",
                 file.display()
-            );
+            )?;
         }
         self.node.shell(&script)?;
         let network = json!({
@@ -273,7 +274,7 @@ SystemdCgroup = false
 
 const DNS_USER: &str = "system:coredns";
 
-/// What CoreDNS may read.
+/// What the DNS server may read.
 pub(super) fn dns_rights() -> String {
     let metadata = json!({"name": DNS_USER});
     let objects = [

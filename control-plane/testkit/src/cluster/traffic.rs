@@ -3,16 +3,13 @@
 use std::{process::Stdio, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
-use tokio::{
-    io::{AsyncBufReadExt as _, BufReader, Lines},
-    process::{Child, ChildStdin, ChildStdout},
-};
+use tokio::process::{Child, ChildStdin};
 
 use super::Cluster;
-use crate::load::Tally;
+use crate::{load::Tally, report::Report};
 
-/// How long the load client may stay silent; it speaks once a second.
-const SILENCE: Duration = Duration::from_secs(30);
+/// Longer than the load client waits for an answer.
+const LAST_ANSWER: Duration = Duration::from_secs(30);
 
 /// The requests of a pod's application while they are sent.
 #[derive(Debug)]
@@ -20,7 +17,8 @@ pub struct Traffic {
     child: Child,
     /// As long as it is open, requests are sent.
     input: Option<ChildStdin>,
-    tallies: Lines<BufReader<ChildStdout>>,
+    /// What came back so far.
+    pub report: Report,
 }
 
 impl Traffic {
@@ -47,30 +45,18 @@ impl Traffic {
         let output = child.stdout.take().context("the output is a pipe")?;
         Ok(Self {
             input: child.stdin.take(),
-            tallies: BufReader::new(output).lines(),
+            report: Report::read(output),
             child,
         })
     }
 
-    /// What came back in the next second that nobody asked for yet.
-    pub async fn second(&mut self) -> Result<Tally> {
-        let line = tokio::time::timeout(SILENCE, self.tallies.next_line()).await;
-        let line = line.context("the load client is silent")??;
-        Ok(serde_json::from_str(
-            &line.context("the load client ended")?,
-        )?)
-    }
-
-    /// The sum of the next seconds, from one that begins later than now.
+    /// The answers of the next seconds, from one that begins later than now.
     pub async fn seconds(&mut self, count: u32) -> Result<Tally> {
-        while let Ok(line) = tokio::time::timeout(Duration::ZERO, self.tallies.next_line()).await {
-            line?.context("the load client ended")?;
-        }
-        self.second().await?;
+        while self.report.past_second().is_some() {}
+        self.report.second().await?;
         let mut sum = Tally::default();
         for _ in 0..count {
-            let tally = self.second().await?;
-            for (answer, count) in tally.answers {
+            for (answer, count) in self.report.second().await?.answers {
                 *sum.answers.entry(answer).or_default() += count;
             }
         }
@@ -80,15 +66,12 @@ impl Traffic {
     /// Sends no more, waits for every answer, and returns the sum of all that was sent.
     pub async fn finish(mut self) -> Result<Tally> {
         self.input = None;
-        loop {
-            let tally = self.second().await?;
-            if tally.second.is_none() {
-                let status = self.child.wait().await?;
-                if !status.success() {
-                    bail!("the load client ended with {status}");
-                }
-                return Ok(tally);
-            }
+        let sum = self.report.sum().await?;
+        let ended = tokio::time::timeout(LAST_ANSWER, self.child.wait()).await;
+        let status = ended.context("kubectl exec does not end")??;
+        if !status.success() {
+            bail!("the load client ended with {status}");
         }
+        Ok(sum)
     }
 }
