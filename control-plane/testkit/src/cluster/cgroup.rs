@@ -16,6 +16,9 @@ const ROOT: &str = "/sys/fs/cgroup";
 /// Before the id of the process that the cluster belongs to.
 const PREFIX: &str = "evermesh-cluster-";
 
+/// What ten processes weigh.
+const CPU_SHARES: &str = "10240";
+
 /// A process that was killed leaves its cgroup a moment later.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -47,6 +50,11 @@ impl Cgroup {
         for hierarchy in &hierarchies {
             let folder = hierarchy.join(&name);
             fs::create_dir(&folder).with_context(|| format!("creating {}", folder.display()))?;
+            // On a busy machine all pods together would weigh as much as one other process.
+            let shares = folder.join("cpu.shares");
+            if shares.exists() {
+                fs::write(shares, CPU_SHARES)?;
+            }
         }
         Ok(Self { name })
     }

@@ -81,6 +81,7 @@ impl Workload {
                 "--concurrency", "1",
                 "--disable-hot-restart",
             ],
+            "resources": {"requests": {"cpu": "50m"}},
             "securityContext": {"runAsUser": PROXY_UID},
             "volumeMounts": [config],
         });
@@ -115,6 +116,7 @@ impl Workload {
             "image": images::tag("evermesh-test-app")?,
             "args": ["http", "--name", "$(POD)", "--listen", format!("0.0.0.0:{APP_PORT}")],
             "env": [{"name": "POD", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}],
+            "resources": {"requests": {"cpu": "50m"}},
             "readinessProbe": {"httpGet": {"path": "/", "port": APP_PORT}, "periodSeconds": 1},
         }]);
         Ok(pod)
