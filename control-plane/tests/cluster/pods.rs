@@ -97,16 +97,16 @@ async fn pods(cluster: &Cluster) -> Vec<String> {
     names.split_whitespace().map(str::to_owned).collect()
 }
 
-/// What this process's cluster has on the machine: processes, cgroups, mounts and its folder.
+/// What the cluster of this folder has on the machine: processes, cgroups, mounts and the folder.
 fn traces(dir: &Path) -> Vec<String> {
-    let ours = format!("evermesh-cluster-{}-", std::process::id());
+    let ours = dir.file_name().unwrap().to_str().unwrap();
     let mut traces = Vec::new();
     let cgroups = process::run(Command::new("find").args([
         "/sys/fs/cgroup",
         "-maxdepth",
         "2",
         "-name",
-        &format!("{ours}*"),
+        ours,
     ]));
     traces.extend(cgroups.unwrap().lines().map(str::to_owned));
     for entry in fs::read_dir("/proc").unwrap().filter_map(Result::ok) {
@@ -114,7 +114,7 @@ fn traces(dir: &Path) -> Vec<String> {
         let command = fs::read(entry.path().join("cmdline")).unwrap_or_default();
         let mounts = fs::read(entry.path().join("mounts")).unwrap_or_default();
         for said in [command, mounts] {
-            if String::from_utf8_lossy(&said).contains(&ours) {
+            if String::from_utf8_lossy(&said).contains(ours) {
                 traces.push(entry.path().display().to_string());
             }
         }

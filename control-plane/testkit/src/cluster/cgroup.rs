@@ -3,7 +3,6 @@
 use std::{
     fs, io,
     path::{Path, PathBuf},
-    sync::atomic::{AtomicU32, Ordering},
     time::{Duration, Instant},
 };
 
@@ -29,9 +28,10 @@ pub(super) struct Cgroup {
 }
 
 impl Cgroup {
-    /// Makes one, and removes those whose cluster's process was killed.
-    pub(super) fn create() -> Result<Self> {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
+    /// Makes one of the name of the cluster's folder, and removes those whose cluster's process was killed.
+    pub(super) fn create(dir: &Path) -> Result<Self> {
+        let name = dir.file_name().context("a folder has a name")?;
+        let name = name.to_string_lossy().into_owned();
         let hierarchies = hierarchies()?;
         for entry in hierarchies.iter().flat_map(fs::read_dir).flatten() {
             let name = entry?.file_name().to_string_lossy().into_owned();
@@ -42,11 +42,6 @@ impl Cgroup {
                 remove(&name)?;
             }
         }
-        let name = format!(
-            "{PREFIX}{}-{}",
-            std::process::id(),
-            COUNT.fetch_add(1, Ordering::Relaxed)
-        );
         for hierarchy in &hierarchies {
             let folder = hierarchy.join(&name);
             fs::create_dir(&folder).with_context(|| format!("creating {}", folder.display()))?;

@@ -62,11 +62,11 @@ impl Local {
                 started.elapsed().as_secs_f64()
             ));
         };
-        let cgroup = Cgroup::create()?;
+        let (dir, logs) = (tools::scratch("cluster")?, tools::scratch("logs")?);
+        let cgroup = Cgroup::create(dir.path())?;
         let mut lab = Lab::start().await?;
         let node = lab.node(NODE).await?;
         let outside = lab.host("outside").await?;
-        let (dir, logs) = (tools::scratch("cluster")?, tools::scratch("logs")?);
         let plan = Parts {
             node: &node,
             dir: dir.path(),
