@@ -39,12 +39,7 @@ test: setup-cluster ## All tests, with real Envoys, Cloud Map, hosts and a clust
 	@env -u KUBECONFIG cargo test --workspace --locked
 	@echo '==> All tests passed'
 
-test-run-kubernetes: setup-cluster ## The same with pods: a whole Kubernetes on this machine, Evermesh by Helm, Envoys beside applications
-	@echo '==> Building (the first time takes a few minutes)'
-	@cargo build --locked -p evermesh -p evermesh-testkit --bins
-	@target/debug/evermesh-demo --pods
-
-cluster: setup-cluster ## The tests with pods, on a Kubernetes of this machine or on that of KUBECONFIG
+test-cluster: setup-cluster ## The tests with pods, on a Kubernetes of this machine or on that of KUBECONFIG
 	@echo '==> Testing with pods'
 	@cargo build --locked -p evermesh -p evermesh-testkit --bins
 	@cargo test --locked -p evermesh --test cluster

@@ -18,10 +18,10 @@ mod workload;
 
 use std::{
     env,
-    fs::File,
+    fs::{File, TryLockError},
     net::IpAddr,
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result};
@@ -37,6 +37,9 @@ use crate::{
     tools,
 };
 
+/// How long the clusters of other tests may take.
+const TURN: Duration = Duration::from_mins(20);
+
 /// A cluster that runs pods.
 #[derive(Debug)]
 pub struct Cluster {
@@ -46,15 +49,23 @@ pub struct Cluster {
 
 #[derive(Debug)]
 enum Place {
-    Ours { local: Box<Local>, _turn: File },
-    Theirs { dir: TempDir },
+    Ours {
+        local: Box<Local>,
+        _turn: Option<File>,
+    },
+    Theirs {
+        dir: TempDir,
+    },
 }
 
 impl Cluster {
     /// The cluster of the variable `KUBECONFIG`, or one of our own; `say` hears of each step.
-    pub async fn obtain(say: impl FnMut(&str)) -> Result<Self> {
+    ///
+    /// One of our own at a time on a machine: a second caller waits for the first to end.
+    pub async fn obtain(mut say: impl FnMut(&str)) -> Result<Self> {
         let Some(kubeconfig) = env::var_os("KUBECONFIG").filter(|it| !it.is_empty()) else {
-            return Self::start(say).await;
+            let turn = turn(&mut say).await?;
+            return Self::start_in(Some(turn), say).await;
         };
         let dir = tools::scratch("cluster")?;
         Ok(Self {
@@ -63,12 +74,12 @@ impl Cluster {
         })
     }
 
-    /// Starts one of our own and waits until it takes pods; `say` hears of each step.
-    ///
-    /// One at a time on a machine: a second caller waits for the first to end.
+    /// Starts one of our own and waits until it takes pods, whatever else runs; `say` hears of each step.
     pub async fn start(say: impl FnMut(&str)) -> Result<Self> {
-        let turn = File::create(env::temp_dir().join("evermesh-cluster.lock"))?;
-        let turn = tokio::task::spawn_blocking(move || turn.lock().map(|()| turn)).await??;
+        Self::start_in(None, say).await
+    }
+
+    async fn start_in(turn: Option<File>, say: impl FnMut(&str)) -> Result<Self> {
         let local = Local::start(say).await?;
         Ok(Self {
             kubectl: Kubectl::new(None, local.kubeconfig(), local.dir()),
@@ -156,6 +167,30 @@ impl Cluster {
         match &self.place {
             Place::Ours { local, .. } => local.dir(),
             Place::Theirs { dir } => dir.path(),
+        }
+    }
+}
+
+/// Waits for the right to a cluster on this machine, which lasts as long as the file is open.
+async fn turn(say: &mut impl FnMut(&str)) -> Result<File> {
+    let path = env::temp_dir().join("evermesh-cluster.lock");
+    let file = File::create(&path)?;
+    let deadline = Instant::now() + TURN;
+    let mut has_waited = false;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
+                if !has_waited {
+                    say("waiting for another cluster of this machine to end");
+                    has_waited = true;
+                }
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+            Err(error) => {
+                return Err(error)
+                    .with_context(|| format!("another cluster has {} locked", path.display()));
+            }
         }
     }
 }
