@@ -21,7 +21,7 @@ pub fn installed(path: &str) -> Result<PathBuf> {
     let program = workspace()?.join("target/tools").join(path);
     if !program.exists() {
         bail!(
-            "{} is missing: run scripts/setup (make test does)",
+            "{} is missing: run scripts/setup (make test does), or scripts/kubernetes cluster for what runs pods",
             program.display()
         );
     }
