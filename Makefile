@@ -6,10 +6,10 @@ SHELL := bash
 
 CARGO_DENY := 0.20.2
 
-.PHONY: help run run-api test check bench images setup hosts
+.PHONY: help run run-api run-kubernetes cluster cluster-down test test-cluster check bench images setup setup-cluster hosts
 
 help: ## Says what there is
-	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /make \1\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /make \1\t/' | expand -t 22
 
 run: hosts ## Plays a canary release on this machine: hosts, real Envoys, 200 requests a second, about a minute
 	@echo '==> Building (the first time takes a few minutes)'
@@ -21,10 +21,28 @@ run-api: setup ## The same with kubectl: on a real Kubernetes API server, by the
 	@cargo build --locked -p evermesh -p evermesh-testkit --bins
 	@target/debug/evermesh-demo --kubernetes
 
-test: setup ## All tests, with real Envoys, Cloud Map and hosts
+run-kubernetes: setup-cluster ## The same with pods: a whole Kubernetes on this machine, Evermesh by Helm, Envoys beside applications
+	@echo '==> Building (the first time takes a few minutes)'
+	@cargo build --locked -p evermesh -p evermesh-testkit --bins
+	@target/debug/evermesh-demo --pods
+
+cluster: setup-cluster ## A Kubernetes of one node on this machine, for kubectl: target/cluster/kubeconfig
+	@cargo build --locked -p evermesh-testkit --bins
+	@target/debug/evermesh-cluster up
+
+cluster-down: ## Ends it; nothing stays behind
+	@cargo build --locked -p evermesh-testkit --bins
+	@target/debug/evermesh-cluster down
+
+test: setup-cluster ## All tests, with real Envoys, Cloud Map, hosts and a cluster with pods
 	@echo '==> Testing'
-	@cargo test --workspace --locked
+	@env -u KUBECONFIG cargo test --workspace --locked
 	@echo '==> All tests passed'
+
+test-cluster: setup-cluster ## The tests with pods, on a Kubernetes of this machine or on that of KUBECONFIG
+	@echo '==> Testing with pods'
+	@cargo build --locked -p evermesh -p evermesh-testkit --bins
+	@cargo test --locked -p evermesh --test cluster
 
 check: hosts ## What a reviewer checks by machine: format, lints, dependencies, documentation, each crate alone
 	@echo '==> Format'
@@ -47,15 +65,18 @@ bench: setup ## The benchmarks: a change to twenty real Envoys, then each crate'
 	@target/release/evermesh-bench
 	@cargo bench --workspace --locked
 
-images: ## The image of Evermesh as an archive below target/images, without a container engine
-	@cargo fetch --locked
-	@cargo build --release --locked -p evermesh --bin evermesh
+images: hosts ## Images of Evermesh and of what tests run beside it, below target/images, without a container engine
+	@cargo build --release --locked -p evermesh -p evermesh-testkit --bin evermesh --bin evermesh-test-app
 	@scripts/images
 
 # Installs what is missing and fetches every crate, also the one that is only unpacked (see proto/build.rs).
 setup:
 	@scripts/setup
 	@cargo fetch --locked
+
+# The same and what runs pods.
+setup-cluster: setup
+	@scripts/kubernetes cluster
 
 # The same without a Kubernetes API server.
 hosts:

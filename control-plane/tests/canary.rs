@@ -110,7 +110,7 @@ async fn every_step_of_the_example_has_its_split() {
         let mut traffic = stage.traffic().unwrap();
         let mut requests = 0;
         while requests < REQUESTS_PER_STEP {
-            requests += traffic.second().await.unwrap().requests();
+            requests += traffic.report.second().await.unwrap().requests();
         }
         let total = traffic.finish().await.unwrap();
         assert_eq!(total.failed(), 0, "{total:?}");

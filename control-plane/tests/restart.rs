@@ -47,13 +47,13 @@ async fn eventually(what: &str, holds: impl AsyncFnMut() -> bool) {
 async fn a_crash_of_the_control_plane_costs_nothing() {
     let mut stage = Stage::build(StageOptions::default(), |_| ()).await.unwrap();
     let mut traffic = stage.traffic().unwrap();
-    traffic.second().await.unwrap();
+    traffic.report.second().await.unwrap();
     let before = held(&stage.control_plane).await;
 
     stage.control_plane.kill();
-    while traffic.past_second().is_some() {}
+    while traffic.report.past_second().is_some() {}
     for _ in 0..=DEAD {
-        traffic.second().await.unwrap();
+        traffic.report.second().await.unwrap();
     }
     for envoy in stage.proxies() {
         assert_eq!(

@@ -1,6 +1,9 @@
 //! The applications behind the proxies: servers that answer with their name, and the agent that holds a host.
 
-use std::{convert::Infallible, fmt::Write as _, io, net::SocketAddr, path::Path, time::Duration};
+use std::{
+    convert::Infallible, fmt::Write as _, io, net::SocketAddr, path::Path, sync::Arc,
+    time::Duration,
+};
 
 use anyhow::Result;
 use bytes::Bytes;
@@ -14,7 +17,11 @@ use hyper_util::{
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, copy_bidirectional},
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
+    sync::Notify,
 };
+
+/// What is said to an agent that is to end.
+pub const END: &str = "end";
 
 /// Answers every request with `name`, over HTTP/1.1 and cleartext HTTP/2.
 ///
@@ -100,19 +107,27 @@ pub async fn serve_tcp(listen: SocketAddr, name: &str) -> Result<()> {
     }
 }
 
-/// Connects whoever comes by the Unix socket to the address that its first line names.
+/// Connects whoever comes by the Unix socket to the address that its first line names; [`END`] ends it.
 pub async fn serve_agent(socket: &Path) -> Result<()> {
     let listener = UnixListener::bind(socket)?;
+    let end = Arc::new(Notify::new());
     loop {
-        let (stream, _) = listener.accept().await?;
-        tokio::spawn(relay(stream));
+        let (stream, _) = tokio::select! {
+            accepted = listener.accept() => accepted?,
+            () = end.notified() => return Ok(()),
+        };
+        tokio::spawn(relay(stream, Arc::clone(&end)));
     }
 }
 
-async fn relay(stream: UnixStream) -> io::Result<()> {
+async fn relay(stream: UnixStream, end: Arc<Notify>) -> io::Result<()> {
     let mut stream = BufReader::new(stream);
     let mut line = String::new();
     stream.read_line(&mut line).await?;
+    if line.trim() == END {
+        end.notify_one();
+        return Ok(());
+    }
     let target: SocketAddr = line.trim().parse().map_err(io::Error::other)?;
     let mut target = TcpStream::connect(target).await?;
     target.set_nodelay(true)?;

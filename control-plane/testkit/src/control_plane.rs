@@ -2,6 +2,7 @@
 
 use std::{
     ffi::OsString,
+    fmt::Display,
     net::{Ipv4Addr, SocketAddr, TcpListener},
     path::{Path, PathBuf},
     process::Command,
@@ -276,8 +277,8 @@ fn arguments_of(
 }
 
 /// The bootstrap of a proxy that is the given App Mesh resource, such as `mesh/demo/virtualNode/front_demo`,
-/// as `evermesh bootstrap` prints it: for delta xDS, or for state-of-the-world xDS.
-pub fn bootstrap(resource: &str, xds: SocketAddr, sotw: bool) -> Result<String> {
+/// as `evermesh bootstrap` prints it: for delta xDS, or for state-of-the-world xDS; `xds` is `HOST:PORT`.
+pub fn bootstrap(resource: &str, xds: impl Display, sotw: bool) -> Result<String> {
     let mut command = Command::new(tools::built("evermesh")?);
     command.args(["bootstrap", "--node", resource, "--xds", &xds.to_string()]);
     if sotw {

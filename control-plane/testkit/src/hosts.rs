@@ -6,13 +6,17 @@
 //!
 //! As root the namespaces are plain ones; as anybody else they lie in a user namespace.
 //! Where neither is allowed, a lab does not start.
+//!
+//! A [node](Lab::node) has mounts and process ids of its own too: what a daemon leaves behind there ends with its agent.
 
 use std::{
+    io::Write as _,
     net::{Ipv4Addr, SocketAddr},
+    os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::Command,
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -20,6 +24,7 @@ use tempfile::TempDir;
 use tokio::io::AsyncReadExt as _;
 
 use crate::{
+    app,
     http::Address,
     process::{self, Process},
     tools,
@@ -64,6 +69,15 @@ pub struct Host {
     port: String,
 }
 
+/// What a node has of its own beside its network. Its first process is the agent, and all others end with it.
+const NODE: [&str; 5] = [
+    "--mount",
+    "--pid",
+    "--fork",
+    "--mount-proc",
+    "--kill-child=KILL",
+];
+
 /// What this process may do, as words for `unshare` and `nsenter`.
 #[derive(Clone, Copy, Debug)]
 struct Rights {
@@ -96,7 +110,8 @@ const RIGHTS: [Rights; 3] = [
 struct Agent {
     name: String,
     process: Process,
-    nsenter: &'static [&'static str],
+    rights: Rights,
+    is_node: bool,
     socket: PathBuf,
     dir: Arc<TempDir>,
 }
@@ -122,6 +137,18 @@ impl Lab {
 
     /// Adds a host with an address of its own.
     pub async fn host(&mut self, name: &str) -> Result<Host> {
+        self.add(name, false).await
+    }
+
+    /// Adds a host that has mounts and process ids of its own, for daemons; only as root.
+    pub async fn node(&mut self, name: &str) -> Result<Host> {
+        if self.rights.unshare != RIGHTS[0].unshare {
+            bail!("a node needs mounts of its own: run as root");
+        }
+        self.add(name, true).await
+    }
+
+    async fn add(&mut self, name: &str, is_node: bool) -> Result<Host> {
         if self.hosts == u8::MAX - 2 {
             bail!("the lab is full");
         }
@@ -130,9 +157,14 @@ impl Lab {
         let ip = Ipv4Addr::new(a, b, 0, self.hosts + 1);
         let port = format!("port{}", self.hosts);
 
-        let mut unshare = self.switch.command("unshare");
-        unshare.arg("--net");
-        let agent = Agent::start(name, unshare, self.rights, Arc::clone(&self.switch.dir)).await?;
+        let mut unshare = self.switch.command("setpriv");
+        unshare.args(["--pdeathsig", "KILL", "--", "unshare", "--net"]);
+        if is_node {
+            unshare.args(NODE);
+        }
+        let mut agent =
+            Agent::start(name, unshare, self.rights, Arc::clone(&self.switch.dir)).await?;
+        agent.is_node = is_node;
         let pid = agent.process.id();
         self.switch.shell(&format!(
             "ip link add {port} type veth peer name eth0 netns {pid} && ip link set {port} master lab up"
@@ -313,19 +345,28 @@ impl Agent {
         Ok(Self {
             name: name.to_owned(),
             process,
-            nsenter: rights.nsenter,
+            rights,
+            is_node: false,
             socket,
             dir,
         })
     }
 
-    /// A command inside the namespace; `nsenter` replaces itself by the program, so the id stays.
+    /// A command inside the namespace; `nsenter` replaces itself by the program, so the id stays, but for a node's.
     fn command(&self, program: &str) -> Command {
-        let mut command = Command::new("nsenter");
-        command
-            .args(["--target", &self.process.id().to_string()])
-            .args(self.nsenter)
-            .args(["--", program]);
+        let pid = self.process.id();
+        let mut command = if self.is_node {
+            // Only the children of `unshare` have its process ids, so `nsenter` stays, as the parent of the program.
+            let mut command = process::command("nsenter");
+            command.args(["--net", "--mount"]);
+            command.arg(format!("--pid=/proc/{pid}/ns/pid_for_children"));
+            command
+        } else {
+            let mut command = Command::new("nsenter");
+            command.args(self.rights.nsenter);
+            command
+        };
+        command.args(["--target", &pid.to_string(), "--", program]);
         // ip and iptables lie where only root looks.
         let path = std::env::var("PATH").unwrap_or_default();
         command.env("PATH", format!("{path}:/usr/sbin:/sbin"));
@@ -335,5 +376,23 @@ impl Agent {
     fn shell(&self, script: &str) -> Result<String> {
         process::run(self.command("sh").args(["-c", script]))
             .with_context(|| format!("on {}", self.name))
+    }
+}
+
+impl Drop for Agent {
+    /// Waits until everything on a node has ended, which is when its first process has.
+    fn drop(&mut self) {
+        if !self.is_node {
+            return;
+        }
+        let asked =
+            UnixStream::connect(&self.socket).and_then(|mut agent| writeln!(agent, "{}", app::END));
+        let deadline = Instant::now() + START;
+        while asked.is_ok() && Instant::now() < deadline {
+            if !matches!(self.process.exited(), Ok(None)) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 }

@@ -41,7 +41,7 @@ impl Interception {
     }
 
     /// The table in the words of `iptables-restore`, which replaces it in one step.
-    fn rules(&self, identity: ProxyIdentity) -> String {
+    pub(crate) fn rules(&self, identity: ProxyIdentity) -> String {
         let mut rules = vec![
             "PREROUTING -p tcp -m addrtype ! --src-type LOCAL -j INGRESS".to_owned(),
             "OUTPUT -p tcp -m addrtype ! --dst-type LOCAL -j EGRESS".to_owned(),

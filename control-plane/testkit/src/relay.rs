@@ -1,4 +1,5 @@
-//! A TCP relay whose connections a test can cut, and whose target it can change.
+//! TCP relays on loopback: one whose connections a test can cut and whose target it can change, and a plain one that
+//! leads into a lab.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -13,7 +14,47 @@ use tokio::{
     io::copy_bidirectional,
     net::{TcpListener, TcpStream},
     sync::{broadcast, watch},
+    task::JoinHandle,
 };
+
+use crate::http::Address;
+
+/// A port of loopback that leads to a server inside a lab, until it is dropped.
+#[derive(Debug)]
+pub struct Door {
+    address: SocketAddr,
+    task: JoinHandle<()>,
+}
+
+impl Door {
+    /// Opens one; each connection is relayed to the server.
+    pub async fn open(server: Address) -> Result<Self> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        let address = listener.local_addr()?;
+        let task = tokio::spawn(async move {
+            while let Ok((mut client, _)) = listener.accept().await {
+                let server = server.clone();
+                tokio::spawn(async move {
+                    client.set_nodelay(true)?;
+                    // Both are told by the end of the streams, whoever hung up.
+                    copy_bidirectional(&mut client, &mut server.connect().await?).await
+                });
+            }
+        });
+        Ok(Self { address, task })
+    }
+
+    /// Where it is.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+impl Drop for Door {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
 
 /// A relay on loopback; it lives as long as the runtime that it was started on.
 #[derive(Debug)]

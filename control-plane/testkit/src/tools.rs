@@ -21,7 +21,7 @@ pub fn installed(path: &str) -> Result<PathBuf> {
     let program = workspace()?.join("target/tools").join(path);
     if !program.exists() {
         bail!(
-            "{} is missing: run scripts/setup (make test does)",
+            "{} is missing: run scripts/setup (make test does), or scripts/kubernetes cluster for what runs pods",
             program.display()
         );
     }
@@ -58,7 +58,7 @@ pub fn scratch(what: &str) -> Result<TempDir> {
         let owner = name
             .strip_prefix(PREFIX)
             .and_then(|rest| rest.split('-').nth(1)?.parse::<u32>().ok());
-        if owner.is_some_and(|pid| !Path::new("/proc").join(pid.to_string()).exists()) {
+        if owner.is_some_and(|pid| !is_alive(pid)) {
             // Another process may be sweeping too, and what is not ours stays.
             let _ = fs::remove_dir_all(entry.path());
         }
@@ -68,4 +68,9 @@ pub fn scratch(what: &str) -> Result<TempDir> {
         .tempdir()?;
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777))?;
     Ok(dir)
+}
+
+/// Whether there is a process of this id; one that has ended is none, even if nobody has asked how.
+pub(crate) fn is_alive(pid: u32) -> bool {
+    fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|words| !words.is_empty())
 }

@@ -1,4 +1,4 @@
-//! The image that `scripts/images` writes: the same bytes every time, named by their content, and able to run.
+//! The images that `scripts/images` writes: the same bytes every time, named by their content, and able to run.
 
 #![allow(clippy::unwrap_used)] // what fails here fails a test
 
@@ -12,18 +12,25 @@ use evermesh_testkit::{process, tools};
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// Any program that links shared libraries will do: the image calls it evermesh.
+const NAME: &str = "evermesh-test-app";
+
+/// One image, of a program that links shared libraries.
 fn written() -> TempDir {
     let dir = tools::scratch("images").unwrap();
     let script = tools::workspace().unwrap().join("scripts/images");
+    let binary = tools::built(NAME).unwrap();
     let mut images = Command::new(script);
     images
-        .arg("--binary")
-        .arg(tools::built("evermesh-test-app").unwrap())
+        .arg("--binaries")
+        .arg(binary.parent().unwrap())
         .arg("--output")
         .arg(dir.path());
-    process::run(&mut images).unwrap();
+    process::run(images.arg(NAME)).unwrap();
     dir
+}
+
+fn archive(dir: &Path) -> PathBuf {
+    dir.join(format!("{NAME}.tar"))
 }
 
 fn sha256(file: &Path) -> String {
@@ -41,7 +48,7 @@ fn unpack(archive: &Path, into: &Path) {
 /// The archive, unpacked, and its manifest's one entry.
 fn opened(dir: &Path) -> (PathBuf, Value) {
     let opened = dir.join("opened");
-    unpack(&dir.join("evermesh.tar"), &opened);
+    unpack(&archive(dir), &opened);
     let manifest = fs::read_to_string(opened.join("manifest.json")).unwrap();
     let mut manifest: Value = serde_json::from_str(&manifest).unwrap();
     assert_eq!(manifest.as_array().unwrap().len(), 1);
@@ -51,7 +58,7 @@ fn opened(dir: &Path) -> (PathBuf, Value) {
 #[test]
 fn the_same_program_makes_the_same_bytes() {
     let [one, two] = [written(), written()];
-    let [one, two] = [one, two].map(|dir| fs::read(dir.path().join("evermesh.tar")).unwrap());
+    let [one, two] = [one, two].map(|dir| fs::read(archive(dir.path())).unwrap());
     assert!(one == two, "{} and {} bytes", one.len(), two.len());
 }
 
@@ -71,7 +78,7 @@ fn what_the_manifest_names_is_named_by_its_content() {
     let config: Value = serde_json::from_str(&config).unwrap();
     assert_eq!(config["rootfs"]["diff_ids"][0], format!("sha256:{digest}"));
     assert_eq!(config["config"]["User"], "65532:65532");
-    assert_eq!(config["config"]["Entrypoint"][0], "evermesh");
+    assert_eq!(config["config"]["Entrypoint"][0], NAME);
 }
 
 #[test]
@@ -84,6 +91,6 @@ fn the_image_holds_all_that_the_program_needs() {
     assert!(passwd.contains(":65532:65532:"), "{passwd}");
     let mut chroot = Command::new("unshare");
     chroot.args(["--map-root-user", "chroot"]).arg(&root);
-    let said = process::run(chroot.args(["/usr/bin/evermesh", "--help"])).unwrap();
+    let said = process::run(chroot.args(["/usr/bin/evermesh-test-app", "--help"])).unwrap();
     assert!(said.contains("Usage: "), "{said}");
 }

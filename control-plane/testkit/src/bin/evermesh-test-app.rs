@@ -2,14 +2,18 @@
 
 use std::{io::Write as _, net::SocketAddr, path::PathBuf, time::Duration};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use clap::Parser;
 use evermesh_testkit::{
     app,
     http::Address,
     load::{Load, Tally},
 };
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    net::lookup_host,
+    signal::unix::{SignalKind, signal},
+    sync::oneshot,
+};
 
 /// Servers that answer with their name, and a load client.
 #[derive(Parser)]
@@ -34,9 +38,9 @@ enum Args {
     },
     /// Sends requests at a fixed rate and prints a line of JSON per second, and one at the end; SIGTERM is an early end.
     Load {
-        /// The address to connect to.
+        /// The address to connect to; a name is looked up once.
         #[arg(long)]
-        connect: SocketAddr,
+        connect: String,
         /// The `Host` header.
         #[arg(long)]
         host: String,
@@ -52,7 +56,12 @@ enum Args {
         /// Cleartext HTTP/2 instead of HTTP/1.1.
         #[arg(long)]
         http2: bool,
+        /// The end of the standard input is an early end too.
+        #[arg(long)]
+        until_input_ends: bool,
     },
+    /// Waits until it is told to end, as what holds the namespaces of a pod.
+    Pause,
     /// Holds a host's namespace and connects callers of a Unix socket to what listens inside.
     Agent {
         /// The Unix socket.
@@ -66,6 +75,10 @@ async fn main() -> Result<()> {
     match Args::parse() {
         Args::Http { name, listen } => app::serve_http(listen, &name).await,
         Args::Tcp { name, listen } => app::serve_tcp(listen, &name).await,
+        Args::Pause => {
+            signal(SignalKind::terminate())?.recv().await;
+            Ok(())
+        }
         Args::Agent { socket } => app::serve_agent(&socket).await,
         Args::Load {
             connect,
@@ -74,8 +87,11 @@ async fn main() -> Result<()> {
             rate,
             seconds,
             http2,
+            until_input_ends,
         } => {
             let duration = Duration::from_secs(seconds);
+            let mut found = lookup_host(&connect).await.context(connect.clone())?;
+            let connect = found.next().context("a name without an address")?;
             let load = Load {
                 target: Address::Tcp(connect),
                 host,
@@ -86,12 +102,25 @@ async fn main() -> Result<()> {
             };
             let mut terminated = signal(SignalKind::terminate())?;
             let stop = async move {
-                terminated.recv().await;
+                tokio::select! {
+                    _ = terminated.recv() => {}
+                    () = input_ends(), if until_input_ends => {}
+                }
             };
             print(&load.run_until(stop, print).await?);
             Ok(())
         }
     }
+}
+
+async fn input_ends() {
+    let (ended, noticed) = oneshot::channel::<()>();
+    // A thread of its own, which nobody waits for.
+    std::thread::spawn(move || {
+        let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
+        drop(ended);
+    });
+    let _ = noticed.await;
 }
 
 fn print(tally: &Tally) {

@@ -15,8 +15,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use tokio::io::{AsyncBufReadExt as _, BufReader};
-use tokio::sync::{Mutex, mpsc};
+use tokio::sync::Mutex;
 
 use self::{
     cluster::Cluster,
@@ -30,6 +29,7 @@ use crate::{
     load::Tally,
     moto::Moto,
     process::Process,
+    report::Report,
     tools,
 };
 
@@ -56,9 +56,6 @@ const POLL: Duration = Duration::from_millis(50);
 
 /// How long a change may take to reach every proxy.
 const PATIENCE: Duration = Duration::from_secs(10);
-
-/// How long the load client may stay silent; it speaks once a second.
-const SILENCE: Duration = Duration::from_secs(10);
 
 /// Longer than the load client waits for an answer.
 const LAST_ANSWER: Duration = Duration::from_secs(30);
@@ -109,7 +106,8 @@ pub struct Stage {
 #[derive(Debug)]
 pub struct Traffic {
     process: Process,
-    tallies: mpsc::UnboundedReceiver<Tally>,
+    /// What came back so far.
+    pub report: Report,
 }
 
 impl Stage {
@@ -213,19 +211,10 @@ impl Stage {
         command.args(["--rate", &self.options.rate.to_string(), "--seconds", "600"]);
         let (process, output) =
             Process::spawn_reading("load", command, &self.front.dir().join("load.log"))?;
-        let (sender, tallies) = mpsc::unbounded_channel();
-        tokio::spawn(async move {
-            let mut lines = BufReader::new(output).lines();
-            while let Ok(Some(line)) = lines.next_line().await {
-                let Ok(tally) = serde_json::from_str(&line) else {
-                    break;
-                };
-                if sender.send(tally).is_err() {
-                    break;
-                }
-            }
-        });
-        Ok(Traffic { process, tallies })
+        Ok(Traffic {
+            process,
+            report: Report::read(output),
+        })
     }
 
     /// Writes new weights into the route's file; returns the time from then to the last proxy's ACK.
@@ -334,28 +323,10 @@ impl Stage {
 }
 
 impl Traffic {
-    /// What came back in the next second that nobody asked for yet.
-    pub async fn second(&mut self) -> Result<Tally> {
-        let tally = tokio::time::timeout(SILENCE, self.tallies.recv()).await;
-        tally
-            .context("the load client is silent")?
-            .context("the load client ended")
-    }
-
-    /// The same, if that second is over.
-    pub fn past_second(&mut self) -> Option<Tally> {
-        self.tallies.try_recv().ok()
-    }
-
     /// Sends no more, waits for every answer, and returns the sum of all that was sent.
     pub async fn finish(mut self) -> Result<Tally> {
         self.process.terminate(LAST_ANSWER).await?;
-        loop {
-            let tally = self.second().await?;
-            if tally.second.is_none() {
-                return Ok(tally);
-            }
-        }
+        self.report.sum().await
     }
 }
 

@@ -10,6 +10,8 @@
 //! Must not know what Evermesh installs: tests apply it.
 
 mod accounts;
+mod kubectl;
+mod of_cluster;
 mod pki;
 
 use std::{
@@ -29,6 +31,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::process::Command;
 
+pub use self::kubectl::Kubectl;
 use self::pki::Pki;
 use crate::{
     hosts::Host,
@@ -69,6 +72,8 @@ pub enum PodState {
 pub struct ApiServer {
     /// The host that it runs on, unless it is this machine.
     place: Option<Host>,
+    of_cluster: bool,
+    kubectl: Kubectl,
     etcd_port: Port,
     port: Port,
     pki: Pki,
@@ -81,21 +86,29 @@ pub struct ApiServer {
 impl ApiServer {
     /// Starts etcd and the API server and waits until the latter is ready.
     pub async fn start() -> Result<Self> {
-        Self::start_at(None).await
+        Self::start_at(None, false).await
     }
 
     /// Starts them on the loopback of a lab's host, where `kubectl` runs too and whatever else asks this API.
     pub async fn start_on(host: &Host) -> Result<Self> {
-        Self::start_at(Some(host.clone())).await
+        Self::start_at(Some(host.clone()), false).await
     }
 
-    async fn start_at(place: Option<Host>) -> Result<Self> {
+    /// The same for a whole cluster: pods reach it by its Service, and it reaches the kubelet.
+    pub async fn start_of_cluster(host: &Host) -> Result<Self> {
+        Self::start_at(Some(host.clone()), true).await
+    }
+
+    async fn start_at(place: Option<Host>, of_cluster: bool) -> Result<Self> {
         let dir = tools::scratch("kubernetes")?;
         let pki = Pki::create(dir.path())?;
         let [etcd_port, peer_port, port] = [Port::take()?, Port::take()?, Port::take()?];
         let etcd = start_etcd(place.as_ref(), dir.path(), &etcd_port, &peer_port)?;
+        let kubeconfig = dir.path().join("admin.kubeconfig");
         let mut server = Self {
+            kubectl: Kubectl::new(place.clone(), kubeconfig, dir.path()),
             place,
+            of_cluster,
             etcd_port,
             port,
             pki,
@@ -179,6 +192,10 @@ impl ApiServer {
         flag("audit-policy-file", &policy);
         flag("audit-log-path", &self.dir.path().join(AUDIT_LOG));
         command.args(["--allow-privileged=true", "--permit-port-sharing=true"]);
+        if let Some(node) = self.place.as_ref().filter(|_| self.of_cluster) {
+            // The last of several counts.
+            command.args(self.cluster_flags(node.ip())?);
+        }
         Process::spawn(
             "kube-apiserver",
             command,
@@ -193,7 +210,7 @@ impl ApiServer {
 
     /// The kubeconfig of an administrator.
     pub fn kubeconfig(&self) -> PathBuf {
-        self.dir.path().join("admin.kubeconfig")
+        self.kubectl.kubeconfig().to_owned()
     }
 
     /// A client that may do everything.
@@ -203,50 +220,22 @@ impl ApiServer {
 
     /// `kubectl` as an administrator, to be given arguments and run.
     pub fn kubectl_command(&self) -> Result<Command> {
-        let mut command = Command::from(command(
-            self.place.as_ref(),
-            tools::installed("kubernetes/kubectl")?,
-        ));
-        command
-            .env("KUBECONFIG", self.kubeconfig())
-            // Neither what a developer has set for themselves nor a cache that outlives this API.
-            .env("KUBECTL_KUBERC", "false")
-            .env("KUBECACHEDIR", self.dir.path().join("cache"));
-        Ok(command)
+        self.kubectl.command()
     }
 
     /// Runs `kubectl` as an administrator and returns what it printed; a failure is an error with its own words.
     pub async fn kubectl(&self, arguments: &[&str]) -> Result<String> {
-        let output = self.kubectl_command()?.args(arguments).output().await?;
-        if !output.status.success() {
-            bail!(
-                "kubectl {} failed: {}",
-                arguments.join(" "),
-                String::from_utf8_lossy(&output.stderr).trim()
-            );
-        }
-        Ok(String::from_utf8(output.stdout)?)
+        self.kubectl.run(arguments).await
     }
 
     /// Applies manifests given as YAML.
     pub async fn apply(&self, yaml: &str) -> Result<()> {
-        let file = tempfile::NamedTempFile::new_in(self.dir.path())?;
-        fs::write(file.path(), yaml)?;
-        self.apply_path(file.path()).await
+        self.kubectl.apply(yaml).await
     }
 
     /// Applies the manifests in a file, or in the files of a folder.
     pub async fn apply_path(&self, path: &Path) -> Result<()> {
-        let path = path.to_str().context("a path in UTF-8")?;
-        self.kubectl(&[
-            "apply",
-            "--server-side",
-            "--force-conflicts",
-            "--filename",
-            path,
-        ])
-        .await?;
-        Ok(())
+        self.kubectl.apply_path(path).await
     }
 
     /// Installs the mesh's kinds as `crds/yaml` defines them, and waits until the API serves them.

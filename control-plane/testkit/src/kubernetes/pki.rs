@@ -19,13 +19,14 @@ const CLUSTER_IP: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);
 
 /// The files of one API server.
 #[derive(Debug)]
-pub(super) struct Pki {
+pub(crate) struct Pki {
     dir: PathBuf,
+    issuer: Issuer<'static, KeyPair>,
 }
 
 impl Pki {
     /// Writes an authority, what it signed and the keys of service accounts into `dir`.
-    pub(super) fn create(dir: &Path) -> Result<Self> {
+    pub(crate) fn create(dir: &Path) -> Result<Self> {
         let mut authority = CertificateParams::default();
         authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         authority.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
@@ -53,26 +54,44 @@ impl Pki {
             .push(ExtendedKeyUsagePurpose::ServerAuth);
         sign(dir, "server", &mut server, "kube-apiserver", &issuer)?;
 
-        let mut admin = CertificateParams::default();
-        // The one group that RBAC never refuses.
-        admin
-            .distinguished_name
-            .push(DnType::OrganizationName, "system:masters");
-        admin
-            .extended_key_usages
-            .push(ExtendedKeyUsagePurpose::ClientAuth);
-        sign(dir, "admin", &mut admin, "admin", &issuer)?;
-
         let accounts = KeyPair::generate()?;
         fs::write(dir.join("accounts.key"), accounts.serialize_pem())?;
         fs::write(dir.join("accounts.pub"), accounts.public_key_pem())?;
-        Ok(Self {
+        let pki = Self {
             dir: dir.to_owned(),
-        })
+            issuer,
+        };
+        // The one group that RBAC never refuses.
+        pki.client("admin", "admin", "system:masters")?;
+        Ok(pki)
     }
 
-    /// One of the files: `ca.crt`, `server.crt`, `server.key`, `admin.crt`, `admin.key`, `accounts.key`, `accounts.pub`.
-    pub(super) fn file(&self, name: &str) -> PathBuf {
+    /// Writes a certificate by which the API server takes a client for `user` in `group`.
+    pub(crate) fn client(&self, name: &str, user: &str, group: &str) -> Result<()> {
+        let mut client = CertificateParams::default();
+        client
+            .distinguished_name
+            .push(DnType::OrganizationName, group);
+        client
+            .extended_key_usages
+            .push(ExtendedKeyUsagePurpose::ClientAuth);
+        sign(&self.dir, name, &mut client, user, &self.issuer)
+    }
+
+    /// Writes a certificate for a server at an address.
+    pub(crate) fn server(&self, name: &str, address: Ipv4Addr) -> Result<()> {
+        let mut server = CertificateParams::default();
+        server
+            .subject_alt_names
+            .push(SanType::IpAddress(address.into()));
+        server
+            .extended_key_usages
+            .push(ExtendedKeyUsagePurpose::ServerAuth);
+        sign(&self.dir, name, &mut server, name, &self.issuer)
+    }
+
+    /// One of the files: `ca.crt`, `accounts.key`, `accounts.pub`, and `NAME.crt` and `NAME.key` of what was signed.
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
         self.dir.join(name)
     }
 }

@@ -1,16 +1,21 @@
 //! `make run`: a canary release on real hosts with real Envoys, from 100/0 to 0/100, in about a minute.
 //! With `--kubernetes`, as `make run-api` has it, the weights are shifted by `kubectl apply` on a real API server.
+//! With `--pods`, as `make run-kubernetes` has it, everything runs in pods of a whole Kubernetes.
 //!
 //! Ends with code 0 when no request failed and every split was as asked for, else with 1.
 
 mod board;
+mod pods;
 
 use std::{fmt::Write as _, process::ExitCode};
 
 use anyhow::{Result, bail};
 use board::{Board, Step, say};
 use clap::Parser;
-use evermesh_testkit::canary::{Stage, StageOptions, Traffic};
+use evermesh_testkit::{
+    canary::{Stage, StageOptions},
+    report::Report,
+};
 
 /// Weights of v1 and v2, step by step.
 const STEPS: [[u32; 2]; 4] = [[100, 0], [90, 10], [50, 50], [0, 100]];
@@ -38,18 +43,29 @@ struct Args {
     /// Keep the manifests in a Kubernetes API instead of a folder, and write them with kubectl
     #[arg(long)]
     kubernetes: bool,
+    /// Play it with pods, in a whole Kubernetes with Evermesh as Helm installs it
+    #[arg(long, conflicts_with = "kubernetes")]
+    pods: bool,
 }
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
+    let args = Args::parse();
     let options = StageOptions {
-        cluster: Args::parse().kubernetes,
+        cluster: args.kubernetes,
         ..StageOptions::default()
     };
     let mut board = Board::new();
+    let played = async {
+        if args.pods {
+            pods::play(&mut board).await
+        } else {
+            play(&mut board, options).await
+        }
+    };
     // Dropping the unfinished demo ends every process and removes every host.
     let result = tokio::select! {
-        result = play(&mut board, options) => result,
+        result = played => result,
         _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
     };
     match result {
@@ -93,29 +109,27 @@ async fn play(board: &mut Board, options: StageOptions) -> Result<()> {
         let label = format!("{} / {}", weights[0], weights[1]);
         let step = measure(
             board,
-            &mut traffic,
+            &mut traffic.report,
             Step::new(label, weights, applied),
             REQUESTS_PER_STEP,
         )
         .await?;
-        if !step.fit().holds() {
-            writeln!(
-                faults,
-                "at {} the split was off: {}",
-                step.label,
-                step.fit()
-            )?;
-        }
+        faults += &off(&step);
     }
 
     let applied = stage.deregister(LEAVING).await?;
     let step = Step::new("v2-b leaves".to_owned(), STEPS[3], Some(applied));
     let requests = SECONDS_AFTER_DEREGISTRATION * u64::from(options.rate);
-    let step = measure(board, &mut traffic, step, requests).await?;
+    let step = measure(board, &mut traffic.report, step, requests).await?;
     if step.answers.contains_key(LEAVING) {
         writeln!(faults, "{LEAVING} was still called after it had left")?;
     }
 
+    conclude(board, faults)
+}
+
+/// Says that all went well, or fails with what did not.
+fn conclude(board: &Board, mut faults: String) -> Result<()> {
     let (requests, failed) = board.totals();
     if failed > 0 {
         writeln!(
@@ -133,20 +147,28 @@ async fn play(board: &mut Board, options: StageOptions) -> Result<()> {
     Ok(())
 }
 
+/// What is wrong with the split of a step; nothing if it is as asked for.
+fn off(step: &Step) -> String {
+    if step.fit().holds() {
+        return String::new();
+    }
+    format!("at {} the split was off: {}\n", step.label, step.fit())
+}
+
 /// Collects whole seconds for a step until it has enough requests.
 async fn measure(
     board: &mut Board,
-    traffic: &mut Traffic,
+    report: &mut Report,
     mut step: Step,
     requests: u64,
 ) -> Result<Step> {
     // What came before, and the second in which the change fell, belong to no step.
-    while let Some(tally) = traffic.past_second() {
+    while let Some(tally) = report.past_second() {
         board.second(&step, &tally);
     }
-    board.second(&step, &traffic.second().await?);
+    board.second(&step, &report.second().await?);
     while step.requests < requests {
-        let tally = traffic.second().await?;
+        let tally = report.second().await?;
         step.add(&tally);
         board.second(&step, &tally);
     }

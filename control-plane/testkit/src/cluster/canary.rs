@@ -1,0 +1,216 @@
+//! The canary with pods: Evermesh by its chart, a caller, a gateway and a service in two versions.
+//!
+//! The namespace is `shop`; `front` calls `http://color.shop`, and so does whoever comes by the gateway.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use tokio::process::Command;
+
+use super::{Cluster, images, traffic::Traffic, workload::Workload};
+use crate::{chart, envoy::Version, http::Address, process, tools};
+
+/// The mesh and its Services.
+const MESH: &str = include_str!("canary.yaml");
+
+/// Where the gateway takes traffic from outside.
+const GATE: u16 = 30088;
+
+/// For pods to be scheduled, started and ready, on a busy machine.
+const ROLLOUT: Duration = Duration::from_mins(3);
+
+const WORKLOADS: [Workload; 4] = [
+    Workload {
+        name: "color-v1",
+        labels: &[("app", "color"), ("version", "v1")],
+        resource: "virtualNode/color-v1_shop",
+        replicas: 2,
+        has_app: true,
+        is_called: true,
+    },
+    Workload {
+        name: "color-v2",
+        labels: &[("app", "color"), ("version", "v2")],
+        resource: "virtualNode/color-v2_shop",
+        replicas: 2,
+        has_app: true,
+        is_called: true,
+    },
+    Workload {
+        name: "front",
+        labels: &[("app", "front")],
+        resource: "virtualNode/front_shop",
+        replicas: 1,
+        has_app: true,
+        is_called: false,
+    },
+    Workload {
+        name: "gate",
+        labels: &[("app", "gate")],
+        resource: "virtualGateway/gate_shop",
+        replicas: 1,
+        has_app: false,
+        is_called: false,
+    },
+];
+
+/// A cluster in which the canary runs.
+#[derive(Debug)]
+pub struct Canary {
+    /// Where it runs.
+    pub cluster: Cluster,
+}
+
+impl Canary {
+    /// Builds it up in a cluster, with this Envoy; `say` hears of each step.
+    pub async fn build(
+        cluster: Cluster,
+        version: Version,
+        mut say: impl FnMut(&str),
+    ) -> Result<Self> {
+        say("loading images: Evermesh, Envoy, a test application");
+        let envoy = format!("envoy-{}", version.number());
+        let needed = ["evermesh", "evermesh-test-app", "evermesh-iptables", &envoy];
+        cluster.load(&needed).await?;
+        say("helm install evermesh deploy/chart/evermesh --namespace appmesh-system");
+        install(&cluster).await?;
+        let canary = Self { cluster };
+        say("kubectl apply: a mesh, a service in two versions, a caller and a gateway");
+        canary.cluster.kubectl().apply(MESH).await?;
+        canary.shift([100, 0]).await?;
+        for workload in WORKLOADS {
+            let objects = workload.objects(version)?;
+            canary.cluster.kubectl().apply(&objects).await?;
+        }
+        say("waiting for the pods, each an application and its Envoy");
+        for workload in WORKLOADS {
+            canary
+                .cluster
+                .rolled_out("shop", workload.name, ROLLOUT)
+                .await?;
+        }
+        Ok(canary)
+    }
+
+    /// Applies the Route with these weights of v1 and v2, and waits until its status says that every proxy has them;
+    /// returns how long both took.
+    pub async fn shift(&self, weights: [u32; 2]) -> Result<Duration> {
+        let kubectl = self.cluster.kubectl();
+        let started = Instant::now();
+        kubectl.apply(&route(weights)).await?;
+        let programmed = [
+            "wait",
+            "--for=condition=Programmed",
+            "--timeout=30s",
+            "--namespace=shop",
+            "route.evermesh.dev/color",
+        ];
+        let generation = "--for=jsonpath={.status.observedGeneration}=";
+        let object = ["get", "route.evermesh.dev/color", "--namespace=shop"];
+        let current = [&object[..], &["--output=jsonpath={.metadata.generation}"]].concat();
+        let current = kubectl.run(&current).await?;
+        let mut observed = programmed;
+        let generation = format!("{generation}{}", current.trim());
+        observed[1] = &generation;
+        kubectl.run(&observed).await?;
+        kubectl.run(&programmed).await?;
+        Ok(started.elapsed())
+    }
+
+    /// What `kubectl` shows of the mesh.
+    pub async fn shown(&self) -> Result<String> {
+        let list = ["get", "virtualservices,routes", "--namespace=shop"];
+        self.cluster.kubectl().run(&list).await
+    }
+
+    /// Removes the canary and Evermesh from a cluster that goes on.
+    pub async fn remove(self) -> Result<()> {
+        let kubectl = self.cluster.kubectl();
+        let mut helm = Command::from(process::command(tools::installed("kubernetes/helm")?));
+        helm.args([
+            "uninstall",
+            "evermesh",
+            "--wait",
+            "--namespace",
+            chart::NAMESPACE,
+        ]);
+        kubectl.run(&["delete", "namespace", "shop"]).await?;
+        let output = helm
+            .env("KUBECONFIG", kubectl.kubeconfig())
+            .output()
+            .await?;
+        if !output.status.success() {
+            bail!("helm: {}", String::from_utf8_lossy(&output.stderr).trim());
+        }
+        kubectl
+            .run(&["delete", "namespace", chart::NAMESPACE])
+            .await
+            .map(drop)
+    }
+
+    /// Requests of the caller to the service, from within its pod.
+    pub fn traffic(&self, rate: u32) -> Result<Traffic> {
+        Traffic::start(
+            &self.cluster,
+            "shop",
+            "deployment/front",
+            "color.shop",
+            rate,
+        )
+    }
+
+    /// The gateway, as somebody outside of the cluster reaches it.
+    pub async fn gate(&self) -> Result<Address> {
+        self.cluster.node_port(GATE).await
+    }
+}
+
+/// The Route that splits the traffic.
+pub fn route([v1, v2]: [u32; 2]) -> String {
+    format!(
+        "apiVersion: evermesh.dev/v1alpha1
+kind: Route
+metadata: {{name: color, namespace: shop}}
+spec:
+  virtualRouterRef: {{name: color}}
+  httpRoute:
+    match: {{prefix: /}}
+    action:
+      weightedTargets:
+      - {{virtualNodeRef: {{name: color-v1}}, weight: {v1}}}
+      - {{virtualNodeRef: {{name: color-v2}}, weight: {v2}}}
+"
+    )
+}
+
+/// Installs Evermesh by its chart and waits until its replicas are ready.
+pub async fn install(cluster: &Cluster) -> Result<()> {
+    let image = images::tag("evermesh")?;
+    let (repository, tag) = image.rsplit_once(':').context("a name and a tag")?;
+    let arguments = [
+        "--namespace",
+        chart::NAMESPACE,
+        "--create-namespace",
+        "--set",
+        &format!("image.repository={repository}"),
+        "--set",
+        &format!("image.tag={tag}"),
+        "--wait",
+        "--timeout",
+        "3m",
+    ];
+    let action = ["upgrade", "--install", "evermesh"];
+    let mut helm = Command::from(chart::helm(&action, &arguments)?);
+    let output = helm
+        .env("KUBECONFIG", cluster.kubectl().kubeconfig())
+        .output()
+        .await?;
+    if !output.status.success() {
+        let why = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+        let state = ["get", "pods,events", "--namespace", chart::NAMESPACE];
+        bail!("helm: {why}\n{}", cluster.kubectl().run(&state).await?);
+    }
+    cluster
+        .rolled_out(chart::NAMESPACE, "evermesh", ROLLOUT)
+        .await
+}

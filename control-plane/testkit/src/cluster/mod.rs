@@ -1,0 +1,196 @@
+//! A whole Kubernetes with pods: ours of one node on this machine, or the one that `KUBECONFIG` names.
+//!
+//! Ours is etcd, kube-apiserver, kube-controller-manager, kube-scheduler, kubelet, containerd, kube-proxy (nftables),
+//! `CoreDNS` and the CNI plug-ins bridge, host-local and portmap, all in network, mount and process namespaces and
+//! cgroups of their own: nothing of the machine is touched, and everything ends with the handle or the process.
+//! It needs root, about 700 MB and ten seconds.
+//! Images come from [`Cluster::load`]; nothing is pulled, for nothing leaves the namespaces.
+//!
+//! Somebody else's cluster has to have the images already, see docs/cluster.md.
+
+pub mod canary;
+mod cgroup;
+pub mod images;
+mod local;
+mod parts;
+mod traffic;
+mod workload;
+
+use std::{
+    env,
+    fs::{File, TryLockError},
+    net::IpAddr,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result};
+use kube::Client;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use self::local::Local;
+pub use self::traffic::Traffic;
+use crate::{
+    http::Address,
+    kubernetes::{self, Kubectl},
+    tools,
+};
+
+/// How long the clusters of other tests may take.
+const TURN: Duration = Duration::from_mins(20);
+
+/// A cluster that runs pods.
+#[derive(Debug)]
+pub struct Cluster {
+    kubectl: Kubectl,
+    place: Place,
+}
+
+#[derive(Debug)]
+enum Place {
+    Ours {
+        local: Box<Local>,
+        _turn: Option<File>,
+    },
+    Theirs {
+        dir: TempDir,
+    },
+}
+
+impl Cluster {
+    /// The cluster of the variable `KUBECONFIG`, or one of our own; `say` hears of each step.
+    ///
+    /// One of our own at a time on a machine: a second caller waits for the first to end.
+    pub async fn obtain(mut say: impl FnMut(&str)) -> Result<Self> {
+        let Some(kubeconfig) = env::var_os("KUBECONFIG").filter(|it| !it.is_empty()) else {
+            let turn = turn(&mut say).await?;
+            return Self::start_in(Some(turn), say).await;
+        };
+        let dir = tools::scratch("cluster")?;
+        Ok(Self {
+            kubectl: Kubectl::new(None, PathBuf::from(kubeconfig), dir.path()),
+            place: Place::Theirs { dir },
+        })
+    }
+
+    /// Starts one of our own and waits until it takes pods, whatever else runs; `say` hears of each step.
+    pub async fn start(say: impl FnMut(&str)) -> Result<Self> {
+        Self::start_in(None, say).await
+    }
+
+    async fn start_in(turn: Option<File>, say: impl FnMut(&str)) -> Result<Self> {
+        let local = Local::start(say).await?;
+        Ok(Self {
+            kubectl: Kubectl::new(None, local.kubeconfig(), local.dir()),
+            place: Place::Ours {
+                local: Box::new(local),
+                _turn: turn,
+            },
+        })
+    }
+
+    /// `kubectl` as an administrator.
+    pub fn kubectl(&self) -> &Kubectl {
+        &self.kubectl
+    }
+
+    /// A client that may do everything.
+    pub async fn client(&self) -> Result<Client> {
+        kubernetes::client(self.kubectl.kubeconfig()).await
+    }
+
+    /// Makes these images of ours known to the node; a cluster of somebody else has them already.
+    pub async fn load(&self, names: &[&str]) -> Result<()> {
+        match &self.place {
+            Place::Ours { local, .. } => local.load(names).await,
+            Place::Theirs { .. } => Ok(()),
+        }
+    }
+
+    /// The way to a node port from outside of the cluster.
+    pub async fn node_port(&self, port: u16) -> Result<Address> {
+        if let Place::Ours { local, .. } = &self.place {
+            return Ok(local.node_port(port));
+        }
+        let nodes = self.kubectl.run(&["get", "nodes", "--output=json"]).await?;
+        let nodes: Value = serde_json::from_str(&nodes)?;
+        let addresses = nodes["items"][0]["status"]["addresses"].as_array();
+        let internal = addresses
+            .into_iter()
+            .flatten()
+            .find(|it| it["type"] == "InternalIP");
+        let ip = internal.and_then(|it| it["address"].as_str());
+        let ip: IpAddr = ip.context("the first node has an InternalIP")?.parse()?;
+        Ok(Address::Tcp((ip, port).into()))
+    }
+
+    /// Where the logs of its parts are, if it is ours.
+    pub fn logs(&self) -> Option<&Path> {
+        match &self.place {
+            Place::Ours { local, .. } => Some(local.logs()),
+            Place::Theirs { .. } => None,
+        }
+    }
+
+    /// Waits until every pod that a Deployment asks for is new and available.
+    pub async fn rolled_out(
+        &self,
+        namespace: &str,
+        deployment: &str,
+        limit: Duration,
+    ) -> Result<()> {
+        let deployment = format!("deployment/{deployment}");
+        let limit = format!("--timeout={}s", limit.as_secs());
+        let rollout = [
+            "rollout",
+            "status",
+            &deployment,
+            "--namespace",
+            namespace,
+            &limit,
+        ];
+        if let Err(error) = self.kubectl.run(&rollout).await {
+            let pods = ["get", "pods", "--output=wide", "--namespace", namespace];
+            let events = ["events", "--types=Warning", "--namespace", namespace];
+            let (pods, events) = (
+                self.kubectl.run(&pods).await?,
+                self.kubectl.run(&events).await?,
+            );
+            return Err(error.context(format!("the pods are\n{pods}\nand the warnings\n{events}")));
+        }
+        Ok(())
+    }
+
+    /// A folder that lives as long as this handle.
+    pub fn dir(&self) -> &Path {
+        match &self.place {
+            Place::Ours { local, .. } => local.dir(),
+            Place::Theirs { dir } => dir.path(),
+        }
+    }
+}
+
+/// Waits for the right to a cluster on this machine, which lasts as long as the file is open.
+async fn turn(say: &mut impl FnMut(&str)) -> Result<File> {
+    let path = env::temp_dir().join("evermesh-cluster.lock");
+    let file = File::create(&path)?;
+    let deadline = Instant::now() + TURN;
+    let mut has_waited = false;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
+                if !has_waited {
+                    say("waiting for another cluster of this machine to end");
+                    has_waited = true;
+                }
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+            Err(error) => {
+                return Err(error)
+                    .with_context(|| format!("another cluster has {} locked", path.display()));
+            }
+        }
+    }
+}

@@ -1,0 +1,25 @@
+//! What takes pods: a whole Kubernetes, Evermesh as Helm installs it, and Envoys beside applications.
+//!
+//! Each test has a cluster of its own, one after the other; with `KUBECONFIG` all run on that one.
+
+#![allow(clippy::unwrap_used)] // what fails here fails a test
+
+mod outage;
+mod pods;
+mod shop;
+
+use evermesh_testkit::{
+    cluster::{Cluster, canary::Canary},
+    envoy::Version,
+};
+
+/// Where a test is, in its output.
+fn say(line: &str) {
+    eprintln!("{line}");
+}
+
+/// The canary in a cluster.
+async fn canary(version: Version) -> Canary {
+    let cluster = Cluster::obtain(say).await.unwrap();
+    Canary::build(cluster, version, say).await.unwrap()
+}
