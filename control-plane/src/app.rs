@@ -10,8 +10,7 @@ use std::{
 
 use anyhow::{Context, anyhow};
 use evermesh_ingest::Settings;
-use evermesh_model::{CloudMapService, ProxyKind, ResourceName, name::InvalidResourceName};
-use evermesh_proto::core;
+use evermesh_model::CloudMapService;
 use evermesh_xds::{Options, Registry, Store, VerdictSink};
 use tokio::{
     net::TcpListener,
@@ -21,11 +20,11 @@ use tokio::{
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
-use tonic::Status;
 
 use crate::{
     admin,
     args::ServeArgs,
+    auth::{AuthenticationMetrics, Authenticator, Tls},
     changes::{self, Changes, Event},
     cluster::{Cluster, Wires},
     effect::Notice,
@@ -89,11 +88,13 @@ async fn run(args: &ServeArgs, streams: &Handle) -> anyhow::Result<()> {
     let registry = Registry::new(Some(verdicts_to(events.clone(), told.clone())));
     let reachable = cluster.as_ref().map(|it| Arc::clone(&it.reachable));
     let admission = AdmissionMetrics::default();
+    let authentication = AuthenticationMetrics::default();
     let metrics = Arc::new(Metrics::new(
         Arc::clone(&store),
         newest.clone(),
         reachable.clone(),
         &admission,
+        &authentication,
     ));
     let changes = Arc::new(Changes::default());
 
@@ -135,11 +136,20 @@ async fn run(args: &ServeArgs, streams: &Handle) -> anyhow::Result<()> {
         tasks.spawn(part(file::run(folder.clone(), batches, shutdown.clone())));
     }
 
+    let clients = cluster.as_ref().map(|it| it.client.clone());
+    let clients = clients.zip(Some(newest.clone()));
+    let identify = Authenticator::new(&args.xds, args.xds_address, clients, authentication)?;
+    let mut options = Options::new(identify.hook());
+    options.shutdown = shutdown.clone();
+    if let Some(tls) = Tls::new(&args.xds)? {
+        options.tls = Some(tls.settings());
+        tasks.spawn(part(tls.follow(shutdown.clone())));
+    }
     let serving = serve_xds(
         xds_listener,
         Arc::clone(&store),
         Arc::clone(&registry),
-        shutdown.clone(),
+        options,
     );
     tasks.spawn_on(serving, streams);
     tasks.spawn(part(changes::track(
@@ -178,10 +188,8 @@ async fn serve_xds(
     listener: TcpListener,
     store: Arc<Store>,
     registry: Arc<Registry>,
-    shutdown: CancellationToken,
+    options: Options,
 ) -> anyhow::Result<()> {
-    let mut options = Options::new(Arc::new(|node, _| identify(node)));
-    options.shutdown = shutdown;
     let serving = evermesh_xds::serve(listener, store, registry, options);
     serving.await.context("the xDS server failed")
 }
@@ -264,18 +272,4 @@ fn verdicts_to(
         // The tracker is gone only when the process is about to be.
         let _ = events.send(Event::Verdict(verdict, Instant::now()));
     })
-}
-
-/// From a folder there is nothing to check an identity against, so the node id is believed; listen where
-/// only your own proxies can reach.
-fn identify(node: &core::Node) -> Result<Arc<str>, Status> {
-    let name: ResourceName = node.id.parse().map_err(|error: InvalidResourceName| {
-        Status::invalid_argument(format!("node.id: {error}"))
-    })?;
-    if name.kind == ProxyKind::VirtualRouter {
-        return Err(Status::invalid_argument(format!(
-            "node.id: {name} is not a proxy"
-        )));
-    }
-    Ok(name.to_string().into())
 }
