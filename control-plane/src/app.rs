@@ -12,6 +12,7 @@ use anyhow::{Context, anyhow};
 use evermesh_ingest::Settings;
 use evermesh_model::CloudMapService;
 use evermesh_xds::{Options, Registry, Store, VerdictSink};
+use kube::Client;
 use tokio::{
     net::TcpListener,
     runtime::{Builder, Handle},
@@ -136,15 +137,10 @@ async fn run(args: &ServeArgs, streams: &Handle) -> anyhow::Result<()> {
         tasks.spawn(part(file::run(folder.clone(), batches, shutdown.clone())));
     }
 
-    let clients = cluster.as_ref().map(|it| it.client.clone());
-    let clients = clients.zip(Some(newest.clone()));
-    let identify = Authenticator::new(&args.xds, args.xds_address, clients, authentication)?;
-    let mut options = Options::new(identify.hook());
-    options.shutdown = shutdown.clone();
-    if let Some(tls) = Tls::new(&args.xds)? {
-        options.tls = Some(tls.settings());
-        tasks.spawn(part(tls.follow(shutdown.clone())));
-    }
+    let api = cluster
+        .as_ref()
+        .map(|it| (it.client.clone(), newest.clone()));
+    let options = xds_options(&mut tasks, args, api, authentication, &shutdown)?;
     let serving = serve_xds(
         xds_listener,
         Arc::clone(&store),
@@ -174,14 +170,34 @@ async fn run(args: &ServeArgs, streams: &Handle) -> anyhow::Result<()> {
     tracing::info!(xds = %args.xds_address, admin = %args.admin_address, "serving");
     let ended = until_the_end(&mut tasks, engine).await;
     shutdown.cancel();
+    all_end(&mut tasks, args.shutdown_timeout).await;
+    ended
+}
+
+/// Waits for the parts that are left, for as long as they may take.
+async fn all_end(tasks: &mut JoinSet<anyhow::Result<()>>, patience: Duration) {
     let all = async { while tasks.join_next().await.is_some() {} };
-    if tokio::time::timeout(args.shutdown_timeout, all)
-        .await
-        .is_err()
-    {
+    if tokio::time::timeout(patience, all).await.is_err() {
         tracing::warn!("streams did not end in time");
     }
-    ended
+}
+
+/// Who may connect, and how; `api` is there when there is a cluster to ask.
+fn xds_options(
+    tasks: &mut JoinSet<anyhow::Result<()>>,
+    args: &ServeArgs,
+    api: Option<(Client, watch::Receiver<Arc<Published>>)>,
+    metrics: AuthenticationMetrics,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<Options> {
+    let identify = Authenticator::new(&args.xds, args.xds_address, api, metrics)?;
+    let mut options = Options::new(identify.hook());
+    options.shutdown = shutdown.clone();
+    if let Some(tls) = Tls::new(&args.xds)? {
+        options.tls = Some(tls.settings());
+        tasks.spawn(part(tls.follow(shutdown.clone())));
+    }
+    Ok(options)
 }
 
 async fn serve_xds(

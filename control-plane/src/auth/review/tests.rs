@@ -10,6 +10,8 @@ fn token(name: &str, seconds: i64) -> String {
     format!("e30.{}.x", BASE64_URL_SAFE_NO_PAD.encode(claims))
 }
 
+type Spoil = fn(&mut serde_json::Value);
+
 fn workload() -> Workload {
     Workload::Pod {
         namespace: "shop".into(),
@@ -139,7 +141,6 @@ fn reads_what_the_api_server_says() {
         read(status(good.clone()), "evermesh"),
         Answer::Is(workload())
     );
-    type Spoil = fn(&mut serde_json::Value);
     let cases: [(Spoil, &str); 5] = [
         (|it| it["authenticated"] = false.into(), "does not know it"),
         (|it| it["audiences"] = "".into(), "audience"),
