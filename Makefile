@@ -13,12 +13,12 @@ help: ## Says what there is
 
 run: hosts ## Plays a canary release on this machine: hosts, real Envoys, 200 requests a second, about a minute
 	@echo '==> Building (the first time takes a few minutes)'
-	@cargo build --locked -p evermesh -p evermesh-testkit --bins
+	@cargo build --locked -p evermesh -p evermesh-proxy-init -p evermesh-testkit --bins
 	@target/debug/evermesh-demo
 
 run-api: setup ## The same with kubectl: on a real Kubernetes API server, by the chart's rights, with admission in force
 	@echo '==> Building (the first time takes a few minutes)'
-	@cargo build --locked -p evermesh -p evermesh-testkit --bins
+	@cargo build --locked -p evermesh -p evermesh-proxy-init -p evermesh-testkit --bins
 	@target/debug/evermesh-demo --kubernetes
 
 run-kubernetes: setup-cluster ## The same with pods: a whole Kubernetes on this machine, Evermesh by Helm, Envoys beside applications
@@ -61,7 +61,7 @@ check: hosts ## What a reviewer checks by machine: format, lints, dependencies, 
 	@cargo deny --locked check advisories || echo 'warning: advisories, see above'
 
 bench: setup ## The benchmarks: a change to twenty real Envoys, then each crate's own (the first build takes long)
-	@cargo build --release --locked -p evermesh -p evermesh-testkit --bins
+	@cargo build --release --locked -p evermesh -p evermesh-proxy-init -p evermesh-testkit --bins
 	@target/release/evermesh-bench
 	@cargo bench --workspace --locked
 

@@ -10,9 +10,9 @@ use std::{
 
 use anyhow::{Context, anyhow};
 use evermesh_ingest::Settings;
-use evermesh_model::{CloudMapService, ProxyKind, ResourceName, name::InvalidResourceName};
-use evermesh_proto::core;
+use evermesh_model::CloudMapService;
 use evermesh_xds::{Options, Registry, Store, VerdictSink};
+use kube::Client;
 use tokio::{
     net::TcpListener,
     runtime::{Builder, Handle},
@@ -21,11 +21,11 @@ use tokio::{
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
-use tonic::Status;
 
 use crate::{
     admin,
     args::ServeArgs,
+    auth::{AuthenticationMetrics, Authenticator, Tls},
     changes::{self, Changes, Event},
     cluster::{Cluster, Wires},
     effect::Notice,
@@ -89,11 +89,13 @@ async fn run(args: &ServeArgs, streams: &Handle) -> anyhow::Result<()> {
     let registry = Registry::new(Some(verdicts_to(events.clone(), told.clone())));
     let reachable = cluster.as_ref().map(|it| Arc::clone(&it.reachable));
     let admission = AdmissionMetrics::default();
+    let authentication = AuthenticationMetrics::default();
     let metrics = Arc::new(Metrics::new(
         Arc::clone(&store),
         newest.clone(),
         reachable.clone(),
         &admission,
+        &authentication,
     ));
     let changes = Arc::new(Changes::default());
 
@@ -135,11 +137,15 @@ async fn run(args: &ServeArgs, streams: &Handle) -> anyhow::Result<()> {
         tasks.spawn(part(file::run(folder.clone(), batches, shutdown.clone())));
     }
 
+    let api = cluster
+        .as_ref()
+        .map(|it| (it.client.clone(), newest.clone()));
+    let options = xds_options(&mut tasks, args, api, authentication, &shutdown)?;
     let serving = serve_xds(
         xds_listener,
         Arc::clone(&store),
         Arc::clone(&registry),
-        shutdown.clone(),
+        options,
     );
     tasks.spawn_on(serving, streams);
     tasks.spawn(part(changes::track(
@@ -164,24 +170,42 @@ async fn run(args: &ServeArgs, streams: &Handle) -> anyhow::Result<()> {
     tracing::info!(xds = %args.xds_address, admin = %args.admin_address, "serving");
     let ended = until_the_end(&mut tasks, engine).await;
     shutdown.cancel();
+    all_end(&mut tasks, args.shutdown_timeout).await;
+    ended
+}
+
+/// Waits for the parts that are left, for as long as they may take.
+async fn all_end(tasks: &mut JoinSet<anyhow::Result<()>>, patience: Duration) {
     let all = async { while tasks.join_next().await.is_some() {} };
-    if tokio::time::timeout(args.shutdown_timeout, all)
-        .await
-        .is_err()
-    {
+    if tokio::time::timeout(patience, all).await.is_err() {
         tracing::warn!("streams did not end in time");
     }
-    ended
+}
+
+/// Who may connect, and how; `api` is there when there is a cluster to ask.
+fn xds_options(
+    tasks: &mut JoinSet<anyhow::Result<()>>,
+    args: &ServeArgs,
+    api: Option<(Client, watch::Receiver<Arc<Published>>)>,
+    metrics: AuthenticationMetrics,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<Options> {
+    let identify = Authenticator::new(&args.xds, args.xds_address, api, metrics)?;
+    let mut options = Options::new(identify.hook());
+    options.shutdown = shutdown.clone();
+    if let Some(tls) = Tls::new(&args.xds)? {
+        options.tls = Some(tls.settings());
+        tasks.spawn(part(tls.follow(shutdown.clone())));
+    }
+    Ok(options)
 }
 
 async fn serve_xds(
     listener: TcpListener,
     store: Arc<Store>,
     registry: Arc<Registry>,
-    shutdown: CancellationToken,
+    options: Options,
 ) -> anyhow::Result<()> {
-    let mut options = Options::new(Arc::new(|node, _| identify(node)));
-    options.shutdown = shutdown;
     let serving = evermesh_xds::serve(listener, store, registry, options);
     serving.await.context("the xDS server failed")
 }
@@ -264,18 +288,4 @@ fn verdicts_to(
         // The tracker is gone only when the process is about to be.
         let _ = events.send(Event::Verdict(verdict, Instant::now()));
     })
-}
-
-/// From a folder there is nothing to check an identity against, so the node id is believed; listen where
-/// only your own proxies can reach.
-fn identify(node: &core::Node) -> Result<Arc<str>, Status> {
-    let name: ResourceName = node.id.parse().map_err(|error: InvalidResourceName| {
-        Status::invalid_argument(format!("node.id: {error}"))
-    })?;
-    if name.kind == ProxyKind::VirtualRouter {
-        return Err(Status::invalid_argument(format!(
-            "node.id: {name} is not a proxy"
-        )));
-    }
-    Ok(name.to_string().into())
 }

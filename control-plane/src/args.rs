@@ -1,6 +1,7 @@
 //! The command line: what can be asked for, in words that teach. No logic.
 
 mod cluster;
+mod xds;
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -8,7 +9,10 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use evermesh_injector::bootstrap::HostPort;
 use evermesh_model::ResourceName;
 
-pub use self::cluster::{Family, KubernetesArgs, NamespacedName, WebhookArgs};
+pub use self::{
+    cluster::{Family, KubernetesArgs, NamespacedName, WebhookArgs},
+    xds::{XdsArgs, XdsAuthentication},
+};
 
 /// A control plane for Envoy that speaks App Mesh.
 ///
@@ -65,6 +69,10 @@ pub struct ServeArgs {
         env = "EVERMESH_XDS_ADDRESS"
     )]
     pub xds_address: SocketAddr,
+
+    /// Who may connect there
+    #[command(flatten)]
+    pub xds: XdsArgs,
 
     /// Where /livez, /readyz, /metrics and /debug are; keep it private
     #[arg(
@@ -325,10 +333,31 @@ mod tests {
             "--watch-namespace=a",
             "--endpoint-slices",
             "--cloud-map-registration",
+            "--xds-token-audience=a",
         ] {
             let error = Cli::try_parse_from(serve.iter().chain(&[flag])).unwrap_err();
             assert!(error.to_string().contains("--config"), "{error}");
         }
+    }
+
+    #[test]
+    fn what_a_way_to_authenticate_needs_must_be_given() {
+        let serve = |more: &[&str]| {
+            let line = ["evermesh", "serve", "--config", "x"].iter().chain(more);
+            Cli::try_parse_from(line)
+                .map(drop)
+                .map_err(|it| it.to_string())
+        };
+        for (incomplete, missing) in [
+            (&["--xds-authentication=token"][..], "--xds-token-file"),
+            (&["--xds-authentication=certificate"], "--xds-client-ca"),
+            (&["--xds-tls-cert=c"], "--xds-tls-key"),
+            (&["--xds-client-ca=c"], "--xds-tls-cert"),
+        ] {
+            let error = serve(incomplete).unwrap_err();
+            assert!(error.contains(missing), "{error}");
+        }
+        serve(&["--xds-authentication=token", "--xds-token-file=t"]).unwrap();
     }
 
     #[test]

@@ -49,7 +49,7 @@ pub(crate) struct Wires {
 
 /// The cluster that objects come from.
 pub(crate) struct Cluster {
-    client: Client,
+    pub(crate) client: Client,
     observed: Arc<Observed>,
     pub(crate) reachable: Arc<Reachable>,
 }

@@ -17,7 +17,8 @@ use std::{
 };
 
 use evermesh_ingest::{
-    BuildMemo, Built, Inputs, Settings, admission::Surroundings, registration::Registrable,
+    BuildMemo, Built, Inputs, Settings, admission::Surroundings, identity::Workloads,
+    registration::Registrable,
 };
 use evermesh_model::{
     CloudMapService, CloudMapState, Endpoint, Graph, ObjectRef, Problem, ResourceName,
@@ -29,6 +30,7 @@ use tokio::sync::{mpsc, watch};
 use tracing::{Span, info_span};
 
 use crate::{
+    auth::AuthenticationMetrics,
     changes::{self, Event},
     effect::Notice,
     metrics::Metrics,
@@ -57,6 +59,8 @@ pub struct Published {
     pub waiting_for: Vec<String>,
     /// What may have to be registered in Cloud Map.
     pub registrable: Registrable,
+    /// Which pods may be which proxies.
+    pub workloads: Workloads,
 }
 
 /// Where the engine's results go.
@@ -93,6 +97,7 @@ impl Outputs {
                 newest,
                 None,
                 &AdmissionMetrics::default(),
+                &AuthenticationMetrics::default(),
             )),
             store,
         }
@@ -405,6 +410,7 @@ impl Engine {
             places: self.places.clone(),
             waiting_for: self.waiting_for(),
             registrable: Registrable::from(&self.inputs),
+            workloads: Workloads::from(&self.inputs),
         }));
     }
 }

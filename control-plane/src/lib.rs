@@ -5,6 +5,7 @@
 pub mod admin;
 pub mod app;
 pub mod args;
+pub mod auth;
 pub mod changes;
 mod cluster;
 pub mod effect;

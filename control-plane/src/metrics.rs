@@ -23,7 +23,10 @@ use prometheus_client::{
 };
 use tokio::sync::watch;
 
-use crate::{engine::Published, source::kubernetes::Reachable, webhook::AdmissionMetrics};
+use crate::{
+    auth::AuthenticationMetrics, engine::Published, source::kubernetes::Reachable,
+    webhook::AdmissionMetrics,
+};
 
 /// Which turns a figure is about.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -50,9 +53,11 @@ impl Metrics {
         published: watch::Receiver<Arc<Published>>,
         reachable: Option<Arc<Reachable>>,
         admission: &AdmissionMetrics,
+        authentication: &AuthenticationMetrics,
     ) -> Self {
         let mut registry = Registry::with_prefix("evermesh");
         admission.register(&mut registry);
+        authentication.register(&mut registry);
         registry.register(
             "build",
             "The version of this process",

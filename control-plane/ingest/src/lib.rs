@@ -19,6 +19,7 @@ mod expression;
 mod gateway;
 mod gateway_admission;
 mod gateway_route;
+pub mod identity;
 pub mod inputs;
 mod matches;
 pub mod membership;

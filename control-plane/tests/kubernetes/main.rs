@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used)] // what fails here fails a test
 
 mod flagger;
+mod identity;
 mod outage;
 mod proxy;
 mod replicas;

@@ -19,7 +19,7 @@ use tonic::{
 use tonic_prost::ProstCodec;
 
 /// The metadata says what is called.
-const DELTA: &str =
+pub(crate) const DELTA: &str =
     "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
 
 /// How it answers.

@@ -81,7 +81,7 @@ fn measure() -> AnyResult<()> {
     let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0"))?;
     let address = listener.local_addr()?;
     let options = Options::new(Arc::new(|node: &core::Node, _: &_| {
-        Ok(node.id.as_str().into())
+        Ok(node.id.as_str().into()).into()
     }));
     let registry = Registry::new(None);
     runtime.spawn(serve(listener, Arc::clone(&store), registry, options));

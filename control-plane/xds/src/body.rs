@@ -9,48 +9,64 @@ use std::{
     convert::Infallible,
     marker::PhantomData,
     mem,
+    net::SocketAddr,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
-use evermesh_proto::resource::ResourceType;
+use evermesh_proto::{core, resource::ResourceType};
 use http::{HeaderMap, request};
 use http_body::{Body, Frame};
 use prost::Message;
-use tonic::{Status, transport::server::TcpConnectInfo};
+use tonic::{
+    Status,
+    transport::server::{TcpConnectInfo, TlsConnectInfo},
+};
 use tracing::debug;
 
 use crate::{
     connection::{Connection, Protocol},
     frame::{self, Reader},
     registry::{Peer, Proxy},
-    server::Shared,
+    server::{Identity, Shared},
     signal::Signal,
     store::StreamHandle,
 };
 
 /// The body of one stream's response.
-pub(crate) struct StreamBody<P> {
+pub(crate) struct StreamBody<P: Protocol> {
     shared: Arc<Shared>,
     signal: Arc<Signal>,
     /// The only type of a stream that is not aggregated.
     only: Option<ResourceType>,
     requests: tonic::body::Body,
     reader: Reader,
-    state: State,
+    state: State<P>,
     /// The client asked for a type that is not served; said once.
     odd_type: bool,
     ended: bool,
     protocol: PhantomData<fn() -> P>,
 }
 
-enum State {
+enum State<P: Protocol> {
     /// Before the first request.
     New(StreamHandle, Box<request::Parts>),
+    /// Somebody else is asked who is there.
+    Asking(Box<Asking<P>>),
     Open(Arc<Proxy>),
     Ended,
+}
+
+/// What waits until it is known who is there.
+struct Asking<P: Protocol> {
+    who: Pin<Box<dyn Future<Output = Result<Arc<str>, Status>> + Send>>,
+    handle: StreamHandle,
+    node: core::Node,
+    address: Option<SocketAddr>,
+    /// The first one.
+    request: P::Request,
 }
 
 /// Why a stream ends: with OK, or with an error.
@@ -88,6 +104,12 @@ impl<P: Protocol> StreamBody<P> {
                 let status = Status::unavailable("the server is going away; connect again");
                 return Poll::Ready(Err(Err(status)));
             }
+            match self.poll_identity(context) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(status)) => return Poll::Ready(Err(Err(status))),
+                Poll::Pending if self.signal.sleep(context) => return Poll::Pending,
+                Poll::Pending => continue,
+            }
             match self.next_frame() {
                 Ok(Some(frame)) => return Poll::Ready(Ok(frame)),
                 Ok(None) => {}
@@ -121,6 +143,9 @@ impl<P: Protocol> StreamBody<P> {
         loop {
             while let Some(message) = self.reader.message().map_err(Err)? {
                 self.on_message(message).map_err(Err)?;
+                if let State::Asking(_) = self.state {
+                    return Poll::Ready(Ok(()));
+                }
                 any = true;
             }
             match Pin::new(&mut self.requests).poll_frame(context) {
@@ -147,8 +172,13 @@ impl<P: Protocol> StreamBody<P> {
             Status::invalid_argument(format!("a message is not a discovery request: {error}"))
         })?;
         if let State::New(..) = self.state {
-            self.identify(&mut request)?;
+            let node = P::take_node(&mut request).unwrap_or_default();
+            return self.identify(node, request);
         }
+        self.on_request(request)
+    }
+
+    fn on_request(&mut self, request: P::Request) -> Result<(), Status> {
         let State::Open(proxy) = &self.state else {
             return Ok(());
         };
@@ -177,15 +207,55 @@ impl<P: Protocol> StreamBody<P> {
 
     /// Learns from the first request who is there: only that one is sure to say it
     /// (xDS protocol, "Streaming gRPC subscriptions").
-    fn identify(&mut self, request: &mut P::Request) -> Result<(), Status> {
+    fn identify(&mut self, node: core::Node, request: P::Request) -> Result<(), Status> {
         let State::New(handle, parts) = mem::replace(&mut self.state, State::Ended) else {
             return Ok(());
         };
-        let node = P::take_node(request).unwrap_or_default();
-        let view = (self.shared.identify)(&node, &parts)?;
-        let info = parts.extensions.get::<TcpConnectInfo>();
+        let address = address(&parts);
+        match (self.shared.identify)(&node, &parts) {
+            Identity::Now(view) => self.open(handle, view?, node, address, request),
+            Identity::Later(who) => {
+                self.state = State::Asking(Box::new(Asking {
+                    who,
+                    handle,
+                    node,
+                    address,
+                    request,
+                }));
+                Ok(())
+            }
+        }
+    }
+
+    /// Ready unless somebody else is being asked who is there.
+    fn poll_identity(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Status>> {
+        let State::Asking(asking) = &mut self.state else {
+            return Poll::Ready(Ok(()));
+        };
+        let view = ready!(asking.who.as_mut().poll(context));
+        let State::Asking(asking) = mem::replace(&mut self.state, State::Ended) else {
+            return Poll::Ready(Ok(()));
+        };
+        let Asking {
+            who: _,
+            handle,
+            node,
+            address,
+            request,
+        } = *asking;
+        Poll::Ready(view.and_then(|view| self.open(handle, view, node, address, request)))
+    }
+
+    fn open(
+        &mut self,
+        handle: StreamHandle,
+        view: Arc<str>,
+        node: core::Node,
+        address: Option<SocketAddr>,
+        request: P::Request,
+    ) -> Result<(), Status> {
         let peer = Peer {
-            address: info.and_then(TcpConnectInfo::remote_addr),
+            address,
             flavour: P::FLAVOUR,
             aggregated: self.only.is_none(),
             view: Arc::clone(&view),
@@ -193,7 +263,7 @@ impl<P: Protocol> StreamBody<P> {
         };
         let connection = Connection::with_handle(handle, view, P::FLAVOUR);
         self.state = State::Open(self.shared.registry.enter(peer, connection));
-        Ok(())
+        self.on_request(request)
     }
 
     fn end(&mut self) {
@@ -228,13 +298,21 @@ impl<P: Protocol> Body for StreamBody<P> {
     }
 }
 
-impl<P> Drop for StreamBody<P> {
+impl<P: Protocol> Drop for StreamBody<P> {
     fn drop(&mut self) {
         if let State::Open(proxy) = &self.state {
             self.shared.registry.leave(proxy);
         }
         self.shared.store.metrics().streams_open.sub(1);
     }
+}
+
+/// Where the client is, if the connection says so.
+fn address(parts: &request::Parts) -> Option<SocketAddr> {
+    let tcp = parts.extensions.get::<TcpConnectInfo>();
+    let tls = || parts.extensions.get::<TlsConnectInfo<TcpConnectInfo>>();
+    tcp.or_else(|| tls().map(TlsConnectInfo::get_ref))?
+        .remote_addr()
 }
 
 fn trailers(end: End) -> HeaderMap {

@@ -9,6 +9,7 @@ use std::{
     fmt,
     future::{self, Ready},
     marker::PhantomData,
+    pin::Pin,
     sync::Arc,
     task::{Context, Poll},
     time::Duration,
@@ -16,7 +17,8 @@ use std::{
 
 use evermesh_proto::{core, resource::ResourceType};
 use http::{HeaderValue, header::CONTENT_TYPE, request};
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::watch};
+use tokio_rustls::rustls::ServerConfig;
 use tokio_util::sync::CancellationToken;
 use tonic::{
     Status,
@@ -34,18 +36,34 @@ use crate::{
     registry::Registry,
     sotw::Sotw,
     store::Store,
+    tls,
 };
 
-/// Who is calling: from the node a client describes itself as, and the request's headers and connection
-/// (in the extensions), the name of the view it gets; or the status its stream ends with.
-pub type Identify =
-    Arc<dyn Fn(&core::Node, &request::Parts) -> Result<Arc<str>, Status> + Send + Sync>;
+/// Who is calling, from the node a client describes itself as, and the request's headers and connection
+/// (in the extensions: `TcpConnectInfo`, or `TlsConnectInfo` of it).
+pub type Identify = Arc<dyn Fn(&core::Node, &request::Parts) -> Identity + Send + Sync>;
+
+/// The name of the view that a client gets, or the status that its stream ends with.
+pub enum Identity {
+    /// Known at once.
+    Now(Result<Arc<str>, Status>),
+    /// Known when this is ready. Until then the stream reads and sends nothing.
+    Later(Pin<Box<dyn Future<Output = Result<Arc<str>, Status>> + Send>>),
+}
+
+impl From<Result<Arc<str>, Status>> for Identity {
+    fn from(known: Result<Arc<str>, Status>) -> Self {
+        Self::Now(known)
+    }
+}
 
 /// How to serve.
 #[derive(Clone)]
 pub struct Options {
     /// Who is calling.
     pub identify: Identify,
+    /// Serves over TLS by these settings, each new connection by the newest; without TLS if none.
+    pub tls: Option<watch::Receiver<Arc<ServerConfig>>>,
     /// Ends every stream with `UNAVAILABLE`, then the server.
     pub shutdown: CancellationToken,
     /// The largest request read. A client that reconnects lists every resource it has.
@@ -63,6 +81,7 @@ impl Options {
     pub fn new(identify: Identify) -> Self {
         Self {
             identify,
+            tls: None,
             shutdown: CancellationToken::new(),
             max_request_bytes: 16 << 20,
             keep_alive_interval: Duration::from_secs(30),
@@ -104,14 +123,21 @@ pub async fn serve(
 ) -> Result<(), tonic::transport::Error> {
     let shutdown = options.shutdown.clone();
     let grace = options.shutdown_grace;
-    let server = Server::builder()
+    let tls = options.tls.clone();
+    let router = Server::builder()
         .http2_keepalive_interval(Some(options.keep_alive_interval))
         .http2_keepalive_timeout(Some(options.keep_alive_timeout))
-        .add_routes(routes(Arc::clone(&store), registry, options))
-        .serve_with_incoming_shutdown(
-            TcpIncoming::from(listener).with_nodelay(Some(true)),
-            shutdown.clone().cancelled_owned(),
-        );
+        .add_routes(routes(Arc::clone(&store), registry, options));
+    let end = shutdown.clone().cancelled_owned();
+    let server = async {
+        if let Some(tls) = tls {
+            let incoming = tls::accept(listener, tls);
+            router.serve_with_incoming_shutdown(incoming, end).await
+        } else {
+            let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+            router.serve_with_incoming_shutdown(incoming, end).await
+        }
+    };
     let closed = async {
         shutdown.cancelled().await;
         store.close_streams();

@@ -83,6 +83,51 @@ async fn a_client_that_is_refused_hears_why() {
     assert!(server.registry.is_empty());
 }
 
+fn of(node: &str) -> DeltaDiscoveryRequest {
+    DeltaDiscoveryRequest {
+        node: Some(core::Node {
+            id: node.into(),
+            ..Default::default()
+        }),
+        ..first(Cluster)
+    }
+}
+
+#[tokio::test]
+async fn a_client_is_served_when_it_is_known_who_it_is() {
+    let server = TestServer::start().await;
+    server.set(&[(Cluster, "a", "1")]);
+    let channel = server.channel().await;
+    let mut wire = Delta::open(&channel, path("delta", None)).await;
+    wire.send(of("asked"));
+    // One that does not wait for it.
+    wire.send(DeltaDiscoveryRequest {
+        node: None,
+        ..first(Listener)
+    });
+    let answer = wire.receive().await;
+    assert_eq!(answer.resources.len(), 1);
+    assert_eq!(server.registry.len(), 1);
+
+    let mut wire = Delta::open(&channel, path("delta", None)).await;
+    wire.send(of("asked-in-vain"));
+    let status = wire.end().await.unwrap_err();
+    assert_eq!(status.code(), Code::Unauthenticated);
+    assert_eq!(server.registry.len(), 1);
+}
+
+#[tokio::test]
+async fn a_stream_of_somebody_who_is_not_known_yet_ends_with_the_server() {
+    let server = TestServer::start().await;
+    let channel = server.channel().await;
+    let mut wire = Delta::open(&channel, path("delta", None)).await;
+    wire.send(of("asked-for-ever"));
+    wire.assert_silent().await;
+    server.shutdown.cancel();
+    let status = wire.end().await.unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable);
+}
+
 #[tokio::test]
 async fn a_type_that_is_not_served_is_ignored_on_an_aggregated_stream() {
     let server = TestServer::start().await;

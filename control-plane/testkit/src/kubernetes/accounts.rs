@@ -34,6 +34,11 @@ impl ApiServer {
         )
     }
 
+    /// The file of the key that tokens of service accounts are signed with.
+    pub fn service_account_key(&self) -> PathBuf {
+        self.pki.file("accounts.key")
+    }
+
     /// Runs `kubectl` by somebody's kubeconfig; a failure is an error with its own words.
     pub async fn kubectl_as(&self, kubeconfig: &Path, arguments: &[&str]) -> Result<String> {
         let mut kubectl = self.kubectl_command()?;

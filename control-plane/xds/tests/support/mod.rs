@@ -16,7 +16,7 @@ use evermesh_proto::{
     pb::google::rpc,
     resource::ResourceType,
 };
-use evermesh_xds::{Options, Registry, Verdict, serve};
+use evermesh_xds::{Identity, Options, Registry, Verdict, serve};
 use http::uri::PathAndQuery;
 use prost::Message;
 use tokio::{
@@ -35,6 +35,9 @@ use self::world::World;
 /// How long silence must last to count.
 pub const SILENCE: Duration = Duration::from_millis(100);
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long it takes to find out who somebody is, where it takes time.
+const ASKING: Duration = Duration::from_millis(50);
 
 /// Stands for any resource: all five types have their name in field 1.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
@@ -64,11 +67,20 @@ impl TestServer {
         })));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let mut options = Options::new(Arc::new(|node: &core::Node, _: &_| {
-            if node.id == "forbidden" {
-                return Err(Status::permission_denied("not you"));
+        let mut options = Options::new(Arc::new(|caller: &core::Node, _: &_| {
+            match caller.id.as_str() {
+                "forbidden" => Identity::Now(Err(Status::permission_denied("not you"))),
+                "asked" => Identity::Later(Box::pin(async {
+                    tokio::time::sleep(ASKING).await;
+                    Ok(node().id.into())
+                })),
+                "asked-in-vain" => Identity::Later(Box::pin(async {
+                    tokio::time::sleep(ASKING).await;
+                    Err(Status::unauthenticated("who are you"))
+                })),
+                "asked-for-ever" => Identity::Later(Box::pin(std::future::pending())),
+                id => Identity::Now(Ok(id.into())),
             }
-            Ok(Arc::from(node.id.as_str()))
         }));
         options.max_request_bytes = 1 << 20;
         let shutdown = options.shutdown.clone();

@@ -56,6 +56,15 @@ evermesh:{{ .Chart.AppVersion }}
 - serve
 - --kubernetes
 - --xds-address=0.0.0.0:18000
+- --xds-authentication={{ .Values.xds.authentication }}
+- --xds-token-audience={{ .Values.xds.tokenAudience }}
+{{- if .Values.xds.tls.secretName }}
+- --xds-tls-cert=/etc/evermesh/xds/tls.crt
+- --xds-tls-key=/etc/evermesh/xds/tls.key
+{{- if or .Values.xds.tls.clientCertificates (eq .Values.xds.authentication "certificate") }}
+- --xds-client-ca=/etc/evermesh/xds/ca.crt
+{{- end }}
+{{- end }}
 - --admin-address=0.0.0.0:18080
 - --webhook-address=0.0.0.0:9443
 - --webhook-service={{ .Release.Namespace }}/{{ include "evermesh.fullname" . }}-webhook

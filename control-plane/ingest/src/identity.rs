@@ -1,0 +1,156 @@
+//! Which workloads may be which proxies: a pod may be the nodes and gateways whose `podSelector` selects it.
+//!
+//! In: pods, virtual nodes and gateways as the API has them, and the graph, which says what is served under which name.
+//! Must not know how a workload shows who it is.
+
+use std::{fmt, sync::Arc};
+
+use evermesh_crds::v1beta2;
+use evermesh_model::{Graph, Kind, ObjectRef, ProxyKind, ResourceName};
+use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::LabelSelector};
+
+use crate::{
+    inputs::{Inputs, Objects},
+    membership::{Labels, selects},
+};
+
+/// The objects that say which pod is what: three pointers.
+#[derive(Debug, Clone, Default)]
+pub struct Workloads {
+    /// `VirtualNode`
+    pub virtual_nodes: Objects<v1beta2::VirtualNode>,
+    /// `VirtualGateway`
+    pub virtual_gateways: Objects<v1beta2::VirtualGateway>,
+    /// `Pod`
+    pub pods: Objects<Pod>,
+}
+
+impl From<&Inputs> for Workloads {
+    fn from(inputs: &Inputs) -> Self {
+        Self {
+            virtual_nodes: Arc::clone(&inputs.virtual_nodes),
+            virtual_gateways: Arc::clone(&inputs.virtual_gateways),
+            pods: Arc::clone(&inputs.pods),
+        }
+    }
+}
+
+/// Somebody in a cluster, by what was proven.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Workload {
+    /// One pod.
+    Pod {
+        /// Its namespace.
+        namespace: Arc<str>,
+        /// Its name.
+        name: Arc<str>,
+        /// `metadata.uid`: another pod of this name is another one.
+        uid: Arc<str>,
+    },
+    /// Any pod of a service account.
+    Account {
+        /// Its namespace.
+        namespace: Arc<str>,
+        /// Its name.
+        name: Arc<str>,
+    },
+}
+
+impl fmt::Display for Workload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Pod {
+                namespace, name, ..
+            } => write!(f, "Pod {namespace}/{name}"),
+            Self::Account { namespace, name } => write!(f, "ServiceAccount {namespace}/{name}"),
+        }
+    }
+}
+
+/// Why a workload may not be a proxy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unfit {
+    /// There is no such pod, or none of the account; it may be on its way.
+    NoPod,
+    /// There is no such node or gateway; it may be on its way.
+    NoProxy,
+    /// The node or gateway selects others.
+    NotSelected,
+}
+
+impl Workloads {
+    /// Whether a workload may be this proxy, as things are.
+    pub fn may_be(
+        &self,
+        graph: &Graph,
+        workload: &Workload,
+        proxy: &ResourceName,
+    ) -> Result<(), Unfit> {
+        let pods = self.pods_of(workload)?;
+        let (object, selector) = self.selector(graph, proxy).ok_or(Unfit::NoProxy)?;
+        // Without a selector a node has no pods.
+        let Some(selector) = selector else {
+            return Err(Unfit::NotSelected);
+        };
+        let none = Labels::new();
+        let is_selected = |(id, pod): &(&ObjectRef, &Arc<Pod>)| {
+            let labels = pod.metadata.labels.as_ref().unwrap_or(&none);
+            id.namespace == object.namespace && selects(selector, labels)
+        };
+        if pods.iter().any(is_selected) {
+            Ok(())
+        } else {
+            Err(Unfit::NotSelected)
+        }
+    }
+
+    fn pods_of(&self, workload: &Workload) -> Result<Vec<(&ObjectRef, &Arc<Pod>)>, Unfit> {
+        let pods: Vec<_> = match workload {
+            Workload::Pod {
+                namespace,
+                name,
+                uid,
+            } => {
+                let id = ObjectRef::new(Kind::Pod, Arc::clone(namespace), Arc::clone(name));
+                let found = self.pods.get_key_value(&id).into_iter();
+                let is_it = |pod: &Pod| pod.metadata.uid.as_deref() == Some(uid);
+                found.filter(|(_, pod)| is_it(pod)).collect()
+            }
+            Workload::Account { namespace, name } => {
+                let first = ObjectRef::new(Kind::Pod, Arc::clone(namespace), "");
+                let all = self.pods.range(first..);
+                let all = all.take_while(|(id, _)| id.namespace == *namespace);
+                let runs_as = |pod: &Pod| {
+                    let account = pod.spec.as_ref()?.service_account_name.as_deref();
+                    Some(account? == &**name)
+                };
+                all.filter(|(_, pod)| runs_as(pod) == Some(true)).collect()
+            }
+        };
+        if pods.is_empty() {
+            return Err(Unfit::NoPod);
+        }
+        Ok(pods)
+    }
+
+    /// The object that is served under a name, and whom it selects.
+    fn selector<'a>(
+        &'a self,
+        graph: &'a Graph,
+        proxy: &ResourceName,
+    ) -> Option<(&'a ObjectRef, Option<&'a LabelSelector>)> {
+        match proxy.kind {
+            ProxyKind::VirtualNode => {
+                let object = &graph.nodes.get(proxy)?.object;
+                let node = self.virtual_nodes.get(object)?;
+                Some((object, node.spec.pod_selector.as_ref()))
+            }
+            ProxyKind::VirtualGateway => {
+                let object = &graph.gateways.get(proxy)?.object;
+                let gateway = self.virtual_gateways.get(object)?;
+                Some((object, gateway.spec.pod_selector.as_ref()))
+            }
+            ProxyKind::VirtualRouter => None,
+        }
+    }
+}

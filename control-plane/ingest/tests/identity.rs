@@ -1,0 +1,139 @@
+//! Which workloads may be which proxies, from manifests as the API has them.
+#![allow(clippy::unwrap_used)] // what fails here fails a test
+
+mod fixture;
+
+use evermesh_ingest::{
+    BuildMemo, build,
+    identity::{Unfit, Workload, Workloads},
+};
+use evermesh_model::ResourceName;
+
+const OBJECTS: &str = "
+apiVersion: appmesh.k8s.aws/v1beta2
+kind: Mesh
+metadata: {name: m}
+spec: {namespaceSelector: {}}
+---
+apiVersion: appmesh.k8s.aws/v1beta2
+kind: VirtualNode
+metadata: {name: front, namespace: shop}
+spec: {podSelector: {matchLabels: {app: front}}}
+---
+apiVersion: appmesh.k8s.aws/v1beta2
+kind: VirtualNode
+metadata: {name: back, namespace: shop}
+spec: {podSelector: {matchLabels: {app: back}}}
+---
+apiVersion: appmesh.k8s.aws/v1beta2
+kind: VirtualNode
+metadata: {name: nobody, namespace: shop}
+spec: {}
+---
+apiVersion: appmesh.k8s.aws/v1beta2
+kind: VirtualGateway
+metadata: {name: gate, namespace: shop}
+spec:
+  namespaceSelector: {}
+  podSelector: {matchLabels: {app: gate}}
+  listeners: [{portMapping: {port: 8088, protocol: http}}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: front-1, namespace: shop, uid: u1, labels: {app: front}}
+spec: {serviceAccountName: front, containers: []}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: gate-1, namespace: shop, uid: u2, labels: {app: gate}}
+spec: {serviceAccountName: gate, containers: []}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: front-1, namespace: other, uid: u3, labels: {app: front}}
+spec: {serviceAccountName: front, containers: []}
+";
+
+fn pod(namespace: &str, name: &str, uid: &str) -> Workload {
+    Workload::Pod {
+        namespace: namespace.into(),
+        name: name.into(),
+        uid: uid.into(),
+    }
+}
+
+fn account(namespace: &str, name: &str) -> Workload {
+    Workload::Account {
+        namespace: namespace.into(),
+        name: name.into(),
+    }
+}
+
+#[test]
+fn a_pod_is_what_selects_it_in_its_namespace() {
+    let inputs = fixture::inputs(OBJECTS);
+    let graph = build(&inputs, &mut BuildMemo::default()).graph;
+    let workloads = Workloads::from(&inputs);
+    let front = pod("shop", "front-1", "u1");
+    for (workload, proxy, expected) in [
+        (front.clone(), "virtualNode/front_shop", Ok(())),
+        (
+            front.clone(),
+            "virtualNode/back_shop",
+            Err(Unfit::NotSelected),
+        ),
+        (
+            front.clone(),
+            "virtualNode/nobody_shop",
+            Err(Unfit::NotSelected),
+        ),
+        (
+            front.clone(),
+            "virtualGateway/gate_shop",
+            Err(Unfit::NotSelected),
+        ),
+        (front, "virtualNode/none_shop", Err(Unfit::NoProxy)),
+        // Another pod of the same name, before or after.
+        (
+            pod("shop", "front-1", "u0"),
+            "virtualNode/front_shop",
+            Err(Unfit::NoPod),
+        ),
+        (
+            pod("shop", "front-2", "u1"),
+            "virtualNode/front_shop",
+            Err(Unfit::NoPod),
+        ),
+        // Labels alone do not make it one of another namespace.
+        (
+            pod("other", "front-1", "u3"),
+            "virtualNode/front_shop",
+            Err(Unfit::NotSelected),
+        ),
+        (
+            pod("shop", "gate-1", "u2"),
+            "virtualGateway/gate_shop",
+            Ok(()),
+        ),
+        (account("shop", "front"), "virtualNode/front_shop", Ok(())),
+        (
+            account("shop", "gate"),
+            "virtualNode/front_shop",
+            Err(Unfit::NotSelected),
+        ),
+        (
+            account("other", "front"),
+            "virtualNode/front_shop",
+            Err(Unfit::NotSelected),
+        ),
+        (
+            account("shop", "none"),
+            "virtualNode/front_shop",
+            Err(Unfit::NoPod),
+        ),
+    ] {
+        let name: ResourceName = format!("mesh/m/{proxy}").parse().unwrap();
+        let said = workloads.may_be(&graph, &workload, &name);
+        assert_eq!(said, expected, "{workload} as {proxy}");
+    }
+}

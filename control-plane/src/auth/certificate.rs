@@ -1,0 +1,110 @@
+//! Who a client's certificate is for: the URIs among its subject alternative names.
+//!
+//! TLS has verified it; which authorities count is a setting, and so their trust domain does not.
+
+use std::fmt;
+
+use evermesh_ingest::identity::Workload;
+use evermesh_model::ResourceName;
+use http::request;
+use tonic::transport::server::{TcpConnectInfo, TlsConnectInfo};
+use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+
+/// What a certificate says of its owner.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Names {
+    /// `spiffe://DOMAIN/mesh/M/virtualNode/N`
+    pub(super) proxies: Vec<ResourceName>,
+    /// `spiffe://DOMAIN/ns/NAMESPACE/sa/ACCOUNT`
+    pub(super) workloads: Vec<Workload>,
+}
+
+impl fmt::Display for Names {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let proxies = self.proxies.iter().map(ToString::to_string);
+        let workloads = self.workloads.iter().map(ToString::to_string);
+        let names: Vec<String> = proxies.chain(workloads).collect();
+        write!(f, "the certificate is for [{}]", names.join(", "))
+    }
+}
+
+/// The names of the certificate that a stream's connection was opened with.
+pub(super) fn names(parts: &request::Parts) -> Names {
+    let connection = parts.extensions.get::<TlsConnectInfo<TcpConnectInfo>>();
+    let chain = connection.and_then(TlsConnectInfo::peer_certs);
+    let first = chain.as_ref().and_then(|chain| chain.first());
+    first.map_or_else(Names::default, |certificate| read(certificate))
+}
+
+fn read(certificate: &[u8]) -> Names {
+    let mut names = Names::default();
+    let Ok((_, certificate)) = X509Certificate::from_der(certificate) else {
+        return names;
+    };
+    let Ok(Some(alternatives)) = certificate.subject_alternative_name() else {
+        return names;
+    };
+    for name in &alternatives.value.general_names {
+        let GeneralName::URI(uri) = name else {
+            continue;
+        };
+        names.add(uri);
+    }
+    names
+}
+
+impl Names {
+    fn add(&mut self, uri: &str) {
+        let Some((_domain, path)) = uri
+            .strip_prefix("spiffe://")
+            .and_then(|rest| rest.split_once('/'))
+        else {
+            return;
+        };
+        let parts: Vec<&str> = path.split('/').collect();
+        match parts.as_slice() {
+            ["ns", namespace, "sa", account] if !namespace.is_empty() && !account.is_empty() => {
+                self.workloads.push(Workload::Account {
+                    namespace: (*namespace).into(),
+                    name: (*account).into(),
+                });
+            }
+            ["mesh", ..] => self.proxies.extend(path.parse::<ResourceName>().ok()),
+            _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertificateParams, KeyPair, SanType};
+
+    use super::*;
+
+    #[test]
+    fn reads_the_names_that_count() {
+        let mut params = CertificateParams::new(["front.shop.svc".to_owned()]).unwrap();
+        for uri in [
+            "spiffe://cluster.local/ns/shop/sa/front",
+            "spiffe://demo/mesh/demo/virtualNode/front_demo",
+            "https://demo/mesh/demo/virtualNode/other_demo",
+            "spiffe://demo/mesh/demo/virtualNode/",
+            "spiffe://demo/ns/shop/sa/",
+            "spiffe://demo",
+        ] {
+            let uri = SanType::URI(uri.try_into().unwrap());
+            params.subject_alt_names.push(uri);
+        }
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.self_signed(&key).unwrap();
+        let expected = Names {
+            proxies: vec!["mesh/demo/virtualNode/front_demo".parse().unwrap()],
+            workloads: vec![Workload::Account {
+                namespace: "shop".into(),
+                name: "front".into(),
+            }],
+        };
+        assert_eq!(read(certificate.der()), expected);
+        assert_eq!(read(b"no certificate"), Names::default());
+    }
+}

@@ -1,0 +1,84 @@
+//! Tokens: where a stream carries one, and the file of those that proxies share.
+
+use std::{fs, path::Path};
+
+use anyhow::{Context, ensure};
+use aws_lc_rs::constant_time::verify_slices_are_equal;
+use http::{HeaderMap, header::AUTHORIZATION};
+
+use super::Denial;
+
+/// The token that a stream shows. Other credentials, such as the AWS signature of App Mesh's proxies, count as none.
+pub(super) fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let value = headers.get(AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, token) = value.split_once(' ')?;
+    let token = token.trim();
+    (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
+}
+
+/// The tokens in a file, one a line.
+pub(super) fn read(file: &Path) -> anyhow::Result<Vec<String>> {
+    let problem = || format!("--xds-token-file {}", file.display());
+    let text = fs::read_to_string(file).with_context(problem)?;
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let tokens: Vec<String> = lines.map(str::to_owned).collect();
+    ensure!(!tokens.is_empty(), "{}: there is no token in it", problem());
+    Ok(tokens)
+}
+
+/// Whether a token is one of the file's, which is small and read anew, so that a new one counts at once.
+pub(super) fn check(file: &Path, token: Option<&str>) -> Result<(), (Denial, String)> {
+    let token = token.ok_or((Denial::NoCredentials, String::new()))?;
+    let known = read(file).map_err(|error| (Denial::Unchecked, format!("{error:#}")))?;
+    let is_it = |known: &String| {
+        let equal = verify_slices_are_equal(known.as_bytes(), token.as_bytes());
+        equal.is_ok()
+    };
+    if known.iter().any(is_it) {
+        Ok(())
+    } else {
+        let why = "the token is not in the file".to_owned();
+        Err((Denial::BadCredentials, why))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn other_credentials_are_no_token() {
+        let token = |value: &'static str| {
+            let value = HeaderValue::from_static(value);
+            let headers = HeaderMap::from_iter([(AUTHORIZATION, value)]);
+            bearer(&headers).map(str::to_owned)
+        };
+        assert_eq!(bearer(&HeaderMap::new()), None);
+        assert_eq!(token("Bearer abc").as_deref(), Some("abc"));
+        assert_eq!(token("bearer abc").as_deref(), Some("abc"));
+        let signed = "AWS4-HMAC-SHA256 Credential=AKIA/20260101/eu-west-1/appmesh/aws4_request";
+        for other in [signed, "Bearer", "Bearer ", "abc", ""] {
+            assert_eq!(token(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn a_file_has_a_token_a_line_and_is_read_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("tokens");
+        let said = |token| check(&file, token).map_err(|(denial, _)| denial);
+        assert_eq!(said(Some("one")), Err(Denial::Unchecked));
+        fs::write(&file, "\n").unwrap();
+        assert_eq!(said(Some("")), Err(Denial::Unchecked));
+        fs::write(&file, "one\n two \n").unwrap();
+        assert_eq!(said(Some("one")), Ok(()));
+        assert_eq!(said(Some("two")), Ok(()));
+        assert_eq!(said(Some("three")), Err(Denial::BadCredentials));
+        assert_eq!(said(None), Err(Denial::NoCredentials));
+        fs::write(&file, "three").unwrap();
+        assert_eq!(said(Some("one")), Err(Denial::BadCredentials));
+        assert_eq!(said(Some("three")), Ok(()));
+    }
+}

@@ -1,0 +1,206 @@
+//! xDS over TLS from a folder: certificates of clients, shared tokens, and certificates that change.
+
+#![allow(clippy::unwrap_used)] // what fails here fails a test
+
+use std::{
+    fmt, fs,
+    net::{Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use evermesh_proto::{
+    core,
+    discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse},
+    resource::ResourceType,
+};
+use evermesh_testkit::{control_plane::ControlPlane, tools, wait};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::UnboundedReceiverStream;
+use tonic::{
+    Code, Request, Status,
+    client::Grpc,
+    codegen::http::uri::PathAndQuery,
+    transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity},
+};
+use tonic_prost::ProstCodec;
+
+const DELTA: &str =
+    "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
+const FRONT: &str = "mesh/demo/virtualNode/front_demo";
+const OTHER: &str = "mesh/demo/virtualNode/color-v1_demo";
+
+/// An authority and where its files lie.
+struct Authority {
+    dir: tempfile::TempDir,
+    issuer: Issuer<'static, KeyPair>,
+    pem: String,
+}
+
+impl Authority {
+    fn new() -> Self {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().unwrap();
+        let pem = params.self_signed(&key).unwrap().pem();
+        let authority = Self {
+            dir: tempfile::tempdir().unwrap(),
+            issuer: Issuer::new(params, key),
+            pem,
+        };
+        fs::write(authority.file("ca.crt"), &authority.pem).unwrap();
+        authority.serve();
+        authority
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn sign(&self, name: SanType) -> (String, String) {
+        let mut params = CertificateParams::default();
+        params.subject_alt_names.push(name);
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        (certificate.pem(), key.serialize_pem())
+    }
+
+    /// Makes a certificate for the server.
+    fn serve(&self) {
+        let (certificate, key) = self.sign(SanType::IpAddress(Ipv4Addr::LOCALHOST.into()));
+        fs::write(self.file("tls.crt"), certificate).unwrap();
+        fs::write(self.file("tls.key"), key).unwrap();
+    }
+
+    /// What a client with a certificate for this URI trusts and shows.
+    fn client(&self, uri: Option<&str>) -> ClientTlsConfig {
+        let config = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(&self.pem));
+        let Some(uri) = uri else {
+            return config;
+        };
+        let (certificate, key) = self.sign(SanType::URI(uri.try_into().unwrap()));
+        config.identity(Identity::from_pem(certificate, key))
+    }
+
+    async fn control_plane(&self, more: &[&str]) -> ControlPlane {
+        let path = |name: &str| self.file(name).to_str().unwrap().to_owned();
+        let (certificate, key) = (path("tls.crt"), path("tls.key"));
+        let tls = ["--xds-tls-cert", &certificate, "--xds-tls-key", &key];
+        let config = tools::workspace().unwrap().join("examples/canary");
+        let arguments = [&tls[..], more].concat();
+        let mut control_plane = ControlPlane::start(Path::new(&config), &arguments).unwrap();
+        control_plane.ready().await.unwrap();
+        control_plane
+    }
+}
+
+async fn connect(
+    address: SocketAddr,
+    tls: ClientTlsConfig,
+) -> Result<Channel, tonic::transport::Error> {
+    let endpoint = Endpoint::from_shared(format!("https://{address}")).unwrap();
+    endpoint.tls_config(tls).unwrap().connect().await
+}
+
+/// What a client hears that wants to be this node.
+async fn ask(channel: Channel, node: &str, token: Option<&str>) -> Result<impl fmt::Debug, Status> {
+    let mut grpc = Grpc::new(channel);
+    grpc.ready()
+        .await
+        .map_err(|error| Status::from_error(error.into()))?;
+    let (requests, body) = mpsc::unbounded_channel();
+    let first = DeltaDiscoveryRequest {
+        node: Some(core::Node {
+            id: node.to_owned(),
+            ..core::Node::default()
+        }),
+        type_url: ResourceType::Cluster.type_url().to_owned(),
+        ..DeltaDiscoveryRequest::default()
+    };
+    requests.send(first).unwrap();
+    let mut request = Request::new(UnboundedReceiverStream::new(body));
+    if let Some(token) = token {
+        let value = format!("Bearer {token}").parse().unwrap();
+        request.metadata_mut().insert("authorization", value);
+    }
+    let codec = ProstCodec::<DeltaDiscoveryRequest, DeltaDiscoveryResponse>::default();
+    let path = PathAndQuery::from_static(DELTA);
+    let mut responses = grpc.streaming(request, path, codec).await?.into_inner();
+    responses.message().await?.expect("an answer");
+    Ok((requests, responses))
+}
+
+#[tokio::test]
+async fn a_certificate_says_which_proxy_its_owner_may_be() {
+    let authority = Authority::new();
+    let ca = authority.file("ca.crt").to_str().unwrap().to_owned();
+    let by = ["--xds-authentication=certificate", "--xds-client-ca", &ca];
+    let control_plane = authority.control_plane(&by).await;
+    let address = control_plane.xds();
+
+    let front = authority.client(Some(&format!("spiffe://demo/{FRONT}")));
+    let channel = connect(address, front.clone()).await.unwrap();
+    let _stream = ask(channel.clone(), FRONT, None).await.unwrap();
+    let status = ask(channel, OTHER, None).await.unwrap_err();
+    assert_eq!(status.code(), Code::PermissionDenied);
+    let seen = control_plane.proxies().await.unwrap();
+    assert!(seen.to_string().contains("127.0.0.1"), "{seen}");
+    // There is no cluster to ask what an account is.
+    let account = authority.client(Some("spiffe://cluster.local/ns/demo/sa/front"));
+    let channel = connect(address, account).await.unwrap();
+    let status = ask(channel, FRONT, None).await.unwrap_err();
+    assert_eq!(status.code(), Code::PermissionDenied);
+
+    // In TLS 1.3 a client learns only later that its certificate was wanted.
+    let strangers = Authority::new().client(Some(&format!("spiffe://demo/{FRONT}")));
+    let strangers = strangers.ca_certificate(Certificate::from_pem(&authority.pem));
+    for stranger in [authority.client(None), strangers] {
+        let served = match connect(address, stranger).await {
+            Ok(channel) => ask(channel, FRONT, None).await.is_ok(),
+            Err(_) => false,
+        };
+        assert!(!served);
+    }
+
+    // Another authority and another certificate of the server count as soon as they are there.
+    let next = Authority::new();
+    for name in ["ca.crt", "tls.crt", "tls.key"] {
+        fs::copy(next.file(name), authority.file(name)).unwrap();
+    }
+    let new = next.client(Some(&format!("spiffe://demo/{FRONT}")));
+    wait::eventually(
+        "the new certificates",
+        Duration::from_secs(20),
+        async || {
+            let Ok(channel) = connect(address, new.clone()).await else {
+                return false;
+            };
+            ask(channel, FRONT, None).await.is_ok()
+        },
+    )
+    .await;
+    connect(address, front).await.unwrap_err();
+}
+
+#[tokio::test]
+async fn a_shared_token_lets_in_over_tls() {
+    let authority = Authority::new();
+    let tokens = authority.file("tokens");
+    fs::write(&tokens, "secret\n").unwrap();
+    let by = ["--xds-authentication=token", "--xds-token-file"];
+    let by = [&by[..], &[tokens.to_str().unwrap()]].concat();
+    let control_plane = authority.control_plane(&by).await;
+    let tls = authority.client(None);
+    let channel = connect(control_plane.xds(), tls).await.unwrap();
+    ask(channel.clone(), FRONT, Some("secret")).await.unwrap();
+    for bad in [None, Some("other")] {
+        let status = ask(channel.clone(), FRONT, bad).await.unwrap_err();
+        assert_eq!(status.code(), Code::Unauthenticated);
+    }
+    // Without TLS nobody hears anything.
+    let plain = Endpoint::from_shared(format!("http://{}", control_plane.xds())).unwrap();
+    if let Ok(channel) = plain.connect().await {
+        ask(channel, FRONT, Some("secret")).await.unwrap_err();
+    }
+}
