@@ -162,7 +162,7 @@ impl Settings {
 impl Default for EnvoySettings {
     fn default() -> Self {
         Self {
-            image: "envoyproxy/envoy:distroless-v1.36.4".to_owned(),
+            image: "envoyproxy/envoy:distroless-v1.40.0".to_owned(),
             log_level: "info".to_owned(),
             concurrency: 2,
             resources: Resources {
