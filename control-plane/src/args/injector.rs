@@ -235,7 +235,7 @@ pub struct InjectorArgs {
     #[arg(
         long,
         value_name = "HOST:PORT",
-        default_value = "evermesh-xds.evermesh-system:18000",
+        default_value = "evermesh-xds.evermesh-system.svc:18000",
         conflicts_with = "config",
         env = "EVERMESH_SIDECAR_XDS"
     )]

@@ -187,7 +187,7 @@ async fn old_values_are_mapped_and_what_is_ignored_is_named() {
         "minAvailable: 1\n",
         "kind: Certificate\n",
         "image: \"evermesh:",
-        "--sidecar-xds=evermesh-xds.appmesh-system:18000\"\n",
+        "--sidecar-xds=evermesh-xds.appmesh-system.svc:18000\"\n",
         "--sidecar-memory-requests=32Mi\"\n",
         "--poststart-interval=5\"\n",
         "--init-image=evermesh-proxy-init:",

@@ -61,7 +61,7 @@ evermesh:{{ .Chart.AppVersion }}
 {{- $sidecar := .Values.sidecar }}
 {{- $resources := $sidecar.resources }}
 {{- $arguments := list
-    (printf "--sidecar-xds=%s-xds.%s:18000" (include "evermesh.fullname" .) .Release.Namespace)
+    (printf "--sidecar-xds=%s-xds.%s.svc:18000" (include "evermesh.fullname" .) .Release.Namespace)
     (printf "--injection-without-member=%s" .Values.injection.withoutMember)
     (printf "--injection-malformed-annotation=%s" .Values.injection.malformedAnnotation)
     (printf "--sidecar-order=%s" $sidecar.order)
