@@ -1,6 +1,7 @@
 //! The command line: what can be asked for, in words that teach. No logic.
 
 mod bootstrap;
+mod choice;
 mod cluster;
 mod injector;
 mod sidecar_telemetry;
@@ -11,8 +12,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use self::{
     bootstrap::BootstrapArgs,
+    choice::{Malformed, SidecarOrder, WithoutMember},
     cluster::{Family, KubernetesArgs, NamespacedName, WebhookArgs},
-    injector::{InjectorArgs, Malformed, SidecarOrder, WithoutMember},
+    injector::InjectorArgs,
     sidecar_telemetry::SidecarTelemetryArgs,
 };
 

@@ -23,6 +23,7 @@ pub(crate) const IGNORED_PORTS: &str = "appmesh.k8s.aws/egressIgnoredPorts";
 
 /// What a pod asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools)] // a switch an annotation
 pub(crate) struct Wishes {
     /// The ports at which the application is called through the proxy.
     pub(crate) ports: Vec<u16>,

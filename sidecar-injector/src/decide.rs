@@ -63,11 +63,11 @@ impl Refusal {
         }
     }
 
-    fn by_others(message: String) -> Decision {
-        Decision::Refuse(Self {
+    fn by_others(message: String) -> Self {
+        Self {
             message,
             may_be_stale: true,
-        })
+        }
     }
 }
 
@@ -122,12 +122,12 @@ pub fn decide(
     match matching.as_slice() {
         [candidate] => match candidate.member(surroundings) {
             Ok(member) => of_member(pod, member),
-            Err(refusal) => refusal,
+            Err(refusal) => Decision::Refuse(refusal),
         },
         [] => match (mode, without_member) {
-            (Mode::Enabled(who), WithoutMember::Refuse) => {
-                Refusal::by_others(nobody(namespace, who, &candidates, &labels))
-            }
+            (Mode::Enabled(who), WithoutMember::Refuse) => Decision::Refuse(Refusal::by_others(
+                nobody(namespace, who, &candidates, &labels),
+            )),
             (Mode::Enabled(who), WithoutMember::Skip) => {
                 Decision::Skip(Some(nobody(namespace, who, &candidates, &labels)))
             }
@@ -135,10 +135,10 @@ pub fn decide(
         },
         several => {
             let names: Vec<_> = several.iter().map(|it| it.object.to_string()).collect();
-            Refusal::by_others(format!(
+            Decision::Refuse(Refusal::by_others(format!(
                 "a pod belongs to one VirtualNode or VirtualGateway, and these select this pod: {}. Narrow their podSelectors, or the labels of the pod's template, to one",
                 names.join(", ")
-            ))
+            )))
         }
     }
 }
@@ -227,7 +227,7 @@ impl Candidate<'_> {
         misses
     }
 
-    fn member(&self, surroundings: &Surroundings) -> Result<Member, Decision> {
+    fn member(&self, surroundings: &Surroundings) -> Result<Member, Refusal> {
         let reference = self.mesh.map_or("", |mesh| mesh.name.as_str());
         let object = ObjectRef::new(Kind::Mesh, "", reference);
         let Some(mesh) = surroundings.meshes.get(&object) else {
@@ -266,41 +266,29 @@ impl Candidate<'_> {
 
 /// Nobody selects the pod: who is there, and why each does not.
 fn nobody(namespace: &str, who: &str, candidates: &[Candidate<'_>], labels: &Labels) -> String {
-    let mut text = format!(
-        "{who} says `{INJECTION}: enabled`, and no VirtualNode or VirtualGateway of the namespace `{namespace}` selects this pod: "
-    );
-    if candidates.is_empty() {
-        text.push_str("there is none");
-    }
     // Whoever misses least is most likely meant.
     let mut misses: Vec<_> = candidates
         .iter()
-        .map(|candidate| (candidate, candidate.misses(labels)))
+        .map(|candidate| (candidate.object, candidate.misses(labels)))
         .collect();
     misses.sort_by_key(|(_, misses)| misses.len());
-    let shown: Vec<String> = misses
+    let (shown, others) = misses.split_at(misses.len().min(SHOWN));
+    let mut there: Vec<String> = shown
         .iter()
-        .take(SHOWN)
-        .map(|(candidate, misses)| {
-            let ObjectRef { kind, name, .. } = candidate.object;
-            format!("{kind} `{name}`: {}", misses.join(", "))
-        })
+        .map(|(object, misses)| format!("{} `{}`: {}", object.kind, object.name, misses.join(", ")))
         .collect();
-    text.push_str(&shown.join("; "));
-    let others: Vec<Arc<str>> = misses
+    let others: Vec<Arc<str>> = others
         .iter()
-        .skip(SHOWN)
-        .map(|(candidate, _)| Arc::clone(&candidate.object.name))
+        .map(|(object, _)| Arc::clone(&object.name))
         .collect();
     match others.as_slice() {
+        [] if there.is_empty() => there.push("there is none".to_owned()),
         [] => {}
-        few if few.len() <= SHOWN => {
-            text.push_str(&format!("; nor {}", list(few)));
-        }
-        many => text.push_str(&format!("; nor {} others", many.len())),
+        few if few.len() <= SHOWN => there.push(format!("nor {}", list(few))),
+        many => there.push(format!("nor {} others", many.len())),
     }
-    text.push_str(&format!(
-        ". Create a VirtualNode whose podSelector selects it, or change a podSelector or the labels of the pod's template; or annotate the template with `{INJECTION}: disabled`"
-    ));
-    text
+    format!(
+        "{who} says `{INJECTION}: enabled`, and no VirtualNode or VirtualGateway of the namespace `{namespace}` selects this pod: {}. Create a VirtualNode whose podSelector selects it, or change a podSelector or the labels of the pod's template; or annotate the template with `{INJECTION}: disabled`",
+        there.join("; ")
+    )
 }

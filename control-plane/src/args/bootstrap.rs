@@ -83,15 +83,15 @@ pub struct BootstrapArgs {
     #[arg(long, env = "EVERMESH_SOTW")]
     pub sotw: bool,
 
-    /// Leave out App Mesh's tags of statistics (appmesh.mesh, appmesh.virtual_node and others)
+    /// Leave out App Mesh's tags of statistics (`appmesh.mesh` and others)
     #[arg(long, env = "EVERMESH_WITHOUT_STATS_TAGS")]
     pub without_stats_tags: bool,
 
-    /// A DogStatsD that gets the statistics: an IP address and a port
+    /// A `DogStatsD` that gets the statistics: an IP address and a port
     #[arg(long, value_name = "IP:PORT", env = "EVERMESH_STATSD")]
     pub statsd: Option<HostPort>,
 
-    /// A DogStatsD at a Unix datagram socket
+    /// A `DogStatsD` at a Unix datagram socket
     #[arg(
         long,
         value_name = "PATH",

@@ -10,12 +10,16 @@ use evermesh_injector::{
     settings::{ControlPlaneSettings, EnvoySettings, Resources},
 };
 
-use super::sidecar_telemetry::SidecarTelemetryArgs;
+use super::{
+    choice::{Malformed, SidecarOrder, WithoutMember},
+    sidecar_telemetry::SidecarTelemetryArgs,
+};
 
 /// What is put into pods.
 #[derive(Debug, Args)]
+#[allow(clippy::struct_excessive_bools)] // a switch a flag
 pub struct InjectorArgs {
-    /// What becomes of a pod that wants a sidecar and that no VirtualNode or VirtualGateway selects
+    /// What becomes of a pod that wants a sidecar and that no virtual node or gateway selects
     #[arg(
         long,
         value_name = "WHAT",
@@ -123,7 +127,7 @@ pub struct InjectorArgs {
     )]
     pub sidecar_log_level: String,
 
-    /// Envoy's worker threads; the variable ENVOY_CONCURRENCY in a pod's `sidecarEnv` says otherwise for that pod
+    /// Envoy's worker threads; the variable `ENVOY_CONCURRENCY` in a pod's `sidecarEnv` says otherwise for that pod
     #[arg(
         long,
         value_name = "N",
@@ -287,55 +291,6 @@ pub struct InjectorArgs {
     /// Traces and statistics
     #[command(flatten)]
     pub telemetry: SidecarTelemetryArgs,
-}
-
-/// An enumeration of the injector's, as a value on the command line.
-macro_rules! choice {
-    ($(#[$meta:meta])* $name:ident { $($(#[$doc:meta])* $variant:ident,)* }) => {
-        $(#[$meta])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-        pub enum $name {
-            $($(#[$doc])* $variant,)*
-        }
-
-        impl From<$name> for evermesh_injector::settings::$name {
-            fn from(chosen: $name) -> Self {
-                match chosen {
-                    $($name::$variant => Self::$variant,)*
-                }
-            }
-        }
-    };
-}
-
-choice! {
-    /// What becomes of a pod without a member.
-    WithoutMember {
-        /// It is refused, and the message says what was looked at
-        Refuse,
-        /// It is created as it is, with a warning
-        Skip,
-    }
-}
-
-choice! {
-    /// What becomes of a pod with an annotation that cannot be read.
-    Malformed {
-        /// It is refused
-        Refuse,
-        /// The annotation's default holds, with a warning
-        Warn,
-    }
-}
-
-choice! {
-    /// Where sidecars stand in a pod.
-    SidecarOrder {
-        /// Init containers that go on running: the application starts when its proxy is ready, and Jobs end
-        Native,
-        /// Containers after the application's, which may start before its proxy is ready
-        Container,
-    }
 }
 
 impl InjectorArgs {

@@ -8,6 +8,7 @@ use evermesh_injector::{
 
 /// Traces and statistics of sidecars.
 #[derive(Debug, Args)]
+#[allow(clippy::struct_excessive_bools)] // a switch a flag
 pub struct SidecarTelemetryArgs {
     /// Send traces to a Jaeger
     #[arg(long, conflicts_with_all = ["enable_datadog_tracing", "enable_xray_tracing"], conflicts_with = "config", env = "EVERMESH_ENABLE_JAEGER_TRACING")]
@@ -76,7 +77,7 @@ pub struct SidecarTelemetryArgs {
     )]
     pub xray_daemon_port: u16,
 
-    /// The share of requests that are traced; the variable XRAY_SAMPLING_RATE in a pod's `sidecarEnv` says otherwise
+    /// The share of requests that are traced; the variable `XRAY_SAMPLING_RATE` in a pod's `sidecarEnv` says otherwise
     /// for that pod
     #[arg(long, value_name = "0..1", default_value_t = 0.05, value_parser = share, conflicts_with = "config", env = "EVERMESH_XRAY_SAMPLING_RATE")]
     pub xray_sampling_rate: f64,
@@ -110,11 +111,11 @@ pub struct SidecarTelemetryArgs {
     )]
     pub xray_image: String,
 
-    /// Give statistics App Mesh's tags (appmesh.mesh, appmesh.virtual_node and others)
+    /// Give statistics App Mesh's tags (`appmesh.mesh` and others)
     #[arg(long, conflicts_with = "config", env = "EVERMESH_ENABLE_STATS_TAGS")]
     pub enable_stats_tags: bool,
 
-    /// Send statistics to a DogStatsD
+    /// Send statistics to a `DogStatsD`
     #[arg(long, conflicts_with = "config", env = "EVERMESH_ENABLE_STATSD")]
     pub enable_statsd: bool,
 

@@ -30,7 +30,7 @@ use serde_json::json;
 
 use super::{HostPort, control_plane::CONTROL_PLANE, duration, endpoints, pipe, socket};
 
-/// Where DogStatsD listens.
+/// Where a `DogStatsD` listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StatsD {
     /// At an address, over UDP. Envoy takes an IP address here, no name.

@@ -173,6 +173,7 @@ fn managed(task: Task<'_>) -> Vec<Value> {
     env
 }
 
+#[allow(clippy::needless_pass_by_value)] // numbers, texts and references
 fn variable(name: &str, value: impl ToString) -> Value {
     json!({ "name": name, "value": value.to_string() })
 }

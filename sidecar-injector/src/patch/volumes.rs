@@ -52,7 +52,7 @@ pub(super) fn needed(task: Task<'_>) -> (Vec<Value>, Vec<Value>) {
 }
 
 /// The socket on which the pod's proxy gets secrets.
-pub(super) fn socket<'a>(task: Task<'a>) -> Option<&'a str> {
+pub(super) fn socket(task: Task<'_>) -> Option<&str> {
     let socket = task.settings.sds_socket.as_deref();
     socket.filter(|_| task.wishes.sds)
 }
