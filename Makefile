@@ -4,6 +4,9 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 
+# What tests and demonstrations start.
+PROGRAMS := -p evermesh -p evermesh-proxy-init -p evermesh-testkit --bins
+
 CARGO_DENY := 0.20.2
 
 .PHONY: help run run-api run-kubernetes cluster cluster-down test test-cluster check bench images setup setup-cluster hosts
@@ -23,7 +26,7 @@ run-api: setup ## The same with kubectl: on a real Kubernetes API server, by the
 
 run-kubernetes: setup-cluster ## The same with pods: a whole Kubernetes on this machine, Evermesh by Helm, Envoys beside applications
 	@echo '==> Building (the first time takes a few minutes)'
-	@cargo build --locked -p evermesh -p evermesh-testkit --bins
+	@cargo build --locked $(PROGRAMS)
 	@target/debug/evermesh-demo --pods
 
 cluster: setup-cluster ## A Kubernetes of one node on this machine, for kubectl: target/cluster/kubeconfig
@@ -41,7 +44,7 @@ test: setup-cluster ## All tests, with real Envoys, Cloud Map, hosts and a clust
 
 test-cluster: setup-cluster ## The tests with pods, on a Kubernetes of this machine or on that of KUBECONFIG
 	@echo '==> Testing with pods'
-	@cargo build --locked -p evermesh -p evermesh-testkit --bins
+	@cargo build --locked $(PROGRAMS)
 	@cargo test --locked -p evermesh --test cluster
 
 check: hosts ## What a reviewer checks by machine: format, lints, dependencies, documentation, each crate alone

@@ -12,9 +12,12 @@ use prost_types::FileDescriptorSet;
 /// The files and folders whose types we name; what they import follows by itself.
 const ROOTS: &[&str] = &[
     "envoy/config/bootstrap/v3/",
+    "envoy/config/trace/v3/",
     "envoy/extensions/access_loggers/file/",
     "envoy/extensions/access_loggers/stream/",
+    "envoy/extensions/filters/http/lua/v3/",
     "envoy/extensions/filters/http/router/",
+    "envoy/extensions/filters/http/upstream_codec/v3/",
     "envoy/extensions/filters/listener/original_dst/",
     "envoy/extensions/filters/listener/tls_inspector/",
     "envoy/extensions/filters/network/http_connection_manager/",

@@ -1,5 +1,5 @@
 //! What one review costs, from the object in JSON to the answer: filling and checking a virtual node among as
-//! many meshes and namespaces as the argument says.
+//! many meshes and namespaces as the argument says; and making a pod a member.
 
 #![allow(clippy::unwrap_used)] // a bench that cannot be set up has nothing to measure
 
@@ -9,6 +9,7 @@ use evermesh_ingest::{
     admission::{IpFamily, Operation, Surroundings, Write, check, fill},
     object::parse,
 };
+use evermesh_injector::{Decision, Settings, decide, patch};
 use evermesh_model::{Kind, ObjectRef};
 use serde_json::{Value, json};
 
@@ -76,4 +77,52 @@ fn mutate(bencher: Bencher<'_, '_>, meshes: usize) {
 fn validate(bencher: Bencher<'_, '_>) {
     let node = node();
     bencher.bench(|| check(&creation(black_box(&node))).unwrap());
+}
+
+/// A pod among as many virtual nodes of its namespace: decided and patched.
+#[divan::bench(args = [1, 100, 1000])]
+fn inject(bencher: Bencher<'_, '_>, nodes: usize) {
+    let mut inputs = Inputs::default();
+    let mesh = json!({
+        "apiVersion": "appmesh.k8s.aws/v1beta2",
+        "kind": "Mesh",
+        "metadata": { "name": "shop", "uid": "u" },
+        "spec": {},
+    });
+    let node = |index: usize| {
+        json!({
+            "apiVersion": "appmesh.k8s.aws/v1beta2",
+            "kind": "VirtualNode",
+            "metadata": { "name": format!("node-{index}"), "namespace": "shop" },
+            "spec": {
+                "meshRef": { "name": "shop", "uid": "u" },
+                "podSelector": { "matchLabels": { "app": format!("app-{index}") } },
+            },
+        })
+    };
+    for object in (0..nodes).map(node).chain([mesh]) {
+        let (reference, object) = parse(object).object.unwrap();
+        inputs.apply(reference, Some(object));
+    }
+    let surroundings = Surroundings::from(&inputs);
+    let settings = Settings::new("evermesh.test:18000".parse().unwrap(), "init:1".to_owned());
+    let container = |index| json!({ "name": format!("c-{index}"), "image": "app:1" });
+    let pod = json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": { "namespace": "shop", "labels": { "app": "app-0" } },
+        "spec": { "containers": (0..5).map(container).collect::<Vec<_>>() },
+    });
+    bencher.bench(|| {
+        let decision = decide(
+            black_box(&pod),
+            "shop",
+            &surroundings,
+            settings.without_member,
+        );
+        let Decision::Inject(member) = decision else {
+            panic!("{decision:?}")
+        };
+        patch(&pod, &member, &settings).unwrap()
+    });
 }

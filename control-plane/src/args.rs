@@ -1,16 +1,22 @@
 //! The command line: what can be asked for, in words that teach. No logic.
 
+mod bootstrap;
+mod choice;
 mod cluster;
+mod injector;
+mod sidecar_telemetry;
 mod xds;
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use evermesh_injector::bootstrap::HostPort;
-use evermesh_model::ResourceName;
 
 pub use self::{
+    bootstrap::BootstrapArgs,
+    choice::{Malformed, SidecarOrder, WithoutMember},
     cluster::{Family, KubernetesArgs, NamespacedName, WebhookArgs},
+    injector::InjectorArgs,
+    sidecar_telemetry::SidecarTelemetryArgs,
     xds::{XdsArgs, XdsAuthentication},
 };
 
@@ -35,7 +41,7 @@ pub enum Command {
     /// Check a folder of manifests without serving it
     Lint(LintArgs),
     /// Print the Envoy bootstrap for a node or gateway
-    Bootstrap(BootstrapArgs),
+    Bootstrap(Box<BootstrapArgs>),
     /// Print the custom resource definitions, to be piped into `kubectl apply -f -`
     Crds,
 }
@@ -60,6 +66,10 @@ pub struct ServeArgs {
     /// Admission
     #[command(flatten)]
     pub webhook: WebhookArgs,
+
+    /// What is put into pods
+    #[command(flatten)]
+    pub injector: InjectorArgs,
 
     /// Where Envoys connect (gRPC: ADS and the separate services, delta and state of the world)
     #[arg(
@@ -215,36 +225,6 @@ pub enum Output {
     Json,
 }
 
-/// `evermesh bootstrap`
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Example:
-  evermesh bootstrap --node mesh/demo/virtualNode/front_demo --xds 10.0.0.5:18000 > /etc/envoy.yaml
-  envoy -c /etc/envoy.yaml")]
-pub struct BootstrapArgs {
-    /// Who the proxy is: mesh/MESH/virtualNode/NAME or mesh/MESH/virtualGateway/NAME; the names are
-    /// awsNames (name and namespace with `_` between by default), an ARN is taken too
-    #[arg(long, value_name = "NAME", env = "EVERMESH_NODE")]
-    pub node: ResourceName,
-
-    /// Where Evermesh serves Envoys
-    #[arg(long, value_name = "HOST:PORT", env = "EVERMESH_XDS")]
-    pub xds: HostPort,
-
-    /// Port of Envoy's admin interface on 127.0.0.1
-    #[arg(
-        long,
-        value_name = "PORT",
-        default_value_t = 9901,
-        env = "EVERMESH_ADMIN_PORT"
-    )]
-    pub admin_port: u16,
-
-    /// State-of-the-world xDS instead of delta
-    #[arg(long, env = "EVERMESH_SOTW")]
-    pub sotw: bool,
-}
-
 /// Reads `5s`, `250ms`, `1m`.
 fn duration(text: &str) -> Result<Duration, String> {
     let number_end = text
@@ -332,6 +312,8 @@ mod tests {
             "--leader-election-namespace=a",
             "--watch-namespace=a",
             "--endpoint-slices",
+            "--sidecar-log-level=info",
+            "--enable-stats-tags",
             "--cloud-map-registration",
             "--xds-token-audience=a",
         ] {

@@ -89,9 +89,13 @@ impl Cluster {
         self.spawn_sources(tasks, args, batches, shutdown);
         if let Some(address) = args.webhook.webhook_address {
             let listener = bind(address, "--webhook-address").await?;
+            let registers = args.cloud_map.cloud_map_registration;
+            let injection = args
+                .injector
+                .settings(&args.kubernetes.aws_region, registers)?;
             tasks.spawn(webhook::run(
                 listener,
-                webhook::Options::from(&args.webhook),
+                webhook::Options::new(&args.webhook, injection),
                 self.client.clone(),
                 surroundings,
                 admission,

@@ -11,7 +11,7 @@ use evermesh::{
     args::{BootstrapArgs, Cli, Command},
     lint,
 };
-use evermesh_injector::bootstrap::{AdminAddress, BootstrapOptions, HostPort, bootstrap, render};
+use evermesh_injector::bootstrap::{bootstrap, render};
 
 /// What scripts may tell apart: 1 is "there are errors" of `lint`, 2 is "it could not be done".
 const COULD_NOT: u8 = 2;
@@ -25,7 +25,7 @@ fn main() -> ExitCode {
             app::serve(&args).map(|()| ExitCode::SUCCESS)
         }
         Command::Lint(args) => lint::run(&args, &mut out),
-        Command::Bootstrap(args) => print_bootstrap(args, &mut out).map(|()| ExitCode::SUCCESS),
+        Command::Bootstrap(args) => print_bootstrap(&args, &mut out).map(|()| ExitCode::SUCCESS),
         Command::Crds => print_crds(&mut out).map(|()| ExitCode::SUCCESS),
     };
     done.unwrap_or_else(|error| {
@@ -35,16 +35,8 @@ fn main() -> ExitCode {
     })
 }
 
-fn print_bootstrap(args: BootstrapArgs, out: &mut impl Write) -> anyhow::Result<()> {
-    let bootstrap = bootstrap(&BootstrapOptions {
-        sotw: args.sotw,
-        admin: AdminAddress::Tcp(HostPort {
-            host: "127.0.0.1".to_owned(),
-            port: args.admin_port,
-        }),
-        ..BootstrapOptions::new(args.node, args.xds)
-    });
-    write!(out, "{}", render(&bootstrap)?)?;
+fn print_bootstrap(args: &BootstrapArgs, out: &mut impl Write) -> anyhow::Result<()> {
+    write!(out, "{}", render(&bootstrap(&args.options()))?)?;
     Ok(())
 }
 

@@ -1,10 +1,12 @@
-//! Admission as a real API server asks for it: what is filled, what is refused, and the certificates that
-//! it trusts.
+//! Admission as a real API server asks for it: what is filled, what is refused, what pods become, and the
+//! certificates that it trusts.
 
 #![allow(clippy::unwrap_used)] // what fails here fails a test
 
 #[path = "admission/cluster.rs"]
 mod cluster;
+#[path = "admission/pods.rs"]
+mod pods;
 
 use std::{
     collections::BTreeSet,

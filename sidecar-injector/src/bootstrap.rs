@@ -1,13 +1,17 @@
 //! Envoy's bootstrap: who the proxy is, where its configuration comes from, what it counts.
 //!
 //! Everything else comes over the stream. Plain Envoy, oldest to newest supported, starts from it without a
-//! warning about deprecated fields.
+//! warning about deprecated fields, unless traces are asked for.
 //!
 //! Must not name a listener, cluster or route of the mesh.
 
-use std::{fmt, net::IpAddr, str::FromStr};
+mod address;
+mod control_plane;
+mod telemetry;
 
-use evermesh_model::{ProxyKind, ResourceName};
+use std::collections::BTreeMap;
+
+use evermesh_model::ResourceName;
 use evermesh_proto::{
     bootstrap::{
         Admin, Bootstrap, LayeredRuntime, RuntimeLayer,
@@ -15,12 +19,12 @@ use evermesh_proto::{
         runtime_layer::{AdminLayer, LayerSpecifier},
     },
     cluster::{
-        Cluster, UpstreamConnectionOptions,
+        Cluster,
         cluster::{ClusterDiscoveryType, DiscoveryType},
     },
     core::{
         self, AggregatedConfigSource, ApiConfigSource, ApiVersion, ConfigSource, GrpcService,
-        Http2ProtocolOptions, KeepaliveSettings, Locality, Node, Pipe, SocketAddress, TcpKeepalive,
+        Http2ProtocolOptions, Locality, Node, Pipe, SocketAddress,
         address::Address as AddressKind,
         api_config_source::ApiType,
         config_source::ConfigSourceSpecifier,
@@ -31,29 +35,35 @@ use evermesh_proto::{
         ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints,
         lb_endpoint::HostIdentifier,
     },
-    json,
-    matcher::{ListStringMatcher, StringMatcher, string_matcher::MatchPattern},
-    pack,
+    json, pack,
     pb::envoy::{
-        config::metrics::v3::{
-            StatsConfig, StatsMatcher, TagSpecifier, stats_matcher, tag_specifier::TagValue,
-        },
-        extensions::upstreams::http::v3::{
-            HttpProtocolOptions,
-            http_protocol_options::{
-                ExplicitHttpConfig, UpstreamProtocolOptions, explicit_http_config::ProtocolConfig,
+        config::accesslog::v3::{AccessLog, access_log},
+        extensions::{
+            access_loggers::file::v3::FileAccessLog,
+            upstreams::http::v3::{
+                HttpProtocolOptions,
+                http_protocol_options::{
+                    ExplicitHttpConfig, UpstreamProtocolOptions,
+                    explicit_http_config::ProtocolConfig,
+                },
             },
         },
     },
     protobuf,
 };
 
-/// The cluster of the control plane. Its statistics are left out, so that sums over all clusters of a proxy
-/// (`envoy_cluster_upstream_rq`) count the mesh's traffic only; `control_plane.connected_state` says how it is.
-const CONTROL_PLANE: &str = "evermesh_control_plane";
+use self::control_plane::CONTROL_PLANE;
+pub use self::{
+    address::{HostPort, InvalidHostPort},
+    control_plane::{Authority, CertificateFiles, ControlPlaneTls},
+    telemetry::{StatsD, Tracing},
+};
+
+/// The cluster of the host's secrets (SDS), such as a SPIRE agent; the name that App Mesh's listeners use.
+const SDS: &str = "static_cluster_sds_unix_socket";
 
 /// What a bootstrap depends on.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct BootstrapOptions {
     /// Who the proxy is.
     pub node: ResourceName,
@@ -61,14 +71,30 @@ pub struct BootstrapOptions {
     pub id: Option<String>,
     /// The service cluster it reports, if not its id.
     pub cluster: Option<String>,
+    /// What else it reports of itself, such as the pod it runs in.
+    pub metadata: BTreeMap<String, String>,
     /// The zone it runs in.
     pub zone: Option<String>,
     /// Where the control plane listens.
     pub xds: HostPort,
+    /// TLS to it; plain text without.
+    pub tls: Option<ControlPlaneTls>,
+    /// A file whose contents are sent to it as a bearer token, read whenever a stream begins.
+    pub token: Option<String>,
     /// Whether to speak the older flavour of xDS, which sends all resources of a type each time.
     pub sotw: bool,
     /// Where Envoy's admin pages are.
     pub admin: AdminAddress,
+    /// The file in which requests to them are noted.
+    pub admin_access_log: Option<String>,
+    /// Whether statistics carry App Mesh's tags.
+    pub stats_tags: bool,
+    /// Who gets the statistics, besides the admin pages.
+    pub statsd: Option<StatsD>,
+    /// Who gets traces.
+    pub tracing: Option<Tracing>,
+    /// The Unix socket on which secrets are served, such as a SPIRE agent's.
+    pub sds_socket: Option<String>,
 }
 
 impl BootstrapOptions {
@@ -78,55 +104,18 @@ impl BootstrapOptions {
             node,
             id: None,
             cluster: None,
+            metadata: BTreeMap::new(),
             zone: None,
             xds,
+            tls: None,
+            token: None,
             sotw: false,
             admin: AdminAddress::default(),
-        }
-    }
-}
-
-/// A host name or an IP address, and a port: `evermesh.evermesh-system:18000`, `[::1]:18000`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HostPort {
-    /// A name or an address, without brackets.
-    pub host: String,
-    /// 1 to 65535
-    pub port: u16,
-}
-
-/// The text is not `HOST:PORT`.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is not of the form HOST:PORT")]
-pub struct InvalidHostPort(pub String);
-
-impl FromStr for HostPort {
-    type Err = InvalidHostPort;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let parse = || {
-            let (host, port) = text.rsplit_once(':')?;
-            let bracketed = host
-                .strip_prefix('[')
-                .and_then(|host| host.strip_suffix(']'));
-            let is_host = bracketed.is_some() || !host.contains(':');
-            let host = bracketed.unwrap_or(host);
-            let port = port.parse().ok().filter(|port| *port != 0)?;
-            (is_host && !host.is_empty()).then(|| Self {
-                host: host.to_owned(),
-                port,
-            })
-        };
-        parse().ok_or_else(|| InvalidHostPort(text.to_owned()))
-    }
-}
-
-impl fmt::Display for HostPort {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.host.contains(':') {
-            write!(f, "[{}]:{}", self.host, self.port)
-        } else {
-            write!(f, "{}:{}", self.host, self.port)
+            admin_access_log: None,
+            stats_tags: true,
+            statsd: None,
+            tracing: None,
+            sds_socket: None,
         }
     }
 }
@@ -151,63 +140,96 @@ impl Default for AdminAddress {
 
 /// The bootstrap of a proxy.
 pub fn bootstrap(options: &BootstrapOptions) -> Bootstrap {
-    let BootstrapOptions {
-        node,
-        id,
-        cluster,
-        zone,
-        xds,
-        sotw,
-        admin,
-    } = options;
-    let id = id.clone().unwrap_or_else(|| node.to_string());
-    Bootstrap {
-        node: Some(Node {
-            cluster: cluster.clone().unwrap_or_else(|| id.clone()),
-            id,
-            locality: zone.clone().map(|zone| Locality {
-                zone,
-                ..Default::default()
-            }),
-            ..Default::default()
-        }),
+    let tls = options.tls.as_ref();
+    let control_plane = control_plane::cluster(&options.xds, tls, options.token.as_deref());
+    let tracers = options.tracing.as_ref().and_then(Tracing::cluster);
+    let secrets = options.sds_socket.as_deref().map(secrets);
+    let bootstrap = Bootstrap {
+        node: Some(node(options)),
         dynamic_resources: Some(DynamicResources {
-            ads_config: Some(ads(*sotw)),
+            ads_config: Some(ads(options.sotw)),
             lds_config: Some(over_ads()),
             cds_config: Some(over_ads()),
             ..Default::default()
         }),
         static_resources: Some(StaticResources {
-            clusters: vec![control_plane(xds)],
+            clusters: [control_plane]
+                .into_iter()
+                .chain(tracers)
+                .chain(secrets)
+                .collect(),
             ..Default::default()
         }),
-        stats_config: Some(StatsConfig {
-            stats_tags: stats_tags(node),
-            stats_matcher: Some(StatsMatcher {
-                stats_matcher: Some(stats_matcher::StatsMatcher::ExclusionList(noise())),
-            }),
-            ..Default::default()
-        }),
+        stats_config: Some(telemetry::stats(&options.node, options.stats_tags)),
+        stats_sinks: options.statsd.iter().map(StatsD::sink).collect(),
         layered_runtime: Some(runtime()),
-        admin: Some(Admin {
-            address: Some(match admin {
-                AdminAddress::Tcp(address) => socket(address),
-                AdminAddress::Pipe(path) => core::Address {
-                    address: Some(AddressKind::Pipe(Pipe {
-                        path: path.clone(),
-                        ..Default::default()
-                    })),
-                },
-            }),
-            ..Default::default()
-        }),
+        admin: Some(admin(options)),
         ..Default::default()
+    };
+    match &options.tracing {
+        Some(tracing) => traced(bootstrap, tracing, &options.node),
+        None => bootstrap,
+    }
+}
+
+/// Envoy calls the field deprecated and reads it still. Listeners of App Mesh name no provider of their own, as
+/// proxies of one node may differ in it.
+#[allow(deprecated)]
+fn traced(bootstrap: Bootstrap, tracing: &Tracing, node: &ResourceName) -> Bootstrap {
+    Bootstrap {
+        tracing: Some(tracing.provider(node)),
+        ..bootstrap
     }
 }
 
 /// A bootstrap as Envoy reads it from a file: protobuf JSON, which is YAML too.
 pub fn render(bootstrap: &Bootstrap) -> Result<String, json::JsonError> {
     Ok(format!("{:#}\n", json::to_json(bootstrap)?))
+}
+
+/// The same on one line, for `--config-yaml`.
+pub fn render_line(bootstrap: &Bootstrap) -> Result<String, json::JsonError> {
+    Ok(json::to_json(bootstrap)?.to_string())
+}
+
+fn node(options: &BootstrapOptions) -> Node {
+    let id = options.id.clone();
+    let id = id.unwrap_or_else(|| options.node.to_string());
+    let fields = options.metadata.iter().map(|(key, value)| {
+        let kind = protobuf::value::Kind::StringValue(value.clone());
+        (key.clone(), protobuf::Value { kind: Some(kind) })
+    });
+    Node {
+        cluster: options.cluster.clone().unwrap_or_else(|| id.clone()),
+        id,
+        metadata: (!options.metadata.is_empty()).then(|| protobuf::Struct {
+            fields: fields.collect(),
+        }),
+        locality: options.zone.clone().map(|zone| Locality {
+            zone,
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+}
+
+fn admin(options: &BootstrapOptions) -> Admin {
+    let log = options.admin_access_log.as_ref().map(|path| AccessLog {
+        name: "envoy.access_loggers.file".to_owned(),
+        config_type: Some(access_log::ConfigType::TypedConfig(pack(&FileAccessLog {
+            path: path.clone(),
+            ..Default::default()
+        }))),
+        ..Default::default()
+    });
+    Admin {
+        address: Some(match &options.admin {
+            AdminAddress::Tcp(address) => socket(address),
+            AdminAddress::Pipe(path) => pipe(path),
+        }),
+        access_log: log.into_iter().collect(),
+        ..Default::default()
+    }
 }
 
 fn ads(sotw: bool) -> ApiConfigSource {
@@ -243,126 +265,29 @@ fn over_ads() -> ConfigSource {
     }
 }
 
-/// The control plane. A name is resolved again and again, so that replicas may come and go. A peer that vanished
-/// without a word is noticed by pings, and by TCP where a proxy in between answers those.
-fn control_plane(xds: &HostPort) -> Cluster {
-    let discovery = if xds.host.parse::<IpAddr>().is_ok() {
-        DiscoveryType::Static
-    } else {
-        DiscoveryType::StrictDns
-    };
+/// Who serves secrets on this host.
+fn secrets(socket: &str) -> Cluster {
     let http2 = HttpProtocolOptions {
         upstream_protocol_options: Some(UpstreamProtocolOptions::ExplicitHttpConfig(
             ExplicitHttpConfig {
-                protocol_config: Some(ProtocolConfig::Http2ProtocolOptions(Http2ProtocolOptions {
-                    connection_keepalive: Some(KeepaliveSettings {
-                        interval: Some(duration(30)),
-                        timeout: Some(duration(5)),
-                        ..Default::default()
-                    }),
-                    ..Default::default()
-                })),
+                protocol_config: Some(ProtocolConfig::Http2ProtocolOptions(
+                    Http2ProtocolOptions::default(),
+                )),
             },
         )),
         ..Default::default()
     };
     Cluster {
-        name: CONTROL_PLANE.to_owned(),
-        cluster_discovery_type: Some(ClusterDiscoveryType::Type(discovery.into())),
+        name: SDS.to_owned(),
+        cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Static.into())),
         connect_timeout: Some(duration(1)),
-        load_assignment: Some(ClusterLoadAssignment {
-            cluster_name: CONTROL_PLANE.to_owned(),
-            endpoints: vec![LocalityLbEndpoints {
-                lb_endpoints: vec![LbEndpoint {
-                    host_identifier: Some(HostIdentifier::Endpoint(Endpoint {
-                        address: Some(socket(xds)),
-                        ..Default::default()
-                    })),
-                    ..Default::default()
-                }],
-                ..Default::default()
-            }],
-            ..Default::default()
-        }),
+        load_assignment: Some(endpoints(SDS, pipe(socket))),
         typed_extension_protocol_options: [(
             "envoy.extensions.upstreams.http.v3.HttpProtocolOptions".to_owned(),
             pack(&http2),
         )]
         .into(),
-        upstream_connection_options: Some(UpstreamConnectionOptions {
-            tcp_keepalive: Some(TcpKeepalive {
-                keepalive_probes: Some(uint32(3)),
-                keepalive_time: Some(uint32(30)),
-                keepalive_interval: Some(uint32(5)),
-            }),
-            ..Default::default()
-        }),
         ..Default::default()
-    }
-}
-
-/// App Mesh's tags: who the proxy is; and protocol and port of an inbound listener, which stand in the names of its
-/// statistics (`http.ingress.http.8080.downstream_rq_total`).
-fn stats_tags(node: &ResourceName) -> Vec<TagSpecifier> {
-    let kind = match node.kind {
-        ProxyKind::VirtualNode => "appmesh.virtual_node",
-        ProxyKind::VirtualGateway => "appmesh.virtual_gateway",
-        ProxyKind::VirtualRouter => "appmesh.virtual_router",
-    };
-    let fixed = |name, value: &str| tag(name, TagValue::FixedValue(value.to_owned()));
-    let regex = |name, regex: &str| tag(name, TagValue::Regex(regex.to_owned()));
-    vec![
-        fixed("appmesh.mesh", &node.mesh),
-        fixed(kind, &node.name),
-        regex(
-            "appmesh.listener_protocol",
-            r"^(?:http|tcp)\.ingress\.((\w+)\.)\d+\.",
-        ),
-        regex(
-            "appmesh.listener_port",
-            r"^(?:http|tcp)\.ingress\.\w+\.((\d+)\.)",
-        ),
-        regex(
-            "envoy_rds_route_config",
-            r"^http\.ingress\.\w+\.\d+\.rds\.((\w+)\.)",
-        ),
-    ]
-}
-
-fn tag(name: &str, value: TagValue) -> TagSpecifier {
-    TagSpecifier {
-        tag_name: name.to_owned(),
-        tag_value: Some(value),
-    }
-}
-
-/// Statistics that nobody's dashboard shows and that grow with threads, zones or clusters. Everything else stays:
-/// a list of what to keep would silently lose what somebody alerts on.
-fn noise() -> ListStringMatcher {
-    let prefixes = [
-        format!("cluster.{CONTROL_PLANE}."),
-        "runtime.".to_owned(),
-        "workers.".to_owned(),
-    ];
-    let parts = [
-        ".worker_",
-        ".zone.",
-        ".lb_",
-        ".internal.upstream_rq",
-        ".external.upstream_rq",
-        ".canary.upstream_rq",
-        ".upstream_flow_control_",
-    ];
-    let patterns = prefixes
-        .into_iter()
-        .map(MatchPattern::Prefix)
-        .chain(parts.map(|part| MatchPattern::Contains(part.to_owned())))
-        .map(|pattern| StringMatcher {
-            match_pattern: Some(pattern),
-            ..Default::default()
-        });
-    ListStringMatcher {
-        patterns: patterns.collect(),
     }
 }
 
@@ -391,6 +316,7 @@ fn socket(HostPort { host, port }: &HostPort) -> core::Address {
         address: Some(AddressKind::SocketAddress(SocketAddress {
             address: host.clone(),
             port_specifier: Some(PortSpecifier::PortValue((*port).into())),
+            ipv4_compat: host == "::",
             ..Default::default()
         })),
     }
@@ -404,47 +330,32 @@ fn uint32(value: u32) -> protobuf::UInt32Value {
     protobuf::UInt32Value { value }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn options() -> BootstrapOptions {
-        BootstrapOptions::new(
-            ResourceName::new("shop", ProxyKind::VirtualNode, "color_ns"),
-            "evermesh.evermesh-system:18000".parse().unwrap(),
-        )
-    }
-
-    #[test]
-    fn a_node_by_default() {
-        insta::assert_snapshot!(render(&bootstrap(&options())).unwrap());
-    }
-
-    #[test]
-    fn a_gateway_with_every_option() {
-        let gateway = bootstrap(&BootstrapOptions {
-            node: ResourceName::new("shop", ProxyKind::VirtualGateway, "gate_ns"),
-            id: Some("mesh/shop@111122223333/virtualGateway/gate_ns".to_owned()),
-            cluster: Some("gates".to_owned()),
-            zone: Some("eu-west-1a".to_owned()),
-            xds: "[::1]:18000".parse().unwrap(),
-            sotw: true,
-            admin: AdminAddress::Pipe("/run/envoy/admin.sock".to_owned()),
-        });
-        insta::assert_snapshot!(render(&gateway).unwrap());
-    }
-
-    #[test]
-    fn host_and_port() {
-        for text in ["a.b:1", "10.0.0.1:65535", "[::1]:18000"] {
-            let parsed: HostPort = text.parse().unwrap();
-            assert_eq!(parsed.to_string(), text);
-        }
-        for text in ["", "a", "a:", ":1", "a:0", "a:65536", "::1:18000", "[]:1"] {
-            assert_eq!(
-                text.parse::<HostPort>(),
-                Err(InvalidHostPort(text.to_owned()))
-            );
-        }
+/// A cluster's one endpoint.
+fn endpoints(cluster: &str, address: core::Address) -> ClusterLoadAssignment {
+    ClusterLoadAssignment {
+        cluster_name: cluster.to_owned(),
+        endpoints: vec![LocalityLbEndpoints {
+            lb_endpoints: vec![LbEndpoint {
+                host_identifier: Some(HostIdentifier::Endpoint(Endpoint {
+                    address: Some(address),
+                    ..Default::default()
+                })),
+                ..Default::default()
+            }],
+            ..Default::default()
+        }],
+        ..Default::default()
     }
 }
+
+fn pipe(path: &str) -> core::Address {
+    core::Address {
+        address: Some(AddressKind::Pipe(Pipe {
+            path: path.to_owned(),
+            ..Default::default()
+        })),
+    }
+}
+
+#[cfg(test)]
+mod tests;

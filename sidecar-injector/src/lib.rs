@@ -1,9 +1,19 @@
 //! What a pod, or any host, needs to run an Envoy of the mesh.
 //!
-//! Options in, a typed message out; whoever calls writes it to a file or into a pod.
+//! Pods: [`decide`] says which get a sidecar, [`patch()`] makes them members. Any host: [`bootstrap()`] is Envoy's
+//! configuration. Options in, a typed message or a patch out; whoever calls hands it to the API server or writes
+//! it to a file.
 //!
 //! Must not do I/O, and must not know Kubernetes' client or the control plane's insides.
 
+mod annotation;
 pub mod bootstrap;
+mod decide;
+mod patch;
+pub mod settings;
 
+pub use annotation::INJECTION;
 pub use bootstrap::{AdminAddress, BootstrapOptions, HostPort, InvalidHostPort, bootstrap, render};
+pub use decide::{Decision, Member, Refusal, decide, needs_surroundings};
+pub use patch::{PatchError, Patched, patch};
+pub use settings::Settings;

@@ -6,11 +6,11 @@
 use std::{fmt, sync::Arc};
 
 use evermesh_crds::v1beta2;
-use evermesh_model::{Graph, Kind, ObjectRef, ProxyKind, ResourceName};
+use evermesh_model::{Graph, ObjectRef, ProxyKind, ResourceName};
 use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::LabelSelector};
 
 use crate::{
-    inputs::{Inputs, Objects},
+    inputs::{self, ByOwner, Inputs, Objects},
     membership::{Labels, selects},
 };
 
@@ -21,8 +21,8 @@ pub struct Workloads {
     pub virtual_nodes: Objects<v1beta2::VirtualNode>,
     /// `VirtualGateway`
     pub virtual_gateways: Objects<v1beta2::VirtualGateway>,
-    /// `Pod`
-    pub pods: Objects<Pod>,
+    /// `Pod`, by namespace
+    pub pods: ByOwner<Pod>,
 }
 
 impl From<&Inputs> for Workloads {
@@ -30,7 +30,7 @@ impl From<&Inputs> for Workloads {
         Self {
             virtual_nodes: Arc::clone(&inputs.virtual_nodes),
             virtual_gateways: Arc::clone(&inputs.virtual_gateways),
-            pods: Arc::clone(&inputs.pods),
+            pods: Arc::clone(inputs.pods.by_owner()),
         }
     }
 }
@@ -105,28 +105,20 @@ impl Workloads {
     }
 
     fn pods_of(&self, workload: &Workload) -> Result<Vec<(&ObjectRef, &Arc<Pod>)>, Unfit> {
-        let pods: Vec<_> = match workload {
-            Workload::Pod {
-                namespace,
-                name,
-                uid,
-            } => {
-                let id = ObjectRef::new(Kind::Pod, Arc::clone(namespace), Arc::clone(name));
-                let found = self.pods.get_key_value(&id).into_iter();
-                let is_it = |pod: &Pod| pod.metadata.uid.as_deref() == Some(uid);
-                found.filter(|(_, pod)| is_it(pod)).collect()
+        let (Workload::Pod { namespace, .. } | Workload::Account { namespace, .. }) = workload;
+        let there = self.pods.get(&inputs::namespace(namespace));
+        let there = there.into_iter().flat_map(|pods| pods.iter());
+        let is_it = |(id, pod): &(&ObjectRef, &Arc<Pod>)| match workload {
+            Workload::Pod { name, uid, .. } => {
+                id.name == *name && pod.metadata.uid.as_deref() == Some(uid)
             }
-            Workload::Account { namespace, name } => {
-                let first = ObjectRef::new(Kind::Pod, Arc::clone(namespace), "");
-                let all = self.pods.range(first..);
-                let all = all.take_while(|(id, _)| id.namespace == *namespace);
-                let runs_as = |pod: &Pod| {
-                    let account = pod.spec.as_ref()?.service_account_name.as_deref();
-                    Some(account? == &**name)
-                };
-                all.filter(|(_, pod)| runs_as(pod) == Some(true)).collect()
+            Workload::Account { name, .. } => {
+                let spec = pod.spec.as_ref();
+                let account = spec.and_then(|spec| spec.service_account_name.as_deref());
+                account == Some(name)
             }
         };
+        let pods: Vec<_> = there.filter(is_it).collect();
         if pods.is_empty() {
             return Err(Unfit::NoPod);
         }

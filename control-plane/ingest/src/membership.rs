@@ -24,18 +24,66 @@ pub type Labels = BTreeMap<String, String>;
 /// Whether a label selector selects these labels. An empty selector selects everything; what an absent
 /// selector means differs from field to field and is the caller's to say.
 pub fn selects(selector: &LabelSelector, labels: &Labels) -> bool {
+    requirements(selector).all(|requirement| requirement.holds(labels))
+}
+
+/// What of a label selector does not hold for these labels, in words such as ``the label `app` is `x`, not `y` ``;
+/// empty if it selects them.
+pub fn mismatches(selector: &LabelSelector, labels: &Labels) -> Vec<String> {
+    requirements(selector)
+        .filter(|requirement| !requirement.holds(labels))
+        .map(|requirement| requirement.mismatch(labels))
+        .collect()
+}
+
+/// One of the conditions of a label selector.
+enum Requirement<'a> {
+    Label(&'a str, &'a str),
+    Expression(&'a LabelSelectorRequirement),
+}
+
+fn requirements(selector: &LabelSelector) -> impl Iterator<Item = Requirement<'_>> {
     let LabelSelector {
         match_expressions,
         match_labels,
     } = selector;
-    match_labels
-        .iter()
-        .flatten()
-        .all(|(key, value)| labels.get(key) == Some(value))
-        && match_expressions
-            .iter()
-            .flatten()
-            .all(|requirement| requirement_holds(requirement, labels))
+    let labels = match_labels.iter().flatten();
+    let expressions = match_expressions.iter().flatten();
+    labels
+        .map(|(key, value)| Requirement::Label(key, value))
+        .chain(expressions.map(Requirement::Expression))
+}
+
+impl Requirement<'_> {
+    fn holds(&self, labels: &Labels) -> bool {
+        match self {
+            Self::Label(key, value) => labels.get(*key).is_some_and(|found| found == value),
+            Self::Expression(expression) => requirement_holds(expression, labels),
+        }
+    }
+
+    /// Why it does not hold.
+    fn mismatch(&self, labels: &Labels) -> String {
+        let (key, wanted) = match self {
+            Self::Label(key, value) => (*key, format!("be `{value}`")),
+            Self::Expression(expression) => {
+                let values: Vec<_> = expression.values.iter().flatten().collect();
+                let key = expression.key.as_str();
+                let wanted = match expression.operator.as_str() {
+                    "In" => format!("be one of {}", list(&values)),
+                    "NotIn" => format!("not be one of {}", list(&values)),
+                    "Exists" => "be there".to_owned(),
+                    "DoesNotExist" => "not be there".to_owned(),
+                    other => return format!("`{other}` for the label `{key}` is no operator"),
+                };
+                (key, wanted)
+            }
+        };
+        match labels.get(key) {
+            Some(found) => format!("the label `{key}` is `{found}` and must {wanted}"),
+            None => format!("the label `{key}` is missing and must {wanted}"),
+        }
+    }
 }
 
 fn requirement_holds(requirement: &LabelSelectorRequirement, labels: &Labels) -> bool {
@@ -184,7 +232,7 @@ pub(crate) fn there_are(known: &[Arc<str>], advice: &str) -> String {
 }
 
 /// `a`, `b` and `c`, in backquotes.
-pub(crate) fn list<T: std::fmt::Display>(names: &[T]) -> String {
+pub fn list<T: std::fmt::Display>(names: &[T]) -> String {
     let quoted: Vec<String> = names.iter().map(|name| format!("`{name}`")).collect();
     match quoted.as_slice() {
         [] => "none".to_owned(),
@@ -231,6 +279,7 @@ mod tests {
         ] {
             let selector = selector("mesh", operator, values);
             assert_eq!(selects(&selector, &shop), expected, "{operator} {values:?}");
+            assert_eq!(mismatches(&selector, &shop).is_empty(), expected);
             assert_eq!(
                 selects(&selector, &Labels::new()),
                 expected_without,
@@ -242,6 +291,47 @@ mod tests {
             ..selector("stage", "Exists", &[])
         };
         assert!(!selects(&both, &shop), "all of it must hold");
+    }
+
+    #[test]
+    fn says_why_it_does_not_select() {
+        let has = labels(&[("app", "web")]);
+        let wants = LabelSelector {
+            match_labels: Some(labels(&[("app", "api"), ("tier", "back")])),
+            ..selector("stage", "NotIn", &["x"])
+        };
+        assert_eq!(
+            mismatches(&wants, &has),
+            [
+                "the label `app` is `web` and must be `api`",
+                "the label `tier` is missing and must be `back`",
+            ]
+        );
+        for (operator, values, expected) in [
+            (
+                "In",
+                &["a", "b"][..],
+                "the label `app` is `web` and must be one of `a` and `b`",
+            ),
+            (
+                "NotIn",
+                &["web"],
+                "the label `app` is `web` and must not be one of `web`",
+            ),
+            (
+                "DoesNotExist",
+                &[],
+                "the label `app` is `web` and must not be there",
+            ),
+            ("Near", &[], "`Near` for the label `app` is no operator"),
+        ] {
+            assert_eq!(
+                mismatches(&selector("app", operator, values), &has),
+                [expected]
+            );
+        }
+        let missing = mismatches(&selector("app", "Exists", &[]), &Labels::new());
+        assert_eq!(missing, ["the label `app` is missing and must be there"]);
     }
 
     #[test]

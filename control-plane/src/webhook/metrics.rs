@@ -17,13 +17,13 @@ use prometheus_client::{
 /// What was asked, and what came of it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct RequestLabels {
-    /// `mutate` or `validate`
+    /// `mutate`, `validate`, or `inject` for pods
     pub(super) webhook: &'static str,
     /// `VirtualNode`
     pub(super) kind: &'static str,
     /// `create`, `update`, or `other`
     pub(super) operation: &'static str,
-    /// `allowed`, `patched`, `denied`, `malformed` or `unready`
+    /// `allowed`, `patched`, `denied`, `malformed`, `unready` or `failed`
     pub(super) outcome: &'static str,
 }
 

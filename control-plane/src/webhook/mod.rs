@@ -1,4 +1,5 @@
-//! Admission over HTTPS: the API server asks, [`evermesh_ingest::admission`] answers.
+//! Admission over HTTPS: the API server asks; [`evermesh_ingest::admission`] answers about the mesh's objects, and
+//! [`evermesh_injector`] about pods.
 //!
 //! [`run`] starts the parts: the server, whoever provides its certificate, and, if the certificate is our
 //! own, whoever tells the API server to trust it. What is known of the cluster comes in as a `watch` of
@@ -12,6 +13,7 @@ mod bundle;
 mod certificates;
 mod files;
 mod metrics;
+mod pods;
 mod review;
 mod secret;
 mod server;
@@ -34,7 +36,7 @@ use self::{
 };
 pub use self::{
     metrics::AdmissionMetrics,
-    review::{Webhook, path},
+    review::{POD_PATH, Webhook, path},
 };
 use crate::args::{Family, NamespacedName, WebhookArgs};
 
@@ -57,6 +59,8 @@ pub struct Options {
     pub family: IpFamily,
     /// How long an answer that would refuse waits for news of other objects.
     pub patience: Duration,
+    /// What is put into pods.
+    pub injection: evermesh_injector::Settings,
     /// The time.
     pub clock: Clock,
 }
@@ -97,8 +101,9 @@ impl OwnAuthority {
     }
 }
 
-impl From<&WebhookArgs> for Options {
-    fn from(args: &WebhookArgs) -> Self {
+impl Options {
+    /// As the command line says.
+    pub fn new(args: &WebhookArgs, injection: evermesh_injector::Settings) -> Self {
         let certificate = match &args.webhook_certificates {
             Some(folder) => CertificateSource::Files(folder.clone()),
             None => CertificateSource::OwnAuthority(OwnAuthority {
@@ -116,6 +121,7 @@ impl From<&WebhookArgs> for Options {
                 Family::Ipv6 => IpFamily::Ipv6,
             },
             patience: PATIENCE,
+            injection,
             clock: Arc::new(SystemTime::now),
         }
     }
@@ -139,6 +145,7 @@ pub async fn run(
         surroundings,
         family: options.family,
         patience: options.patience,
+        injection: Arc::new(options.injection),
         metrics,
     };
     let mut tasks = JoinSet::new();

@@ -4,7 +4,7 @@
 //!
 //! Must not decide anything.
 
-use evermesh_ingest::admission::{Denial, Operation, Write};
+use evermesh_ingest::admission::{Operation, Write};
 use evermesh_model::{Kind, ObjectRef};
 use json_patch::Patch;
 use k8s_openapi::ByteString;
@@ -49,6 +49,9 @@ pub fn path(webhook: Webhook, kind: Kind) -> Option<String> {
         )
     })
 }
+
+/// Where the webhook of pods is, as it was in App Mesh.
+pub const POD_PATH: &str = "/mutate-v1-pod";
 
 /// What the API server sends, as far as it is read.
 #[derive(Debug, Deserialize)]
@@ -117,9 +120,13 @@ impl Request {
             version,
             kind: word,
         } = &request.kind;
-        if Kind::find(&format!("{group}/{version}"), word) != Some(kind) {
+        let api_version = match group.as_str() {
+            "" => version.clone(),
+            group => format!("{group}/{version}"),
+        };
+        if Kind::find(&api_version, word) != Some(kind) {
             return Err(Malformed::Kind {
-                found: format!("{group}/{version} {word}"),
+                found: format!("{api_version} {word}"),
                 expected: kind,
             });
         }
@@ -165,6 +172,13 @@ impl Request {
         })
     }
 
+    /// The object that is to be created, and its namespace; nothing if none is.
+    pub(super) fn creation(&self) -> Option<(&Value, &str)> {
+        let is_whole = self.sub_resource.as_ref().is_none_or(String::is_empty);
+        let namespace = self.namespace.as_deref().unwrap_or_default();
+        (is_whole && self.operation == "CREATE").then_some((&self.object, namespace))
+    }
+
     /// Empty while the API server has yet to generate it.
     fn object_name(&self) -> &str {
         let requested = self.name.as_deref().filter(|name| !name.is_empty());
@@ -172,19 +186,22 @@ impl Request {
         requested.or_else(written).unwrap_or_default()
     }
 
-    /// The answer that lets it pass, changed as the patch says.
-    pub(super) fn allow(&self, patch: &Patch) -> Value {
+    /// The answer that lets it pass, changed as the patch says, with what its author is to be told.
+    pub(super) fn allow(&self, patch: &Patch, warnings: &[String]) -> Value {
         let mut response = json!({ "uid": self.uid, "allowed": true });
         if !patch.0.is_empty() {
             let patch = json!(patch).to_string().into_bytes();
             response["patchType"] = "JSONPatch".into();
             response["patch"] = json!(ByteString(patch));
         }
+        if !warnings.is_empty() {
+            response["warnings"] = json!(warnings);
+        }
         review(&response)
     }
 
     /// The answer that refuses it.
-    pub(super) fn deny(&self, denial: &Denial) -> Value {
+    pub(super) fn deny(&self, message: &str) -> Value {
         review(&json!({
             "uid": self.uid,
             "allowed": false,
@@ -192,7 +209,7 @@ impl Request {
                 "status": "Failure",
                 "reason": "Forbidden",
                 "code": 403,
-                "message": denial.to_string(),
+                "message": message,
             },
         }))
     }

@@ -18,7 +18,7 @@ use axum::{
     routing::post,
 };
 use axum_server::{Handle, tls_rustls::RustlsConfig};
-use evermesh_ingest::admission::{self, Denial, IpFamily, Surroundings, Write};
+use evermesh_ingest::admission::{self, IpFamily, Surroundings, Write};
 use evermesh_model::Kind;
 use json_patch::Patch;
 use tokio::{net::TcpListener, sync::watch, time::timeout_at};
@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     certificates::Certificates,
     metrics::{AdmissionMetrics, RequestLabels},
-    review::{Malformed, Request, Webhook, path},
+    review::{Malformed, POD_PATH, Request, Webhook, path},
 };
 
 /// An API server takes objects of up to 3 MiB, and an update brings two.
@@ -42,15 +42,20 @@ pub(super) struct Admission {
     pub(super) surroundings: watch::Receiver<Option<Surroundings>>,
     pub(super) family: IpFamily,
     pub(super) patience: Duration,
+    pub(super) injection: Arc<evermesh_injector::Settings>,
     pub(super) metrics: AdmissionMetrics,
 }
 
 /// What became of a request.
-enum Outcome {
-    Allowed(Patch),
-    Denied(Denial),
+pub(super) enum Outcome {
+    /// With what whoever asked is to be told.
+    Allowed(Patch, Vec<String>),
+    /// In words for whoever asked.
+    Denied(String),
     /// The objects that the answer depends on are not known yet.
     Unready,
+    /// A mistake of ours.
+    Failed,
 }
 
 /// Serves until cancelled.
@@ -89,14 +94,32 @@ fn router(admission: &Admission) -> Router {
             router = router.route(&path, post(answer));
         }
     }
+    let admission = admission.clone();
+    let answer = async move |body: Bytes| admission.answer_pod(&body).await;
+    router = router.route(POD_PATH, post(answer));
     router.layer(DefaultBodyLimit::max(BODY_LIMIT))
 }
 
 impl Admission {
     async fn answer(&self, webhook: Webhook, kind: Kind, body: &[u8]) -> Response {
+        let decide = async |request: &Request| match request.write(kind) {
+            Some(write) => self.decide(webhook, &write).await,
+            None => Outcome::allowed(),
+        };
+        self.measured(webhook.as_str(), kind, body, decide).await
+    }
+
+    /// Reads a request, answers it and counts it.
+    pub(super) async fn measured(
+        &self,
+        webhook: &'static str,
+        kind: Kind,
+        body: &[u8],
+        decide: impl AsyncFnOnce(&Request) -> Outcome,
+    ) -> Response {
         let started = Instant::now();
         let mut labels = RequestLabels {
-            webhook: webhook.as_str(),
+            webhook,
             kind: kind.as_str(),
             operation: "other",
             outcome: "malformed",
@@ -104,10 +127,7 @@ impl Admission {
         let response = match Request::read(body, kind) {
             Ok(request) => {
                 labels.operation = request.operation();
-                let outcome = match request.write(kind) {
-                    Some(write) => self.decide(webhook, &write).await,
-                    None => Outcome::Allowed(Patch::default()),
-                };
+                let outcome = decide(&request).await;
                 labels.outcome = outcome.as_str();
                 respond(&request, &outcome)
             }
@@ -121,26 +141,39 @@ impl Admission {
         match webhook {
             Webhook::Mutate => self.fill(write).await,
             Webhook::Validate => match admission::check(write) {
-                Ok(()) => Outcome::Allowed(Patch::default()),
-                Err(denial) => Outcome::Denied(denial),
+                Ok(()) => Outcome::allowed(),
+                Err(denial) => Outcome::Denied(denial.to_string()),
             },
         }
     }
 
-    /// A refusal that other objects are the reason for is final only when no news of them came in time.
     async fn fill(&self, write: &Write<'_>) -> Outcome {
+        self.patiently(|known| match known {
+            None if write.needs_surroundings() => (Outcome::Unready, true),
+            known => {
+                let known = known.cloned().unwrap_or_default();
+                match admission::fill(write, &known, self.family) {
+                    Ok(patch) => (Outcome::Allowed(patch, Vec::new()), false),
+                    Err(denial) => (Outcome::Denied(denial.to_string()), denial.may_be_stale),
+                }
+            }
+        })
+        .await
+    }
+
+    /// An answer that other objects are the reason for (`true`) is final only when no news of them came in time.
+    pub(super) async fn patiently(
+        &self,
+        mut decide: impl FnMut(Option<&Surroundings>) -> (Outcome, bool),
+    ) -> Outcome {
         let mut surroundings = self.surroundings.clone();
         let deadline = tokio::time::Instant::now() + self.patience;
         loop {
             let known = surroundings.borrow_and_update().clone();
-            let outcome = match known {
-                None if write.needs_surroundings() => Outcome::Unready,
-                known => match admission::fill(write, &known.unwrap_or_default(), self.family) {
-                    Ok(patch) => return Outcome::Allowed(patch),
-                    Err(denial) if !denial.may_be_stale => return Outcome::Denied(denial),
-                    Err(denial) => Outcome::Denied(denial),
-                },
-            };
+            let (outcome, may_be_stale) = decide(known.as_ref());
+            if !may_be_stale {
+                return outcome;
+            }
             match timeout_at(deadline, surroundings.changed()).await {
                 Ok(Ok(())) => {}
                 // No news in time, or none for ever.
@@ -151,20 +184,27 @@ impl Admission {
 }
 
 impl Outcome {
+    /// As it is.
+    pub(super) fn allowed() -> Self {
+        Self::Allowed(Patch::default(), Vec::new())
+    }
+
     fn as_str(&self) -> &'static str {
         match self {
-            Self::Allowed(patch) if patch.0.is_empty() => "allowed",
-            Self::Allowed(_) => "patched",
+            Self::Allowed(patch, _) if patch.0.is_empty() => "allowed",
+            Self::Allowed(..) => "patched",
             Self::Denied(_) => "denied",
             Self::Unready => "unready",
+            Self::Failed => "failed",
         }
     }
 }
 
 fn respond(request: &Request, outcome: &Outcome) -> Response {
     match outcome {
-        Outcome::Allowed(patch) => Json(request.allow(patch)).into_response(),
-        Outcome::Denied(denial) => Json(request.deny(denial)).into_response(),
+        Outcome::Allowed(patch, warnings) => Json(request.allow(patch, warnings)).into_response(),
+        Outcome::Denied(message) => Json(request.deny(message)).into_response(),
+        Outcome::Failed => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
         Outcome::Unready => (
             StatusCode::SERVICE_UNAVAILABLE,
             "the meshes of the cluster are not known yet: try again in a moment\n",

@@ -187,6 +187,11 @@ async fn old_values_are_mapped_and_what_is_ignored_is_named() {
         "minAvailable: 1\n",
         "kind: Certificate\n",
         "image: \"evermesh:",
+        "--sidecar-xds=evermesh-xds.appmesh-system.svc:18000\"\n",
+        "--sidecar-memory-requests=32Mi\"\n",
+        "--poststart-interval=5\"\n",
+        "--init-image=evermesh-proxy-init:",
+        "name: mpod.appmesh.k8s.aws\n",
     ] {
         assert!(rendered.contains(expected), "{expected} in:\n{rendered}");
     }
@@ -210,7 +215,7 @@ async fn old_values_are_mapped_and_what_is_ignored_is_named() {
         .unwrap();
     assert_eq!(
         ignored,
-        "clusterName, enableBackendGroups, init, preview, sds, sidecar, stats, tlsCipherSuite, tlsMinVersion, tracing, xray, image (that of appmesh-controller), rbac.pspEnabled."
+        "clusterName, enableBackendGroups, preview, tlsCipherSuite, tlsMinVersion, image (that of appmesh-controller), sidecar.image (AWS's Envoy), init.image (AWS's), rbac.pspEnabled."
     );
     let with_ours = notes(&[]).await;
     assert!(!with_ours.contains("ignored"), "{with_ours}");

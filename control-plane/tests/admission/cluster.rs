@@ -8,7 +8,7 @@ use std::{
 };
 
 use evermesh::webhook::{
-    self, AdmissionMetrics, CertificateSource, Options, OwnAuthority, Webhook,
+    self, AdmissionMetrics, CertificateSource, Options, OwnAuthority, POD_PATH, Webhook,
 };
 use evermesh_ingest::{
     Inputs,
@@ -100,6 +100,10 @@ impl Replica {
             }),
             family: IpFamily::Ipv4,
             patience: Duration::from_secs(2),
+            injection: evermesh_injector::Settings::new(
+                "evermesh-xds.default:18000".parse().unwrap(),
+                "evermesh-proxy-init:test".to_owned(),
+            ),
             clock: Arc::new(move || clock.now()),
         };
         let running = webhook::run(
@@ -182,7 +186,12 @@ impl rustls::client::danger::ServerCertVerifier for Seen {
 
 /// Keeps the surroundings as a control plane would.
 async fn follow(client: Client, surroundings: watch::Sender<Option<Surroundings>>) {
-    const KINDS: [Kind; 3] = [Kind::Namespace, Kind::Mesh, Kind::VirtualGateway];
+    const KINDS: [Kind; 4] = [
+        Kind::Namespace,
+        Kind::Mesh,
+        Kind::VirtualNode,
+        Kind::VirtualGateway,
+    ];
     let mut streams = SelectAll::new();
     for kind in KINDS {
         let (group, version) = kind
@@ -287,11 +296,14 @@ impl Cluster {
                 VALIDATING,
             ),
         ] {
-            let webhooks: Vec<Value> = Kind::ALL
+            let mut webhooks: Vec<Value> = Kind::ALL
                 .into_iter()
                 .filter_map(|kind| Some((kind, webhook::path(webhook, kind)?)))
                 .map(|(kind, path)| self.webhook(kind, &path))
                 .collect();
+            if webhook == Webhook::Mutate {
+                webhooks.push(self.pod_webhook());
+            }
             let configuration = json!({
                 "apiVersion": "admissionregistration.k8s.io/v1",
                 "kind": kind,
@@ -300,6 +312,28 @@ impl Cluster {
             });
             self.create(&configuration).await.unwrap();
         }
+    }
+
+    fn pod_webhook(&self) -> Value {
+        json!({
+            "name": "mpod.appmesh.k8s.aws",
+            "clientConfig": { "url": format!("https://{}{POD_PATH}", self.replica.address) },
+            "namespaceSelector": { "matchExpressions": [{
+                "key": evermesh_injector::INJECTION,
+                "operator": "In",
+                "values": ["enabled", "disabled"],
+            }] },
+            "rules": [{
+                "apiGroups": [""],
+                "apiVersions": ["v1"],
+                "operations": ["CREATE"],
+                "resources": ["pods"],
+            }],
+            "failurePolicy": "Fail",
+            "reinvocationPolicy": "IfNeeded",
+            "sideEffects": "None",
+            "admissionReviewVersions": ["v1"],
+        })
     }
 
     fn webhook(&self, kind: Kind, path: &str) -> Value {

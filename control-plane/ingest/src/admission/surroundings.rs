@@ -1,6 +1,7 @@
 //! What admission looks at beside the object under review, and the two questions it asks of it.
 //!
-//! Made from [`Inputs`] by cloning three pointers. Must not hold more than membership needs.
+//! Made from [`Inputs`] by cloning four pointers. Must not hold more than membership needs, of the mesh's objects and
+//! of pods.
 
 use std::sync::Arc;
 
@@ -22,6 +23,8 @@ pub struct Surroundings {
     pub namespaces: Objects<Namespace>,
     /// `Mesh`
     pub meshes: Objects<v1beta2::Mesh>,
+    /// `VirtualNode`: what pods may be
+    pub virtual_nodes: Objects<v1beta2::VirtualNode>,
     /// `VirtualGateway`
     pub virtual_gateways: Objects<v1beta2::VirtualGateway>,
 }
@@ -31,6 +34,7 @@ impl From<&Inputs> for Surroundings {
         Self {
             namespaces: Arc::clone(&inputs.namespaces),
             meshes: Arc::clone(&inputs.meshes),
+            virtual_nodes: Arc::clone(&inputs.virtual_nodes),
             virtual_gateways: Arc::clone(&inputs.virtual_gateways),
         }
     }
@@ -41,10 +45,12 @@ impl Surroundings {
     pub fn is_same(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.namespaces, &other.namespaces)
             && Arc::ptr_eq(&self.meshes, &other.meshes)
+            && Arc::ptr_eq(&self.virtual_nodes, &other.virtual_nodes)
             && Arc::ptr_eq(&self.virtual_gateways, &other.virtual_gateways)
     }
 
-    fn labels(&self, namespace: &str) -> Labels {
+    /// The labels of a namespace; but for its name, none if it is not known.
+    pub fn labels(&self, namespace: &str) -> Labels {
         let reference = ObjectRef::new(Kind::Namespace, "", namespace);
         let known = self.namespaces.get(&reference).map(|known| &**known);
         namespace_labels(namespace, known)

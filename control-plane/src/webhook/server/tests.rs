@@ -20,6 +20,8 @@ use tokio_rustls::TlsConnector;
 use super::*;
 use crate::webhook::authority::{self, Material};
 
+mod pods;
+
 /// A server under test.
 struct Server {
     address: std::net::SocketAddr,
@@ -61,6 +63,10 @@ async fn start(patience: Duration) -> Server {
         surroundings: known,
         family: IpFamily::Ipv4,
         patience,
+        injection: Arc::new(evermesh_injector::Settings::new(
+            "evermesh.test:18000".parse().unwrap(),
+            "init:1".to_owned(),
+        )),
         metrics: server.metrics.clone(),
     };
     let certificates = Arc::clone(&server.certificates);
@@ -144,7 +150,7 @@ fn creation(object: &Value) -> String {
         .as_str()
         .unwrap()
         .split_once('/')
-        .unwrap();
+        .unwrap_or(("", "v1"));
     json!({
         "apiVersion": "admission.k8s.io/v1",
         "kind": "AdmissionReview",

@@ -23,34 +23,26 @@ const WORKLOADS: [Workload; 4] = [
     Workload {
         name: "color-v1",
         labels: &[("app", "color"), ("version", "v1")],
-        resource: "virtualNode/color-v1_shop",
         replicas: 2,
         has_app: true,
-        is_called: true,
     },
     Workload {
         name: "color-v2",
         labels: &[("app", "color"), ("version", "v2")],
-        resource: "virtualNode/color-v2_shop",
         replicas: 2,
         has_app: true,
-        is_called: true,
     },
     Workload {
         name: "front",
         labels: &[("app", "front")],
-        resource: "virtualNode/front_shop",
         replicas: 1,
         has_app: true,
-        is_called: false,
     },
     Workload {
         name: "gate",
         labels: &[("app", "gate")],
-        resource: "virtualGateway/gate_shop",
         replicas: 1,
         has_app: false,
-        is_called: false,
     },
 ];
 
@@ -70,17 +62,22 @@ impl Canary {
     ) -> Result<Self> {
         say("loading images: Evermesh, Envoy, a test application");
         let envoy = format!("envoy-{}", version.number());
-        let needed = ["evermesh", "evermesh-test-app", "evermesh-iptables", &envoy];
+        let needed = [
+            "evermesh",
+            "evermesh-proxy-init",
+            "evermesh-test-app",
+            &envoy,
+        ];
         cluster.load(&needed).await?;
         say("helm install evermesh deploy/chart/evermesh --namespace appmesh-system");
-        install(&cluster).await?;
+        install(&cluster, version).await?;
         let canary = Self { cluster };
         say("kubectl apply: a mesh, a service in two versions, a caller and a gateway");
         canary.cluster.kubectl().apply(MESH).await?;
         canary.shift([100, 0]).await?;
         for workload in WORKLOADS {
-            let objects = workload.objects(version)?;
-            canary.cluster.kubectl().apply(&objects).await?;
+            let object = workload.object()?.to_string();
+            canary.cluster.kubectl().apply(&object).await?;
         }
         say("waiting for the pods, each an application and its Envoy");
         for workload in WORKLOADS {
@@ -183,22 +180,26 @@ spec:
     )
 }
 
-/// Installs Evermesh by its chart and waits until its replicas are ready.
-pub async fn install(cluster: &Cluster) -> Result<()> {
-    let image = images::tag("evermesh")?;
-    let (repository, tag) = image.rsplit_once(':').context("a name and a tag")?;
-    let arguments = [
-        "--namespace",
-        chart::NAMESPACE,
-        "--create-namespace",
-        "--set",
-        &format!("image.repository={repository}"),
-        "--set",
-        &format!("image.tag={tag}"),
-        "--wait",
-        "--timeout",
-        "3m",
-    ];
+/// Installs Evermesh by its chart, with this Envoy for pods, and waits until its replicas are ready.
+pub async fn install(cluster: &Cluster, version: Version) -> Result<()> {
+    let mut arguments = vec!["--namespace".to_owned(), chart::NAMESPACE.to_owned()];
+    arguments.extend(["--create-namespace", "--wait", "--timeout", "3m"].map(str::to_owned));
+    for (value, name) in [
+        ("image", "evermesh"),
+        ("init.image", "evermesh-proxy-init"),
+        ("sidecar.image", &format!("envoy-{}", version.number())),
+    ] {
+        let image = images::tag(name)?;
+        let (repository, tag) = image.rsplit_once(':').context("a name and a tag")?;
+        arguments.extend([
+            "--set".to_owned(),
+            format!("{value}.repository={repository}"),
+        ]);
+        arguments.extend(["--set-string".to_owned(), format!("{value}.tag={tag}")]);
+    }
+    // Whoever can do without a pause has no reason to wait for one.
+    arguments.extend(["--set", "sidecar.lifecycleHooks.preStopDelay=0"].map(str::to_owned));
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let action = ["upgrade", "--install", "evermesh"];
     let mut helm = Command::from(chart::helm(&action, &arguments)?);
     let output = helm

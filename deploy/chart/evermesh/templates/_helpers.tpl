@@ -47,6 +47,90 @@ evermesh:{{ .Chart.AppVersion }}
 {{- end }}
 {{- end }}
 
+{{- /* Envoy's image, unless its repository is that of AWS's, whose program is another one. */}}
+{{- define "evermesh.foreignSidecar" -}}
+{{- if regexMatch "(^|/)aws-appmesh-envoy$" .Values.sidecar.image.repository }}true{{ end }}
+{{- end }}
+
+{{- define "evermesh.foreignInit" -}}
+{{- if regexMatch "(^|/)aws-appmesh-proxy-route-manager$" .Values.init.image.repository }}true{{ end }}
+{{- end }}
+
+{{- /* What pods get, as arguments. */}}
+{{- define "evermesh.sidecarArguments" -}}
+{{- $sidecar := .Values.sidecar }}
+{{- $resources := $sidecar.resources }}
+{{- $arguments := list
+    (printf "--sidecar-xds=%s-xds.%s.svc:18000" (include "evermesh.fullname" .) .Release.Namespace)
+    (printf "--injection-without-member=%s" .Values.injection.withoutMember)
+    (printf "--injection-malformed-annotation=%s" .Values.injection.malformedAnnotation)
+    (printf "--sidecar-order=%s" $sidecar.order)
+    (printf "--sidecar-log-level=%s" $sidecar.logLevel)
+    (printf "--sidecar-concurrency=%v" $sidecar.concurrency)
+    (printf "--sidecar-token-audience=%s" $sidecar.tokenAudience)
+    (printf "--envoy-admin-access-port=%v" $sidecar.envoyAdminAccessPort)
+    (printf "--envoy-admin-access-log-file=%s" $sidecar.envoyAdminAccessLogFile)
+    (printf "--sidecar-cpu-requests=%v" (dig "requests" "cpu" "" $resources))
+    (printf "--sidecar-memory-requests=%v" (dig "requests" "memory" "" $resources))
+    (printf "--sidecar-cpu-limits=%v" (dig "limits" "cpu" "" $resources))
+    (printf "--sidecar-memory-limits=%v" (dig "limits" "memory" "" $resources))
+    (printf "--prestop-delay=%v" $sidecar.lifecycleHooks.preStopDelay)
+    (printf "--poststart-interval=%v" $sidecar.lifecycleHooks.postStartInterval)
+    (printf "--poststart-timeout=%v" $sidecar.lifecycleHooks.postStartTimeout)
+    (printf "--readiness-probe-initial-delay=%v" $sidecar.probes.readinessProbeInitialDelay)
+    (printf "--readiness-probe-period=%v" $sidecar.probes.readinessProbePeriod)
+    (printf "--ignored-ips=%s" $sidecar.ignoredIPs) }}
+{{- if not (include "evermesh.foreignSidecar" .) }}
+{{- $arguments = concat $arguments (list
+    (printf "--sidecar-image-repository=%s" $sidecar.image.repository)
+    (printf "--sidecar-image-tag=%s" $sidecar.image.tag)) }}
+{{- end }}
+{{- if include "evermesh.foreignInit" . }}
+{{- $arguments = append $arguments (printf "--init-image=evermesh-proxy-init:%s" .Chart.AppVersion) }}
+{{- else }}
+{{- $tag := default .Chart.AppVersion .Values.init.image.tag }}
+{{- $arguments = append $arguments (printf "--init-image=%s:%s" .Values.init.image.repository $tag) }}
+{{- end }}
+{{- range $flag, $is := dict
+    "--envoy-admin-access-enable-ipv6" $sidecar.envoyAdminAccessEnableIpv6
+    "--wait-until-proxy-ready" $sidecar.waitUntilProxyReady
+    "--enable-iam-for-service-accounts" $sidecar.iamForServiceAccounts
+    "--enable-stats-tags" .Values.stats.tagsEnabled }}
+{{- if $is }}{{ $arguments = append $arguments $flag }}{{ end }}
+{{- end }}
+{{- with $sidecar.xdsCA }}
+{{- $arguments = append $arguments (printf "--sidecar-xds-ca=%s" .) }}
+{{- end }}
+{{- if .Values.sds.enabled }}
+{{- $arguments = concat $arguments (list "--enable-sds" (printf "--sds-uds-path=%s" .Values.sds.udsPath)) }}
+{{- end }}
+{{- with .Values.stats }}
+{{- if .statsdEnabled }}
+{{- $arguments = concat $arguments (list "--enable-statsd"
+    (printf "--statsd-address=%s" .statsdAddress)
+    (printf "--statsd-port=%v" .statsdPort)
+    (printf "--statsd-socket-path=%s" .statsdSocketPath)) }}
+{{- end }}
+{{- end }}
+{{- with .Values.tracing }}
+{{- if and .enabled (eq .provider "x-ray") }}
+{{- $image := $.Values.xray.image }}
+{{- $arguments = concat $arguments (list "--enable-xray-tracing"
+    (printf "--xray-sampling-rate=%v" .samplingRate)
+    (printf "--xray-log-level=%s" .logLevel)
+    (printf "--xray-config-roleArn=%s" .role)
+    (printf "--xray-image=%s:%s" $image.repository $image.tag)) }}
+{{- else if .enabled }}
+{{- $arguments = concat $arguments (list (printf "--enable-%s-tracing" .provider)
+    (printf "--%s-address=%s" .provider .address)
+    (printf "--%s-port=%v" .provider .port)) }}
+{{- end }}
+{{- end }}
+{{- range $arguments }}
+- {{ . | quote }}
+{{- end }}
+{{- end }}
+
 {{- define "evermesh.certManager" -}}
 {{- if or .Values.certManager.enabled .Values.enableCertManager }}true{{ end }}
 {{- end }}
@@ -91,6 +175,9 @@ evermesh:{{ .Chart.AppVersion }}
 {{- end }}
 {{- with .Values.accountId }}
 - {{ printf "--aws-account-id=%s" (include "evermesh.digits" .) | quote }}
+{{- end }}
+{{- if .Values.injection.enabled }}
+{{- include "evermesh.sidecarArguments" . }}
 {{- end }}
 {{- range .Values.extraArgs }}
 - {{ . | quote }}

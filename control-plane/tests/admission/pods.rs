@@ -1,0 +1,182 @@
+//! Pods: that the API server takes what they become, under which level of Pod Security, and asks us about them.
+
+use std::{collections::BTreeMap, fs, path::PathBuf};
+
+use evermesh_testkit::{kubernetes::ApiServer, tools};
+use kube::{
+    Api, Client,
+    api::{ApiResource, DynamicObject, PostParams},
+};
+use serde_json::{Value, json};
+
+use crate::cluster::{self, Cluster};
+
+/// Every golden pod as it was patched, by the name of its case.
+fn golden_pods() -> BTreeMap<String, Value> {
+    let root = tools::workspace()
+        .unwrap()
+        .join("sidecar-injector/tests/testdata");
+    let folders = |path: PathBuf| fs::read_dir(path).unwrap().map(|it| it.unwrap().path());
+    let mut pods = BTreeMap::new();
+    for case in folders(root.clone()).flat_map(folders) {
+        let text = fs::read_to_string(case.join("out.snap")).unwrap();
+        let (_, out) = text[4..].split_once("\n---\n").unwrap();
+        let out: Value = serde_saphyr::from_str(out).unwrap();
+        if out["pod"].is_object() {
+            let name = case.strip_prefix(&root).unwrap();
+            pods.insert(name.display().to_string(), out["pod"].clone());
+        }
+    }
+    assert!(pods.len() > 60, "{}", pods.len());
+    pods
+}
+
+async fn api_server() -> (ApiServer, Client) {
+    let api = ApiServer::start().await.unwrap();
+    for level in ["privileged", "baseline", "restricted"] {
+        api.create_namespace(level).await.unwrap();
+        let enforce = format!("pod-security.kubernetes.io/enforce={level}");
+        let version = "pod-security.kubernetes.io/enforce-version=latest";
+        api.kubectl(&["label", "namespace", level, &enforce, version])
+            .await
+            .unwrap();
+    }
+    let client = api.client().await.unwrap();
+    (api, client)
+}
+
+/// Creates a pod for show; the refusal, if it is refused.
+async fn refusal(client: &Client, namespace: &str, pod: &Value) -> Option<String> {
+    let mut pod = pod.clone();
+    pod["metadata"]["namespace"] = namespace.into();
+    let resource = ApiResource::erase::<k8s_openapi::api::core::v1::Pod>(&());
+    let pods: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &resource);
+    let dry = PostParams {
+        dry_run: true,
+        ..PostParams::default()
+    };
+    let pod: DynamicObject = serde_json::from_value(pod).unwrap();
+    pods.create(&dry, &pod).await.err().map(|it| it.to_string())
+}
+
+/// What `restricted` wants of containers that are not ours.
+fn restrict(pod: &mut Value) {
+    for list in ["containers", "initContainers"] {
+        for container in pod["spec"][list].as_array_mut().into_iter().flatten() {
+            if container["securityContext"].is_null() {
+                container["securityContext"] = json!({
+                    "allowPrivilegeEscalation": false,
+                    "capabilities": { "drop": ["ALL"] },
+                    "runAsNonRoot": true,
+                    "seccompProfile": { "type": "RuntimeDefault" },
+                });
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_api_server_takes_every_patched_pod() {
+    let (_api, client) = api_server().await;
+    for (case, pod) in golden_pods() {
+        assert_eq!(refusal(&client, "privileged", &pod).await, None, "{case}");
+        let text = pod["spec"].to_string();
+        // What Pod Security forbids, ours or the pod's own.
+        let intercepted = text.contains("NET_ADMIN");
+        let beyond = text.contains("hostPath") || text.contains("hostNetwork");
+        let at_baseline = refusal(&client, "baseline", &pod).await;
+        assert_eq!(
+            at_baseline.is_some(),
+            intercepted || beyond,
+            "{case}: {at_baseline:?}"
+        );
+        if intercepted {
+            let words =
+                r#"non-default capabilities (container "proxyinit" must not include "NET_ADMIN""#;
+            assert!(at_baseline.unwrap().contains(words), "{case}");
+            continue;
+        }
+        let is_gateway = case.starts_with("gateway/");
+        let mut pod = pod;
+        restrict(&mut pod);
+        let at_restricted = refusal(&client, "restricted", &pod).await;
+        // A gateway's container keeps the context that its owner gave it.
+        let is_refused = at_restricted.is_some() && !is_gateway;
+        assert_eq!(
+            is_refused,
+            beyond && !is_gateway,
+            "{case}: {at_restricted:?}"
+        );
+    }
+}
+
+fn pod(name: &str, app: &str) -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": { "name": name, "namespace": "shop", "labels": { "app": app } },
+        "spec": { "containers": [{ "name": "app", "image": "app:1" }] },
+    })
+}
+
+fn names(pod: &Value, list: &str) -> Vec<String> {
+    let list = pod["spec"][list].as_array().cloned().unwrap_or_default();
+    let name = |it: &Value| it["name"].as_str().unwrap().to_owned();
+    list.iter().map(name).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn makes_pods_members() {
+    let cluster = Cluster::start().await;
+    let mut namespace = cluster::namespace("shop");
+    namespace["metadata"]["labels"][evermesh_injector::INJECTION] = "enabled".into();
+    let account = json!({
+        "apiVersion": "v1",
+        "kind": "ServiceAccount",
+        "metadata": { "name": "default", "namespace": "shop" },
+    });
+    let node = json!({
+        "apiVersion": "appmesh.k8s.aws/v1beta2",
+        "kind": "VirtualNode",
+        "metadata": { "name": "web", "namespace": "shop" },
+        "spec": { "podSelector": { "matchLabels": { "app": "web" } } },
+    });
+    // The pod at once after its node: the webhook waits for the news.
+    for object in [
+        &namespace,
+        &account,
+        &cluster::mesh(),
+        &node,
+        &pod("web", "web"),
+    ] {
+        cluster.create(object).await.unwrap();
+    }
+    let kept = cluster.get("pod", "web").await;
+    assert_eq!(names(&kept, "containers"), ["app"]);
+    assert_eq!(names(&kept, "initContainers"), ["proxyinit", "envoy"]);
+    let envoy = &kept["spec"]["initContainers"][1];
+    assert_eq!(envoy["restartPolicy"], "Always");
+    assert_eq!(envoy["lifecycle"]["preStop"]["sleep"]["seconds"], 20);
+    let config = envoy["args"][1].as_str().unwrap();
+    assert!(
+        config.contains(r#""id":"mesh/shop/virtualNode/web_shop""#),
+        "{config}"
+    );
+
+    let refusal = cluster.create(&pod("lost", "other")).await.unwrap_err();
+    for words in [
+        "mpod.appmesh.k8s.aws",
+        "VirtualNode `web`: the label `app` is `other` and must be `web`",
+    ] {
+        assert!(refusal.contains(words), "{refusal}");
+    }
+    let mut elsewhere = pod("free", "other");
+    elsewhere["metadata"]["namespace"] = "default".into();
+    let account = json!({
+        "apiVersion": "v1",
+        "kind": "ServiceAccount",
+        "metadata": { "name": "default", "namespace": "default" },
+    });
+    cluster.apply(&account).await.unwrap();
+    cluster.create(&elsewhere).await.unwrap();
+}

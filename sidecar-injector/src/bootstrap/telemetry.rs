@@ -1,0 +1,243 @@
+//! What the proxy counts, under which names, and whom it tells: statistics, their sinks and traces.
+//!
+//! Must not decide what is traced: that is in the listeners, which come over the stream.
+
+use evermesh_model::{ProxyKind, ResourceName};
+use evermesh_proto::{
+    Any,
+    cluster::{
+        Cluster,
+        cluster::{ClusterDiscoveryType, DiscoveryType},
+    },
+    core::{Address, DataSource, SocketAddress, data_source::Specifier, socket_address},
+    matcher::{ListStringMatcher, StringMatcher, string_matcher::MatchPattern},
+    pack,
+    pb::envoy::config::{
+        metrics::v3::{
+            DogStatsdSink, StatsConfig, StatsMatcher, StatsSink, TagSpecifier,
+            dog_statsd_sink::DogStatsdSpecifier, stats_matcher, stats_sink,
+            tag_specifier::TagValue,
+        },
+        trace::v3::{
+            DatadogConfig, Tracing as TracingConfig, XRayConfig, ZipkinConfig,
+            tracing::{Http, http},
+            zipkin_config::CollectorEndpointVersion,
+        },
+    },
+    protobuf::BoolValue,
+};
+use serde_json::json;
+
+use super::{HostPort, control_plane::CONTROL_PLANE, duration, endpoints, pipe, socket};
+
+/// Where a `DogStatsD` listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StatsD {
+    /// At an address, over UDP. Envoy takes an IP address here, no name.
+    Udp(HostPort),
+    /// At a Unix datagram socket with this path.
+    Socket(String),
+}
+
+/// Who gets the traces of requests whose listeners ask for them.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Tracing {
+    /// Jaeger, or whoever else takes Zipkin's JSON (version 2) over HTTP, at this address.
+    Jaeger(HostPort),
+    /// A Datadog agent at this address.
+    Datadog(HostPort),
+    /// An X-Ray daemon on this UDP port of the proxy's own host.
+    XRay {
+        /// The daemon's port.
+        port: u16,
+        /// The share of requests that are traced, from 0 to 1.
+        sampling_rate: f64,
+    },
+}
+
+const JAEGER: &str = "jaeger";
+const DATADOG: &str = "datadog_agent";
+
+impl Tracing {
+    /// The cluster that traces go to, unless they are datagrams.
+    pub(super) fn cluster(&self) -> Option<Cluster> {
+        let (name, address) = match self {
+            Self::Jaeger(address) => (JAEGER, address),
+            Self::Datadog(address) => (DATADOG, address),
+            Self::XRay { .. } => return None,
+        };
+        Some(Cluster {
+            name: name.to_owned(),
+            cluster_discovery_type: Some(ClusterDiscoveryType::Type(
+                DiscoveryType::StrictDns.into(),
+            )),
+            connect_timeout: Some(duration(1)),
+            load_assignment: Some(endpoints(name, socket(address))),
+            ..Default::default()
+        })
+    }
+
+    /// The provider, for listeners that name none, as App Mesh's do.
+    pub(super) fn provider(&self, node: &ResourceName) -> TracingConfig {
+        let (name, config): (_, Any) = match self {
+            Self::Jaeger(_) => (
+                "envoy.tracers.zipkin",
+                pack(&ZipkinConfig {
+                    collector_cluster: JAEGER.to_owned(),
+                    collector_endpoint: "/api/v2/spans".to_owned(),
+                    collector_endpoint_version: CollectorEndpointVersion::HttpJson.into(),
+                    shared_span_context: Some(BoolValue { value: false }),
+                    trace_id_128bit: true,
+                    ..Default::default()
+                }),
+            ),
+            Self::Datadog(_) => (
+                "envoy.tracers.datadog",
+                pack(&DatadogConfig {
+                    collector_cluster: DATADOG.to_owned(),
+                    service_name: format!("envoy-{}", node.name),
+                    ..Default::default()
+                }),
+            ),
+            Self::XRay {
+                port,
+                sampling_rate,
+            } => (
+                "envoy.tracers.xray",
+                pack(&xray(*port, *sampling_rate, node)),
+            ),
+        };
+        TracingConfig {
+            http: Some(Http {
+                name: name.to_owned(),
+                config_type: Some(http::ConfigType::TypedConfig(config)),
+            }),
+        }
+    }
+}
+
+fn xray(port: u16, sampling_rate: f64, node: &ResourceName) -> XRayConfig {
+    let rules = json!({ "version": 2, "default": { "fixed_target": 1, "rate": sampling_rate } });
+    XRayConfig {
+        daemon_endpoint: Some(SocketAddress {
+            address: "127.0.0.1".to_owned(),
+            port_specifier: Some(socket_address::PortSpecifier::PortValue(port.into())),
+            protocol: socket_address::Protocol::Udp.into(),
+            ..Default::default()
+        }),
+        segment_name: format!("{}/{}", node.mesh, node.name),
+        sampling_rule_manifest: Some(DataSource {
+            specifier: Some(Specifier::InlineString(rules.to_string())),
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+}
+
+impl StatsD {
+    pub(super) fn sink(&self) -> StatsSink {
+        let address = match self {
+            Self::Udp(address) => udp(address),
+            Self::Socket(path) => pipe(path),
+        };
+        StatsSink {
+            name: "envoy.stat_sinks.dog_statsd".to_owned(),
+            config_type: Some(stats_sink::ConfigType::TypedConfig(pack(&DogStatsdSink {
+                dog_statsd_specifier: Some(DogStatsdSpecifier::Address(address)),
+                ..Default::default()
+            }))),
+        }
+    }
+}
+
+fn udp(HostPort { host, port }: &HostPort) -> Address {
+    use evermesh_proto::core::address::Address as Kind;
+    Address {
+        address: Some(Kind::SocketAddress(SocketAddress {
+            address: host.clone(),
+            port_specifier: Some(socket_address::PortSpecifier::PortValue((*port).into())),
+            protocol: socket_address::Protocol::Udp.into(),
+            ..Default::default()
+        })),
+    }
+}
+
+/// Which statistics there are, and their tags.
+pub(super) fn stats(node: &ResourceName, with_tags: bool) -> StatsConfig {
+    StatsConfig {
+        stats_tags: if with_tags {
+            stats_tags(node)
+        } else {
+            Vec::new()
+        },
+        stats_matcher: Some(StatsMatcher {
+            stats_matcher: Some(stats_matcher::StatsMatcher::ExclusionList(noise())),
+        }),
+        ..Default::default()
+    }
+}
+
+/// App Mesh's tags: who the proxy is; and protocol and port of an inbound listener, which stand in the names of its
+/// statistics (`http.ingress.http.8080.downstream_rq_total`).
+fn stats_tags(node: &ResourceName) -> Vec<TagSpecifier> {
+    let kind = match node.kind {
+        ProxyKind::VirtualNode => "appmesh.virtual_node",
+        ProxyKind::VirtualGateway => "appmesh.virtual_gateway",
+        ProxyKind::VirtualRouter => "appmesh.virtual_router",
+    };
+    let fixed = |name, value: &str| tag(name, TagValue::FixedValue(value.to_owned()));
+    let regex = |name, regex: &str| tag(name, TagValue::Regex(regex.to_owned()));
+    vec![
+        fixed("appmesh.mesh", &node.mesh),
+        fixed(kind, &node.name),
+        regex(
+            "appmesh.listener_protocol",
+            r"^(?:http|tcp)\.ingress\.((\w+)\.)\d+\.",
+        ),
+        regex(
+            "appmesh.listener_port",
+            r"^(?:http|tcp)\.ingress\.\w+\.((\d+)\.)",
+        ),
+        regex(
+            "envoy_rds_route_config",
+            r"^http\.ingress\.\w+\.\d+\.rds\.((\w+)\.)",
+        ),
+    ]
+}
+
+fn tag(name: &str, value: TagValue) -> TagSpecifier {
+    TagSpecifier {
+        tag_name: name.to_owned(),
+        tag_value: Some(value),
+    }
+}
+
+/// Statistics that nobody's dashboard shows and that grow with threads, zones or clusters. Everything else stays:
+/// a list of what to keep would silently lose what somebody alerts on.
+fn noise() -> ListStringMatcher {
+    let prefixes = [
+        format!("cluster.{CONTROL_PLANE}."),
+        "runtime.".to_owned(),
+        "workers.".to_owned(),
+    ];
+    let parts = [
+        ".worker_",
+        ".zone.",
+        ".lb_",
+        ".internal.upstream_rq",
+        ".external.upstream_rq",
+        ".canary.upstream_rq",
+        ".upstream_flow_control_",
+    ];
+    let patterns = prefixes
+        .into_iter()
+        .map(MatchPattern::Prefix)
+        .chain(parts.map(|part| MatchPattern::Contains(part.to_owned())))
+        .map(|pattern| StringMatcher {
+            match_pattern: Some(pattern),
+            ..Default::default()
+        });
+    ListStringMatcher {
+        patterns: patterns.collect(),
+    }
+}

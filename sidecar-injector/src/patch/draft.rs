@@ -1,0 +1,136 @@
+//! A pod as it will be, and the operations that lead there.
+//!
+//! Must not know what a pod is.
+
+use json_patch::{
+    AddOperation, Patch, PatchOperation, RemoveOperation, ReplaceOperation, jsonptr::PointerBuf,
+};
+use serde_json::{Value, json};
+
+/// A document and what was done to it.
+pub(super) struct Draft {
+    pod: Value,
+    operations: Vec<PatchOperation>,
+}
+
+impl Draft {
+    pub(super) fn new(pod: &Value) -> Self {
+        Self {
+            pod: pod.clone(),
+            operations: Vec::new(),
+        }
+    }
+
+    /// The document as it is by now.
+    pub(super) fn pod(&self) -> &Value {
+        &self.pod
+    }
+
+    pub(super) fn into_patch(self) -> Patch {
+        Patch(self.operations)
+    }
+
+    /// Makes the place hold this value, and makes the objects on the way to it. Lists on the way must be there.
+    pub(super) fn set(&mut self, path: &[&str], value: Value) {
+        let found = self
+            .pod
+            .pointer(PointerBuf::from_tokens(path.iter().copied()).as_str());
+        match found {
+            Some(found) if *found == value => {}
+            Some(_) => self.perform(PatchOperation::Replace(ReplaceOperation {
+                path: PointerBuf::from_tokens(path.iter().copied()),
+                value,
+            })),
+            None => {
+                let missing = (1..path.len())
+                    .find(|end| {
+                        let parent = PointerBuf::from_tokens(path[..*end].iter().copied());
+                        self.pod.pointer(parent.as_str()).is_none_or(Value::is_null)
+                    })
+                    .unwrap_or(path.len());
+                let value = path[missing..]
+                    .iter()
+                    .rev()
+                    .fold(value, |value, key| json!({ *key: value }));
+                self.add(&path[..missing], value);
+            }
+        }
+    }
+
+    /// Adds to the end of a list, which is made if there is none.
+    pub(super) fn push(&mut self, list: &[&str], value: Value) {
+        let length = self.list(list).map(Vec::len);
+        match length {
+            Some(_) => self.add(&[list, &["-"]].concat(), value),
+            None => self.set(list, json!([value])),
+        }
+    }
+
+    /// Adds to a list at this index.
+    pub(super) fn insert(&mut self, list: &[&str], index: usize, value: Value) {
+        match self.list(list).map(Vec::len) {
+            Some(length) if index < length => {
+                self.add(&[list, &[index.to_string().as_str()]].concat(), value);
+            }
+            _ => self.push(list, value),
+        }
+    }
+
+    /// Takes away what is there.
+    pub(super) fn remove(&mut self, path: &[&str]) {
+        let path = PointerBuf::from_tokens(path.iter().copied());
+        if self.pod.pointer(path.as_str()).is_some() {
+            self.perform(PatchOperation::Remove(RemoveOperation { path }));
+        }
+    }
+
+    fn list(&self, path: &[&str]) -> Option<&Vec<Value>> {
+        let found = self
+            .pod
+            .pointer(PointerBuf::from_tokens(path.iter().copied()).as_str())?;
+        found.as_array()
+    }
+
+    fn add(&mut self, path: &[&str], value: Value) {
+        self.perform(PatchOperation::Add(AddOperation {
+            path: PointerBuf::from_tokens(path.iter().copied()),
+            value,
+        }));
+    }
+
+    fn perform(&mut self, operation: PatchOperation) {
+        let operation = [operation];
+        // A place that is not there is in a pod that no API server would take: it stays as it is.
+        if json_patch::patch(&mut self.pod, &operation).is_ok() {
+            self.operations.extend(operation);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn makes_what_is_missing_and_nothing_twice() {
+        let mut draft = Draft::new(&json!({ "a": { "list": [1] }, "null": null }));
+        draft.set(&["a", "b", "c~/d"], json!(1));
+        draft.set(&["a", "b", "c~/d"], json!(1));
+        draft.set(&["a", "b", "c~/d"], json!(2));
+        draft.set(&["null", "x"], json!(3));
+        draft.push(&["a", "list"], json!(2));
+        draft.insert(&["a", "list"], 0, json!(0));
+        draft.push(&["a", "other"], json!(1));
+        draft.remove(&["a", "none"]);
+        let expected = json!({
+            "a": { "list": [0, 1, 2], "b": { "c~/d": 2 }, "other": [1] },
+            "null": { "x": 3 },
+        });
+        assert_eq!(*draft.pod(), expected);
+        let mut again = json!({ "a": { "list": [1] }, "null": null });
+        let patch = draft.into_patch();
+        assert_eq!(patch.0.len(), 6);
+        json_patch::patch(&mut again, &patch).unwrap();
+        assert_eq!(again, expected);
+    }
+}
