@@ -205,6 +205,9 @@ async fn a_pod_is_served_what_selects_it_and_nothing_else() {
         Code::Unauthenticated
     );
 
+    // Later, an API server that has only just started knows nobody's rights yet.
+    assert_eq!(api.forbidden(USER).unwrap(), Vec::<String>::new());
+
     let unknown = token_of(api, "gate-2").await;
     let authorization = format!("Bearer {gate}");
     let mut stream = ask(control_plane.xds(), GATE, Some(&authorization))
@@ -238,7 +241,6 @@ async fn a_pod_is_served_what_selects_it_and_nothing_else() {
         let count = format!("evermesh_xds_authentications_total{{outcome=\"{outcome}\"}}");
         assert!(metrics.contains(&count), "{outcome}");
     }
-    assert_eq!(cluster.api.forbidden(USER).unwrap(), Vec::<String>::new());
 }
 
 #[tokio::test]
