@@ -54,7 +54,7 @@ fn app() -> Result<Value> {
     }))
 }
 
-/// Image, arguments and probe are the injector's to say.
+/// Image, arguments and probe are the injector's to say; when to pull the image is not.
 fn gateway() -> Value {
-    json!({"name": "envoy", "image": "to-be-replaced"})
+    json!({"name": "envoy", "image": "to-be-replaced", "imagePullPolicy": "IfNotPresent"})
 }
