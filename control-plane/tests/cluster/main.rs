@@ -4,6 +4,7 @@
 
 #![allow(clippy::unwrap_used)] // what fails here fails a test
 
+mod members;
 mod outage;
 mod pods;
 mod shop;
