@@ -161,7 +161,7 @@ impl<K: Ord + Clone, I, T: PartialEq> Stage<K, I, T> {
     {
         let mut differences = Differences::new();
         let gone = self.entries.turn(inputs, |key, input, last| {
-            let last = last.map(|(_, (_, checked))| checked);
+            let last = last.map(|(_, ((), checked))| checked);
             let checked = derive(key, input).keeping(last, key, &mut differences);
             ((), checked)
         });

@@ -4,6 +4,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use evermesh_crds::v1beta2;
 use evermesh_model::{ObjectRef, ResourceName, VirtualNode};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 
 use super::{
     Drafts, Faces, ServiceFaces, Values,
@@ -11,7 +12,7 @@ use super::{
 };
 use crate::{
     directory::DirectoryMemo,
-    inputs::{Inputs, Settings},
+    inputs::{ByOwner, Inputs, Settings},
     node::{self, NodeDraft, NodeFinds},
     stage::{Findings, Once, Stage, Turned},
 };
@@ -24,6 +25,7 @@ type TurnInput = (Drafts<ResourceName, NodeDraft>, Surroundings);
 pub(super) struct NodeMemo {
     drafts: DraftMemo<v1beta2::VirtualNode, NodeDraft>,
     directory: DirectoryMemo<ResourceName, NodeDraft>,
+    slices: ByOwner<EndpointSlice>,
     with_slices: Arc<BTreeSet<ObjectRef>>,
     resolved: Stage<ResourceName, (Arc<NodeDraft>, Surroundings), VirtualNode, NodeFinds>,
     turned: Once<TurnInput, Turned<ResourceName, VirtualNode>>,
@@ -53,9 +55,12 @@ impl NodeMemo {
         drafts: Drafts<ResourceName, NodeDraft>,
         services: ServiceFaces,
     ) -> Values<ResourceName, VirtualNode> {
-        let with_slices = inputs.endpoint_slices.by_owner().keys();
-        if !self.with_slices.iter().eq(with_slices.clone()) {
-            self.with_slices = Arc::new(with_slices.cloned().collect());
+        let slices = inputs.endpoint_slices.by_owner();
+        if !Arc::ptr_eq(&self.slices, slices) {
+            self.slices = Arc::clone(slices);
+            if !self.with_slices.iter().eq(slices.keys()) {
+                self.with_slices = Arc::new(slices.keys().cloned().collect());
+            }
         }
         let surroundings = (services, Arc::clone(&self.with_slices), inputs.settings);
         let resolved = &mut self.resolved;

@@ -89,7 +89,7 @@ impl Work {
             },
             &mut findings,
         );
-        let places = self.places.turn(Arc::clone(named), |named| places(named));
+        let places = self.places.turn(Arc::clone(named), places);
         let mut of_router = vec![None; places.len()];
         let mut orphans = Vec::new();
         let mut places = places.iter().peekable();
@@ -116,8 +116,8 @@ impl Work {
         let inputs = named.values.iter().zip(of_router);
         let values = self.resolved.follow(
             inputs.map(|((name, draft), group)| (name, ((draft, group), nodes))),
-            |(draft, group), nodes| router::find(draft, objects(group), nodes),
-            |(draft, group), finds| router::resolve(draft, objects(group), finds),
+            |(draft, group), nodes| router::find(draft, objects(group.as_ref()), nodes),
+            |(draft, group), finds| router::resolve(draft, objects(group.as_ref()), finds),
             &mut findings,
         );
         Turned { values, findings }
@@ -133,6 +133,6 @@ fn places(named: &Drafts<ResourceName, RouterDraft>) -> Places {
     places
 }
 
-fn objects(group: &Option<Arc<Group>>) -> &[Arc<RouteDraft>] {
-    group.as_deref().map_or(&[], Vec::as_slice)
+fn objects(group: Option<&Arc<Group>>) -> &[Arc<RouteDraft>] {
+    group.map_or(&[], |group| group.as_slice())
 }
