@@ -4,7 +4,10 @@
 //! with those of the last turn *by pointer*, and where they are the same it hands out the last output.
 //! There are no dirty flags and no invalidation rules: the result cannot depend on the order of events.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Weak},
+};
 
 /// Values by key. The pointer stays while none of them changes, so whoever walked the map last time need not look
 /// inside to know.
@@ -20,6 +23,14 @@ pub trait Same {
 impl<T: ?Sized> Same for Arc<T> {
     fn same(&self, other: &Self) -> bool {
         Self::ptr_eq(self, other)
+    }
+}
+
+/// Enough to know a pointer again, and whoever owns the value may still change it in place: [`Arc::make_mut`] moves it
+/// to another pointer instead of copying it.
+impl<T> Same for Weak<T> {
+    fn same(&self, other: &Self) -> bool {
+        self.ptr_eq(other)
     }
 }
 
@@ -322,5 +333,15 @@ mod tests {
         assert!(!(a.clone(), None).same(&(a.clone(), Some(b.clone()))));
         let (one, other) = (BTreeMap::from([(1, a.clone())]), BTreeMap::from([(2, a)]));
         assert!(!one.same(&other));
+    }
+
+    #[test]
+    fn what_is_known_weakly_is_changed_in_place_and_not_the_same() {
+        let mut value = Arc::new(vec![1]);
+        let (known, content) = (Arc::downgrade(&value), value.as_ptr());
+        assert!(known.same(&Arc::downgrade(&value)));
+        Arc::make_mut(&mut value)[0] = 2;
+        assert_eq!(value.as_ptr(), content);
+        assert!(!known.same(&Arc::downgrade(&value)));
     }
 }

@@ -36,7 +36,7 @@ use self::{
 use crate::{
     directory::{ByName, Directory},
     endpoints::EndpointMemo,
-    inputs::{ByOwner, Inputs, Objects},
+    inputs::{Inputs, Objects, SeenByOwner},
     mesh::MeshIndex,
     stage::{Checked, Findings, Once, Problems, Stage, Turned},
 };
@@ -87,8 +87,8 @@ type GraphParts = (
 type EndpointParts = (
     Values<ResourceName, VirtualNode>,
     Arc<MeshIndex>,
-    (ByOwner<EndpointSlice>, Objects<Service>),
-    (ByOwner<Pod>, Objects<v1beta2::VirtualNode>),
+    (SeenByOwner<EndpointSlice>, Objects<Service>),
+    (SeenByOwner<Pod>, Objects<v1beta2::VirtualNode>),
     Objects<Node>,
     BTreeMap<CloudMapService, Arc<CloudMapState>>,
 );
@@ -116,11 +116,11 @@ pub fn build(inputs: &Inputs, memo: &mut BuildMemo) -> Built {
         Arc::clone(&nodes),
         Arc::clone(&members.meshes),
         (
-            Arc::clone(inputs.endpoint_slices.by_owner()),
+            Arc::downgrade(inputs.endpoint_slices.by_owner()),
             Arc::clone(&inputs.services),
         ),
         (
-            Arc::clone(inputs.pods.by_owner()),
+            Arc::downgrade(inputs.pods.by_owner()),
             Arc::clone(&inputs.virtual_nodes),
         ),
         Arc::clone(&inputs.nodes),

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     directory::DirectoryMemo,
-    inputs::{ByOwner, Inputs, Settings},
+    inputs::{Inputs, SeenByOwner, Settings},
     node::{self, NodeDraft, NodeFinds},
     stage::{Findings, Once, Stage, Turned},
 };
@@ -25,7 +25,7 @@ type TurnInput = (Drafts<ResourceName, NodeDraft>, Surroundings);
 pub(super) struct NodeMemo {
     drafts: DraftMemo<v1beta2::VirtualNode, NodeDraft>,
     directory: DirectoryMemo<ResourceName, NodeDraft>,
-    slices: ByOwner<EndpointSlice>,
+    slices: SeenByOwner<EndpointSlice>,
     with_slices: Arc<BTreeSet<ObjectRef>>,
     resolved: Stage<ResourceName, (Arc<NodeDraft>, Surroundings), VirtualNode, NodeFinds>,
     turned: Once<TurnInput, Turned<ResourceName, VirtualNode>>,
@@ -56,8 +56,9 @@ impl NodeMemo {
         services: ServiceFaces,
     ) -> Values<ResourceName, VirtualNode> {
         let slices = inputs.endpoint_slices.by_owner();
-        if !Arc::ptr_eq(&self.slices, slices) {
-            self.slices = Arc::clone(slices);
+        let seen = Arc::downgrade(slices);
+        if !self.slices.ptr_eq(&seen) {
+            self.slices = seen;
             if !self.with_slices.iter().eq(slices.keys()) {
                 self.with_slices = Arc::new(slices.keys().cloned().collect());
             }

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     directory::DirectoryMemo,
-    inputs::{ByOwner, Inputs, Objects},
+    inputs::{ByOwner, Inputs, Objects, SeenByOwner},
     route::{self, RouteDraft},
     router::{self, RouterDraft},
     stage::{Checked, Findings, Once, Problems, Stage, Turned},
@@ -22,7 +22,7 @@ type Group = Vec<Arc<RouteDraft>>;
 type Input = ((Arc<RouterDraft>, Option<Arc<Group>>), Faces);
 type TurnInput = (
     Drafts<ResourceName, RouterDraft>,
-    ByOwner<extension::Route>,
+    SeenByOwner<extension::Route>,
     Faces,
 );
 
@@ -61,11 +61,11 @@ impl RouterMemo {
             router::draft,
             findings,
         );
-        let routes = Arc::clone(inputs.routes.by_owner());
+        let routes = inputs.routes.by_owner();
         let work = &mut self.work;
         let turned = self.turned.turn(
-            (named, routes, Arc::clone(nodes)),
-            |(named, routes, nodes)| work.turn(named, routes, nodes),
+            (named, Arc::downgrade(routes), Arc::clone(nodes)),
+            |(named, _, nodes)| work.turn(named, routes, nodes),
         );
         findings.extend(turned.findings.iter().cloned());
         let directory = self.directory.turn(&turned.values, router::face);
