@@ -281,10 +281,24 @@ impl Engine {
         if !self.unsynced.is_empty() {
             return;
         }
-        self.built =
+        let built =
             info_span!("build").in_scope(|| evermesh_ingest::build(&self.inputs, &mut self.build));
-        self.users = evermesh_ingest::cloud_map_users(&self.built.graph);
+        let last = std::mem::replace(&mut self.built, built);
         self.endpoints.clear();
+        if !Arc::ptr_eq(&last.graph.nodes, &self.built.graph.nodes) {
+            self.want();
+        }
+        if !self.waiting_for().is_empty() {
+            return;
+        }
+        let changes = info_span!("derive")
+            .in_scope(|| evermesh_translate::derive_changes(&self.built.graph, &mut self.derive));
+        self.commit(changes, noticed, origins, span);
+    }
+
+    /// The nodes say which services of Cloud Map are of any use.
+    fn want(&mut self) {
+        self.users = evermesh_ingest::cloud_map_users(&self.built.graph);
         let wanted: BTreeSet<CloudMapService> = self.users.keys().cloned().collect();
         self.outputs.wanted.send_if_modified(|current| {
             let modified = **current != wanted;
@@ -293,12 +307,6 @@ impl Engine {
             }
             modified
         });
-        if !self.waiting_for().is_empty() {
-            return;
-        }
-        let changes = info_span!("derive")
-            .in_scope(|| evermesh_translate::derive_changes(&self.built.graph, &mut self.derive));
-        self.commit(changes, noticed, origins, span);
     }
 
     /// The short cut: the endpoints of the nodes that use these services, and nothing else.

@@ -8,11 +8,11 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use evermesh_model::{
-    Kind, ObjectRef, Problem, Protocol, Reason, ResourceName, ServiceName, ServicePort,
-    problem::FieldPath,
+    Kind, Memo, ObjectRef, Problem, Protocol, Reason, ResourceName, ServiceName, ServicePort,
+    Shared, problem::FieldPath,
 };
 
-use crate::stage::Problems;
+use crate::stage::{Once, Problems};
 
 /// A mesh and a name in it, as they are compared.
 type Folded = (Arc<str>, Arc<str>);
@@ -90,27 +90,17 @@ pub(crate) struct Directory<N> {
 }
 
 impl<N: Name> Directory<N> {
-    /// Of faces whose names differ.
-    pub(crate) fn new<'a>(faces: impl IntoIterator<Item = &'a Arc<Face<N>>> + Clone) -> Self
-    where
-        N: 'a,
-    {
+    fn new(faces: &Shared<N, Face<N>>) -> Self {
         Self {
             by_object: faces
-                .clone()
-                .into_iter()
+                .values()
                 .map(|face| (face.object.clone(), Arc::clone(face)))
                 .collect(),
             by_name: faces
-                .into_iter()
+                .values()
                 .map(|face| (face.name.folded(), Arc::clone(face)))
                 .collect(),
         }
-    }
-
-    /// Every object there is, ascending.
-    pub(crate) fn objects(&self) -> impl Iterator<Item = &ObjectRef> {
-        self.by_object.keys()
     }
 
     /// What a reference from inside `mesh` leads to.
@@ -127,6 +117,40 @@ impl<N: Name> Directory<N> {
             Some(face) => Err(Miss::OtherMesh(Arc::clone(face.name.mesh()))),
             None => Err(Miss::NotFound),
         }
+    }
+}
+
+/// The directory of a kind, made again only when a face changes.
+#[derive(Debug)]
+pub(crate) struct DirectoryMemo<N, T> {
+    values: Shared<N, T>,
+    faces: Memo<N, Arc<T>, Face<N>>,
+    directory: Once<Shared<N, Face<N>>, Directory<N>>,
+}
+
+impl<N, T> Default for DirectoryMemo<N, T> {
+    fn default() -> Self {
+        Self {
+            values: Arc::default(),
+            faces: Memo::default(),
+            directory: Once::default(),
+        }
+    }
+}
+
+impl<N: Name, T> DirectoryMemo<N, T> {
+    /// Of what is there now.
+    pub(crate) fn turn(
+        &mut self,
+        values: &Shared<N, T>,
+        face: impl Fn(&T) -> Face<N>,
+    ) -> Arc<Directory<N>> {
+        if !Arc::ptr_eq(&self.values, values) {
+            self.values = Arc::clone(values);
+            self.faces.turn(&**values, |_, value| face(value));
+        }
+        let faces = Arc::clone(self.faces.outputs());
+        self.directory.turn(faces, Directory::new)
     }
 }
 
@@ -269,7 +293,7 @@ fn read_arn(
 /// Objects by name; the second of two with one name is left out with a problem.
 #[derive(Debug, PartialEq)]
 pub(crate) struct ByName<N: Ord, T> {
-    pub(crate) values: BTreeMap<N, Arc<T>>,
+    pub(crate) values: Shared<N, T>,
     pub(crate) problems: Arc<[Problem]>,
 }
 
@@ -311,7 +335,7 @@ impl<N: Name, T: Draft<Name = N>> ByName<N, T> {
             }
         }
         Self {
-            values: values.into_iter().collect(),
+            values: Arc::new(values.into_iter().collect()),
             problems: problems.into(),
         }
     }

@@ -9,8 +9,9 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use evermesh_crds::v1beta2;
 use evermesh_model::{
-    CloudMapService, CloudMapState, Discovery, Endpoint, Graph, Kind, Locality, Memo, Mesh,
-    ObjectRef, Problem, ResourceName, Same, ServicePort, VirtualNode, endpoint::CloudMapFailure,
+    CloudMapService, CloudMapState, Discovery, Endpoint, Graph, Input, Kind, Locality, Memo, Mesh,
+    ObjectRef, Problem, ResourceName, Same, ServicePort, Shared, VirtualNode,
+    endpoint::CloudMapFailure,
 };
 use k8s_openapi::api::{
     core::v1::{Node, Pod, Service},
@@ -53,7 +54,7 @@ fn is_known(node: &VirtualNode, sources: &Sources) -> bool {
 /// Which Cloud Map services the nodes of a graph use, and the nodes of each.
 pub fn cloud_map_users(graph: &Graph) -> BTreeMap<CloudMapService, Vec<ResourceName>> {
     let mut users: BTreeMap<CloudMapService, Vec<ResourceName>> = BTreeMap::new();
-    for (name, node) in &graph.nodes {
+    for (name, node) in &*graph.nodes {
         if let Some(Discovery::CloudMap { service, .. }) = &node.discovery {
             users.entry(service.clone()).or_default().push(name.clone());
         }
@@ -71,18 +72,24 @@ struct Sources {
     own_pods: Option<(Arc<v1beta2::VirtualNode>, Objects<Pod>)>,
 }
 
-impl Same for Sources {
-    fn same(&self, other: &Self) -> bool {
+impl Input for Sources {
+    type Owned = Self;
+
+    fn is(&self, last: &Self) -> bool {
         let Self {
             slices,
             service,
             cloud_map,
             own_pods,
         } = self;
-        slices.same(&other.slices)
-            && service.same(&other.service)
-            && cloud_map.same(&other.cloud_map)
-            && own_pods.same(&other.own_pods)
+        slices.same(&last.slices)
+            && service.same(&last.service)
+            && cloud_map.same(&last.cloud_map)
+            && own_pods.same(&last.own_pods)
+    }
+
+    fn own(self) -> Self {
+        self
     }
 }
 
@@ -162,19 +169,18 @@ fn problem(node: &VirtualNode, state: Option<&CloudMapState>) -> Option<Problem>
 }
 
 /// Where every Kubernetes node is.
-type Places = BTreeMap<ObjectRef, Arc<Locality>>;
+type Places = Shared<ObjectRef, Locality>;
 
-type Input = (Arc<VirtualNode>, Arc<Mesh>, Sources, Arc<Places>);
+type Parts = (Arc<VirtualNode>, Arc<Mesh>, Sources, Places);
 
 type FailedInput = (Arc<VirtualNode>, Arc<CloudMapState>);
 
 /// The memory of the endpoint stage.
 #[derive(Debug, Default)]
 pub(crate) struct EndpointMemo {
-    by_node: Memo<ObjectRef, Arc<Node>, Arc<Locality>>,
-    places: Arc<Places>,
-    endpoints: Memo<ResourceName, Input, Arc<Vec<Endpoint>>>,
-    problems: Memo<ResourceName, FailedInput, Arc<Arc<[Problem]>>>,
+    places: Memo<ObjectRef, Arc<Node>, Locality>,
+    endpoints: Memo<ResourceName, Parts, Vec<Endpoint>>,
+    problems: Memo<ResourceName, FailedInput, Arc<[Problem]>>,
 }
 
 impl EndpointMemo {
@@ -185,12 +191,14 @@ impl EndpointMemo {
         meshes: &BTreeMap<Arc<str>, Arc<Mesh>>,
         inputs: &Inputs,
     ) -> Turned<ResourceName, Vec<Endpoint>> {
-        let places = self.places(&inputs.nodes);
+        let places = self
+            .places
+            .turn(&*inputs.nodes, |_, node| pods::locality(node));
         let served = nodes.iter().filter_map(|(name, node)| {
             node.discovery
                 .as_ref()
                 .filter(|discovery| discovery.is_eds())?;
-            let mesh = Arc::clone(meshes.get(&name.mesh)?);
+            let mesh = meshes.get(&name.mesh)?;
             let sources = Sources::of(node, inputs);
             Some((name, node, mesh, sources))
         });
@@ -198,22 +206,20 @@ impl EndpointMemo {
         let failed = served.iter().filter_map(|(name, node, _, sources)| {
             let state = sources.cloud_map.as_ref()?;
             state.failure.as_ref()?;
-            Some(((*name).clone(), (Arc::clone(node), Arc::clone(state))))
+            Some((*name, (*node, state)))
         });
         let problems = self.problems.turn(failed, |_, (node, state)| {
             problem(node, Some(state)).into_iter().collect()
         });
         let findings = problems
-            .into_values()
-            .map(|problems| Arc::clone(&*problems))
+            .values()
+            .map(|problems| Arc::clone(&**problems))
             .collect();
         let known = served
             .into_iter()
             .filter(|(_, node, _, sources)| is_known(node, sources));
-        let inputs = known.map(|(name, node, mesh, sources)| {
-            let places = Arc::clone(&places);
-            (name.clone(), (Arc::clone(node), mesh, sources, places))
-        });
+        let inputs =
+            known.map(|(name, node, mesh, sources)| (name, (node, mesh, sources, &places)));
         let values = self
             .endpoints
             .turn(inputs, |_, (node, mesh, sources, places)| {
@@ -223,13 +229,5 @@ impl EndpointMemo {
                 })
             });
         Turned { values, findings }
-    }
-
-    fn places(&mut self, nodes: &Objects<Node>) -> Arc<Places> {
-        let nodes = nodes
-            .iter()
-            .map(|(object, node)| (object.clone(), Arc::clone(node)));
-        let fresh = self.by_node.turn(nodes, |_, node| pods::locality(node));
-        crate::stage::keep(&mut self.places, fresh)
     }
 }

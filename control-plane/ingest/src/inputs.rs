@@ -4,7 +4,10 @@
 //!
 //! Must not interpret objects beyond finding an owner to sort them by.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Weak},
+};
 
 use evermesh_crds::{extension, v1beta2};
 use evermesh_model::{CloudMapService, CloudMapState, Kind, ObjectRef, Same};
@@ -20,6 +23,9 @@ pub type Objects<T> = Arc<BTreeMap<ObjectRef, Arc<T>>>;
 
 /// Objects of one kind by the object they belong to; the pointer stays while none of them changes.
 pub type ByOwner<T> = Arc<BTreeMap<ObjectRef, Objects<T>>>;
+
+/// By this a stage knows [`ByOwner`] again, without making the next change copy it.
+pub(crate) type SeenByOwner<T> = Weak<BTreeMap<ObjectRef, Objects<T>>>;
 
 /// Everything that a graph is built from.
 #[derive(Debug, Default)]

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use evermesh_crds::v1beta2;
 use evermesh_model::{
-    EgressFilter, IpPreference, Mesh, ObjectRef, Problem, Reason, problem::FieldPath,
+    EgressFilter, IpPreference, Mesh, ObjectRef, Problem, Reason, Shared, problem::FieldPath,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
@@ -87,7 +87,7 @@ fn endpoint_slices(mesh: &v1beta2::Mesh, problems: &mut Problems<'_>) -> Option<
 /// Every mesh that is served.
 #[derive(Debug, PartialEq)]
 pub(crate) struct MeshIndex {
-    pub(crate) by_name: BTreeMap<Arc<str>, Arc<Mesh>>,
+    pub(crate) by_name: Shared<Arc<str>, Mesh>,
     pub(crate) membership: Meshes,
     pub(crate) problems: Arc<[Problem]>,
 }
@@ -121,7 +121,7 @@ impl MeshIndex {
             );
         }
         Self {
-            by_name,
+            by_name: Arc::new(by_name),
             membership: Meshes::new(&by_object),
             problems: problems.into(),
         }

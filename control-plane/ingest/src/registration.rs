@@ -123,7 +123,7 @@ pub fn registrations(
 ) -> BTreeMap<CloudMapService, Vec<Registrant>> {
     let mut gated = BTreeSet::new();
     let mut registrants: BTreeMap<_, Vec<Registrant>> = BTreeMap::new();
-    for (name, node) in &graph.nodes {
+    for (name, node) in &*graph.nodes {
         let Some(Discovery::CloudMap { service, .. }) = &node.discovery else {
             continue;
         };

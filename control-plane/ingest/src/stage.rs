@@ -5,9 +5,13 @@
 //!
 //! Must not know any kind of object.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
-use evermesh_model::{ObjectRef, Problem, Reason, Same, Severity, problem::FieldPath};
+use evermesh_model::{
+    Input, ObjectRef, Problem, Reason, Same, Severity, Shared,
+    memo::{Entries, patch},
+    problem::FieldPath,
+};
 
 /// What one derivation made of its input, and what it found wrong on the way.
 #[derive(Debug)]
@@ -26,14 +30,43 @@ impl<T> Checked<T> {
     }
 }
 
-impl<T: PartialEq> Checked<T> {
-    /// Keeps the pointer of whichever part came out as it was before.
-    fn keeping(mut self, last: Self) -> Self {
-        if self.value == last.value {
-            self.value = last.value;
+impl<T> Checked<Vec<Arc<T>>> {
+    /// Those of several that are of use, and the problems of all.
+    pub(crate) fn all(several: impl IntoIterator<Item = Checked<T>>) -> Self {
+        let (mut values, mut problems) = (Vec::new(), Vec::new());
+        for checked in several {
+            values.extend(checked.value);
+            problems.extend(checked.problems.iter().cloned());
         }
-        if self.problems == last.problems {
-            self.problems = last.problems;
+        Self {
+            value: Some(Arc::new(values)),
+            problems: problems.into(),
+        }
+    }
+}
+
+/// Values by key that are not as they were.
+type Differences<K, T> = Vec<(K, Option<Arc<T>>)>;
+
+impl<T: PartialEq> Checked<T> {
+    /// Keeps the pointer of whichever part came out as it was before, and notes a value that did not.
+    fn keeping<K: Clone>(
+        mut self,
+        last: Option<Self>,
+        key: &K,
+        differences: &mut Differences<K, T>,
+    ) -> Self {
+        let (value, problems) = last.map(|last| (last.value, last.problems)).unzip();
+        let value = value.flatten();
+        if self.value == value {
+            self.value = value;
+        } else {
+            differences.push((key.clone(), self.value.clone()));
+        }
+        if let Some(problems) = problems
+            && self.problems == problems
+        {
+            self.problems = problems;
         }
         self
     }
@@ -96,52 +129,90 @@ pub(crate) struct Reported;
 pub(crate) type Findings = Vec<Arc<[Problem]>>;
 
 /// A memoised stage by key, as [`Memo`], of derivations that come with problems. A value that is itself the
-/// same keeps its pointer when only its problems changed.
+/// same keeps its pointer when only its problems changed. `F` is what a stage of two steps finds in the first.
 ///
 /// [`Memo`]: evermesh_model::Memo
 #[derive(Debug)]
-pub(crate) struct Stage<K, I, T> {
-    entries: BTreeMap<K, (I, Checked<T>)>,
+pub(crate) struct Stage<K, I, T, F = ()> {
+    entries: Entries<K, I, (F, Checked<T>)>,
+    values: Shared<K, T>,
 }
 
-impl<K, I, T> Default for Stage<K, I, T> {
+impl<K, I, T, F> Default for Stage<K, I, T, F> {
     fn default() -> Self {
         Self {
-            entries: BTreeMap::new(),
+            entries: Entries::default(),
+            values: Arc::default(),
         }
     }
 }
 
-impl<K: Ord + Clone, I: Same, T: PartialEq> Stage<K, I, T> {
+impl<K: Ord + Clone, I, T: PartialEq> Stage<K, I, T> {
     /// One turn: the values there are, and the problems of all into `findings`. `inputs` must come in
     /// strictly ascending order of their keys.
-    pub(crate) fn turn(
+    pub(crate) fn turn<'a, B: Input<Owned = I>>(
         &mut self,
-        inputs: impl IntoIterator<Item = (K, I)>,
+        inputs: impl IntoIterator<Item = (&'a K, B)>,
         mut derive: impl FnMut(&K, &I) -> Checked<T>,
         findings: &mut Findings,
-    ) -> BTreeMap<K, Arc<T>> {
-        let mut previous = std::mem::take(&mut self.entries).into_iter().peekable();
-        let mut values = Vec::new();
-        self.entries = inputs
-            .into_iter()
-            .map(|(key, input)| {
-                while previous.next_if(|(passed, _)| *passed < key).is_some() {}
-                let checked = match previous.next_if(|(found, _)| *found == key) {
-                    Some((_, (last, checked))) if last.same(&input) => checked,
-                    Some((_, (_, checked))) => derive(&key, &input).keeping(checked),
-                    None => derive(&key, &input),
+    ) -> Shared<K, T>
+    where
+        K: 'a,
+    {
+        let mut differences = Differences::new();
+        let gone = self.entries.turn(inputs, |key, input, last| {
+            let last = last.map(|(_, ((), checked))| checked);
+            let checked = derive(key, input).keeping(last, key, &mut differences);
+            ((), checked)
+        });
+        self.finish(differences, gone, findings)
+    }
+}
+
+impl<K: Ord + Clone, I: Same, S, T: PartialEq, F: PartialEq> Stage<K, (I, S), T, F> {
+    /// One turn in two steps: what an input leads to in its surroundings, and what comes of the two. The second is
+    /// taken only where the input changed or now leads elsewhere.
+    pub(crate) fn follow<'a, B: Input<Owned = (I, S)>>(
+        &mut self,
+        inputs: impl IntoIterator<Item = (&'a K, B)>,
+        find: impl Fn(&I, &S) -> F,
+        resolve: impl Fn(&I, &F) -> Checked<T>,
+        findings: &mut Findings,
+    ) -> Shared<K, T>
+    where
+        K: 'a,
+    {
+        let mut differences = Differences::new();
+        let gone = self
+            .entries
+            .turn(inputs, |key, (input, surroundings), last| {
+                let finds = find(input, surroundings);
+                let last = match last {
+                    Some(((last, _), (found, checked))) if last.same(input) && found == finds => {
+                        return (found, checked);
+                    }
+                    Some((_, (_, checked))) => Some(checked),
+                    None => None,
                 };
-                if !checked.problems.is_empty() {
-                    findings.push(Arc::clone(&checked.problems));
-                }
-                if let Some(value) = &checked.value {
-                    values.push((key.clone(), Arc::clone(value)));
-                }
-                (key, (input, checked))
-            })
-            .collect();
-        values.into_iter().collect()
+                let checked = resolve(input, &finds).keeping(last, key, &mut differences);
+                (finds, checked)
+            });
+        self.finish(differences, gone, findings)
+    }
+}
+
+impl<K: Ord + Clone, I, T, F> Stage<K, I, T, F> {
+    fn finish(
+        &mut self,
+        mut differences: Differences<K, T>,
+        gone: Vec<K>,
+        findings: &mut Findings,
+    ) -> Shared<K, T> {
+        let problems = self.entries.outputs().map(|(_, checked)| &checked.problems);
+        findings.extend(problems.filter(|list| !list.is_empty()).cloned());
+        differences.extend(gone.into_iter().map(|key| (key, None)));
+        patch(&mut self.values, differences);
+        Arc::clone(&self.values)
     }
 }
 
@@ -175,17 +246,16 @@ impl<I: Same, T: PartialEq> Once<I, T> {
     }
 }
 
-/// Keeps the last value, and its pointer, while a fresh one is the same.
-pub(crate) fn keep<T: Same>(last: &mut Arc<T>, fresh: T) -> Arc<T> {
-    if !T::same(last, &fresh) {
-        *last = Arc::new(fresh);
-    }
-    Arc::clone(last)
+/// What a whole kind came to: its values by name, and the problems found on the way.
+#[derive(Debug)]
+pub(crate) struct Turned<K: Ord, T> {
+    pub(crate) values: Shared<K, T>,
+    pub(crate) findings: Findings,
 }
 
-/// What a whole kind came to: its values by name, and the problems found on the way.
-#[derive(Debug, PartialEq)]
-pub(crate) struct Turned<K: Ord, T> {
-    pub(crate) values: BTreeMap<K, Arc<T>>,
-    pub(crate) findings: Findings,
+/// By pointer: the stages keep them while nothing changes.
+impl<K: Ord, T> PartialEq for Turned<K, T> {
+    fn eq(&self, other: &Self) -> bool {
+        self.values.same(&other.values) && self.findings.same(&other.findings)
+    }
 }

@@ -20,7 +20,7 @@ fn golden() {
     insta::glob!("../testdata", "*/*/in.yaml", |path| {
         let inputs = fixture::inputs(&std::fs::read_to_string(path).unwrap());
         let built = build(&inputs, &mut BuildMemo::default());
-        for (name, node) in &built.graph.nodes {
+        for (name, node) in &*built.graph.nodes {
             let mesh = &built.graph.meshes[&name.mesh];
             let expected = built.graph.endpoints.get(name);
             let endpoints = evermesh_ingest::endpoints(node, mesh, &inputs);

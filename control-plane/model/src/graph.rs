@@ -1,31 +1,32 @@
 //! Everything known, resolved.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use serde::Serialize;
 
 use crate::{
     Endpoint, Mesh, ResourceName, ServiceName, VirtualGateway, VirtualNode, VirtualRouter,
-    VirtualService,
+    VirtualService, memo::Shared,
 };
 
-/// All meshes and their members. Immutable: a change makes a new graph that shares what stayed.
+/// All meshes and their members. Immutable: a change makes a new graph that shares what stayed,
+/// down to whole maps.
 ///
 /// Every name in it leads to an entry: the mesh of a member, the service of a backend or a gateway route,
 /// the provider of a service, the node of a target.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Graph {
     /// By `awsName`.
-    pub meshes: BTreeMap<Arc<str>, Arc<Mesh>>,
+    pub meshes: Shared<Arc<str>, Mesh>,
     /// By name.
-    pub nodes: BTreeMap<ResourceName, Arc<VirtualNode>>,
+    pub nodes: Shared<ResourceName, VirtualNode>,
     /// By mesh and host name.
-    pub services: BTreeMap<ServiceName, Arc<VirtualService>>,
+    pub services: Shared<ServiceName, VirtualService>,
     /// By name.
-    pub routers: BTreeMap<ResourceName, Arc<VirtualRouter>>,
+    pub routers: Shared<ResourceName, VirtualRouter>,
     /// By name.
-    pub gateways: BTreeMap<ResourceName, Arc<VirtualGateway>>,
+    pub gateways: Shared<ResourceName, VirtualGateway>,
     /// Of every node whose endpoints are ours to serve, ascending. Empty where there is none; absent as long
     /// as nothing is known, which is not the same: a proxy that has some keeps them.
-    pub endpoints: BTreeMap<ResourceName, Arc<Vec<Endpoint>>>,
+    pub endpoints: Shared<ResourceName, Vec<Endpoint>>,
 }

@@ -23,7 +23,7 @@ pub mod traffic;
 pub use endpoint::{CloudMapService, CloudMapState, Endpoint, Health, Instance, Locality};
 pub use gateway::{GatewayRoute, VirtualGateway};
 pub use graph::Graph;
-pub use memo::{Memo, Same};
+pub use memo::{Input, Memo, Same, Shared};
 pub use mesh::{EgressFilter, IpPreference, Mesh};
 pub use name::{ProxyKind, ResourceName};
 pub use node::{Backend, Discovery, DnsResponse, Listener, VirtualNode};

@@ -4,7 +4,14 @@
 //! with those of the last turn *by pointer*, and where they are the same it hands out the last output.
 //! There are no dirty flags and no invalidation rules: the result cannot depend on the order of events.
 
-use std::{collections::BTreeMap, iter::Peekable, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Weak},
+};
+
+/// Values by key. The pointer stays while none of them changes, so whoever walked the map last time need not look
+/// inside to know.
+pub type Shared<K, T> = Arc<BTreeMap<K, Arc<T>>>;
 
 /// Whether two inputs are the same without looking inside: pointers for what is shared, values for what is small.
 /// `false` is always a correct answer, only a slower one.
@@ -16,6 +23,14 @@ pub trait Same {
 impl<T: ?Sized> Same for Arc<T> {
     fn same(&self, other: &Self) -> bool {
         Self::ptr_eq(self, other)
+    }
+}
+
+/// Enough to know a pointer again, and whoever owns the value may still change it in place: [`Arc::make_mut`] moves it
+/// to another pointer instead of copying it.
+impl<T> Same for Weak<T> {
+    fn same(&self, other: &Self) -> bool {
+        self.ptr_eq(other)
     }
 }
 
@@ -57,16 +72,69 @@ impl Same for () {
     }
 }
 
-macro_rules! same_for_tuples {
+/// An input that is borrowed where it can be, and owned only if it is not the last one: to count thousands of
+/// pointers up and down takes longer than to compare them.
+pub trait Input {
+    /// What a memo keeps of it.
+    type Owned;
+
+    /// Whether it is known to be the last one, as in [`Same`].
+    fn is(&self, last: &Self::Owned) -> bool;
+
+    /// To keep.
+    fn own(self) -> Self::Owned;
+}
+
+impl<T: Same + Clone> Input for &T {
+    type Owned = T;
+
+    fn is(&self, last: &T) -> bool {
+        self.same(last)
+    }
+
+    fn own(self) -> T {
+        self.clone()
+    }
+}
+
+impl<T: Input> Input for Option<T> {
+    type Owned = Option<T::Owned>;
+
+    fn is(&self, last: &Self::Owned) -> bool {
+        match (self, last) {
+            (Some(one), Some(last)) => one.is(last),
+            (None, None) => true,
+            _ => false,
+        }
+    }
+
+    fn own(self) -> Self::Owned {
+        self.map(Input::own)
+    }
+}
+
+macro_rules! for_tuples {
     ($(($($name:ident $index:tt),+))+) => {$(
         impl<$($name: Same),+> Same for ($($name,)+) {
             fn same(&self, other: &Self) -> bool {
                 $(self.$index.same(&other.$index))&&+
             }
         }
+
+        impl<$($name: Input),+> Input for ($($name,)+) {
+            type Owned = ($($name::Owned,)+);
+
+            fn is(&self, last: &Self::Owned) -> bool {
+                $(self.$index.is(&last.$index))&&+
+            }
+
+            fn own(self) -> Self::Owned {
+                ($(self.$index.own(),)+)
+            }
+        }
     )+};
 }
-same_for_tuples! {
+for_tuples! {
     (A 0, B 1)
     (A 0, B 1, C 2)
     (A 0, B 1, C 2, D 3)
@@ -74,75 +142,143 @@ same_for_tuples! {
     (A 0, B 1, C 2, D 3, E 4, F 5)
 }
 
-/// The last inputs and output of one stage, by key.
+/// The last input and output of every key, ascending.
 ///
 /// Holding the inputs keeps them alive, so a pointer can never be reused for something else.
 #[derive(Debug)]
-pub struct Memo<K, I, O> {
-    entries: BTreeMap<K, (I, O)>,
+pub struct Entries<K, I, O>(Vec<(K, I, O)>);
+
+impl<K, I, O> Default for Entries<K, I, O> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
 }
 
-impl<K, I, O> Default for Memo<K, I, O> {
+impl<K: Ord + Clone, I, O> Entries<K, I, O> {
+    /// Runs `derive` for every key whose input is not the same as in the last turn; it gets the last input and
+    /// output, if there are any. Keys that are not in `inputs` are forgotten; these are returned.
+    ///
+    /// `inputs` must come in strictly ascending order of their keys: old and new are merged in one walk.
+    pub fn turn<'a, B: Input<Owned = I>>(
+        &mut self,
+        inputs: impl IntoIterator<Item = (&'a K, B)>,
+        mut derive: impl FnMut(&K, &I, Option<(I, O)>) -> O,
+    ) -> Vec<K>
+    where
+        K: 'a,
+    {
+        let inputs = inputs.into_iter();
+        let mut last = std::mem::take(&mut self.0).into_iter().peekable();
+        self.0.reserve(last.len().max(inputs.size_hint().0));
+        let mut gone = Vec::new();
+        for (key, input) in inputs {
+            // Most keys are the very same strings, which is quicker to see than which of two comes first.
+            while let Some((passed, ..)) = last.next_if(|(it, ..)| it != key && it < key) {
+                gone.push(passed);
+            }
+            let entry = match last.next_if(|(it, ..)| it == key) {
+                Some((key, last, output)) if input.is(&last) => (key, last, output),
+                Some((key, last, output)) => {
+                    let input = input.own();
+                    let output = derive(&key, &input, Some((last, output)));
+                    (key, input, output)
+                }
+                None => {
+                    let input = input.own();
+                    let output = derive(key, &input, None);
+                    (key.clone(), input, output)
+                }
+            };
+            self.0.push(entry);
+        }
+        gone.extend(last.map(|(key, ..)| key));
+        gone
+    }
+
+    /// What was made of every key, ascending.
+    pub fn outputs(&self) -> impl Iterator<Item = &O> {
+        self.0.iter().map(|(.., output)| output)
+    }
+}
+
+/// The last inputs and outputs of one stage, by key.
+#[derive(Debug)]
+pub struct Memo<K, I, T> {
+    entries: Entries<K, I, Arc<T>>,
+    outputs: Shared<K, T>,
+}
+
+impl<K, I, T> Default for Memo<K, I, T> {
     fn default() -> Self {
         Self {
-            entries: BTreeMap::new(),
+            entries: Entries::default(),
+            outputs: Arc::default(),
         }
     }
 }
 
-impl<K: Ord + Clone, I: Same, T: PartialEq> Memo<K, I, Arc<T>> {
+impl<K: Ord + Clone, I, T: PartialEq> Memo<K, I, T> {
     /// One turn: the output of every key, computed by `derive` only where the inputs are not the same as
     /// in the last turn. An output that comes out equal to the last one keeps its pointer, so later
-    /// stages see no change. Keys that are not in `inputs` are forgotten.
+    /// stages see no change; and so does the map of them all. Keys that are not in `inputs` are forgotten.
     ///
-    /// `inputs` must come in strictly ascending order of their keys: old and new are merged in one walk.
-    pub fn turn(
+    /// `inputs` must come in strictly ascending order of their keys.
+    pub fn turn<'a, B: Input<Owned = I>>(
         &mut self,
-        inputs: impl IntoIterator<Item = (K, I)>,
+        inputs: impl IntoIterator<Item = (&'a K, B)>,
         mut derive: impl FnMut(&K, &I) -> T,
-    ) -> BTreeMap<K, Arc<T>> {
-        let mut previous = std::mem::take(&mut self.entries).into_iter().peekable();
-        self.entries = inputs
-            .into_iter()
-            .map(|(key, input)| {
-                let output = match take(&mut previous, &key) {
-                    Some((last, output)) if last.same(&input) => output,
-                    Some((_, output)) => {
-                        let fresh = derive(&key, &input);
-                        if *output == fresh {
-                            output
-                        } else {
-                            Arc::new(fresh)
-                        }
-                    }
-                    None => Arc::new(derive(&key, &input)),
-                };
-                (key, (input, output))
-            })
-            .collect();
-        self.entries
-            .iter()
-            .map(|(key, (_, output))| (key.clone(), Arc::clone(output)))
-            .collect()
+    ) -> Shared<K, T>
+    where
+        K: 'a,
+    {
+        let mut differences = Vec::new();
+        let gone = self.entries.turn(inputs, |key, input, last| {
+            let fresh = derive(key, input);
+            match last {
+                Some((_, output)) if *output == fresh => output,
+                _ => {
+                    let output = Arc::new(fresh);
+                    differences.push((key.clone(), Some(Arc::clone(&output))));
+                    output
+                }
+            }
+        });
+        differences.extend(gone.into_iter().map(|key| (key, None)));
+        patch(&mut self.outputs, differences);
+        Arc::clone(&self.outputs)
+    }
+
+    /// What the last turn made.
+    pub const fn outputs(&self) -> &Shared<K, T> {
+        &self.outputs
     }
 }
 
-/// Advances an ordered walk to `key` and takes its value.
-fn take<K: Ord, V>(walk: &mut Peekable<impl Iterator<Item = (K, V)>>, key: &K) -> Option<V> {
-    while walk.next_if(|(passed, _)| passed < key).is_some() {}
-    walk.next_if(|(found, _)| found == key)
-        .map(|(_, value)| value)
+/// Brings a map up to date, with these values and without the keys that have none. If nothing differs it keeps its
+/// pointer.
+pub fn patch<K: Ord + Clone, T>(
+    map: &mut Shared<K, T>,
+    differences: impl IntoIterator<Item = (K, Option<Arc<T>>)>,
+) {
+    let mut differences = differences.into_iter().peekable();
+    if differences.peek().is_none() {
+        return;
+    }
+    let map = Arc::make_mut(map);
+    for (key, value) in differences {
+        match value {
+            Some(value) => map.insert(key, value),
+            None => map.remove(&key),
+        };
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn inputs(pairs: &[(u8, &Arc<str>)]) -> Vec<(u8, Arc<str>)> {
-        pairs
-            .iter()
-            .map(|(key, input)| (*key, Arc::clone(input)))
-            .collect()
+    fn inputs<'a>(pairs: &'a [(u8, &'a Arc<str>)]) -> impl Iterator<Item = (&'a u8, &'a Arc<str>)> {
+        pairs.iter().map(|(key, input)| (key, *input))
     }
 
     #[test]
@@ -150,24 +286,24 @@ mod tests {
         let (a, b, b_again): (Arc<str>, Arc<str>, Arc<str>) = ("a".into(), "b".into(), "bb".into());
         let mut memo = Memo::default();
         let mut derived = Vec::new();
-        let mut turn = |inputs| {
-            let output = memo.turn(inputs, |key, input: &Arc<str>| {
+        let mut turn = |pairs: &[(u8, &Arc<str>)]| {
+            let output = memo.turn(inputs(pairs), |key, input: &Arc<str>| {
                 derived.push(*key);
                 input.to_uppercase()
             });
             (output, std::mem::take(&mut derived))
         };
 
-        let (first, ran) = turn(inputs(&[(1, &a), (2, &b)]));
+        let (first, ran) = turn(&[(1, &a), (2, &b)]);
         assert_eq!(ran, [1, 2]);
-        let (second, ran) = turn(inputs(&[(1, &a), (2, &b_again), (3, &a)]));
+        let (second, ran) = turn(&[(1, &a), (2, &b_again), (3, &a)]);
         assert_eq!(ran, [2, 3]);
         assert!(Arc::ptr_eq(&first[&1], &second[&1]));
         assert_eq!(*second[&2], "BB");
-        let (third, ran) = turn(inputs(&[(2, &b_again)]));
+        let (third, ran) = turn(&[(2, &b_again)]);
         assert!(ran.is_empty());
         assert_eq!(third.len(), 1);
-        let (_, ran) = turn(inputs(&[(1, &a)]));
+        let (_, ran) = turn(&[(1, &a)]);
         assert_eq!(ran, [1], "a key that was away is forgotten");
     }
 
@@ -175,9 +311,16 @@ mod tests {
     fn an_equal_output_keeps_its_pointer() {
         let (lower, upper): (Arc<str>, Arc<str>) = ("a".into(), "A".into());
         let mut memo = Memo::default();
-        let first = memo.turn(inputs(&[(1, &lower)]), |_, input| input.to_uppercase());
-        let second = memo.turn(inputs(&[(1, &upper)]), |_, input| input.to_uppercase());
+        let upper_case = |_: &u8, input: &Arc<str>| input.to_uppercase();
+        let first = memo.turn(inputs(&[(1, &lower)]), upper_case);
+        let second = memo.turn(inputs(&[(1, &upper)]), upper_case);
         assert!(Arc::ptr_eq(&first[&1], &second[&1]));
+        assert!(Arc::ptr_eq(&first, &second), "and so does the map");
+        let third = memo.turn(inputs(&[(1, &upper), (2, &lower)]), upper_case);
+        assert_eq!(first.len(), 1, "what was handed out stays as it is");
+        let fourth = memo.turn(inputs(&[(2, &lower)]), upper_case);
+        assert_eq!((third.len(), fourth.len()), (2, 1));
+        assert!(Arc::ptr_eq(&third[&2], &fourth[&2]));
     }
 
     #[test]
@@ -190,5 +333,15 @@ mod tests {
         assert!(!(a.clone(), None).same(&(a.clone(), Some(b.clone()))));
         let (one, other) = (BTreeMap::from([(1, a.clone())]), BTreeMap::from([(2, a)]));
         assert!(!one.same(&other));
+    }
+
+    #[test]
+    fn what_is_known_weakly_is_changed_in_place_and_not_the_same() {
+        let mut value = Arc::new(vec![1]);
+        let (known, content) = (Arc::downgrade(&value), value.as_ptr());
+        assert!(known.same(&Arc::downgrade(&value)));
+        Arc::make_mut(&mut value)[0] = 2;
+        assert_eq!(value.as_ptr(), content);
+        assert!(!known.same(&Arc::downgrade(&value)));
     }
 }

@@ -10,7 +10,7 @@ use std::{
     sync::Arc,
 };
 
-use evermesh_model::{Graph, Kind, ObjectRef, Route, RouteRule, VirtualRouter};
+use evermesh_model::{Graph, Kind, ObjectRef, Route, RouteRule, Shared, VirtualRouter};
 
 /// What a status says of one object beside its conditions.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -145,11 +145,14 @@ fn weights_of(graph: &Graph, router: &ObjectRef, route: &Route) -> String {
 
 /// What the entries that one of the maps has and the other has not say.
 fn compare<K: Ord, V>(
-    last: &BTreeMap<K, Arc<V>>,
-    now: &BTreeMap<K, Arc<V>>,
+    last: &Shared<K, V>,
+    now: &Shared<K, V>,
     (gone, come): (&mut Entries, &mut Entries),
     read: impl Fn(&V) -> Entries,
 ) {
+    if Arc::ptr_eq(last, now) {
+        return;
+    }
     let (mut last, mut now) = (last.iter().peekable(), now.iter().peekable());
     while let Some((before, after)) = next(&mut last, &mut now) {
         if let (Some(before), Some(after)) = (before, after)
@@ -189,9 +192,9 @@ mod tests {
 
     #[test]
     fn only_what_differs_is_read() {
-        let map = |entries: &[(u8, &Arc<u8>)]| -> BTreeMap<u8, Arc<u8>> {
+        let map = |entries: &[(u8, &Arc<u8>)]| -> Shared<u8, u8> {
             let entries = entries.iter().map(|(key, value)| (*key, Arc::clone(value)));
-            entries.collect()
+            Arc::new(entries.collect())
         };
         let [kept, gone, before, after, come] = [1, 2, 3, 4, 5].map(Arc::new);
         let last = map(&[(1, &kept), (2, &gone), (3, &before)]);

@@ -2,13 +2,10 @@
 //!
 //! Must not make a resource.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeSet, sync::Arc};
 
 use evermesh_model::{
-    Endpoint, Graph, Provider, ResourceName, ServiceName, VirtualRouter, VirtualService,
+    Endpoint, Graph, Provider, ResourceName, ServiceName, Shared, VirtualRouter, VirtualService,
 };
 use evermesh_proto::{Key, View};
 
@@ -62,7 +59,7 @@ impl DeriveMemo {
         endpoints: Arc<Vec<Endpoint>>,
     ) -> Changes {
         let mut out = Changes::default();
-        self.last.endpoints.insert(node.clone(), endpoints);
+        Arc::make_mut(&mut self.last.endpoints).insert(node.clone(), endpoints);
         assignments(
             &mut self.assignments,
             &mut self.derived,
@@ -75,39 +72,25 @@ impl DeriveMemo {
 
     /// The objects that are not those of the last turn, by pointer.
     fn inputs(&mut self, graph: &Graph) -> BTreeSet<Read> {
-        let last = &mut self.last;
         let mut changed = BTreeSet::new();
-        replace(&mut last.meshes, &graph.meshes, Read::Mesh, &mut changed);
-        replace(&mut last.nodes, &graph.nodes, Read::Node, &mut changed);
-        replace(
-            &mut last.services,
-            &graph.services,
-            Read::Service,
-            &mut changed,
-        );
-        replace(
-            &mut last.routers,
-            &graph.routers,
-            Read::Router,
-            &mut changed,
-        );
-        replace(
-            &mut last.gateways,
-            &graph.gateways,
-            Read::Gateway,
-            &mut changed,
-        );
-        replace(
-            &mut last.endpoints,
+        let last = std::mem::replace(&mut self.last, graph.clone());
+        compare(&last.meshes, &graph.meshes, Read::Mesh, &mut changed);
+        compare(&last.nodes, &graph.nodes, Read::Node, &mut changed);
+        compare(&last.services, &graph.services, Read::Service, &mut changed);
+        compare(&last.routers, &graph.routers, Read::Router, &mut changed);
+        compare(
+            &last.endpoints,
             &graph.endpoints,
             Read::Endpoints,
             &mut changed,
         );
-        let routes = graph.gateways.values().flat_map(|gateway| &gateway.routes);
-        let targeted = routes.map(|route| route.target.clone()).collect();
-        let other = self.targeted.symmetric_difference(&targeted).cloned();
-        changed.extend(other.map(Read::Targeted));
-        self.targeted = targeted;
+        if compare(&last.gateways, &graph.gateways, Read::Gateway, &mut changed) {
+            let routes = graph.gateways.values().flat_map(|gateway| &gateway.routes);
+            let targeted = routes.map(|route| route.target.clone()).collect();
+            let other = self.targeted.symmetric_difference(&targeted).cloned();
+            changed.extend(other.map(Read::Targeted));
+            self.targeted = targeted;
+        }
         changed
     }
 
@@ -273,36 +256,36 @@ impl Derived {
     }
 }
 
-/// Brings `last` up to `now` and notes what was not the same, by pointer. Both are walked side by side.
-fn replace<K: Ord + Clone, T>(
-    last: &mut BTreeMap<K, Arc<T>>,
-    now: &BTreeMap<K, Arc<T>>,
+/// Notes what is not the same, by pointer, and says whether there may be anything. Both are walked side by side,
+/// unless they are one.
+fn compare<K: Ord + Clone, T>(
+    last: &Shared<K, T>,
+    now: &Shared<K, T>,
     read: fn(K) -> Read,
     changed: &mut BTreeSet<Read>,
-) {
-    let mut differences: Vec<(K, Option<Arc<T>>)> = Vec::new();
+) -> bool {
+    if Arc::ptr_eq(last, now) {
+        return false;
+    }
     let mut before = last.iter().peekable();
-    for (key, value) in now {
+    let mut note = |key: &K| changed.insert(read(key.clone()));
+    for (key, value) in &**now {
         let same = |it: &(&K, &Arc<T>)| Arc::ptr_eq(it.1, value) && it.0 == key;
         if before.next_if(same).is_some() {
             continue;
         }
         while let Some((gone, _)) = before.next_if(|(passed, _)| *passed < key) {
-            differences.push((gone.clone(), None));
+            note(gone);
         }
         if before.next_if(same).is_none() {
             before.next_if(|(found, _)| *found == key);
-            differences.push((key.clone(), Some(Arc::clone(value))));
+            note(key);
         }
     }
-    differences.extend(before.map(|(gone, _)| (gone.clone(), None)));
-    for (key, value) in differences {
-        changed.insert(read(key.clone()));
-        match value {
-            Some(value) => last.insert(key, value),
-            None => last.remove(&key),
-        };
+    for (gone, _) in before {
+        note(gone);
     }
+    true
 }
 
 fn read_service(

@@ -102,7 +102,7 @@ fn apply(graph: &mut Graph, change: &Change) {
                 endpoint_slices: None,
                 ..builders::mesh(egress)
             };
-            graph.meshes.insert(mesh.name.clone(), Arc::new(mesh));
+            Arc::make_mut(&mut graph.meshes).insert(mesh.name.clone(), Arc::new(mesh));
         }
         Change::Node {
             node,
@@ -123,7 +123,7 @@ fn apply(graph: &mut Graph, change: &Change) {
                 .map(|last| builders::endpoint("a", [10, 0, 0, last], Health::Healthy))
                 .collect();
             let name = builders::node_name(NODES[*node]);
-            graph.endpoints.insert(name, Arc::new(endpoints));
+            Arc::make_mut(&mut graph.endpoints).insert(name, Arc::new(endpoints));
         }
         Change::Service { service, provider } => {
             let provider = match provider {
@@ -180,7 +180,7 @@ fn full() -> Graph {
         builders::add_node(&mut graph, builders::node(node, &PORTS, &SERVICES));
         let endpoint = builders::endpoint("a", [10, 0, 0, 1], Health::Healthy);
         let endpoints = Arc::new(vec![endpoint]);
-        graph.endpoints.insert(builders::node_name(node), endpoints);
+        Arc::make_mut(&mut graph.endpoints).insert(builders::node_name(node), endpoints);
         builders::add_router(&mut graph, builders::router(node, Vec::new()));
         let provider = Provider::Node(builders::node_name(node));
         builders::add_service(&mut graph, builders::service(service, provider, &PORTS));
@@ -300,8 +300,8 @@ fn what_goes_leaves_nothing_behind() {
     let mut memo = DeriveMemo::default();
     derive(&full(), &mut memo);
     let mut graph = full();
-    graph.nodes.remove(&builders::node_name("a"));
-    graph.services.clear();
+    Arc::make_mut(&mut graph.nodes).remove(&builders::node_name("a"));
+    Arc::make_mut(&mut graph.services).clear();
     let after = derive(&graph, &mut memo);
     assert_eq!(after, derive(&graph, &mut DeriveMemo::default()));
     assert_eq!(after.views.len(), 3);
@@ -318,9 +318,9 @@ fn unknown_endpoints_are_not_none() {
         derived.resources.keys().filter(of_kind).count()
     };
     assert_eq!(assignments(&graph), 3);
-    graph.endpoints.insert(name.clone(), Arc::default());
+    Arc::make_mut(&mut graph.endpoints).insert(name.clone(), Arc::default());
     assert_eq!(assignments(&graph), 3, "an empty one");
-    graph.endpoints.remove(&name);
+    Arc::make_mut(&mut graph.endpoints).remove(&name);
     assert_eq!(assignments(&graph), 2, "nothing: proxies keep theirs");
 }
 
@@ -330,7 +330,7 @@ fn what_waited_for_its_mesh_comes_with_it() {
     let mut memo = DeriveMemo::default();
     derive(&graph, &mut memo);
     let mut without = graph.clone();
-    without.meshes.clear();
+    Arc::make_mut(&mut without.meshes).clear();
     let homeless = derive(&without, &mut memo);
     assert_eq!(homeless, derive(&without, &mut DeriveMemo::default()));
     assert!(homeless.views.is_empty());

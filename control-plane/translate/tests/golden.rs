@@ -37,7 +37,7 @@ struct Out<'a> {
 fn golden() {
     each_case(|folder, case| {
         check::consistent(&case.built.graph, &case.derived);
-        for (name, endpoints) in &case.built.graph.endpoints {
+        for (name, endpoints) in &*case.built.graph.endpoints {
             for (key, resource) in load_assignments(&case.built.graph.nodes[name], endpoints) {
                 assert_eq!(
                     case.derived.resources[&key], resource,

@@ -23,7 +23,7 @@ type RouteInput = (
     Arc<Labels>,
     Arc<Gateways>,
 );
-type ResolveInput = (Arc<GatewayDraft>, Vec<Arc<AttachedRoute>>);
+type ResolveInput = (Arc<GatewayDraft>, Option<Vec<Arc<AttachedRoute>>>);
 type Routes = Arc<Turned<ObjectRef, GatewayRouteDraft>>;
 type RoutesInput = (Objects<v1beta2::GatewayRoute>, Arc<Members>, Arc<Gateways>);
 type TurnInput = (Arc<Gateways>, Arc<Turned<ObjectRef, AttachedRoute>>);
@@ -68,10 +68,10 @@ impl GatewayMemo {
         let stage = &mut self.attached;
         let input = (routes, Arc::clone(services));
         let attached = self.all_attached.turn(input, |(routes, services)| {
-            let inputs = routes.values.iter().map(|(object, draft)| {
-                let input = (Arc::clone(draft), Arc::clone(services));
-                (object.clone(), input)
-            });
+            let inputs = routes
+                .values
+                .iter()
+                .map(|(object, draft)| (object, (draft, services)));
             let mut findings = Findings::new();
             let values = stage.turn(
                 inputs,
@@ -88,14 +88,14 @@ impl GatewayMemo {
                 let group = groups.entry(&route.gateway).or_default();
                 group.push(Arc::clone(route));
             }
-            let inputs = named.values.iter().map(|(name, draft)| {
-                let routes = groups.remove(name).unwrap_or_default();
-                (name.clone(), (Arc::clone(draft), routes))
-            });
+            let inputs = named
+                .values
+                .iter()
+                .map(|(name, draft)| (name, (draft, groups.get(name))));
             let mut findings = Findings::new();
             let values = resolved.turn(
                 inputs,
-                |_, (draft, routes)| gateway::resolve(draft, routes),
+                |_, (draft, routes)| gateway::resolve(draft, routes.as_deref().unwrap_or_default()),
                 &mut findings,
             );
             Turned { values, findings }
@@ -114,8 +114,8 @@ fn draft_routes(
     let inputs = members
         .of(objects, |route| route.spec.mesh_ref.as_ref())
         .map(|(object, (route, membership))| {
-            let labels = Arc::clone(&members.labels[&object.namespace]);
-            (object, (route, membership, labels, Arc::clone(gateways)))
+            let labels = &members.labels[&object.namespace];
+            (object, (route, membership, labels, gateways))
         });
     let mut findings = Findings::new();
     let values = stage.turn(

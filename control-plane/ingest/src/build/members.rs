@@ -1,12 +1,9 @@
 //! The stages of meshes and namespaces: who belongs to which mesh; and the first stage of every member.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeSet, sync::Arc};
 
 use evermesh_crds::v1beta2;
-use evermesh_model::{Kind, Memo, Mesh, ObjectRef};
+use evermesh_model::{Kind, Memo, Mesh, ObjectRef, Shared};
 use k8s_openapi::api::core::v1::Namespace;
 
 use crate::{
@@ -17,13 +14,10 @@ use crate::{
     stage::{Checked, Findings, Once, Stage, Turned},
 };
 
-type IndexInput = (
-    BTreeMap<ObjectRef, Arc<Mesh>>,
-    BTreeMap<ObjectRef, Arc<MeshDraft>>,
-);
+type IndexInput = (Shared<ObjectRef, Mesh>, Shared<ObjectRef, MeshDraft>);
 type MembershipInput = (Arc<Labels>, Arc<MeshIndex>);
-type OfNamespace = BTreeMap<Arc<str>, Arc<Membership>>;
-type MembersInput = (Arc<MeshIndex>, BTreeMap<Arc<str>, Arc<Labels>>, OfNamespace);
+type OfNamespace = Shared<Arc<str>, Membership>;
+type MembersInput = (Arc<MeshIndex>, Shared<Arc<str>, Labels>, OfNamespace);
 type MemberObjects = (
     Objects<v1beta2::VirtualNode>,
     Objects<v1beta2::VirtualService>,
@@ -36,11 +30,11 @@ type MemberObjects = (
 #[derive(Debug, Default)]
 pub(super) struct MemberMemo {
     drafts: Stage<ObjectRef, Arc<v1beta2::Mesh>, MeshDraft>,
-    meshes: Memo<ObjectRef, Arc<MeshDraft>, Arc<Mesh>>,
+    meshes: Memo<ObjectRef, Arc<MeshDraft>, Mesh>,
     index: Once<IndexInput, MeshIndex>,
     namespaces: Once<MemberObjects, BTreeSet<Arc<str>>>,
-    labels: Memo<Arc<str>, Option<Arc<Namespace>>, Arc<Labels>>,
-    memberships: Memo<Arc<str>, MembershipInput, Arc<Membership>>,
+    labels: Memo<Arc<str>, Option<Arc<Namespace>>, Labels>,
+    memberships: Memo<Arc<str>, MembershipInput, Membership>,
     members: Once<MembersInput, Members>,
 }
 
@@ -48,23 +42,18 @@ pub(super) struct MemberMemo {
 #[derive(Debug, PartialEq)]
 pub(super) struct Members {
     pub(super) meshes: Arc<MeshIndex>,
-    pub(super) labels: BTreeMap<Arc<str>, Arc<Labels>>,
+    pub(super) labels: Shared<Arc<str>, Labels>,
     of_namespace: OfNamespace,
 }
 
 impl MemberMemo {
     pub(super) fn turn(&mut self, inputs: &Inputs, findings: &mut Findings) -> Arc<Members> {
-        let objects = inputs
-            .meshes
-            .iter()
-            .map(|(object, mesh)| (object.clone(), Arc::clone(mesh)));
-        let drafts = self
-            .drafts
-            .turn(objects, |object, mesh| mesh::draft(object, mesh), findings);
-        let pairs = drafts
-            .iter()
-            .map(|(object, draft)| (object.clone(), Arc::clone(draft)));
-        let meshes = self.meshes.turn(pairs, |_, draft| draft.mesh.clone());
+        let drafts = self.drafts.turn(
+            &*inputs.meshes,
+            |object, mesh| mesh::draft(object, mesh),
+            findings,
+        );
+        let meshes = self.meshes.turn(&*drafts, |_, draft| draft.mesh.clone());
         let index = self.index.turn((meshes, drafts), |(meshes, drafts)| {
             MeshIndex::new(meshes, drafts)
         });
@@ -82,14 +71,12 @@ impl MemberMemo {
         let namespaces = self.namespaces.turn(objects, namespaces);
         let pairs = namespaces.iter().map(|name| {
             let object = ObjectRef::new(Kind::Namespace, "", Arc::clone(name));
-            (Arc::clone(name), inputs.namespaces.get(&object).cloned())
+            (name, inputs.namespaces.get(&object))
         });
         let labels = self.labels.turn(pairs, |name, namespace| {
             namespace_labels(name, namespace.as_deref())
         });
-        let pairs = labels
-            .iter()
-            .map(|(name, labels)| (Arc::clone(name), (Arc::clone(labels), Arc::clone(&index))));
+        let pairs = labels.iter().map(|(name, labels)| (name, (labels, &index)));
         let of_namespace = self.memberships.turn(pairs, |_, (labels, index)| {
             index.membership.of_namespace(labels)
         });
@@ -97,8 +84,8 @@ impl MemberMemo {
             (index, labels, of_namespace),
             |(meshes, labels, members)| Members {
                 meshes: Arc::clone(meshes),
-                labels: labels.clone(),
-                of_namespace: members.clone(),
+                labels: Arc::clone(labels),
+                of_namespace: Arc::clone(members),
             },
         )
     }
@@ -132,7 +119,7 @@ impl Members {
         &'a self,
         objects: &'a Objects<T>,
         reference: impl Fn(&T) -> Option<&v1beta2::MeshReference> + 'a,
-    ) -> impl Iterator<Item = (ObjectRef, (Arc<T>, Arc<Membership>))> + 'a {
+    ) -> impl Iterator<Item = (&'a ObjectRef, (&'a Arc<T>, &'a Arc<Membership>))> {
         objects.iter().map(move |(object, value)| {
             let membership = match reference(value) {
                 Some(mesh) => self.meshes.membership.of_reference(&mesh.name),
@@ -141,7 +128,7 @@ impl Members {
                     .get(&object.namespace)
                     .expect("the namespace of every member is walked"),
             };
-            (object.clone(), (Arc::clone(value), Arc::clone(membership)))
+            (object, (value, membership))
         })
     }
 }

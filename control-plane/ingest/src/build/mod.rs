@@ -20,9 +20,8 @@ use std::{
 
 use evermesh_crds::v1beta2;
 use evermesh_model::{
-    CloudMapService, CloudMapState, Endpoint, Graph, Memo, ObjectRef, Problem, Reason,
-    ResourceName, ServiceName, VirtualGateway, VirtualNode, VirtualRouter, VirtualService,
-    problem::FieldPath,
+    CloudMapService, CloudMapState, Endpoint, Graph, ObjectRef, Problem, Reason, ResourceName,
+    ServiceName, VirtualGateway, VirtualNode, VirtualRouter, VirtualService, problem::FieldPath,
 };
 
 use k8s_openapi::api::{
@@ -35,9 +34,9 @@ use self::{
     services::ServiceMemo,
 };
 use crate::{
-    directory::{ByName, Directory, Face, Name},
+    directory::{ByName, Directory},
     endpoints::EndpointMemo,
-    inputs::{ByOwner, Inputs, Objects},
+    inputs::{Inputs, Objects, SeenByOwner},
     mesh::MeshIndex,
     stage::{Checked, Findings, Once, Problems, Stage, Turned},
 };
@@ -88,8 +87,8 @@ type GraphParts = (
 type EndpointParts = (
     Values<ResourceName, VirtualNode>,
     Arc<MeshIndex>,
-    (ByOwner<EndpointSlice>, Objects<Service>),
-    (ByOwner<Pod>, Objects<v1beta2::VirtualNode>),
+    (SeenByOwner<EndpointSlice>, Objects<Service>),
+    (SeenByOwner<Pod>, Objects<v1beta2::VirtualNode>),
     Objects<Node>,
     BTreeMap<CloudMapService, Arc<CloudMapState>>,
 );
@@ -117,11 +116,11 @@ pub fn build(inputs: &Inputs, memo: &mut BuildMemo) -> Built {
         Arc::clone(&nodes),
         Arc::clone(&members.meshes),
         (
-            Arc::clone(inputs.endpoint_slices.by_owner()),
+            Arc::downgrade(inputs.endpoint_slices.by_owner()),
             Arc::clone(&inputs.services),
         ),
         (
-            Arc::clone(inputs.pods.by_owner()),
+            Arc::downgrade(inputs.pods.by_owner()),
             Arc::clone(&inputs.virtual_nodes),
         ),
         Arc::clone(&inputs.nodes),
@@ -132,12 +131,11 @@ pub fn build(inputs: &Inputs, memo: &mut BuildMemo) -> Built {
         stage.turn(&nodes.values, &meshes.by_name, inputs)
     });
     findings.extend(endpoints.findings.iter().cloned());
-    let groups = inputs
-        .backend_groups
-        .iter()
-        .map(|(object, group)| (object.clone(), Arc::clone(group)));
-    memo.backend_groups
-        .turn(groups, |object, _| backend_group(object), &mut findings);
+    memo.backend_groups.turn(
+        &*inputs.backend_groups,
+        |object, _| backend_group(object),
+        &mut findings,
+    );
 
     let parts = (
         Arc::clone(&members.meshes),
@@ -155,12 +153,12 @@ pub fn build(inputs: &Inputs, memo: &mut BuildMemo) -> Built {
 
 fn assemble((meshes, nodes, services, routers, gateways, endpoints): &GraphParts) -> Graph {
     Graph {
-        meshes: meshes.by_name.clone(),
-        nodes: nodes.values.clone(),
-        services: services.values.clone(),
-        routers: routers.values.clone(),
-        gateways: gateways.values.clone(),
-        endpoints: endpoints.values.clone(),
+        meshes: Arc::clone(&meshes.by_name),
+        nodes: Arc::clone(&nodes.values),
+        services: Arc::clone(&services.values),
+        routers: Arc::clone(&routers.values),
+        gateways: Arc::clone(&gateways.values),
+        endpoints: Arc::clone(&endpoints.values),
     }
 }
 
@@ -177,20 +175,4 @@ fn backend_group(object: &ObjectRef) -> Checked<()> {
         "backend groups are not served yet; list their virtual services in the spec.backends of each virtual node",
     );
     Checked::new(None, problems)
-}
-
-/// Faces of a kind, as its directory. `faces` remembers the single ones.
-fn directory<N, T>(
-    faces: &mut Memo<N, Arc<T>, Arc<Face<N>>>,
-    values: &BTreeMap<N, Arc<T>>,
-    face: impl Fn(&T) -> Face<N>,
-) -> Directory<N>
-where
-    N: Name,
-{
-    let values = values
-        .iter()
-        .map(|(name, value)| (name.clone(), Arc::clone(value)));
-    let faces = faces.turn(values, |_, value| face(value));
-    Directory::new(faces.values())
 }

@@ -3,41 +3,31 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use evermesh_crds::v1beta2;
-use evermesh_model::{Memo, ObjectRef, ResourceName, VirtualNode};
+use evermesh_model::{ObjectRef, ResourceName, VirtualNode};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 
 use super::{
-    Drafts, Faces, ServiceFaces, Values, directory,
+    Drafts, Faces, ServiceFaces, Values,
     members::{DraftMemo, Members},
 };
 use crate::{
-    directory::{Directory, Face},
-    inputs::{Inputs, Settings},
+    directory::DirectoryMemo,
+    inputs::{Inputs, SeenByOwner, Settings},
     node::{self, NodeDraft, NodeFinds},
     stage::{Findings, Once, Stage, Turned},
 };
 
-type FindInput = (
-    Arc<NodeDraft>,
-    ServiceFaces,
-    Arc<BTreeSet<ObjectRef>>,
-    Settings,
-);
-type TurnInput = (
-    Drafts<ResourceName, NodeDraft>,
-    ServiceFaces,
-    Arc<BTreeSet<ObjectRef>>,
-    Settings,
-);
+type Surroundings = (ServiceFaces, Arc<BTreeSet<ObjectRef>>, Settings);
+type TurnInput = (Drafts<ResourceName, NodeDraft>, Surroundings);
 
 /// The memory of these stages.
 #[derive(Debug, Default)]
 pub(super) struct NodeMemo {
     drafts: DraftMemo<v1beta2::VirtualNode, NodeDraft>,
-    faces: Memo<ResourceName, Arc<NodeDraft>, Arc<Face<ResourceName>>>,
-    directory: Once<Drafts<ResourceName, NodeDraft>, Directory<ResourceName>>,
+    directory: DirectoryMemo<ResourceName, NodeDraft>,
+    slices: SeenByOwner<EndpointSlice>,
     with_slices: Arc<BTreeSet<ObjectRef>>,
-    finds: Memo<ResourceName, FindInput, Arc<NodeFinds>>,
-    resolved: Stage<ResourceName, (Arc<NodeDraft>, Arc<NodeFinds>), VirtualNode>,
+    resolved: Stage<ResourceName, (Arc<NodeDraft>, Surroundings), VirtualNode, NodeFinds>,
     turned: Once<TurnInput, Turned<ResourceName, VirtualNode>>,
 }
 
@@ -55,10 +45,7 @@ impl NodeMemo {
             node::draft,
             findings,
         );
-        let faces = &mut self.faces;
-        let directory = self.directory.turn(Arc::clone(&named), |named| {
-            directory(faces, &named.values, NodeDraft::face)
-        });
+        let directory = self.directory.turn(&named.values, NodeDraft::face);
         (named, directory)
     }
 
@@ -68,44 +55,29 @@ impl NodeMemo {
         drafts: Drafts<ResourceName, NodeDraft>,
         services: ServiceFaces,
     ) -> Values<ResourceName, VirtualNode> {
-        let with_slices = inputs.endpoint_slices.by_owner().keys();
-        if !self.with_slices.iter().eq(with_slices.clone()) {
-            self.with_slices = Arc::new(with_slices.cloned().collect());
+        let slices = inputs.endpoint_slices.by_owner();
+        let seen = Arc::downgrade(slices);
+        if !self.slices.ptr_eq(&seen) {
+            self.slices = seen;
+            if !self.with_slices.iter().eq(slices.keys()) {
+                self.with_slices = Arc::new(slices.keys().cloned().collect());
+            }
         }
-        let (finds, resolved) = (&mut self.finds, &mut self.resolved);
-        self.turned.turn(
-            (
-                drafts,
-                services,
-                Arc::clone(&self.with_slices),
-                inputs.settings,
-            ),
-            |(drafts, services, with_slices, settings)| {
-                let inputs = drafts.values.iter().map(|(name, draft)| {
-                    let input = (
-                        Arc::clone(draft),
-                        Arc::clone(services),
-                        Arc::clone(with_slices),
-                        *settings,
-                    );
-                    (name.clone(), input)
-                });
-                let finds = finds.turn(inputs, |_, (draft, services, with_slices, settings)| {
-                    node::find(draft, services, with_slices, *settings)
-                });
-                let inputs = drafts
-                    .values
-                    .values()
-                    .zip(finds)
-                    .map(|(draft, (name, finds))| (name, (Arc::clone(draft), finds)));
+        let surroundings = (services, Arc::clone(&self.with_slices), inputs.settings);
+        let resolved = &mut self.resolved;
+        self.turned
+            .turn((drafts, surroundings), |(drafts, surroundings)| {
+                let inputs = drafts.values.iter();
                 let mut findings = Findings::new();
-                let values = resolved.turn(
-                    inputs,
-                    |_, (draft, finds)| node::resolve(draft, finds),
+                let values = resolved.follow(
+                    inputs.map(|(name, draft)| (name, (draft, surroundings))),
+                    |draft, (services, with_slices, settings)| {
+                        node::find(draft, services, with_slices, *settings)
+                    },
+                    |draft, finds| node::resolve(draft, finds),
                     &mut findings,
                 );
                 Turned { values, findings }
-            },
-        )
+            })
     }
 }

@@ -1,51 +1,49 @@
 //! The stages of virtual routers and `Route` objects.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use evermesh_crds::{extension, v1beta2};
-use evermesh_model::{Memo, ObjectRef, ResourceName, VirtualRouter};
+use evermesh_model::{ObjectRef, ResourceName, VirtualRouter};
 
 use super::{
-    Drafts, Faces, Values, directory,
+    Drafts, Faces, Values,
     members::{DraftMemo, Members},
 };
 use crate::{
-    directory::{Directory, Face},
-    inputs::{ByOwner, Inputs, Owned},
+    directory::DirectoryMemo,
+    inputs::{ByOwner, Inputs, Objects, SeenByOwner},
     route::{self, RouteDraft},
     router::{self, RouterDraft},
     stage::{Checked, Findings, Once, Problems, Stage, Turned},
 };
 
-/// `Route` objects by the router they belong to.
-type RouteGroups = BTreeMap<ObjectRef, Vec<Arc<RouteDraft>>>;
-type FindInput = (Arc<RouterDraft>, Vec<Arc<RouteDraft>>, Faces);
-type Finds = Memo<ResourceName, FindInput, Arc<route::Nodes>>;
-type ResolveInput = (Arc<RouterDraft>, Vec<Arc<RouteDraft>>, Arc<route::Nodes>);
-type Resolved = Stage<ResourceName, ResolveInput, VirtualRouter>;
-type TurnInput = (Drafts<ResourceName, RouterDraft>, Arc<Grouped>, Faces);
+/// The `Route` objects of one router that can be read.
+type Group = Vec<Arc<RouteDraft>>;
+type Input = ((Arc<RouterDraft>, Option<Arc<Group>>), Faces);
+type TurnInput = (
+    Drafts<ResourceName, RouterDraft>,
+    SeenByOwner<extension::Route>,
+    Faces,
+);
 
-type Routes = Stage<(ObjectRef, ObjectRef), Arc<extension::Route>, RouteDraft>;
-
-/// All `Route` objects that can be read, and the problems of all.
-#[derive(Debug, PartialEq)]
-struct Grouped {
-    groups: RouteGroups,
-    findings: Findings,
-}
+/// The routers that count by object, ascending, with their places among all by name: `Route` objects name the object.
+type Places = Vec<(ObjectRef, usize)>;
 
 /// The memory of these stages.
 #[derive(Debug, Default)]
 pub(super) struct RouterMemo {
-    routes: Routes,
-    grouped: Once<ByOwner<extension::Route>, Grouped>,
     drafts: DraftMemo<v1beta2::VirtualRouter, RouterDraft>,
-    finds: Finds,
-    resolved: Resolved,
+    work: Work,
     turned: Once<TurnInput, Turned<ResourceName, VirtualRouter>>,
-    faces: Memo<ResourceName, Arc<VirtualRouter>, Arc<Face<ResourceName>>>,
-    directory: Once<Values<ResourceName, VirtualRouter>, Directory<ResourceName>>,
-    orphans: Stage<(ObjectRef, ObjectRef), (), ()>,
+    directory: DirectoryMemo<ResourceName, VirtualRouter>,
+}
+
+#[derive(Debug, Default)]
+struct Work {
+    places: Once<Drafts<ResourceName, RouterDraft>, Places>,
+    groups: Stage<ObjectRef, Objects<extension::Route>, Group>,
+    resolved: Stage<ResourceName, Input, VirtualRouter, route::Nodes>,
+    orphans: Stage<ObjectRef, Objects<extension::Route>, ()>,
 }
 
 impl RouterMemo {
@@ -63,117 +61,78 @@ impl RouterMemo {
             router::draft,
             findings,
         );
-        let routes = &mut self.routes;
-        let by_router = inputs.routes.by_owner();
-        let grouped = self
-            .grouped
-            .turn(Arc::clone(by_router), |by_router| group(by_router, routes));
-        findings.extend(grouped.findings.iter().cloned());
-        let (finds, resolved) = (&mut self.finds, &mut self.resolved);
+        let routes = inputs.routes.by_owner();
+        let work = &mut self.work;
         let turned = self.turned.turn(
-            (named, grouped, Arc::clone(nodes)),
-            |(named, grouped, nodes)| {
-                resolve_routers(named, &grouped.groups, nodes, finds, resolved)
-            },
+            (named, Arc::downgrade(routes), Arc::clone(nodes)),
+            |(named, _, nodes)| work.turn(named, routes, nodes),
         );
         findings.extend(turned.findings.iter().cloned());
-        let faces = &mut self.faces;
-        let directory = self.directory.turn(Arc::clone(&turned), |turned| {
-            directory(faces, &turned.values, router::face)
-        });
-        self.report_orphans(&inputs.routes, &directory, findings);
+        let directory = self.directory.turn(&turned.values, router::face);
         (turned, directory)
     }
+}
 
-    /// `Route` objects whose router is not there. Both sides come in order.
-    fn report_orphans(
+impl Work {
+    fn turn(
         &mut self,
-        routes: &Owned<extension::Route>,
-        served: &Directory<ResourceName>,
-        findings: &mut Findings,
-    ) {
-        let mut known = served.objects().peekable();
-        let orphans = routes
-            .by_owner()
-            .iter()
-            .filter(|(router, _)| {
-                while known.next_if(|known| *known < *router).is_some() {}
-                known.peek() != Some(router)
-            })
-            .flat_map(|(router, routes)| {
-                routes
-                    .keys()
-                    .map(|route| ((router.clone(), route.clone()), ()))
-            });
+        named: &Drafts<ResourceName, RouterDraft>,
+        routes: &ByOwner<extension::Route>,
+        nodes: &Faces,
+    ) -> Turned<ResourceName, VirtualRouter> {
+        let mut findings = Findings::new();
+        let groups = self.groups.turn(
+            &**routes,
+            |_, routes| {
+                let routes = routes.iter();
+                Checked::all(routes.map(|(object, route)| route::draft(object, route)))
+            },
+            &mut findings,
+        );
+        let places = self.places.turn(Arc::clone(named), places);
+        let mut of_router = vec![None; places.len()];
+        let mut orphans = Vec::new();
+        let mut places = places.iter().peekable();
+        for ((router, routes), group) in routes.iter().zip(groups.values()) {
+            while places
+                .next_if(|(passed, _)| passed != router && passed < router)
+                .is_some()
+            {}
+            match places.next_if(|(found, _)| found == router) {
+                Some((_, place)) => of_router[*place] = Some(group),
+                None => orphans.push((router, routes)),
+            }
+        }
         self.orphans.turn(
             orphans,
-            |(router, route), ()| {
-                let mut problems = Problems::of(route);
-                problems.extend([route::without_router(route, router)]);
+            |router, routes| {
+                let mut problems = Problems::of(router);
+                let routes = routes.keys();
+                problems.extend(routes.map(|route| route::without_router(route, router)));
                 Checked::new(None, problems)
             },
-            findings,
+            &mut findings,
         );
+        let inputs = named.values.iter().zip(of_router);
+        let values = self.resolved.follow(
+            inputs.map(|((name, draft), group)| (name, ((draft, group), nodes))),
+            |(draft, group), nodes| router::find(draft, objects(group.as_ref()), nodes),
+            |(draft, group), finds| router::resolve(draft, objects(group.as_ref()), finds),
+            &mut findings,
+        );
+        Turned { values, findings }
     }
 }
 
-/// Reads all `Route` objects.
-fn group(by_router: &ByOwner<extension::Route>, routes: &mut Routes) -> Grouped {
-    let objects = by_router.iter().flat_map(|(router, routes)| {
-        routes
-            .iter()
-            .map(|(object, route)| ((router.clone(), object.clone()), Arc::clone(route)))
-    });
-    let mut findings = Findings::new();
-    let drafts = routes.turn(
-        objects,
-        |(_, object), route| route::draft(object, route),
-        &mut findings,
-    );
-    let mut groups: Vec<(ObjectRef, Vec<Arc<RouteDraft>>)> = Vec::new();
-    for ((router, _), draft) in drafts {
-        match groups.last_mut() {
-            Some((last, group)) if *last == router => group.push(draft),
-            _ => groups.push((router, vec![draft])),
-        }
-    }
-    Grouped {
-        groups: groups.into_iter().collect(),
-        findings,
-    }
-}
-
-fn resolve_routers(
-    named: &Drafts<ResourceName, RouterDraft>,
-    groups: &RouteGroups,
-    nodes: &Faces,
-    finds: &mut Finds,
-    resolved: &mut Resolved,
-) -> Turned<ResourceName, VirtualRouter> {
-    let work: Vec<_> = named
-        .values
-        .iter()
-        .map(|(name, draft)| {
-            let routes = groups.get(draft.object()).cloned().unwrap_or_default();
-            (name, draft, routes)
-        })
+fn places(named: &Drafts<ResourceName, RouterDraft>) -> Places {
+    let drafts = named.values.values().enumerate();
+    let mut places: Places = drafts
+        .map(|(place, draft)| (draft.object().clone(), place))
         .collect();
-    let inputs = work.iter().map(|(name, draft, routes)| {
-        let input = (Arc::clone(draft), routes.clone(), Arc::clone(nodes));
-        ((*name).clone(), input)
-    });
-    let finds = finds.turn(inputs, |_, (draft, routes, nodes)| {
-        router::find(draft, routes, nodes)
-    });
-    let inputs = work
-        .into_iter()
-        .zip(finds)
-        .map(|((_, draft, routes), (name, finds))| (name, (Arc::clone(draft), routes, finds)));
-    let mut findings = Findings::new();
-    let values = resolved.turn(
-        inputs,
-        |_, (draft, routes, finds)| router::resolve(draft, routes, finds),
-        &mut findings,
-    );
-    Turned { values, findings }
+    places.sort();
+    places
+}
+
+fn objects(group: Option<&Arc<Group>>) -> &[Arc<RouteDraft>] {
+    group.map_or(&[], |group| group.as_slice())
 }

@@ -3,31 +3,30 @@
 use std::sync::Arc;
 
 use evermesh_crds::v1beta2;
-use evermesh_model::{Memo, ResourceName, ServiceName, VirtualService};
+use evermesh_model::{ResourceName, ServiceName, VirtualService};
 
 use super::{
-    Drafts, Faces, ServiceFaces, Values, directory,
+    Drafts, Faces, ServiceFaces, Values,
     members::{DraftMemo, Members},
 };
 use crate::{
-    directory::{Directory, Face, Found},
+    directory::{DirectoryMemo, Found},
     inputs::Inputs,
     service::{self, ServiceDraft},
     stage::{Findings, Once, Stage, Turned},
 };
 
 type Provider = Option<Found<ResourceName>>;
-type TurnInput = (Drafts<ServiceName, ServiceDraft>, Faces, Faces);
+type Input = (Arc<ServiceDraft>, (Faces, Faces));
+type TurnInput = (Drafts<ServiceName, ServiceDraft>, (Faces, Faces));
 
 /// The memory of these stages.
 #[derive(Debug, Default)]
 pub(super) struct ServiceMemo {
     drafts: DraftMemo<v1beta2::VirtualService, ServiceDraft>,
-    finds: Memo<ServiceName, (Arc<ServiceDraft>, Faces, Faces), Arc<Provider>>,
-    resolved: Stage<ServiceName, (Arc<ServiceDraft>, Arc<Provider>), VirtualService>,
+    resolved: Stage<ServiceName, Input, VirtualService, Provider>,
     turned: Once<TurnInput, Turned<ServiceName, VirtualService>>,
-    faces: Memo<ServiceName, Arc<VirtualService>, Arc<Face<ServiceName>>>,
-    directory: Once<Values<ServiceName, VirtualService>, Directory<ServiceName>>,
+    directory: DirectoryMemo<ServiceName, VirtualService>,
 }
 
 impl ServiceMemo {
@@ -45,36 +44,23 @@ impl ServiceMemo {
             service::draft,
             findings,
         );
-        let (finds, resolved) = (&mut self.finds, &mut self.resolved);
-        let turned = self.turned.turn(
-            (named, Arc::clone(nodes), Arc::clone(routers)),
-            |(named, nodes, routers)| {
-                let inputs = named.values.iter().map(|(name, draft)| {
-                    let input = (Arc::clone(draft), Arc::clone(nodes), Arc::clone(routers));
-                    (name.clone(), input)
-                });
-                let finds = finds.turn(inputs, |_, (draft, nodes, routers)| {
-                    service::find(draft, nodes, routers)
-                });
-                let inputs = named
-                    .values
-                    .values()
-                    .zip(finds)
-                    .map(|(draft, (name, found))| (name, (Arc::clone(draft), found)));
+        let resolved = &mut self.resolved;
+        let surroundings = (Arc::clone(nodes), Arc::clone(routers));
+        let turned = self
+            .turned
+            .turn((named, surroundings), |(named, surroundings)| {
+                let inputs = named.values.iter();
                 let mut findings = Findings::new();
-                let values = resolved.turn(
-                    inputs,
-                    |_, (draft, found)| service::resolve(draft, found.as_ref().as_ref()),
+                let values = resolved.follow(
+                    inputs.map(|(name, draft)| (name, (draft, surroundings))),
+                    |draft, (nodes, routers)| service::find(draft, nodes, routers),
+                    |draft, found| service::resolve(draft, found.as_ref()),
                     &mut findings,
                 );
                 Turned { values, findings }
-            },
-        );
+            });
         findings.extend(turned.findings.iter().cloned());
-        let faces = &mut self.faces;
-        let directory = self.directory.turn(Arc::clone(&turned), |turned| {
-            directory(faces, &turned.values, service::face)
-        });
+        let directory = self.directory.turn(&turned.values, service::face);
         (turned, directory)
     }
 }

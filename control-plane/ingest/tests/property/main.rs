@@ -43,7 +43,7 @@ fn assert_resolved(graph: &Graph) {
             hostname: Arc::clone(hostname),
         })
     };
-    for (name, node) in &graph.nodes {
+    for (name, node) in &*graph.nodes {
         assert_eq!(*name, node.name);
         assert!(graph.meshes.contains_key(&name.mesh));
         assert!(
@@ -55,7 +55,7 @@ fn assert_resolved(graph: &Graph) {
         let is_eds = node.discovery.as_ref().is_some_and(Discovery::is_eds);
         assert!(is_eds || !graph.endpoints.contains_key(name));
     }
-    for (name, service) in &graph.services {
+    for (name, service) in &*graph.services {
         assert_eq!(*name, service.name);
         assert!(graph.meshes.contains_key(&name.mesh));
         match &service.provider {
@@ -64,7 +64,7 @@ fn assert_resolved(graph: &Graph) {
             Provider::Router(router) => assert!(graph.routers.contains_key(router)),
         }
     }
-    for (name, router) in &graph.routers {
+    for (name, router) in &*graph.routers {
         assert_eq!(*name, router.name);
         let names: BTreeSet<_> = router.routes.iter().map(|route| &route.name).collect();
         assert_eq!(names.len(), router.routes.len(), "names are unique");
@@ -81,7 +81,7 @@ fn assert_resolved(graph: &Graph) {
             }
         }
     }
-    for (name, gateway) in &graph.gateways {
+    for (name, gateway) in &*graph.gateways {
         assert_eq!(*name, gateway.name);
         assert!(gateway.listeners.iter().all(|one| one.protocol.is_http()));
         for route in &gateway.routes {
@@ -136,7 +136,7 @@ proptest! {
             prop_assert!(built.problems.is_sorted_by(|one, other| one < other));
             assert_resolved(&built.graph);
 
-            for (name, node) in &built.graph.nodes {
+            for (name, node) in &*built.graph.nodes {
                 let mesh = &built.graph.meshes[&name.mesh];
                 let expected = built.graph.endpoints.get(name);
                 let short_cut = endpoints(node, mesh, &inputs);

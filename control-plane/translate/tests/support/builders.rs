@@ -25,7 +25,7 @@ pub fn mesh(egress: EgressFilter) -> Mesh {
 pub fn graph() -> Graph {
     let mut graph = Graph::default();
     let mesh = mesh(EgressFilter::DropAll);
-    graph.meshes.insert(mesh.name.clone(), Arc::new(mesh));
+    Arc::make_mut(&mut graph.meshes).insert(mesh.name.clone(), Arc::new(mesh));
     graph
 }
 
@@ -195,23 +195,19 @@ pub fn gateway_route(
 }
 
 pub fn add_gateway(graph: &mut Graph, gateway: VirtualGateway) {
-    graph
-        .gateways
-        .insert(gateway.name.clone(), Arc::new(gateway));
+    Arc::make_mut(&mut graph.gateways).insert(gateway.name.clone(), Arc::new(gateway));
 }
 
 pub fn add_node(graph: &mut Graph, node: VirtualNode) {
-    graph.nodes.insert(node.name.clone(), Arc::new(node));
+    Arc::make_mut(&mut graph.nodes).insert(node.name.clone(), Arc::new(node));
 }
 
 pub fn add_service(graph: &mut Graph, service: VirtualService) {
-    graph
-        .services
-        .insert(service.name.clone(), Arc::new(service));
+    Arc::make_mut(&mut graph.services).insert(service.name.clone(), Arc::new(service));
 }
 
 pub fn add_router(graph: &mut Graph, router: VirtualRouter) {
-    graph.routers.insert(router.name.clone(), Arc::new(router));
+    Arc::make_mut(&mut graph.routers).insert(router.name.clone(), Arc::new(router));
 }
 
 /// `n` nodes, each with a service, a router and five backends, its endpoints served by us.
@@ -228,9 +224,7 @@ pub fn large(n: usize) -> Graph {
             endpoint("eu-west-1a", [10, 1, high, low], Health::Healthy),
             endpoint("eu-west-1b", [10, 2, high, low], Health::Healthy),
         ];
-        graph
-            .endpoints
-            .insert(node.name.clone(), Arc::new(endpoints));
+        Arc::make_mut(&mut graph.endpoints).insert(node.name.clone(), Arc::new(endpoints));
         add_node(&mut graph, node);
         add_router(&mut graph, large_router(i, n, 50));
         let provider = Provider::Router(router_name(&large_router_name(i)));
