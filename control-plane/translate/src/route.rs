@@ -88,11 +88,21 @@ pub(crate) fn target_cluster(target: &WeightedTarget) -> Arc<str> {
     names::node_cluster(node, port)
 }
 
+/// The targets that a route names: all, or none if nobody has a weight, for Envoy refuses weights that sum to zero.
+pub(crate) fn served_targets(targets: &[WeightedTarget]) -> &[WeightedTarget] {
+    if targets.iter().all(|target| target.weight == 0) {
+        &[]
+    } else {
+        targets
+    }
+}
+
 /// Several targets keep their weights, zeros among them, so that a cluster about to get traffic is already warm.
 /// One target needs no weights: a plain cluster is less for Envoy to choose from and means the same.
-/// None if nobody has a weight: Envoy refuses weights that sum to zero.
+/// None if it names no target.
 fn cluster_specifier(targets: &[WeightedTarget]) -> Option<ClusterSpecifier> {
-    if targets.iter().all(|target| target.weight == 0) {
+    let targets = served_targets(targets);
+    if targets.is_empty() {
         return None;
     }
     if let [target] = targets {

@@ -222,7 +222,7 @@ fn host<T>(
         .collect();
     let needs = http
         .iter()
-        .flat_map(|(_, rule)| &rule.targets)
+        .flat_map(|(_, rule)| route::served_targets(&rule.targets))
         .map(route::target_cluster)
         .collect();
     Host {
