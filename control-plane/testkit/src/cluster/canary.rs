@@ -197,8 +197,14 @@ pub async fn install(cluster: &Cluster, version: Version) -> Result<()> {
         ]);
         arguments.extend(["--set-string".to_owned(), format!("{value}.tag={tag}")]);
     }
-    // Whoever can do without a pause has no reason to wait for one.
-    arguments.extend(["--set", "sidecar.lifecycleHooks.preStopDelay=0"].map(str::to_owned));
+    for setting in [
+        // Who cannot show whose proxy it is gets nothing.
+        "xds.authentication=kubernetes",
+        // Whoever can do without a pause has no reason to wait for one.
+        "sidecar.lifecycleHooks.preStopDelay=0",
+    ] {
+        arguments.extend(["--set".to_owned(), setting.to_owned()]);
+    }
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let action = ["upgrade", "--install", "evermesh"];
     let mut helm = Command::from(chart::helm(&action, &arguments)?);
