@@ -25,12 +25,12 @@ pub(crate) fn write(families: &[(Family, Vec<Chain>)]) -> Result<(), Refusal> {
     socket::send(message::replace(families))
 }
 
-/// Removes what [`write`] wrote, in one step.
+/// Removes what [`write()`] wrote, in one step.
 pub(crate) fn remove(family: Family) -> Result<(), Refusal> {
     socket::send(message::remove(family))
 }
 
-/// What [`write`] does, in the words of `nft -f -`.
+/// What [`write()`] does, in the words of `nft -f -`.
 pub(crate) fn text(family: Family, chains: &[Chain]) -> String {
     let family_name = match family {
         Family::V4 => "ip",
