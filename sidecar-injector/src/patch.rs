@@ -10,6 +10,7 @@ mod interception;
 mod volumes;
 mod xray;
 
+use evermesh_ingest::registration::GATE;
 use evermesh_model::ProxyKind;
 use evermesh_proto::json::JsonError;
 use json_patch::Patch;
@@ -27,8 +28,6 @@ use crate::{
 const PROXY_USER: u32 = 1337;
 /// The container that Prometheus' configurations and SPIRE's registrations select.
 const ENVOY: &str = "envoy";
-/// The condition that whoever registers pods in Cloud Map sets.
-const CLOUD_MAP_GATE: &str = "conditions.appmesh.k8s.aws/aws-cloudmap-healthy";
 
 /// What is done to a pod.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -93,9 +92,9 @@ pub fn patch(pod: &Value, member: &Member, settings: &Settings) -> Result<Patche
 
 fn gate(draft: &mut Draft) {
     let gates = draft.pod()["spec"]["readinessGates"].as_array();
-    let is_there = |gate: &Value| gate["conditionType"] == CLOUD_MAP_GATE;
+    let is_there = |gate: &Value| gate["conditionType"] == GATE;
     if !gates.is_some_and(|gates| gates.iter().any(is_there)) {
-        let gate = json!({ "conditionType": CLOUD_MAP_GATE });
+        let gate = json!({ "conditionType": GATE });
         draft.push(&["spec", "readinessGates"], gate);
     }
 }

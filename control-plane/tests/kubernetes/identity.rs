@@ -26,7 +26,8 @@ use tonic_prost::ProstCodec;
 use crate::{
     eventually,
     proxy::DELTA,
-    scene::{Cluster, USER, app, mesh, route},
+    route,
+    scene::{Cluster, USER, app, mesh},
 };
 
 const GATE: &str = "mesh/shop/virtualGateway/gate_shop";

@@ -18,8 +18,8 @@ mod teams;
 
 use std::time::Duration;
 
-use evermesh_testkit::wait;
-pub(crate) use scene::{Scene, route};
+use evermesh_testkit::{cluster::canary::route, wait};
+pub(crate) use scene::Scene;
 
 /// For what takes milliseconds when the machine is idle.
 const PATIENCE: Duration = Duration::from_secs(30);

@@ -11,6 +11,7 @@ use std::{
 use evermesh_testkit::{
     app,
     chart::{Chart, Installed, NAMESPACE},
+    cluster::canary::route,
     control_plane::{ControlPlane, bootstrap, free_addresses},
     dns::Dns,
     envoy::{Envoy, EnvoyOptions, Version, gateway_turn},
@@ -89,24 +90,6 @@ spec:
         .unwrap();
     }
     yaml
-}
-
-pub(crate) fn route(weights: [u32; 2]) -> String {
-    format!(
-        "apiVersion: evermesh.dev/v1alpha1
-kind: Route
-metadata: {{name: color, namespace: shop}}
-spec:
-  virtualRouterRef: {{name: color}}
-  httpRoute:
-    match: {{prefix: /}}
-    action:
-      weightedTargets:
-      - {{virtualNodeRef: {{name: color-v1}}, weight: {}}}
-      - {{virtualNodeRef: {{name: color-v2}}, weight: {}}}
-",
-        weights[0], weights[1]
-    )
 }
 
 /// An API server in which the chart is installed.
