@@ -52,6 +52,8 @@ pub(crate) struct Cluster {
     pub(crate) client: Client,
     observed: Arc<Observed>,
     pub(crate) reachable: Arc<Reachable>,
+    /// The name of this replica: new with every process.
+    identity: String,
 }
 
 impl Cluster {
@@ -64,10 +66,12 @@ impl Cluster {
             .await
             .context("--kubernetes: no cluster is known here; set KUBECONFIG")?;
         tracing::info!(api_server = %config.cluster_url, "reading the cluster");
+        let host = std::env::var("HOSTNAME").unwrap_or_else(|_| "evermesh".to_owned());
         Ok(Some(Self {
             client: Client::try_from(config).context("--kubernetes")?,
             observed: Arc::default(),
             reachable: Arc::default(),
+            identity: format!("{host}_{:016x}", fastrand::u64(..)),
         }))
     }
 
@@ -95,7 +99,7 @@ impl Cluster {
                 .settings(&args.kubernetes.aws_region, registers)?;
             tasks.spawn(webhook::run(
                 listener,
-                webhook::Options::new(&args.webhook, injection),
+                webhook::Options::new(&args.webhook, injection, self.identity.clone()),
                 self.client.clone(),
                 surroundings,
                 admission,
@@ -144,12 +148,10 @@ impl Cluster {
     ) -> Ear {
         let (leads, leader) = watch::channel(Leader::Unknown);
         let (telling, heard) = mpsc::channel(HEARD);
-        let host = std::env::var("HOSTNAME").unwrap_or_else(|_| "evermesh".to_owned());
-        let identity = format!("{host}_{:016x}", fastrand::u64(..));
         let lease = LeaseOptions {
             namespace: namespace.to_owned(),
             name: args.kubernetes.leader_election_name.clone(),
-            identity: identity.clone(),
+            identity: self.identity.clone(),
             address: advertised(args),
         };
         let holding = lease::hold(self.client.clone(), lease, leads, shutdown.clone());
@@ -160,7 +162,7 @@ impl Cluster {
             self.spawn_registration(tasks, args, channels, shutdown);
         }
         let ear = Ear {
-            identity: identity.as_str().into(),
+            identity: self.identity.as_str().into(),
             leader: leader.clone(),
             heard: telling,
             streams: Arc::default(),
@@ -170,7 +172,7 @@ impl Cluster {
             store,
             registry,
             observed: Arc::clone(&self.observed),
-            identity,
+            identity: self.identity.clone(),
             leader,
             heard,
             registers: args.cloud_map.cloud_map_registration,

@@ -10,6 +10,7 @@ pub mod changes;
 mod cluster;
 pub mod effect;
 pub mod engine;
+mod event;
 pub mod lint;
 pub mod metrics;
 pub mod source;

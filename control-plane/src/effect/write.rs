@@ -7,15 +7,12 @@ use k8s_openapi::api::core::v1::ObjectReference;
 use kube::{
     Client,
     api::{DynamicObject, Patch, PatchParams},
-    runtime::events::{Event, EventType, Recorder},
+    runtime::events::{EventType, Recorder},
 };
 use serde_json::Value;
 
 use super::condition::Turn;
-use crate::source::kubernetes::api_of;
-
-/// Longest note of an event, in bytes; the API takes no longer one.
-const NOTE: usize = 1024;
+use crate::{event::event, source::kubernetes::api_of};
 
 /// One write.
 pub(super) struct Write {
@@ -43,7 +40,13 @@ impl Write {
             .patch_status(name, &PatchParams::default(), &patch)
             .await?;
         for turn in &self.turns {
-            if let Err(error) = recorder.publish(&event(turn), &self.reference()).await {
+            let type_ = if turn.is_warning {
+                EventType::Warning
+            } else {
+                EventType::Normal
+            };
+            let event = event(type_, &turn.reason, &turn.message, "Configure");
+            if let Err(error) = recorder.publish(&event, &self.reference()).await {
                 tracing::warn!(object = %self.object, %error, "an event could not be told");
             }
         }
@@ -73,21 +76,5 @@ pub(super) fn written<T>(answer: kube::Result<T>) -> kube::Result<Option<T>> {
         Ok(object) => Ok(Some(object)),
         Err(kube::Error::Api(answer)) if matches!(answer.code, 404 | 409) => Ok(None),
         Err(error) => Err(error),
-    }
-}
-
-fn event(turn: &Turn) -> Event {
-    let mut note = turn.message.clone();
-    note.truncate(note.floor_char_boundary(NOTE));
-    Event {
-        type_: if turn.is_warning {
-            EventType::Warning
-        } else {
-            EventType::Normal
-        },
-        reason: turn.reason.clone(),
-        note: Some(note),
-        action: "Configure".to_owned(),
-        secondary: None,
     }
 }

@@ -5,12 +5,13 @@
 //! own, whoever tells the API server to trust it. What is known of the cluster comes in as a `watch` of
 //! [`Surroundings`]; until there are any, an answer that needs them is 503.
 //!
-//! Must not decide what is admitted, and must not write anything but its own Secret and the `caBundle` of
-//! its own webhooks.
+//! Must not decide what is admitted, and must not write anything but its own Secret, the `caBundle` of
+//! its own webhooks, and events about pods.
 
 mod authority;
 mod bundle;
 mod certificates;
+mod events;
 mod files;
 mod metrics;
 mod pods;
@@ -61,6 +62,8 @@ pub struct Options {
     pub patience: Duration,
     /// What is put into pods.
     pub injection: evermesh_injector::Settings,
+    /// The name of this replica in events.
+    pub identity: String,
     /// The time.
     pub clock: Clock,
 }
@@ -103,7 +106,11 @@ impl OwnAuthority {
 
 impl Options {
     /// As the command line says.
-    pub fn new(args: &WebhookArgs, injection: evermesh_injector::Settings) -> Self {
+    pub fn new(
+        args: &WebhookArgs,
+        injection: evermesh_injector::Settings,
+        identity: String,
+    ) -> Self {
         let certificate = match &args.webhook_certificates {
             Some(folder) => CertificateSource::Files(folder.clone()),
             None => CertificateSource::OwnAuthority(OwnAuthority {
@@ -122,6 +129,7 @@ impl Options {
             },
             patience: PATIENCE,
             injection,
+            identity,
             clock: Arc::new(SystemTime::now),
         }
     }
@@ -141,14 +149,20 @@ pub async fn run(
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     let certificates = Arc::new(Certificates::new());
+    let mut tasks = JoinSet::new();
+    let (events, telling) = events::teller(client.clone(), options.identity, shutdown.clone());
+    tasks.spawn(async move {
+        telling.await;
+        Ok(())
+    });
     let admission = Admission {
         surroundings,
         family: options.family,
         patience: options.patience,
         injection: Arc::new(options.injection),
         metrics,
+        events,
     };
-    let mut tasks = JoinSet::new();
     let serving = server::serve(
         listener,
         admission,

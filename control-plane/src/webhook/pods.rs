@@ -1,7 +1,6 @@
 //! Pods: which become members of a mesh, and what makes them that.
 //!
-//! A refusal is told to whoever creates the pod, and a controller writes it as an event (`FailedCreate`) to its
-//! object. No event is written here: the API server may ask in a dry run, which must leave no trace.
+//! A refusal or a warning is told to whoever creates the pod, and in an event.
 //!
 //! Must not decide: see [`evermesh_injector`].
 
@@ -12,7 +11,10 @@ use evermesh_model::Kind;
 use json_patch::Patch;
 use serde_json::Value;
 
-use super::server::{Admission, Outcome};
+use super::{
+    events::Told,
+    server::{Admission, Outcome},
+};
 
 impl Admission {
     /// Answers a request about a pod.
@@ -24,9 +26,19 @@ impl Admission {
             let outcome = self
                 .patiently(|known| self.inject(pod, namespace, known))
                 .await;
+            let told = match &outcome {
+                Outcome::Denied(message) => Some(Told::refused(pod, namespace, message)),
+                Outcome::Allowed(_, warnings) if !warnings.is_empty() => {
+                    Some(Told::warned(pod, namespace, warnings))
+                }
+                _ => None,
+            };
             if let Outcome::Denied(message) = &outcome {
-                let owner = pod["metadata"]["ownerReferences"][0]["name"].as_str();
-                tracing::info!(namespace, owner, message, "a pod is refused");
+                tracing::info!(namespace, message, "a pod is refused");
+            }
+            if let Some(told) = told.filter(|_| !request.is_dry_run()) {
+                // Whoever asked has the answer, and the metric counts it.
+                let _ = self.events.try_send(told);
             }
             outcome
         })

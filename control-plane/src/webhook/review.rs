@@ -76,6 +76,8 @@ pub(super) struct Request {
     namespace: Option<String>,
     operation: String,
     #[serde(default)]
+    dry_run: bool,
+    #[serde(default)]
     object: Value,
     #[serde(default)]
     old_object: Value,
@@ -177,6 +179,11 @@ impl Request {
         let is_whole = self.sub_resource.as_ref().is_none_or(String::is_empty);
         let namespace = self.namespace.as_deref().unwrap_or_default();
         (is_whole && self.operation == "CREATE").then_some((&self.object, namespace))
+    }
+
+    /// Whether nothing may come of it but the answer.
+    pub(super) fn is_dry_run(&self) -> bool {
+        self.dry_run
     }
 
     /// Empty while the API server has yet to generate it.

@@ -21,11 +21,16 @@ use axum_server::{Handle, tls_rustls::RustlsConfig};
 use evermesh_ingest::admission::{self, IpFamily, Surroundings, Write};
 use evermesh_model::Kind;
 use json_patch::Patch;
-use tokio::{net::TcpListener, sync::watch, time::timeout_at};
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, watch},
+    time::timeout_at,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     certificates::Certificates,
+    events::Told,
     metrics::{AdmissionMetrics, RequestLabels},
     review::{Malformed, POD_PATH, Request, Webhook, path},
 };
@@ -44,6 +49,7 @@ pub(super) struct Admission {
     pub(super) patience: Duration,
     pub(super) injection: Arc<evermesh_injector::Settings>,
     pub(super) metrics: AdmissionMetrics,
+    pub(super) events: mpsc::Sender<Told>,
 }
 
 /// What became of a request.

@@ -104,6 +104,7 @@ impl Replica {
                 "evermesh-xds.default:18000".parse().unwrap(),
                 "evermesh-proxy-init:test".to_owned(),
             ),
+            identity: "evermesh-test".to_owned(),
             clock: Arc::new(move || clock.now()),
         };
         let running = webhook::run(
@@ -331,7 +332,7 @@ impl Cluster {
             }],
             "failurePolicy": "Fail",
             "reinvocationPolicy": "IfNeeded",
-            "sideEffects": "None",
+            "sideEffects": "NoneOnDryRun",
             "admissionReviewVersions": ["v1"],
         })
     }
@@ -422,7 +423,11 @@ impl Cluster {
 
 /// What is waited for.
 impl Cluster {
-    async fn eventually<T>(&self, what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+    pub(crate) async fn eventually<T>(
+        &self,
+        what: &str,
+        mut look: impl AsyncFnMut() -> Option<T>,
+    ) -> T {
         let until = async {
             loop {
                 if let Some(found) = look().await {

@@ -125,6 +125,50 @@ fn names(pod: &Value, list: &str) -> Vec<String> {
     list.iter().map(name).collect()
 }
 
+/// Events about refusals, as `OBJECT: REASON`, with how often each was.
+async fn refusals_told(cluster: &Cluster) -> BTreeMap<String, u64> {
+    let listed = cluster
+        .kubectl(&["get", "events.events.k8s.io", "-n", "shop", "-o", "json"])
+        .await
+        .unwrap();
+    let listed: Value = serde_json::from_str(&listed).unwrap();
+    let events = listed["items"].as_array().unwrap().iter().map(|event| {
+        let regarding = &event["regarding"];
+        let word = |value: &Value| value.as_str().unwrap().to_owned();
+        let (kind, name) = (word(&regarding["kind"]), word(&regarding["name"]));
+        let note = word(&event["note"]);
+        assert!(note.contains("the label `app` is `other`"), "{note}");
+        let times = event["series"]["count"].as_u64().unwrap_or(1);
+        (format!("{kind}/{name}: {}", word(&event["reason"])), times)
+    });
+    events.collect()
+}
+
+/// A refused pod leaves an event about what wants it; one for show leaves none.
+async fn refusals_are_told(cluster: &Cluster) {
+    let mut owned = pod("owned", "other");
+    owned["metadata"]["ownerReferences"] = json!([{
+        "apiVersion": "apps/v1",
+        "kind": "ReplicaSet",
+        "name": "web-1",
+        "uid": "7a4f1e0c",
+        "controller": true,
+    }]);
+    cluster.dry_run(&pod("shown", "other")).await.unwrap_err();
+    for _ in 0..2 {
+        cluster.create(&owned).await.unwrap_err();
+    }
+    let expected = BTreeMap::from([
+        ("Pod/lost: SidecarRefused".to_owned(), 1),
+        ("ReplicaSet/web-1: SidecarRefused".to_owned(), 2),
+    ]);
+    cluster
+        .eventually("the refusals in events", async || {
+            (refusals_told(cluster).await == expected).then_some(())
+        })
+        .await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn makes_pods_members() {
     let cluster = Cluster::start().await;
@@ -170,6 +214,7 @@ async fn makes_pods_members() {
     ] {
         assert!(refusal.contains(words), "{refusal}");
     }
+    refusals_are_told(&cluster).await;
     let mut elsewhere = pod("free", "other");
     elsewhere["metadata"]["namespace"] = "default".into();
     let account = json!({

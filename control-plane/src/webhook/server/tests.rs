@@ -68,6 +68,7 @@ async fn start(patience: Duration) -> Server {
             "init:1".to_owned(),
         )),
         metrics: server.metrics.clone(),
+        events: mpsc::channel(1).0,
     };
     let certificates = Arc::clone(&server.certificates);
     tokio::spawn(serve(
