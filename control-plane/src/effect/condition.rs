@@ -7,10 +7,10 @@
 //!
 //! Must not look at a clock: `lastTransitionTime` is the caller's, and stays while nothing changes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use evermesh_model::{Kind, Problem, Severity};
-use k8s_openapi::jiff::Timestamp;
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use serde_json::{Map, Value, json};
 
 /// The condition of our own.
@@ -20,6 +20,10 @@ pub(super) const WEIGHTS_ACKED: &str = "WeightsAcked";
 
 /// Longest message, in bytes: the sum of a few sentences.
 const MESSAGE: usize = 1024;
+
+/// How long proxies may take to answer before their count is written without them. Most answer within it, and then a
+/// change costs one write, made after the proxies had the machine to themselves.
+const ANSWERING: SignedDuration = SignedDuration::from_millis(250);
 
 /// What is known of an object.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -36,6 +40,8 @@ pub(super) struct Facts {
     pub(super) route_arns: BTreeMap<String, String>,
     /// The weights in its spec, if it has any.
     pub(super) weights: Option<String>,
+    /// Replicas that live and of whose proxies nothing is known.
+    pub(super) unheard: BTreeSet<String>,
 }
 
 /// What the connected proxies concerned made of everything that came of an object.
@@ -49,6 +55,16 @@ pub(super) struct Proxies {
     pub(super) waiting_since: Option<Timestamp>,
     /// Who refused some of it, with the proxy's own words.
     pub(super) refusals: Vec<(String, String)>,
+}
+
+impl Proxies {
+    /// Whether all that is to be said of them is that some were asked a moment ago.
+    pub(super) fn may_still_answer(&self, now: Timestamp) -> bool {
+        // A clock that was set back holds nothing up.
+        let is_recent =
+            |since| (SignedDuration::ZERO..ANSWERING).contains(&now.duration_since(since));
+        self.refusals.is_empty() && self.waiting_since.is_some_and(is_recent)
+    }
 }
 
 /// The name of App Mesh's own condition.
@@ -74,11 +90,13 @@ pub(super) const fn active(kind: Kind) -> Option<&'static str> {
 /// The status of an object, given what its status is. Conditions of others stay as they are.
 pub(super) fn status(kind: Kind, facts: &Facts, current: &Value, now: Timestamp) -> Option<Value> {
     let active = active(kind)?;
-    let (accepted, programmed) = (accepted(&facts.problems), programmed(facts));
-    let is_everywhere = programmed.reason == "Programmed";
-    let ours = [(active, accepted), (PROGRAMMED, programmed)];
     let held: &[Value] = current["conditions"].as_array().map_or(&[], Vec::as_slice);
     let last = |name: &str| held.iter().find(|condition| condition["type"] == name);
+    let was_programmed = current["observedGeneration"] == facts.generation
+        && last(PROGRAMMED).is_some_and(|last| last["status"] == "True");
+    let (accepted, programmed) = (accepted(&facts.problems), programmed(facts, was_programmed));
+    let is_everywhere = programmed.reason == "Programmed";
+    let ours = [(active, accepted), (PROGRAMMED, programmed)];
     let mut conditions: Vec<Value> = ours
         .iter()
         .map(|(name, saying)| saying.condition(name, last(name), now))
@@ -157,7 +175,8 @@ fn accepted(problems: &[Problem]) -> Saying {
     }
 }
 
-fn programmed(facts: &Facts) -> Saying {
+/// What was true of this generation stays so while a replica is unheard: its proxies are sent what they had.
+fn programmed(facts: &Facts, was_programmed: bool) -> Saying {
     let Proxies {
         concerned,
         acked,
@@ -180,6 +199,14 @@ fn programmed(facts: &Facts) -> Saying {
             format!(", waiting since {}", text(since))
         });
         let message = format!("{acked}/{concerned} proxies have accepted it{since}");
+        return Saying::new(false, "Pending", message);
+    }
+    if let Some(replica) = facts.unheard.first()
+        && !was_programmed
+    {
+        let message = format!(
+            "{acked}/{concerned} proxies have accepted it; replica {replica} does not reach this one, its proxies are not counted"
+        );
         return Saying::new(false, "Pending", message);
     }
     if *concerned == 0 {

@@ -5,12 +5,13 @@
 //! Times are measured here, never compared with another machine's: a Lease is taken over when *this* replica has seen
 //! no renewal for as long as the holder promised.
 //!
-//! The Lease also says where the holder listens to the other replicas ([`ADDRESS`]).
+//! The Lease also says where the holder listens to the other replicas ([`ADDRESS`]), and which of them live
+//! ([`presence`](super::presence)).
 //!
 //! Must not know what is written.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     time::{Duration, Instant},
 };
@@ -23,6 +24,8 @@ use k8s_openapi::{
 use kube::{Api, Client, api::PostParams};
 use tokio::{sync::watch, time};
 use tokio_util::sync::CancellationToken;
+
+use super::presence::{Seen, Shown};
 
 /// How long a holder may be silent.
 const DURATION: Duration = Duration::from_secs(6);
@@ -51,7 +54,10 @@ pub(crate) enum Leader {
     #[default]
     Unknown,
     /// This replica.
-    Us,
+    Us {
+        /// The names of the other replicas that live.
+        others: BTreeSet<String>,
+    },
     /// Another one.
     Other {
         /// Its name.
@@ -59,6 +65,13 @@ pub(crate) enum Leader {
         /// Where it listens to us, if it says so.
         address: Option<SocketAddr>,
     },
+}
+
+impl Leader {
+    /// Whether it is this replica.
+    pub(crate) const fn is_us(&self) -> bool {
+        matches!(self, Self::Us { .. })
+    }
 }
 
 /// Tries to hold the Lease until `shutdown`, and gives it back then. `leader` says who holds it.
@@ -70,7 +83,10 @@ pub(crate) async fn hold(
 ) {
     let mut candidate = Candidate {
         api: Api::namespaced(client, &options.namespace),
+        shown: Shown::new(&options.identity),
         options,
+        others: Seen::default(),
+        living: BTreeSet::new(),
         seen: None,
         renewed: None,
         other: Leader::Unknown,
@@ -88,7 +104,9 @@ pub(crate) async fn hold(
             Err(_) => tracing::debug!("lease: no answer"),
         }
         let now = if candidate.leads() {
-            Leader::Us
+            Leader::Us {
+                others: candidate.living.clone(),
+            }
         } else {
             candidate.other.clone()
         };
@@ -99,7 +117,7 @@ pub(crate) async fn hold(
         });
     }
     leader.send_replace(Leader::Unknown);
-    if candidate.leads() {
+    if candidate.leads() || candidate.shown.is_shown() {
         // It is taken over a little later if this does not get through.
         let _ = time::timeout(INTERVAL, candidate.release()).await;
     }
@@ -108,6 +126,12 @@ pub(crate) async fn hold(
 struct Candidate {
     api: Api<Lease>,
     options: LeaseOptions,
+    /// What this replica shows of itself while another one leads.
+    shown: Shown,
+    /// What it has seen of the others, while it leads itself.
+    others: Seen,
+    /// Who of them lives.
+    living: BTreeSet<String>,
     /// The last state of a Lease that somebody else holds, and when we first saw it.
     seen: Option<(LeaseSpec, Instant)>,
     /// When we began to write what made it ours.
@@ -138,24 +162,39 @@ impl Candidate {
             return Ok(());
         };
         let spec = lease.spec.take().unwrap_or_default();
-        let annotations = lease.metadata.annotations.take().unwrap_or_default();
+        let mut annotations = lease.metadata.annotations.take().unwrap_or_default();
         if !self.may_take(&spec, started) {
             self.renewed = None;
+            self.others = Seen::default();
             self.other = Leader::Other {
-                identity: spec.holder_identity.unwrap_or_default(),
+                identity: spec.holder_identity.clone().unwrap_or_default(),
                 address: annotations.get(ADDRESS).and_then(|it| it.parse().ok()),
             };
-            return Ok(());
+            if !self.shown.is_due(started) {
+                return Ok(());
+            }
+            self.shown.show(&mut annotations, started);
+            lease.metadata.annotations = Some(annotations);
+            lease.spec = Some(spec);
+            return self.replace(&lease).await;
         }
         self.other = Leader::Unknown;
+        self.shown.hide(&mut annotations);
+        let living = self.others.living(&mut annotations, started);
         lease.metadata.annotations = Some(self.say_where(annotations));
         lease.spec = Some(self.claim(spec));
-        // The resource version is the one that was read: of two who try, one succeeds.
+        self.replace(&lease).await?;
+        self.renewed = Some(started);
+        self.living = living;
+        Ok(())
+    }
+
+    /// The resource version is the one that was read: of two who try, one succeeds.
+    async fn replace(&self, lease: &Lease) -> kube::Result<()> {
         let name = &self.options.name;
         self.api
-            .replace(name, &PostParams::default(), &lease)
+            .replace(name, &PostParams::default(), lease)
             .await?;
-        self.renewed = Some(started);
         Ok(())
     }
 
@@ -204,17 +243,17 @@ impl Candidate {
         }
     }
 
-    async fn release(&self) -> kube::Result<()> {
+    /// Gives back what is ours, and is shown no longer.
+    async fn release(&mut self) -> kube::Result<()> {
         let mut lease = self.api.get(&self.options.name).await?;
+        let mut annotations = lease.metadata.annotations.take().unwrap_or_default();
+        self.shown.hide(&mut annotations);
+        lease.metadata.annotations = Some(annotations);
         if let Some(spec) = &mut lease.spec
             && spec.holder_identity.as_ref() == Some(&self.options.identity)
         {
             spec.holder_identity = None;
-            let name = &self.options.name;
-            self.api
-                .replace(name, &PostParams::default(), &lease)
-                .await?;
         }
-        Ok(())
+        self.replace(&lease).await
     }
 }

@@ -11,6 +11,7 @@ mod index;
 pub(crate) mod lease;
 mod naming;
 pub(crate) mod peers;
+mod presence;
 mod queue;
 pub(crate) mod registration;
 pub(crate) mod status;

@@ -8,7 +8,7 @@
 //! Must not judge what is told.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     convert::Infallible,
     net::SocketAddr,
     pin::pin,
@@ -92,7 +92,7 @@ pub(crate) struct Ear {
 impl Ear {
     /// Takes one request. `leader` is the name it was sent to.
     pub(crate) async fn listen(self, leader: &str, replica: String, body: Body) -> Response {
-        if *self.leader.borrow() != Leader::Us || *leader != *self.identity {
+        if !self.leader.borrow().is_us() || *leader != *self.identity {
             return (StatusCode::CONFLICT, "not the leader\n").into_response();
         }
         let stream = self.streams.fetch_add(1, Ordering::Relaxed);
@@ -171,6 +171,13 @@ impl Peers {
         let object = object.clone();
         let peers = self.streams.values();
         peers.filter_map(move |peer| peer.counts.get(&object))
+    }
+
+    /// Those of these replicas that have not told anything.
+    pub(super) fn missing(&self, replicas: &BTreeSet<String>) -> BTreeSet<String> {
+        let told: BTreeSet<&String> = self.streams.values().map(|peer| &peer.replica).collect();
+        let missing = replicas.iter().filter(|replica| !told.contains(replica));
+        missing.cloned().collect()
     }
 
     /// Takes in what was heard, and returns the objects concerned.

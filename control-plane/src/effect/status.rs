@@ -12,15 +12,11 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use evermesh_model::{FieldPath, ObjectRef, Problem, Reason};
+use evermesh_model::{ObjectRef, Problem};
 use evermesh_xds::{Registry, Store};
 use futures::{StreamExt, stream};
 use k8s_openapi::jiff::Timestamp;
-use kube::{
-    Client,
-    api::DynamicObject,
-    runtime::events::{Recorder, Reporter},
-};
+use kube::{Client, api::DynamicObject, runtime::events::Recorder};
 use serde_json::{Value, json};
 use tokio::{
     sync::{mpsc, watch},
@@ -41,6 +37,7 @@ use super::{
 };
 use crate::{
     engine::Published,
+    event::reporter,
     source::kubernetes::{Observation, Observed},
 };
 
@@ -111,12 +108,8 @@ pub(crate) async fn run(
         region,
         account,
     } = options;
-    let reporter = Reporter {
-        controller: "evermesh".to_owned(),
-        instance: Some(identity.clone()),
-    };
     let mut writer = Writer {
-        recorder: Recorder::new(client.clone(), reporter),
+        recorder: Recorder::new(client.clone(), reporter(identity.clone())),
         client,
         published,
         observed,
@@ -126,6 +119,7 @@ pub(crate) async fn run(
         registers,
         unregistered,
         shown: Arc::default(),
+        unheard: BTreeSet::new(),
         tally: Tally::new(store, registry),
         peers: Peers::default(),
         voice: Voice::default(),
@@ -167,6 +161,8 @@ pub(crate) async fn run(
     }
 }
 
+mod facts;
+
 struct Writer {
     client: Client,
     recorder: Recorder,
@@ -181,6 +177,8 @@ struct Writer {
     /// What `unregistered` was at the last look.
     shown: Arc<Messages>,
     tally: Tally,
+    /// Replicas that live and have told nothing, at the last look.
+    unheard: BTreeSet<String>,
     peers: Peers,
     voice: Voice,
     naming: Naming,
@@ -247,7 +245,7 @@ impl Writer {
             let concerned = shown.keys().chain(unregistered.keys()).cloned();
             self.dirty.extend(concerned);
         }
-        let leads = *self.leader.borrow() == Leader::Us;
+        let leads = self.take_unheard();
         match (leads, self.leads) {
             (true, None) => {
                 tracing::info!("this replica writes status from now on");
@@ -278,6 +276,7 @@ impl Writer {
             return;
         }
         self.naming.follow(&published.graph);
+        let now = Timestamp::now();
         let mut later = Vec::new();
         let mut writes = Vec::new();
         for object in objects {
@@ -291,41 +290,25 @@ impl Writer {
                 later.push(object);
                 continue;
             }
-            writes.extend(self.due(&object, &observation));
+            let proxies = self.proxies(&object);
+            if !observation.deleting && proxies.may_still_answer(now) {
+                later.push(object);
+                continue;
+            }
+            writes.extend(self.due(&object, &observation, proxies, now));
         }
         self.dirty.extend(later);
         self.write(writes).await;
     }
 
-    fn take_problems(&mut self, published: &Published) {
-        if Arc::ptr_eq(&self.problems_of, &published.problems) {
-            return;
-        }
-        let mut problems: BTreeMap<ObjectRef, Vec<Problem>> = BTreeMap::new();
-        for problem in published.problems.iter() {
-            if let Some(object) = &problem.object {
-                problems
-                    .entry(object.clone())
-                    .or_default()
-                    .push(problem.clone());
-            }
-        }
-        let changed = problems
-            .iter()
-            .filter(|(object, problems)| self.problems.get(*object) != Some(*problems))
-            .chain(
-                self.problems
-                    .iter()
-                    .filter(|(object, _)| !problems.contains_key(*object)),
-            )
-            .map(|(object, _)| object.clone());
-        self.dirty.extend(changed.collect::<Vec<_>>());
-        self.problems = problems;
-        self.problems_of = Arc::clone(&published.problems);
-    }
-
     /// What has to be written of an object, if anything.
-    fn due(&mut self, object: &ObjectRef, observation: &Observation) -> Option<Write> {
+    fn due(
+        &mut self,
+        object: &ObjectRef,
+        observation: &Observation,
+        proxies: Proxies,
+        now: Timestamp,
+    ) -> Option<Write> {
         if observation.deleting {
             return self.without_old_finalizers(object, observation);
         }
@@ -342,12 +325,13 @@ impl Writer {
         let facts = Facts {
             generation: observation.generation,
             problems: self.problems_of(object),
-            proxies: self.proxies(object),
+            proxies,
             arn: named.arn,
             route_arns: named.route_arns,
             weights: named.weights,
+            unheard: self.unheard.clone(),
         };
-        let status = condition::status(object.kind, &facts, current, Timestamp::now())?;
+        let status = condition::status(object.kind, &facts, current, now)?;
         let is_ripe = self.ripe.remove(object);
         if status == *current {
             return None;
@@ -392,36 +376,6 @@ impl Writer {
             is_status: false,
             turns: Vec::new(),
         })
-    }
-
-    /// What is wrong with an object.
-    fn problems_of(&self, object: &ObjectRef) -> Vec<Problem> {
-        let mut problems = self.problems.get(object).cloned().unwrap_or_default();
-        problems.extend(self.unregistered.borrow().get(object).map(|message| {
-            let field = FieldPath::spec().field("serviceDiscovery.awsCloudMap");
-            let reason = Reason::CloudMapUnavailable;
-            Problem::new(object, field, reason, message.as_str())
-        }));
-        problems
-    }
-
-    /// What the proxies of all replicas made of an object. What another replica says of other versions than ours says
-    /// only that its proxies do not have ours yet.
-    fn proxies(&self, object: &ObjectRef) -> Proxies {
-        let mut proxies = Proxies::default();
-        let mut peers = self.peers.of(object).peekable();
-        let digest = peers.peek().map(|_| self.tally.digest(object));
-        for count in self.tally.get(object).into_iter().chain(peers) {
-            let is_of_ours = digest.as_ref().is_none_or(|digest| *digest == count.digest);
-            proxies.concerned += count.concerned;
-            let since = [proxies.waiting_since, count.waiting_since];
-            proxies.waiting_since = since.into_iter().flatten().min();
-            if is_of_ours {
-                proxies.acked += count.acked;
-                proxies.refusals.extend(count.refusals.iter().cloned());
-            }
-        }
-        proxies
     }
 
     async fn write(&mut self, writes: Vec<Write>) {

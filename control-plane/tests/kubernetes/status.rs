@@ -251,3 +251,47 @@ async fn every_proxy_counts_on_whichever_replica() {
     }
     assert_eq!(scene.forbidden(), [""; 0]);
 }
+
+/// Nothing becomes true while a replica lives that the leader does not hear: what its proxies have is not known.
+#[tokio::test]
+async fn an_unheard_replica_holds_back_what_is_new() {
+    let scene = Scene::build().await;
+    becomes(&scene, "Programmed", "True", "Programmed").await;
+    let lease = [
+        "leases.coordination.k8s.io",
+        "evermesh",
+        "-n=appmesh-system",
+    ];
+    let lives = async |count: u32| {
+        let shown = format!("replica.evermesh.dev/lost=evermesh-lost {count}");
+        let annotate = [
+            "annotate",
+            "--overwrite",
+            lease[0],
+            lease[1],
+            lease[2],
+            &shown,
+        ];
+        scene.api.kubectl(&annotate).await.unwrap();
+    };
+    lives(0).await;
+    // The leader renews its Lease, and reads it, every second.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    scene.api.apply(&route([0, 100])).await.unwrap();
+    for count in 1..8 {
+        becomes(&scene, "Programmed", "False", "Pending").await;
+        lives(count).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    let message = becomes(&scene, "Programmed", "False", "Pending").await;
+    let words = "1/1 proxies have accepted it; replica evermesh-lost does not reach this one";
+    assert!(message.starts_with(words), "{message}");
+    assert_eq!(scene.answer().await, "v2", "served all the same");
+
+    // It ends, and the Lease no longer knows it.
+    becomes(&scene, "Programmed", "True", "Programmed").await;
+    let get = ["get", lease[0], lease[1], lease[2], "--output=yaml"];
+    let held = scene.api.kubectl(&get).await.unwrap();
+    assert!(!held.contains("evermesh-lost"), "{held}");
+    assert_eq!(scene.forbidden(), [""; 0]);
+}

@@ -96,15 +96,11 @@ pub(crate) async fn run(client: Client, mut options: Options, shutdown: Cancella
     let mut leader = options.leader.clone();
     let work = async {
         loop {
-            if leader
-                .wait_for(|leader| *leader == Leader::Us)
-                .await
-                .is_err()
-            {
+            if leader.wait_for(Leader::is_us).await.is_err() {
                 return;
             }
             tokio::select! {
-                _ = leader.wait_for(|leader| *leader != Leader::Us) => {}
+                _ = leader.wait_for(|leader| !leader.is_us()) => {}
                 // Boxed, since what the SDK keeps while it looks for credentials is large.
                 () = Box::pin(lead(&client, &mut options)) => return,
             }
