@@ -1,0 +1,233 @@
+//! What the kinds of gateway route say, as one [`Rule`].
+//!
+//! Must not follow a reference.
+
+use evermesh_crds::v1beta2::{self, DefaultRewrite};
+use evermesh_model::{
+    Kind, Protocol, Reason, Severity,
+    gateway::{HostnameMatch, PathRewrite},
+    problem::FieldPath,
+    route::{HttpMatch, PathMatch},
+};
+
+use super::{Rule, word};
+use crate::{
+    directory::Reference,
+    matches,
+    stage::{Problems, Reported},
+    values,
+};
+
+pub(super) fn read_http(
+    protocol: Protocol,
+    route: &v1beta2::HttpGatewayRoute,
+    problems: &mut Problems<'_>,
+) -> Option<Rule> {
+    let v1beta2::HttpGatewayRoute {
+        r#match:
+            v1beta2::HttpGatewayRouteMatch {
+                prefix,
+                path,
+                hostname,
+                method,
+                headers,
+                query_parameters,
+                port,
+            },
+        action: v1beta2::HttpGatewayRouteAction { target, rewrite },
+    } = route;
+    let route = FieldPath::spec().field(word(protocol));
+    let field = route.field("match");
+    let path = matches::path(prefix.as_ref(), path.as_ref(), &field, problems);
+    let headers = matches::headers(headers.as_ref(), &field.field("headers"), problems);
+    let port = values::port(*port, &field, problems);
+    let hostname = read_hostname(hostname.as_ref(), &field.field("hostname"), problems);
+    let target = read_target(target, &route, problems);
+    let path = path?;
+    let (rewrite_hostname, rewrite_path) = match rewrite {
+        Some(v1beta2::HttpGatewayRouteRewrite {
+            hostname,
+            prefix,
+            path: whole,
+        }) => (
+            rewrites_hostname(*hostname),
+            read_path_rewrite(
+                &path,
+                prefix.as_ref(),
+                whole.as_ref(),
+                &route.field("action.rewrite"),
+                problems,
+            ),
+        ),
+        None => (true, default_path_rewrite(&path)),
+    };
+    let (target, target_port) = target?;
+    Some(Rule {
+        protocol,
+        port: port.ok()?,
+        hostname: hostname.ok()?,
+        matches: HttpMatch {
+            path,
+            method: method.map(matches::method),
+            scheme: None,
+            headers: headers?,
+            query: matches::query(query_parameters.as_ref()),
+        },
+        target,
+        target_port,
+        target_field: route.field("action.target"),
+        rewrite_hostname,
+        rewrite_path,
+    })
+}
+
+pub(super) fn read_grpc(
+    route: &v1beta2::GrpcGatewayRoute,
+    problems: &mut Problems<'_>,
+) -> Option<Rule> {
+    let v1beta2::GrpcGatewayRoute {
+        r#match:
+            v1beta2::GrpcGatewayRouteMatch {
+                service_name,
+                hostname,
+                metadata,
+                port,
+            },
+        action: v1beta2::GrpcGatewayRouteAction { target, rewrite },
+    } = route;
+    let route = FieldPath::spec().field(word(Protocol::Grpc));
+    let field = route.field("match");
+    let path = matches::grpc_path(service_name.as_ref(), None, &field, problems);
+    let headers = matches::headers(metadata.as_ref(), &field.field("metadata"), problems);
+    let port = values::port(*port, &field, problems);
+    let hostname = read_hostname(hostname.as_ref(), &field.field("hostname"), problems);
+    let (target, target_port) = read_target(target, &route, problems)?;
+    Some(Rule {
+        protocol: Protocol::Grpc,
+        port: port.ok()?,
+        hostname: hostname.ok()?,
+        matches: HttpMatch {
+            path: path?,
+            method: None,
+            scheme: None,
+            headers: headers?,
+            query: Vec::new(),
+        },
+        target,
+        target_port,
+        target_field: route.field("action.target"),
+        rewrite_hostname: rewrite.is_none_or(|v1beta2::GrpcGatewayRouteRewrite { hostname }| {
+            rewrites_hostname(hostname)
+        }),
+        rewrite_path: PathRewrite::Keep,
+    })
+}
+
+fn rewrites_hostname(rewrite: Option<v1beta2::GatewayRouteHostnameRewrite>) -> bool {
+    let written = rewrite.and_then(
+        |v1beta2::GatewayRouteHostnameRewrite {
+             default_target_hostname,
+         }| default_target_hostname,
+    );
+    written.is_none_or(|written| written == DefaultRewrite::Enabled)
+}
+
+/// App Mesh's default: the matched prefix becomes `/`, a whole path stays.
+fn default_path_rewrite(path: &PathMatch) -> PathRewrite {
+    match path {
+        PathMatch::Prefix(_) => PathRewrite::Prefix("/".into()),
+        PathMatch::Exact(_) | PathMatch::Regex(_) => PathRewrite::Keep,
+    }
+}
+
+fn read_path_rewrite(
+    path: &PathMatch,
+    prefix: Option<&v1beta2::HttpGatewayRoutePrefixRewrite>,
+    whole: Option<&v1beta2::HttpGatewayRoutePathRewrite>,
+    field: &FieldPath,
+    problems: &mut Problems<'_>,
+) -> PathRewrite {
+    if let Some(v1beta2::HttpGatewayRoutePathRewrite { exact: Some(exact) }) = whole {
+        return PathRewrite::Full(exact.as_str().into());
+    }
+    let Some(v1beta2::HttpGatewayRoutePrefixRewrite {
+        default_prefix,
+        value,
+    }) = prefix
+    else {
+        return default_path_rewrite(path);
+    };
+    if !matches!(path, PathMatch::Prefix(_)) {
+        problems.add_with_severity(
+            field.field("prefix"),
+            Reason::InvalidValue,
+            Severity::Warning,
+            "the route matches whole paths, which have no prefix to replace; the path stays: write rewrite.path",
+        );
+        return PathRewrite::Keep;
+    }
+    match (default_prefix, value) {
+        (_, Some(value)) => PathRewrite::Prefix(value.as_str().into()),
+        (Some(DefaultRewrite::Disabled), None) => PathRewrite::Keep,
+        (Some(DefaultRewrite::Enabled) | None, None) => default_path_rewrite(path),
+    }
+}
+
+/// The match of a host name, if there is one.
+fn read_hostname(
+    hostname: Option<&v1beta2::GatewayRouteHostnameMatch>,
+    field: &FieldPath,
+    problems: &mut Problems<'_>,
+) -> Result<Option<HostnameMatch>, Reported> {
+    let Some(v1beta2::GatewayRouteHostnameMatch { exact, suffix }) = hostname else {
+        return Ok(None);
+    };
+    let (word, text) = match (exact, suffix) {
+        (Some(exact), None) => ("exact", exact),
+        (None, Some(suffix)) => ("suffix", suffix),
+        (Some(_), Some(_)) | (None, None) => {
+            problems.add(
+                field.clone(),
+                Reason::InvalidUnion,
+                "the route is left out: set exactly one of exact and suffix",
+            );
+            return Err(Reported);
+        }
+    };
+    if !values::is_name(text) {
+        problems.add(
+            field.field(word),
+            Reason::InvalidValue,
+            format!("`{text}` is no host name, so the route is left out: write `shop.example.com`, or the suffix `.example.com`"),
+        );
+        return Err(Reported);
+    }
+    Ok(Some(match word {
+        "exact" => HostnameMatch::Exact(text.as_str().into()),
+        _ => HostnameMatch::Suffix(text.as_str().into()),
+    }))
+}
+
+fn read_target(
+    target: &v1beta2::GatewayRouteTarget,
+    route: &FieldPath,
+    problems: &mut Problems<'_>,
+) -> Option<(Reference, Option<u16>)> {
+    let v1beta2::GatewayRouteTarget {
+        virtual_service:
+            v1beta2::GatewayRouteVirtualService {
+                virtual_service_ref,
+                virtual_service_arn,
+            },
+        port,
+    } = target;
+    let field = route.field("action.target");
+    let service = values::written(
+        Kind::VirtualService,
+        virtual_service_ref.as_ref(),
+        virtual_service_arn.as_ref(),
+    )
+    .read(&field.field("virtualService"), problems);
+    let port = values::port(*port, &field, problems);
+    Some((service?, port.ok()?))
+}

@@ -1,0 +1,253 @@
+//! A route as it is written, read alone.
+//!
+//! Must not follow a reference.
+
+use std::sync::Arc;
+
+use evermesh_crds::v1beta2;
+use evermesh_model::{
+    Kind, Protocol, Reason,
+    problem::FieldPath,
+    route::{HttpMatch, RetryEvent, RetryPolicy},
+};
+
+use super::{RouteDraft, RuleDraft, TargetDraft, Written};
+use crate::{matches, stage::Problems, values};
+
+pub(super) fn read(
+    name: Arc<str>,
+    name_field: FieldPath,
+    priority: Option<u32>,
+    written: [Option<Written<'_>>; 4],
+    field: &FieldPath,
+    problems: &mut Problems<'_>,
+) -> Option<RouteDraft> {
+    let mut written = written.into_iter().flatten();
+    let (Some(written), None) = (written.next(), written.next()) else {
+        problems.add(
+            field.clone(),
+            Reason::InvalidUnion,
+            format!("the route `{name}` is left out: set exactly one of httpRoute, http2Route, grpcRoute and tcpRoute"),
+        );
+        return None;
+    };
+    let (word, action) = match &written {
+        Written::Http(Protocol::Http2, route) => ("http2Route", &route.action),
+        Written::Http(_, route) => ("httpRoute", &route.action),
+        Written::Grpc(route) => ("grpcRoute", &route.action),
+        Written::Tcp(route) => ("tcpRoute", &route.action),
+    };
+    let field = field.field(word);
+    let targets = read_targets(action, &field, problems);
+    let (rule, port) = match written {
+        Written::Http(protocol, route) => read_http(protocol, route, &field, problems),
+        Written::Grpc(route) => read_grpc(route, &field, problems),
+        Written::Tcp(route) => {
+            let v1beta2::TcpRoute {
+                r#match,
+                action: _,
+                timeout,
+            } = route;
+            let port = r#match.and_then(|v1beta2::TcpRouteMatch { port }| port);
+            let timeout = timeout.map(values::tcp_timeout).unwrap_or_default();
+            let port = values::port(port, &field.field("match"), problems);
+            port.ok().map(|port| (RuleDraft::Tcp(timeout), port))
+        }
+    }?;
+    Some(RouteDraft {
+        name,
+        object: problems.object().clone(),
+        name_field,
+        priority,
+        created: None,
+        port,
+        rule,
+        field,
+        targets,
+    })
+}
+
+fn read_http(
+    protocol: Protocol,
+    route: &v1beta2::HttpRoute,
+    field: &FieldPath,
+    problems: &mut Problems<'_>,
+) -> Option<(RuleDraft, Option<u16>)> {
+    let v1beta2::HttpRoute {
+        r#match:
+            v1beta2::HttpRouteMatch {
+                prefix,
+                path,
+                method,
+                scheme,
+                headers,
+                query_parameters,
+                port,
+            },
+        action: _,
+        retry_policy,
+        timeout,
+    } = route;
+    let field = field.field("match");
+    let path = matches::path(prefix.as_ref(), path.as_ref(), &field, problems);
+    let headers = matches::headers(headers.as_ref(), &field.field("headers"), problems);
+    let port = values::port(*port, &field, problems);
+    let retry = retry_policy.as_ref().map(|policy| {
+        let v1beta2::HttpRetryPolicy {
+            http_retry_events,
+            tcp_retry_events,
+            max_retries,
+            per_retry_timeout,
+        } = policy;
+        let events =
+            http_events(http_retry_events.as_ref()).chain(tcp_events(tcp_retry_events.as_ref()));
+        retry(events, *max_retries, *per_retry_timeout)
+    });
+    let matches = HttpMatch {
+        path: path?,
+        method: method.map(matches::method),
+        scheme: scheme.map(matches::scheme),
+        headers: headers?,
+        query: matches::query(query_parameters.as_ref()),
+    };
+    let rule = RuleDraft::Http {
+        protocol,
+        matches,
+        retry,
+        timeout: timeout.map(values::http_timeout).unwrap_or_default(),
+    };
+    Some((rule, port.ok()?))
+}
+
+fn read_grpc(
+    route: &v1beta2::GrpcRoute,
+    field: &FieldPath,
+    problems: &mut Problems<'_>,
+) -> Option<(RuleDraft, Option<u16>)> {
+    let v1beta2::GrpcRoute {
+        r#match:
+            v1beta2::GrpcRouteMatch {
+                service_name,
+                method_name,
+                metadata,
+                port,
+            },
+        action: _,
+        retry_policy,
+        timeout,
+    } = route;
+    let field = field.field("match");
+    let path = matches::grpc_path(
+        service_name.as_ref(),
+        method_name.as_ref(),
+        &field,
+        problems,
+    );
+    let headers = matches::headers(metadata.as_ref(), &field.field("metadata"), problems);
+    let port = values::port(*port, &field, problems);
+    let retry = retry_policy.as_ref().map(|policy| {
+        let v1beta2::GrpcRetryPolicy {
+            grpc_retry_events,
+            http_retry_events,
+            tcp_retry_events,
+            max_retries,
+            per_retry_timeout,
+        } = policy;
+        let events = grpc_events(grpc_retry_events.as_ref())
+            .chain(http_events(http_retry_events.as_ref()))
+            .chain(tcp_events(tcp_retry_events.as_ref()));
+        retry(events, *max_retries, *per_retry_timeout)
+    });
+    let rule = RuleDraft::Http {
+        protocol: Protocol::Grpc,
+        matches: HttpMatch {
+            path: path?,
+            method: None,
+            scheme: None,
+            headers: headers?,
+            query: Vec::new(),
+        },
+        retry,
+        timeout: timeout.map(values::http_timeout).unwrap_or_default(),
+    };
+    Some((rule, port.ok()?))
+}
+
+fn http_events(events: Option<&Vec<v1beta2::HttpRetryEvent>>) -> impl Iterator<Item = RetryEvent> {
+    events.into_iter().flatten().map(|event| match event {
+        v1beta2::HttpRetryEvent::ServerError => RetryEvent::ServerError,
+        v1beta2::HttpRetryEvent::GatewayError => RetryEvent::GatewayError,
+        v1beta2::HttpRetryEvent::ClientError => RetryEvent::ClientError,
+        v1beta2::HttpRetryEvent::StreamError => RetryEvent::StreamError,
+    })
+}
+
+fn tcp_events(events: Option<&Vec<v1beta2::TcpRetryEvent>>) -> impl Iterator<Item = RetryEvent> {
+    events.into_iter().flatten().map(|event| match event {
+        v1beta2::TcpRetryEvent::ConnectionError => RetryEvent::ConnectionError,
+    })
+}
+
+fn grpc_events(events: Option<&Vec<v1beta2::GrpcRetryEvent>>) -> impl Iterator<Item = RetryEvent> {
+    events.into_iter().flatten().map(|event| match event {
+        v1beta2::GrpcRetryEvent::Cancelled => RetryEvent::GrpcCancelled,
+        v1beta2::GrpcRetryEvent::DeadlineExceeded => RetryEvent::GrpcDeadlineExceeded,
+        v1beta2::GrpcRetryEvent::Internal => RetryEvent::GrpcInternal,
+        v1beta2::GrpcRetryEvent::ResourceExhausted => RetryEvent::GrpcResourceExhausted,
+        v1beta2::GrpcRetryEvent::Unavailable => RetryEvent::GrpcUnavailable,
+    })
+}
+
+fn retry(
+    on: impl Iterator<Item = RetryEvent>,
+    max_retries: u64,
+    per_retry_timeout: v1beta2::Duration,
+) -> RetryPolicy {
+    RetryPolicy {
+        max_retries: u32::try_from(max_retries).unwrap_or(u32::MAX),
+        per_try_timeout: values::duration(per_retry_timeout),
+        on: on.collect(),
+    }
+}
+
+fn read_targets(
+    action: &v1beta2::RouteAction,
+    route: &FieldPath,
+    problems: &mut Problems<'_>,
+) -> Vec<TargetDraft> {
+    let v1beta2::RouteAction { weighted_targets } = action;
+    let field = route.field("action.weightedTargets");
+    if weighted_targets.iter().all(|target| target.weight == 0) {
+        problems.add(
+            field.clone(),
+            Reason::AllWeightsZero,
+            "no target has a weight, so requests are answered 503: give one of them a weight above 0",
+        );
+    }
+    weighted_targets
+        .iter()
+        .enumerate()
+        .filter_map(|(index, target)| {
+            let v1beta2::WeightedTarget {
+                virtual_node_ref,
+                virtual_node_arn,
+                weight,
+                port,
+            } = target;
+            let field = field.index(index);
+            let node = values::written(
+                Kind::VirtualNode,
+                virtual_node_ref.as_ref(),
+                virtual_node_arn.as_ref(),
+            )
+            .read(&field, problems);
+            let port = values::port(*port, &field, problems);
+            Some(TargetDraft {
+                node: node?,
+                port: port.ok()?,
+                weight: *weight,
+                field,
+            })
+        })
+        .collect()
+}
