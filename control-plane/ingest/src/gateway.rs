@@ -87,14 +87,8 @@ fn try_draft(
         mesh_ref,
     } = &gateway.spec;
     let refusals = admission::virtual_gateway(object, &gateway.spec);
-    let is_refused = !refusals.is_empty();
-    problems.extend(refusals);
-    let reference = mesh_ref.as_ref().map(|mesh| mesh.name.as_str());
-    let mesh = membership.mesh(reference, problems)?;
-    let name = values::name(admission::aws_name(object, aws_name.as_deref()), problems)?;
-    if is_refused {
-        return None;
-    }
+    let (mesh, name) =
+        membership.place(mesh_ref.as_ref(), aws_name.as_deref(), refusals, problems)?;
     let spec = FieldPath::spec();
     if logging.is_some() {
         unsupported(spec.field("logging"), "no access log is written", problems);

@@ -18,14 +18,12 @@ use evermesh_model::{
 };
 
 use crate::{
-    admission,
     directory::Reference,
     gateway::{GatewayDraft, Gateways},
     gateway_admission, matches,
     membership::{Labels, Membership, list},
     route::ports,
     stage::{Checked, Problems},
-    values,
 };
 
 use self::read::{read_grpc, read_http};
@@ -106,14 +104,8 @@ fn try_draft(
         mesh_ref,
     } = &route.spec;
     let refusals = gateway_admission::validate(object, &route.spec);
-    let is_refused = !refusals.is_empty();
-    problems.extend(refusals);
-    let reference = mesh_ref.as_ref().map(|mesh| mesh.name.as_str());
-    let mesh = membership.mesh(reference, problems)?;
-    let name = values::name(admission::aws_name(object, aws_name.as_deref()), problems)?;
-    if is_refused {
-        return None;
-    }
+    let (mesh, name) =
+        membership.place(mesh_ref.as_ref(), aws_name.as_deref(), refusals, problems)?;
     let empty = Labels::new();
     let labels = route.metadata.labels.as_ref().unwrap_or(&empty);
     let gateway = match virtual_gateway_ref {

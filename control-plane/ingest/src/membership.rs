@@ -7,13 +7,14 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use evermesh_model::{Mesh, Reason, problem::FieldPath};
+use evermesh_crds::v1beta2;
+use evermesh_model::{Mesh, Problem, Reason, problem::FieldPath};
 use k8s_openapi::{
     api::core::v1::Namespace,
     apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement},
 };
 
-use crate::stage::Problems;
+use crate::{admission, stage::Problems, values};
 
 /// The label every namespace has, by the API server's hand or by ours.
 pub const NAMESPACE_NAME_LABEL: &str = "kubernetes.io/metadata.name";
@@ -182,6 +183,23 @@ impl Meshes {
 }
 
 impl Membership {
+    /// The mesh of an object and its name there. None, and the problems, if it has either not; none too if there are
+    /// `refusals`: admission's words on it.
+    pub(crate) fn place(
+        &self,
+        mesh_ref: Option<&v1beta2::MeshReference>,
+        aws_name: Option<&str>,
+        refusals: Vec<Problem>,
+        problems: &mut Problems<'_>,
+    ) -> Option<(Arc<Mesh>, Arc<str>)> {
+        let is_refused = !refusals.is_empty();
+        problems.extend(refusals);
+        let mesh = self.mesh(mesh_ref.map(|mesh| mesh.name.as_str()), problems)?;
+        let name = admission::aws_name(problems.object(), aws_name);
+        let name = values::name(name, problems)?;
+        (!is_refused).then_some((mesh, name))
+    }
+
     /// The mesh, or nothing and a problem. `reference` is the object's `meshRef.name`.
     pub(crate) fn mesh(
         &self,

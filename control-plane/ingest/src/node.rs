@@ -93,14 +93,8 @@ fn try_draft(
         mesh_ref,
     } = &node.spec;
     let refusals = admission::virtual_node(object, &node.spec);
-    let is_refused = !refusals.is_empty();
-    problems.extend(refusals);
-    let reference = mesh_ref.as_ref().map(|mesh| mesh.name.as_str());
-    let mesh = membership.mesh(reference, problems)?;
-    let name = values::name(admission::aws_name(object, aws_name.as_deref()), problems)?;
-    if is_refused {
-        return None;
-    }
+    let (mesh, name) =
+        membership.place(mesh_ref.as_ref(), aws_name.as_deref(), refusals, problems)?;
 
     let spec = FieldPath::spec();
     if logging.is_some() {

@@ -13,7 +13,6 @@ use evermesh_model::{
 };
 
 use crate::{
-    admission,
     directory::{Directory, Draft, Face, Found, Reference},
     membership::Membership,
     stage::{Checked, Problems},
@@ -58,9 +57,9 @@ fn try_draft(
         provider,
         mesh_ref,
     } = &service.spec;
-    let reference = mesh_ref.as_ref().map(|mesh| mesh.name.as_str());
-    let mesh = membership.mesh(reference, problems)?;
-    let hostname = values::name(admission::aws_name(object, aws_name.as_deref()), problems)?;
+    let refusals = Vec::new(); // a service of any spec is admitted
+    let (mesh, hostname) =
+        membership.place(mesh_ref.as_ref(), aws_name.as_deref(), refusals, problems)?;
     Some(ServiceDraft {
         name: ServiceName {
             mesh: Arc::clone(&mesh.name),
