@@ -25,7 +25,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use http::Request;
 use kube::Client;
 use serde_json::Value;
@@ -182,6 +182,9 @@ impl Cluster {
         let filter = names.replace('^', "%5E").replace('$', "%24");
         let path = format!("/stats?type=Counters&filter={filter}");
         let counters = self.get(namespace, pod, ENVOY_ADMIN, &path).await?;
+        if counters.is_empty() {
+            bail!("no counter of {namespace}/{pod} has a name like {names}");
+        }
         let mut sum = 0;
         for line in counters.lines() {
             let (_, value) = line.split_once(": ").context("a counter has a value")?;
