@@ -3,31 +3,19 @@
 #![allow(clippy::unwrap_used)] // what fails here fails a test
 
 use std::{
-    fmt, fs,
+    fs,
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use evermesh_proto::{
-    core,
-    discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse},
-    resource::ResourceType,
-};
-use evermesh_testkit::{control_plane::ControlPlane, tools, wait};
+use evermesh_testkit::{control_plane::ControlPlane, tools, wait, xds::ask};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::{
-    Code, Request, Status,
-    client::Grpc,
-    codegen::http::uri::PathAndQuery,
+    Code,
     transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity},
 };
-use tonic_prost::ProstCodec;
 
-const DELTA: &str =
-    "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
 const FRONT: &str = "mesh/demo/virtualNode/front_demo";
 const OTHER: &str = "mesh/demo/virtualNode/color-v1_demo";
 
@@ -103,34 +91,6 @@ async fn connect(
     endpoint.tls_config(tls).unwrap().connect().await
 }
 
-/// What a client hears that wants to be this node.
-async fn ask(channel: Channel, node: &str, token: Option<&str>) -> Result<impl fmt::Debug, Status> {
-    let mut grpc = Grpc::new(channel);
-    grpc.ready()
-        .await
-        .map_err(|error| Status::from_error(error.into()))?;
-    let (requests, body) = mpsc::unbounded_channel();
-    let first = DeltaDiscoveryRequest {
-        node: Some(core::Node {
-            id: node.to_owned(),
-            ..core::Node::default()
-        }),
-        type_url: ResourceType::Cluster.type_url().to_owned(),
-        ..DeltaDiscoveryRequest::default()
-    };
-    requests.send(first).unwrap();
-    let mut request = Request::new(UnboundedReceiverStream::new(body));
-    if let Some(token) = token {
-        let value = format!("Bearer {token}").parse().unwrap();
-        request.metadata_mut().insert("authorization", value);
-    }
-    let codec = ProstCodec::<DeltaDiscoveryRequest, DeltaDiscoveryResponse>::default();
-    let path = PathAndQuery::from_static(DELTA);
-    let mut responses = grpc.streaming(request, path, codec).await?.into_inner();
-    responses.message().await?.expect("an answer");
-    Ok((requests, responses))
-}
-
 #[tokio::test]
 async fn a_certificate_says_which_proxy_its_owner_may_be() {
     let authority = Authority::new();
@@ -193,14 +153,18 @@ async fn a_shared_token_lets_in_over_tls() {
     let control_plane = authority.control_plane(&by).await;
     let tls = authority.client(None);
     let channel = connect(control_plane.xds(), tls).await.unwrap();
-    ask(channel.clone(), FRONT, Some("secret")).await.unwrap();
-    for bad in [None, Some("other")] {
+    ask(channel.clone(), FRONT, Some("Bearer secret"))
+        .await
+        .unwrap();
+    for bad in [None, Some("Bearer other")] {
         let status = ask(channel.clone(), FRONT, bad).await.unwrap_err();
         assert_eq!(status.code(), Code::Unauthenticated);
     }
     // Without TLS nobody hears anything.
     let plain = Endpoint::from_shared(format!("http://{}", control_plane.xds())).unwrap();
     if let Ok(channel) = plain.connect().await {
-        ask(channel, FRONT, Some("secret")).await.unwrap_err();
+        ask(channel, FRONT, Some("Bearer secret"))
+            .await
+            .unwrap_err();
     }
 }

@@ -1,4 +1,4 @@
-//! The applications behind the proxies: servers that answer with their name, and the agent that holds a host.
+//! The applications behind the proxies: servers that answer with their name; and what holds a host or a pod.
 
 use std::{
     convert::Infallible, fmt::Write as _, io, net::SocketAddr, path::Path, sync::Arc,
@@ -14,9 +14,11 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo},
     server::conn::auto,
 };
+use rustix::process::{self, WaitOptions};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, copy_bidirectional},
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
+    signal::unix::{SignalKind, signal},
     sync::Notify,
 };
 
@@ -104,6 +106,16 @@ pub async fn serve_tcp(listen: SocketAddr, name: &str) -> Result<()> {
             let (mut reader, mut writer) = stream.split();
             tokio::io::copy(&mut reader, &mut writer).await
         });
+    }
+}
+
+/// Waits for every child that ends, as the first process of a namespace must: orphans become its children.
+pub async fn reap() -> Result<()> {
+    let mut ended = signal(SignalKind::child())?;
+    loop {
+        // One signal may stand for several children; an error says that there are none.
+        while let Ok(Some(_)) = process::wait(WaitOptions::NOHANG) {}
+        ended.recv().await;
     }
 }
 

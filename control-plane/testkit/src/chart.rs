@@ -13,7 +13,10 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
 
-use crate::{kubernetes::ApiServer, process, tools};
+use crate::{
+    kubernetes::{ApiServer, Kubectl},
+    process, tools,
+};
 
 /// Where the chart is installed.
 pub const NAMESPACE: &str = "appmesh-system";
@@ -150,32 +153,37 @@ impl Installed {
 
     /// Waits until the API server asks the webhooks, trusts them and has an answer.
     pub async fn admission(&self, api: &ApiServer) -> Result<()> {
-        let probe = json!({
-            "apiVersion": "appmesh.k8s.aws/v1beta2",
-            "kind": "Mesh",
-            "metadata": {"name": "probe"},
-            "spec": {"namespaceSelector": {"matchLabels": {"probe": "none"}}},
-        });
-        let dir = tools::scratch("probe")?;
-        let file = dir.path().join("mesh.json");
-        std::fs::write(&file, probe.to_string())?;
-        let file = file.to_string_lossy();
-        let create = [
-            "create",
-            "--dry-run=server",
-            "--output=json",
-            "--filename",
-            &file,
-        ];
-        eventually("the webhooks are asked", async || {
-            let created: Value = serde_json::from_str(&api.kubectl(&create).await?)?;
-            if created["spec"]["awsName"] != "probe" {
-                bail!("awsName is not filled in");
-            }
-            Ok(())
-        })
-        .await
+        admission(&api.kubectl).await
     }
+}
+
+/// Waits until the API server asks the webhooks, trusts them and has an answer.
+pub(crate) async fn admission(kubectl: &Kubectl) -> Result<()> {
+    let probe = json!({
+        "apiVersion": "appmesh.k8s.aws/v1beta2",
+        "kind": "Mesh",
+        "metadata": {"name": "probe"},
+        "spec": {"namespaceSelector": {"matchLabels": {"probe": "none"}}},
+    });
+    let dir = tools::scratch("probe")?;
+    let file = dir.path().join("mesh.json");
+    std::fs::write(&file, probe.to_string())?;
+    let file = file.to_string_lossy();
+    let create = [
+        "create",
+        "--dry-run=server",
+        "--output=json",
+        "--filename",
+        &file,
+    ];
+    eventually("the webhooks are asked", async || {
+        let created: Value = serde_json::from_str(&kubectl.run(&create).await?)?;
+        if created["spec"]["awsName"] != "probe" {
+            bail!("awsName is not filled in");
+        }
+        Ok(())
+    })
+    .await
 }
 
 /// A webhook configuration that leads to an address; other objects stay as they are.

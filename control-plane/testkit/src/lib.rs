@@ -29,3 +29,4 @@ pub mod report;
 pub mod static_bootstrap;
 pub mod tools;
 pub mod wait;
+pub mod xds;

@@ -6,6 +6,7 @@
 
 mod members;
 mod outage;
+mod pod;
 mod pods;
 mod shop;
 

@@ -1,6 +1,9 @@
 //! Pods become members, and cease to be, without anybody who calls or is called taking notice.
 
-use std::time::Duration;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use evermesh_testkit::{
     cluster::{Cluster, images},
@@ -10,14 +13,20 @@ use evermesh_testkit::{
 
 use crate::{canary, say};
 
-/// For pods to be replaced one by one.
+/// For all pods of a service to be replaced.
 const LIMIT: Duration = Duration::from_mins(2);
 
-/// How often both pods of a version are replaced.
-const REPLACEMENTS: usize = 3;
+/// The Deployments of the service.
+const COLORS: [&str; 2] = ["color-v1", "color-v2"];
+
+/// Pods of each.
+const REPLICAS: usize = 5;
+
+/// How often all of them are replaced: a hundred pods.
+const ROUNDS: usize = 10;
 
 #[tokio::test]
-async fn pods_are_replaced_and_jobs_end_while_traffic_goes_on() {
+async fn a_hundred_pods_are_replaced_and_a_job_ends_while_traffic_goes_on() {
     let canary = canary(Version::Newest).await;
     let cluster = &canary.cluster;
     canary.shift([50, 50]).await.unwrap();
@@ -29,25 +38,72 @@ async fn pods_are_replaced_and_jobs_end_while_traffic_goes_on() {
     assert_eq!((tally.failed(), tally.statuses.len()), (0, 1), "{tally:?}");
     assert!(tally.answers.keys().any(|it| it.starts_with("color-v1-")));
 
-    let restart = [
-        "rollout",
-        "restart",
-        "deployment/color-v2",
-        "--namespace=shop",
-    ];
-    for _ in 0..REPLACEMENTS {
-        cluster.kubectl().run(&restart).await.unwrap();
-        cluster.rolled_out("shop", "color-v2", LIMIT).await.unwrap();
+    let mut scale = vec!["scale".to_owned(), format!("--replicas={REPLICAS}")];
+    scale.extend(deployments());
+    change(cluster, &scale).await;
+    let mut seen = pods(cluster, "color").await;
+    let restart: Vec<String> = ["rollout", "restart"].map(str::to_owned).into();
+    let restart = [restart, deployments()].concat();
+    for round in 1..=ROUNDS {
+        change(cluster, &restart).await;
+        let now = pods(cluster, "color").await;
+        assert_eq!(now.len(), COLORS.len() * REPLICAS, "{now:?}");
+        let before = seen.len();
+        seen.extend(now);
+        say(&format!(
+            "round {round}: {} pods replaced",
+            seen.len() - before
+        ));
     }
     traffic.seconds(2).await.unwrap();
     let tally = traffic.finish().await.unwrap();
-    say(&format!("{tally:?}"));
-    assert_eq!(tally.failed(), 0, "{tally:?}");
-    let pods = tally
-        .answers
-        .keys()
-        .filter(|it| it.starts_with("color-v2-"));
-    assert_eq!(pods.count(), 2 * (REPLACEMENTS + 1), "{tally:?}");
+    let retries = retries(cluster).await;
+    say(&format!("{tally:?}, {retries} retries"));
+    assert_eq!((tally.failed(), retries), (0, 0), "{tally:?}");
+    assert_eq!(seen.len(), COLORS.len() * REPLICAS * (ROUNDS + 1));
+    let names: BTreeSet<&String> = seen.values().collect();
+    let answered: BTreeSet<&String> = tally.answers.keys().collect();
+    assert!(names.is_subset(&answered), "{names:?} {answered:?}");
+}
+
+/// The Deployments, as `kubectl` is told them.
+fn deployments() -> Vec<String> {
+    COLORS.map(|name| format!("deployment/{name}")).into()
+}
+
+/// Runs `kubectl` and waits until all pods of the service are as it says.
+async fn change(cluster: &Cluster, command: &[String]) {
+    let mut command: Vec<&str> = command.iter().map(String::as_str).collect();
+    command.push("--namespace=shop");
+    cluster.kubectl().run(&command).await.unwrap();
+    for name in COLORS {
+        cluster.rolled_out("shop", name, LIMIT).await.unwrap();
+    }
+}
+
+/// The pods of an application that are not about to end: names by UID.
+async fn pods(cluster: &Cluster, app: &str) -> BTreeMap<String, String> {
+    let selector = format!("--selector=app={app}");
+    let list = [
+        "get",
+        "pods",
+        "--namespace=shop",
+        "--field-selector=status.phase=Running",
+        &selector,
+        "--output=go-template={{range .items}}{{if not .metadata.deletionTimestamp}}{{.metadata.uid}} {{.metadata.name}}\n{{end}}{{end}}",
+    ];
+    let pods = cluster.kubectl().run(&list).await.unwrap();
+    let pods = pods.lines().filter_map(|line| line.split_once(' '));
+    pods.map(|(uid, name)| (uid.to_owned(), name.to_owned()))
+        .collect()
+}
+
+/// How many requests the caller's Envoy has sent again.
+async fn retries(cluster: &Cluster) -> u64 {
+    let front = pods(cluster, "front").await;
+    let (_, front) = front.first_key_value().unwrap();
+    let names = "upstream_rq_retry$";
+    cluster.count("shop", front, names).await.unwrap()
 }
 
 /// Runs a Job whose application calls out as the first thing it does and ends after a second; returns what it got.

@@ -17,8 +17,17 @@ use crate::{canary, say};
 const RATE: u32 = 100;
 
 #[tokio::test]
-async fn a_canary_release_with_pods_fails_no_request() {
-    let canary = canary(Version::Newest).await;
+async fn a_canary_release_with_pods_of_the_oldest_envoy_fails_no_request() {
+    release(Version::Oldest).await;
+}
+
+#[tokio::test]
+async fn a_canary_release_with_pods_of_the_newest_envoy_fails_no_request() {
+    release(Version::Newest).await;
+}
+
+async fn release(version: Version) {
+    let canary = canary(version).await;
     everything_is_active(&canary).await;
 
     let mut inside = canary.traffic(RATE).unwrap();

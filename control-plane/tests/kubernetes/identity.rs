@@ -1,82 +1,46 @@
 //! Who may be which proxy: tokens of pods, verified by the API server under the chart's rights.
 
-use std::{net::SocketAddr, time::Duration};
+use std::time::Duration;
 
 use aws_lc_rs::{
     rand::SystemRandom,
     signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair},
 };
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
-use evermesh_proto::{
-    core,
-    discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse},
-    resource::ResourceType,
+use evermesh_testkit::{
+    chart::Chart,
+    control_plane::ControlPlane,
+    kubernetes::ApiServer,
+    xds::{self, Stream},
 };
-use evermesh_testkit::{chart::Chart, control_plane::ControlPlane, kubernetes::ApiServer};
 use rustls::pki_types::{PrivatePkcs8KeyDer, pem::PemObject};
 use serde_json::{Value, json};
-use tokio::{sync::mpsc, time::timeout};
-use tokio_stream::wrappers::UnboundedReceiverStream;
-use tonic::{
-    Code, Request, Status, Streaming, client::Grpc, codegen::http::uri::PathAndQuery,
-    transport::Channel,
-};
-use tonic_prost::ProstCodec;
+use tokio::time::timeout;
+use tonic::{Code, Status, transport::Channel};
 
 use crate::{
-    eventually,
-    proxy::DELTA,
-    route,
+    eventually, route,
     scene::{Cluster, USER, app, mesh},
 };
 
 const GATE: &str = "mesh/shop/virtualGateway/gate_shop";
 const COLOR: &str = "mesh/shop/virtualNode/color-v1_shop";
 
-/// A stream that asks for every cluster.
-struct Stream {
-    _requests: mpsc::UnboundedSender<DeltaDiscoveryRequest>,
-    responses: Streaming<DeltaDiscoveryResponse>,
-}
-
-/// Asks as this node, with this authorization; returns the stream once it was answered.
+/// Asks as this node, with this authorization.
 async fn ask(
-    address: SocketAddr,
+    control_plane: &ControlPlane,
     node: &str,
     authorization: Option<&str>,
 ) -> Result<Stream, Status> {
-    let channel = Channel::from_shared(format!("http://{address}")).unwrap();
-    let mut grpc = Grpc::new(channel.connect().await.unwrap());
-    grpc.ready().await.unwrap();
-    let (requests, body) = mpsc::unbounded_channel();
-    let first = DeltaDiscoveryRequest {
-        node: Some(core::Node {
-            id: node.to_owned(),
-            ..core::Node::default()
-        }),
-        type_url: ResourceType::Cluster.type_url().to_owned(),
-        ..DeltaDiscoveryRequest::default()
-    };
-    requests.send(first).unwrap();
-    let mut request = Request::new(UnboundedReceiverStream::new(body));
-    if let Some(authorization) = authorization {
-        let value = authorization.parse().unwrap();
-        request.metadata_mut().insert("authorization", value);
-    }
-    let codec = ProstCodec::<DeltaDiscoveryRequest, DeltaDiscoveryResponse>::default();
-    let path = PathAndQuery::from_static(DELTA);
-    let mut responses = grpc.streaming(request, path, codec).await?.into_inner();
-    responses.message().await?.expect("an answer");
-    Ok(Stream {
-        _requests: requests,
-        responses,
-    })
+    let address = format!("http://{}", control_plane.xds());
+    let channel = Channel::from_shared(address).unwrap();
+    xds::ask(channel.connect().await.unwrap(), node, authorization).await
 }
 
 /// What somebody with this token hears who wants to be this node.
 async fn heard(control_plane: &ControlPlane, node: &str, token: &str) -> Code {
     let authorization = format!("Bearer {token}");
-    let asked = ask(control_plane.xds(), node, Some(&authorization)).await;
+    let asked = ask(control_plane, node, Some(&authorization)).await;
     asked.err().map_or(Code::Ok, |status| status.code())
 }
 
@@ -159,7 +123,7 @@ async fn a_pod_is_served_what_selects_it_and_nothing_else() {
 
     let signature = "AWS4-HMAC-SHA256 Credential=AKIA/20260101/eu-west-1/appmesh/aws4_request";
     for authorization in [None, Some(signature), Some("Bearer nonsense")] {
-        let asked = ask(control_plane.xds(), GATE, authorization).await;
+        let asked = ask(&control_plane, GATE, authorization).await;
         let status = asked.err().unwrap();
         assert_eq!(status.code(), Code::Unauthenticated, "{authorization:?}");
         assert!(!status.message().contains("gate"), "{status}");
@@ -211,7 +175,7 @@ async fn a_pod_is_served_what_selects_it_and_nothing_else() {
 
     let unknown = token_of(api, "gate-2").await;
     let authorization = format!("Bearer {gate}");
-    let mut stream = ask(control_plane.xds(), GATE, Some(&authorization))
+    let mut stream = ask(&control_plane, GATE, Some(&authorization))
         .await
         .ok()
         .unwrap();
@@ -253,7 +217,7 @@ async fn while_it_is_permissive_a_token_is_verified_if_there_is_one() {
     assert_eq!(code, Code::PermissionDenied);
     let signature = "AWS4-HMAC-SHA256 Credential=AKIA";
     for authorization in [None, Some(signature)] {
-        let asked = ask(control_plane.xds(), COLOR, authorization).await;
+        let asked = ask(&control_plane, COLOR, authorization).await;
         assert!(asked.is_ok(), "{authorization:?}");
     }
 }

@@ -8,6 +8,7 @@ use evermesh_proto::{
     pb::google::rpc,
     resource::ResourceType,
 };
+use evermesh_testkit::xds::DELTA;
 use tokio::{
     sync::{mpsc, watch},
     task::JoinHandle,
@@ -17,10 +18,6 @@ use tonic::{
     Request, Streaming, client::Grpc, codegen::http::uri::PathAndQuery, transport::Channel,
 };
 use tonic_prost::ProstCodec;
-
-/// The metadata says what is called.
-pub(crate) const DELTA: &str =
-    "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
 
 /// How it answers.
 #[derive(Debug, Clone, PartialEq)]

@@ -8,12 +8,15 @@ use evermesh_testkit::{
     app,
     http::Address,
     load::{Load, Tally},
+    xds,
 };
+use futures::future::try_join_all;
 use tokio::{
     net::lookup_host,
     signal::unix::{SignalKind, signal},
     sync::oneshot,
 };
+use tonic::{Code, transport::Channel};
 
 /// Servers that answer with their name, and a load client.
 #[derive(Parser)]
@@ -23,9 +26,9 @@ enum Args {
         /// The answer.
         #[arg(long)]
         name: String,
-        /// The address to listen on.
-        #[arg(long)]
-        listen: SocketAddr,
+        /// The addresses to listen on.
+        #[arg(long, required = true)]
+        listen: Vec<SocketAddr>,
     },
     /// Greets TCP connections with a name, then echoes.
     Tcp {
@@ -60,7 +63,19 @@ enum Args {
         #[arg(long)]
         until_input_ends: bool,
     },
-    /// Waits until it is told to end, as what holds the namespaces of a pod.
+    /// Asks an xDS server for the clusters of a node and prints the gRPC code of its answer.
+    Ask {
+        /// The server, as HOST:PORT.
+        #[arg(long)]
+        connect: String,
+        /// The node's id.
+        #[arg(long)]
+        node: String,
+        /// A file with a token to show.
+        #[arg(long)]
+        token_file: Option<PathBuf>,
+    },
+    /// Waits until it is told to end, and until then for every orphan, as what holds the namespaces of a pod.
     Pause,
     /// Holds a host's namespace and connects callers of a Unix socket to what listens inside.
     Agent {
@@ -73,13 +88,32 @@ enum Args {
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
     match Args::parse() {
-        Args::Http { name, listen } => app::serve_http(listen, &name).await,
-        Args::Tcp { name, listen } => app::serve_tcp(listen, &name).await,
-        Args::Pause => {
-            signal(SignalKind::terminate())?.recv().await;
+        Args::Http { name, listen } => {
+            let servers = listen.into_iter().map(|it| app::serve_http(it, &name));
+            until_terminated(try_join_all(servers)).await
+        }
+        Args::Tcp { name, listen } => until_terminated(app::serve_tcp(listen, &name)).await,
+        Args::Pause => until_terminated(app::reap()).await,
+        Args::Agent { socket } => {
+            tokio::select! {
+                served = app::serve_agent(&socket) => served,
+                reaped = app::reap() => reaped,
+            }
+        }
+        Args::Ask {
+            connect,
+            node,
+            token_file,
+        } => {
+            let channel = Channel::from_shared(format!("http://{connect}"))?;
+            let channel = channel.connect().await?;
+            let token = token_file.map(std::fs::read_to_string).transpose()?;
+            let authorization = token.map(|it| format!("Bearer {}", it.trim()));
+            let asked = xds::ask(channel, &node, authorization.as_deref()).await;
+            let code = asked.err().map_or(Code::Ok, |status| status.code());
+            writeln!(std::io::stdout(), "{code:?}")?;
             Ok(())
         }
-        Args::Agent { socket } => app::serve_agent(&socket).await,
         Args::Load {
             connect,
             host,
@@ -110,6 +144,15 @@ async fn main() -> Result<()> {
             print(&load.run_until(stop, print).await?);
             Ok(())
         }
+    }
+}
+
+/// Nobody else ends the first process of a container: for it, signals have no default.
+async fn until_terminated<T>(work: impl Future<Output = Result<T>>) -> Result<()> {
+    let mut terminated = signal(SignalKind::terminate())?;
+    tokio::select! {
+        done = work => done.map(drop),
+        _ = terminated.recv() => Ok(()),
     }
 }
 

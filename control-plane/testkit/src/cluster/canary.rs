@@ -4,10 +4,10 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 use tokio::process::Command;
 
-use super::{Cluster, images, traffic::Traffic, workload::Workload};
+use super::{Cluster, ROLLOUT, install::install, traffic::Traffic, workload::Workload};
 use crate::{chart, envoy::Version, http::Address, process, tools};
 
 /// The mesh and its Services.
@@ -15,9 +15,6 @@ const MESH: &str = include_str!("canary.yaml");
 
 /// Where the gateway takes traffic from outside.
 const GATE: u16 = 30088;
-
-/// For pods to be scheduled, started and ready, on a busy machine.
-const ROLLOUT: Duration = Duration::from_mins(3);
 
 const WORKLOADS: [Workload; 4] = [
     Workload {
@@ -60,17 +57,7 @@ impl Canary {
         version: Version,
         mut say: impl FnMut(&str),
     ) -> Result<Self> {
-        say("loading images: Evermesh, Envoy, a test application");
-        let envoy = format!("envoy-{}", version.number());
-        let needed = [
-            "evermesh",
-            "evermesh-proxy-init",
-            "evermesh-test-app",
-            &envoy,
-        ];
-        cluster.load(&needed).await?;
-        say("helm install evermesh deploy/chart/evermesh --namespace appmesh-system");
-        install(&cluster, version).await?;
+        install(&cluster, version, &mut say).await?;
         let canary = Self { cluster };
         say("kubectl apply: a mesh, a service in two versions, a caller and a gateway");
         canary.cluster.kubectl().apply(MESH).await?;
@@ -178,46 +165,4 @@ spec:
       - {{virtualNodeRef: {{name: color-v2}}, weight: {v2}}}
 "
     )
-}
-
-/// Installs Evermesh by its chart, with this Envoy for pods, and waits until its replicas are ready.
-pub async fn install(cluster: &Cluster, version: Version) -> Result<()> {
-    let mut arguments = vec!["--namespace".to_owned(), chart::NAMESPACE.to_owned()];
-    arguments.extend(["--create-namespace", "--wait", "--timeout", "3m"].map(str::to_owned));
-    for (value, name) in [
-        ("image", "evermesh"),
-        ("init.image", "evermesh-proxy-init"),
-        ("sidecar.image", &format!("envoy-{}", version.number())),
-    ] {
-        let image = images::tag(name)?;
-        let (repository, tag) = image.rsplit_once(':').context("a name and a tag")?;
-        arguments.extend([
-            "--set".to_owned(),
-            format!("{value}.repository={repository}"),
-        ]);
-        arguments.extend(["--set-string".to_owned(), format!("{value}.tag={tag}")]);
-    }
-    for setting in [
-        // Who cannot show whose proxy it is gets nothing.
-        "xds.authentication=kubernetes",
-        // Whoever can do without a pause has no reason to wait for one.
-        "sidecar.lifecycleHooks.preStopDelay=0",
-    ] {
-        arguments.extend(["--set".to_owned(), setting.to_owned()]);
-    }
-    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let action = ["upgrade", "--install", "evermesh"];
-    let mut helm = Command::from(chart::helm(&action, &arguments)?);
-    let output = helm
-        .env("KUBECONFIG", cluster.kubectl().kubeconfig())
-        .output()
-        .await?;
-    if !output.status.success() {
-        let why = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-        let state = ["get", "pods,events", "--namespace", chart::NAMESPACE];
-        bail!("helm: {why}\n{}", cluster.kubectl().run(&state).await?);
-    }
-    cluster
-        .rolled_out(chart::NAMESPACE, "evermesh", ROLLOUT)
-        .await
 }

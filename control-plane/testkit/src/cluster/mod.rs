@@ -11,6 +11,7 @@
 pub mod canary;
 mod cgroup;
 pub mod images;
+mod install;
 mod local;
 mod parts;
 mod traffic;
@@ -24,13 +25,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
+use http::Request;
 use kube::Client;
 use serde_json::Value;
 use tempfile::TempDir;
 
 use self::local::Local;
-pub use self::traffic::Traffic;
+pub use self::{install::install, traffic::Traffic};
 use crate::{
     http::Address,
     kubernetes::{self, Kubectl},
@@ -39,6 +41,12 @@ use crate::{
 
 /// How long the clusters of other tests may take.
 const TURN: Duration = Duration::from_mins(20);
+
+/// Where a pod's Envoy tells how it is.
+const ENVOY_ADMIN: u16 = 9901;
+
+/// For pods to be scheduled, started and ready, on a busy machine.
+const ROLLOUT: Duration = Duration::from_mins(3);
 
 /// A cluster that runs pods.
 #[derive(Debug)]
@@ -160,6 +168,29 @@ impl Cluster {
             return Err(error.context(format!("the pods are\n{pods}\nand the warnings\n{events}")));
         }
         Ok(())
+    }
+
+    /// What a pod answers to the API server, which calls it at its address.
+    pub async fn get(&self, namespace: &str, pod: &str, port: u16, path: &str) -> Result<String> {
+        let path = format!("/api/v1/namespaces/{namespace}/pods/{pod}:{port}/proxy{path}");
+        let request = Request::get(path).body(Vec::new())?;
+        Ok(self.client().await?.request_text(request).await?)
+    }
+
+    /// The sum of those counters of a pod's Envoy whose name this expression finds.
+    pub async fn count(&self, namespace: &str, pod: &str, names: &str) -> Result<u64> {
+        let filter = names.replace('^', "%5E").replace('$', "%24");
+        let path = format!("/stats?type=Counters&filter={filter}");
+        let counters = self.get(namespace, pod, ENVOY_ADMIN, &path).await?;
+        if counters.is_empty() {
+            bail!("no counter of {namespace}/{pod} has a name like {names}");
+        }
+        let mut sum = 0;
+        for line in counters.lines() {
+            let (_, value) = line.split_once(": ").context("a counter has a value")?;
+            sum += value.parse::<u64>()?;
+        }
+        Ok(sum)
     }
 
     /// A folder that lives as long as this handle.

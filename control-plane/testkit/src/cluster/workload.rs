@@ -21,7 +21,8 @@ pub(super) struct Workload {
 }
 
 impl Workload {
-    /// The object. Nothing in it is of Evermesh: labels say which node or gateway it is.
+    /// The object. Nothing in it is of Evermesh: labels say which node or gateway it is. All pods are replaced at a
+    /// time, each after another is ready.
     pub(super) fn object(&self) -> Result<Value> {
         let labels: BTreeMap<_, _> = self.labels.iter().copied().collect();
         let container = if self.has_app { app()? } else { gateway() };
@@ -31,6 +32,7 @@ impl Workload {
             "metadata": {"name": self.name, "namespace": "shop"},
             "spec": {
                 "replicas": self.replicas,
+                "strategy": {"rollingUpdate": {"maxUnavailable": 0, "maxSurge": "100%"}},
                 "selector": {"matchLabels": labels},
                 "template": {
                     "metadata": {"labels": labels},

@@ -73,7 +73,7 @@ pub struct ApiServer {
     /// The host that it runs on, unless it is this machine.
     place: Option<Host>,
     of_cluster: bool,
-    kubectl: Kubectl,
+    pub(crate) kubectl: Kubectl,
     etcd_port: Port,
     port: Port,
     pki: Pki,

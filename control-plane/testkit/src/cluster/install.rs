@@ -1,0 +1,63 @@
+//! Evermesh in a cluster, as Helm installs it.
+
+use anyhow::{Context as _, Result, bail};
+use tokio::process::Command;
+
+use super::{Cluster, ROLLOUT, images};
+use crate::{chart, envoy::Version};
+
+/// Installs Evermesh by its chart, with this Envoy for pods, and waits until its webhooks answer.
+///
+/// The images that pods of tests need are loaded too; `say` hears of each step.
+pub async fn install(cluster: &Cluster, version: Version, mut say: impl FnMut(&str)) -> Result<()> {
+    say("loading images: Evermesh, Envoy, a test application");
+    let envoy = format!("envoy-{}", version.number());
+    let needed = [
+        "evermesh",
+        "evermesh-proxy-init",
+        "evermesh-test-app",
+        &envoy,
+    ];
+    cluster.load(&needed).await?;
+    say("helm install evermesh deploy/chart/evermesh --namespace appmesh-system");
+    let mut arguments = vec!["--namespace".to_owned(), chart::NAMESPACE.to_owned()];
+    arguments.extend(["--create-namespace", "--wait", "--timeout", "3m"].map(str::to_owned));
+    for (value, name) in [
+        ("image", "evermesh"),
+        ("init.image", "evermesh-proxy-init"),
+        ("sidecar.image", &envoy),
+    ] {
+        let image = images::tag(name)?;
+        let (repository, tag) = image.rsplit_once(':').context("a name and a tag")?;
+        arguments.extend([
+            "--set".to_owned(),
+            format!("{value}.repository={repository}"),
+        ]);
+        arguments.extend(["--set-string".to_owned(), format!("{value}.tag={tag}")]);
+    }
+    for setting in [
+        // Who cannot show whose proxy it is gets nothing.
+        "xds.authentication=kubernetes",
+        // Whoever can do without a pause has no reason to wait for one.
+        "sidecar.lifecycleHooks.preStopDelay=0",
+    ] {
+        arguments.extend(["--set".to_owned(), setting.to_owned()]);
+    }
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let action = ["upgrade", "--install", "evermesh"];
+    let mut helm = Command::from(chart::helm(&action, &arguments)?);
+    let output = helm
+        .env("KUBECONFIG", cluster.kubectl().kubeconfig())
+        .output()
+        .await?;
+    if !output.status.success() {
+        let why = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+        let state = ["get", "pods,events", "--namespace", chart::NAMESPACE];
+        bail!("helm: {why}\n{}", cluster.kubectl().run(&state).await?);
+    }
+    cluster
+        .rolled_out(chart::NAMESPACE, "evermesh", ROLLOUT)
+        .await?;
+    // A cluster IP answers a moment after its pods are ready.
+    chart::admission(cluster.kubectl()).await
+}

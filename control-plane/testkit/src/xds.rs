@@ -1,0 +1,68 @@
+//! A caller of an xDS server that is no Envoy: who is served as whom.
+
+use evermesh_proto::{
+    core,
+    discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse},
+    resource::ResourceType,
+};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::UnboundedReceiverStream;
+use tonic::{
+    Request, Status, Streaming, client::Grpc, codegen::http::uri::PathAndQuery, transport::Channel,
+};
+use tonic_prost::ProstCodec;
+
+/// The method by which Envoys ask for changes.
+pub const DELTA: &str =
+    "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
+
+/// A stream that was answered; it ends when dropped.
+#[derive(Debug)]
+pub struct Stream {
+    _requests: mpsc::UnboundedSender<DeltaDiscoveryRequest>,
+    /// What comes after the first answer.
+    pub responses: Streaming<DeltaDiscoveryResponse>,
+}
+
+/// Asks for every cluster of this node, with this header `authorization`; returns the stream once it was answered.
+///
+/// A refusal is an error with the server's status; so is a connection that breaks.
+pub async fn ask(
+    channel: Channel,
+    node: &str,
+    authorization: Option<&str>,
+) -> Result<Stream, Status> {
+    let mut grpc = Grpc::new(channel);
+    grpc.ready()
+        .await
+        .map_err(|error| Status::from_error(error.into()))?;
+    let (requests, body) = mpsc::unbounded_channel();
+    let first = DeltaDiscoveryRequest {
+        node: Some(core::Node {
+            id: node.to_owned(),
+            ..core::Node::default()
+        }),
+        type_url: ResourceType::Cluster.type_url().to_owned(),
+        ..DeltaDiscoveryRequest::default()
+    };
+    requests
+        .send(first)
+        .expect("the receiver is in the request below");
+    let mut request = Request::new(UnboundedReceiverStream::new(body));
+    if let Some(authorization) = authorization {
+        let value = authorization
+            .parse()
+            .map_err(|_| Status::invalid_argument("no value for a header"))?;
+        request.metadata_mut().insert("authorization", value);
+    }
+    let codec = ProstCodec::<DeltaDiscoveryRequest, DeltaDiscoveryResponse>::default();
+    let path = PathAndQuery::from_static(DELTA);
+    let mut responses = grpc.streaming(request, path, codec).await?.into_inner();
+    match responses.message().await? {
+        Some(_) => Ok(Stream {
+            _requests: requests,
+            responses,
+        }),
+        None => Err(Status::unknown("the stream ended without an answer")),
+    }
+}

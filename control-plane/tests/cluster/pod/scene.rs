@@ -1,0 +1,236 @@
+//! A namespace with a member of forty ports, two pods outside of the mesh and two behind a listener with TLS.
+
+use std::{net::Ipv4Addr, ops::RangeInclusive};
+
+use evermesh_testkit::{
+    cluster::{Cluster, images},
+    load::Tally,
+};
+use rcgen::generate_simple_self_signed;
+use serde_json::{Value, json};
+
+/// The ports of the member's listeners.
+pub(super) const PORTS: RangeInclusive<u16> = 8001..=8040;
+
+/// A port of the member's application for which there is no listener.
+pub(super) const UNLISTED: u16 = 8041;
+
+/// The port of other applications; behind Envoy if there is one.
+pub(super) const PORT: u16 = 8080;
+
+/// Their other port, for which there is no listener, and which the member calls without Envoy.
+pub(super) const SIDE_PORT: u16 = 8081;
+
+/// Where tokens for Evermesh are in containers that have one.
+pub(super) const TOKEN: &str = "/var/run/secrets/mine/token";
+
+/// The namespace `yard` and its pods.
+pub(super) struct Yard<'a> {
+    pub(super) cluster: &'a Cluster,
+    /// A pod outside of the mesh, whose address the member calls without Envoy.
+    pub(super) ignored: Ipv4Addr,
+    /// Another one.
+    pub(super) outside: Ipv4Addr,
+}
+
+/// Builds it up; every pod is ready but `strict`.
+pub(super) async fn build(cluster: &Cluster) -> Yard<'_> {
+    let kubectl = cluster.kubectl();
+    kubectl.apply(&mesh("DROP_ALL")).await.unwrap();
+    kubectl.apply(&nodes("STRICT")).await.unwrap();
+    kubectl.apply(&certificate()).await.unwrap();
+
+    let apart = json!({"appmesh.k8s.aws/sidecarInjectorWebhook": "disabled"});
+    for name in ["ignored", "outside"] {
+        let app = container("app", &[PORT, SIDE_PORT]);
+        create(cluster, name, "none", &apart, &[app]).await;
+    }
+    let tls = json!({"appmesh.k8s.aws/secretMounts": "certificate:/certificate"});
+    for (name, port) in [("strict", PORT), ("strict-aside", SIDE_PORT)] {
+        let mut app = container("app", &[PORT, SIDE_PORT]);
+        app["readinessProbe"] = probe(port);
+        create(cluster, name, "strict", &tls, &[app]).await;
+    }
+    ready(cluster, &["pod/ignored", "pod/outside"]).await;
+    let [ignored, outside] = [ip(cluster, "ignored").await, ip(cluster, "outside").await];
+
+    let exempt = json!({
+        "appmesh.k8s.aws/egressIgnoredIPs": ignored.to_string(),
+        "appmesh.k8s.aws/egressIgnoredPorts": SIDE_PORT.to_string(),
+    });
+    let ports: Vec<u16> = PORTS.chain([UNLISTED]).collect();
+    let mut app = container("app", &ports);
+    app["startupProbe"] = probe(*PORTS.start());
+    app["readinessProbe"] = probe(UNLISTED);
+    let mut bypass = container("bypass", &[PORT]);
+    bypass["securityContext"] = json!({"runAsUser": 1337});
+    create(cluster, "member", "member", &exempt, &[app, bypass]).await;
+    ready(cluster, &["pod/member", "pod/strict-aside"]).await;
+    Yard {
+        cluster,
+        ignored,
+        outside,
+    }
+}
+
+impl Yard<'_> {
+    /// What a pod answers to somebody who is not in a pod.
+    pub(super) async fn get(&self, pod: &str, port: u16) -> String {
+        self.cluster.get("yard", pod, port, "/").await.unwrap()
+    }
+
+    /// A counter of the member's Envoy.
+    pub(super) async fn count(&self, name: &str) -> u64 {
+        let name = format!("^{name}$");
+        self.cluster.count("yard", "member", &name).await.unwrap()
+    }
+
+    /// How many requests the member's Envoy has passed on to this port of the application.
+    pub(super) async fn requests(&self, port: u16) -> u64 {
+        let cluster = format!("cluster.cds_ingress_yard_member_yard_http_{port}");
+        self.count(&format!("{cluster}.upstream_rq_total")).await
+    }
+
+    /// Whether a pod takes requests, as its probes say.
+    pub(super) async fn is_ready(&self, pod: &str) -> bool {
+        let condition = "{.status.conditions[?(@.type==\"Ready\")].status}";
+        let output = format!("--output=jsonpath={condition}");
+        let get = ["get", "pod", pod, "--namespace=yard", &output];
+        self.cluster.kubectl().run(&get).await.unwrap() == "True"
+    }
+
+    /// Runs the test application's program in a container; returns what it printed.
+    pub(super) async fn run(&self, pod: &str, container: &str, arguments: &[&str]) -> String {
+        let exec = ["exec", "--namespace=yard", pod, "--container", container];
+        let program = ["--", "evermesh-test-app"];
+        let command = [&exec[..], &program, arguments].concat();
+        self.cluster.kubectl().run(&command).await.unwrap()
+    }
+
+    /// What ten requests from a container of the member come to.
+    pub(super) async fn call(&self, container: &str, ip: Ipv4Addr, port: u16) -> Tally {
+        let address = format!("{ip}:{port}");
+        let load = ["load", "--connect", &address, "--host", "yard"];
+        let load = [&load[..], &["--rate=10", "--seconds=1"]].concat();
+        let printed = self.run("member", container, &load).await;
+        serde_json::from_str(printed.lines().last().unwrap()).unwrap()
+    }
+}
+
+/// The namespace and its mesh with this egress filter.
+pub(super) fn mesh(egress: &str) -> String {
+    format!(
+        "apiVersion: v1
+kind: Namespace
+metadata:
+  name: yard
+  labels: {{mesh: yard, appmesh.k8s.aws/sidecarInjectorWebhook: enabled}}
+---
+apiVersion: appmesh.k8s.aws/v1beta2
+kind: Mesh
+metadata: {{name: yard}}
+spec:
+  namespaceSelector: {{matchLabels: {{mesh: yard}}}}
+  egressFilter: {{type: {egress}}}
+"
+    )
+}
+
+/// The member's node, and one whose listener has this mode of TLS.
+pub(super) fn nodes(mode: &str) -> String {
+    let plain = |port: u16| json!({"portMapping": {"port": port, "protocol": "http"}});
+    let mut secured = plain(PORT);
+    secured["tls"] = json!({
+        "mode": mode,
+        "certificate": {"file": {
+            "certificateChain": "/certificate/tls.crt",
+            "privateKey": "/certificate/tls.key",
+        }},
+    });
+    let nodes = [
+        ("member", PORTS.map(plain).collect()),
+        ("strict", vec![secured]),
+    ];
+    let objects = nodes.map(|(name, listeners)| {
+        json!({
+            "apiVersion": "appmesh.k8s.aws/v1beta2",
+            "kind": "VirtualNode",
+            "metadata": {"name": name, "namespace": "yard"},
+            "spec": {
+                "podSelector": {"matchLabels": {"node": name}},
+                "listeners": listeners,
+                "serviceDiscovery": {"dns": {"hostname": format!("{name}.yard.svc")}},
+            },
+        })
+        .to_string()
+    });
+    objects.join("\n---\n")
+}
+
+/// What the listener with TLS shows.
+fn certificate() -> String {
+    let made = generate_simple_self_signed(["strict.yard.svc".to_owned()]).unwrap();
+    json!({
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": "certificate", "namespace": "yard"},
+        "stringData": {"tls.crt": made.cert.pem(), "tls.key": made.signing_key.serialize_pem()},
+    })
+    .to_string()
+}
+
+/// A container that answers with its pod's name at these ports, and has a token for Evermesh.
+fn container(name: &str, ports: &[u16]) -> Value {
+    let listen = ports.iter().map(|port| format!("--listen=0.0.0.0:{port}"));
+    let arguments = ["http", "--name=$(POD)"].map(str::to_owned);
+    json!({
+        "name": name,
+        "image": images::tag("evermesh-test-app").unwrap(),
+        "args": arguments.into_iter().chain(listen).collect::<Vec<_>>(),
+        "env": [{"name": "POD", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}],
+        "volumeMounts": [{"name": "mine", "mountPath": "/var/run/secrets/mine"}],
+    })
+}
+
+fn probe(port: u16) -> Value {
+    json!({"httpGet": {"path": "/", "port": port}, "periodSeconds": 1})
+}
+
+/// Creates a pod of this node.
+async fn create(
+    cluster: &Cluster,
+    name: &str,
+    node: &str,
+    annotations: &Value,
+    containers: &[Value],
+) {
+    let token = json!({"serviceAccountToken": {"audience": "evermesh", "path": "token"}});
+    let pod = json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "name": name,
+            "namespace": "yard",
+            "labels": {"node": node},
+            "annotations": annotations,
+        },
+        "spec": {
+            "containers": containers,
+            "volumes": [{"name": "mine", "projected": {"sources": [token]}}],
+        },
+    });
+    cluster.kubectl().apply(&pod.to_string()).await.unwrap();
+}
+
+async fn ready(cluster: &Cluster, pods: &[&str]) {
+    let wait = ["wait", "--for=condition=Ready", "--timeout=90s"];
+    let wait = [&wait[..], &["--namespace=yard"], pods].concat();
+    cluster.kubectl().run(&wait).await.unwrap();
+}
+
+async fn ip(cluster: &Cluster, pod: &str) -> Ipv4Addr {
+    let get = ["get", "pod", pod, "--namespace=yard"];
+    let get = [&get[..], &["--output=jsonpath={.status.podIP}"]].concat();
+    let ip = cluster.kubectl().run(&get).await.unwrap();
+    ip.parse().unwrap()
+}
