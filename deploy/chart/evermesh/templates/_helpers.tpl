@@ -98,8 +98,8 @@ evermesh:{{ .Chart.AppVersion }}
     "--enable-stats-tags" .Values.stats.tagsEnabled }}
 {{- if $is }}{{ $arguments = append $arguments $flag }}{{ end }}
 {{- end }}
-{{- with $sidecar.xdsCA }}
-{{- $arguments = append $arguments (printf "--sidecar-xds-ca=%s" .) }}
+{{- if .Values.xds.tls.secretName }}
+{{- $arguments = append $arguments (printf "--sidecar-xds-ca=/etc/evermesh/xds/%s" $sidecar.xdsCA) }}
 {{- end }}
 {{- if .Values.sds.enabled }}
 {{- $arguments = concat $arguments (list "--enable-sds" (printf "--sds-uds-path=%s" .Values.sds.udsPath)) }}
