@@ -12,6 +12,7 @@ pub mod effect;
 pub mod engine;
 pub mod lint;
 pub mod metrics;
+mod socket;
 pub mod source;
 pub mod telemetry;
 pub mod webhook;
