@@ -113,6 +113,7 @@ async fn the_api_server_takes_what_it_renders() {
         &[][..],
         &everything[..],
         &["--set", "certManager.enabled=true"][..],
+        &["--set", "beside=true,enableCertManager=true"][..],
         &["--values", old.to_str().unwrap()][..],
     ] {
         let dir = tools::scratch("chart").unwrap();
