@@ -31,6 +31,7 @@ use crate::{
     effect::Notice,
     engine::{Engine, Outputs, Published},
     metrics::Metrics,
+    socket,
     source::{
         Batch, SourceName,
         cloud_map::{self, CloudMapOptions},
@@ -72,6 +73,9 @@ pub fn serve(args: &ServeArgs) -> anyhow::Result<()> {
 async fn run(args: &ServeArgs, streams: &Handle) -> anyhow::Result<()> {
     let xds_listener = bind(args.xds_address, "--xds-address").await?;
     let admin_listener = bind(args.admin_address, "--admin-address").await?;
+    let xds_socket = args.xds.xds_socket.as_deref();
+    let xds_socket = xds_socket.map(|path| socket::bind(path, args.xds.xds_socket_mode));
+    let (socket_listener, _socket_file) = xds_socket.transpose()?.unzip();
     let shutdown = CancellationToken::new();
     let mut tasks = JoinSet::new();
 
@@ -140,6 +144,16 @@ async fn run(args: &ServeArgs, streams: &Handle) -> anyhow::Result<()> {
     let api = cluster
         .as_ref()
         .map(|it| (it.client.clone(), newest.clone()));
+    if let Some(listener) = socket_listener {
+        let mut options = Options::new(Authenticator::everybody(authentication.clone()).hook());
+        options.shutdown = shutdown.clone();
+        let (store, registry) = (Arc::clone(&store), Arc::clone(&registry));
+        let serving = evermesh_xds::serve_socket(listener, store, registry, options);
+        tasks.spawn_on(
+            async { serving.await.context("--xds-socket failed") },
+            streams,
+        );
+    }
     let options = xds_options(&mut tasks, args, api, authentication, &shutdown)?;
     let serving = serve_xds(
         xds_listener,

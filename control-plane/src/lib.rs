@@ -13,6 +13,7 @@ pub mod engine;
 mod event;
 pub mod lint;
 pub mod metrics;
+mod socket;
 pub mod source;
 pub mod telemetry;
 pub mod webhook;

@@ -57,6 +57,15 @@ pub struct XdsArgs {
         env = "EVERMESH_XDS_CLIENT_CA"
     )]
     pub xds_client_ca: Option<PathBuf>,
+
+    /// Serve xDS on a Unix socket too, without TLS: whoever may write to the file is believed, whatever
+    /// --xds-authentication says. The file must not be there, or be the socket of a process that has ended
+    #[arg(long, value_name = "PATH", env = "EVERMESH_XDS_SOCKET")]
+    pub xds_socket: Option<PathBuf>,
+
+    /// Who may write to --xds-socket, as chmod has it: 600 is the user that Evermesh runs as, 660 its group too
+    #[arg(long, value_name = "MODE", default_value = "600", value_parser = mode, env = "EVERMESH_XDS_SOCKET_MODE")]
+    pub xds_socket_mode: u32,
 }
 
 /// How a proxy shows who it is.
@@ -72,4 +81,25 @@ pub enum XdsAuthentication {
     KubernetesPermissive,
     /// By a certificate of --xds-client-ca that names the proxy or its service account
     Certificate,
+}
+
+/// Reads permissions in octal.
+fn mode(text: &str) -> Result<u32, String> {
+    let mode = u32::from_str_radix(text, 8).ok();
+    mode.filter(|mode| *mode <= 0o777)
+        .ok_or_else(|| "permissions in octal are needed, such as 600 or 660".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_permissions() {
+        assert_eq!(mode("600"), Ok(0o600));
+        assert_eq!(mode("0660"), Ok(0o660));
+        for bad in ["", "rw", "8", "1777", "-1"] {
+            assert!(mode(bad).is_err(), "{bad}");
+        }
+    }
 }

@@ -150,6 +150,11 @@ impl Authenticator {
         Ok(Self::with(method, metrics))
     }
 
+    /// Everybody is believed: where who may connect is somebody else's business.
+    pub fn everybody(metrics: AuthenticationMetrics) -> Arc<Self> {
+        Self::with(Method::None, metrics)
+    }
+
     fn with(method: Method, metrics: AuthenticationMetrics) -> Arc<Self> {
         Arc::new(Self {
             method,
@@ -181,12 +186,12 @@ impl Authenticator {
                 newest,
                 permissive,
             } => match bearer(&parts.headers) {
-                None if *permissive => self.decided(&caller, Ok(()), Outcome::Anonymous).into(),
-                None => {
-                    let decision = Err((Denial::NoCredentials, String::new()));
+                Err(_) if *permissive => self.decided(&caller, Ok(()), Outcome::Anonymous).into(),
+                Err(why) => {
+                    let decision = Err((Denial::NoCredentials, why.to_owned()));
                     self.decided(&caller, decision, Outcome::Token).into()
                 }
-                Some(token) => {
+                Ok(token) => {
                     let answer = reviews.of(token);
                     let (this, newest) = (Arc::clone(self), newest.clone());
                     Identity::Later(Box::pin(async move {

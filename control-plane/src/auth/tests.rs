@@ -16,6 +16,8 @@ fn arguments(how: Option<XdsAuthentication>) -> XdsArgs {
         xds_tls_cert: None,
         xds_tls_key: None,
         xds_client_ca: None,
+        xds_socket: None,
+        xds_socket_mode: 0o600,
     }
 }
 

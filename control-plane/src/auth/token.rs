@@ -8,12 +8,28 @@ use http::{HeaderMap, header::AUTHORIZATION};
 
 use super::Denial;
 
-/// The token that a stream shows. Other credentials, such as the AWS signature of App Mesh's proxies, count as none.
-pub(super) fn bearer(headers: &HeaderMap) -> Option<&str> {
-    let value = headers.get(AUTHORIZATION)?.to_str().ok()?;
-    let (scheme, token) = value.split_once(' ')?;
+/// The scheme of AWS's signatures (SigV4), which proxies of App Mesh send.
+const AWS_SIGNATURE: &str = "AWS4-HMAC-SHA256";
+
+/// The token that a stream shows, or why it shows none. Other credentials, such as the AWS signature of App Mesh's
+/// proxies, count as none.
+pub(super) fn bearer(headers: &HeaderMap) -> Result<&str, &'static str> {
+    let value = headers.get(AUTHORIZATION);
+    let value = value.ok_or("there is no authorization header")?.to_str();
+    let (scheme, token) = value
+        .unwrap_or_default()
+        .split_once(' ')
+        .unwrap_or_default();
     let token = token.trim();
-    (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
+    if scheme == AWS_SIGNATURE {
+        Err(
+            "the authorization header is an AWS signature, as proxies of App Mesh send it, and no token",
+        )
+    } else if scheme.eq_ignore_ascii_case("bearer") && !token.is_empty() {
+        Ok(token)
+    } else {
+        Err("the authorization header holds no bearer token")
+    }
 }
 
 /// The tokens in a file, one a line.
@@ -27,8 +43,11 @@ pub(super) fn read(file: &Path) -> anyhow::Result<Vec<String>> {
 }
 
 /// Whether a token is one of the file's, which is small and read anew, so that a new one counts at once.
-pub(super) fn check(file: &Path, token: Option<&str>) -> Result<(), (Denial, String)> {
-    let token = token.ok_or((Denial::NoCredentials, String::new()))?;
+pub(super) fn check(
+    file: &Path,
+    token: Result<&str, &'static str>,
+) -> Result<(), (Denial, String)> {
+    let token = token.map_err(|why| (Denial::NoCredentials, why.to_owned()))?;
     let known = read(file).map_err(|error| (Denial::Unchecked, format!("{error:#}")))?;
     let is_it = |known: &String| {
         let equal = verify_slices_are_equal(known.as_bytes(), token.as_bytes());
@@ -55,20 +74,24 @@ mod tests {
             let headers = HeaderMap::from_iter([(AUTHORIZATION, value)]);
             bearer(&headers).map(str::to_owned)
         };
-        assert_eq!(bearer(&HeaderMap::new()), None);
-        assert_eq!(token("Bearer abc").as_deref(), Some("abc"));
-        assert_eq!(token("bearer abc").as_deref(), Some("abc"));
-        let signed = "AWS4-HMAC-SHA256 Credential=AKIA/20260101/eu-west-1/appmesh/aws4_request";
-        for other in [signed, "Bearer", "Bearer ", "abc", ""] {
-            assert_eq!(token(other), None, "{other}");
+        bearer(&HeaderMap::new()).unwrap_err();
+        assert_eq!(token("Bearer abc").as_deref(), Ok("abc"));
+        assert_eq!(token("bearer abc").as_deref(), Ok("abc"));
+        for other in ["Bearer", "Bearer ", "abc", ""] {
+            token(other).unwrap_err();
         }
+        let signed = "AWS4-HMAC-SHA256 Credential=AKIA/20260101/eu-west-1/appmesh/aws4_request";
+        assert!(token(signed).unwrap_err().contains("App Mesh"));
     }
 
     #[test]
     fn a_file_has_a_token_a_line_and_is_read_anew() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("tokens");
-        let said = |token| check(&file, token).map_err(|(denial, _)| denial);
+        let said = |token: Option<&str>| {
+            let checked = check(&file, token.ok_or("none"));
+            checked.map_err(|(denial, _)| denial)
+        };
         assert_eq!(said(Some("one")), Err(Denial::Unchecked));
         fs::write(&file, "\n").unwrap();
         assert_eq!(said(Some("")), Err(Denial::Unchecked));

@@ -145,7 +145,12 @@ impl Installed {
             ("--webhook-address=", webhook.to_string()),
         ] {
             let found = arguments.iter_mut().find(|it| it.starts_with(flag));
-            *found.with_context(|| format!("the chart gives {flag}"))? = format!("{flag}{address}");
+            match found {
+                Some(argument) => *argument = format!("{flag}{address}"),
+                // Beside another controller it serves none.
+                None if flag == "--webhook-address=" => {}
+                None => bail!("the chart does not give {flag}"),
+            }
         }
         arguments.push(format!("--webhook-host={}", self.webhook.ip()));
         Ok(arguments)

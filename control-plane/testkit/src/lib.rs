@@ -9,6 +9,7 @@
 //! Must not depend on the crates under test: it starts the control plane as a user does, from its binary.
 
 pub mod app;
+pub mod app_mesh_agent;
 pub mod canary;
 pub mod chart;
 pub mod chi_square;
@@ -26,6 +27,7 @@ pub mod port;
 pub mod process;
 pub mod relay;
 pub mod report;
+pub mod self_signed;
 pub mod static_bootstrap;
 pub mod tools;
 pub mod wait;

@@ -88,6 +88,17 @@ fn a_misspelt_value_is_refused() {
     assert!(error.to_string().contains("timeout"), "{error}");
 }
 
+#[test]
+fn sidecars_trust_the_secret_that_xds_is_served_with() {
+    const ARGUMENT: &str = "--sidecar-xds-ca=/etc/evermesh/xds/";
+    assert!(!render(&[]).contains(ARGUMENT));
+    let tls = render(&["--set", "xds.tls.secretName=xds"]);
+    assert!(tls.contains(&format!("{ARGUMENT}ca.crt\"")), "{tls}");
+    assert!(tls.contains("mountPath: /etc/evermesh/xds\n"), "{tls}");
+    let other = ["--set", "xds.tls.secretName=xds,sidecar.xdsCA=roots.pem"];
+    assert!(render(&other).contains(&format!("{ARGUMENT}roots.pem\"")));
+}
+
 #[tokio::test]
 async fn the_api_server_takes_what_it_renders() {
     let api = api_server().await;
@@ -102,6 +113,7 @@ async fn the_api_server_takes_what_it_renders() {
         &[][..],
         &everything[..],
         &["--set", "certManager.enabled=true"][..],
+        &["--set", "beside=true,enableCertManager=true"][..],
         &["--values", old.to_str().unwrap()][..],
     ] {
         let dir = tools::scratch("chart").unwrap();

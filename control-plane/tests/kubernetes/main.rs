@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used)] // what fails here fails a test
 
+mod beside;
 mod flagger;
 mod identity;
 mod outage;

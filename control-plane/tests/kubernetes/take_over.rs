@@ -88,13 +88,13 @@ fn old_status(kind: &str, name: &str) -> Value {
     }})
 }
 
-async fn get(api: &ApiServer, object: &str) -> Value {
+pub(crate) async fn get(api: &ApiServer, object: &str) -> Value {
     let arguments = ["get", object, "--namespace=shop", "--output=json"];
     serde_json::from_str(&api.kubectl(&arguments).await.unwrap()).unwrap()
 }
 
 /// Fills a cluster as the old controller left it; returns the mesh's objects as `kind/name`.
-async fn old_cluster(api: &ApiServer, gateway: u16, versions: [u16; 2]) -> Vec<String> {
+pub(crate) async fn old_cluster(api: &ApiServer, gateway: u16, versions: [u16; 2]) -> Vec<String> {
     api.apply(&old_definitions()).await.unwrap();
     api.established().await.unwrap();
     let mut uids = Vec::new();

@@ -25,13 +25,14 @@ mod sotw;
 mod store;
 mod subscription;
 mod tls;
+mod unix;
 mod verdict;
 
 pub use connection::{Connection, Flavour, Protocol, ResourceStatus};
 pub use delta::Delta;
 pub use metrics::{Counter, Metrics};
 pub use registry::{Answer, Presence, ProxyStatus, Registry, VerdictSink};
-pub use server::{Identify, Identity, Options, routes, serve};
+pub use server::{Identify, Identity, Options, routes, serve, serve_socket};
 pub use sotw::Sotw;
 pub use store::{Commit, Store};
 pub use verdict::{Outcome, ProxyId, Rejection, Verdict};

@@ -17,8 +17,12 @@ use std::{
 
 use evermesh_proto::{core, resource::ResourceType};
 use http::{HeaderValue, header::CONTENT_TYPE, request};
-use tokio::{net::TcpListener, sync::watch};
+use tokio::{
+    net::{TcpListener, UnixListener},
+    sync::watch,
+};
 use tokio_rustls::rustls::ServerConfig;
+use tokio_stream::{StreamExt as _, wrappers::UnixListenerStream};
 use tokio_util::sync::CancellationToken;
 use tonic::{
     Status,
@@ -37,6 +41,7 @@ use crate::{
     sotw::Sotw,
     store::Store,
     tls,
+    unix::UnixConnection,
 };
 
 /// Who is calling, from the node a client describes itself as, and the request's headers and connection
@@ -124,10 +129,8 @@ pub async fn serve(
     let shutdown = options.shutdown.clone();
     let grace = options.shutdown_grace;
     let tls = options.tls.clone();
-    let router = Server::builder()
-        .http2_keepalive_interval(Some(options.keep_alive_interval))
-        .http2_keepalive_timeout(Some(options.keep_alive_timeout))
-        .add_routes(routes(Arc::clone(&store), registry, options));
+    let mut server = server(&options);
+    let router = server.add_routes(routes(Arc::clone(&store), registry, options));
     let end = shutdown.clone().cancelled_owned();
     let server = async {
         if let Some(tls) = tls {
@@ -148,6 +151,29 @@ pub async fn serve(
         () = store.dispatch() => Ok(()),
         () = closed => Ok(()),
     }
+}
+
+/// Serves xDS on a Unix socket, without TLS, until [`Options::shutdown`]; beside a [`serve`] of the same store.
+///
+/// # Errors
+/// The listener fails.
+pub async fn serve_socket(
+    listener: UnixListener,
+    store: Arc<Store>,
+    registry: Arc<Registry>,
+    options: Options,
+) -> Result<(), tonic::transport::Error> {
+    let end = options.shutdown.clone().cancelled_owned();
+    let mut server = server(&options);
+    let router = server.add_routes(routes(store, registry, options));
+    let incoming = UnixListenerStream::new(listener).map(|it| it.map(UnixConnection::new));
+    router.serve_with_incoming_shutdown(incoming, end).await
+}
+
+fn server(options: &Options) -> Server {
+    Server::builder()
+        .http2_keepalive_interval(Some(options.keep_alive_interval))
+        .http2_keepalive_timeout(Some(options.keep_alive_timeout))
 }
 
 /// The services, to be mounted on a server of one's own; that one must also run [`Store::dispatch`] and,

@@ -9,7 +9,7 @@ use std::{
 use crate::{
     iptables,
     nftables::{self, Refusal},
-    plan::{InvalidSettings, Ipv6, Plan},
+    plan::{InvalidSettings, Plan},
     rules::{Chain, Family, chains},
     settings::{Backend, Settings},
 };
@@ -23,9 +23,6 @@ pub(crate) enum Error {
     /// What is asked for cannot be read.
     #[error(transparent)]
     Settings(#[from] InvalidSettings),
-    /// IPv6 is asked for, and there is none.
-    #[error("APPMESH_ENABLE_IPV6: `1`: this host has no IPv6; 0 leaves it alone")]
-    NoIpv6,
     /// nftables was asked.
     #[error(transparent)]
     Nftables(#[from] Refusal),
@@ -71,7 +68,8 @@ pub(crate) fn run(settings: &Settings, out: &mut impl Write) -> Result<(), Error
         writeln!(out, "APPMESH_START_ENABLED is not 1: nothing is done")?;
         return Ok(());
     };
-    let rules: Vec<(Family, Vec<Chain>)> = families(plan.ipv6, Path::new(IPV6).exists())?
+    let has_ipv6 = Path::new(IPV6).exists();
+    let rules: Vec<(Family, Vec<Chain>)> = families(plan.ipv6, has_ipv6)
         .iter()
         .map(|family| (*family, chains(&plan, *family)))
         .collect();
@@ -84,6 +82,9 @@ pub(crate) fn run(settings: &Settings, out: &mut impl Write) -> Result<(), Error
             out.write_all(text.as_bytes())?;
         }
         return Ok(());
+    }
+    if plan.ipv6 && !has_ipv6 {
+        writeln!(out, "there is no IPv6 here: IPv4 alone is intercepted")?;
     }
     match settings.backend {
         Backend::Nftables => nftables::write(&rules)?,
@@ -99,11 +100,12 @@ pub(crate) fn run(settings: &Settings, out: &mut impl Write) -> Result<(), Error
     Ok(())
 }
 
-fn families(wanted: Ipv6, is_present: bool) -> Result<&'static [Family], Error> {
-    match (wanted, is_present) {
-        (Ipv6::Required, false) => Err(Error::NoIpv6),
-        (Ipv6::Off, _) | (_, false) => Ok(&[Family::V4]),
-        (_, true) => Ok(&[Family::V4, Family::V6]),
+/// App Mesh's controller asked every pod for IPv6, also where there is none.
+fn families(ipv6: bool, is_present: bool) -> &'static [Family] {
+    if ipv6 && is_present {
+        &[Family::V4, Family::V6]
+    } else {
+        &[Family::V4]
     }
 }
 
@@ -180,20 +182,6 @@ fn program(
 mod tests {
     use super::*;
     use crate::plan::tests::settings;
-
-    #[test]
-    fn a_host_without_ipv6_is_no_error_unless_it_is_asked_for() {
-        let both = [Family::V4, Family::V6];
-        for (wanted, is_present, expected) in [
-            (Ipv6::Off, true, Some(&both[..1])),
-            (Ipv6::WherePresent, true, Some(&both[..])),
-            (Ipv6::WherePresent, false, Some(&both[..1])),
-            (Ipv6::Required, true, Some(&both[..])),
-            (Ipv6::Required, false, None),
-        ] {
-            assert_eq!(families(wanted, is_present).ok(), expected, "{wanted:?}");
-        }
-    }
 
     #[test]
     fn nothing_is_written_to_be_printed() {

@@ -21,8 +21,8 @@ pub(crate) struct Plan {
     pub(crate) ignored_ports: BTreeSet<u16>,
     /// Networks that are called without Envoy.
     pub(crate) ignored_networks: BTreeSet<IpNet>,
-    /// Whether IPv6 is intercepted too.
-    pub(crate) ipv6: Ipv6,
+    /// Whether IPv6 is intercepted too, where there is some.
+    pub(crate) ipv6: bool,
 }
 
 /// Whose connections are not intercepted.
@@ -34,17 +34,6 @@ pub(crate) enum Exempt {
     Gid(u32),
     /// Those of sockets with this mark.
     Mark(u32),
-}
-
-/// Whether IPv6 is intercepted too.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Ipv6 {
-    /// No.
-    Off,
-    /// Where there is some.
-    WherePresent,
-    /// Yes, and where there is none that is an error.
-    Required,
 }
 
 /// What is asked for cannot be read.
@@ -94,11 +83,7 @@ impl Plan {
                 settings.egress_ignored_ip.as_ref(),
                 network,
             )?,
-            ipv6: match switch("APPMESH_ENABLE_IPV6", settings.enable_ipv6.as_ref())? {
-                None => Ipv6::WherePresent,
-                Some(true) => Ipv6::Required,
-                Some(false) => Ipv6::Off,
-            },
+            ipv6: switch("APPMESH_ENABLE_IPV6", settings.enable_ipv6.as_ref())?.unwrap_or(true),
         }))
     }
 }
@@ -201,7 +186,7 @@ pub(crate) mod tests {
             exempt: vec![Exempt::Uid(1337)],
             ignored_ports: [22, 25].into(),
             ignored_networks: networks.into(),
-            ipv6: Ipv6::Required,
+            ipv6: true,
         };
         assert_eq!(plan, expected);
     }
@@ -227,7 +212,7 @@ pub(crate) mod tests {
         let plan = Plan::read(&settings).unwrap().unwrap();
         assert_eq!((plan.ingress_port, plan.egress_port), (15000, 15001));
         assert_eq!(plan.exempt, [Exempt::Gid(1337)]);
-        assert_eq!(plan.ipv6, Ipv6::WherePresent);
+        assert!(plan.ipv6);
     }
 
     #[test]

@@ -72,7 +72,7 @@ pub(crate) struct Settings {
     #[arg(long, value_name = "PORTS", env = "APPMESH_EGRESS_IGNORED_PORTS")]
     pub(crate) egress_ignored_ports: Option<String>,
 
-    /// 1: IPv6 too, and an error where there is none. 0: IPv4 alone. Unset: IPv6 where there is some
+    /// 0: IPv4 alone. 1 or unset: IPv6 too, where there is some
     #[arg(long, value_name = "1|0", env = "APPMESH_ENABLE_IPV6")]
     pub(crate) enable_ipv6: Option<String>,
 

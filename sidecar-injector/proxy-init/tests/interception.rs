@@ -209,6 +209,27 @@ async fn what_is_printed_is_what_is_written() {
     }
 }
 
+/// As App Mesh's controller asked for it in every pod.
+#[tokio::test]
+async fn a_host_without_ipv6_is_no_error() {
+    let mut lab = Lab::start().await.unwrap();
+    let host = lab.host("pod").await.unwrap();
+    let hidden = "mount -t tmpfs none /proc/$$/net && exec \"$0\"";
+    let program = tools::built("evermesh-proxy-init").unwrap();
+    let mut command = host.command("unshare");
+    command
+        .args(["--mount", "sh", "-c", hidden])
+        .arg(program)
+        .env("APPMESH_START_ENABLED", "1")
+        .env("APPMESH_IGNORE_UID", "1337")
+        .env("APPMESH_ENABLE_IPV6", "1");
+    let said = process::run(&mut command).unwrap();
+    assert!(said.contains("no IPv6"), "{said}");
+    let rules = host.shell("nft list ruleset").unwrap();
+    assert!(rules.contains("table ip evermesh"), "{rules}");
+    assert!(!rules.contains("ip6"), "{rules}");
+}
+
 #[tokio::test]
 async fn ipv4_alone_leaves_ipv6_alone() {
     let mut lab = Lab::start().await.unwrap();

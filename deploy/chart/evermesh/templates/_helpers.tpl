@@ -98,8 +98,8 @@ evermesh:{{ .Chart.AppVersion }}
     "--enable-stats-tags" .Values.stats.tagsEnabled }}
 {{- if $is }}{{ $arguments = append $arguments $flag }}{{ end }}
 {{- end }}
-{{- with $sidecar.xdsCA }}
-{{- $arguments = append $arguments (printf "--sidecar-xds-ca=%s" .) }}
+{{- if .Values.xds.tls.secretName }}
+{{- $arguments = append $arguments (printf "--sidecar-xds-ca=/etc/evermesh/xds/%s" $sidecar.xdsCA) }}
 {{- end }}
 {{- if .Values.sds.enabled }}
 {{- $arguments = concat $arguments (list "--enable-sds" (printf "--sds-uds-path=%s" .Values.sds.udsPath)) }}
@@ -132,7 +132,7 @@ evermesh:{{ .Chart.AppVersion }}
 {{- end }}
 
 {{- define "evermesh.certManager" -}}
-{{- if or .Values.certManager.enabled .Values.enableCertManager }}true{{ end }}
+{{- if and (not .Values.beside) (or .Values.certManager.enabled .Values.enableCertManager) }}true{{ end }}
 {{- end }}
 
 {{- /* The one place where values become the arguments of the program. */}}
@@ -150,6 +150,9 @@ evermesh:{{ .Chart.AppVersion }}
 {{- end }}
 {{- end }}
 - --admin-address=0.0.0.0:18080
+- --advertise-address=$(POD_IP)
+- --log={{ .Values.log.level }}
+{{- if not .Values.beside }}
 - --webhook-address=0.0.0.0:9443
 - --webhook-service={{ .Release.Namespace }}/{{ include "evermesh.fullname" . }}-webhook
 {{- if include "evermesh.certManager" . }}
@@ -158,12 +161,11 @@ evermesh:{{ .Chart.AppVersion }}
 - --webhook-secret={{ .Release.Namespace }}/{{ include "evermesh.fullname" . }}-webhook
 {{- end }}
 - --leader-election-namespace={{ .Release.Namespace }}
-- --advertise-address=$(POD_IP)
-- --log={{ .Values.log.level }}
+{{- end }}
 {{- range .Values.watchNamespaces }}
 - --watch-namespace={{ . }}
 {{- end }}
-{{- if .Values.cloudMap.registration }}
+{{- if and .Values.cloudMap.registration (not .Values.beside) }}
 - --cloud-map-registration
 - --cloud-map-dns-ttl={{ .Values.cloudMapDNS.ttl }}
 {{- if .Values.cloudMapCustomHealthCheck.enabled }}
@@ -176,7 +178,7 @@ evermesh:{{ .Chart.AppVersion }}
 {{- with .Values.accountId }}
 - {{ printf "--aws-account-id=%s" (include "evermesh.digits" .) | quote }}
 {{- end }}
-{{- if .Values.injection.enabled }}
+{{- if and .Values.injection.enabled (not .Values.beside) }}
 {{- include "evermesh.sidecarArguments" . }}
 {{- end }}
 {{- range .Values.extraArgs }}

@@ -1,0 +1,108 @@
+//! The bootstrap that Envoy runs with in App Mesh's own image, which the agent in it writes
+//! (aws/amazon-ecs-service-connect-agent, `agent/envoy_bootstrap/envoy_bootstrap.go`), in its own spelling.
+//!
+//! Two parts are not the agent's. Plain Envoy has no call credentials `envoy.grpc_credentials.aws_iam`, so the signature
+//! that they would send is metadata of the service. And switches of features that the Envoys that we test have for good
+//! (`envoy.reloadable_features.…`) are left out: these Envoys call them mistakes.
+
+use std::net::SocketAddr;
+
+use serde_json::{Value, json};
+
+/// What the control plane is shown: a signature of AWS (SigV4).
+pub const SIGNATURE: &str = "AWS4-HMAC-SHA256 Credential=AKIAIOSFODNN7EXAMPLE/20260930/eu-west-1/appmesh/aws4_request, SignedHeaders=host;x-amz-date, Signature=fe5f80f77d5fa3beca038a248ff027d0445342fe2855ddc963176630326f1024";
+
+/// The variable `APPMESH_XDS_ENDPOINT`.
+#[derive(Clone, Copy, Debug)]
+pub enum XdsEndpoint<'a> {
+    /// `HOST:PORT`: by TLS, to whom the authorities in this file vouch for, and signed.
+    Tls(SocketAddr, &'a str),
+    /// `unix://PATH`: in plain text, and not signed.
+    Unix(&'a str),
+}
+
+/// The bootstrap for this `APPMESH_RESOURCE_ARN`, with the defaults of other variables but for the log of admin requests.
+pub fn bootstrap(resource: &str, endpoint: XdsEndpoint<'_>) -> String {
+    let over_ads = json!({
+        "initialFetchTimeout": "0s",
+        "ads": {},
+        "resourceApiVersion": "V3",
+    });
+    let bootstrap = json!({
+        "admin": {
+            "accessLog": [{"typedConfig": {
+                "@type": "type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog",
+                "path": "/dev/null",
+            }}],
+            "address": {"socketAddress": {"address": "0.0.0.0", "portValue": 9901}},
+        },
+        "node": {
+            "id": resource,
+            "cluster": resource,
+            "metadata": {
+                "aws.appmesh.task.interfaces": {
+                    "ipv4": {"lo": ["127.0.0.1/8"], "eth0": ["10.0.1.7/32"]},
+                },
+                "aws.appmesh.platformInfo": {
+                    "AvailabilityZone": "eu-west-1a",
+                    "AvailabilityZoneID": "euw1-az1",
+                    "k8sPlatformInfo": {
+                        "k8sVersion": "v1.29.4-eks-036c24b",
+                        "podUid": "5d1a2c1e-9f1e-4a39-9f2e-0c5b6f7a8d90",
+                        "appMeshControllerVersion": "v1.13.1",
+                    },
+                    "systemInfo": {"systemPlatform": "x86_64", "systemKernelVersion": "5.10.217"},
+                },
+            },
+        },
+        "layeredRuntime": {"layers": [
+            {
+                "name": "static_layer_0",
+                "staticLayer": {
+                    "envoy.features.enable_all_deprecated_features": true,
+                    "re2.max_program_size.error_level": 1000,
+                },
+            },
+            {"name": "admin_layer", "adminLayer": {}},
+        ]},
+        "dynamicResources": {
+            "adsConfig": {
+                "apiType": "GRPC",
+                "transportApiVersion": "V3",
+                "grpcServices": [service(endpoint)],
+            },
+            "ldsConfig": over_ads,
+            "cdsConfig": over_ads,
+        },
+        "clusterManager": {"outlierDetection": {"eventLogPath": "/dev/stdout"}},
+    });
+    bootstrap.to_string()
+}
+
+fn service(endpoint: XdsEndpoint<'_>) -> Value {
+    let channel_args = json!({"args": {
+        "grpc.http2.max_pings_without_data": {"intValue": "0"},
+        "grpc.keepalive_time_ms": {"intValue": "10000"},
+        "grpc.keepalive_timeout_ms": {"intValue": "20000"},
+        "grpc.initial_reconnect_backoff_ms": {"intValue": "10000"},
+        "grpc.max_reconnect_backoff_ms": {"intValue": "10000"},
+    }});
+    match endpoint {
+        XdsEndpoint::Unix(path) => json!({"googleGrpc": {
+            "statPrefix": "ads",
+            "targetUri": format!("unix://{path}"),
+            "channelArgs": channel_args,
+        }}),
+        XdsEndpoint::Tls(address, authorities) => json!({
+            "googleGrpc": {
+                "statPrefix": "ads",
+                "targetUri": address.to_string(),
+                "channelCredentials": {
+                    "sslCredentials": {"rootCerts": {"filename": authorities}},
+                },
+                "channelArgs": channel_args,
+            },
+            "initialMetadata": [{"key": "authorization", "value": SIGNATURE}],
+        }),
+    }
+}
