@@ -38,14 +38,11 @@ async fn a_hundred_pods_are_replaced_and_a_job_ends_while_traffic_goes_on() {
     assert_eq!((tally.failed(), tally.statuses.len()), (0, 1), "{tally:?}");
     assert!(tally.answers.keys().any(|it| it.starts_with("color-v1-")));
 
-    let mut scale = vec!["scale".to_owned(), format!("--replicas={REPLICAS}")];
-    scale.extend(deployments());
-    change(cluster, &scale).await;
+    let replicas = format!("--replicas={REPLICAS}");
+    change(cluster, &["scale", &replicas]).await;
     let mut seen = pods(cluster, "color").await;
-    let restart: Vec<String> = ["rollout", "restart"].map(str::to_owned).into();
-    let restart = [restart, deployments()].concat();
     for round in 1..=ROUNDS {
-        change(cluster, &restart).await;
+        change(cluster, &["rollout", "restart"]).await;
         let now = pods(cluster, "color").await;
         assert_eq!(now.len(), COLORS.len() * REPLICAS, "{now:?}");
         let before = seen.len();
@@ -66,14 +63,11 @@ async fn a_hundred_pods_are_replaced_and_a_job_ends_while_traffic_goes_on() {
     assert!(names.is_subset(&answered), "{names:?} {answered:?}");
 }
 
-/// The Deployments, as `kubectl` is told them.
-fn deployments() -> Vec<String> {
-    COLORS.map(|name| format!("deployment/{name}")).into()
-}
-
-/// Runs `kubectl` and waits until all pods of the service are as it says.
-async fn change(cluster: &Cluster, command: &[String]) {
-    let mut command: Vec<&str> = command.iter().map(String::as_str).collect();
+/// Tells `kubectl` to do this to the Deployments and waits until their pods are as it says.
+async fn change(cluster: &Cluster, what: &[&str]) {
+    let deployments = COLORS.map(|name| format!("deployment/{name}"));
+    let mut command = what.to_vec();
+    command.extend(deployments.iter().map(String::as_str));
     command.push("--namespace=shop");
     cluster.kubectl().run(&command).await.unwrap();
     for name in COLORS {
