@@ -5,7 +5,7 @@ use std::{io::Write as _, net::SocketAddr, path::PathBuf, time::Duration};
 use anyhow::{Context as _, Result};
 use clap::Parser;
 use evermesh_testkit::{
-    app,
+    app, collector,
     http::Address,
     load::{Load, Tally},
 };
@@ -15,7 +15,7 @@ use tokio::{
     sync::oneshot,
 };
 
-/// Servers that answer with their name, and a load client.
+/// Servers that answer with their name, a collector of traces, and a load client.
 #[derive(Parser)]
 enum Args {
     /// Answers HTTP/1.1 and cleartext HTTP/2 with a name.
@@ -32,6 +32,12 @@ enum Args {
         /// The greeting.
         #[arg(long)]
         name: String,
+        /// The address to listen on.
+        #[arg(long)]
+        listen: SocketAddr,
+    },
+    /// Collects traces as Zipkin does, and answers `GET` with all spans.
+    Collector {
         /// The address to listen on.
         #[arg(long)]
         listen: SocketAddr,
@@ -75,6 +81,7 @@ async fn main() -> Result<()> {
     match Args::parse() {
         Args::Http { name, listen } => app::serve_http(listen, &name).await,
         Args::Tcp { name, listen } => app::serve_tcp(listen, &name).await,
+        Args::Collector { listen } => collector::serve(listen).await,
         Args::Pause => {
             signal(SignalKind::terminate())?.recv().await;
             Ok(())
