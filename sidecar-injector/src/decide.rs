@@ -7,6 +7,7 @@ use std::sync::Arc;
 use evermesh_crds::v1beta2;
 use evermesh_ingest::{
     admission::{Surroundings, aws_name},
+    local_ports::{is_intercepted, unprotected},
     membership::{Labels, list, mismatches},
 };
 use evermesh_model::{Kind, ObjectRef, ProxyKind, ResourceName};
@@ -42,6 +43,8 @@ pub struct Member {
     pub ports: Vec<u16>,
     /// Whether it is found in Cloud Map.
     pub in_cloud_map: bool,
+    /// Whether its traffic is sent through the proxy, rather than calling it on ports that the node names.
+    pub is_intercepted: bool,
 }
 
 /// Why a pod must not be created.
@@ -145,7 +148,7 @@ pub fn decide(
 
 /// A pod in the network of its host has no interception of its own.
 fn of_member(pod: &Value, member: Member) -> Decision {
-    if member.name.kind == ProxyKind::VirtualNode && pod["spec"]["hostNetwork"] == true {
+    if member.is_intercepted && pod["spec"]["hostNetwork"] == true {
         return Decision::Refuse(Refusal::of_pod(format!(
             "{} selects this pod, which uses the network of its host (spec.hostNetwork): the traffic of the whole host would be intercepted. Leave hostNetwork out, or annotate the pod with `{INJECTION}: disabled`",
             member.object
@@ -172,6 +175,7 @@ struct Candidate<'a> {
     kind: ProxyKind,
     ports: Vec<u16>,
     in_cloud_map: bool,
+    is_intercepted: bool,
 }
 
 fn candidates<'a>(namespace: &str, surroundings: &'a Surroundings) -> Vec<Candidate<'a>> {
@@ -197,6 +201,7 @@ fn candidates<'a>(namespace: &str, surroundings: &'a Surroundings) -> Vec<Candid
                 .service_discovery
                 .as_ref()
                 .is_some_and(|found| found.aws_cloud_map.is_some()),
+            is_intercepted: is_intercepted(&node.metadata),
         });
     let gateways = surroundings
         .virtual_gateways
@@ -210,6 +215,7 @@ fn candidates<'a>(namespace: &str, surroundings: &'a Surroundings) -> Vec<Candid
             kind: ProxyKind::VirtualGateway,
             ports: Vec::new(),
             in_cloud_map: false,
+            is_intercepted: false,
         });
     nodes.chain(gateways).collect()
 }
@@ -236,6 +242,14 @@ impl Candidate<'_> {
                 self.object
             )));
         };
+        let node = surroundings.virtual_nodes.get(self.object);
+        let unprotected = node.map(|node| unprotected(node)).unwrap_or_default();
+        if let [port, ..] = unprotected.as_slice() {
+            return Err(Refusal::by_others(format!(
+                "{} selects this pod and is not intercepted, and nothing would keep its listener {port} from being called in plaintext, which its tls forbids: give it a port in the annotation `evermesh.dev/application-ports`",
+                self.object
+            )));
+        }
         let name = ResourceName::new(
             aws_name(&object, mesh.spec.aws_name.as_deref()),
             self.kind,
@@ -260,6 +274,7 @@ impl Candidate<'_> {
             object: self.object.clone(),
             ports,
             in_cloud_map: self.in_cloud_map,
+            is_intercepted: self.is_intercepted,
         })
     }
 }

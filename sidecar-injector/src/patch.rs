@@ -72,7 +72,9 @@ pub fn patch(pod: &Value, member: &Member, settings: &Settings) -> Result<Patche
     match member.name.kind {
         ProxyKind::VirtualGateway => gateway::patch(&mut draft, task, &mut warnings)?,
         ProxyKind::VirtualNode | ProxyKind::VirtualRouter => {
-            interception::patch(&mut draft, task);
+            if member.is_intercepted {
+                interception::patch(&mut draft, task);
+            }
             xray::patch(&mut draft, task);
             envoy::patch(&mut draft, task, &mut warnings)?;
             if member.in_cloud_map && settings.cloud_map_gate {
@@ -116,7 +118,7 @@ fn place(draft: &mut Draft, task: Task<'_>, mut container: Value, position: usiz
         SidecarOrder::Native => {
             container["restartPolicy"] = "Always".into();
             let list = ["spec", "initContainers"];
-            if task.wishes.cni && task.member.name.kind == ProxyKind::VirtualNode {
+            if task.wishes.cni && task.member.is_intercepted {
                 draft.insert(&list, position, container);
             } else {
                 draft.push(&list, container);

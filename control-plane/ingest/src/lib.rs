@@ -21,6 +21,7 @@ mod gateway_admission;
 mod gateway_route;
 pub mod identity;
 pub mod inputs;
+pub mod local_ports;
 mod matches;
 pub mod membership;
 mod mesh;

@@ -19,6 +19,7 @@ use evermesh_model::{
 use crate::{
     Settings, admission,
     directory::{Directory, Draft, Face, Found, Name, Reference, unique_ports},
+    local_ports::{self, LocalDraft},
     membership::Membership,
     security, slices,
     stage::{Checked, Problems},
@@ -37,6 +38,8 @@ pub(crate) struct NodeDraft {
     /// Whether it says which pods are its own.
     selects_pods: bool,
     backends: Vec<(usize, Reference)>,
+    /// Where nothing is intercepted.
+    local_ports: Option<LocalDraft>,
 }
 
 impl Draft for NodeDraft {
@@ -110,10 +113,12 @@ fn try_draft(
             problems,
         );
     }
+    let listeners = listeners.as_deref().unwrap_or_default();
+    let ports = listeners.iter().map(|it| it.port_mapping.port).collect();
     Some(NodeDraft {
         name: ResourceName::new(Arc::clone(&mesh.name), ProxyKind::VirtualNode, name),
         object: object.clone(),
-        listeners: read_listeners(listeners.as_deref().unwrap_or_default(), problems),
+        listeners: read_listeners(listeners, problems),
         discovery: service_discovery
             .as_ref()
             .and_then(|discovery| read_discovery(discovery, problems)),
@@ -124,6 +129,7 @@ fn try_draft(
             backend_defaults.as_ref(),
             problems,
         ),
+        local_ports: local_ports::draft(&node.metadata, &ports, problems),
     })
 }
 
@@ -441,27 +447,12 @@ pub(crate) fn resolve(draft: &NodeDraft, finds: &NodeFinds) -> Checked<VirtualNo
         }
         is_same
     });
-    let mut taken: BTreeMap<u16, (Protocol, Arc<str>)> = BTreeMap::new();
-    backends.retain(|(hostname, index, face)| {
-        let conflict = face.ports.iter().find_map(|wanted| {
-            let (protocol, owner) = taken.get(&wanted.port)?;
-            (!protocol.is_http() || !wanted.protocol.is_http()).then_some((wanted, protocol, owner))
-        });
-        if let Some((wanted, protocol, owner)) = conflict {
-            problems.add(
-                field(*index),
-                Reason::PortConflict,
-                format!(
-                    "`{hostname}` speaks {} on port {} and `{owner}` speaks {protocol} on it; nothing but the port tells TCP connections apart, so this backend is left out: give one of them another port",
-                    wanted.protocol, wanted.port
-                ),
-            );
-            return false;
-        }
-        for port in &face.ports {
-            taken.insert(port.port, (port.protocol, Arc::clone(hostname)));
-        }
-        true
+    if draft.local_ports.is_none() {
+        leave_out_conflicts(&mut backends, &mut problems);
+    }
+    let local_ports = draft.local_ports.as_ref().map(|local| {
+        let faces = backends.iter().map(|(_, _, face)| *face);
+        local.resolve(faces, &mut problems)
     });
     let mut backends: Vec<Backend> = backends
         .into_iter()
@@ -476,6 +467,36 @@ pub(crate) fn resolve(draft: &NodeDraft, finds: &NodeFinds) -> Checked<VirtualNo
         listeners: draft.listeners.clone(),
         discovery: finds.discovery.clone(),
         backends,
+        local_ports,
     };
     Checked::new(Some(node), problems)
+}
+
+/// Of backends that share a port, those stay that the first leaves room for.
+fn leave_out_conflicts(
+    backends: &mut Vec<(Arc<str>, usize, &Face<ServiceName>)>,
+    problems: &mut Problems<'_>,
+) {
+    let mut taken: BTreeMap<u16, (Protocol, Arc<str>)> = BTreeMap::new();
+    backends.retain(|(hostname, index, face)| {
+        let conflict = face.ports.iter().find_map(|wanted| {
+            let (protocol, owner) = taken.get(&wanted.port)?;
+            (!protocol.is_http() || !wanted.protocol.is_http()).then_some((wanted, protocol, owner))
+        });
+        if let Some((wanted, protocol, owner)) = conflict {
+            problems.add(
+                FieldPath::spec().field("backends").index(*index),
+                Reason::PortConflict,
+                format!(
+                    "`{hostname}` speaks {} on port {} and `{owner}` speaks {protocol} on it; nothing but the port tells TCP connections apart, so this backend is left out: give one of them another port",
+                    wanted.protocol, wanted.port
+                ),
+            );
+            return false;
+        }
+        for port in &face.ports {
+            taken.insert(port.port, (port.protocol, Arc::clone(hostname)));
+        }
+        true
+    });
 }

@@ -26,7 +26,7 @@ pub use graph::Graph;
 pub use memo::{Input, Memo, Same, Shared};
 pub use mesh::{EgressFilter, IpPreference, Mesh};
 pub use name::{ProxyKind, ResourceName};
-pub use node::{Backend, Discovery, DnsResponse, Listener, VirtualNode};
+pub use node::{Backend, Discovery, DnsResponse, Listener, LocalBackend, LocalPorts, VirtualNode};
 pub use object::{Kind, ObjectRef};
 pub use problem::{FieldPath, Problem, Reason, Severity};
 pub use route::{Route, RouteRule, WeightedTarget};

@@ -18,8 +18,32 @@ pub struct VirtualNode {
     /// How others find it; without one nobody does.
     pub discovery: Option<Discovery>,
     /// Services it may call, ascending by host name, each at most once. On any port either all of them
-    /// are HTTP-like or exactly one is TCP: ingest leaves the others out with a problem.
+    /// are HTTP-like or exactly one is TCP, unless there are local ports: ingest leaves the others out with a problem.
     pub backends: Vec<Backend>,
+    /// The ports on which application and proxy meet where nothing is intercepted; absent where it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub local_ports: Option<LocalPorts>,
+}
+
+/// Ports of a node whose traffic nobody intercepts: the application calls its proxy, and is called by it, on loopback.
+///
+/// The proxy has a port to itself: none of `backends` is a listener's or one of the application's.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct LocalPorts {
+    /// By the proxy's port on loopback: what is called there, whatever `Host` says.
+    pub backends: BTreeMap<u16, LocalBackend>,
+    /// By a listener's port, on which the proxy is called by others: the application's own port on loopback. A listener
+    /// that is not here is reached by nobody.
+    pub application: BTreeMap<u16, u16>,
+}
+
+/// A port of one of the node's backends.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LocalBackend {
+    /// The host name of the backend.
+    pub service: Arc<str>,
+    /// One of its ports.
+    pub port: u16,
 }
 
 /// One inbound port of a node or gateway.

@@ -145,9 +145,10 @@ pub enum Reason {
     AllWeightsZero,
     /// A port that no listener has.
     PortNotFound,
-    /// Several listeners could be meant: a port must be given.
+    /// Several listeners could be meant, or nothing is intercepted and no local port is given: a port must be given.
     PortRequired,
-    /// Two backends need one port in ways that Envoy cannot tell apart (TCP with anything else).
+    /// Two backends need one port in ways that Envoy cannot tell apart (TCP with anything else), or a local port is
+    /// somebody else's.
     PortConflict,
     /// A protocol, or a variant named after one, does not fit the listener's.
     ProtocolMismatch,

@@ -283,10 +283,12 @@ fn arguments_of(
 /// The bootstrap of a proxy that is the given App Mesh resource, such as `mesh/demo/virtualNode/front_demo`,
 /// as `evermesh bootstrap` prints it: for delta xDS, or for state-of-the-world xDS; `xds` is `HOST:PORT`.
 pub fn bootstrap(resource: &str, xds: impl Display, sotw: bool) -> Result<String> {
+    bootstrap_with(resource, xds, if sotw { &["--sotw"] } else { &[] })
+}
+
+/// The same with further arguments, such as `--jaeger`.
+pub fn bootstrap_with(resource: &str, xds: impl Display, arguments: &[&str]) -> Result<String> {
     let mut command = Command::new(tools::built("evermesh")?);
     command.args(["bootstrap", "--node", resource, "--xds", &xds.to_string()]);
-    if sotw {
-        command.arg("--sotw");
-    }
-    process::run(&mut command)
+    process::run(command.args(arguments))
 }

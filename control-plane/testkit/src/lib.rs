@@ -14,6 +14,7 @@ pub mod canary;
 pub mod chart;
 pub mod chi_square;
 pub mod cluster;
+pub mod collector;
 pub mod control_plane;
 pub mod dns;
 pub mod envoy;

@@ -11,6 +11,9 @@
 //! service, router ──► Hosts ─────────┴─► routes of the node     (a gateway is one stage)
 //! ```
 //!
+//! The routes of a node with local ports come from its services and their routers at once: their `Hosts` are for
+//! callers that say by name whom they mean.
+//!
 //! Total on every graph that holds what [`Graph`] promises: a user's mistake has become a problem before.
 //!
 //! Must not know Kubernetes, streams, a clock or an environment.

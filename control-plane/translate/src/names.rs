@@ -18,7 +18,7 @@ pub(crate) const SERVICE_HEADER: &str = "x-app-mesh-virtual-service";
 /// A gateway's virtual host for requests that keep their client's `Host`.
 pub(crate) const DEFAULT_BACKEND: &str = "default_backend";
 
-/// `lds_ingress_0.0.0.0_15000`; of a gateway, its own port. The address is part of the name, not what it binds.
+/// `lds_ingress_0.0.0.0_15000`; of a gateway, and of a node that nobody intercepts, its own port. The address is part of the name, not what it binds.
 pub(crate) fn ingress_listener(port: u16) -> Arc<str> {
     format!("lds_ingress_0.0.0.0_{port}").into()
 }
@@ -26,6 +26,12 @@ pub(crate) fn ingress_listener(port: u16) -> Arc<str> {
 /// `lds_egress_0.0.0.0_15001`
 pub(crate) fn egress_listener() -> Arc<str> {
     format!("lds_egress_0.0.0.0_{EGRESS_PORT}").into()
+}
+
+/// `lds_egress_127.0.0.1_9001`: where a node that nobody intercepts calls a backend. The address is part of the name,
+/// not what it binds.
+pub(crate) fn local_listener(port: u16) -> Arc<str> {
+    format!("lds_egress_127.0.0.1_{port}").into()
 }
 
 /// `rds_ingress_http_8080`

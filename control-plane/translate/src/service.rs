@@ -165,6 +165,15 @@ pub(crate) fn gateway_hosts(
     })
 }
 
+/// The routes of a service on one port, for callers that do not say by `Host` whom they mean.
+pub(crate) fn host_on(
+    service: &VirtualService,
+    router: Option<&VirtualRouter>,
+    port: ServicePort,
+) -> Host<Vec<envoy::Route>> {
+    host(&rules(service, router, port), |routes| routes)
+}
+
 /// A virtual host without routes: what it gets is answered 404.
 pub(crate) fn virtual_host(hostname: &str, port: u16) -> VirtualHost {
     VirtualHost {
@@ -303,7 +312,8 @@ fn targets(rule: &RouteRule) -> &[WeightedTarget] {
     }
 }
 
-fn origins(service: &VirtualService, router: Option<&VirtualRouter>) -> Vec<Arc<str>> {
+/// The user's objects that a service is made from, ascending.
+pub(crate) fn origins(service: &VirtualService, router: Option<&VirtualRouter>) -> Vec<Arc<str>> {
     let behind = router.into_iter().flat_map(|router| {
         let inline = std::iter::once(&router.object);
         inline.chain(router.routes.iter().map(|route| &route.object))

@@ -148,6 +148,12 @@ impl DeriveMemo {
         let outbound = self.outbound.turn(changed, node_of, |name, reads| {
             let node = reads.get(&graph.nodes, name, Read::Node)?;
             let mesh = reads.get(&graph.meshes, &name.mesh, Read::Mesh)?;
+            if let Some(ports) = &node.local_ports {
+                let ports = listener::local_ports(&node, ports, |service| {
+                    reads.get(self.reach.outputs(), service, Read::Reach)
+                });
+                return Some(listener::local_outbound(&node, &mesh, &ports));
+            }
             let backends: Vec<_> = backends(&node)
                 .filter_map(|service| reads.get(self.reach.outputs(), &service, Read::Reach))
                 .collect();
@@ -163,6 +169,12 @@ impl DeriveMemo {
         }
         for change in self.routes.turn(changed, node_of, |name, reads| {
             let node = reads.get(&graph.nodes, name, Read::Node)?;
+            if let Some(ports) = &node.local_ports {
+                let ports = listener::local_ports(&node, ports, |service| {
+                    read_service(graph, service, reads)
+                });
+                return Some(listener::local_routes(&node, &ports));
+            }
             let outbound = reads.get(self.outbound.outputs(), name, Read::Outbound)?;
             let backends: Vec<_> = backends(&node)
                 .filter_map(|it| reads.get(self.node_hosts.outputs(), &it, Read::NodeHosts))

@@ -32,6 +32,8 @@ enum Change {
         idle: u64,
         backends: Vec<usize>,
         eds: bool,
+        /// Where a node that nobody intercepts calls which port of its backends.
+        local: Option<Vec<(usize, usize)>>,
     },
     Endpoints {
         node: usize,
@@ -59,13 +61,15 @@ fn change() -> impl Strategy<Value = Change> {
             0..4_usize,
             0..3_u64,
             prop::collection::vec(0..4_usize, 0..4),
-            any::<bool>()
+            any::<bool>(),
+            prop::option::of(prop::collection::vec((0..4_usize, 0..5_usize), 0..4))
         )
-            .prop_map(|(node, idle, backends, eds)| Change::Node {
+            .prop_map(|(node, idle, backends, eds, local)| Change::Node {
                 node,
                 idle,
                 backends,
-                eds
+                eds,
+                local
             }),
         (0..4_usize, 0..3_u8).prop_map(|(node, count)| Change::Endpoints { node, count }),
         (0..4_usize, 0..9_usize)
@@ -109,12 +113,21 @@ fn apply(graph: &mut Graph, change: &Change) {
             idle,
             backends,
             eds,
+            local,
         } => {
+            let local = local.as_ref().map(|ports| {
+                // Services of no backend too: what ingest promises is not needed here.
+                let ports = ports
+                    .iter()
+                    .map(|(it, port)| (SERVICES[*it], PORTS[*port].0));
+                builders::local_ports(&PORTS[1..], ports)
+            });
             let backends: Vec<&str> = backends.iter().map(|it| SERVICES[*it]).collect();
             let mut node = builders::node(NODES[*node], &PORTS, &backends);
             for listener in &mut node.listeners {
                 listener.timeout.idle = Some(Duration::from_secs(*idle));
             }
+            node.local_ports = local;
             let node = if *eds { builders::eds(node) } else { node };
             builders::add_node(graph, node);
         }

@@ -185,7 +185,7 @@ fn node() -> BoxedStrategy<Value> {
                 .boxed(),
         ),
     );
-    member(
+    let node = member(
         "VirtualNode",
         spec.prop_map(|(listeners, discovery, backends, policy, pods)| {
             json!({
@@ -193,7 +193,38 @@ fn node() -> BoxedStrategy<Value> {
                 "backendDefaults": { "clientPolicy": policy },
             })
         }),
+    );
+    (node, local_ports())
+        .prop_map(|(mut node, ports)| {
+            node["metadata"]["annotations"] = ports;
+            node
+        })
+        .boxed()
+}
+
+/// What takes the place of interception, if anything does.
+fn local_ports() -> BoxedStrategy<Value> {
+    let local = || select(&[0, 80, 9001, 9002, 15001][..]);
+    let backend = (
+        name(),
+        namespace(),
+        select(&["", ":80", ":81"][..]),
+        local(),
     )
+        .prop_map(|(name, namespace, port, local)| format!("{name}.{namespace}{port}={local}"));
+    let application = (port(), local()).prop_map(|(port, local)| format!("{port}={local}"));
+    let list = |item: BoxedStrategy<String>| {
+        let items = prop::collection::vec(item, 0..4);
+        maybe(items.prop_map(|items| items.join(",").into()))
+    };
+    let both =
+        (list(backend.boxed()), list(application.boxed())).prop_map(|(backends, application)| {
+            json!({
+                "evermesh.dev/backend-ports": backends,
+                "evermesh.dev/application-ports": application,
+            })
+        });
+    prop_oneof![2 => Just(Value::Null), 1 => both].boxed()
 }
 
 fn service() -> BoxedStrategy<Value> {

@@ -9,7 +9,9 @@ use evermesh_ingest::{
     BuildMemo, Inputs, Settings, admission::validate, build, cloud_map_users, endpoints,
     object::parse,
 };
-use evermesh_model::{Discovery, Graph, RouteRule, ServiceName, VirtualNode, service::Provider};
+use evermesh_model::{
+    Discovery, Graph, LocalPorts, RouteRule, ServiceName, VirtualNode, service::Provider,
+};
 use proptest::prelude::*;
 
 use changes::{Change, change, common_mesh, object};
@@ -51,7 +53,10 @@ fn assert_resolved(graph: &Graph) {
                 .iter()
                 .all(|one| service(&name.mesh, &one.service))
         );
-        assert_backends_share_ports(graph, node);
+        match &node.local_ports {
+            None => assert_backends_share_ports(graph, node),
+            Some(ports) => assert_local_ports(graph, node, ports),
+        }
         let is_eds = node.discovery.as_ref().is_some_and(Discovery::is_eds);
         assert!(is_eds || !graph.endpoints.contains_key(name));
     }
@@ -89,6 +94,24 @@ fn assert_resolved(graph: &Graph) {
             assert_eq!(route.target_port.is_none(), ports.is_empty());
             assert!(route.target_port.is_none_or(|port| ports.contains(&port)));
         }
+    }
+}
+
+/// Every local port leads to a port of a backend or comes from one of the object's listeners, and no two are one.
+fn assert_local_ports(graph: &Graph, node: &VirtualNode, ports: &LocalPorts) {
+    for (local, backend) in &ports.backends {
+        assert!(node.backends.iter().any(|it| it.service == backend.service));
+        let name = ServiceName {
+            mesh: Arc::clone(&node.name.mesh),
+            hostname: Arc::clone(&backend.service),
+        };
+        let served = &graph.services[&name].ports;
+        assert!(served.iter().any(|it| it.port == backend.port));
+        assert!(!ports.application.values().any(|own| own == local));
+    }
+    for listener in &node.listeners {
+        assert!(!ports.backends.contains_key(&listener.port));
+        assert!(!ports.application.values().any(|own| *own == listener.port));
     }
 }
 

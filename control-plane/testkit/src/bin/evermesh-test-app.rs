@@ -5,7 +5,7 @@ use std::{io::Write as _, net::SocketAddr, path::PathBuf, time::Duration};
 use anyhow::{Context as _, Result};
 use clap::Parser;
 use evermesh_testkit::{
-    app,
+    app, collector,
     http::Address,
     load::{Load, Tally},
     xds,
@@ -18,7 +18,7 @@ use tokio::{
 };
 use tonic::{Code, transport::Channel};
 
-/// Servers that answer with their name, and a load client.
+/// Servers that answer with their name, a collector of traces, and a load client.
 #[derive(Parser)]
 enum Args {
     /// Answers HTTP/1.1 and cleartext HTTP/2 with a name.
@@ -35,6 +35,12 @@ enum Args {
         /// The greeting.
         #[arg(long)]
         name: String,
+        /// The address to listen on.
+        #[arg(long)]
+        listen: SocketAddr,
+    },
+    /// Collects traces as Zipkin does, and answers `GET` with all spans.
+    Collector {
         /// The address to listen on.
         #[arg(long)]
         listen: SocketAddr,
@@ -93,6 +99,7 @@ async fn main() -> Result<()> {
             until_terminated(try_join_all(servers)).await
         }
         Args::Tcp { name, listen } => until_terminated(app::serve_tcp(listen, &name)).await,
+        Args::Collector { listen } => until_terminated(collector::serve(listen)).await,
         Args::Pause => until_terminated(app::reap()).await,
         Args::Agent { socket } => {
             tokio::select! {

@@ -28,9 +28,9 @@ use crate::{
 };
 
 /// A node's outbound side but for the routes.
-#[derive(Debug, PartialEq)]
+#[derive(Debug, Default, PartialEq)]
 pub(crate) struct Outbound {
-    /// The listener.
+    /// The listeners.
     pub(crate) part: Part,
     /// Every key that the outbound side adds to the node's view.
     pub(crate) keys: Vec<Key>,

@@ -1,11 +1,12 @@
-//! What reaches a node: the listener on 15000, the application's clusters, and the routes between them.
+//! What reaches a node: the listener on 15000, or one for each of its ports where nobody redirects to that one; the
+//! application's clusters, and the routes between them.
 
 use std::sync::Arc;
 
-use evermesh_model::{Listener, Mesh, Protocol, VirtualNode};
+use evermesh_model::{Listener, Mesh, Protocol, ServicePort, VirtualNode};
 use evermesh_proto::{
     Resource, core,
-    listener::{self, FilterChain},
+    listener::{self, FilterChain, ListenerFilter},
     route::{
         Route, RouteConfiguration, VirtualHost, route::Action, route_action::ClusterSpecifier,
     },
@@ -30,17 +31,25 @@ pub(crate) fn inbound(node: &VirtualNode, mesh: &Mesh) -> Inbound {
     let scope = Scope::new(&node.name);
     let origins = [wire::origin(&node.object)];
     let mut part = Part::new();
-    let mut needs = Vec::new();
-    let mut chains = Vec::new();
+    let mut redirected = Socket::default();
     for listener in &node.listeners {
-        let name = names::local_cluster(&node.name, endpoint::port(listener));
-        let local = cluster::local_cluster(&name, mesh, endpoint::port(listener));
+        let called = endpoint::port(listener);
+        let Some(application) = application_port(node, called) else {
+            continue;
+        };
+        let name = names::local_cluster(&node.name, called);
+        let local = cluster::local_cluster(&name, mesh, application);
         part.push(
             scope.own(Resource::encode(Arc::clone(&name), &local).with_origins(origins.clone())),
         );
-        chains.push(chain(listener, &name));
+        let mut own = Socket::default();
+        let socket = match node.local_ports {
+            Some(_) => &mut own,
+            None => &mut redirected,
+        };
+        socket.chains.push(chain(listener, &name));
         if listener.protocol == Protocol::Tcp {
-            needs.push(name);
+            socket.needs.push(name);
         } else {
             let routes = routes(listener, &name);
             let resource = Resource::encode(routes.name.as_str().into(), &routes)
@@ -48,23 +57,51 @@ pub(crate) fn inbound(node: &VirtualNode, mesh: &Mesh) -> Inbound {
                 .with_origins(origins.clone());
             part.push(scope.own(resource));
         }
+        if !own.chains.is_empty() {
+            let listener = own.listener(mesh, called.port, Vec::new());
+            part.push(scope.own(listener.with_origins(origins.clone())));
+        }
     }
-    if !chains.is_empty() {
-        let name = names::ingress_listener(names::INGRESS_PORT);
+    if !redirected.chains.is_empty() {
+        let filters = vec![super::original_dst()];
+        let listener = redirected.listener(mesh, names::INGRESS_PORT, filters);
+        part.push(scope.own(listener.with_origins(origins)));
+    }
+    Inbound { part }
+}
+
+/// Where the application takes what comes for a listener; nowhere, if nothing is redirected and nobody says where.
+fn application_port(node: &VirtualNode, port: ServicePort) -> Option<ServicePort> {
+    let Some(local) = &node.local_ports else {
+        return Some(port);
+    };
+    let application = *local.application.get(&port.port)?;
+    Some(ServicePort {
+        port: application,
+        ..port
+    })
+}
+
+/// A listener in the making.
+#[derive(Default)]
+struct Socket {
+    chains: Vec<FilterChain>,
+    needs: Vec<Arc<str>>,
+}
+
+impl Socket {
+    fn listener(self, mesh: &Mesh, port: u16, listener_filters: Vec<ListenerFilter>) -> Resource {
+        let name = names::ingress_listener(port);
         let listener = listener::Listener {
             name: name.to_string(),
-            address: Some(wire::any_address(mesh, names::INGRESS_PORT)),
-            listener_filters: vec![super::original_dst()],
-            filter_chains: chains,
+            address: Some(wire::any_address(mesh, port)),
+            listener_filters,
+            filter_chains: self.chains,
             traffic_direction: core::TrafficDirection::Inbound.into(),
             ..Default::default()
         };
-        let resource = Resource::encode(name, &listener)
-            .with_needs(wire::sorted(needs))
-            .with_origins(origins);
-        part.push(scope.own(resource));
+        Resource::encode(name, &listener).with_needs(wire::sorted(self.needs))
     }
-    Inbound { part }
 }
 
 fn chain(listener: &Listener, cluster: &str) -> FilterChain {

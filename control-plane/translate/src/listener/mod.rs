@@ -1,11 +1,13 @@
 //! Listeners: sockets, listener filters and filter chains.
 //!
 //! A node has one listener for each direction; iptables redirects every connection to one of the two, and the
-//! original destination port chooses the filter chain. A gateway listens on its own ports.
+//! original destination port chooses the filter chain. A node whose traffic nobody redirects has one for each of its
+//! local ports. A gateway listens on its own ports.
 
 mod egress;
 mod gateway;
 mod ingress;
+mod local;
 
 use evermesh_proto::{
     Any,
@@ -23,6 +25,7 @@ use evermesh_proto::{
 pub(crate) use egress::{Outbound, outbound, outbound_routes};
 pub(crate) use gateway::{Gateway, gateway};
 pub(crate) use ingress::{Inbound, inbound};
+pub(crate) use local::{local_outbound, local_ports, local_routes};
 
 use crate::wire;
 

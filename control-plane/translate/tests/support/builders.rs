@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use evermesh_model::{
     Backend, Discovery, DnsResponse, EgressFilter, Endpoint, GatewayRoute, Graph, Health, Kind,
-    Listener, Locality, Mesh, ObjectRef, Protocol, Provider, ProxyKind, ResourceName, Route,
-    RouteRule, ServiceName, ServicePort, Timeout, VirtualGateway, VirtualNode, VirtualRouter,
-    VirtualService, WeightedTarget,
+    Listener, LocalBackend, LocalPorts, Locality, Mesh, ObjectRef, Protocol, Provider, ProxyKind,
+    ResourceName, Route, RouteRule, ServiceName, ServicePort, Timeout, VirtualGateway, VirtualNode,
+    VirtualRouter, VirtualService, WeightedTarget,
     gateway::PathRewrite,
     route::{HttpMatch, HttpRule, PathMatch, TcpRule},
 };
@@ -59,6 +59,26 @@ pub fn node(name: &str, ports: &[(u16, Protocol)], backends: &[&str]) -> Virtual
             response: DnsResponse::LoadBalancer,
         }),
         backends,
+        local_ports: None,
+    }
+}
+
+/// The application of these listeners, but not of others, ten thousand ports above; and each backend on the next port
+/// from 9001 on.
+pub fn local_ports<'a>(
+    listeners: &[(u16, Protocol)],
+    backends: impl Iterator<Item = (&'a str, u16)>,
+) -> LocalPorts {
+    let backends = (9001..).zip(backends).map(|(local, (service, port))| {
+        let service = service.into();
+        (local, LocalBackend { service, port })
+    });
+    LocalPorts {
+        backends: backends.collect(),
+        application: listeners
+            .iter()
+            .map(|(port, _)| (*port, port + 10_000))
+            .collect(),
     }
 }
 
