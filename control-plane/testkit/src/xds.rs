@@ -8,7 +8,8 @@ use evermesh_proto::{
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::{
-    Request, Status, Streaming, client::Grpc, codegen::http::uri::PathAndQuery, transport::Channel,
+    Request, Status, Streaming, client::Grpc, codegen::http::uri::PathAndQuery,
+    metadata::AsciiMetadataValue, transport::Channel,
 };
 use tonic_prost::ProstCodec;
 
@@ -47,12 +48,11 @@ pub async fn ask(
     };
     requests
         .send(first)
-        .expect("the receiver is in the request below");
+        .map_err(|error| Status::internal(error.to_string()))?;
     let mut request = Request::new(UnboundedReceiverStream::new(body));
     if let Some(authorization) = authorization {
-        let value = authorization
-            .parse()
-            .map_err(|_| Status::invalid_argument("no value for a header"))?;
+        let value = AsciiMetadataValue::try_from(authorization)
+            .map_err(|error| Status::invalid_argument(error.to_string()))?;
         request.metadata_mut().insert("authorization", value);
     }
     let codec = ProstCodec::<DeltaDiscoveryRequest, DeltaDiscoveryResponse>::default();
