@@ -14,7 +14,7 @@ use evermesh_model::CloudMapService;
 use evermesh_xds::{Options, Registry, Store, VerdictSink};
 use kube::Client;
 use tokio::{
-    net::TcpListener,
+    net::{TcpListener, UnixListener},
     runtime::{Builder, Handle},
     signal::unix::{SignalKind, signal},
     sync::{mpsc, oneshot, watch},
@@ -31,7 +31,7 @@ use crate::{
     effect::Notice,
     engine::{Engine, Outputs, Published},
     metrics::Metrics,
-    socket,
+    socket::{self, SocketFile},
     source::{
         Batch, SourceName,
         cloud_map::{self, CloudMapOptions},
@@ -71,11 +71,8 @@ pub fn serve(args: &ServeArgs) -> anyhow::Result<()> {
 }
 
 async fn run(args: &ServeArgs, streams: &Handle) -> anyhow::Result<()> {
-    let xds_listener = bind(args.xds_address, "--xds-address").await?;
+    let listeners = XdsListeners::bind(args).await?;
     let admin_listener = bind(args.admin_address, "--admin-address").await?;
-    let xds_socket = args.xds.xds_socket.as_deref();
-    let xds_socket = xds_socket.map(|path| socket::bind(path, args.xds.xds_socket_mode));
-    let (socket_listener, _socket_file) = xds_socket.transpose()?.unzip();
     let shutdown = CancellationToken::new();
     let mut tasks = JoinSet::new();
 
@@ -144,24 +141,9 @@ async fn run(args: &ServeArgs, streams: &Handle) -> anyhow::Result<()> {
     let api = cluster
         .as_ref()
         .map(|it| (it.client.clone(), newest.clone()));
-    if let Some(listener) = socket_listener {
-        let mut options = Options::new(Authenticator::everybody(authentication.clone()).hook());
-        options.shutdown = shutdown.clone();
-        let (store, registry) = (Arc::clone(&store), Arc::clone(&registry));
-        let serving = evermesh_xds::serve_socket(listener, store, registry, options);
-        tasks.spawn_on(
-            async { serving.await.context("--xds-socket failed") },
-            streams,
-        );
-    }
     let options = xds_options(&mut tasks, args, api, authentication, &shutdown)?;
-    let serving = serve_xds(
-        xds_listener,
-        Arc::clone(&store),
-        Arc::clone(&registry),
-        options,
-    );
-    tasks.spawn_on(serving, streams);
+    let served = (Arc::clone(&store), Arc::clone(&registry));
+    listeners.spawn(&mut tasks, streams, served, options);
     tasks.spawn(part(changes::track(
         announced,
         Arc::clone(&registry),
@@ -214,14 +196,46 @@ fn xds_options(
     Ok(options)
 }
 
-async fn serve_xds(
-    listener: TcpListener,
-    store: Arc<Store>,
-    registry: Arc<Registry>,
-    options: Options,
-) -> anyhow::Result<()> {
-    let serving = evermesh_xds::serve(listener, store, registry, options);
-    serving.await.context("the xDS server failed")
+/// Where xDS is served.
+struct XdsListeners {
+    port: TcpListener,
+    /// A socket, and its file while it is served.
+    socket: Option<(UnixListener, SocketFile)>,
+}
+
+impl XdsListeners {
+    async fn bind(args: &ServeArgs) -> anyhow::Result<Self> {
+        let path = args.xds.xds_socket.as_deref();
+        let socket = path.map(|path| socket::bind(path, args.xds.xds_socket_mode));
+        Ok(Self {
+            port: bind(args.xds_address, "--xds-address").await?,
+            socket: socket.transpose()?,
+        })
+    }
+
+    /// The servers. That of the socket believes everybody: who may connect is the file's business.
+    fn spawn(
+        self,
+        tasks: &mut JoinSet<anyhow::Result<()>>,
+        streams: &Handle,
+        (store, registry): (Arc<Store>, Arc<Registry>),
+        options: Options,
+    ) {
+        if let Some((listener, file)) = self.socket {
+            let mut believing = Options::new(Authenticator::everybody().hook());
+            believing.shutdown = options.shutdown.clone();
+            let (store, registry) = (Arc::clone(&store), Arc::clone(&registry));
+            let serving = async move {
+                let _file = file;
+                let serving = evermesh_xds::serve_socket(listener, store, registry, believing);
+                serving.await.context("the xDS server of the socket failed")
+            };
+            tasks.spawn_on(serving, streams);
+        }
+        let serving = evermesh_xds::serve(self.port, store, registry, options);
+        let serving = async { serving.await.context("the xDS server failed") };
+        tasks.spawn_on(serving, streams);
+    }
 }
 
 /// Waits for a signal, which is a good end, or for a part that ended by itself, which is not.

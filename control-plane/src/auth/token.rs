@@ -8,7 +8,7 @@ use http::{HeaderMap, header::AUTHORIZATION};
 
 use super::Denial;
 
-/// The scheme of AWS's signatures (SigV4), which proxies of App Mesh send.
+/// The scheme of AWS's signatures (`SigV4`), which proxies of App Mesh send.
 const AWS_SIGNATURE: &str = "AWS4-HMAC-SHA256";
 
 /// The token that a stream shows, or why it shows none. Other credentials, such as the AWS signature of App Mesh's

@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 
 use serde_json::{Value, json};
 
-/// What the control plane is shown: a signature of AWS (SigV4).
+/// What the control plane is shown: a signature of AWS (`SigV4`).
 pub const SIGNATURE: &str = "AWS4-HMAC-SHA256 Credential=AKIAIOSFODNN7EXAMPLE/20260930/eu-west-1/appmesh/aws4_request, SignedHeaders=host;x-amz-date, Signature=fe5f80f77d5fa3beca038a248ff027d0445342fe2855ddc963176630326f1024";
 
 /// The variable `APPMESH_XDS_ENDPOINT`.

@@ -123,8 +123,8 @@ async fn proxies_of_app_mesh_are_served_and_nothing_is_written() {
     assert_eq!(rejected.count(), 0, "{stats:?}");
 
     assert_eq!(scene.versions().await, before);
-    let router = get(api, "virtualrouter/color").await;
-    assert!(router["status"].to_string().contains("111122223333"));
+    let kept = get(api, "virtualrouter/color").await;
+    assert!(kept["status"].to_string().contains("111122223333"));
     let ours = ["get", "leases,events", "--all-namespaces", "--output=name"];
     let ours = api.kubectl(&ours).await.unwrap();
     assert!(!ours.contains("evermesh"), "{ours}");
