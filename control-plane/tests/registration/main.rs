@@ -6,34 +6,8 @@
 mod scene;
 
 use aws_sdk_servicediscovery::types::{HealthStatus, RecordType, RoutingPolicy};
-use evermesh_testkit::{
-    control_plane::ControlPlane,
-    kubernetes::PodState::{ContainersReady, Started},
-};
-use scene::{FINALIZER, Scene, a_round, eventually, node};
-
-/// What a pod of a node is registered as.
-fn attributes(pod: &str, node: &str, ip: &str) -> Vec<(String, String)> {
-    let virtual_node = format!("{node}_shop");
-    let attributes = [
-        ("AVAILABILITY_ZONE", "eu-west-1b"),
-        ("AWS_INIT_HEALTH_STATUS", "HEALTHY"),
-        ("AWS_INSTANCE_IPV4", ip),
-        ("AWS_INSTANCE_PORT", "8080"),
-        ("REGION", "eu-west-1"),
-        ("app", node),
-        ("appmesh.k8s.aws/mesh", "shop"),
-        ("appmesh.k8s.aws/virtualNode", &virtual_node),
-        ("k8s.io/namespace", "shop"),
-        ("k8s.io/pod", pod),
-        // Labels that the API server copies from the Kubernetes node.
-        ("topology.kubernetes.io/region", "eu-west-1"),
-        ("topology.kubernetes.io/zone", "eu-west-1b"),
-        ("version", node),
-    ];
-    let owned = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
-    attributes.map(owned).into()
-}
+use evermesh_testkit::kubernetes::PodState::{ContainersReady, Started};
+use scene::{FINALIZER, Scene, a_round, attributes, endpoints, eventually, node};
 
 #[tokio::test]
 async fn a_pod_is_registered_while_its_containers_are_ready() {
@@ -155,19 +129,6 @@ async fn a_pod_is_served_before_cloud_map_has_it_and_drains_while_it_still_does(
     becomes("10.0.0.1 Draining eu-west-1b").await;
 }
 
-/// The endpoints of the only node that has any.
-async fn endpoints(control_plane: &ControlPlane) -> String {
-    let graph = control_plane.admin().get("/debug/graph").await.unwrap();
-    let graph: serde_json::Value = serde_json::from_str(&graph).unwrap();
-    let endpoints = graph["endpoints"]["mesh/shop/virtualNode/v1_shop"].as_array();
-    let endpoints = endpoints.into_iter().flatten().map(|endpoint| {
-        let word = |word: &serde_json::Value| word.as_str().unwrap().to_owned();
-        let (address, health) = (word(&endpoint["address"]), word(&endpoint["health"]));
-        format!("{address} {health} {}", word(&endpoint["locality"]["zone"]))
-    });
-    endpoints.collect::<Vec<_>>().join(", ")
-}
-
 #[tokio::test]
 async fn a_service_goes_with_the_last_node_that_it_was_made_for() {
     let mut scene = Scene::build().await;
@@ -244,9 +205,24 @@ async fn what_the_old_controller_registered_is_taken_over() {
             .collect();
         scene.register("color", ip, &attributes).await;
     }
-    scene
-        .register("color", "task", &[("AWS_INSTANCE_IPV4", "10.9.9.9")])
-        .await;
+    let of_node = |mesh, virtual_node| {
+        vec![
+            ("appmesh.k8s.aws/mesh", mesh),
+            ("appmesh.k8s.aws/virtualNode", virtual_node),
+        ]
+    };
+    for (id, attributes) in [
+        ("another-mesh", of_node("another", "v1_shop")),
+        ("another-node", of_node("shop", "v9_shop")),
+        ("task", vec![("AWS_INSTANCE_IPV4", "10.9.9.9")]),
+    ] {
+        scene.register("color", id, &attributes).await;
+    }
+    // Those of others stay, whatever becomes of ours.
+    let holds = async |ours: &[&str]| {
+        let others = ["another-mesh", "another-node", "task"];
+        scene.holds("color", &[ours, &others].concat()).await;
+    };
     let finalizers = format!(
         r#"{{"metadata":{{"finalizers":["finalizers.appmesh.k8s.aws/aws-appmesh-resources","{FINALIZER}"]}}}}"#
     );
@@ -260,14 +236,12 @@ async fn what_the_old_controller_registered_is_taken_over() {
     scene.kubectl(&patch).await;
 
     let mut control_plane = scene.start_registering().await;
-    scene.holds("color", &["10.0.0.1", "task"]).await;
+    holds(&["10.0.0.1"]).await;
     scene.gate_becomes("a", "True Registered").await;
     control_plane.restart().unwrap();
     control_plane.ready().await.unwrap();
     scene.pod("b", "v1", "10.0.0.3", ContainersReady).await;
-    scene
-        .holds("color", &["10.0.0.1", "10.0.0.3", "task"])
-        .await;
+    holds(&["10.0.0.1", "10.0.0.3"]).await;
 
     // A service that others use stays with what is theirs.
     scene.delete("virtualnode/v1").await;
@@ -275,7 +249,7 @@ async fn what_the_old_controller_registered_is_taken_over() {
         scene.is_gone("virtualnode/v1").await
     })
     .await;
-    scene.holds("color", &["task"]).await;
+    holds(&[]).await;
 }
 
 #[tokio::test]

@@ -59,6 +59,42 @@ spec:
     )
 }
 
+/// What a pod of a node is registered as.
+pub(crate) fn attributes(pod: &str, node: &str, ip: &str) -> Vec<(String, String)> {
+    let virtual_node = format!("{node}_shop");
+    let attributes = [
+        ("AVAILABILITY_ZONE", "eu-west-1b"),
+        ("AWS_INIT_HEALTH_STATUS", "HEALTHY"),
+        ("AWS_INSTANCE_IPV4", ip),
+        ("AWS_INSTANCE_PORT", "8080"),
+        ("REGION", "eu-west-1"),
+        ("app", node),
+        ("appmesh.k8s.aws/mesh", "shop"),
+        ("appmesh.k8s.aws/virtualNode", &virtual_node),
+        ("k8s.io/namespace", "shop"),
+        ("k8s.io/pod", pod),
+        // Labels that the API server copies from the Kubernetes node.
+        ("topology.kubernetes.io/region", "eu-west-1"),
+        ("topology.kubernetes.io/zone", "eu-west-1b"),
+        ("version", node),
+    ];
+    let owned = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
+    attributes.map(owned).into()
+}
+
+/// The endpoints of the only node that has any.
+pub(crate) async fn endpoints(control_plane: &ControlPlane) -> String {
+    let graph = control_plane.admin().get("/debug/graph").await.unwrap();
+    let graph: serde_json::Value = serde_json::from_str(&graph).unwrap();
+    let endpoints = graph["endpoints"]["mesh/shop/virtualNode/v1_shop"].as_array();
+    let endpoints = endpoints.into_iter().flatten().map(|endpoint| {
+        let word = |word: &serde_json::Value| word.as_str().unwrap().to_owned();
+        let (address, health) = (word(&endpoint["address"]), word(&endpoint["health"]));
+        format!("{address} {health} {}", word(&endpoint["locality"]["zone"]))
+    });
+    endpoints.collect::<Vec<_>>().join(", ")
+}
+
 impl Scene {
     pub(crate) async fn build() -> Self {
         let api = ApiServer::start().await.unwrap();
