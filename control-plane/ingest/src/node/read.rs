@@ -1,0 +1,251 @@
+//! What a node says: its listeners, where it is found, its backends.
+//!
+//! Must not follow a reference.
+
+use evermesh_crds::v1beta2;
+use evermesh_model::{
+    CloudMapService, Discovery, DnsResponse, Kind, Listener, Protocol, Reason, ServicePort,
+    Timeout, problem::FieldPath,
+};
+
+use super::unsupported;
+use crate::{
+    directory::{Reference, unique_ports},
+    security,
+    stage::Problems,
+    values,
+};
+
+pub(super) fn read_listeners(
+    listeners: &[v1beta2::Listener],
+    problems: &mut Problems<'_>,
+) -> Vec<Listener> {
+    let field = FieldPath::spec().field("listeners");
+    let ports = unique_ports(
+        listeners.iter().map(|listener| {
+            let v1beta2::PortMapping { port, protocol } = listener.port_mapping;
+            (port, values::protocol(protocol))
+        }),
+        &field,
+        problems,
+    );
+    listeners
+        .iter()
+        .zip(ports)
+        .enumerate()
+        .filter_map(|(index, (listener, port))| {
+            let ServicePort { port, protocol } = port?;
+            let v1beta2::Listener {
+                port_mapping: _,
+                health_check,
+                outlier_detection,
+                connection_pool,
+                timeout,
+                tls,
+            } = listener;
+            let field = field.index(index);
+            if health_check.is_some() {
+                unsupported(
+                    field.field("healthCheck"),
+                    "endpoints are not probed",
+                    problems,
+                );
+            }
+            if outlier_detection.is_some() {
+                unsupported(
+                    field.field("outlierDetection"),
+                    "endpoints that fail are not ejected",
+                    problems,
+                );
+            }
+            if connection_pool.is_some() {
+                unsupported(
+                    field.field("connectionPool"),
+                    "connections and requests are not limited",
+                    problems,
+                );
+            }
+            let mode = tls.as_ref().map(|tls| tls.mode);
+            security::listener_is_served(mode, &field, problems).then(|| Listener {
+                port,
+                protocol,
+                timeout: timeout
+                    .map(|timeout| {
+                        read_timeout(timeout, protocol, &field.field("timeout"), problems)
+                    })
+                    .unwrap_or_default(),
+            })
+        })
+        .collect()
+}
+
+/// The timeout of the listener's protocol. Flagger writes `http` under a `grpc` listener, so between
+/// HTTP-like protocols any one is taken, with a warning.
+fn read_timeout(
+    timeout: v1beta2::ListenerTimeout,
+    protocol: Protocol,
+    field: &FieldPath,
+    problems: &mut Problems<'_>,
+) -> Timeout {
+    let v1beta2::ListenerTimeout {
+        tcp,
+        http,
+        http2,
+        grpc,
+    } = timeout;
+    let variants = [
+        (Protocol::Tcp, tcp.map(values::tcp_timeout)),
+        (Protocol::Http, http.map(values::http_timeout)),
+        (Protocol::Http2, http2.map(values::http_timeout)),
+        (Protocol::Grpc, grpc.map(values::http_timeout)),
+    ];
+    let mut written = variants
+        .into_iter()
+        .filter_map(|(variant, timeout)| Some((variant, timeout?)));
+    let Some((variant, timeout)) = written.next() else {
+        return Timeout::default();
+    };
+    if written.next().is_some() {
+        problems.add(
+            field.clone(),
+            Reason::InvalidUnion,
+            format!(
+                "timeouts of several protocols are set and none counts: keep the one for {protocol}"
+            ),
+        );
+        return Timeout::default();
+    }
+    if variant == protocol {
+        return timeout;
+    }
+    let consequence = if variant.is_http() == protocol.is_http() {
+        "it counts all the same"
+    } else {
+        "it does not count"
+    };
+    problems.add(
+        field.field(variant.as_str()),
+        Reason::ProtocolMismatch,
+        format!(
+            "the listener speaks {protocol}, not {variant}; {consequence}: write timeout.{protocol}"
+        ),
+    );
+    if variant.is_http() == protocol.is_http() {
+        timeout
+    } else {
+        Timeout::default()
+    }
+}
+
+pub(super) fn read_discovery(
+    discovery: &v1beta2::ServiceDiscovery,
+    problems: &mut Problems<'_>,
+) -> Option<Discovery> {
+    let v1beta2::ServiceDiscovery { dns, aws_cloud_map } = discovery;
+    let field = FieldPath::spec().field("serviceDiscovery");
+    match (dns, aws_cloud_map) {
+        (Some(dns), None) => {
+            let v1beta2::DnsServiceDiscovery {
+                hostname,
+                response_type,
+            } = dns;
+            if hostname.is_empty()
+                || hostname.contains(|c: char| c.is_whitespace() || c.is_control())
+            {
+                problems.add(
+                    field.field("dns.hostname"),
+                    Reason::InvalidValue,
+                    format!("{hostname:?} cannot be resolved: give a host name"),
+                );
+                return None;
+            }
+            Some(Discovery::Dns {
+                hostname: hostname.as_str().into(),
+                response: match response_type {
+                    Some(v1beta2::DnsResponseType::Endpoints) => DnsResponse::Endpoints,
+                    Some(v1beta2::DnsResponseType::Loadbalancer) | None => {
+                        DnsResponse::LoadBalancer
+                    }
+                },
+            })
+        }
+        (None, Some(cloud_map)) => {
+            let v1beta2::AwsCloudMapServiceDiscovery {
+                namespace_name,
+                service_name,
+                attributes,
+            } = cloud_map;
+            Some(Discovery::CloudMap {
+                service: CloudMapService {
+                    namespace: namespace_name.as_str().into(),
+                    service: service_name.as_str().into(),
+                },
+                attributes: attributes
+                    .iter()
+                    .flatten()
+                    .map(|v1beta2::AwsCloudMapInstanceAttribute { key, value }| {
+                        (key.as_str().into(), value.as_str().into())
+                    })
+                    .collect(),
+                own_pods: false,
+            })
+        }
+        (Some(_), Some(_)) => {
+            problems.add(
+                field,
+                Reason::InvalidUnion,
+                "both dns and awsCloudMap are set and neither counts: keep one",
+            );
+            None
+        }
+        (None, None) => {
+            problems.add(
+                field,
+                Reason::InvalidUnion,
+                "neither dns nor awsCloudMap is set: set one, or remove serviceDiscovery",
+            );
+            None
+        }
+    }
+}
+
+pub(super) fn read_backends(
+    backends: &[v1beta2::Backend],
+    defaults: Option<&v1beta2::BackendDefaults>,
+    problems: &mut Problems<'_>,
+) -> Vec<(usize, Reference)> {
+    let spec = FieldPath::spec();
+    let default_policy =
+        defaults.and_then(|v1beta2::BackendDefaults { client_policy }| client_policy.as_ref());
+    let default_is_served =
+        security::backends_are_served(default_policy, &spec.field("backendDefaults"), problems);
+    backends
+        .iter()
+        .enumerate()
+        .filter_map(|(index, backend)| {
+            let v1beta2::Backend {
+                virtual_service:
+                    v1beta2::VirtualServiceBackend {
+                        virtual_service_ref,
+                        virtual_service_arn,
+                        client_policy,
+                    },
+            } = backend;
+            let field = spec.field("backends").index(index).field("virtualService");
+            let reference = values::written(
+                Kind::VirtualService,
+                virtual_service_ref.as_ref(),
+                virtual_service_arn.as_ref(),
+            )
+            .read(&field, problems);
+            let own_policy = client_policy.as_ref().filter(|policy| policy.tls.is_some());
+            let is_served = match own_policy {
+                Some(_) => security::backends_are_served(own_policy, &field, problems),
+                None => default_is_served,
+            };
+            reference
+                .filter(|_| is_served)
+                .map(|reference| (index, reference))
+        })
+        .collect()
+}
