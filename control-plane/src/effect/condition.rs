@@ -7,7 +7,7 @@
 //!
 //! Must not look at a clock: `lastTransitionTime` is the caller's, and stays while nothing changes.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use evermesh_model::{Kind, Problem, Severity};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
@@ -40,8 +40,8 @@ pub(super) struct Facts {
     pub(super) route_arns: BTreeMap<String, String>,
     /// The weights in its spec, if it has any.
     pub(super) weights: Option<String>,
-    /// Replicas that live and of whose proxies nothing is known.
-    pub(super) unheard: BTreeSet<String>,
+    /// A replica that lives and of whose proxies nothing is known, if there is one.
+    pub(super) unheard: Option<String>,
 }
 
 /// What the connected proxies concerned made of everything that came of an object.
@@ -201,7 +201,7 @@ fn programmed(facts: &Facts, was_programmed: bool) -> Saying {
         let message = format!("{acked}/{concerned} proxies have accepted it{since}");
         return Saying::new(false, "Pending", message);
     }
-    if let Some(replica) = facts.unheard.first()
+    if let Some(replica) = &facts.unheard
         && !was_programmed
     {
         let message = format!(

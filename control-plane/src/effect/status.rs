@@ -6,6 +6,8 @@
 //!
 //! Must not write unless this replica leads.
 
+mod facts;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -161,8 +163,6 @@ pub(crate) async fn run(
     }
 }
 
-mod facts;
-
 struct Writer {
     client: Client,
     recorder: Recorder,
@@ -250,9 +250,7 @@ impl Writer {
             (true, None) => {
                 tracing::info!("this replica writes status from now on");
                 self.leads = Some(Instant::now());
-                let all = self.observed.all();
-                self.backlog
-                    .extend(all.into_iter().map(|(object, _)| object));
+                self.look_at_all();
             }
             (false, _) => {
                 self.leads = None;
@@ -329,7 +327,7 @@ impl Writer {
             arn: named.arn,
             route_arns: named.route_arns,
             weights: named.weights,
-            unheard: self.unheard.clone(),
+            unheard: self.unheard.first().cloned(),
         };
         let status = condition::status(object.kind, &facts, current, now)?;
         let is_ripe = self.ripe.remove(object);

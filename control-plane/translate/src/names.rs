@@ -18,7 +18,8 @@ pub(crate) const SERVICE_HEADER: &str = "x-app-mesh-virtual-service";
 /// A gateway's virtual host for requests that keep their client's `Host`.
 pub(crate) const DEFAULT_BACKEND: &str = "default_backend";
 
-/// `lds_ingress_0.0.0.0_15000`; of a gateway, and of a node that nobody intercepts, its own port. The address is part of the name, not what it binds.
+/// `lds_ingress_0.0.0.0_15000`; of a gateway, and of a node that nobody intercepts, its own port. The address is part of
+/// the name, not what it binds.
 pub(crate) fn ingress_listener(port: u16) -> Arc<str> {
     format!("lds_ingress_0.0.0.0_{port}").into()
 }

@@ -23,11 +23,16 @@ impl Writer {
         let unheard = unheard.unwrap_or_default();
         if unheard != self.unheard {
             self.unheard = unheard;
-            let all = self.observed.all();
-            self.backlog
-                .extend(all.into_iter().map(|(object, _)| object));
+            self.look_at_all();
         }
         leads
+    }
+
+    /// Every object is to be looked at once, when there is nothing newer.
+    pub(super) fn look_at_all(&mut self) {
+        let all = self.observed.all();
+        self.backlog
+            .extend(all.into_iter().map(|(object, _)| object));
     }
 
     pub(super) fn take_problems(&mut self, published: &Published) {
