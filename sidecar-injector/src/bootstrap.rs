@@ -23,8 +23,8 @@ use evermesh_proto::{
         cluster::{ClusterDiscoveryType, DiscoveryType},
     },
     core::{
-        self, AggregatedConfigSource, ApiConfigSource, ApiVersion, ConfigSource, GrpcService,
-        Http2ProtocolOptions, Locality, Node, Pipe, SocketAddress,
+        self, AggregatedConfigSource, ApiConfigSource, ApiVersion, BackoffStrategy, ConfigSource,
+        GrpcService, Http2ProtocolOptions, Locality, Node, Pipe, RetryPolicy, SocketAddress,
         address::Address as AddressKind,
         api_config_source::ApiType,
         config_source::ConfigSourceSpecifier,
@@ -232,6 +232,7 @@ fn admin(options: &BootstrapOptions) -> Admin {
     }
 }
 
+/// The stream. While the control plane is away it is called again and again, at random moments up to ten seconds apart.
 fn ads(sotw: bool) -> ApiConfigSource {
     let flavour = if sotw {
         ApiType::Grpc
@@ -245,6 +246,16 @@ fn ads(sotw: bool) -> ApiConfigSource {
         grpc_services: vec![GrpcService {
             target_specifier: Some(TargetSpecifier::EnvoyGrpc(EnvoyGrpc {
                 cluster_name: CONTROL_PLANE.to_owned(),
+                retry_policy: Some(RetryPolicy {
+                    retry_back_off: Some(BackoffStrategy {
+                        base_interval: Some(protobuf::Duration {
+                            seconds: 0,
+                            nanos: 500_000_000,
+                        }),
+                        max_interval: Some(duration(10)),
+                    }),
+                    ..Default::default()
+                }),
                 ..Default::default()
             })),
             ..Default::default()

@@ -13,6 +13,8 @@ use evermesh_model::{Kind, Problem, Severity};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use serde_json::{Map, Value, json};
 
+use super::RETURNING;
+
 /// The condition of our own.
 pub(super) const PROGRAMMED: &str = "Programmed";
 /// The condition whose message is weights.
@@ -40,7 +42,7 @@ pub(super) struct Facts {
     pub(super) route_arns: BTreeMap<String, String>,
     /// The weights in its spec, if it has any.
     pub(super) weights: Option<String>,
-    /// A replica that lives and of whose proxies nothing is known, if there is one.
+    /// A replica that is there, or was a moment ago, and of whose proxies nothing is known, if there is one.
     pub(super) unheard: Option<String>,
 }
 
@@ -205,7 +207,8 @@ fn programmed(facts: &Facts, was_programmed: bool) -> Saying {
         && !was_programmed
     {
         let message = format!(
-            "{acked}/{concerned} proxies have accepted it; replica {replica} does not reach this one, its proxies are not counted"
+            "{acked}/{concerned} proxies have accepted it; replica {replica}, there less than {} s ago, has not told what its proxies have",
+            RETURNING.as_secs()
         );
         return Saying::new(false, "Pending", message);
     }

@@ -5,8 +5,8 @@
 //! Times are measured here, never compared with another machine's: a Lease is taken over when *this* replica has seen
 //! no renewal for as long as the holder promised.
 //!
-//! The Lease also says where the holder listens to the other replicas ([`ADDRESS`]), and which of them live
-//! ([`presence`](super::presence)).
+//! The Lease also says where the holder listens to the other replicas ([`ADDRESS`]), and which replicas there are, or
+//! were a moment ago ([`presence`](super::presence)).
 //!
 //! Must not know what is written.
 
@@ -55,7 +55,7 @@ pub(crate) enum Leader {
     Unknown,
     /// This replica.
     Us {
-        /// The names of the other replicas that live.
+        /// The names of the other replicas whose proxies count.
         others: BTreeSet<String>,
     },
     /// Another one.
@@ -85,8 +85,8 @@ pub(crate) async fn hold(
         api: Api::namespaced(client, &options.namespace),
         shown: Shown::new(&options.identity),
         options,
-        others: Seen::default(),
-        living: BTreeSet::new(),
+        seen_replicas: Seen::default(),
+        others: BTreeSet::new(),
         seen: None,
         renewed: None,
         other: Leader::Unknown,
@@ -105,7 +105,7 @@ pub(crate) async fn hold(
         }
         let now = if candidate.leads() {
             Leader::Us {
-                others: candidate.living.clone(),
+                others: candidate.others.clone(),
             }
         } else {
             candidate.other.clone()
@@ -117,7 +117,7 @@ pub(crate) async fn hold(
         });
     }
     leader.send_replace(Leader::Unknown);
-    if candidate.leads() || candidate.shown.is_shown() {
+    if candidate.leads() {
         // It is taken over a little later if this does not get through.
         let _ = time::timeout(INTERVAL, candidate.release()).await;
     }
@@ -126,12 +126,12 @@ pub(crate) async fn hold(
 struct Candidate {
     api: Api<Lease>,
     options: LeaseOptions,
-    /// What this replica shows of itself while another one leads.
+    /// What this replica shows of itself.
     shown: Shown,
-    /// What it has seen of the others, while it leads itself.
-    others: Seen,
-    /// Who of them lives.
-    living: BTreeSet<String>,
+    /// What it has seen of all replicas, while it leads itself.
+    seen_replicas: Seen,
+    /// Whose proxies count, but for its own.
+    others: BTreeSet<String>,
     /// The last state of a Lease that somebody else holds, and when we first saw it.
     seen: Option<(LeaseSpec, Instant)>,
     /// When we began to write what made it ours.
@@ -149,10 +149,12 @@ impl Candidate {
     async fn attempt(&mut self) -> kube::Result<()> {
         let started = Instant::now();
         let Some(mut lease) = self.api.get_opt(&self.options.name).await? else {
+            let mut annotations = self.say_where(BTreeMap::new());
+            self.shown.show(&mut annotations, started);
             let lease = Lease {
                 metadata: ObjectMeta {
                     name: Some(self.options.name.clone()),
-                    annotations: Some(self.say_where(BTreeMap::new())),
+                    annotations: Some(annotations),
                     ..ObjectMeta::default()
                 },
                 spec: Some(self.claim(LeaseSpec::default())),
@@ -163,29 +165,32 @@ impl Candidate {
         };
         let spec = lease.spec.take().unwrap_or_default();
         let mut annotations = lease.metadata.annotations.take().unwrap_or_default();
+        let is_due = self.shown.is_due(started);
+        if is_due {
+            self.shown.show(&mut annotations, started);
+        }
         if !self.may_take(&spec, started) {
             self.renewed = None;
-            self.others = Seen::default();
+            self.seen_replicas = Seen::default();
             self.other = Leader::Other {
                 identity: spec.holder_identity.clone().unwrap_or_default(),
                 address: annotations.get(ADDRESS).and_then(|it| it.parse().ok()),
             };
-            if !self.shown.is_due(started) {
+            if !is_due {
                 return Ok(());
             }
-            self.shown.show(&mut annotations, started);
             lease.metadata.annotations = Some(annotations);
             lease.spec = Some(spec);
             return self.replace(&lease).await;
         }
         self.other = Leader::Unknown;
-        self.shown.hide(&mut annotations);
-        let living = self.others.living(&mut annotations, started);
+        let mut others = self.seen_replicas.counting(&mut annotations, started);
+        others.remove(&self.options.identity);
         lease.metadata.annotations = Some(self.say_where(annotations));
         lease.spec = Some(self.claim(spec));
         self.replace(&lease).await?;
         self.renewed = Some(started);
-        self.living = living;
+        self.others = others;
         Ok(())
     }
 
@@ -243,12 +248,9 @@ impl Candidate {
         }
     }
 
-    /// Gives back what is ours, and is shown no longer.
-    async fn release(&mut self) -> kube::Result<()> {
+    /// Gives back what is ours. That this replica was there stays: its proxies have yet to find another one.
+    async fn release(&self) -> kube::Result<()> {
         let mut lease = self.api.get(&self.options.name).await?;
-        let mut annotations = lease.metadata.annotations.take().unwrap_or_default();
-        self.shown.hide(&mut annotations);
-        lease.metadata.annotations = Some(annotations);
         if let Some(spec) = &mut lease.spec
             && spec.holder_identity.as_ref() == Some(&self.options.identity)
         {

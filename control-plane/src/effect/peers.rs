@@ -36,12 +36,10 @@ use tokio::{
 };
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::{lease::Leader, tally::Count};
+use super::{RETURNING, lease::Leader, tally::Count};
 
 /// How long a replica that tells may be silent.
 const SILENCE: Duration = Duration::from_secs(5);
-/// How long a replica that fell silent counts: its proxies find another one within that time.
-const REMEMBERED: Duration = Duration::from_secs(30);
 /// Lines that may wait to be sent before the connection is given up: as many as 100,000 objects take at once.
 const WAITING: usize = 512;
 /// Objects in a line.
@@ -219,7 +217,7 @@ impl Peers {
     pub(super) fn forget(&mut self, now: Instant) -> Vec<ObjectRef> {
         self.remove(|peer| {
             let silent = peer.silent.map(|since| now.duration_since(since));
-            silent.is_some_and(|silent| silent >= REMEMBERED)
+            silent.is_some_and(|silent| silent >= RETURNING)
         })
     }
 
@@ -337,7 +335,7 @@ mod tests {
         let concerned = hear(&mut peers, Heard::Counts { stream: 1, counts });
         assert_eq!(concerned, slice::from_ref(&object));
         hear(&mut peers, Heard::Ended { stream: 1 });
-        let almost = REMEMBERED.saturating_sub(Duration::from_millis(1));
+        let almost = RETURNING.saturating_sub(Duration::from_millis(1));
         assert!(peers.forget(start + almost).is_empty());
         assert_eq!(peers.of(&object).count(), 1);
 
@@ -347,7 +345,7 @@ mod tests {
         let counts = vec![(object.clone(), Some(count(0)))];
         hear(&mut peers, Heard::Counts { stream: 2, counts });
         hear(&mut peers, Heard::Ended { stream: 2 });
-        let forgotten = peers.forget(start + REMEMBERED);
+        let forgotten = peers.forget(start + RETURNING);
         assert_eq!(forgotten, slice::from_ref(&object));
         assert_eq!(peers.of(&object).count(), 0);
     }

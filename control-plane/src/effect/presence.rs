@@ -1,7 +1,9 @@
-//! Which replicas live: each shows itself in the Lease, so that the leader knows of those that cannot reach it.
+//! Which replicas there are, or were a moment ago: each shows itself in the Lease, so that the leader knows of those
+//! that cannot reach it, and a new one of those that it never met.
 //!
-//! An annotation a replica, whose value changes while it lives. Times are measured by who reads, as those of the
-//! Lease are.
+//! An annotation a replica, whose value changes while it lives. It stays when the replica stops: its proxies have to
+//! find another one first, and until then somebody has to know that there are more than are connected. Times are
+//! measured by who reads, as those of the Lease are.
 //!
 //! Must not know what the leader makes of it.
 
@@ -12,12 +14,12 @@ use std::{
 
 use evermesh_proto::Version;
 
+use super::RETURNING;
+
 /// What the annotations' names begin with; what follows is a hash of the replica's name, which is too long itself.
 const PREFIX: &str = "replica.evermesh.dev/";
 /// How often a replica shows itself.
 const EVERY: Duration = Duration::from_secs(5);
-/// How long one that no longer does counts as living.
-const LIVING: Duration = Duration::from_secs(15);
 
 type Annotations = BTreeMap<String, String>;
 
@@ -45,40 +47,29 @@ impl Shown {
         self.at.is_none_or(|at| now.duration_since(at) >= EVERY)
     }
 
-    /// Shows that this replica lives.
+    /// Shows that this replica is there.
     pub(super) fn show(&mut self, annotations: &mut Annotations, now: Instant) {
         self.count += 1;
         self.at = Some(now);
         let value = format!("{} {}", self.identity, self.count);
         annotations.insert(self.key.clone(), value);
     }
-
-    /// Whether it was shown.
-    pub(super) fn is_shown(&self) -> bool {
-        self.at.is_some()
-    }
-
-    /// Takes it back.
-    pub(super) fn hide(&mut self, annotations: &mut Annotations) {
-        self.at = None;
-        annotations.remove(&self.key);
-    }
 }
 
-/// What a leader has seen of the others.
+/// What a leader has seen of all.
 #[derive(Debug, Default)]
 pub(super) struct Seen {
     values: BTreeMap<String, (String, Instant)>,
 }
 
 impl Seen {
-    /// The names of those who live. Whoever does not is taken out of the annotations.
-    pub(super) fn living(
+    /// The names of those whose proxies count. Whoever has not shown itself for long is taken out of the annotations.
+    pub(super) fn counting(
         &mut self,
         annotations: &mut Annotations,
         now: Instant,
     ) -> BTreeSet<String> {
-        let mut living = BTreeSet::new();
+        let mut counting = BTreeSet::new();
         let mut values = BTreeMap::new();
         annotations.retain(|key, value| {
             if !key.starts_with(PREFIX) {
@@ -89,17 +80,17 @@ impl Seen {
                 _ => now,
             };
             values.insert(key.clone(), (value.clone(), since));
-            let lives = now.duration_since(since) < LIVING;
-            if lives {
+            let counts = now.duration_since(since) < RETURNING;
+            if counts {
                 let name = value
                     .split_once(' ')
                     .map_or(value.as_str(), |(name, _)| name);
-                living.insert(name.to_owned());
+                counting.insert(name.to_owned());
             }
-            lives
+            counts
         });
         self.values = values;
-        living
+        counting
     }
 }
 
@@ -108,7 +99,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_no_longer_shows_itself_no_longer_lives() {
+    fn who_no_longer_shows_itself_counts_no_longer() {
         let start = Instant::now();
         let mut annotations = Annotations::from([("other/annotation".to_owned(), String::new())]);
         let mut seen = Seen::default();
@@ -119,19 +110,13 @@ mod tests {
         assert!(shown.is_due(start + EVERY));
 
         let names = BTreeSet::from(["evermesh-0_0123456789abcdef".to_owned()]);
-        assert_eq!(seen.living(&mut annotations, start), names);
-        let almost = start + LIVING.saturating_sub(Duration::from_millis(1));
-        assert_eq!(seen.living(&mut annotations, almost), names);
+        assert_eq!(seen.counting(&mut annotations, start), names);
+        let almost = start + RETURNING.saturating_sub(Duration::from_millis(1));
+        assert_eq!(seen.counting(&mut annotations, almost), names);
         shown.show(&mut annotations, almost);
-        assert_eq!(seen.living(&mut annotations, start + LIVING), names);
-        let end = start + LIVING * 2;
-        assert_eq!(seen.living(&mut annotations, end), BTreeSet::new());
-        assert_eq!(annotations.len(), 1, "{annotations:?}");
-
-        shown.show(&mut annotations, end);
-        assert!(shown.is_shown());
-        shown.hide(&mut annotations);
-        assert!(!shown.is_shown());
+        assert_eq!(seen.counting(&mut annotations, start + RETURNING), names);
+        let end = start + RETURNING * 2;
+        assert_eq!(seen.counting(&mut annotations, end), BTreeSet::new());
         assert_eq!(annotations.len(), 1, "{annotations:?}");
     }
 }

@@ -177,7 +177,7 @@ struct Writer {
     /// What `unregistered` was at the last look.
     shown: Arc<Messages>,
     tally: Tally,
-    /// Replicas that live and have told nothing, at the last look.
+    /// Replicas whose proxies count and that have told nothing, at the last look.
     unheard: BTreeSet<String>,
     peers: Peers,
     voice: Voice,

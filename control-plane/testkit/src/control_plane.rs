@@ -170,6 +170,14 @@ impl ControlPlane {
         self.process = None;
     }
 
+    /// Ends the process as Kubernetes does, and waits for it.
+    pub async fn stop(&mut self) -> Result<()> {
+        if let Some(mut process) = self.process.take() {
+            process.terminate(START).await?;
+        }
+        Ok(())
+    }
+
     /// Ends the process if it runs, and starts it again.
     pub fn restart(&mut self) -> Result<()> {
         self.kill();

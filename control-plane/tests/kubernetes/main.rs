@@ -22,8 +22,8 @@ use std::time::Duration;
 use evermesh_testkit::{cluster::canary::route, wait};
 pub(crate) use scene::Scene;
 
-/// For what takes milliseconds when the machine is idle.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// For what takes milliseconds when the machine is idle, or as long as a replica counts that is gone.
+const PATIENCE: Duration = Duration::from_mins(1);
 
 async fn eventually(what: &str, holds: impl AsyncFnMut() -> bool) {
     wait::eventually(what, PATIENCE, holds).await;

@@ -66,7 +66,7 @@ pub struct CertificateFiles {
 }
 
 /// The control plane. A name is resolved again and again, so that replicas may come and go. A peer that vanished
-/// without a word is noticed by pings, and by TCP where a proxy in between answers those.
+/// without a word is noticed by pings within 15 seconds, and by TCP where a proxy in between answers those.
 pub(super) fn cluster(
     xds: &HostPort,
     tls: Option<&ControlPlaneTls>,
@@ -82,7 +82,7 @@ pub(super) fn cluster(
             ExplicitHttpConfig {
                 protocol_config: Some(ProtocolConfig::Http2ProtocolOptions(Http2ProtocolOptions {
                     connection_keepalive: Some(KeepaliveSettings {
-                        interval: Some(duration(30)),
+                        interval: Some(duration(10)),
                         timeout: Some(duration(5)),
                         ..Default::default()
                     }),
@@ -107,8 +107,8 @@ pub(super) fn cluster(
         upstream_connection_options: Some(UpstreamConnectionOptions {
             tcp_keepalive: Some(TcpKeepalive {
                 keepalive_probes: Some(uint32(3)),
-                keepalive_time: Some(uint32(30)),
-                keepalive_interval: Some(uint32(5)),
+                keepalive_time: Some(uint32(10)),
+                keepalive_interval: Some(uint32(2)),
             }),
             ..Default::default()
         }),

@@ -85,7 +85,7 @@ impl Canary {
         let programmed = [
             "wait",
             "--for=condition=Programmed",
-            "--timeout=30s",
+            "--timeout=60s",
             "--namespace=shop",
             "route.evermesh.dev/color",
         ];
