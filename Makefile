@@ -69,7 +69,7 @@ bench: setup ## The benchmarks: a change to twenty real Envoys, then each crate'
 	@cargo bench --workspace --locked
 
 images: hosts ## Images of Evermesh and of what tests run beside it, below target/images, without a container engine
-	@cargo build --release --locked -p evermesh -p evermesh-testkit --bin evermesh --bin evermesh-test-app
+	@cargo build --release --locked $(PROGRAMS)
 	@scripts/images
 
 # Installs what is missing and fetches every crate, also the one that is only unpacked (see proto/build.rs).

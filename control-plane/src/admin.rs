@@ -1,7 +1,8 @@
 //! The admin interface: probes, metrics and what an operator asks when something is odd.
 //!
 //! Reads what the engine published and what the xDS server keeps; the leader also hears the other replicas here. Must
-//! not change anything that is served, and must not be reachable from outside: it shows the whole configuration.
+//! not change anything that is served. What `/debug` shows, the whole configuration, must not be reachable from outside:
+//! those who have to come from there, the kubelet, Prometheus and replicas, have a listener without it.
 
 use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
 
@@ -9,7 +10,7 @@ use axum::{
     Json, Router,
     body::Body,
     extract::{Path, Query, State},
-    http::{StatusCode, header},
+    http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
@@ -44,29 +45,49 @@ pub struct Sources {
     pub(crate) ear: Option<Ear>,
 }
 
-/// Serves the admin interface until cancelled.
+/// Serves the admin interface until cancelled, and what others may see of it at `metrics`.
+///
+/// # Errors
+/// A listener failed.
 pub async fn serve(
-    listener: TcpListener,
+    admin: TcpListener,
+    metrics: Option<TcpListener>,
     sources: Sources,
     shutdown: CancellationToken,
 ) -> std::io::Result<()> {
-    axum::serve(listener, router(sources))
-        .with_graceful_shutdown(shutdown.cancelled_owned())
-        .await
+    let public = async {
+        let Some(metrics) = metrics else {
+            return Ok(());
+        };
+        axum::serve(metrics, public(sources.clone()))
+            .with_graceful_shutdown(shutdown.clone().cancelled_owned())
+            .await
+    };
+    let private = axum::serve(admin, private(sources.clone()))
+        .with_graceful_shutdown(shutdown.clone().cancelled_owned());
+    tokio::try_join!(public, private.into_future()).map(drop)
 }
 
-fn router(sources: Sources) -> Router {
+/// What anybody may see, and what replicas tell.
+fn public(sources: Sources) -> Router {
     Router::new()
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
+        .route("/replicas/{leader}/{replica}", post(replica))
+        .with_state(sources)
+}
+
+/// The same and what is served.
+fn private(sources: Sources) -> Router {
+    let debug = Router::new()
         .route("/debug/graph", get(graph))
         .route("/debug/problems", get(problems))
         .route("/debug/resources", get(resources))
         .route("/debug/proxies", get(proxies))
         .route("/debug/changes", get(changes))
-        .route("/replicas/{leader}/{replica}", post(replica))
-        .with_state(sources)
+        .with_state(sources.clone());
+    public(sources).merge(debug)
 }
 
 /// 200 once the first full turn is served, 503 with what is missing before.
@@ -94,10 +115,11 @@ async fn metrics(State(sources): State<Sources>) -> Response {
 async fn replica(
     State(sources): State<Sources>,
     Path((leader, replica)): Path<(String, String)>,
+    headers: HeaderMap,
     body: Body,
 ) -> Response {
     match sources.ear {
-        Some(ear) => ear.listen(&leader, replica, body).await,
+        Some(ear) => ear.listen(&leader, replica, &headers, body).await,
         None => StatusCode::NOT_FOUND.into_response(),
     }
 }

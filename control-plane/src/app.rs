@@ -73,6 +73,10 @@ pub fn serve(args: &ServeArgs) -> anyhow::Result<()> {
 async fn run(args: &ServeArgs, streams: &Handle) -> anyhow::Result<()> {
     let listeners = XdsListeners::bind(args).await?;
     let admin_listener = bind(args.admin_address, "--admin-address").await?;
+    let metrics_listener = match args.metrics_address {
+        Some(address) => Some(bind(address, "--metrics-address").await?),
+        None => None,
+    };
     let shutdown = CancellationToken::new();
     let mut tasks = JoinSet::new();
 
@@ -160,7 +164,7 @@ async fn run(args: &ServeArgs, streams: &Handle) -> anyhow::Result<()> {
         reachable,
         ear,
     };
-    let serving = admin::serve(admin_listener, pages, shutdown.clone());
+    let serving = admin::serve(admin_listener, metrics_listener, pages, shutdown.clone());
     tasks.spawn(async move { serving.await.context("the admin server failed") });
 
     tracing::info!(xds = %args.xds_address, admin = %args.admin_address, "serving");

@@ -84,7 +84,7 @@ pub struct ServeArgs {
     #[command(flatten)]
     pub xds: XdsArgs,
 
-    /// Where /livez, /readyz, /metrics and /debug are; keep it private
+    /// Where operators look: /livez, /readyz, /metrics and, under /debug, everything that is served; keep it private
     #[arg(
         long,
         value_name = "HOST:PORT",
@@ -92,6 +92,11 @@ pub struct ServeArgs {
         env = "EVERMESH_ADMIN_ADDRESS"
     )]
     pub admin_address: SocketAddr,
+
+    /// Where probes, metrics and other replicas come instead, without /debug: /livez, /readyz, /metrics and
+    /// /replicas, which needs the key of a replica
+    #[arg(long, value_name = "HOST:PORT", env = "EVERMESH_METRICS_ADDRESS")]
+    pub metrics_address: Option<SocketAddr>,
 
     /// Threads that serve Envoys; one carries tens of thousands of deliveries a second
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256), env = "EVERMESH_XDS_THREADS")]

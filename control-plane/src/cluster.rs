@@ -19,6 +19,7 @@ use crate::{
     args::{Family, ServeArgs},
     effect::{
         Notice,
+        key::ReplicaKey,
         lease::{self, Leader, LeaseOptions},
         peers::Ear,
         registration, status,
@@ -107,9 +108,10 @@ impl Cluster {
             ));
         }
         let namespace = args.kubernetes.leader_election_namespace.as_ref();
-        Ok(namespace.zip(notices).map(|(namespace, notices)| {
+        let ear = namespace.zip(notices).map(|(namespace, notices)| {
             self.spawn_effects(tasks, args, namespace, (notices, readers), shutdown)
-        }))
+        });
+        ear.transpose()
     }
 
     fn spawn_sources(
@@ -145,13 +147,15 @@ impl Cluster {
         namespace: &str,
         (notices, (published, store, registry)): (mpsc::UnboundedReceiver<Notice>, Readers),
         shutdown: &CancellationToken,
-    ) -> Ear {
+    ) -> anyhow::Result<Ear> {
+        let key = ReplicaKey::new()?;
         let (leads, leader) = watch::channel(Leader::Unknown);
         let (telling, heard) = mpsc::channel(HEARD);
         let lease = LeaseOptions {
             namespace: namespace.to_owned(),
             name: args.kubernetes.leader_election_name.clone(),
             identity: self.identity.clone(),
+            key: key.clone(),
             address: advertised(args),
         };
         let holding = lease::hold(self.client.clone(), lease, leads, shutdown.clone());
@@ -173,6 +177,7 @@ impl Cluster {
             registry,
             observed: Arc::clone(&self.observed),
             identity: self.identity.clone(),
+            key,
             leader,
             heard,
             registers: args.cloud_map.cloud_map_registration,
@@ -182,7 +187,7 @@ impl Cluster {
         };
         let writing = status::run(self.client.clone(), options, notices, shutdown.clone());
         tasks.spawn(part(writing));
-        ear
+        Ok(ear)
     }
 
     /// The door back to Cloud Map.
@@ -216,12 +221,13 @@ impl Cluster {
 
 /// Where other replicas reach this one.
 fn advertised(args: &ServeArgs) -> Option<SocketAddr> {
-    let own = Some(args.admin_address.ip()).filter(|it| !it.is_unspecified());
+    let listens = args.metrics_address.unwrap_or(args.admin_address);
+    let own = Some(listens.ip()).filter(|it| !it.is_unspecified());
     let address = args.kubernetes.advertise_address.or(own);
     if address.is_none() {
         tracing::warn!(
-            "--admin-address is every address and --advertise-address is not given: other replicas cannot tell this one what their proxies accept"
+            "--advertise-address is not given and {listens} is every address: other replicas cannot tell this one what their proxies accept"
         );
     }
-    address.map(|ip| SocketAddr::new(ip, args.admin_address.port()))
+    address.map(|ip| SocketAddr::new(ip, listens.port()))
 }

@@ -48,8 +48,9 @@ pub struct KubernetesArgs {
     )]
     pub leader_election_name: String,
 
-    /// The address at which the other replicas reach this one's admin port, such as the pod's own: they tell the one
-    /// that leads what their proxies accept. It is that of --admin-address unless that is every address
+    /// The address at which the other replicas reach this one, such as the pod's own: they tell the one that leads
+    /// what their proxies accept. It is that of --metrics-address, or of --admin-address without it, unless that is
+    /// every address
     #[arg(long, value_name = "IP", env = "EVERMESH_ADVERTISE_ADDRESS")]
     pub advertise_address: Option<IpAddr>,
 

@@ -11,7 +11,7 @@
 //! Must not know what is written.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     net::SocketAddr,
     time::{Duration, Instant},
 };
@@ -25,7 +25,10 @@ use kube::{Api, Client, api::PostParams};
 use tokio::{sync::watch, time};
 use tokio_util::sync::CancellationToken;
 
-use super::presence::{Seen, Shown};
+use super::{
+    key::ReplicaKey,
+    presence::{Replicas, Seen, Shown},
+};
 
 /// How long a holder may be silent.
 const DURATION: Duration = Duration::from_secs(6);
@@ -43,6 +46,8 @@ pub(crate) struct LeaseOptions {
     pub(crate) name: String,
     /// Our own name: unique among replicas, and new with every process.
     pub(crate) identity: String,
+    /// By which whoever leads knows us.
+    pub(crate) key: ReplicaKey,
     /// Where we listen to the other replicas.
     pub(crate) address: Option<SocketAddr>,
 }
@@ -55,8 +60,8 @@ pub(crate) enum Leader {
     Unknown,
     /// This replica.
     Us {
-        /// The names of the other replicas whose proxies count.
-        others: BTreeSet<String>,
+        /// The other replicas whose proxies count.
+        others: Replicas,
     },
     /// Another one.
     Other {
@@ -83,10 +88,10 @@ pub(crate) async fn hold(
 ) {
     let mut candidate = Candidate {
         api: Api::namespaced(client, &options.namespace),
-        shown: Shown::new(&options.identity),
+        shown: Shown::new(&options.identity, &options.key),
         options,
         seen_replicas: Seen::default(),
-        others: BTreeSet::new(),
+        others: Replicas::new(),
         seen: None,
         renewed: None,
         other: Leader::Unknown,
@@ -131,7 +136,7 @@ struct Candidate {
     /// What it has seen of all replicas, while it leads itself.
     seen_replicas: Seen,
     /// Whose proxies count, but for its own.
-    others: BTreeSet<String>,
+    others: Replicas,
     /// The last state of a Lease that somebody else holds, and when we first saw it.
     seen: Option<(LeaseSpec, Instant)>,
     /// When we began to write what made it ours.

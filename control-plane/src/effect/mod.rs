@@ -8,6 +8,7 @@
 
 mod condition;
 mod index;
+pub(crate) mod key;
 pub(crate) mod lease;
 mod naming;
 pub(crate) mod peers;

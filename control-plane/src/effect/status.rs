@@ -7,6 +7,7 @@
 //! Must not write unless this replica leads.
 
 mod facts;
+mod finalizers;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -29,11 +30,12 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Notice,
     condition::{self, Facts, Proxies},
+    key::ReplicaKey,
     lease::Leader,
     naming::Naming,
     peers::{Heard, Peers, Voice},
     queue::Queue,
-    registration::{self, Messages},
+    registration::Messages,
     tally::Tally,
     write::{Write, written},
 };
@@ -56,14 +58,6 @@ const OBJECTS: usize = 64;
 /// How long a new leader listens to the other replicas before it writes.
 const LISTENING: Duration = Duration::from_secs(3);
 
-/// The finalizers of App Mesh's own controller. What they stood for is gone with AWS, and nobody else removes them.
-const OLD_FINALIZERS: [&str; 4] = [
-    "finalizers.appmesh.k8s.aws/aws-appmesh-resources",
-    "finalizers.appmesh.k8s.aws/mesh-members",
-    "finalizers.appmesh.k8s.aws/virtualgateway-members",
-    registration::FINALIZER,
-];
-
 /// What the writer reads, and how it names things.
 pub(crate) struct Options {
     /// The engine's newest turn.
@@ -76,6 +70,8 @@ pub(crate) struct Options {
     pub(crate) observed: Arc<Observed>,
     /// Our own name.
     pub(crate) identity: String,
+    /// By which whoever leads knows us.
+    pub(crate) key: ReplicaKey,
     /// Who may write.
     pub(crate) leader: watch::Receiver<Leader>,
     /// What other replicas tell.
@@ -103,6 +99,7 @@ pub(crate) async fn run(
         registry,
         observed,
         identity,
+        key,
         leader,
         mut heard,
         registers,
@@ -116,6 +113,7 @@ pub(crate) async fn run(
         published,
         observed,
         identity,
+        key,
         leader,
         leads: None,
         registers,
@@ -169,6 +167,7 @@ struct Writer {
     published: watch::Receiver<Arc<Published>>,
     observed: Arc<Observed>,
     identity: String,
+    key: ReplicaKey,
     leader: watch::Receiver<Leader>,
     /// Since when this replica leads, if it does.
     leads: Option<Instant>,
@@ -221,7 +220,8 @@ impl Writer {
         if self.voice.reaches(identity) {
             self.voice.say(std::iter::empty());
         } else {
-            self.voice.call(identity, *address, &self.identity);
+            let us = (self.identity.as_str(), &self.key);
+            self.voice.call(identity, *address, us);
             let all = self.tally.all();
             self.voice
                 .say(all.map(|(object, count)| (object, Some(count))));
@@ -345,34 +345,6 @@ impl Writer {
             turns: condition::turns(current, &status),
             patch: json!({"status": status}),
             is_status: true,
-        })
-    }
-
-    /// Whether a finalizer is that of registration, which removes it when it is done.
-    fn keeps(&self, object: &ObjectRef, finalizer: &str) -> bool {
-        self.registers
-            && finalizer == registration::FINALIZER
-            && registration::keeps_finalizer(&self.published.borrow().registrable, object)
-    }
-
-    /// The end of the finalizers that nobody else would remove.
-    fn without_old_finalizers(
-        &self,
-        object: &ObjectRef,
-        observation: &Observation,
-    ) -> Option<Write> {
-        let kept: Vec<&String> = observation
-            .finalizers
-            .iter()
-            .filter(|it| !OLD_FINALIZERS.contains(&it.as_str()) || self.keeps(object, it))
-            .collect();
-        let metadata = json!({"finalizers": kept, "resourceVersion": observation.version});
-        (kept.len() < observation.finalizers.len()).then(|| Write {
-            object: object.clone(),
-            uid: observation.uid.clone(),
-            patch: json!({"metadata": metadata}),
-            is_status: false,
-            turns: Vec::new(),
         })
     }
 

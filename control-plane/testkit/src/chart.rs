@@ -134,14 +134,15 @@ impl Installed {
     pub fn arguments(
         &self,
         xds: SocketAddr,
-        admin: SocketAddr,
+        [admin, metrics]: [SocketAddr; 2],
         webhook: SocketAddr,
     ) -> Result<Vec<String>> {
         let mut arguments = self.arguments.clone();
         for (flag, address) in [
             ("--xds-address=", xds.to_string()),
             ("--admin-address=", admin.to_string()),
-            ("--advertise-address=", admin.ip().to_string()),
+            ("--metrics-address=", metrics.to_string()),
+            ("--advertise-address=", metrics.ip().to_string()),
             ("--webhook-address=", webhook.to_string()),
         ] {
             let found = arguments.iter_mut().find(|it| it.starts_with(flag));

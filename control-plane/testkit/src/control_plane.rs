@@ -31,6 +31,9 @@ pub const XDS_PORT: u16 = 18000;
 /// Where it answers its operators when it runs on a host.
 pub const ADMIN_PORT: u16 = 18001;
 
+/// Where probes, metrics and other replicas come when it runs on a host as the chart would.
+const METRICS_PORT: u16 = 18002;
+
 /// A running control plane.
 #[derive(Debug)]
 pub struct ControlPlane {
@@ -83,8 +86,8 @@ impl ControlPlane {
         kubeconfig: &Path,
         webhook: SocketAddr,
     ) -> Result<Self> {
-        let [xds, admin] = free_addresses()?;
-        let arguments = installed.arguments(xds, admin, webhook)?;
+        let [xds, admin, metrics] = free_addresses()?;
+        let arguments = installed.arguments(xds, [admin, metrics], webhook)?;
         let arguments = arguments.into_iter().map(Into::into).collect();
         Self::launch_on_loopback([xds, admin], Some(kubeconfig.to_owned()), arguments)
     }
@@ -92,7 +95,8 @@ impl ControlPlane {
     /// The same on a host of a lab, on whose loopback the API server is; it is not ready yet.
     pub fn start_installed_on(host: &Host, installed: &Installed) -> Result<Self> {
         let [xds, admin] = addresses_on(host);
-        let arguments = installed.arguments(xds, admin, installed.webhook)?;
+        let metrics = SocketAddr::from((Ipv4Addr::LOCALHOST, METRICS_PORT));
+        let arguments = installed.arguments(xds, [admin, metrics], installed.webhook)?;
         let arguments = arguments.into_iter().map(Into::into).collect();
         Self::launch_on(host, Some(installed.kubeconfig.clone()), arguments)
     }

@@ -107,7 +107,7 @@ async fn the_api_server_takes_what_it_renders() {
         "--set",
         "networkPolicy.enabled=true,watchNamespaces={a,b},region=us-west-2,env.A=1",
         "--set-json",
-        r#"networkPolicy.adminFrom=[{"namespaceSelector": {}}]"#,
+        r#"networkPolicy.metricsFrom=[{"namespaceSelector": {}}]"#,
     ];
     for arguments in [
         &[][..],

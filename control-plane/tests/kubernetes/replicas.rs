@@ -5,7 +5,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use evermesh_testkit::control_plane::ControlPlane;
+use evermesh_testkit::{control_plane::ControlPlane, http::Address};
+use http::{Request, StatusCode, header::AUTHORIZATION};
 use serde_json::Value;
 
 use crate::{Scene, eventually, route, scene::USER};
@@ -110,4 +111,54 @@ async fn two_replicas_are_one_control_plane() {
     let tally = traffic.await.unwrap();
     assert_eq!(tally.failed(), 0, "{tally:?}");
     assert_eq!(scene.forbidden(), [""; 0]);
+}
+
+/// The port that other replicas and everybody else reach shows nothing that is served, and only replicas tell there what
+/// proxies accepted.
+#[tokio::test]
+async fn nobody_else_is_a_replica() {
+    let scene = Scene::build().await;
+    let get = ["get", "leases", "evermesh", "-n=appmesh-system", "-o=json"];
+    let lease: Value = serde_json::from_str(&scene.api.kubectl(&get).await.unwrap()).unwrap();
+    let address = &lease["metadata"]["annotations"]["evermesh.dev/address"];
+    let everybody = Address::Tcp(address.as_str().unwrap().parse().unwrap());
+    everybody.get("/readyz").await.unwrap();
+    everybody.get("/metrics").await.unwrap();
+    let answer = async |request: http::request::Builder| {
+        let request = request
+            .header("host", "evermesh")
+            .body(http_body_util::Full::default());
+        everybody.send(request.unwrap()).await.unwrap()
+    };
+    for page in ["graph", "problems", "resources", "proxies", "changes"] {
+        let shown = answer(Request::get(format!("/debug/{page}"))).await;
+        assert_eq!(shown.status, StatusCode::NOT_FOUND, "{page}");
+    }
+
+    let holder = lease["spec"]["holderIdentity"].as_str().unwrap();
+    let other = scene.start_replica().await;
+    let mut shown = String::new();
+    eventually("another replica in the Lease", async || {
+        let lease: Value = serde_json::from_str(&scene.api.kubectl(&get).await.unwrap()).unwrap();
+        let annotations = lease["metadata"]["annotations"].as_object().unwrap();
+        let replicas = annotations
+            .iter()
+            .filter(|(name, _)| name.starts_with("replica.evermesh.dev/"))
+            .filter_map(|(_, value)| value.as_str());
+        let found = replicas
+            .map(ToOwned::to_owned)
+            .find(|it| !it.starts_with(holder));
+        shown = found.unwrap_or_default();
+        !shown.is_empty()
+    })
+    .await;
+    let words: Vec<&str> = shown.split(' ').collect();
+    let path = format!("/replicas/{holder}/{}", words[0]);
+    let unkeyed = answer(Request::post(&path)).await;
+    assert_eq!(unkeyed.status, StatusCode::FORBIDDEN, "{unkeyed:?}");
+    // What the Lease shows is not the key.
+    let bearer = format!("Bearer {}", words[1]);
+    let forged = answer(Request::post(&path).header(AUTHORIZATION, bearer)).await;
+    assert_eq!(forged.status, StatusCode::FORBIDDEN, "{forged:?}");
+    drop(other);
 }

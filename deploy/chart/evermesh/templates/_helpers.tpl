@@ -149,7 +149,8 @@ evermesh:{{ .Chart.AppVersion }}
 - --xds-client-ca=/etc/evermesh/xds/ca.crt
 {{- end }}
 {{- end }}
-- --admin-address=0.0.0.0:18080
+- --admin-address=127.0.0.1:18081
+- --metrics-address=0.0.0.0:18080
 - --advertise-address=$(POD_IP)
 - --log={{ .Values.log.level }}
 {{- if not .Values.beside }}
