@@ -70,6 +70,7 @@ bench: setup ## The benchmarks: a change to twenty real Envoys, then each crate'
 
 images: hosts ## Images of Evermesh and of what tests run beside it, below target/images, without a container engine
 	@cargo build --release --locked $(PROGRAMS)
+	@cargo rustc --release --locked -p evermesh-proxy-init --bin evermesh-proxy-init -- -C target-feature=+crt-static
 	@scripts/images
 
 # Installs what is missing and fetches every crate, also the one that is only unpacked (see proto/build.rs).

@@ -35,14 +35,9 @@ pub async fn install(cluster: &Cluster, version: Version, mut say: impl FnMut(&s
         ]);
         arguments.extend(["--set-string".to_owned(), format!("{value}.tag={tag}")]);
     }
-    for setting in [
-        // Who cannot show whose proxy it is gets nothing.
-        "xds.authentication=kubernetes",
-        // Whoever can do without a pause has no reason to wait for one.
-        "sidecar.lifecycleHooks.preStopDelay=0",
-    ] {
-        arguments.extend(["--set".to_owned(), setting.to_owned()]);
-    }
+    // Who cannot show whose proxy it is gets nothing.
+    let strict = "xds.authentication=kubernetes";
+    arguments.extend(["--set".to_owned(), strict.to_owned()]);
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let action = ["upgrade", "--install", "evermesh"];
     let mut helm = Command::from(chart::helm(&action, &arguments)?);
