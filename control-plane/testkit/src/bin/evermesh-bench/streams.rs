@@ -42,7 +42,7 @@ const STREAMS: usize = 1000;
 /// Processes measured, each from its start.
 const ROUNDS: usize = 3;
 /// Connected at a time.
-const AT_A_TIME: usize = 4;
+const AT_A_TIME: usize = 32;
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Until the memory of a process is what it stays.
 const SETTLED: Duration = Duration::from_secs(3);
