@@ -47,9 +47,9 @@ const PAUSE: Duration = Duration::from_millis(100);
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The route configurations of the node.
-const INGRESS: &str = "rds_ingress_http_8080";
+pub(crate) const INGRESS: &str = "rds_ingress_http_8080";
 /// The one that changes.
-const EGRESS: &str = "rds_egress_http_8080";
+pub(crate) const EGRESS: &str = "rds_egress_http_8080";
 
 /// A type URL, and what is answered to who asks for it first.
 type Recording = BTreeMap<String, DeltaDiscoveryResponse>;

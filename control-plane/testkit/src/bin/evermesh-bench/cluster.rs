@@ -46,16 +46,7 @@ async fn measure(services: usize) -> Result<()> {
     let client = api.client().await?;
     let objects = mesh::objects(services);
     let count = objects.len();
-    // The mesh and the namespace are before their members.
-    let (first, rest) = objects.split_at(4);
-    for object in first.iter().skip(1).chain(&first[..1]) {
-        create(&client, object).await?;
-    }
-    stream::iter(rest)
-        .map(|object| create(&client, object))
-        .buffer_unordered(WRITES)
-        .try_collect::<Vec<()>>()
-        .await?;
+    fill(&client, &objects).await?;
 
     let started = Instant::now();
     let arguments = ["--leader-election-namespace", "bench"];
@@ -168,11 +159,11 @@ fn route(weight: usize) -> Result<Value> {
     yaml(&mesh::route(weight))
 }
 
-fn yaml(text: &str) -> Result<Value> {
+pub(crate) fn yaml(text: &str) -> Result<Value> {
     Ok(serde_saphyr::from_str(text)?)
 }
 
-fn resource(object: &Value) -> Result<ApiResource> {
+pub(crate) fn resource(object: &Value) -> Result<ApiResource> {
     let word = |field: &str| object[field].as_str().context("an object says what it is");
     let (version, kind) = (word("apiVersion")?, word("kind")?);
     let (group, version) = version.split_once('/').unwrap_or(("", version));
@@ -182,6 +173,21 @@ fn resource(object: &Value) -> Result<ApiResource> {
     };
     let kind = GroupVersionKind::gvk(group, version, kind);
     Ok(ApiResource::from_gvk_with_plural(&kind, &plural))
+}
+
+/// Creates the objects of [`mesh::objects`].
+pub(crate) async fn fill(client: &Client, objects: &[String]) -> Result<()> {
+    // The mesh and the namespace are before their members.
+    let (first, rest) = objects.split_at(4);
+    for object in first.iter().skip(1).chain(&first[..1]) {
+        create(client, object).await?;
+    }
+    stream::iter(rest)
+        .map(|object| create(client, object))
+        .buffer_unordered(WRITES)
+        .try_collect::<Vec<()>>()
+        .await?;
+    Ok(())
 }
 
 async fn create(client: &Client, text: &str) -> Result<()> {
@@ -197,7 +203,7 @@ async fn create(client: &Client, text: &str) -> Result<()> {
 }
 
 /// Waits until the status of every router has been written.
-async fn all_written(client: &Client, services: usize) -> Result<()> {
+pub(crate) async fn all_written(client: &Client, services: usize) -> Result<()> {
     let kind = GroupVersionKind::gvk("appmesh.k8s.aws", "v1beta2", "VirtualRouter");
     let resource = ApiResource::from_gvk_with_plural(&kind, "virtualrouters");
     let routers: Api<DynamicObject> = Api::namespaced_with(client.clone(), "bench", &resource);
