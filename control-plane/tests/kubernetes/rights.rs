@@ -34,7 +34,7 @@ fn the_program_takes_the_charts_arguments() {
 
     let old = old_values();
     let old = parsed(&["--values", old.to_str().unwrap()]);
-    assert_eq!(old.kubernetes.aws_region, "us-west-2");
+    assert_eq!(old.kubernetes.aws_region.as_deref(), Some("us-west-2"));
     assert_eq!(old.kubernetes.aws_account_id, "012345678901");
     // Its certificates are cert-manager's.
     assert!(old.webhook.webhook_certificates.is_some());
