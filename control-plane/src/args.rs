@@ -3,6 +3,7 @@
 mod bootstrap;
 mod choice;
 mod cluster;
+mod envoy;
 mod injector;
 mod sidecar_telemetry;
 mod xds;
@@ -15,6 +16,7 @@ pub use self::{
     bootstrap::BootstrapArgs,
     choice::{Malformed, SidecarOrder, WithoutMember},
     cluster::{Family, KubernetesArgs, NamespacedName, WebhookArgs},
+    envoy::EnvoyArgs,
     injector::InjectorArgs,
     sidecar_telemetry::SidecarTelemetryArgs,
     xds::{XdsArgs, XdsAuthentication},

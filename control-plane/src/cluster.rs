@@ -38,6 +38,9 @@ const HEARD: usize = 64;
 /// What the doors back read.
 pub(crate) type Readers = (watch::Receiver<Arc<Published>>, Arc<Store>, Arc<Registry>);
 
+/// The region in ARNs when none is given: there has to be one.
+const REGION: &str = "us-east-1";
+
 /// What leads from and to the cluster's tasks.
 pub(crate) struct Wires {
     pub(crate) batches: mpsc::Sender<Batch>,
@@ -94,10 +97,7 @@ impl Cluster {
         self.spawn_sources(tasks, args, batches, shutdown);
         if let Some(address) = args.webhook.webhook_address {
             let listener = bind(address, "--webhook-address").await?;
-            let registers = args.cloud_map.cloud_map_registration;
-            let injection = args
-                .injector
-                .settings(&args.kubernetes.aws_region, registers)?;
+            let injection = args.injection()?;
             tasks.spawn(webhook::run(
                 listener,
                 webhook::Options::new(&args.webhook, injection, self.identity.clone()),
@@ -171,6 +171,7 @@ impl Cluster {
             heard: telling,
             streams: Arc::default(),
         };
+        let region = args.kubernetes.aws_region.clone();
         let options = status::Options {
             published,
             store,
@@ -182,7 +183,7 @@ impl Cluster {
             heard,
             registers: args.cloud_map.cloud_map_registration,
             unregistered,
-            region: args.kubernetes.aws_region.clone(),
+            region: region.unwrap_or_else(|| REGION.to_owned()),
             account: args.kubernetes.aws_account_id.clone(),
         };
         let writing = status::run(self.client.clone(), options, notices, shutdown.clone());

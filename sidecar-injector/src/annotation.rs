@@ -160,7 +160,11 @@ fn ports(text: &str) -> Result<Vec<u16>, String> {
     items(text).map(port).collect()
 }
 
-fn networks(text: &str) -> Result<Vec<String>, String> {
+/// Reads addresses and networks, separated by commas: `10.0.0.1, fd00::/64`; the annotation `egressIgnoredIPs`.
+///
+/// # Errors
+/// One of them is neither.
+pub fn networks(text: &str) -> Result<Vec<String>, String> {
     let network = |item: &str| {
         let (address, length) = match item.split_once('/') {
             Some((address, length)) => (address, length.parse::<u8>().ok()),
@@ -179,8 +183,11 @@ fn networks(text: &str) -> Result<Vec<String>, String> {
     items(text).map(network).collect()
 }
 
-/// A quantity as Kubernetes writes it: `10m`, `0.5`, `32Mi`, `1e3`.
-fn quantity(text: &str) -> Result<String, String> {
+/// Reads a quantity as Kubernetes writes it: `10m`, `0.5`, `32Mi`, `1e3`; the annotations `cpuRequest` and its like.
+///
+/// # Errors
+/// It is none.
+pub fn quantity(text: &str) -> Result<String, String> {
     let digits = |it: char| it.is_ascii_digit();
     let number = text.trim_start_matches(|it| digits(it) || it == '.');
     let written = &text[..text.len() - number.len()];

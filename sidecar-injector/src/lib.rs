@@ -12,7 +12,7 @@ mod decide;
 mod patch;
 pub mod settings;
 
-pub use annotation::INJECTION;
+pub use annotation::{INJECTION, networks, quantity};
 pub use bootstrap::{AdminAddress, BootstrapOptions, HostPort, InvalidHostPort, bootstrap, render};
 pub use decide::{Decision, Member, Refusal, decide, needs_surroundings};
 pub use patch::{PatchError, Patched, patch};

@@ -7,7 +7,7 @@ use std::{
     str::FromStr,
 };
 
-use clap::{Args, ValueEnum};
+use clap::{Args, ValueEnum, builder::NonEmptyStringValueParser};
 
 /// In a cluster.
 #[derive(Debug, Args)]
@@ -54,14 +54,15 @@ pub struct KubernetesArgs {
     #[arg(long, value_name = "IP", env = "EVERMESH_ADVERTISE_ADDRESS")]
     pub advertise_address: Option<IpAddr>,
 
-    /// The region in the ARNs that statuses show; nothing is asked of AWS for it
+    /// The region in the ARNs that statuses show, us-east-1 without this, and the `AWS_REGION` of sidecars, which have
+    /// none without this; nothing is asked of AWS for it
     #[arg(
         long,
         value_name = "REGION",
-        default_value = "us-east-1",
+        value_parser = NonEmptyStringValueParser::new(),
         env = "EVERMESH_AWS_REGION"
     )]
-    pub aws_region: String,
+    pub aws_region: Option<String>,
 
     /// The account in the ARNs that statuses show
     #[arg(
@@ -138,7 +139,8 @@ pub struct WebhookArgs {
     )]
     pub webhook_validating_configuration: String,
 
-    /// The IP family of the cluster: meshes get the ipPreference that fits it
+    /// The IP family of the cluster: meshes get the ipPreference that fits it, and with `ipv6` the admin pages of
+    /// sidecars are served there, where the kubelet asks
     #[arg(
         long,
         value_name = "FAMILY",

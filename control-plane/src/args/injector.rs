@@ -3,22 +3,26 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use clap::Args;
-use evermesh_injector::{
-    Settings,
-    bootstrap::HostPort,
-    settings::{ControlPlaneSettings, EnvoySettings, Resources},
-};
+use clap::{Args, builder::NonEmptyStringValueParser};
+use evermesh_injector::{Settings, bootstrap::HostPort, networks, settings::ControlPlaneSettings};
 
 use super::{
+    ServeArgs,
     choice::{Malformed, SidecarOrder, WithoutMember},
+    cluster::Family,
+    envoy::EnvoyArgs,
     sidecar_telemetry::SidecarTelemetryArgs,
+    xds::{XdsArgs, XdsAuthentication},
 };
 
 /// What is put into pods.
 #[derive(Debug, Args)]
 #[allow(clippy::struct_excessive_bools)] // a switch a flag
 pub struct InjectorArgs {
+    /// Leave pods alone: nothing is answered at /mutate-v1-pod
+    #[arg(long, conflicts_with = "config", env = "EVERMESH_WITHOUT_INJECTION")]
+    pub without_injection: bool,
+
     /// What becomes of a pod that wants a sidecar and that no virtual node or gateway selects
     #[arg(
         long,
@@ -57,168 +61,15 @@ pub struct InjectorArgs {
     )]
     pub wait_until_proxy_ready: bool,
 
-    /// Envoy's image, without its tag: any image of plain Envoy with `envoy` in its PATH
-    #[arg(
-        long,
-        value_name = "IMAGE",
-        default_value = "envoyproxy/envoy",
-        conflicts_with = "config",
-        env = "EVERMESH_SIDECAR_IMAGE_REPOSITORY"
-    )]
-    pub sidecar_image_repository: String,
-
-    /// The tag of Envoy's image
-    #[arg(
-        long,
-        value_name = "TAG",
-        default_value = "distroless-v1.40.0",
-        conflicts_with = "config",
-        env = "EVERMESH_SIDECAR_IMAGE_TAG"
-    )]
-    pub sidecar_image_tag: String,
-
-    /// The CPU that Envoy's container requests, and that of interception; nothing if empty
-    #[arg(
-        long,
-        value_name = "QUANTITY",
-        default_value = "10m",
-        conflicts_with = "config",
-        env = "EVERMESH_SIDECAR_CPU_REQUESTS"
-    )]
-    pub sidecar_cpu_requests: String,
-
-    /// The memory that they request
-    #[arg(
-        long,
-        value_name = "QUANTITY",
-        default_value = "32Mi",
-        conflicts_with = "config",
-        env = "EVERMESH_SIDECAR_MEMORY_REQUESTS"
-    )]
-    pub sidecar_memory_requests: String,
-
-    /// The most CPU that they get; no limit if empty
-    #[arg(
-        long,
-        value_name = "QUANTITY",
-        default_value = "",
-        conflicts_with = "config",
-        env = "EVERMESH_SIDECAR_CPU_LIMITS"
-    )]
-    pub sidecar_cpu_limits: String,
-
-    /// The most memory that they get
-    #[arg(
-        long,
-        value_name = "QUANTITY",
-        default_value = "",
-        conflicts_with = "config",
-        env = "EVERMESH_SIDECAR_MEMORY_LIMITS"
-    )]
-    pub sidecar_memory_limits: String,
-
-    /// What Envoy logs: trace, debug, info, warning, error, critical or off
-    #[arg(
-        long,
-        value_name = "LEVEL",
-        default_value = "info",
-        conflicts_with = "config",
-        env = "EVERMESH_SIDECAR_LOG_LEVEL"
-    )]
-    pub sidecar_log_level: String,
-
-    /// Envoy's worker threads; the variable `ENVOY_CONCURRENCY` in a pod's `sidecarEnv` says otherwise for that pod
-    #[arg(
-        long,
-        value_name = "N",
-        default_value_t = 2,
-        conflicts_with = "config",
-        env = "EVERMESH_SIDECAR_CONCURRENCY"
-    )]
-    pub sidecar_concurrency: u16,
-
-    /// How long Envoy goes on serving when its pod is to end, in seconds
-    #[arg(
-        long,
-        value_name = "SECONDS",
-        default_value_t = 20,
-        conflicts_with = "config",
-        env = "EVERMESH_PRESTOP_DELAY"
-    )]
-    pub prestop_delay: u32,
-
-    /// How long Envoy may take to be ready at the start, in seconds; then it is started again
-    #[arg(
-        long,
-        value_name = "SECONDS",
-        default_value_t = 180,
-        conflicts_with = "config",
-        env = "EVERMESH_POSTSTART_TIMEOUT"
-    )]
-    pub poststart_timeout: u32,
-
-    /// How often one looks whether it is, in seconds
-    #[arg(
-        long,
-        value_name = "SECONDS",
-        default_value_t = 1,
-        conflicts_with = "config",
-        env = "EVERMESH_POSTSTART_INTERVAL"
-    )]
-    pub poststart_interval: u32,
-
-    /// When the readiness probe of Envoy begins, in seconds
-    #[arg(
-        long,
-        value_name = "SECONDS",
-        default_value_t = 1,
-        conflicts_with = "config",
-        env = "EVERMESH_READINESS_PROBE_INITIAL_DELAY"
-    )]
-    pub readiness_probe_initial_delay: u32,
-
-    /// How often it asks, in seconds
-    #[arg(
-        long,
-        value_name = "SECONDS",
-        default_value_t = 10,
-        conflicts_with = "config",
-        env = "EVERMESH_READINESS_PROBE_PERIOD"
-    )]
-    pub readiness_probe_period: u32,
-
-    /// The port of Envoy's admin pages, where Prometheus finds its statistics
-    #[arg(
-        long,
-        value_name = "PORT",
-        default_value_t = 9901,
-        conflicts_with = "config",
-        env = "EVERMESH_ENVOY_ADMIN_ACCESS_PORT"
-    )]
-    pub envoy_admin_access_port: u16,
-
-    /// The file in Envoy's container in which requests to them are noted; nowhere if empty
-    #[arg(
-        long,
-        value_name = "FILE",
-        default_value = "/tmp/envoy_admin_access.log",
-        conflicts_with = "config",
-        env = "EVERMESH_ENVOY_ADMIN_ACCESS_LOG_FILE"
-    )]
-    pub envoy_admin_access_log_file: String,
-
-    /// Serve them on IPv6 too
-    #[arg(
-        long,
-        conflicts_with = "config",
-        env = "EVERMESH_ENVOY_ADMIN_ACCESS_ENABLE_IPV6"
-    )]
-    pub envoy_admin_access_enable_ipv6: bool,
+    /// Envoy's container
+    #[command(flatten)]
+    pub envoy: EnvoyArgs,
 
     /// The image that sets up interception
     #[arg(
         long,
         value_name = "IMAGE",
+        value_parser = NonEmptyStringValueParser::new(),
         conflicts_with = "config",
         env = "EVERMESH_INIT_IMAGE"
     )]
@@ -229,11 +80,11 @@ pub struct InjectorArgs {
         long,
         value_name = "ADDRESSES",
         default_value = "169.254.169.254",
-        value_delimiter = ',',
+        value_parser = addresses,
         conflicts_with = "config",
         env = "EVERMESH_IGNORED_IPS"
     )]
-    pub ignored_ips: Vec<String>,
+    pub ignored_ips: Box<[String]>,
 
     /// Where sidecars reach Evermesh's xDS
     #[arg(
@@ -255,15 +106,15 @@ pub struct InjectorArgs {
     )]
     pub sidecar_xds_ca: Option<PathBuf>,
 
-    /// The audience of the service account's token by which a sidecar shows who it is; none is shown if empty
+    /// The audience of the service account's token by which a sidecar shows who it is, that of --xds-token-audience
+    /// without this; none is shown if empty
     #[arg(
         long,
         value_name = "AUDIENCE",
-        default_value = "evermesh",
         conflicts_with = "config",
         env = "EVERMESH_SIDECAR_TOKEN_AUDIENCE"
     )]
-    pub sidecar_token_audience: String,
+    pub sidecar_token_audience: Option<String>,
 
     /// Give pods the socket of a secret service (SDS), such as SPIRE's, on their host
     #[arg(long, conflicts_with = "config", env = "EVERMESH_ENABLE_SDS")]
@@ -273,6 +124,7 @@ pub struct InjectorArgs {
     #[arg(
         long,
         value_name = "PATH",
+        value_parser = absolute,
         default_value = "/run/spire/sockets/agent.sock",
         conflicts_with = "config",
         env = "EVERMESH_SDS_UDS_PATH"
@@ -293,15 +145,32 @@ pub struct InjectorArgs {
     pub telemetry: SidecarTelemetryArgs,
 }
 
-impl InjectorArgs {
-    /// What pods get. `registers` is whether pods are registered in Cloud Map.
-    pub fn settings(&self, region: &str, registers: bool) -> anyhow::Result<Settings> {
+impl ServeArgs {
+    /// What pods get; nothing if they are left alone.
+    ///
+    /// # Errors
+    /// Every pod would get a sidecar that cannot work, or a file cannot be read.
+    pub fn injection(&self) -> anyhow::Result<Option<Settings>> {
+        let injector = &self.injector;
+        if injector.without_injection {
+            return Ok(None);
+        }
         anyhow::ensure!(
-            !self.wait_until_proxy_ready || self.sidecar_order == SidecarOrder::Native,
+            !injector.wait_until_proxy_ready || injector.sidecar_order == SidecarOrder::Native,
             "--wait-until-proxy-ready: with --sidecar-order=container no application can wait for plain Envoy; use native"
         );
+        let region = self.kubernetes.aws_region.clone();
+        Ok(Some(Settings {
+            region: region.unwrap_or_default(),
+            cloud_map_gate: self.cloud_map.cloud_map_registration,
+            ..injector.settings(&self.xds, self.webhook.ip_family)?
+        }))
+    }
+}
+
+impl InjectorArgs {
+    fn settings(&self, xds: &XdsArgs, family: Family) -> anyhow::Result<Settings> {
         let authority = self.sidecar_xds_ca.as_deref().map(authority);
-        let some = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
         let init_image = self.init_image.clone();
         let init_image = init_image
             .unwrap_or_else(|| format!("evermesh-proxy-init:{}", env!("CARGO_PKG_VERSION")));
@@ -309,49 +178,61 @@ impl InjectorArgs {
             without_member: self.injection_without_member.into(),
             malformed: self.injection_malformed_annotation.into(),
             order: self.sidecar_order.into(),
-            envoy: self.envoy(),
-            ignored_ips: self.ignored_ips.clone(),
+            envoy: self.envoy.settings(family == Family::Ipv6),
+            ignored_ips: self.ignored_ips.to_vec(),
             control_plane: ControlPlaneSettings {
                 xds: self.sidecar_xds.clone(),
                 authority: authority.transpose()?,
-                token_audience: some(&self.sidecar_token_audience),
+                token_audience: self.token_audience(xds)?,
             },
-            region: region.to_owned(),
             sds_socket: self.enable_sds.then(|| self.sds_uds_path.clone()),
             tracing: self.telemetry.tracing(),
             xray: self.telemetry.daemon(),
             stats_tags: self.telemetry.enable_stats_tags,
             statsd: self.telemetry.statsd(),
             fs_group: self.enable_iam_for_service_accounts,
-            cloud_map_gate: registers,
             ..Settings::new(self.sidecar_xds.clone(), init_image)
         })
     }
 
-    fn envoy(&self) -> EnvoySettings {
-        EnvoySettings {
-            image: format!(
-                "{}:{}",
-                self.sidecar_image_repository, self.sidecar_image_tag
-            ),
-            log_level: self.sidecar_log_level.clone(),
-            concurrency: self.sidecar_concurrency,
-            resources: Resources {
-                cpu_request: self.sidecar_cpu_requests.clone(),
-                memory_request: self.sidecar_memory_requests.clone(),
-                cpu_limit: self.sidecar_cpu_limits.clone(),
-                memory_limit: self.sidecar_memory_limits.clone(),
-            },
-            prestop_delay: self.prestop_delay,
-            start_interval: self.poststart_interval,
-            start_timeout: self.poststart_timeout,
-            readiness_initial_delay: self.readiness_probe_initial_delay,
-            readiness_period: self.readiness_probe_period,
-            admin_port: self.envoy_admin_access_port,
-            admin_access_log: self.envoy_admin_access_log_file.clone(),
-            admin_ipv6: self.envoy_admin_access_enable_ipv6,
-        }
+    /// The audience of the token that sidecars show, if they show one and xDS lets them in by it.
+    fn token_audience(&self, xds: &XdsArgs) -> anyhow::Result<Option<String>> {
+        use XdsAuthentication::{Kubernetes, KubernetesPermissive, Token};
+
+        let wanted = &xds.xds_token_audience;
+        let audience = self.sidecar_token_audience.as_ref().unwrap_or(wanted);
+        let asked = xds.xds_authentication;
+        anyhow::ensure!(
+            xds.xds_client_ca.is_none(),
+            "--xds-client-ca: injected sidecars have no certificate, so each would be refused; leave it out, or inject none (--without-injection)"
+        );
+        anyhow::ensure!(
+            asked != Some(Token),
+            "--xds-authentication=token: injected sidecars have none of the tokens in --xds-token-file, so each would be refused; use `kubernetes`, or inject none (--without-injection)"
+        );
+        anyhow::ensure!(
+            asked != Some(Kubernetes) || !audience.is_empty(),
+            "--sidecar-token-audience is empty, and with --xds-authentication=kubernetes each sidecar without a token would be refused"
+        );
+        anyhow::ensure!(
+            !matches!(asked, Some(Kubernetes | KubernetesPermissive))
+                || audience.is_empty()
+                || audience == wanted,
+            "--sidecar-token-audience is `{audience}` and --xds-token-audience is `{wanted}`, so each sidecar would be refused"
+        );
+        Ok(Some(audience.clone()).filter(|it| !it.is_empty()))
     }
+}
+
+/// Reads addresses and networks; none if the text is empty.
+fn addresses(text: &str) -> Result<Box<[String]>, String> {
+    networks(text).map(Vec::into_boxed_slice)
+}
+
+/// Reads a path in a pod.
+pub(super) fn absolute(text: &str) -> Result<String, String> {
+    let is_absolute = text.starts_with('/').then(|| text.to_owned());
+    is_absolute.ok_or_else(|| "an absolute path is needed".to_owned())
 }
 
 /// The certificates in a file, which are written into pods where many can read them.
@@ -370,7 +251,134 @@ fn authority(file: &Path) -> anyhow::Result<String> {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser as _;
+    use evermesh_injector::bootstrap::StatsD;
+
     use super::*;
+    use crate::args::{Cli, Command};
+
+    /// What is made of these flags, or why nothing is.
+    fn injection(more: &[&str]) -> Result<Option<Settings>, String> {
+        let line = ["evermesh", "serve", "--kubernetes"].iter().chain(more);
+        let cli = Cli::try_parse_from(line).map_err(|error| error.to_string())?;
+        let Command::Serve(serve) = cli.command else {
+            panic!("not serve")
+        };
+        serve.injection().map_err(|error| format!("{error:#}"))
+    }
+
+    #[test]
+    fn what_would_fail_in_every_pod_fails_at_the_start() {
+        for bad in [
+            "--sidecar-image-repository=",
+            "--sidecar-image-tag=",
+            "--sidecar-cpu-requests=lots",
+            "--sidecar-memory-requests=32MB",
+            "--sidecar-cpu-limits=-1",
+            "--sidecar-memory-limits=1 Gi",
+            "--sidecar-log-level=verbose",
+            "--sidecar-concurrency=0",
+            "--prestop-delay=70000",
+            "--envoy-admin-access-port=0",
+            "--init-image=",
+            "--ignored-ips=foo",
+            "--ignored-ips=10.0.0.0/33",
+            "--sds-uds-path=agent.sock",
+            "--jaeger-address=jaeger:9411",
+            "--jaeger-address=ref:status.hostIP",
+            "--jaeger-port=0",
+            "--datadog-address=",
+            "--datadog-address=ref:status.phase",
+            "--xray-daemon-port=0",
+            "--xray-log-level=loud",
+            "--xray-image=",
+            "--statsd-address=some.name",
+            "--statsd-address=ref:status",
+            "--statsd-port=0",
+            "--statsd-socket-path=statsd.sock",
+            "--xds-token-audience=",
+            "--aws-region=",
+        ] {
+            let flag = bad.split('=').next().unwrap();
+            let error = injection(&[bad]).unwrap_err();
+            assert!(error.contains(flag), "{bad}: {error}");
+        }
+        for good in [
+            "--sidecar-cpu-limits=",
+            "--sidecar-memory-limits=1.5Gi",
+            "--sidecar-log-level=warn",
+            "--ignored-ips=",
+            "--jaeger-address=fd00::1",
+            "--datadog-address=ref:spec.nodeName",
+            "--statsd-address=::1",
+            "--statsd-address=ref:metadata.annotations['statsd']",
+            "--xray-config-roleArn=",
+        ] {
+            let settings = injection(&[good]);
+            assert!(settings.is_ok_and(|it| it.is_some()), "{good}");
+        }
+    }
+
+    #[test]
+    fn sidecars_that_nobody_lets_in_are_not_made() {
+        const CERTIFICATE: [&str; 4] = [
+            "--xds-authentication=certificate",
+            "--xds-client-ca=ca",
+            "--xds-tls-cert=cert",
+            "--xds-tls-key=key",
+        ];
+        const TOKEN: [&str; 2] = ["--xds-authentication=token", "--xds-token-file=tokens"];
+        const KUBERNETES: &str = "--xds-authentication=kubernetes";
+        const PERMISSIVE: &str = "--xds-authentication=kubernetes-permissive";
+        const OTHER: &str = "--sidecar-token-audience=other";
+        const EMPTY: &str = "--sidecar-token-audience=";
+        for (flags, named) in [
+            (&CERTIFICATE[..], "--xds-client-ca"),
+            (&CERTIFICATE[1..], "--xds-client-ca"),
+            (&TOKEN, "--xds-authentication=token"),
+            (&[KUBERNETES, OTHER], "--xds-token-audience is `evermesh`"),
+            (&[PERMISSIVE, OTHER], "--xds-token-audience is `evermesh`"),
+            (&[KUBERNETES, EMPTY], KUBERNETES),
+        ] {
+            let error = injection(flags).unwrap_err();
+            assert!(error.contains(named), "{flags:?}: {error}");
+            let without = [flags, &["--without-injection"]].concat();
+            assert_eq!(injection(&without), Ok(None), "{flags:?}");
+        }
+        let audience = |flags: &[&str]| {
+            let settings = injection(flags).unwrap().unwrap();
+            settings.control_plane.token_audience
+        };
+        let both = [KUBERNETES, "--xds-token-audience=other"];
+        assert_eq!(audience(&both).as_deref(), Some("other"));
+        assert_eq!(audience(&[&both[..], &[OTHER]].concat()), audience(&both));
+        assert_eq!(audience(&[PERMISSIVE, EMPTY]), None);
+        assert_eq!(audience(&[OTHER]).as_deref(), Some("other"));
+    }
+
+    #[test]
+    fn pods_get_what_was_given_and_nothing_made_up() {
+        let plain = injection(&[]).unwrap().unwrap();
+        let init_image = plain.init_image.clone();
+        let xds = plain.control_plane.xds.clone();
+        assert_eq!(plain, Settings::new(xds, init_image));
+        let given = [
+            "--aws-region=eu-west-1",
+            "--ip-family=ipv6",
+            "--ignored-ips=10.0.0.1, fd00::/8",
+            "--enable-statsd",
+            "--statsd-address=ref:status.hostIP",
+        ];
+        let given = injection(&given).unwrap().unwrap();
+        assert_eq!(given.region, "eu-west-1");
+        assert!(given.envoy.admin_ipv6);
+        assert_eq!(given.ignored_ips, ["10.0.0.1", "fd00::/8"]);
+        let address = HostPort {
+            host: "ref:status.hostIP".to_owned(),
+            port: 8125,
+        };
+        assert_eq!(given.statsd, Some(StatsD::Udp(address)));
+    }
 
     #[test]
     fn a_key_is_no_authority() {

@@ -1,10 +1,17 @@
 //! Who gets the traces and statistics of sidecars. The flags are called as App Mesh's controller had them.
 
-use clap::Args;
+use std::net::IpAddr;
+
+use clap::{Args, builder::NonEmptyStringValueParser, value_parser};
 use evermesh_injector::{
     bootstrap::{HostPort, StatsD, Tracing},
     settings::XRayDaemon,
 };
+
+use super::injector::absolute;
+
+/// What an address may begin with: the rest is a field of the pod, read when a container starts.
+const REFERENCE: &str = "ref:";
 
 /// Traces and statistics of sidecars.
 #[derive(Debug, Args)]
@@ -18,6 +25,7 @@ pub struct SidecarTelemetryArgs {
     #[arg(
         long,
         value_name = "HOST",
+        value_parser = host,
         default_value = "appmesh-jaeger.appmesh-system",
         conflicts_with = "config",
         env = "EVERMESH_JAEGER_ADDRESS"
@@ -29,6 +37,7 @@ pub struct SidecarTelemetryArgs {
         long,
         value_name = "PORT",
         default_value_t = 9411,
+        value_parser = value_parser!(u16).range(1..),
         conflicts_with = "config",
         env = "EVERMESH_JAEGER_PORT"
     )]
@@ -47,6 +56,7 @@ pub struct SidecarTelemetryArgs {
     #[arg(
         long,
         value_name = "HOST",
+        value_parser = host_or_reference,
         default_value = "datadog.appmesh-system",
         conflicts_with = "config",
         env = "EVERMESH_DATADOG_ADDRESS"
@@ -58,6 +68,7 @@ pub struct SidecarTelemetryArgs {
         long,
         value_name = "PORT",
         default_value_t = 8126,
+        value_parser = value_parser!(u16).range(1..),
         conflicts_with = "config",
         env = "EVERMESH_DATADOG_PORT"
     )]
@@ -72,6 +83,7 @@ pub struct SidecarTelemetryArgs {
         long,
         value_name = "PORT",
         default_value_t = 2000,
+        value_parser = value_parser!(u16).range(1..),
         conflicts_with = "config",
         env = "EVERMESH_XRAY_DAEMON_PORT"
     )]
@@ -82,10 +94,11 @@ pub struct SidecarTelemetryArgs {
     #[arg(long, value_name = "0..1", default_value_t = 0.05, value_parser = share, conflicts_with = "config", env = "EVERMESH_XRAY_SAMPLING_RATE")]
     pub xray_sampling_rate: f64,
 
-    /// What the daemon logs: dev, debug, info, prod, warn or error
+    /// What the daemon logs
     #[arg(
         long,
         value_name = "LEVEL",
+        value_parser = ["dev", "debug", "info", "prod", "warn", "error"],
         default_value = "prod",
         conflicts_with = "config",
         env = "EVERMESH_XRAY_LOG_LEVEL"
@@ -105,6 +118,7 @@ pub struct SidecarTelemetryArgs {
     #[arg(
         long,
         value_name = "IMAGE",
+        value_parser = NonEmptyStringValueParser::new(),
         default_value = "public.ecr.aws/xray/aws-xray-daemon:latest",
         conflicts_with = "config",
         env = "EVERMESH_XRAY_IMAGE"
@@ -123,6 +137,7 @@ pub struct SidecarTelemetryArgs {
     #[arg(
         long,
         value_name = "IP",
+        value_parser = ip_or_reference,
         default_value = "127.0.0.1",
         conflicts_with = "config",
         env = "EVERMESH_STATSD_ADDRESS"
@@ -134,6 +149,7 @@ pub struct SidecarTelemetryArgs {
         long,
         value_name = "PORT",
         default_value_t = 8125,
+        value_parser = value_parser!(u16).range(1..),
         conflicts_with = "config",
         env = "EVERMESH_STATSD_PORT"
     )]
@@ -143,6 +159,7 @@ pub struct SidecarTelemetryArgs {
     #[arg(
         long,
         value_name = "PATH",
+        value_parser = absolute,
         conflicts_with = "config",
         env = "EVERMESH_STATSD_SOCKET_PATH"
     )]
@@ -164,8 +181,7 @@ impl SidecarTelemetryArgs {
     }
 
     pub(super) fn statsd(&self) -> Option<StatsD> {
-        let path = self.statsd_socket_path.as_ref();
-        let statsd = match path.filter(|path| !path.is_empty()) {
+        let statsd = match &self.statsd_socket_path {
             Some(path) => StatsD::Socket(path.clone()),
             None => StatsD::Udp(address(&self.statsd_address, self.statsd_port)),
         };
@@ -187,6 +203,47 @@ fn address(host: &str, port: u16) -> HostPort {
         host: host.to_owned(),
         port,
     }
+}
+
+/// Reads a name or an IP address.
+fn host(text: &str) -> Result<String, String> {
+    let is_letter = |it: char| it.is_ascii_alphanumeric() || "-_".contains(it);
+    let mut labels = text.strip_suffix('.').unwrap_or(text).split('.');
+    let is_name = labels.all(|it| !it.is_empty() && it.chars().all(is_letter));
+    if is_name || text.parse::<IpAddr>().is_ok() {
+        return Ok(text.to_owned());
+    }
+    Err("a name or an IP address is needed, without a port".to_owned())
+}
+
+/// The same, or what the pod says.
+fn host_or_reference(text: &str) -> Result<String, String> {
+    text.strip_prefix(REFERENCE)
+        .map_or_else(|| host(text), |field| reference(text, field))
+}
+
+/// Reads an IP address, or what the pod says: Envoy takes no name.
+fn ip_or_reference(text: &str) -> Result<String, String> {
+    match text.strip_prefix(REFERENCE) {
+        Some(field) => reference(text, field),
+        None if text.parse::<IpAddr>().is_ok() => Ok(text.to_owned()),
+        None => Err("an IP address is needed, or `ref:status.hostIP`".to_owned()),
+    }
+}
+
+/// A field of the pod that Kubernetes lets a variable refer to and that may hold an address.
+fn reference(text: &str, field: &str) -> Result<String, String> {
+    let is_entry = ["metadata.annotations['", "metadata.labels['"]
+        .iter()
+        .filter_map(|map| field.strip_prefix(map)?.strip_suffix("']"))
+        .any(|key| !key.is_empty());
+    let is_field = ["status.hostIP", "status.podIP", "spec.nodeName"].contains(&field);
+    if is_field || is_entry {
+        return Ok(text.to_owned());
+    }
+    Err(format!(
+        "a pod has no address in `{field}`; `ref:status.hostIP` is its node's"
+    ))
 }
 
 /// Reads a share of a whole.

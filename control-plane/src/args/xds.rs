@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, ValueEnum};
+use clap::{Args, ValueEnum, builder::NonEmptyStringValueParser};
 
 /// Who may connect to xDS, and how.
 #[derive(Debug, Args)]
@@ -24,6 +24,7 @@ pub struct XdsArgs {
     #[arg(
         long,
         value_name = "AUDIENCE",
+        value_parser = NonEmptyStringValueParser::new(),
         default_value = "evermesh",
         conflicts_with = "config",
         env = "EVERMESH_XDS_TOKEN_AUDIENCE"

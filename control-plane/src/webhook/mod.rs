@@ -60,8 +60,8 @@ pub struct Options {
     pub family: IpFamily,
     /// How long an answer that would refuse waits for news of other objects.
     pub patience: Duration,
-    /// What is put into pods.
-    pub injection: evermesh_injector::Settings,
+    /// What is put into pods; without it they are left alone, and nothing is answered at [`POD_PATH`].
+    pub injection: Option<evermesh_injector::Settings>,
     /// The name of this replica in events.
     pub identity: String,
     /// The time.
@@ -108,7 +108,7 @@ impl Options {
     /// As the command line says.
     pub fn new(
         args: &WebhookArgs,
-        injection: evermesh_injector::Settings,
+        injection: Option<evermesh_injector::Settings>,
         identity: String,
     ) -> Self {
         let certificate = match &args.webhook_certificates {
@@ -159,7 +159,7 @@ pub async fn run(
         surroundings,
         family: options.family,
         patience: options.patience,
-        injection: Arc::new(options.injection),
+        injection: options.injection.map(Arc::new),
         metrics,
         events,
     };

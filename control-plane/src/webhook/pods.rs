@@ -6,7 +6,7 @@
 
 use axum::response::Response;
 use evermesh_ingest::admission::Surroundings;
-use evermesh_injector::{Decision, PatchError, decide, needs_surroundings, patch};
+use evermesh_injector::{Decision, PatchError, Settings, decide, needs_surroundings, patch};
 use evermesh_model::Kind;
 use json_patch::Patch;
 use serde_json::Value;
@@ -18,13 +18,13 @@ use super::{
 
 impl Admission {
     /// Answers a request about a pod.
-    pub(super) async fn answer_pod(&self, body: &[u8]) -> Response {
+    pub(super) async fn answer_pod(&self, settings: &Settings, body: &[u8]) -> Response {
         self.measured("inject", Kind::Pod, body, async |request| {
             let Some((pod, namespace)) = request.creation() else {
                 return Outcome::allowed();
             };
             let outcome = self
-                .patiently(|known| self.inject(pod, namespace, known))
+                .patiently(|known| Self::inject(settings, pod, namespace, known))
                 .await;
             let told = match &outcome {
                 Outcome::Denied(message) => Some(Told::refused(pod, namespace, message)),
@@ -47,7 +47,7 @@ impl Admission {
 
     /// The outcome, and whether newer objects may lead to another one.
     fn inject(
-        &self,
+        settings: &Settings,
         pod: &Value,
         namespace: &str,
         known: Option<&Surroundings>,
@@ -59,7 +59,6 @@ impl Admission {
                 (Outcome::allowed(), false)
             };
         };
-        let settings = &self.injection;
         let member = match decide(pod, namespace, known, settings.without_member) {
             Decision::Skip(None) => return (Outcome::allowed(), false),
             // Somebody may be on the way whom the pod was made for.

@@ -47,7 +47,8 @@ pub(super) struct Admission {
     pub(super) surroundings: watch::Receiver<Option<Surroundings>>,
     pub(super) family: IpFamily,
     pub(super) patience: Duration,
-    pub(super) injection: Arc<evermesh_injector::Settings>,
+    /// What is put into pods, if they are not left alone.
+    pub(super) injection: Option<Arc<evermesh_injector::Settings>>,
     pub(super) metrics: AdmissionMetrics,
     pub(super) events: mpsc::Sender<Told>,
 }
@@ -100,9 +101,11 @@ fn router(admission: &Admission) -> Router {
             router = router.route(&path, post(answer));
         }
     }
-    let admission = admission.clone();
-    let answer = async move |body: Bytes| admission.answer_pod(&body).await;
-    router = router.route(POD_PATH, post(answer));
+    if let Some(settings) = admission.injection.clone() {
+        let admission = admission.clone();
+        let answer = async move |body: Bytes| admission.answer_pod(&settings, &body).await;
+        router = router.route(POD_PATH, post(answer));
+    }
     router.layer(DefaultBodyLimit::max(BODY_LIMIT))
 }
 

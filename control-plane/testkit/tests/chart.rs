@@ -9,7 +9,7 @@ use std::{
 };
 
 use evermesh_testkit::{
-    chart::{self, NAMESPACE, old_values},
+    chart::{self, Chart, NAMESPACE, old_values},
     kubernetes::ApiServer,
     process, tools,
 };
@@ -99,13 +99,90 @@ fn sidecars_trust_the_secret_that_xds_is_served_with() {
     assert!(render(&other).contains(&format!("{ARGUMENT}roots.pem\"")));
 }
 
+#[test]
+fn values_that_every_sidecar_would_be_refused_with_are_refused() {
+    const TLS: &str = "xds.tls.secretName=xds";
+    for (values, named) in [
+        ("xds.authentication=certificate", "xds.tls.secretName"),
+        ("xds.tls.clientCertificates=true", "xds.tls.secretName"),
+        (
+            "xds.authentication=certificate,xds.tls.secretName=xds",
+            "injection.enabled",
+        ),
+        (
+            "xds.tls.clientCertificates=true,xds.tls.secretName=xds",
+            "injection.enabled",
+        ),
+        ("sidecar.tokenAudience=other", "xds.tokenAudience"),
+        (
+            "sidecar.tokenAudience=,xds.authentication=kubernetes",
+            "sidecar.tokenAudience",
+        ),
+        ("webhook.timeoutSeconds=2", "/webhook/timeoutSeconds"),
+        ("sidecar.logLevel=verbose", "/sidecar/logLevel"),
+    ] {
+        let error = chart::render(&["--set", values]).unwrap_err().to_string();
+        assert!(error.contains(named), "{values}: {error}");
+    }
+    for more in ["injection.enabled=false", "beside=true"] {
+        let set = format!("xds.authentication=certificate,{TLS},{more}");
+        assert!(render(&["--set", &set]).contains("--xds-client-ca="));
+    }
+}
+
+/// Nobody answers the webhooks here, so the pods that they are asked about are refused.
+#[tokio::test]
+async fn pods_are_asked_about_where_nodes_are_read() {
+    let api = api_server().await;
+    for namespace in ["a", "b"] {
+        api.create_namespace(namespace).await.unwrap();
+        let label = "appmesh.k8s.aws/sidecarInjectorWebhook=enabled";
+        let label = ["label", "namespace", namespace, label];
+        api.kubectl(&label).await.unwrap();
+    }
+    for (watched, asked) in [("[]", [true, true]), (r#"["a"]"#, [true, false])] {
+        let set = format!("watchNamespaces={watched}");
+        let chart = Chart::render(&["--set-json", &set]).unwrap();
+        for object in &chart.objects {
+            if object["webhooks"].is_array() {
+                api.apply(&object.to_string()).await.unwrap();
+            }
+        }
+        for (namespace, asked) in ["a", "b"].into_iter().zip(asked) {
+            let run = [
+                "run",
+                "web",
+                "--image=web",
+                "--dry-run=server",
+                "-n",
+                namespace,
+            ];
+            // The API server takes a moment to notice other webhooks.
+            let deadline = Instant::now() + Duration::from_secs(10);
+            let said = loop {
+                let said = api.kubectl(&run).await;
+                if said.is_err() == asked || Instant::now() > deadline {
+                    break said;
+                }
+            };
+            match said {
+                Err(error) if asked => {
+                    let error = format!("{error:#}");
+                    assert!(error.contains("failed calling webhook"), "{error}");
+                }
+                said => assert!(!asked && said.is_ok(), "{watched} {namespace}: {said:?}"),
+            }
+        }
+    }
+}
+
 #[tokio::test]
 async fn the_api_server_takes_what_it_renders() {
     let api = api_server().await;
     let old = old_values();
     let everything = [
         "--set",
-        "networkPolicy.enabled=true,watchNamespaces={a,b},region=us-west-2,env.A=1",
+        "networkPolicy.enabled=true,watchNamespaces={a,b},ipFamily=ipv6,region=us-west-2,env.A=1",
         "--set-json",
         r#"networkPolicy.metricsFrom=[{"namespaceSelector": {}}]"#,
     ];
@@ -202,6 +279,8 @@ async fn old_values_are_mapped_and_what_is_ignored_is_named() {
         "--sidecar-xds=evermesh-xds.appmesh-system.svc:18000\"\n",
         "--sidecar-memory-requests=32Mi\"\n",
         "--poststart-interval=5\"\n",
+        "--envoy-admin-access-enable-ipv6\"\n",
+        "--xray-daemon-port=2000\"\n",
         "--init-image=evermesh-proxy-init:",
         "name: mpod.appmesh.k8s.aws\n",
     ] {
@@ -227,8 +306,14 @@ async fn old_values_are_mapped_and_what_is_ignored_is_named() {
         .unwrap();
     assert_eq!(
         ignored,
-        "clusterName, enableBackendGroups, preview, tlsCipherSuite, tlsMinVersion, image (that of appmesh-controller), sidecar.image (AWS's Envoy), init.image (AWS's), rbac.pspEnabled."
+        "clusterName, enableBackendGroups, livenessProbe, preview, tlsCipherSuite, tlsMinVersion, sidecar.useDualStackEndpoint, sidecar.useFipsEndpoint, image (that of appmesh-controller), sidecar.image (AWS's Envoy), init.image (AWS's), rbac.pspEnabled."
     );
     let with_ours = notes(&[]).await;
     assert!(!with_ours.contains("ignored"), "{with_ours}");
+    const STRICT: &str = "--set xds.authentication=kubernetes";
+    assert!(with_ours.contains(STRICT), "{with_ours}");
+    for settled in ["xds.authentication=kubernetes", "beside=true"] {
+        let notes = notes(&["--set", settled]).await;
+        assert!(!notes.contains(STRICT), "{notes}");
+    }
 }

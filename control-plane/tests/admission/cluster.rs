@@ -100,10 +100,10 @@ impl Replica {
             }),
             family: IpFamily::Ipv4,
             patience: Duration::from_secs(2),
-            injection: evermesh_injector::Settings::new(
+            injection: Some(evermesh_injector::Settings::new(
                 "evermesh-xds.default:18000".parse().unwrap(),
                 "evermesh-proxy-init:test".to_owned(),
-            ),
+            )),
             identity: "evermesh-test".to_owned(),
             clock: Arc::new(move || clock.now()),
         };

@@ -1,5 +1,7 @@
 //! What the chart gives the control plane: arguments and rights.
 
+use std::net::{Ipv4Addr, Ipv6Addr};
+
 use clap::Parser as _;
 use evermesh::args::{Cli, Command, ServeArgs};
 use evermesh_testkit::chart::{Chart, NAMESPACE, old_values};
@@ -24,6 +26,8 @@ fn the_program_takes_the_charts_arguments() {
     assert!(plain.source.kubernetes);
     let namespace = plain.kubernetes.leader_election_namespace.as_deref();
     assert_eq!(namespace, Some(NAMESPACE));
+    assert_eq!(plain.kubernetes.aws_region, None);
+    assert!(plain.injection().unwrap().is_some());
     let webhook = plain.webhook;
     assert_eq!(
         webhook.webhook_secret.to_string(),
@@ -34,7 +38,7 @@ fn the_program_takes_the_charts_arguments() {
 
     let old = old_values();
     let old = parsed(&["--values", old.to_str().unwrap()]);
-    assert_eq!(old.kubernetes.aws_region, "us-west-2");
+    assert_eq!(old.kubernetes.aws_region.as_deref(), Some("us-west-2"));
     assert_eq!(old.kubernetes.aws_account_id, "012345678901");
     // Its certificates are cert-manager's.
     assert!(old.webhook.webhook_certificates.is_some());
@@ -51,6 +55,60 @@ fn the_program_takes_the_charts_arguments() {
     assert!(more.cloud_map.cloud_map_registration);
     assert_eq!(more.cloud_map.cloud_map_dns_ttl, 60);
     assert!(more.cloud_map.cloud_map_custom_health_check);
+}
+
+#[test]
+fn on_ipv6_it_and_its_sidecars_listen_there() {
+    let ipv6 = parsed(&["--set", "ipFamily=ipv6"]);
+    for address in [
+        Some(ipv6.xds_address),
+        Some(ipv6.admin_address),
+        ipv6.webhook.webhook_address,
+    ] {
+        assert_eq!(address.unwrap().ip(), Ipv6Addr::UNSPECIFIED);
+    }
+    assert!(ipv6.injection().unwrap().unwrap().envoy.admin_ipv6);
+
+    let plain = parsed(&[]);
+    assert_eq!(plain.xds_address.ip(), Ipv4Addr::UNSPECIFIED);
+    assert!(!plain.injection().unwrap().unwrap().envoy.admin_ipv6);
+}
+
+#[test]
+fn what_pods_show_is_what_proxies_are_let_in_by() {
+    let audience = |values| {
+        let settings = parsed(&["--set", values]).injection().unwrap().unwrap();
+        settings.control_plane.token_audience
+    };
+    let other = audience("xds.authentication=kubernetes,xds.tokenAudience=other");
+    assert_eq!(other.as_deref(), Some("other"));
+    assert_eq!(audience("sidecar.tokenAudience="), None);
+
+    let certificates = "xds.authentication=certificate,xds.tls.secretName=xds";
+    let off = format!("{certificates},injection.enabled=false");
+    assert_eq!(parsed(&["--set", &off]).injection().unwrap(), None);
+    let beside = parsed(&["--set", &format!("{certificates},beside=true")]);
+    assert_eq!(beside.webhook.webhook_address, None);
+}
+
+#[test]
+fn traces_go_to_the_port_that_is_given() {
+    let ports = |values| {
+        let telemetry = parsed(&["--set", values]).injector.telemetry;
+        [
+            telemetry.xray_daemon_port,
+            telemetry.jaeger_port,
+            telemetry.datadog_port,
+        ]
+    };
+    for (provider, index) in [("x-ray", 0), ("jaeger", 1), ("datadog", 2)] {
+        let mut expected = [2000, 9411, 8126];
+        let values = format!("tracing.enabled=true,tracing.provider={provider}");
+        assert_eq!(ports(&values), expected, "{provider}");
+        expected[index] = 1234;
+        let values = format!("{values},tracing.port=1234");
+        assert_eq!(ports(&values), expected, "{provider}");
+    }
 }
 
 #[tokio::test]

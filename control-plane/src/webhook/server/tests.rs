@@ -50,6 +50,12 @@ fn take(certificates: &Certificates, material: &Material) {
 }
 
 async fn start(patience: Duration) -> Server {
+    let xds = "evermesh.test:18000".parse().unwrap();
+    let settings = evermesh_injector::Settings::new(xds, "init:1".to_owned());
+    start_with(patience, Some(settings)).await
+}
+
+async fn start_with(patience: Duration, injection: Option<evermesh_injector::Settings>) -> Server {
     let (surroundings, known) = watch::channel(None);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let server = Server {
@@ -63,10 +69,7 @@ async fn start(patience: Duration) -> Server {
         surroundings: known,
         family: IpFamily::Ipv4,
         patience,
-        injection: Arc::new(evermesh_injector::Settings::new(
-            "evermesh.test:18000".parse().unwrap(),
-            "init:1".to_owned(),
-        )),
+        injection: injection.map(Arc::new),
         metrics: server.metrics.clone(),
         events: mpsc::channel(1).0,
     };

@@ -56,6 +56,33 @@ evermesh:{{ .Chart.AppVersion }}
 {{- if regexMatch "(^|/)aws-appmesh-proxy-route-manager$" .Values.init.image.repository }}true{{ end }}
 {{- end }}
 
+{{- /* Every address of the pod. [::] takes IPv4 too, but cannot be had where IPv6 is off. */}}
+{{- define "evermesh.everywhere" -}}
+{{- eq .Values.ipFamily "ipv6" | ternary "[::]" "0.0.0.0" }}
+{{- end }}
+
+{{- define "evermesh.injection" -}}
+{{- if and .Values.injection.enabled (not .Values.beside) }}true{{ end }}
+{{- end }}
+
+{{- /* Values that no proxy, or no injected one, could connect with. */}}
+{{- define "evermesh.refusals" -}}
+{{- $xds := .Values.xds }}
+{{- $certificates := or $xds.tls.clientCertificates (eq $xds.authentication "certificate") }}
+{{- if and $certificates (not $xds.tls.secretName) }}
+{{- fail "xds.authentication=certificate and xds.tls.clientCertificates=true need xds.tls.secretName: a certificate is shown over TLS" }}
+{{- end }}
+{{- if include "evermesh.injection" . }}
+{{- $audience := .Values.sidecar.tokenAudience }}
+{{- if $certificates }}
+{{- fail "xds.authentication=certificate or xds.tls.clientCertificates=true, with injection.enabled=true: injected sidecars have no certificate, so each would be refused; set injection.enabled=false, or authenticate with `kubernetes`" }}
+{{- end }}
+{{- if and (kindIs "string" $audience) (ne $xds.authentication "none") (ne $audience $xds.tokenAudience) (or $audience (eq $xds.authentication "kubernetes")) }}
+{{- fail (printf "sidecar.tokenAudience=%q, with xds.authentication=%s and xds.tokenAudience=%q: each injected sidecar would be refused; leave sidecar.tokenAudience out" $audience $xds.authentication $xds.tokenAudience) }}
+{{- end }}
+{{- end }}
+{{- end }}
+
 {{- /* What pods get, as arguments. */}}
 {{- define "evermesh.sidecarArguments" -}}
 {{- $sidecar := .Values.sidecar }}
@@ -67,7 +94,6 @@ evermesh:{{ .Chart.AppVersion }}
     (printf "--sidecar-order=%s" $sidecar.order)
     (printf "--sidecar-log-level=%s" $sidecar.logLevel)
     (printf "--sidecar-concurrency=%v" $sidecar.concurrency)
-    (printf "--sidecar-token-audience=%s" $sidecar.tokenAudience)
     (printf "--envoy-admin-access-port=%v" $sidecar.envoyAdminAccessPort)
     (printf "--envoy-admin-access-log-file=%s" $sidecar.envoyAdminAccessLogFile)
     (printf "--sidecar-cpu-requests=%v" (dig "requests" "cpu" "" $resources))
@@ -91,8 +117,11 @@ evermesh:{{ .Chart.AppVersion }}
 {{- $tag := default .Chart.AppVersion .Values.init.image.tag }}
 {{- $arguments = append $arguments (printf "--init-image=%s:%s" .Values.init.image.repository $tag) }}
 {{- end }}
+{{- if kindIs "string" $sidecar.tokenAudience }}
+{{- $arguments = append $arguments (printf "--sidecar-token-audience=%s" $sidecar.tokenAudience) }}
+{{- end }}
 {{- range $flag, $is := dict
-    "--envoy-admin-access-enable-ipv6" $sidecar.envoyAdminAccessEnableIpv6
+    "--envoy-admin-access-enable-ipv6" $sidecar.envoyAdminAccessEnableIPv6
     "--wait-until-proxy-ready" $sidecar.waitUntilProxyReady
     "--enable-iam-for-service-accounts" $sidecar.iamForServiceAccounts
     "--enable-stats-tags" .Values.stats.tagsEnabled }}
@@ -106,10 +135,14 @@ evermesh:{{ .Chart.AppVersion }}
 {{- end }}
 {{- with .Values.stats }}
 {{- if .statsdEnabled }}
-{{- $arguments = concat $arguments (list "--enable-statsd"
+{{- $arguments = append $arguments "--enable-statsd" }}
+{{- if .statsdSocketPath }}
+{{- $arguments = append $arguments (printf "--statsd-socket-path=%s" .statsdSocketPath) }}
+{{- else }}
+{{- $arguments = concat $arguments (list
     (printf "--statsd-address=%s" .statsdAddress)
-    (printf "--statsd-port=%v" .statsdPort)
-    (printf "--statsd-socket-path=%s" .statsdSocketPath)) }}
+    (printf "--statsd-port=%v" .statsdPort)) }}
+{{- end }}
 {{- end }}
 {{- end }}
 {{- with .Values.tracing }}
@@ -122,8 +155,11 @@ evermesh:{{ .Chart.AppVersion }}
     (printf "--xray-image=%s:%s" $image.repository $image.tag)) }}
 {{- else if .enabled }}
 {{- $arguments = concat $arguments (list (printf "--enable-%s-tracing" .provider)
-    (printf "--%s-address=%s" .provider .address)
-    (printf "--%s-port=%v" .provider .port)) }}
+    (printf "--%s-address=%s" .provider .address)) }}
+{{- end }}
+{{- if and .enabled .port }}
+{{- $flag := eq .provider "x-ray" | ternary "xray-daemon" .provider }}
+{{- $arguments = append $arguments (printf "--%s-port=%v" $flag .port) }}
 {{- end }}
 {{- end }}
 {{- range $arguments }}
@@ -137,9 +173,11 @@ evermesh:{{ .Chart.AppVersion }}
 
 {{- /* The one place where values become the arguments of the program. */}}
 {{- define "evermesh.arguments" -}}
+{{- include "evermesh.refusals" . }}
+{{- $everywhere := include "evermesh.everywhere" . -}}
 - serve
 - --kubernetes
-- --xds-address=0.0.0.0:18000
+- "--xds-address={{ $everywhere }}:18000"
 - --xds-authentication={{ .Values.xds.authentication }}
 - --xds-token-audience={{ .Values.xds.tokenAudience }}
 {{- if .Values.xds.tls.secretName }}
@@ -150,11 +188,12 @@ evermesh:{{ .Chart.AppVersion }}
 {{- end }}
 {{- end }}
 - --admin-address=127.0.0.1:18081
-- --metrics-address=0.0.0.0:18080
+- "--metrics-address={{ $everywhere }}:18080"
 - --advertise-address=$(POD_IP)
 - --log={{ .Values.log.level }}
+- --ip-family={{ .Values.ipFamily }}
 {{- if not .Values.beside }}
-- --webhook-address=0.0.0.0:9443
+- "--webhook-address={{ $everywhere }}:9443"
 - --webhook-service={{ .Release.Namespace }}/{{ include "evermesh.fullname" . }}-webhook
 {{- if include "evermesh.certManager" . }}
 - --webhook-certificates=/etc/evermesh/webhook
@@ -179,8 +218,10 @@ evermesh:{{ .Chart.AppVersion }}
 {{- with .Values.accountId }}
 - {{ printf "--aws-account-id=%s" (include "evermesh.digits" .) | quote }}
 {{- end }}
-{{- if and .Values.injection.enabled (not .Values.beside) }}
+{{- if include "evermesh.injection" . }}
 {{- include "evermesh.sidecarArguments" . }}
+{{- else if not .Values.beside }}
+- --without-injection
 {{- end }}
 {{- range .Values.extraArgs }}
 - {{ . | quote }}

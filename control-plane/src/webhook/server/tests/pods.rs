@@ -48,6 +48,16 @@ fn response(body: &str) -> Value {
 }
 
 #[tokio::test]
+async fn without_injection_nothing_is_said_of_pods() {
+    let server = start_with(Duration::ZERO, None).await;
+    let material = material();
+    take(&server.certificates, &material);
+    let mut client = server.connect(&material.bundle).await.unwrap();
+    let (status, _) = post(&mut client, POD_PATH, pod(&json!({}), &json!({}))).await;
+    assert_eq!(status, 404);
+}
+
+#[tokio::test]
 async fn patches_and_refuses_pods() {
     let (server, mut client) = ready(Duration::ZERO).await;
     let web = json!({ "app": "web" });
