@@ -98,6 +98,7 @@ impl Replica {
                 mutating: MUTATING.to_owned(),
                 validating: VALIDATING.to_owned(),
             }),
+            certificates: Arc::default(),
             family: IpFamily::Ipv4,
             patience: Duration::from_secs(2),
             injection: evermesh_injector::Settings::new(

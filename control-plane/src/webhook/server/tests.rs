@@ -55,7 +55,7 @@ async fn start(patience: Duration) -> Server {
     let server = Server {
         address: listener.local_addr().unwrap(),
         surroundings,
-        certificates: Arc::new(Certificates::new()),
+        certificates: Arc::new(Certificates::default()),
         metrics: AdmissionMetrics::default(),
         shutdown: CancellationToken::new(),
     };
