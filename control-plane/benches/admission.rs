@@ -9,7 +9,7 @@ use evermesh_ingest::{
     admission::{IpFamily, Operation, Surroundings, Write, check, fill},
     object::parse,
 };
-use evermesh_injector::{Decision, Settings, decide, patch};
+use evermesh_injector::{Decision, INJECTION, Settings, decide, patch};
 use evermesh_model::{Kind, ObjectRef};
 use serde_json::{Value, json};
 
@@ -100,7 +100,12 @@ fn inject(bencher: Bencher<'_, '_>, nodes: usize) {
             },
         })
     };
-    for object in (0..nodes).map(node).chain([mesh]) {
+    let namespace = json!({
+        "apiVersion": "v1",
+        "kind": "Namespace",
+        "metadata": { "name": "shop", "labels": { INJECTION: "enabled" } },
+    });
+    for object in (0..nodes).map(node).chain([mesh, namespace]) {
         let (reference, object) = parse(object).object.unwrap();
         inputs.apply(reference, Some(object));
     }

@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     changes::Changes, effect::peers::Ear, engine::Published, metrics::Metrics,
-    source::kubernetes::Reachable,
+    source::kubernetes::Reachable, webhook::Certificates,
 };
 
 /// What the pages read.
@@ -41,6 +41,10 @@ pub struct Sources {
     pub metrics: Arc<Metrics>,
     /// Whether the API server answers, if objects come from one.
     pub reachable: Option<Arc<Reachable>>,
+    /// The webhooks' certificate, if webhooks are served.
+    pub certificates: Option<Arc<Certificates>>,
+    /// Cancelled when nobody is to be sent here any more.
+    pub leaving: CancellationToken,
     /// Where other replicas tell what their proxies accept, if there may be any.
     pub(crate) ear: Option<Ear>,
 }
@@ -90,9 +94,16 @@ fn private(sources: Sources) -> Router {
     public(sources).merge(debug)
 }
 
-/// 200 once the first full turn is served, 503 with what is missing before.
+/// 200 once the first full turn is served and webhooks have a certificate, 503 with what is missing before, and 503 again
+/// when it is about to end.
 async fn readyz(State(sources): State<Sources>) -> Response {
-    let waiting_for = sources.published.borrow().waiting_for.clone();
+    if sources.leaving.is_cancelled() {
+        return (StatusCode::SERVICE_UNAVAILABLE, "shutting down\n").into_response();
+    }
+    let mut waiting_for = sources.published.borrow().waiting_for.clone();
+    if sources.certificates.is_some_and(|it| !it.is_there()) {
+        waiting_for.push("the certificate of the webhooks".to_owned());
+    }
     if waiting_for.is_empty() {
         let silent_for = sources.reachable.and_then(|it| it.silent_for());
         silent_for

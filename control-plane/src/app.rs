@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeSet,
     net::SocketAddr,
+    pin::pin,
     sync::Arc,
     thread,
     time::{Duration, Instant},
@@ -44,6 +45,10 @@ use crate::{
 /// Batches that may wait for the engine before sources are held back.
 const QUEUE: usize = 256;
 
+/// How long a cluster may go on sending callers here after SIGTERM. It takes a moment until every node has heard that a
+/// replica is leaving.
+const DRAIN: Duration = Duration::from_secs(5);
+
 /// Serves until SIGTERM or SIGINT.
 ///
 /// # Errors
@@ -77,7 +82,7 @@ async fn run(args: &ServeArgs, streams: &Handle) -> anyhow::Result<()> {
         Some(address) => Some(bind(address, "--metrics-address").await?),
         None => None,
     };
-    let shutdown = CancellationToken::new();
+    let (leaving, shutdown) = (CancellationToken::new(), CancellationToken::new());
     let mut tasks = JoinSet::new();
 
     let (batches, queue) = mpsc::channel::<Batch>(QUEUE);
@@ -95,6 +100,7 @@ async fn run(args: &ServeArgs, streams: &Handle) -> anyhow::Result<()> {
     let reachable = cluster.as_ref().map(|it| Arc::clone(&it.reachable));
     let admission = AdmissionMetrics::default();
     let authentication = AuthenticationMetrics::default();
+    let certificates = Arc::default();
     let metrics = Arc::new(Metrics::new(
         Arc::clone(&store),
         newest.clone(),
@@ -134,6 +140,7 @@ async fn run(args: &ServeArgs, streams: &Handle) -> anyhow::Result<()> {
             batches,
             surroundings: surrounding,
             admission,
+            certificates: Arc::clone(&certificates),
             notices,
             readers: (newest.clone(), Arc::clone(&store), Arc::clone(&registry)),
         };
@@ -162,13 +169,16 @@ async fn run(args: &ServeArgs, streams: &Handle) -> anyhow::Result<()> {
         changes,
         metrics,
         reachable,
+        certificates: args.webhook.webhook_address.map(|_| certificates),
+        leaving: leaving.clone(),
         ear,
     };
     let serving = admin::serve(admin_listener, metrics_listener, pages, shutdown.clone());
     tasks.spawn(async move { serving.await.context("the admin server failed") });
 
     tracing::info!(xds = %args.xds_address, admin = %args.admin_address, "serving");
-    let ended = until_the_end(&mut tasks, engine).await;
+    let drain = cluster.as_ref().map(|_| DRAIN);
+    let ended = until_the_end(&mut tasks, engine, drain, &leaving).await;
     shutdown.cancel();
     all_end(&mut tasks, args.shutdown_timeout).await;
     ended
@@ -243,22 +253,52 @@ impl XdsListeners {
 }
 
 /// Waits for a signal, which is a good end, or for a part that ended by itself, which is not.
+///
+/// After SIGTERM everything goes on for as long as `drain` says, and only `/readyz` says no; SIGINT, and a second signal,
+/// are an end at once.
 async fn until_the_end(
     tasks: &mut JoinSet<anyhow::Result<()>>,
     engine: oneshot::Receiver<()>,
+    drain: Option<Duration>,
+    leaving: &CancellationToken,
 ) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut broken = pin!(a_part_ends(tasks, engine));
     tokio::select! {
-        _ = terminate.recv() => tracing::info!("SIGTERM: shutting down"),
-        _ = interrupt.recv() => tracing::info!("SIGINT: shutting down"),
-        _ = engine => return Err(anyhow!("the engine ended")),
-        Some(ended) = tasks.join_next() => {
-            ended.context("a part panicked")??;
-            return Err(anyhow!("a part ended by itself"));
+        error = &mut broken => return Err(error),
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {
+            tracing::info!("SIGINT: shutting down");
+            return Ok(());
         }
     }
+    leaving.cancel();
+    if let Some(drain) = drain {
+        tracing::info!("SIGTERM: going on for {drain:?}, for those who have yet to hear of it");
+        tokio::select! {
+            error = &mut broken => return Err(error),
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+            () = tokio::time::sleep(drain) => {}
+        }
+    }
+    tracing::info!("SIGTERM: shutting down");
     Ok(())
+}
+
+/// Waits for a part that ends by itself, which none should.
+async fn a_part_ends(
+    tasks: &mut JoinSet<anyhow::Result<()>>,
+    engine: oneshot::Receiver<()>,
+) -> anyhow::Error {
+    tokio::select! {
+        _ = engine => anyhow!("the engine ended"),
+        Some(ended) = tasks.join_next() => match ended.context("a part panicked").flatten() {
+            Ok(()) => anyhow!("a part ended by itself"),
+            Err(error) => error,
+        },
+    }
 }
 
 pub(crate) async fn bind(address: SocketAddr, flag: &str) -> anyhow::Result<TcpListener> {

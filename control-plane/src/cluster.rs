@@ -29,7 +29,7 @@ use crate::{
         Batch,
         kubernetes::{self, KubernetesOptions, Observed, Reachable},
     },
-    webhook::{self, AdmissionMetrics},
+    webhook::{self, AdmissionMetrics, Certificates},
 };
 
 /// What other replicas tell that may wait before they are held back.
@@ -46,6 +46,8 @@ pub(crate) struct Wires {
     pub(crate) batches: mpsc::Sender<Batch>,
     pub(crate) surroundings: watch::Receiver<Option<Surroundings>>,
     pub(crate) admission: AdmissionMetrics,
+    /// Where the webhooks' certificate is put.
+    pub(crate) certificates: Arc<Certificates>,
     /// For the doors back, if there are to be any.
     pub(crate) notices: Option<mpsc::UnboundedReceiver<Notice>>,
     pub(crate) readers: Readers,
@@ -91,6 +93,7 @@ impl Cluster {
             batches,
             surroundings,
             admission,
+            certificates,
             notices,
             readers,
         } = wires;
@@ -98,9 +101,10 @@ impl Cluster {
         if let Some(address) = args.webhook.webhook_address {
             let listener = bind(address, "--webhook-address").await?;
             let injection = args.injection()?;
+            let identity = self.identity.clone();
             tasks.spawn(webhook::run(
                 listener,
-                webhook::Options::new(&args.webhook, injection, self.identity.clone()),
+                webhook::Options::new(&args.webhook, certificates, injection, identity),
                 self.client.clone(),
                 surroundings,
                 admission,

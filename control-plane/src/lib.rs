@@ -16,4 +16,5 @@ pub mod metrics;
 mod socket;
 pub mod source;
 pub mod telemetry;
+mod throttle;
 pub mod webhook;

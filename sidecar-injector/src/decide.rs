@@ -1,5 +1,8 @@
 //! Which pods get a sidecar: the mode of pod and namespace, and the one node or gateway that selects the pod.
 //!
+//! The API server asks only about pods of namespaces whose label says `enabled` or `disabled`. A namespace that is known
+//! as anything else is known as it was: no pod may go its way by that.
+//!
 //! Must not look at what the sidecar will be.
 
 use std::sync::Arc;
@@ -28,6 +31,8 @@ pub enum Decision {
     Inject(Member),
     /// It must not be created.
     Refuse(Refusal),
+    /// It must not be created before what the text names is known.
+    Unready(String),
 }
 
 /// What a pod is in its mesh.
@@ -80,22 +85,33 @@ enum Mode {
     /// `enabled`, and who says so.
     Enabled(&'static str),
     Disabled,
-    /// Nothing, or anything else.
+    /// The pod says anything else.
     Open,
 }
 
-fn mode(pod: &Value, namespace: &Labels) -> Mode {
+/// Nothing if it depends on a namespace of which the API server knows more.
+fn mode(pod: &Value, namespace: &str, surroundings: &Surroundings) -> Option<Mode> {
     let annotation = pod["metadata"]["annotations"][INJECTION].as_str();
-    let label = namespace.get(INJECTION).map(String::as_str);
-    let (value, who) = match annotation {
-        Some(value) => (value, "its annotation"),
-        None => (label.unwrap_or_default(), "the label of its namespace"),
-    };
-    match value.to_lowercase().as_str() {
-        "enabled" => Mode::Enabled(who),
-        "disabled" => Mode::Disabled,
-        _ => Mode::Open,
+    match annotation.map(str::to_lowercase).as_deref() {
+        Some("enabled") => Some(Mode::Enabled("its annotation")),
+        Some("disabled") => Some(Mode::Disabled),
+        Some(_) => of_namespace(namespace, surroundings).map(|_| Mode::Open),
+        None => of_namespace(namespace, surroundings),
     }
+}
+
+/// What the label of a namespace says, in the words that the API server looks for.
+fn of_namespace(namespace: &str, surroundings: &Surroundings) -> Option<Mode> {
+    match surroundings.labels(namespace)?.get(INJECTION)?.as_str() {
+        "enabled" => Some(Mode::Enabled("the label of its namespace")),
+        "disabled" => Some(Mode::Disabled),
+        _ => None,
+    }
+}
+
+/// Whether a namespace is known as one about whose pods the API server asks.
+pub fn is_asked_about(namespace: &str, surroundings: &Surroundings) -> bool {
+    of_namespace(namespace, surroundings).is_some()
 }
 
 /// Whether the answer for this pod depends on what else is in the cluster.
@@ -112,10 +128,15 @@ pub fn decide(
     surroundings: &Surroundings,
     without_member: WithoutMember,
 ) -> Decision {
-    let mode = mode(pod, &surroundings.labels(namespace));
-    if mode == Mode::Disabled {
-        return Decision::Skip(None);
-    }
+    let mode = match mode(pod, namespace, surroundings) {
+        Some(Mode::Disabled) => return Decision::Skip(None),
+        Some(mode) => mode,
+        None => {
+            return Decision::Unready(format!(
+                "it is not known here yet what the label `{INJECTION}` of the namespace `{namespace}` says: try again in a moment"
+            ));
+        }
+    };
     let labels = labels(pod);
     let candidates = candidates(namespace, surroundings);
     let matching: Vec<_> = candidates

@@ -37,6 +37,9 @@ fn outcome(case: &Case) -> Value {
                 "may_be_stale": refusal.may_be_stale,
             });
         }
+        Decision::Unready(message) => {
+            return json!({ "decision": "unready", "message": message });
+        }
         Decision::Inject(member) => member,
     };
     let patched = match case.patch(&case.pod).unwrap() {

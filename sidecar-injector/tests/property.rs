@@ -10,6 +10,10 @@ use serde_json::{Map, Value, json};
 
 /// What stands around the pod. The settings ask for everything that can be put into one.
 const AROUND: &str = "
+apiVersion: v1
+kind: Namespace
+metadata: {name: shop, labels: {appmesh.k8s.aws/sidecarInjectorWebhook: enabled}}
+---
 apiVersion: appmesh.k8s.aws/v1beta2
 kind: Mesh
 metadata: {name: shop, uid: u}

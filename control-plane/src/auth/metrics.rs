@@ -25,6 +25,8 @@ pub(super) enum Outcome {
     WrongProxy,
     /// Refused: it cannot be checked now.
     Unchecked,
+    /// Refused: too many wait to be checked.
+    Busy,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -55,6 +57,7 @@ impl AuthenticationMetrics {
             Outcome::BadCredentials => "bad_credentials",
             Outcome::WrongProxy => "wrong_proxy",
             Outcome::Unchecked => "unchecked",
+            Outcome::Busy => "busy",
         };
         self.0.get_or_create(&Labels { outcome }).inc();
     }

@@ -94,6 +94,8 @@ enum Denial {
     AnotherProxy,
     /// What it shows cannot be checked now.
     Unchecked,
+    /// What it shows cannot be checked yet: too many others are before it.
+    Busy,
 }
 
 /// What was refused since the last line of the log.
@@ -138,7 +140,7 @@ impl Authenticator {
                 )?;
                 let audience = args.xds_token_audience.clone();
                 Method::Kubernetes {
-                    reviews: Reviews::new(review::ask(client, audience)),
+                    reviews: Reviews::new(audience.clone(), review::ask(client, audience)),
                     newest,
                     permissive: asked == XdsAuthentication::KubernetesPermissive,
                 }
@@ -199,6 +201,10 @@ impl Authenticator {
                             Answer::Is(workload) => fits(newest, &[workload], &caller.proxy).await,
                             Answer::Refused(why) => Err((Denial::BadCredentials, why.to_string())),
                             Answer::Unreachable(why) => Err((Denial::Unchecked, why.to_string())),
+                            Answer::Busy => {
+                                let why = "too many tokens wait to be checked".to_owned();
+                                Err((Denial::Busy, why))
+                            }
                         };
                         this.decided(&caller, decision, Outcome::Token)
                     }))
@@ -333,7 +339,9 @@ impl Denial {
             Self::Unfit(_) | Self::AnotherProxy => {
                 Status::permission_denied("you may not be this proxy")
             }
-            Self::Unchecked => Status::unavailable("what you show cannot be checked now"),
+            Self::Unchecked | Self::Busy => {
+                Status::unavailable("what you show cannot be checked now")
+            }
         }
     }
 
@@ -343,6 +351,7 @@ impl Denial {
             Self::BadCredentials => Outcome::BadCredentials,
             Self::Unfit(_) | Self::AnotherProxy => Outcome::WrongProxy,
             Self::Unchecked => Outcome::Unchecked,
+            Self::Busy => Outcome::Busy,
         }
     }
 }

@@ -4,7 +4,12 @@
 //! before; a refused one for [`REFUSED`]. Several streams with one token are one question. What is remembered is bounded,
 //! and holds no token but its digest.
 //!
+//! Anybody can make up tokens: one that is of no use by its own [`claims`] is refused without a question, and no more
+//! than [`WAITING_LIMIT`] questions wait.
+//!
 //! Must not decide what a workload may be.
+
+mod claims;
 
 use std::{
     collections::BTreeMap,
@@ -13,7 +18,6 @@ use std::{
 };
 
 use aws_lc_rs::digest::{SHA256, digest};
-use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use evermesh_ingest::identity::Workload;
 use futures::{
     FutureExt,
@@ -22,8 +26,9 @@ use futures::{
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, TokenReviewStatus};
 use kube::{Api, Client, api::PostParams};
 use parking_lot::Mutex;
-use serde::Deserialize;
 use tokio::{runtime::Handle, sync::Semaphore};
+
+use self::claims::Claims;
 
 /// How long a refusal is remembered.
 const REFUSED: Duration = Duration::from_secs(10);
@@ -33,6 +38,10 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Questions at a time; further ones wait.
 const AT_A_TIME: usize = 32;
+
+/// Questions that are asked or wait, each with its token. A replica that starts beside thousands of proxies gets through
+/// as many in about a second.
+const WAITING_LIMIT: usize = 2_048;
 
 /// Tokens that are remembered, of each kind.
 const ACCEPTED_LIMIT: usize = 65_536;
@@ -54,6 +63,8 @@ pub(super) enum Answer {
     Refused(Arc<str>),
     /// Nobody could be asked.
     Unreachable(Arc<str>),
+    /// Too many wait for an answer.
+    Busy,
 }
 
 /// Asks about a token.
@@ -64,6 +75,7 @@ type Asked = Shared<BoxFuture<'static, Answer>>;
 
 /// What was asked, and what was answered.
 pub(super) struct Reviews {
+    audience: String,
     ask: Ask,
     places: Semaphore,
     state: Mutex<State>,
@@ -88,9 +100,10 @@ impl<T> Default for Memory<T> {
 }
 
 impl Reviews {
-    /// Nothing is known yet. It must be made on the runtime that the questions shall run on.
-    pub(super) fn new(ask: Ask) -> Arc<Self> {
+    /// Nothing is known yet of tokens for this audience. It must be made on the runtime that the questions shall run on.
+    pub(super) fn new(audience: String, ask: Ask) -> Arc<Self> {
         Arc::new(Self {
+            audience,
             ask,
             places: Semaphore::new(AT_A_TIME),
             state: Mutex::default(),
@@ -103,23 +116,30 @@ impl Reviews {
         if token.len() > LENGTH_LIMIT {
             return ready(Answer::Refused("it is too long".into()));
         }
-        let key = key(token);
+        let (key, now) = (key(token), SystemTime::now());
         let mut state = self.state.lock();
-        if let Some(answer) = state.remembered(&key, SystemTime::now()) {
+        if let Some(answer) = state.remembered(&key, now) {
             return ready(answer);
         }
         if let Some(asked) = state.asked.get(&key) {
             return asked.clone().boxed();
         }
+        let expiry = match Claims::read(token).and_then(|it| it.check(&self.audience, now)) {
+            Ok(expiry) => expiry,
+            Err(why) => return ready(Answer::Refused(why.into())),
+        };
+        if state.asked.len() >= WAITING_LIMIT {
+            return ready(Answer::Busy);
+        }
         let (this, token) = (Arc::clone(self), token.to_owned());
         let asking = self.runtime.spawn(async move {
             let answer = match this.places.acquire().await {
-                Ok(_place) => (this.ask)(token.clone()).await,
+                Ok(_place) => (this.ask)(token).await,
                 Err(closed) => Answer::Unreachable(closed.to_string().into()),
             };
             let mut state = this.state.lock();
             state.asked.remove(&key);
-            state.remember(key, &answer, expiry(&token), SystemTime::now());
+            state.remember(key, &answer, expiry, SystemTime::now());
             answer
         });
         let asked = asking.map(|ended| {
@@ -156,7 +176,7 @@ impl State {
                 self.refused
                     .put(key, Arc::clone(why), end, now, REFUSED_LIMIT);
             }
-            Answer::Unreachable(_) => {}
+            Answer::Unreachable(_) | Answer::Busy => {}
         }
     }
 }
@@ -245,18 +265,6 @@ fn key(token: &str) -> Digest {
     let mut key = Digest::default();
     key.copy_from_slice(digest.as_ref());
     key
-}
-
-/// When a token ends by its own words, which count only if the API server accepts it.
-fn expiry(token: &str) -> Option<SystemTime> {
-    #[derive(Deserialize)]
-    struct Claims {
-        exp: u64,
-    }
-    let claims = token.split('.').nth(1)?;
-    let claims = BASE64_URL_SAFE_NO_PAD.decode(claims).ok()?;
-    let claims: Claims = serde_json::from_slice(&claims).ok()?;
-    SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(claims.exp))
 }
 
 #[cfg(test)]

@@ -45,10 +45,12 @@ async fn said(
         .map_err(|status| status.code())
 }
 
+/// A token for the audience `evermesh`, by its own words.
+const TOKEN: &str = "e30.eyJhdWQiOiJldmVybWVzaCJ9.eA";
+
 fn reviews(answer: Answer) -> Arc<Reviews> {
-    Reviews::new(Box::new(move |_| {
-        std::future::ready(answer.clone()).boxed()
-    }))
+    let ask = move |_| std::future::ready(answer.clone()).boxed();
+    Reviews::new("evermesh".to_owned(), Box::new(ask))
 }
 
 #[test]
@@ -113,26 +115,33 @@ async fn a_pods_token_is_verified_and_its_absence_may_be_forgiven() {
         (
             Answer::Is(pod.clone()),
             true,
-            Some("x"),
+            Some(TOKEN),
             Code::PermissionDenied,
         ),
         (
             Answer::Refused("no".into()),
             true,
-            Some("x"),
+            Some(TOKEN),
             Code::Unauthenticated,
         ),
         (
             Answer::Unreachable("no".into()),
             true,
-            Some("x"),
+            Some(TOKEN),
             Code::Unavailable,
         ),
         (
             Answer::Unreachable("no".into()),
             false,
-            Some("x"),
+            Some(TOKEN),
             Code::Unavailable,
+        ),
+        (Answer::Busy, false, Some(TOKEN), Code::Unavailable),
+        (
+            Answer::Is(pod.clone()),
+            true,
+            Some("x"),
+            Code::Unauthenticated,
         ),
     ] {
         let (_engine, newest) = watch::channel(Arc::default());

@@ -18,13 +18,13 @@ use rustls::{
 };
 
 /// The certificate in use.
-#[derive(Debug)]
-pub(super) struct Certificates(ArcSwapOption<CertifiedKey>);
+#[derive(Debug, Default)]
+pub struct Certificates(ArcSwapOption<CertifiedKey>);
 
 impl Certificates {
-    /// None yet.
-    pub(super) fn new() -> Self {
-        Self(ArcSwapOption::empty())
+    /// Whether there is one. From then on there always is.
+    pub fn is_there(&self) -> bool {
+        self.0.load().is_some()
     }
 
     /// Takes another certificate into use, unless it does not fit its key.

@@ -116,7 +116,7 @@ mod tests {
     async fn follows_the_files_and_keeps_the_last_good_pair() {
         let folder = tempfile::tempdir().unwrap();
         let place = folder.path();
-        let certificates = Arc::new(Certificates::new());
+        let certificates = Arc::new(Certificates::default());
         let (first, second) = (pair(), pair());
         write(place, "..1", &first);
         for name in ["tls.crt", "tls.key"] {

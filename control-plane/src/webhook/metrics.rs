@@ -32,11 +32,26 @@ struct WebhookLabels {
     webhook: &'static str,
 }
 
+/// Why an event about a pod was not told.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Untold {
+    /// Nothing is known of a namespace that is ours
+    Namespace,
+    /// More came than is told
+    Queue,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct UntoldLabels {
+    why: &'static str,
+}
+
 /// The families of admission. Clones share their figures.
 #[derive(Debug, Clone)]
 pub struct AdmissionMetrics {
     requests: Family<RequestLabels, Counter>,
     seconds: Family<WebhookLabels, Histogram, fn() -> Histogram>,
+    untold: Family<UntoldLabels, Counter>,
 }
 
 impl Default for AdmissionMetrics {
@@ -44,6 +59,7 @@ impl Default for AdmissionMetrics {
         Self {
             requests: Family::default(),
             seconds: Family::new_with_constructor(seconds as fn() -> Histogram),
+            untold: Family::default(),
         }
     }
 }
@@ -62,6 +78,19 @@ impl AdmissionMetrics {
             Unit::Seconds,
             self.seconds.clone(),
         );
+        registry.register(
+            "admission_untold_events",
+            "Events about pods that were not written, by why",
+            self.untold.clone(),
+        );
+    }
+
+    pub(super) fn untold(&self, why: Untold) {
+        let why = match why {
+            Untold::Namespace => "namespace",
+            Untold::Queue => "queue",
+        };
+        self.untold.get_or_create(&UntoldLabels { why }).inc();
     }
 
     pub(super) fn answered(&self, labels: &RequestLabels, took: Duration) {

@@ -32,10 +32,10 @@ use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use self::{
-    bundle::BundleKeeper, certificates::Certificates, files::CertificateFiles,
-    secret::CertificateSecret, server::Admission,
+    bundle::BundleKeeper, files::CertificateFiles, secret::CertificateSecret, server::Admission,
 };
 pub use self::{
+    certificates::Certificates,
     metrics::AdmissionMetrics,
     review::{POD_PATH, Webhook, path},
 };
@@ -56,6 +56,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 pub struct Options {
     /// Where the certificate comes from.
     pub certificate: CertificateSource,
+    /// Where it is put.
+    pub certificates: Arc<Certificates>,
     /// The IP family of the cluster.
     pub family: IpFamily,
     /// How long an answer that would refuse waits for news of other objects.
@@ -108,6 +110,7 @@ impl Options {
     /// As the command line says.
     pub fn new(
         args: &WebhookArgs,
+        certificates: Arc<Certificates>,
         injection: Option<evermesh_injector::Settings>,
         identity: String,
     ) -> Self {
@@ -123,6 +126,7 @@ impl Options {
         };
         Self {
             certificate,
+            certificates,
             family: match args.ip_family {
                 Family::Ipv4 => IpFamily::Ipv4,
                 Family::Ipv6 => IpFamily::Ipv6,
@@ -148,7 +152,7 @@ pub async fn run(
     metrics: AdmissionMetrics,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    let certificates = Arc::new(Certificates::new());
+    let certificates = options.certificates;
     let mut tasks = JoinSet::new();
     let (events, telling) = events::teller(client.clone(), options.identity, shutdown.clone());
     tasks.spawn(async move {

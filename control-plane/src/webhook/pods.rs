@@ -6,14 +6,17 @@
 
 use axum::response::Response;
 use evermesh_ingest::admission::Surroundings;
-use evermesh_injector::{Decision, PatchError, Settings, decide, needs_surroundings, patch};
+use evermesh_injector::{
+    Decision, PatchError, Settings, decide, is_asked_about, needs_surroundings, patch,
+};
 use evermesh_model::Kind;
 use json_patch::Patch;
 use serde_json::Value;
 
 use super::{
     events::Told,
-    server::{Admission, Outcome},
+    metrics::Untold,
+    server::{Admission, NOTHING_KNOWN, Outcome},
 };
 
 impl Admission {
@@ -26,23 +29,31 @@ impl Admission {
             let outcome = self
                 .patiently(|known| Self::inject(settings, pod, namespace, known))
                 .await;
-            let told = match &outcome {
-                Outcome::Denied(message) => Some(Told::refused(pod, namespace, message)),
-                Outcome::Allowed(_, warnings) if !warnings.is_empty() => {
-                    Some(Told::warned(pod, namespace, warnings))
-                }
-                _ => None,
-            };
-            if let Outcome::Denied(message) = &outcome {
+            if let Outcome::Denied(message) | Outcome::Unready(message) = &outcome {
                 tracing::info!(namespace, message, "a pod is refused");
             }
-            if let Some(told) = told.filter(|_| !request.is_dry_run()) {
-                // Whoever asked has the answer, and the metric counts it.
-                let _ = self.events.try_send(told);
+            if let Some(told) = Told::of(&outcome, pod, namespace).filter(|_| !request.is_dry_run())
+            {
+                self.tell(told, namespace);
             }
             outcome
         })
         .await
+    }
+
+    /// Tells of a namespace that is ours. Whoever reaches our port can name any other, and we may write events there.
+    fn tell(&self, told: Told, namespace: &str) {
+        let is_ours = self
+            .surroundings
+            .borrow()
+            .as_ref()
+            .is_some_and(|known| is_asked_about(namespace, known));
+        if !is_ours {
+            self.metrics.untold(Untold::Namespace);
+        } else if self.events.try_send(told).is_err() {
+            // Whoever asked has the answer.
+            self.metrics.untold(Untold::Queue);
+        }
     }
 
     /// The outcome, and whether newer objects may lead to another one.
@@ -54,7 +65,7 @@ impl Admission {
     ) -> (Outcome, bool) {
         let Some(known) = known else {
             return if needs_surroundings(pod) {
-                (Outcome::Unready, true)
+                (Outcome::Unready(NOTHING_KNOWN.to_owned()), true)
             } else {
                 (Outcome::allowed(), false)
             };
@@ -68,6 +79,7 @@ impl Admission {
             Decision::Refuse(refusal) => {
                 return (Outcome::Denied(refusal.message), refusal.may_be_stale);
             }
+            Decision::Unready(message) => return (Outcome::Unready(message), true),
             Decision::Inject(member) => member,
         };
         let outcome = match patch(pod, &member, settings) {

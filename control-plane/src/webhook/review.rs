@@ -209,13 +209,22 @@ impl Request {
 
     /// The answer that refuses it.
     pub(super) fn deny(&self, message: &str) -> Value {
+        self.refuse(403, "Forbidden", message)
+    }
+
+    /// The answer that refuses it for now. It is an answer, not an HTTP status, of which nobody would see the message.
+    pub(super) fn put_off(&self, message: &str) -> Value {
+        self.refuse(503, "ServiceUnavailable", message)
+    }
+
+    fn refuse(&self, code: u16, reason: &str, message: &str) -> Value {
         review(&json!({
             "uid": self.uid,
             "allowed": false,
             "status": {
                 "status": "Failure",
-                "reason": "Forbidden",
-                "code": 403,
+                "reason": reason,
+                "code": code,
                 "message": message,
             },
         }))

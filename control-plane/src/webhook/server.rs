@@ -59,11 +59,18 @@ pub(super) enum Outcome {
     Allowed(Patch, Vec<String>),
     /// In words for whoever asked.
     Denied(String),
-    /// The objects that the answer depends on are not known yet.
-    Unready,
+    /// What the answer depends on is not known yet: which, in words for whoever asked.
+    Unready(String),
     /// A mistake of ours.
     Failed,
 }
+
+/// The words for whoever asked before anything of the cluster was known.
+pub(super) const NOTHING_KNOWN: &str =
+    "the meshes of the cluster are not known here yet: try again in a moment";
+
+/// The words for whoever met a mistake of ours.
+pub(super) const MISTAKE: &str = "a mistake of Evermesh's, of which its log says more";
 
 /// Serves until cancelled.
 pub(super) async fn serve(
@@ -158,7 +165,9 @@ impl Admission {
 
     async fn fill(&self, write: &Write<'_>) -> Outcome {
         self.patiently(|known| match known {
-            None if write.needs_surroundings() => (Outcome::Unready, true),
+            None if write.needs_surroundings() => {
+                (Outcome::Unready(NOTHING_KNOWN.to_owned()), true)
+            }
             known => {
                 let known = known.cloned().unwrap_or_default();
                 match admission::fill(write, &known, self.family) {
@@ -203,7 +212,7 @@ impl Outcome {
             Self::Allowed(patch, _) if patch.0.is_empty() => "allowed",
             Self::Allowed(..) => "patched",
             Self::Denied(_) => "denied",
-            Self::Unready => "unready",
+            Self::Unready(_) => "unready",
             Self::Failed => "failed",
         }
     }
@@ -213,12 +222,8 @@ fn respond(request: &Request, outcome: &Outcome) -> Response {
     match outcome {
         Outcome::Allowed(patch, warnings) => Json(request.allow(patch, warnings)).into_response(),
         Outcome::Denied(message) => Json(request.deny(message)).into_response(),
-        Outcome::Failed => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
-        Outcome::Unready => (
-            StatusCode::SERVICE_UNAVAILABLE,
-            "the meshes of the cluster are not known yet: try again in a moment\n",
-        )
-            .into_response(),
+        Outcome::Unready(message) => Json(request.put_off(message)).into_response(),
+        Outcome::Failed => (StatusCode::INTERNAL_SERVER_ERROR, MISTAKE).into_response(),
     }
 }
 

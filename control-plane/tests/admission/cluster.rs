@@ -38,6 +38,9 @@ use tokio_util::sync::CancellationToken;
 /// The mesh of the tests, of namespaces with the label `mesh: shop`.
 pub(crate) const MESH: &str = "shop";
 
+/// A namespace that the webhooks do not know.
+pub(crate) const UNSEEN: &str = "unseen";
+
 const MUTATING: &str = "appmesh-controller-mutating-webhook-configuration";
 const VALIDATING: &str = "appmesh-controller-validating-webhook-configuration";
 const LIMIT: Duration = Duration::from_secs(30);
@@ -98,6 +101,7 @@ impl Replica {
                 mutating: MUTATING.to_owned(),
                 validating: VALIDATING.to_owned(),
             }),
+            certificates: Arc::default(),
             family: IpFamily::Ipv4,
             patience: Duration::from_secs(2),
             injection: Some(evermesh_injector::Settings::new(
@@ -185,7 +189,7 @@ impl rustls::client::danger::ServerCertVerifier for Seen {
     }
 }
 
-/// Keeps the surroundings as a control plane would.
+/// Keeps the surroundings as a control plane would whose watch has yet to see the namespace [`UNSEEN`].
 async fn follow(client: Client, surroundings: watch::Sender<Option<Surroundings>>) {
     const KINDS: [Kind; 4] = [
         Kind::Namespace,
@@ -220,6 +224,9 @@ async fn follow(client: Client, surroundings: watch::Sender<Option<Surroundings>
                 let mut value = serde_json::to_value(&object).unwrap();
                 value["apiVersion"] = kind.api_version().into();
                 value["kind"] = kind.as_str().into();
+                if value["metadata"]["name"] == UNSEEN {
+                    continue;
+                }
                 if let Some((reference, object)) = parse(value).object {
                     inputs.apply(reference, Some(object));
                 }

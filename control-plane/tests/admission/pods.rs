@@ -144,6 +144,22 @@ async fn refusals_told(cluster: &Cluster) -> BTreeMap<String, u64> {
     events.collect()
 }
 
+/// A pod of a namespace that is on its way to the webhooks is not let through, and its author hears why.
+async fn unseen_is_refused(cluster: &Cluster) {
+    let mut namespace = cluster::namespace(cluster::UNSEEN);
+    namespace["metadata"]["labels"][evermesh_injector::INJECTION] = "enabled".into();
+    let mut early = pod("early", "web");
+    early["metadata"]["namespace"] = cluster::UNSEEN.into();
+    cluster.create(&namespace).await.unwrap();
+    let refusal = cluster.create(&early).await.unwrap_err();
+    for words in [
+        "(ServiceUnavailable)",
+        "denied the request: it is not known here yet what the label `appmesh.k8s.aws/sidecarInjectorWebhook` of the namespace `unseen` says",
+    ] {
+        assert!(refusal.contains(words), "{refusal}");
+    }
+}
+
 /// A refused pod leaves an event about what wants it; one for show leaves none.
 async fn refusals_are_told(cluster: &Cluster) {
     let mut owned = pod("owned", "other");
@@ -215,6 +231,7 @@ async fn makes_pods_members() {
         assert!(refusal.contains(words), "{refusal}");
     }
     refusals_are_told(&cluster).await;
+    unseen_is_refused(&cluster).await;
     let mut elsewhere = pod("free", "other");
     elsewhere["metadata"]["namespace"] = "default".into();
     let account = json!({

@@ -10,6 +10,7 @@ mod flagger;
 mod identity;
 mod outage;
 mod proxy;
+mod ready;
 mod replicas;
 mod rights;
 mod scene;

@@ -49,16 +49,29 @@ impl Surroundings {
             && Arc::ptr_eq(&self.virtual_gateways, &other.virtual_gateways)
     }
 
-    /// The labels of a namespace; but for its name, none if it is not known.
-    pub fn labels(&self, namespace: &str) -> Labels {
+    /// The labels of a namespace; none if it is not known. The API server has every namespace that it asks about, so
+    /// that one is on its way to us.
+    pub fn labels(&self, namespace: &str) -> Option<Labels> {
         let reference = ObjectRef::new(Kind::Namespace, "", namespace);
-        let known = self.namespaces.get(&reference).map(|known| &**known);
-        namespace_labels(namespace, known)
+        let known = self.namespaces.get(&reference)?;
+        Some(namespace_labels(namespace, Some(known)))
+    }
+
+    /// The labels of the namespace of `object`. Without them a selector such as `NotIn` would take what it must not.
+    fn labels_around(&self, object: &ObjectRef) -> Result<Labels, Denial> {
+        self.labels(&object.namespace).ok_or_else(|| {
+            let message = format!(
+                "the namespace `{}` is not known here yet: try again in a moment",
+                object.namespace
+            );
+            let field = FieldPath::spec().field("meshRef");
+            denial(object, field, Reason::MeshNotFound, message)
+        })
     }
 
     /// The one mesh that selects the namespace of `object`.
     pub(crate) fn mesh(&self, object: &ObjectRef) -> Result<&v1beta2::Mesh, Denial> {
-        let labels = self.labels(&object.namespace);
+        let labels = self.labels_around(object)?;
         let selecting: Vec<_> = self
             .meshes
             .iter()
@@ -115,7 +128,7 @@ impl Surroundings {
         route: &Labels,
         mesh: &v1beta2::Mesh,
     ) -> Result<(&ObjectRef, &v1beta2::VirtualGateway), Denial> {
-        let namespace = self.labels(&object.namespace);
+        let namespace = self.labels_around(object)?;
         let selecting: Vec<_> = self
             .virtual_gateways
             .iter()

@@ -13,6 +13,8 @@ const SURROUNDINGS: &str = "
 ---
 {apiVersion: v1, kind: Namespace, metadata: {name: both, labels: {mesh: m, other: o}}}
 ---
+{apiVersion: v1, kind: Namespace, metadata: {name: nowhere}}
+---
 {apiVersion: v1, kind: Namespace, metadata: {name: leaving, labels: {mesh: gone}}}
 ---
 {apiVersion: v1, kind: Namespace, metadata: {name: edge, labels: {mesh: m, ingress: two}}}
@@ -205,6 +207,29 @@ fn exactly_one_mesh_takes_an_object() {
     let node = of("nowhere");
     let refused = filled(&node, Operation::Create, IpFamily::Ipv4).unwrap_err();
     assert!(refused.may_be_stale, "a mesh may have come since");
+}
+
+#[test]
+fn a_namespace_that_is_not_known_is_in_no_mesh_yet() {
+    let mesh = yaml(
+        "
+apiVersion: appmesh.k8s.aws/v1beta2
+kind: Mesh
+metadata: {name: m, uid: u-m}
+spec: {namespaceSelector: {matchExpressions: [{key: team, operator: NotIn, values: [a]}]}}",
+    );
+    let mut inputs = Inputs::default();
+    let (reference, mesh) = parse(mesh).object.unwrap();
+    inputs.apply(reference, Some(mesh));
+    let node = object(Kind::VirtualNode, "{}");
+    let of_node = write(&node, Operation::Create);
+    let unseen = fill(&of_node, &Surroundings::from(&inputs), IpFamily::Ipv4);
+    let denial = unseen.unwrap_err();
+    assert_eq!(
+        denial.to_string(),
+        "spec.meshRef: the namespace `shop` is not known here yet: try again in a moment (MeshNotFound)"
+    );
+    assert!(denial.may_be_stale, "the namespace is on its way");
 }
 
 #[test]

@@ -1,13 +1,16 @@
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
+use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
+
 use super::*;
 
 /// A token that says when it ends, in seconds from now.
 fn token(name: &str, seconds: i64) -> String {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     let end = now.unwrap().as_secs().saturating_add_signed(seconds);
-    let claims = format!("{{\"exp\":{end},\"sub\":\"{name}\"}}");
-    format!("e30.{}.x", BASE64_URL_SAFE_NO_PAD.encode(claims))
+    let claims = format!("{{\"aud\":[\"evermesh\"],\"exp\":{end},\"sub\":\"{name}\"}}");
+    let claims = BASE64_URL_SAFE_NO_PAD.encode(claims);
+    format!("{}.{claims}.eA", BASE64_URL_SAFE_NO_PAD.encode(name))
 }
 
 type Spoil = fn(&mut serde_json::Value);
@@ -20,7 +23,7 @@ fn workload() -> Workload {
     }
 }
 
-/// An API server that knows every token whose name does not begin with `bad`, and may be gone.
+/// An API server that knows every token but those with the name `bad`, and may be gone.
 #[derive(Clone, Default)]
 struct Server {
     asked: Arc<AtomicUsize>,
@@ -30,7 +33,7 @@ struct Server {
 impl Server {
     fn reviews(&self) -> Arc<Reviews> {
         let server = self.clone();
-        Reviews::new(Box::new(move |token| {
+        let ask = move |token: String| {
             let server = server.clone();
             async move {
                 tokio::time::sleep(Duration::from_millis(20)).await;
@@ -38,13 +41,14 @@ impl Server {
                 if *server.gone.lock() {
                     return Answer::Unreachable("gone".into());
                 }
-                if token.starts_with("bad") {
+                if token.starts_with(&BASE64_URL_SAFE_NO_PAD.encode("bad")) {
                     return Answer::Refused("bad".into());
                 }
                 Answer::Is(workload())
             }
             .boxed()
-        }))
+        };
+        Reviews::new("evermesh".to_owned(), Box::new(ask))
     }
 
     fn asked(&self) -> usize {
@@ -96,8 +100,9 @@ async fn what_was_accepted_stays_so_without_the_api_server_until_it_ends() {
 async fn a_refusal_is_remembered_for_a_while() {
     let server = Server::default();
     let reviews = server.reviews();
+    let bad = token("bad", 60);
     for _ in 0..3 {
-        let answer = reviews.of("bad").await;
+        let answer = reviews.of(&bad).await;
         assert_eq!(answer, Answer::Refused("bad".into()));
     }
     assert_eq!(server.asked(), 1);
@@ -106,7 +111,7 @@ async fn a_refusal_is_remembered_for_a_while() {
     assert_eq!(server.asked(), 1);
     let state = reviews.state.lock();
     let later = SystemTime::now() + REFUSED;
-    assert_eq!(state.remembered(&key("bad"), later), None);
+    assert_eq!(state.remembered(&key(&bad), later), None);
 }
 
 #[test]
@@ -167,12 +172,28 @@ fn reads_what_the_api_server_says() {
     }
 }
 
-#[test]
-fn reads_when_a_token_ends() {
-    let end = expiry(&token("a", 60)).unwrap();
-    let left = end.duration_since(SystemTime::now()).unwrap();
-    assert!((58..=60).contains(&left.as_secs()), "{left:?}");
-    for bad in ["", "a", "a.b.c", "e30.e30.e30", "..", "a.*.c"] {
-        assert_eq!(expiry(bad), None, "{bad}");
+#[tokio::test]
+async fn what_says_of_itself_that_it_is_of_no_use_is_not_asked_about() {
+    let server = Server::default();
+    let reviews = server.reviews();
+    for token in ["x", &token("a", -61)] {
+        assert!(matches!(reviews.of(token).await, Answer::Refused(_)));
     }
+    assert_eq!(server.asked(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_more_questions_wait_than_are_answered_soon() {
+    let server = Server::default();
+    let reviews = server.reviews();
+    let first: Vec<_> = (0..WAITING_LIMIT)
+        .map(|index| reviews.of(&token(&index.to_string(), 60)))
+        .collect();
+    assert_eq!(reviews.of(&token("late", 60)).await, Answer::Busy);
+    for answer in futures::future::join_all(first).await {
+        assert_eq!(answer, Answer::Is(workload()));
+    }
+    let again = reviews.of(&token("late", 60)).await;
+    assert_eq!(again, Answer::Is(workload()));
+    assert_eq!(server.asked(), WAITING_LIMIT + 1);
 }

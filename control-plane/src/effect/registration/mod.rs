@@ -16,7 +16,6 @@ mod objects;
 mod plan;
 #[cfg(test)]
 mod tests;
-mod throttle;
 mod worker;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -32,13 +31,12 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::messages::Messages;
-use self::{
-    client::Registry, messages::Teller, objects::Objects, throttle::Throttle, worker::Worker,
-};
+use self::{client::Registry, messages::Teller, objects::Objects, worker::Worker};
 use crate::{
     effect::lease::Leader,
     engine::Published,
     source::{cloud_map::Connection, kubernetes::Observed},
+    throttle::Throttle,
 };
 
 /// Keeps a virtual node until nothing of it is left in Cloud Map; the old controller's name for that.
@@ -48,6 +46,8 @@ pub(crate) const FINALIZER: &str = "finalizers.appmesh.k8s.aws/aws-cloudmap-reso
 const CONCURRENCY: usize = 16;
 /// Changes that come sooner wait for each other.
 const GAP: Duration = Duration::from_millis(50);
+/// Between two registrations, and how many may come at once: AWS counts the calls of an account, and others call too.
+const REGISTRATIONS: (Duration, u32) = (Duration::from_millis(250), 80);
 
 /// What registration reads, and how it goes about it.
 pub(crate) struct Options {
@@ -81,6 +81,7 @@ struct Shared {
     registry: Registry,
     objects: Objects,
     messages: Teller,
+    /// One for all services: the account has one quota.
     throttle: Throttle,
     settings: Settings,
     permits: Semaphore,
@@ -129,7 +130,7 @@ async fn lead(client: &Client, options: &mut Options) {
             observed: Arc::clone(&options.observed),
         },
         messages: Teller(options.messages.clone()),
-        throttle: Throttle::new(),
+        throttle: Throttle::new(REGISTRATIONS.0, REGISTRATIONS.1),
         settings: options.settings,
         permits: Semaphore::new(CONCURRENCY),
     });

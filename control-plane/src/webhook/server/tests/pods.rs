@@ -1,6 +1,6 @@
 //! Pods.
 
-use evermesh_ingest::{Inputs, admission::Surroundings, object::parse};
+use evermesh_injector::INJECTION;
 
 use super::*;
 
@@ -18,28 +18,23 @@ fn pod(labels: &Value, annotations: &Value) -> String {
     }))
 }
 
-fn with_a_node() -> Surroundings {
-    let mut inputs = Inputs::default();
+/// The namespace `shop` with these labels, and a node in it.
+fn with_a_node(labels: &Value) -> Surroundings {
     let mesh = json!({
         "apiVersion": "appmesh.k8s.aws/v1beta2",
         "kind": "Mesh",
         "metadata": { "name": "m", "uid": "u-m" },
         "spec": {},
     });
-    let namespace = json!({
-        "apiVersion": "v1",
-        "kind": "Namespace",
-        "metadata": { "name": "shop", "labels": { evermesh_injector::INJECTION: "enabled" } },
-    });
     let node = node(&json!({
         "meshRef": { "name": "m", "uid": "u-m" },
         "podSelector": { "matchLabels": { "app": "web" } },
     }));
-    for object in [mesh, namespace, node] {
-        let (reference, object) = parse(object).object.unwrap();
-        inputs.apply(reference, Some(object));
-    }
-    Surroundings::from(&inputs)
+    known([mesh, namespace(labels), node])
+}
+
+fn enabled() -> Surroundings {
+    with_a_node(&json!({ INJECTION: "enabled" }))
 }
 
 fn response(body: &str) -> Value {
@@ -61,14 +56,14 @@ async fn without_injection_nothing_is_said_of_pods() {
 async fn patches_and_refuses_pods() {
     let (server, mut client) = ready(Duration::ZERO).await;
     let web = json!({ "app": "web" });
-    let disabled = json!({ evermesh_injector::INJECTION: "disabled" });
-    let (status, _) = post(&mut client, POD_PATH, pod(&web, &json!({}))).await;
-    assert_eq!(status, 503);
+    let disabled = json!({ INJECTION: "disabled" });
+    let (_, body) = post(&mut client, POD_PATH, pod(&web, &json!({}))).await;
+    assert_eq!(response(&body)["status"]["code"], 503);
     let (status, body) = post(&mut client, POD_PATH, pod(&web, &disabled)).await;
     assert_eq!(status, 200, "it depends on nobody");
     assert_eq!(response(&body)["allowed"], true);
 
-    server.surroundings.send_replace(Some(with_a_node()));
+    server.surroundings.send_replace(Some(enabled()));
     let (status, body) = post(&mut client, POD_PATH, pod(&web, &json!({}))).await;
     let mut answer = response(&body);
     assert_eq!((status, &answer["allowed"]), (200, &json!(true)));
@@ -112,17 +107,72 @@ async fn patches_and_refuses_pods() {
 }
 
 #[tokio::test]
-async fn a_pod_waits_for_its_node() {
-    let (server, mut client) = ready(Duration::from_mins(1)).await;
-    let annotations = json!({ evermesh_injector::INJECTION: "enabled" });
-    let request = pod(&json!({ "app": "web" }), &annotations);
-    let asked = tokio::spawn(async move { post(&mut client, POD_PATH, request).await });
-    server
-        .surroundings
-        .send_replace(Some(Surroundings::default()));
-    tokio::task::yield_now().await;
-    assert!(!asked.is_finished());
-    server.surroundings.send_replace(Some(with_a_node()));
-    let (_, body) = asked.await.unwrap();
-    assert_eq!(response(&body)["allowed"], true);
+async fn a_pod_waits_for_its_node_and_for_its_namespace() {
+    let annotations = json!({ INJECTION: "enabled" });
+    let unlabelled = with_a_node(&json!({}));
+    for (annotations, before) in [
+        (&annotations, Surroundings::default()),
+        (&json!({}), Surroundings::default()),
+        (&json!({}), unlabelled),
+    ] {
+        let (server, mut client) = ready(Duration::from_mins(1)).await;
+        server.surroundings.send_replace(Some(before));
+        let request = pod(&json!({ "app": "web" }), annotations);
+        let asked = tokio::spawn(async move { post(&mut client, POD_PATH, request).await });
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert!(!asked.is_finished());
+        server.surroundings.send_replace(Some(enabled()));
+        let (_, body) = asked.await.unwrap();
+        assert!(response(&body)["patch"].is_string(), "{body}");
+    }
+}
+
+#[tokio::test]
+async fn no_pod_goes_its_way_by_what_is_not_known() {
+    let (mut server, mut client) = ready(Duration::ZERO).await;
+    for labels in [
+        None,
+        Some(json!({})),
+        Some(json!({ INJECTION: "Disabled" })),
+    ] {
+        let known = labels.map_or_else(Surroundings::default, |labels| with_a_node(&labels));
+        server.surroundings.send_replace(Some(known));
+        let request = pod(&json!({ "app": "web" }), &json!({}));
+        let (_, body) = post(&mut client, POD_PATH, request).await;
+        assert_eq!(
+            response(&body),
+            json!({
+                "uid": "0c9a8d74",
+                "allowed": false,
+                "status": {
+                    "status": "Failure",
+                    "reason": "ServiceUnavailable",
+                    "code": 503,
+                    "message": "it is not known here yet what the label `appmesh.k8s.aws/sidecarInjectorWebhook` of the namespace `shop` says: try again in a moment",
+                },
+            })
+        );
+    }
+    assert!(server.told.try_recv().is_err());
+    assert!(server.count(r#"admission_untold_events_total{why="namespace"} 3"#));
+}
+
+/// Whoever reaches the port can write into a request what he likes.
+#[tokio::test]
+async fn events_are_told_of_our_namespaces_and_as_many_as_can_be() {
+    let (mut server, mut client) = ready(Duration::ZERO).await;
+    let forged = pod(&json!({}), &json!({ INJECTION: "enabled" }));
+    let elsewhere = forged.replace("shop", "kube-system");
+    server.surroundings.send_replace(Some(enabled()));
+    for (request, is_told) in [(&elsewhere, false), (&forged, true)] {
+        let (_, body) = post(&mut client, POD_PATH, request.clone()).await;
+        assert_eq!(response(&body)["allowed"], false);
+        assert_eq!(server.told.try_recv().is_ok(), is_told, "{request}");
+    }
+    for _ in 0..3 {
+        post(&mut client, POD_PATH, forged.clone()).await;
+    }
+    let line = |why, count| format!(r#"admission_untold_events_total{{why="{why}"}} {count}"#);
+    assert!(server.count(&line("namespace", 1)));
+    assert!(server.count(&line("queue", 2)));
 }

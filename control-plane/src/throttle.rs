@@ -1,44 +1,42 @@
-//! How fast instances may be registered: AWS counts the calls of an account, and others call too.
+//! How fast something may be done: a burst at once, and what is beyond one at a time.
 //!
-//! In: who wants to call. Out: when it may. A burst passes at once, what is beyond has to wait its turn.
-//!
-//! Must not be one a service: the account has one quota.
+//! In: who wants a turn. Out: when it has it.
 
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::time::{self, Instant};
 
-/// Between two calls: four a second.
-const INTERVAL: Duration = Duration::from_millis(250);
-/// How many may come at once after a rest.
-const BURST: u32 = 80;
-
 /// The throttle.
 #[derive(Debug)]
-pub(super) struct Throttle {
-    /// When the next call would be due had they all come evenly.
+pub(crate) struct Throttle {
+    interval: Duration,
+    burst: u32,
+    /// When the next turn would be due had they all come evenly.
     next: Mutex<Option<Instant>>,
 }
 
 impl Throttle {
-    pub(super) const fn new() -> Self {
+    /// A turn every `interval`, and `burst` of them at once after a rest.
+    pub(crate) const fn new(interval: Duration, burst: u32) -> Self {
         Self {
+            interval,
+            burst,
             next: Mutex::new(None),
         }
     }
 
     /// Waits for a turn.
-    pub(super) async fn turn(&self) {
+    pub(crate) async fn turn(&self) {
         time::sleep_until(self.reserve(Instant::now())).await;
     }
 
     fn reserve(&self, now: Instant) -> Instant {
         let mut next = self.next.lock();
         let due = next.filter(|next| *next > now).unwrap_or(now);
-        *next = Some(due + INTERVAL);
+        *next = Some(due + self.interval);
         // Who is less than a burst early may go.
-        let early = INTERVAL * (BURST - 1);
+        let early = self.interval * self.burst.saturating_sub(1);
         due.checked_sub(early).map_or(now, |due| due.max(now))
     }
 }
@@ -47,9 +45,11 @@ impl Throttle {
 mod tests {
     use super::*;
 
+    const INTERVAL: Duration = Duration::from_millis(250);
+
     #[tokio::test(start_paused = true)]
     async fn a_burst_passes_and_the_rest_waits_its_turn() {
-        let throttle = Throttle::new();
+        let throttle = Throttle::new(INTERVAL, 80);
         let begin = Instant::now();
         let after = async |calls: u32| {
             for _ in 0..calls {
