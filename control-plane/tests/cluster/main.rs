@@ -1,6 +1,6 @@
 //! What takes pods: a whole Kubernetes, Evermesh as Helm installs it, and Envoys beside applications.
 //!
-//! Each test has a cluster of its own, one after the other; with `KUBECONFIG` all run on that one.
+//! Each test has a cluster of its own, one after the other; with `KUBECONFIG` all run on that one, in turn too.
 
 #![allow(clippy::unwrap_used)] // what fails here fails a test
 

@@ -46,6 +46,7 @@ spec: {{selector: {{app: echo}}, ports: [{{port: 80, targetPort: 8080}}]}}
 async fn a_cluster_runs_pods_and_leaves_nothing_behind() {
     let cluster = Cluster::obtain(say).await.unwrap();
     cluster.load(&["evermesh-test-app"]).await.unwrap();
+    cluster.clear("echo").await.unwrap();
     let kubectl = cluster.kubectl();
     kubectl.apply(&echo()).await.unwrap();
     cluster.rolled_out("echo", "echo", LIMIT).await.unwrap();

@@ -73,13 +73,6 @@ async fn everything_is_active(canary: &Canary) {
 
 async fn through_the_gateway(canary: &Canary) -> (oneshot::Sender<()>, JoinHandle<Tally>) {
     let target = canary.gate().await.unwrap();
-    // The node port leads to the gateway a moment after its pod is ready.
-    evermesh_testkit::wait::eventually(
-        "an answer of the gateway",
-        Duration::from_secs(30),
-        async || target.get("/").await.is_ok(),
-    )
-    .await;
     let load = Load {
         target,
         host: "color.shop".to_owned(),

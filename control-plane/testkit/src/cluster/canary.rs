@@ -16,6 +16,9 @@ const MESH: &str = include_str!("canary.yaml");
 /// Where the gateway takes traffic from outside.
 const GATE: u16 = 30088;
 
+/// The node port leads to the gateway a moment after its pod is ready.
+const FIRST_ANSWER: Duration = Duration::from_secs(30);
+
 const WORKLOADS: [Workload; 4] = [
     Workload {
         name: "color-v1",
@@ -58,6 +61,7 @@ impl Canary {
         mut say: impl FnMut(&str),
     ) -> Result<Self> {
         install(&cluster, version, &mut say).await?;
+        cluster.clear("shop").await?;
         let canary = Self { cluster };
         say("kubectl apply: a mesh, a service in two versions, a caller and a gateway");
         canary.cluster.kubectl().apply(MESH).await?;
@@ -143,9 +147,19 @@ impl Canary {
         )
     }
 
-    /// The gateway, as somebody outside of the cluster reaches it.
+    /// The gateway, as somebody outside of the cluster reaches it, once it answers.
     pub async fn gate(&self) -> Result<Address> {
-        self.cluster.node_port(GATE).await
+        let gate = self.cluster.node_port(GATE).await?;
+        let deadline = Instant::now() + FIRST_ANSWER;
+        while let Err(error) = gate.get("/").await {
+            if Instant::now() > deadline {
+                return Err(error.context(format!(
+                    "the gateway does not answer at {gate:?}, a node port of the cluster's first node, which has to be reachable from here: see docs/cluster.md"
+                )));
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        Ok(gate)
     }
 }
 

@@ -53,32 +53,38 @@ const ROLLOUT: Duration = Duration::from_mins(3);
 pub struct Cluster {
     kubectl: Kubectl,
     place: Place,
+    /// Held until the cluster is gone.
+    _turn: Option<File>,
 }
 
 #[derive(Debug)]
 enum Place {
-    Ours {
-        local: Box<Local>,
-        _turn: Option<File>,
-    },
-    Theirs {
-        dir: TempDir,
-    },
+    Ours { local: Box<Local> },
+    Theirs { dir: TempDir },
 }
 
 impl Cluster {
     /// The cluster of the variable `KUBECONFIG`, or one of our own; `say` hears of each step.
     ///
-    /// One of our own at a time on a machine: a second caller waits for the first to end.
+    /// One at a time on a machine, whichever it is: a second caller waits for the first to end.
     pub async fn obtain(mut say: impl FnMut(&str)) -> Result<Self> {
         let Some(kubeconfig) = env::var_os("KUBECONFIG").filter(|it| !it.is_empty()) else {
             let turn = turn(&mut say).await?;
             return Self::start_in(Some(turn), say).await;
         };
+        let kubeconfig = PathBuf::from(kubeconfig);
+        if !kubeconfig.is_absolute() || !kubeconfig.is_file() {
+            // Tests run in the folder of their crate, and kubectl takes a missing file for an empty one.
+            bail!(
+                "KUBECONFIG is {}: the absolute path of one file is needed",
+                kubeconfig.display()
+            );
+        }
         let dir = tools::scratch("cluster")?;
         Ok(Self {
-            kubectl: Kubectl::new(None, PathBuf::from(kubeconfig), dir.path()),
+            kubectl: Kubectl::new(None, kubeconfig, dir.path()),
             place: Place::Theirs { dir },
+            _turn: Some(turn(&mut say).await?),
         })
     }
 
@@ -93,8 +99,8 @@ impl Cluster {
             kubectl: Kubectl::new(None, local.kubeconfig(), local.dir()),
             place: Place::Ours {
                 local: Box::new(local),
-                _turn: turn,
             },
+            _turn: turn,
         })
     }
 
@@ -111,14 +117,24 @@ impl Cluster {
     /// Makes these images of ours known to the node; a cluster of somebody else has them already.
     pub async fn load(&self, names: &[&str]) -> Result<()> {
         match &self.place {
-            Place::Ours { local, .. } => local.load(names).await,
+            Place::Ours { local } => local.load(names).await,
             Place::Theirs { .. } => Ok(()),
         }
     }
 
+    /// Removes a namespace that an earlier test may have left in a cluster that is not ours.
+    pub async fn clear(&self, namespace: &str) -> Result<()> {
+        if let Place::Theirs { .. } = self.place {
+            let delete = ["delete", "namespace", namespace, "--ignore-not-found"];
+            let delete = [&delete[..], &["--timeout=2m"]].concat();
+            self.kubectl.run(&delete).await?;
+        }
+        Ok(())
+    }
+
     /// The way to a node port from outside of the cluster.
     pub async fn node_port(&self, port: u16) -> Result<Address> {
-        if let Place::Ours { local, .. } = &self.place {
+        if let Place::Ours { local } = &self.place {
             return Ok(local.node_port(port));
         }
         let nodes = self.kubectl.run(&["get", "nodes", "--output=json"]).await?;
@@ -136,7 +152,7 @@ impl Cluster {
     /// Where the logs of its parts are, if it is ours.
     pub fn logs(&self) -> Option<&Path> {
         match &self.place {
-            Place::Ours { local, .. } => Some(local.logs()),
+            Place::Ours { local } => Some(local.logs()),
             Place::Theirs { .. } => None,
         }
     }
@@ -196,7 +212,7 @@ impl Cluster {
     /// A folder that lives as long as this handle.
     pub fn dir(&self) -> &Path {
         match &self.place {
-            Place::Ours { local, .. } => local.dir(),
+            Place::Ours { local } => local.dir(),
             Place::Theirs { dir } => dir.path(),
         }
     }

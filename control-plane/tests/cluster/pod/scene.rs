@@ -35,6 +35,7 @@ pub(super) struct Yard<'a> {
 
 /// Builds it up; every pod is ready but `strict`.
 pub(super) async fn build(cluster: &Cluster) -> Yard<'_> {
+    cluster.clear("yard").await.unwrap();
     let kubectl = cluster.kubectl();
     kubectl.apply(&mesh("DROP_ALL")).await.unwrap();
     kubectl.apply(&nodes("STRICT")).await.unwrap();
