@@ -77,11 +77,7 @@ pub fn serve(args: &ServeArgs) -> anyhow::Result<()> {
 
 async fn run(args: &ServeArgs, streams: &Handle) -> anyhow::Result<()> {
     let listeners = XdsListeners::bind(args).await?;
-    let admin_listener = bind(args.admin_address, "--admin-address").await?;
-    let metrics_listener = match args.metrics_address {
-        Some(address) => Some(bind(address, "--metrics-address").await?),
-        None => None,
-    };
+    let pages_at = AdminListeners::bind(args).await?;
     let (leaving, shutdown) = (CancellationToken::new(), CancellationToken::new());
     let mut tasks = JoinSet::new();
 
@@ -173,8 +169,7 @@ async fn run(args: &ServeArgs, streams: &Handle) -> anyhow::Result<()> {
         leaving: leaving.clone(),
         ear,
     };
-    let serving = admin::serve(admin_listener, metrics_listener, pages, shutdown.clone());
-    tasks.spawn(async move { serving.await.context("the admin server failed") });
+    pages_at.spawn(&mut tasks, pages, shutdown.clone());
 
     tracing::info!(xds = %args.xds_address, admin = %args.admin_address, "serving");
     let drain = cluster.as_ref().map(|_| DRAIN);
@@ -208,6 +203,34 @@ fn xds_options(
         tasks.spawn(part(tls.follow(shutdown.clone())));
     }
     Ok(options)
+}
+
+/// Where operators look, and everybody else if that is somewhere else.
+struct AdminListeners {
+    admin: TcpListener,
+    metrics: Option<TcpListener>,
+}
+
+impl AdminListeners {
+    async fn bind(args: &ServeArgs) -> anyhow::Result<Self> {
+        Ok(Self {
+            admin: bind(args.admin_address, "--admin-address").await?,
+            metrics: match args.metrics_address {
+                Some(address) => Some(bind(address, "--metrics-address").await?),
+                None => None,
+            },
+        })
+    }
+
+    fn spawn(
+        self,
+        tasks: &mut JoinSet<anyhow::Result<()>>,
+        pages: admin::Sources,
+        shutdown: CancellationToken,
+    ) {
+        let serving = admin::serve(self.admin, self.metrics, pages, shutdown);
+        tasks.spawn(async move { serving.await.context("the admin server failed") });
+    }
 }
 
 /// Where xDS is served.

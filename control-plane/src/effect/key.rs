@@ -20,7 +20,8 @@ impl ReplicaKey {
     /// The machine has no randomness.
     pub(crate) fn new() -> anyhow::Result<Self> {
         let mut bytes = [0; 32];
-        rand::fill(&mut bytes).map_err(|_| anyhow!("there is no randomness for a key"))?;
+        rand::fill(&mut bytes)
+            .map_err(|_unspecified| anyhow!("there is no randomness for a key"))?;
         Ok(Self(BASE64_URL_SAFE_NO_PAD.encode(bytes)))
     }
 

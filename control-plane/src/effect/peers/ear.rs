@@ -78,8 +78,8 @@ impl Ear {
             Leader::Us { others } => others.get(replica) == Some(&digest),
             _ => false,
         };
-        let shown = time::timeout(SILENCE, self.leader.wait_for(shows)).await;
-        shown.is_ok_and(|shown| shown.is_ok())
+        let seen = time::timeout(SILENCE, self.leader.wait_for(shows)).await;
+        seen.is_ok_and(|seen| seen.is_ok())
     }
 
     async fn hear(&self, stream: u64, body: Body) -> Result<(), String> {
