@@ -17,7 +17,7 @@ use crate::{
 use evermesh_proto::json::JsonError;
 
 /// Says how the patch was made, for whoever looks at a proxy: counted up when what proxies report changes.
-const GENERATION: &str = "1";
+const GENERATION: &str = "2";
 /// What an annotation may say in the controller's stead.
 const SAMPLING_RATE: &str = "XRAY_SAMPLING_RATE";
 /// The variable by which a pod chooses its number of worker threads.
@@ -54,7 +54,7 @@ pub(super) fn patch(
         "name": ENVOY,
         "image": envoy.image,
         "command": [ENVOY],
-        "args": arguments(task)?,
+        "args": arguments(task, &envoy.image)?,
         "env": environment(task, warnings),
         "ports": [{ "name": "stats", "containerPort": envoy.admin_port, "protocol": "TCP" }],
         "readinessProbe": readiness(task),
@@ -189,10 +189,10 @@ fn address_variable(name: &str, host: &str) -> Value {
     }
 }
 
-/// Envoy's arguments. Plain Envoy reads no variables, so the kubelet puts their values in.
-pub(super) fn arguments(task: Task<'_>) -> Result<Vec<String>, JsonError> {
+/// The arguments of an Envoy of this image. It reads no variables, so the kubelet puts their values in.
+pub(super) fn arguments(task: Task<'_>, image: &str) -> Result<Vec<String>, JsonError> {
     let envoy = &task.settings.envoy;
-    let config = render_line(&bootstrap(&options(task)))?;
+    let config = render_line(&bootstrap(&options(task, image)))?;
     let concurrency = task.wishes.env.get(CONCURRENCY);
     let concurrency = concurrency
         .filter(|it| it.parse::<u16>().is_ok())
@@ -217,7 +217,7 @@ fn expandable(text: &str) -> String {
     })
 }
 
-fn options(task: Task<'_>) -> BootstrapOptions {
+fn options(task: Task<'_>, image: &str) -> BootstrapOptions {
     let settings = task.settings;
     let envoy = &settings.envoy;
     let control_plane = &settings.control_plane;
@@ -238,6 +238,7 @@ fn options(task: Task<'_>) -> BootstrapOptions {
             ("pod", field(POD_NAME)),
             ("namespace", field(POD_NAMESPACE)),
             ("uid", field(POD_UID)),
+            ("image", image.to_owned()),
             ("injection", GENERATION.to_owned()),
         ]
         .map(|(key, value)| (key.to_owned(), value))
