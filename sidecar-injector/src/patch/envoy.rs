@@ -22,6 +22,10 @@ const GENERATION: &str = "2";
 const SAMPLING_RATE: &str = "XRAY_SAMPLING_RATE";
 /// The variable by which a pod chooses its number of worker threads.
 const CONCURRENCY: &str = "ENVOY_CONCURRENCY";
+/// How long a pod may take to end that does not say so, in seconds: Kubernetes' default.
+const GRACE_PERIOD: i64 = 30;
+/// What of that is left to Envoy, in seconds: it ends at once when it is told to.
+const ENDING: i64 = 1;
 /// Such a value is a field of the pod, read when the container starts: `ref:status.hostIP`.
 const REFERENCE: &str = "ref:";
 
@@ -61,10 +65,9 @@ pub(super) fn patch(
         "resources": resources(&task.wishes.resources),
         "securityContext": unprivileged(),
     });
-    if envoy.prestop_delay > 0 {
-        container["lifecycle"] = json!({
-            "preStop": { "sleep": { "seconds": envoy.prestop_delay } },
-        });
+    let pause = pause(draft.pod(), task, warnings);
+    if pause > 0 {
+        container["lifecycle"] = json!({ "preStop": { "sleep": { "seconds": pause } } });
     }
     if task.settings.order == SidecarOrder::Native {
         let period = envoy.start_interval.max(1);
@@ -81,6 +84,30 @@ pub(super) fn patch(
     let position = usize::from(traces_to_xray(task.settings).is_some());
     place(draft, task, container, position);
     Ok(())
+}
+
+/// How long Envoy goes on serving once the pod is to end, in seconds. The API server takes no pod with a pause that
+/// is longer than the pod may take to end.
+fn pause(pod: &Value, task: Task<'_>, warnings: &mut Vec<String>) -> i64 {
+    let spec = &pod["spec"];
+    let ends_by_itself = spec["restartPolicy"]
+        .as_str()
+        .is_some_and(|it| it != "Always");
+    // The kubelet ends a native sidecar after the application, and its pause would begin then.
+    if ends_by_itself && task.settings.order == SidecarOrder::Native {
+        return 0;
+    }
+    let wanted = i64::from(task.settings.envoy.prestop_delay);
+    let grace = spec["terminationGracePeriodSeconds"].as_i64();
+    let grace = grace.unwrap_or(GRACE_PERIOD);
+    let pause = wanted.min(grace.saturating_sub(ENDING)).max(0);
+    if pause < wanted {
+        warnings.push(format!(
+            "once the pod is to end, its Envoy serves for another {pause} seconds instead of {wanted}: terminationGracePeriodSeconds is {grace}, of which Envoy takes the last to end; {} would be long enough",
+            wanted + ENDING
+        ));
+    }
+    pause
 }
 
 /// The old probe's numbers on plain Envoy's page.
