@@ -4,9 +4,7 @@
 
 use serde_json::{Value, json};
 
-use super::{
-    Draft, ENVOY, Task, has_container, place, resources, traces_to_xray, unprivileged, volumes,
-};
+use super::{Draft, ENVOY, Task, has_container, place, resources, unprivileged, volumes};
 use crate::{
     bootstrap::{
         AdminAddress, Authority, BootstrapOptions, ControlPlaneTls, HostPort, StatsD, Tracing,
@@ -47,6 +45,7 @@ const EXPANDED: [&str; 6] = [
 pub(super) fn patch(
     draft: &mut Draft,
     task: Task<'_>,
+    position: usize,
     warnings: &mut Vec<String>,
 ) -> Result<(), JsonError> {
     if has_container(draft.pod(), ENVOY) {
@@ -81,7 +80,6 @@ pub(super) fn patch(
         container["volumeMounts"] = mounts.into();
     }
     volumes::add(draft, made);
-    let position = usize::from(traces_to_xray(task.settings).is_some());
     place(draft, task, container, position);
     Ok(())
 }
