@@ -86,6 +86,7 @@ pub fn patch(pod: &Value, member: &Member, settings: &Settings) -> Result<Patche
             }
         }
     }
+    warnings.extend(volumes::missing(draft.pod(), &wishes));
     Ok(Patched {
         patch: draft.into_patch(),
         warnings,

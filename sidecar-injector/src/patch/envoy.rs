@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::{Draft, ENVOY, Task, has_container, place, resources, unprivileged, volumes};
 use crate::{
+    annotation::SAMPLING_RATE,
     bootstrap::{
         AdminAddress, Authority, BootstrapOptions, ControlPlaneTls, HostPort, StatsD, Tracing,
         bootstrap, render_line,
@@ -16,10 +17,6 @@ use evermesh_proto::json::JsonError;
 
 /// Says how the patch was made, for whoever looks at a proxy: counted up when what proxies report changes.
 const GENERATION: &str = "2";
-/// What an annotation may say in the controller's stead.
-const SAMPLING_RATE: &str = "XRAY_SAMPLING_RATE";
-/// The variable by which a pod chooses its number of worker threads.
-const CONCURRENCY: &str = "ENVOY_CONCURRENCY";
 /// How long a pod may take to end that does not say so, in seconds: Kubernetes' default.
 const GRACE_PERIOD: i64 = 30;
 /// What of that is left to Envoy, in seconds: it ends at once when it is told to.
@@ -218,18 +215,14 @@ fn address_variable(name: &str, host: &str) -> Value {
 pub(super) fn arguments(task: Task<'_>, image: &str) -> Result<Vec<String>, JsonError> {
     let envoy = &task.settings.envoy;
     let config = render_line(&bootstrap(&options(task, image)))?;
-    let concurrency = task.wishes.env.get(CONCURRENCY);
-    let concurrency = concurrency
-        .filter(|it| it.parse::<u16>().is_ok())
-        .cloned()
-        .unwrap_or_else(|| envoy.concurrency.to_string());
+    let concurrency = task.wishes.concurrency.unwrap_or(envoy.concurrency);
     Ok(vec![
         "--config-yaml".to_owned(),
         expandable(&config),
         "--log-level".to_owned(),
         envoy.log_level.clone(),
         "--concurrency".to_owned(),
-        concurrency,
+        concurrency.to_string(),
         // Its locks are the host's where a pod uses the host's network.
         "--disable-hot-restart".to_owned(),
     ])
@@ -255,8 +248,7 @@ fn options(task: Task<'_>, image: &str) -> BootstrapOptions {
         },
         port: address.port,
     };
-    let rate = task.wishes.env.get(SAMPLING_RATE);
-    let rate = rate.and_then(|rate| rate.parse().ok());
+    let rate = task.wishes.sampling_rate;
     BootstrapOptions {
         id: Some(task.member.id.clone()),
         metadata: [
