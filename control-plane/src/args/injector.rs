@@ -1,8 +1,7 @@
 //! What can be asked for in pods. The flags that App Mesh's controller had are called as they were there.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use anyhow::Context;
 use clap::Args;
 use evermesh_injector::{
     Settings,
@@ -11,6 +10,7 @@ use evermesh_injector::{
 };
 
 use super::{
+    authority::authority,
     choice::{Malformed, SidecarOrder, WithoutMember},
     sidecar_telemetry::SidecarTelemetryArgs,
 };
@@ -350,43 +350,6 @@ impl InjectorArgs {
             admin_port: self.envoy_admin_access_port,
             admin_access_log: self.envoy_admin_access_log_file.clone(),
             admin_ipv6: self.envoy_admin_access_enable_ipv6,
-        }
-    }
-}
-
-/// The certificates in a file, which are written into pods where many can read them.
-fn authority(file: &Path) -> anyhow::Result<String> {
-    let read = || {
-        let pem = std::fs::read_to_string(file)?;
-        let is_sound = pem.contains("BEGIN CERTIFICATE") && !pem.contains("PRIVATE KEY");
-        anyhow::ensure!(
-            is_sound,
-            "certificates are needed, in PEM, and nothing else"
-        );
-        Ok(pem)
-    };
-    read().with_context(|| format!("--sidecar-xds-ca {}", file.display()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_key_is_no_authority() {
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("ca.crt");
-        authority(&file).unwrap_err();
-        let certificate = "-----BEGIN CERTIFICATE-----\n";
-        std::fs::write(&file, certificate).unwrap();
-        assert_eq!(authority(&file).unwrap(), certificate);
-        for bad in [
-            "",
-            "-----BEGIN CERTIFICATE-----\n-----BEGIN PRIVATE KEY-----\n",
-        ] {
-            std::fs::write(&file, bad).unwrap();
-            let error = format!("{:#}", authority(&file).unwrap_err());
-            assert!(error.contains("ca.crt: certificates are needed"), "{error}");
         }
     }
 }
