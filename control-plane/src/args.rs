@@ -1,5 +1,6 @@
 //! The command line: what can be asked for, in words that teach. No logic.
 
+mod authority;
 mod bootstrap;
 mod choice;
 mod cluster;

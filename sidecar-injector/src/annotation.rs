@@ -20,9 +20,16 @@ const FARGATE: &str = "eks.amazonaws.com/fargate-profile";
 pub(crate) const PORTS: &str = "appmesh.k8s.aws/ports";
 pub(crate) const IGNORED_IPS: &str = "appmesh.k8s.aws/egressIgnoredIPs";
 pub(crate) const IGNORED_PORTS: &str = "appmesh.k8s.aws/egressIgnoredPorts";
+pub(crate) const VOLUME_MOUNTS: &str = "appmesh.k8s.aws/volumeMounts";
+pub(crate) const XRAY_CONFIG: &str = "appmesh.k8s.aws/xrayAgentConfigMount";
+
+/// The variable that an annotation may say in the controller's stead: the share of requests that X-Ray gets.
+pub(crate) const SAMPLING_RATE: &str = "XRAY_SAMPLING_RATE";
+/// The variable by which a pod chooses its number of worker threads.
+const CONCURRENCY: &str = "ENVOY_CONCURRENCY";
 
 /// What a pod asks for.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 #[allow(clippy::struct_excessive_bools)] // a switch an annotation
 pub(crate) struct Wishes {
     /// The ports at which the application is called through the proxy.
@@ -37,9 +44,14 @@ pub(crate) struct Wishes {
     pub(crate) volume_mounts: Vec<Mount>,
     /// By name, the last one of each.
     pub(crate) env: BTreeMap<String, String>,
+    /// Two of these, read.
+    pub(crate) sampling_rate: Option<f64>,
+    pub(crate) concurrency: Option<u16>,
     pub(crate) sds: bool,
     pub(crate) keeps_image: bool,
     pub(crate) xray_config: Option<Mount>,
+    /// The annotations that cannot be read, so that their defaults hold.
+    pub(crate) malformed: Vec<String>,
 }
 
 /// What is mounted, and where.
@@ -55,18 +67,22 @@ pub(crate) struct Mount {
 struct Reader<'a> {
     pod: &'a Value,
     malformed: Vec<String>,
+    messages: Vec<String>,
 }
 
 impl Reader<'_> {
     fn read<T>(&mut self, name: &str, read: impl Fn(&str) -> Result<T, String>) -> Option<T> {
         let key = key(name);
         let text = self.pod["metadata"]["annotations"][&key].as_str()?;
-        read(text)
-            .map_err(|reason| {
+        match read(text) {
+            Ok(read) => Some(read),
+            Err(reason) => {
                 let message = format!("the annotation `{key}` is `{text}`: {reason}");
-                self.malformed.push(message);
-            })
-            .ok()
+                self.messages.push(message);
+                self.malformed.push(key);
+                None
+            }
+        }
     }
 }
 
@@ -79,6 +95,7 @@ pub(crate) fn read(pod: &Value, member: &Member, settings: &Settings) -> (Wishes
     let mut reader = Reader {
         pod,
         malformed: Vec::new(),
+        messages: Vec::new(),
     };
     let of_settings = &settings.envoy.resources;
     let mut resource = |name, default: &String| {
@@ -93,21 +110,10 @@ pub(crate) fn read(pod: &Value, member: &Member, settings: &Settings) -> (Wishes
     };
     let fargate = pod["metadata"]["labels"][FARGATE].as_str();
     let on_fargate = fargate.is_some_and(|profile| !profile.is_empty());
-    let volumes: Vec<&str> = pod["spec"]["volumes"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter_map(|volume| volume["name"].as_str())
-        .collect();
-    let volume_mounts = |text: &str| {
-        let mounts = mounts(text)?;
-        match mounts.iter().find(|it| !volumes.contains(&&*it.name)) {
-            Some(missing) => Err(format!("the pod has no volume `{}`", missing.name)),
-            None => Ok(mounts),
-        }
-    };
-    let mut env = reader.read("sidecarEnv", pairs).unwrap_or_default();
-    env.extend(reader.read("sidecarEnvJson", maps).unwrap_or_default());
+    let of_pairs = reader.read("sidecarEnv", |text| sound(pairs(text)?));
+    let of_maps = reader.read("sidecarEnvJson", |text| sound(maps(text)?));
+    let mut env = of_pairs.unwrap_or_default();
+    env.extend(of_maps.unwrap_or_default());
     let wishes = Wishes {
         ports: reader
             .read("ports", ports)
@@ -122,22 +128,23 @@ pub(crate) fn read(pod: &Value, member: &Member, settings: &Settings) -> (Wishes
         cni: reader.read("appmeshCNI", switch).unwrap_or(on_fargate),
         resources,
         secret_mounts: reader.read("secretMounts", mounts).unwrap_or_default(),
-        volume_mounts: reader
-            .read("volumeMounts", volume_mounts)
-            .unwrap_or_default(),
+        volume_mounts: reader.read("volumeMounts", mounts).unwrap_or_default(),
+        sampling_rate: env.get(SAMPLING_RATE).and_then(|it| share(it).ok()),
+        concurrency: env.get(CONCURRENCY).and_then(|it| threads(it).ok()),
         env,
         sds: reader.read("sds", switch).unwrap_or(true),
         keeps_image: reader
             .read("virtualGatewaySkipImageOverride", switch)
             .unwrap_or(false),
         xray_config: reader.read("xrayAgentConfigMount", |text| {
-            match volume_mounts(text)?.as_slice() {
+            match mounts(text)?.as_slice() {
                 [one] => Ok(one.clone()),
                 _ => Err("one VOLUME:PATH is needed".to_owned()),
             }
         }),
+        malformed: reader.malformed,
     };
-    (wishes, reader.malformed)
+    (wishes, reader.messages)
 }
 
 fn items(text: &str) -> impl Iterator<Item = &str> {
@@ -241,6 +248,29 @@ fn maps(text: &str) -> Result<BTreeMap<String, String>, String> {
         })
 }
 
+/// The variables, if those that are read here can be.
+fn sound(env: BTreeMap<String, String>) -> Result<BTreeMap<String, String>, String> {
+    if let Some(rate) = env.get(SAMPLING_RATE) {
+        share(rate)?;
+    }
+    if let Some(number) = env.get(CONCURRENCY) {
+        threads(number)?;
+    }
+    Ok(env)
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    let share = text.parse().ok().filter(|it| (0.0..=1.0).contains(it));
+    share.ok_or_else(|| format!("`{SAMPLING_RATE}` is `{text}` and must be a number from 0 to 1"))
+}
+
+fn threads(text: &str) -> Result<u16, String> {
+    let number = text.parse().ok();
+    number.ok_or_else(|| {
+        format!("`{CONCURRENCY}` is `{text}` and must be a number of threads, at most 65535")
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -275,5 +305,23 @@ mod tests {
         assert!(pairs("A").is_err());
         assert_eq!(maps(r#"[{"A":"b,c"},{"D":""}]"#).unwrap()["A"], "b,c");
         assert!(maps(r#"{"A":"b"}"#).is_err());
+    }
+
+    #[test]
+    fn reads_the_variables_that_it_knows() {
+        let env = |name: &str, value: &str| sound([(name.to_owned(), value.to_owned())].into());
+        for good in ["0", "1", "0.05", "1e-3"] {
+            assert!(env(SAMPLING_RATE, good).is_ok(), "{good}");
+        }
+        for bad in ["", "abc", "2", "-1", "NaN", "inf", "5%"] {
+            assert!(env(SAMPLING_RATE, bad).is_err(), "{bad}");
+        }
+        for good in ["0", "4", "65535"] {
+            assert!(env(CONCURRENCY, good).is_ok(), "{good}");
+        }
+        for bad in ["", "abc", "-1", "1.5", "65536"] {
+            assert!(env(CONCURRENCY, bad).is_err(), "{bad}");
+        }
+        assert!(env("OTHER", "abc").is_ok());
     }
 }

@@ -75,8 +75,8 @@ pub fn patch(pod: &Value, member: &Member, settings: &Settings) -> Result<Patche
             if member.is_intercepted {
                 interception::patch(&mut draft, task);
             }
-            xray::patch(&mut draft, task);
-            envoy::patch(&mut draft, task, &mut warnings)?;
+            let position = usize::from(xray::patch(&mut draft, task));
+            envoy::patch(&mut draft, task, position, &mut warnings)?;
             if member.in_cloud_map && settings.cloud_map_gate {
                 gate(&mut draft);
             }
@@ -86,6 +86,7 @@ pub fn patch(pod: &Value, member: &Member, settings: &Settings) -> Result<Patche
             }
         }
     }
+    warnings.extend(volumes::missing(draft.pod(), &wishes));
     Ok(Patched {
         patch: draft.into_patch(),
         warnings,

@@ -1,4 +1,4 @@
-//! Whatever pod: the patch takes nothing away, and patching twice is patching once.
+//! Whatever pod: the patch takes nothing away, patching twice is patching once, and what is put in fits the pod.
 
 #![allow(clippy::unwrap_used)] // what fails here fails a test
 
@@ -108,9 +108,10 @@ fn pod() -> impl Strategy<Value = Value> {
         containers(),
         annotations,
         anything(),
-        any::<[bool; 4]>(),
+        prop_oneof![-1..40_i64, any::<i64>()],
+        any::<[bool; 5]>(),
     );
-    fields.prop_map(|(containers, init, annotations, unknown, has)| {
+    fields.prop_map(|(containers, init, annotations, unknown, grace, has)| {
         let mut made = json!({
             "apiVersion": "v1",
             "kind": "Pod",
@@ -133,8 +134,24 @@ fn pod() -> impl Strategy<Value = Value> {
         if has[3] {
             made["spec"]["securityContext"] = json!({ "unknown": unknown });
         }
+        if has[4] {
+            made["spec"]["terminationGracePeriodSeconds"] = grace.into();
+        }
         made
     })
+}
+
+/// What the API server asks of a pause before a container ends: that the pod may take that long. None is ever zero,
+/// which older ones refuse.
+fn pauses_fit(pod: &Value) -> bool {
+    let grace = pod["spec"]["terminationGracePeriodSeconds"].as_i64();
+    let grace = grace.unwrap_or(30);
+    ["containers", "initContainers"]
+        .into_iter()
+        .filter_map(|list| pod["spec"][list].as_array())
+        .flatten()
+        .filter_map(|container| container["lifecycle"]["preStop"]["sleep"]["seconds"].as_i64())
+        .all(|seconds| 0 < seconds && seconds < grace)
 }
 
 /// Whether all of `before` is in `after`. What the patch is there to set is looked at by the golden cases.
@@ -182,6 +199,7 @@ proptest! {
         let mut patched = case.pod.clone();
         json_patch::patch(&mut patched, &first.patch).unwrap();
         prop_assert_eq!(survives(&case.pod, &patched, ""), Ok(()));
+        prop_assert!(pauses_fit(&patched));
         let second = case.patch(&patched).unwrap().unwrap();
         prop_assert!(second.patch.0.is_empty(), "{}", json!(second.patch));
     }

@@ -1,13 +1,13 @@
 //! What can be asked for in pods. The flags that App Mesh's controller had are called as they were there.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use anyhow::Context;
 use clap::{Args, builder::NonEmptyStringValueParser};
 use evermesh_injector::{Settings, bootstrap::HostPort, networks, settings::ControlPlaneSettings};
 
 use super::{
     ServeArgs,
+    authority::authority,
     choice::{Malformed, SidecarOrder, WithoutMember},
     cluster::Family,
     envoy::EnvoyArgs,
@@ -235,20 +235,6 @@ pub(super) fn absolute(text: &str) -> Result<String, String> {
     is_absolute.ok_or_else(|| "an absolute path is needed".to_owned())
 }
 
-/// The certificates in a file, which are written into pods where many can read them.
-fn authority(file: &Path) -> anyhow::Result<String> {
-    let read = || {
-        let pem = std::fs::read_to_string(file)?;
-        let is_sound = pem.contains("BEGIN CERTIFICATE") && !pem.contains("PRIVATE KEY");
-        anyhow::ensure!(
-            is_sound,
-            "certificates are needed, in PEM, and nothing else"
-        );
-        Ok(pem)
-    };
-    read().with_context(|| format!("--sidecar-xds-ca {}", file.display()))
-}
-
 #[cfg(test)]
 mod tests {
     use clap::Parser as _;
@@ -378,23 +364,5 @@ mod tests {
             port: 8125,
         };
         assert_eq!(given.statsd, Some(StatsD::Udp(address)));
-    }
-
-    #[test]
-    fn a_key_is_no_authority() {
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("ca.crt");
-        authority(&file).unwrap_err();
-        let certificate = "-----BEGIN CERTIFICATE-----\n";
-        std::fs::write(&file, certificate).unwrap();
-        assert_eq!(authority(&file).unwrap(), certificate);
-        for bad in [
-            "",
-            "-----BEGIN CERTIFICATE-----\n-----BEGIN PRIVATE KEY-----\n",
-        ] {
-            std::fs::write(&file, bad).unwrap();
-            let error = format!("{:#}", authority(&file).unwrap_err());
-            assert!(error.contains("ca.crt: certificates are needed"), "{error}");
-        }
     }
 }

@@ -4,10 +4,9 @@
 
 use serde_json::{Value, json};
 
-use super::{
-    Draft, ENVOY, Task, has_container, place, resources, traces_to_xray, unprivileged, volumes,
-};
+use super::{Draft, ENVOY, Task, has_container, place, resources, unprivileged, volumes};
 use crate::{
+    annotation::SAMPLING_RATE,
     bootstrap::{
         AdminAddress, Authority, BootstrapOptions, ControlPlaneTls, HostPort, StatsD, Tracing,
         bootstrap, render_line,
@@ -17,11 +16,11 @@ use crate::{
 use evermesh_proto::json::JsonError;
 
 /// Says how the patch was made, for whoever looks at a proxy: counted up when what proxies report changes.
-const GENERATION: &str = "1";
-/// What an annotation may say in the controller's stead.
-const SAMPLING_RATE: &str = "XRAY_SAMPLING_RATE";
-/// The variable by which a pod chooses its number of worker threads.
-const CONCURRENCY: &str = "ENVOY_CONCURRENCY";
+const GENERATION: &str = "2";
+/// How long a pod may take to end that does not say so, in seconds: Kubernetes' default.
+const GRACE_PERIOD: i64 = 30;
+/// What of that is left to Envoy, in seconds: it ends at once when it is told to.
+const ENDING: i64 = 1;
 /// Such a value is a field of the pod, read when the container starts: `ref:status.hostIP`.
 const REFERENCE: &str = "ref:";
 
@@ -43,6 +42,7 @@ const EXPANDED: [&str; 6] = [
 pub(super) fn patch(
     draft: &mut Draft,
     task: Task<'_>,
+    position: usize,
     warnings: &mut Vec<String>,
 ) -> Result<(), JsonError> {
     if has_container(draft.pod(), ENVOY) {
@@ -54,17 +54,16 @@ pub(super) fn patch(
         "name": ENVOY,
         "image": envoy.image,
         "command": [ENVOY],
-        "args": arguments(task)?,
+        "args": arguments(task, &envoy.image)?,
         "env": environment(task, warnings),
         "ports": [{ "name": "stats", "containerPort": envoy.admin_port, "protocol": "TCP" }],
         "readinessProbe": readiness(task),
         "resources": resources(&task.wishes.resources),
         "securityContext": unprivileged(),
     });
-    if envoy.prestop_delay > 0 {
-        container["lifecycle"] = json!({
-            "preStop": { "sleep": { "seconds": envoy.prestop_delay } },
-        });
+    let pause = pause(draft.pod(), task, warnings);
+    if pause > 0 {
+        container["lifecycle"] = json!({ "preStop": { "sleep": { "seconds": pause } } });
     }
     if task.settings.order == SidecarOrder::Native {
         let period = envoy.start_interval.max(1);
@@ -78,9 +77,32 @@ pub(super) fn patch(
         container["volumeMounts"] = mounts.into();
     }
     volumes::add(draft, made);
-    let position = usize::from(traces_to_xray(task.settings).is_some());
     place(draft, task, container, position);
     Ok(())
+}
+
+/// How long Envoy goes on serving once the pod is to end, in seconds. The API server takes no pod with a pause that
+/// is longer than the pod may take to end.
+fn pause(pod: &Value, task: Task<'_>, warnings: &mut Vec<String>) -> i64 {
+    let spec = &pod["spec"];
+    let ends_by_itself = spec["restartPolicy"]
+        .as_str()
+        .is_some_and(|it| it != "Always");
+    // The kubelet ends a native sidecar after the application, and its pause would begin then.
+    if ends_by_itself && task.settings.order == SidecarOrder::Native {
+        return 0;
+    }
+    let wanted = i64::from(task.settings.envoy.prestop_delay);
+    let grace = spec["terminationGracePeriodSeconds"].as_i64();
+    let grace = grace.unwrap_or(GRACE_PERIOD);
+    let pause = wanted.min(grace.saturating_sub(ENDING)).max(0);
+    if pause < wanted {
+        warnings.push(format!(
+            "once the pod is to end, its Envoy serves for another {pause} seconds instead of {wanted}: terminationGracePeriodSeconds is {grace}, of which Envoy takes the last to end; {} would be long enough",
+            wanted + ENDING
+        ));
+    }
+    pause
 }
 
 /// The old probe's numbers on plain Envoy's page.
@@ -189,22 +211,18 @@ fn address_variable(name: &str, host: &str) -> Value {
     }
 }
 
-/// Envoy's arguments. Plain Envoy reads no variables, so the kubelet puts their values in.
-pub(super) fn arguments(task: Task<'_>) -> Result<Vec<String>, JsonError> {
+/// The arguments of an Envoy of this image. It reads no variables, so the kubelet puts their values in.
+pub(super) fn arguments(task: Task<'_>, image: &str) -> Result<Vec<String>, JsonError> {
     let envoy = &task.settings.envoy;
-    let config = render_line(&bootstrap(&options(task)))?;
-    let concurrency = task.wishes.env.get(CONCURRENCY);
-    let concurrency = concurrency
-        .filter(|it| it.parse::<u16>().is_ok())
-        .cloned()
-        .unwrap_or_else(|| envoy.concurrency.to_string());
+    let config = render_line(&bootstrap(&options(task, image)))?;
+    let concurrency = task.wishes.concurrency.unwrap_or(envoy.concurrency);
     Ok(vec![
         "--config-yaml".to_owned(),
         expandable(&config),
         "--log-level".to_owned(),
         envoy.log_level.clone(),
         "--concurrency".to_owned(),
-        concurrency,
+        concurrency.to_string(),
         // Its locks are the host's where a pod uses the host's network.
         "--disable-hot-restart".to_owned(),
     ])
@@ -217,7 +235,7 @@ fn expandable(text: &str) -> String {
     })
 }
 
-fn options(task: Task<'_>) -> BootstrapOptions {
+fn options(task: Task<'_>, image: &str) -> BootstrapOptions {
     let settings = task.settings;
     let envoy = &settings.envoy;
     let control_plane = &settings.control_plane;
@@ -230,14 +248,14 @@ fn options(task: Task<'_>) -> BootstrapOptions {
         },
         port: address.port,
     };
-    let rate = task.wishes.env.get(SAMPLING_RATE);
-    let rate = rate.and_then(|rate| rate.parse().ok());
+    let rate = task.wishes.sampling_rate;
     BootstrapOptions {
         id: Some(task.member.id.clone()),
         metadata: [
             ("pod", field(POD_NAME)),
             ("namespace", field(POD_NAMESPACE)),
             ("uid", field(POD_UID)),
+            ("image", image.to_owned()),
             ("injection", GENERATION.to_owned()),
         ]
         .map(|(key, value)| (key.to_owned(), value))

@@ -38,7 +38,9 @@ pub(super) fn patch(
     let is_own_program = !at(draft, "command").is_null() || !at(draft, "args").is_null();
     if !(task.wishes.keeps_image && is_own_program) {
         draft.set(&place(&["command"]), json!([ENVOY]));
-        draft.set(&place(&["args"]), envoy::arguments(task)?.into());
+        let image = at(draft, "image");
+        let image = image.as_str().unwrap_or_default();
+        draft.set(&place(&["args"]), envoy::arguments(task, image)?.into());
     }
     for variable in envoy::environment(task, warnings) {
         merge(draft, &place(&["env"]), variable);

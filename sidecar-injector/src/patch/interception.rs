@@ -21,7 +21,7 @@ pub(super) fn patch(draft: &mut Draft, task: Task<'_>) {
     }
 }
 
-/// What the platform's plugin reads. What the user wrote stays as it is written.
+/// What the platform's plugin reads. What the user wrote stays as it is written, if it can be read.
 fn annotate(draft: &mut Draft, task: Task<'_>) {
     let wishes = task.wishes;
     for (name, value) in [
@@ -29,7 +29,8 @@ fn annotate(draft: &mut Draft, task: Task<'_>) {
         (IGNORED_IPS, wishes.ignored_ips.join(",")),
         (IGNORED_PORTS, joined(&wishes.ignored_ports)),
     ] {
-        if draft.pod()["metadata"]["annotations"][name].is_null() {
+        let is_unread = wishes.malformed.iter().any(|key| key == name);
+        if is_unread || draft.pod()["metadata"]["annotations"][name].is_null() {
             draft.set(&["metadata", "annotations", name], value.into());
         }
     }

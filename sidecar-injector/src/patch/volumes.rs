@@ -5,6 +5,7 @@
 use serde_json::{Value, json};
 
 use super::{Draft, Task};
+use crate::annotation::{VOLUME_MOUNTS, Wishes, XRAY_CONFIG};
 
 const TOKEN_VOLUME: &str = "evermesh-token";
 const TOKEN_FOLDER: &str = "/var/run/secrets/evermesh.dev";
@@ -60,10 +61,30 @@ pub(super) fn socket(task: Task<'_>) -> Option<&str> {
 /// Adds the volumes that the pod has none of that name for.
 pub(super) fn add(draft: &mut Draft, volumes: Vec<Value>) {
     for volume in volumes {
-        let has = draft.pod()["spec"]["volumes"].as_array();
-        let has = has.is_some_and(|all| all.iter().any(|one| one["name"] == volume["name"]));
-        if !has {
+        if !has(draft.pod(), &volume["name"]) {
             draft.push(&["spec", "volumes"], volume);
         }
     }
+}
+
+fn has(pod: &Value, volume: &Value) -> bool {
+    let volumes = pod["spec"]["volumes"].as_array();
+    volumes.is_some_and(|all| all.iter().any(|one| one["name"] == *volume))
+}
+
+/// What to say of volumes that annotations name and the pod has not. Another webhook may still add them: it is the
+/// API server that refuses a pod without.
+pub(super) fn missing(pod: &Value, wishes: &Wishes) -> Vec<String> {
+    let of_envoy = wishes.volume_mounts.iter().map(|it| (VOLUME_MOUNTS, it));
+    let of_xray = wishes.xray_config.iter().map(|it| (XRAY_CONFIG, it));
+    of_envoy
+        .chain(of_xray)
+        .filter(|(_, mount)| !has(pod, &mount.name.as_str().into()))
+        .map(|(annotation, mount)| {
+            format!(
+                "the annotation `{annotation}` names the volume `{}`, which the pod does not have: unless another webhook adds it, the API server refuses the pod",
+                mount.name
+            )
+        })
+        .collect()
 }

@@ -10,11 +10,14 @@ const NAME: &str = "xray-daemon";
 /// Where the daemon's image listens unless told otherwise.
 const PORT: u16 = 2000;
 
-pub(super) fn patch(draft: &mut Draft, task: Task<'_>) {
-    if let Some((port, _)) = traces_to_xray(task.settings)
-        && !has_container(draft.pod(), NAME)
-    {
-        place(draft, task, container(task, port), 0);
+/// Returns whether the daemon was put in, ahead of Envoy.
+pub(super) fn patch(draft: &mut Draft, task: Task<'_>) -> bool {
+    match traces_to_xray(task.settings) {
+        Some((port, _)) if !has_container(draft.pod(), NAME) => {
+            place(draft, task, container(task, port), 0);
+            true
+        }
+        _ => false,
     }
 }
 

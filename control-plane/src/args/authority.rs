@@ -1,0 +1,95 @@
+//! The authorities of the certificate that xDS is served with, as sidecars get them.
+
+use std::path::Path;
+
+use anyhow::Context;
+
+/// How long the authorities may be as they stand in a bootstrap, in bytes. The bootstrap is one argument of Envoy,
+/// which Linux limits to 128 KiB, and the rest of it is far below 32 KiB.
+const AUTHORITY_LIMIT: usize = 96 * 1024;
+
+/// The certificates in a file, which are written into pods where many can read them.
+pub(super) fn authority(file: &Path) -> anyhow::Result<String> {
+    let read = || {
+        let pem = std::fs::read_to_string(file)?;
+        let is_sound = pem.contains("BEGIN CERTIFICATE") && !pem.contains("PRIVATE KEY");
+        anyhow::ensure!(
+            is_sound,
+            "certificates are needed, in PEM, and nothing else"
+        );
+        let length = serde_json::to_string(&pem)?.len();
+        anyhow::ensure!(
+            length <= AUTHORITY_LIMIT,
+            "{length} bytes are written into every pod, and Envoy can start with {AUTHORITY_LIMIT} at most: give the authorities of xDS alone"
+        );
+        Ok(pem)
+    };
+    read().with_context(|| format!("--sidecar-xds-ca {}", file.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use evermesh_injector::bootstrap::{
+        Authority, BootstrapOptions, ControlPlaneTls, StatsD, Tracing, bootstrap, render_line,
+    };
+    use evermesh_model::{ProxyKind, ResourceName};
+
+    use super::*;
+
+    #[test]
+    fn a_key_is_no_authority() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("ca.crt");
+        authority(&file).unwrap_err();
+        let certificate = "-----BEGIN CERTIFICATE-----\n";
+        std::fs::write(&file, certificate).unwrap();
+        assert_eq!(authority(&file).unwrap(), certificate);
+        for bad in [
+            "",
+            "-----BEGIN CERTIFICATE-----\n-----BEGIN PRIVATE KEY-----\n",
+        ] {
+            std::fs::write(&file, bad).unwrap();
+            let error = format!("{:#}", authority(&file).unwrap_err());
+            assert!(error.contains("ca.crt: certificates are needed"), "{error}");
+        }
+    }
+
+    #[test]
+    fn envoy_can_start_with_the_longest_authority() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("ca.crt");
+        let pem = |length| format!("-----BEGIN CERTIFICATE-----{}", "A".repeat(length - 29));
+        std::fs::write(&file, pem(AUTHORITY_LIMIT + 1)).unwrap();
+        let error = format!("{:#}", authority(&file).unwrap_err());
+        assert!(
+            error.contains("98305 bytes are written into every pod"),
+            "{error}"
+        );
+        std::fs::write(&file, pem(AUTHORITY_LIMIT)).unwrap();
+
+        let name = "n".repeat(255);
+        let node = ResourceName::new(name.clone(), ProxyKind::VirtualGateway, name.clone());
+        let text = || Some(name.clone());
+        let longest = BootstrapOptions {
+            id: Some(node.to_string()),
+            metadata: ["pod", "image"]
+                .map(|key| (key.to_owned(), name.clone()))
+                .into(),
+            zone: text(),
+            tls: Some(ControlPlaneTls {
+                authority: Authority::Inline(authority(&file).unwrap()),
+                identity: None,
+            }),
+            token: text(),
+            statsd: Some(StatsD::Socket(name.clone())),
+            tracing: Some(Tracing::XRay {
+                port: 2000,
+                sampling_rate: 0.05,
+            }),
+            sds_socket: text(),
+            ..BootstrapOptions::new(node, format!("{name}:18000").parse().unwrap())
+        };
+        let line = render_line(&bootstrap(&longest)).unwrap();
+        assert!(line.len() < 128 * 1024 - 16 * 1024, "{}", line.len());
+    }
+}
