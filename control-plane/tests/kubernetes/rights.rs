@@ -76,7 +76,7 @@ fn on_ipv6_it_and_its_sidecars_listen_there() {
 
 #[test]
 fn what_pods_show_is_what_proxies_are_let_in_by() {
-    let audience = |values| {
+    let audience = |values: &str| {
         let settings = parsed(&["--set", values]).injection().unwrap().unwrap();
         settings.control_plane.token_audience
     };
@@ -93,7 +93,7 @@ fn what_pods_show_is_what_proxies_are_let_in_by() {
 
 #[test]
 fn traces_go_to_the_port_that_is_given() {
-    let ports = |values| {
+    let ports = |values: &str| {
         let telemetry = parsed(&["--set", values]).injector.telemetry;
         [
             telemetry.xray_daemon_port,
