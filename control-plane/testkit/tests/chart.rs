@@ -318,7 +318,6 @@ async fn old_values_are_mapped_and_what_is_ignored_is_named() {
     let with_ours = notes(&[]).await;
     assert!(!with_ours.contains("ignored"), "{with_ours}");
     let strict = "--set xds.authentication=kubernetes";
-    let strict = "--set xds.authentication=kubernetes";
     assert!(with_ours.contains(strict), "{with_ours}");
     for settled in ["xds.authentication=kubernetes", "beside=true"] {
         let notes = notes(&["--set", settled]).await;
