@@ -128,6 +128,15 @@ fn pod(name: &str, app: &str) -> Value {
     })
 }
 
+/// Without it the namespace takes no pods.
+fn account(namespace: &str) -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "ServiceAccount",
+        "metadata": { "name": "default", "namespace": namespace },
+    })
+}
+
 fn names(pod: &Value, list: &str) -> Vec<String> {
     let list = pod["spec"][list].as_array().cloned().unwrap_or_default();
     let name = |it: &Value| it["name"].as_str().unwrap().to_owned();
@@ -159,7 +168,10 @@ async fn unseen_is_refused(cluster: &Cluster) {
     namespace["metadata"]["labels"][evermesh_injector::INJECTION] = "enabled".into();
     let mut early = pod("early", "web");
     early["metadata"]["namespace"] = cluster::UNSEEN.into();
-    cluster.create(&namespace).await.unwrap();
+    let account = account(cluster::UNSEEN);
+    for object in [&namespace, &account] {
+        cluster.create(object).await.unwrap();
+    }
     let refusal = cluster.create(&early).await.unwrap_err();
     for words in [
         "(ServiceUnavailable)",
@@ -199,11 +211,7 @@ async fn makes_pods_members() {
     let cluster = Cluster::start().await;
     let mut namespace = cluster::namespace("shop");
     namespace["metadata"]["labels"][evermesh_injector::INJECTION] = "enabled".into();
-    let account = json!({
-        "apiVersion": "v1",
-        "kind": "ServiceAccount",
-        "metadata": { "name": "default", "namespace": "shop" },
-    });
+    let account_of_shop = account("shop");
     let node = json!({
         "apiVersion": "appmesh.k8s.aws/v1beta2",
         "kind": "VirtualNode",
@@ -213,7 +221,7 @@ async fn makes_pods_members() {
     // The pod at once after its node: the webhook waits for the news.
     for object in [
         &namespace,
-        &account,
+        &account_of_shop,
         &cluster::mesh(),
         &node,
         &pod("web", "web"),
@@ -243,11 +251,6 @@ async fn makes_pods_members() {
     unseen_is_refused(&cluster).await;
     let mut elsewhere = pod("free", "other");
     elsewhere["metadata"]["namespace"] = "default".into();
-    let account = json!({
-        "apiVersion": "v1",
-        "kind": "ServiceAccount",
-        "metadata": { "name": "default", "namespace": "default" },
-    });
-    cluster.apply(&account).await.unwrap();
+    cluster.apply(&account("default")).await.unwrap();
     cluster.create(&elsewhere).await.unwrap();
 }

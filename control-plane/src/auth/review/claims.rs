@@ -43,7 +43,7 @@ impl Claims {
         let Some([_header, claims, _signature]) = parts.as_deref() else {
             return Err("it is not a service account's token");
         };
-        serde_json::from_slice(claims).map_err(|_unread| "its claims cannot be read")
+        serde_json::from_slice(claims).map_err(|_unreadable| "its claims cannot be read")
     }
 
     /// When the token ends, if it says so; an error if it is of no use for this audience now.
