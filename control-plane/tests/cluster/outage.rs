@@ -1,8 +1,6 @@
 //! Traffic takes no notice of the control plane's pods.
 
-use std::time::Duration;
-
-use evermesh_testkit::{canary::by_version, chart, envoy::Version};
+use evermesh_testkit::{canary::by_version, chart, cluster::serving, envoy::Version};
 
 use crate::{canary, say};
 
@@ -25,12 +23,7 @@ async fn traffic_goes_on_while_the_pods_of_the_control_plane_are_replaced() {
     say(&kubectl.run(&delete).await.unwrap());
     // While nobody serves, and while Envoys come back to those that do.
     traffic.seconds(2).await.unwrap();
-    let limit = Duration::from_mins(2);
-    canary
-        .cluster
-        .rolled_out(chart::NAMESPACE, "evermesh", limit)
-        .await
-        .unwrap();
+    serving(&canary.cluster).await.unwrap();
     canary.shift([0, 100]).await.unwrap();
     let split = by_version(&traffic.seconds(2).await.unwrap().answers);
     assert!(split[0] == 0 && split[1] > 0, "{split:?}");

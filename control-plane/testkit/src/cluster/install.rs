@@ -50,9 +50,14 @@ pub async fn install(cluster: &Cluster, version: Version, mut say: impl FnMut(&s
         let state = ["get", "pods,events", "--namespace", chart::NAMESPACE];
         bail!("helm: {why}\n{}", cluster.kubectl().run(&state).await?);
     }
+    serving(cluster).await
+}
+
+/// Waits until Evermesh's pods are there, and the API server reaches them: a cluster IP answers a moment after its pods
+/// are ready.
+pub async fn serving(cluster: &Cluster) -> Result<()> {
     cluster
         .rolled_out(chart::NAMESPACE, "evermesh", ROLLOUT)
         .await?;
-    // A cluster IP answers a moment after its pods are ready.
     chart::admission(cluster.kubectl()).await
 }

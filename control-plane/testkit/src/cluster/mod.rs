@@ -32,7 +32,10 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use self::local::Local;
-pub use self::{install::install, traffic::Traffic};
+pub use self::{
+    install::{install, serving},
+    traffic::Traffic,
+};
 use crate::{
     http::Address,
     kubernetes::{self, Kubectl},
