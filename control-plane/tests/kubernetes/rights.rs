@@ -62,11 +62,12 @@ fn on_ipv6_it_and_its_sidecars_listen_there() {
     let ipv6 = parsed(&["--set", "ipFamily=ipv6"]);
     for address in [
         Some(ipv6.xds_address),
-        Some(ipv6.admin_address),
+        ipv6.metrics_address,
         ipv6.webhook.webhook_address,
     ] {
         assert_eq!(address.unwrap().ip(), Ipv6Addr::UNSPECIFIED);
     }
+    assert!(ipv6.admin_address.ip().is_loopback());
     assert!(ipv6.injection().unwrap().unwrap().envoy.admin_ipv6);
 
     let plain = parsed(&[]);
