@@ -6,11 +6,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use evermesh_testkit::{
-    chart::Chart,
-    control_plane::{ControlPlane, free_addresses},
-    kubernetes::ApiServer,
-};
+use evermesh_testkit::kubernetes::ApiServer;
 use http::Request;
 use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
 use kube::{
@@ -80,12 +76,7 @@ pub(crate) async fn run() -> Result<()> {
 
 async fn measure(services: usize) -> Result<()> {
     let api = ApiServer::start().await?;
-    let [webhook] = free_addresses()?;
-    let installed = Chart::render(&[])?.install(&api, webhook).await?;
-    let mut control_plane =
-        ControlPlane::start_installed(&installed, &installed.kubeconfig, webhook)?;
-    control_plane.ready().await?;
-    installed.admission(&api).await?;
+    let (control_plane, webhook) = cluster::with_webhooks(&api).await?;
     let client = api.client().await?;
     cluster::fill(&client, &members(services)?).await?;
     // For the account of its pods.

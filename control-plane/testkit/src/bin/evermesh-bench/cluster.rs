@@ -1,9 +1,16 @@
 //! From a write to a Kubernetes API, beside the floor: the same write until a bare watcher has its event.
 
-use std::time::{Duration, Instant, SystemTime};
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant, SystemTime},
+};
 
 use anyhow::{Context as _, Result};
-use evermesh_testkit::{control_plane::ControlPlane, kubernetes::ApiServer};
+use evermesh_testkit::{
+    chart::Chart,
+    control_plane::{ControlPlane, free_addresses},
+    kubernetes::ApiServer,
+};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use kube::{
     Api, Client,
@@ -173,6 +180,17 @@ pub(crate) fn resource(object: &Value) -> Result<ApiResource> {
     };
     let kind = GroupVersionKind::gvk(group, version, kind);
     Ok(ApiResource::from_gvk_with_plural(&kind, &plural))
+}
+
+/// Evermesh as its chart installs it, whose webhooks the API server asks, and where they are.
+pub(crate) async fn with_webhooks(api: &ApiServer) -> Result<(ControlPlane, SocketAddr)> {
+    let [webhook] = free_addresses()?;
+    let installed = Chart::render(&[])?.install(api, webhook).await?;
+    let mut control_plane =
+        ControlPlane::start_installed(&installed, &installed.kubeconfig, webhook)?;
+    control_plane.ready().await?;
+    installed.admission(api).await?;
+    Ok((control_plane, webhook))
 }
 
 /// Creates the objects of [`mesh::objects`].

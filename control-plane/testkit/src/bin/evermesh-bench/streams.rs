@@ -13,11 +13,7 @@ use evermesh_proto::{
     },
     resource::ResourceType,
 };
-use evermesh_testkit::{
-    chart::Chart,
-    control_plane::{ControlPlane, free_addresses},
-    kubernetes::ApiServer,
-};
+use evermesh_testkit::{control_plane::ControlPlane, kubernetes::ApiServer};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use k8s_openapi::api::core::v1::{Pod, ServiceAccount};
 use kube::{Api, Client, api::PostParams};
@@ -49,12 +45,7 @@ const SETTLED: Duration = Duration::from_secs(3);
 
 pub(crate) async fn run() -> Result<()> {
     let api = ApiServer::start().await?;
-    let [webhook] = free_addresses()?;
-    let installed = Chart::render(&[])?.install(&api, webhook).await?;
-    let mut control_plane =
-        ControlPlane::start_installed(&installed, &installed.kubeconfig, webhook)?;
-    control_plane.ready().await?;
-    installed.admission(&api).await?;
+    let (mut control_plane, _) = cluster::with_webhooks(&api).await?;
     let client = api.client().await?;
     cluster::fill(&client, &mesh::objects(BACKENDS)).await?;
     let selector = json!({"spec": {"podSelector": {"matchLabels": {"app": "front"}}}}).to_string();
