@@ -5,8 +5,8 @@
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use evermesh_model::{
-    CloudMapService, CloudMapState, Endpoint, Health, Instance, IpPreference, Locality, Problem,
-    Reason, VirtualNode, endpoint::CloudMapFailure, problem::FieldPath,
+    CloudMapService, CloudMapState, Endpoint, Health, Instance, IpFamilyPreference, Locality,
+    Problem, Reason, ResolvedNode, endpoint::CloudMapFailure, problem::FieldPath,
 };
 
 use crate::pods::OwnPods;
@@ -16,7 +16,7 @@ use crate::pods::OwnPods;
 pub(crate) fn endpoints(
     state: Option<&CloudMapState>,
     attributes: &BTreeMap<Arc<str>, Arc<str>>,
-    preference: Option<IpPreference>,
+    preference: Option<IpFamilyPreference>,
     own: OwnPods,
 ) -> Vec<Endpoint> {
     let OwnPods {
@@ -42,7 +42,7 @@ pub(crate) fn endpoints(
 }
 
 /// One endpoint an instance, also where it has an address of each family.
-fn read(instance: &Instance, preference: Option<IpPreference>) -> Option<Endpoint> {
+fn read(instance: &Instance, preference: Option<IpFamilyPreference>) -> Option<Endpoint> {
     let ipv4 = instance.ipv4.map(IpAddr::V4);
     let ipv6 = instance.ipv6.map(IpAddr::V6);
     let attribute = |key: &str| instance.attributes.get(key).cloned().unwrap_or_default();
@@ -52,8 +52,8 @@ fn read(instance: &Instance, preference: Option<IpPreference>) -> Option<Endpoin
             zone: attribute("AVAILABILITY_ZONE"),
         },
         address: match preference {
-            Some(IpPreference::Ipv4Only) => ipv4?,
-            Some(IpPreference::Ipv6Only) => ipv6?,
+            Some(IpFamilyPreference::Ipv4Only) => ipv4?,
+            Some(IpFamilyPreference::Ipv6Only) => ipv6?,
             None => ipv4.or(ipv6)?,
         },
         target_ports: BTreeMap::new(),
@@ -63,7 +63,7 @@ fn read(instance: &Instance, preference: Option<IpPreference>) -> Option<Endpoin
 
 /// What the user should know of the last call for this node.
 pub(crate) fn problem(
-    node: &VirtualNode,
+    node: &ResolvedNode,
     service: &CloudMapService,
     state: &CloudMapState,
 ) -> Option<Problem> {

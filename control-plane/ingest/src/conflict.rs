@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use evermesh_model::{
-    Kind, Problem, Reason, Route, RouteRule, Severity, problem::FieldPath, route::HttpMatch,
+    Kind, Problem, Reason, ResolvedRoute, RouteRule, Severity, problem::FieldPath, route::HttpMatch,
 };
 
 use crate::stage::Problems;
@@ -13,9 +13,9 @@ use crate::stage::Problems;
 /// What is wrong with the routes, in the order in which they are tried, that another one leaves nothing for. For an
 /// object of its own that is an error; App Mesh took such routes within a router.
 pub(crate) fn unreached<'a>(
-    routes: impl Iterator<Item = (&'a Arc<Route>, &'a FieldPath)>,
+    routes: impl Iterator<Item = (&'a Arc<ResolvedRoute>, &'a FieldPath)>,
 ) -> Vec<Problem> {
-    let mut before: Vec<&Route> = Vec::new();
+    let mut before: Vec<&ResolvedRoute> = Vec::new();
     let mut problems = Vec::new();
     for (route, field) in routes {
         let Some(winner) = before.iter().find(|first| takes_all_of(first, route)) else {
@@ -47,7 +47,7 @@ pub(crate) fn unreached<'a>(
     problems
 }
 
-fn takes_all_of(first: &Route, route: &Route) -> bool {
+fn takes_all_of(first: &ResolvedRoute, route: &ResolvedRoute) -> bool {
     if first.port.is_some() && first.port != route.port {
         return false;
     }

@@ -9,8 +9,8 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use evermesh_crds::v1beta2;
 use evermesh_model::{
-    CloudMapService, CloudMapState, Discovery, Endpoint, Graph, Input, Kind, Locality, Memo, Mesh,
-    ObjectRef, Problem, ResourceName, Same, ServicePort, Shared, VirtualNode,
+    CloudMapService, CloudMapState, Discovery, Endpoint, Graph, Input, Kind, Locality, Memo,
+    ObjectRef, Problem, ResolvedMesh, ResolvedNode, ResourceName, Same, ServicePort, Shared,
     endpoint::CloudMapFailure,
 };
 use k8s_openapi::api::{
@@ -28,7 +28,11 @@ use crate::{
 
 /// The endpoints of one node from the newest inputs, ascending: exactly what [`crate::build`] puts into the
 /// graph. None for a node whose endpoints are Envoy's to resolve, or of which nothing is known yet.
-pub fn endpoints(node: &VirtualNode, mesh: &Mesh, inputs: &Inputs) -> Option<Vec<Endpoint>> {
+pub fn endpoints(
+    node: &ResolvedNode,
+    mesh: &ResolvedMesh,
+    inputs: &Inputs,
+) -> Option<Vec<Endpoint>> {
     let place = |name: &str| {
         let node = inputs.nodes.get(&ObjectRef::new(Kind::Node, "", name));
         node.map(|node| pods::locality(node)).unwrap_or_default()
@@ -39,7 +43,7 @@ pub fn endpoints(node: &VirtualNode, mesh: &Mesh, inputs: &Inputs) -> Option<Vec
 
 /// Whether the endpoints are ours to serve and anything is known of them. Cloud Map that has never answered has
 /// not said that there are none: a proxy that has some from before keeps them.
-fn is_known(node: &VirtualNode, sources: &Sources) -> bool {
+fn is_known(node: &ResolvedNode, sources: &Sources) -> bool {
     match (&node.discovery, sources.cloud_map.as_deref()) {
         (Some(Discovery::Slices { .. }), _) => true,
         (Some(Discovery::CloudMap { .. }), Some(state)) => {
@@ -94,7 +98,7 @@ impl Input for Sources {
 }
 
 impl Sources {
-    fn of(node: &VirtualNode, inputs: &Inputs) -> Self {
+    fn of(node: &ResolvedNode, inputs: &Inputs) -> Self {
         let mut sources = Self::default();
         match &node.discovery {
             Some(Discovery::Slices { namespace, service }) => {
@@ -126,8 +130,8 @@ impl Sources {
 }
 
 fn derive(
-    node: &VirtualNode,
-    mesh: &Mesh,
+    node: &ResolvedNode,
+    mesh: &ResolvedMesh,
     sources: &Sources,
     place: impl Fn(&str) -> Locality,
 ) -> Vec<Endpoint> {
@@ -159,7 +163,7 @@ fn derive(
     }
 }
 
-fn problem(node: &VirtualNode, state: Option<&CloudMapState>) -> Option<Problem> {
+fn problem(node: &ResolvedNode, state: Option<&CloudMapState>) -> Option<Problem> {
     match (&node.discovery, state) {
         (Some(Discovery::CloudMap { service, .. }), Some(state)) => {
             cloud_map::problem(node, service, state)
@@ -171,9 +175,9 @@ fn problem(node: &VirtualNode, state: Option<&CloudMapState>) -> Option<Problem>
 /// Where every Kubernetes node is.
 type Places = Shared<ObjectRef, Locality>;
 
-type Parts = (Arc<VirtualNode>, Arc<Mesh>, Sources, Places);
+type Parts = (Arc<ResolvedNode>, Arc<ResolvedMesh>, Sources, Places);
 
-type FailedInput = (Arc<VirtualNode>, Arc<CloudMapState>);
+type FailedInput = (Arc<ResolvedNode>, Arc<CloudMapState>);
 
 /// The memory of the endpoint stage.
 #[derive(Debug, Default)]
@@ -187,8 +191,8 @@ impl EndpointMemo {
     /// The endpoints of every node whose endpoints are ours to serve.
     pub(crate) fn turn(
         &mut self,
-        nodes: &BTreeMap<ResourceName, Arc<VirtualNode>>,
-        meshes: &BTreeMap<Arc<str>, Arc<Mesh>>,
+        nodes: &BTreeMap<ResourceName, Arc<ResolvedNode>>,
+        meshes: &BTreeMap<Arc<str>, Arc<ResolvedMesh>>,
         inputs: &Inputs,
     ) -> Turned<ResourceName, Vec<Endpoint>> {
         let places = self

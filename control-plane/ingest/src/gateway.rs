@@ -1,4 +1,4 @@
-//! `VirtualGateway` with the gateway routes that are attached to it → [`VirtualGateway`].
+//! `VirtualGateway` with the gateway routes that are attached to it → [`ResolvedGateway`].
 //!
 //! Must not read gateway routes: that is the room next door.
 
@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use evermesh_crds::v1beta2;
 use evermesh_model::{
-    ObjectRef, Reason, ResourceName, ServicePort, VirtualGateway, name::ProxyKind,
+    ObjectRef, Reason, ResolvedGateway, ResourceName, ServicePort, name::ProxyKind,
     problem::FieldPath,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
@@ -163,7 +163,7 @@ fn read_listeners(
 pub(crate) fn resolve(
     draft: &GatewayDraft,
     routes: &[Arc<AttachedRoute>],
-) -> Checked<VirtualGateway> {
+) -> Checked<ResolvedGateway> {
     let mut problems = Problems::of(&draft.object);
     let mut sorted: Vec<&AttachedRoute> = Vec::with_capacity(routes.len());
     if draft.targets_are_served {
@@ -190,7 +190,7 @@ pub(crate) fn resolve(
         is_same
     });
     sorted.sort_by(|one, other| one.precedence().cmp(&other.precedence()));
-    let gateway = VirtualGateway {
+    let gateway = ResolvedGateway {
         name: draft.name.clone(),
         object: draft.object.clone(),
         listeners: draft.listeners.clone(),

@@ -1,4 +1,4 @@
-//! `GatewayRoute` → [`GatewayRoute`], attached to a gateway.
+//! `GatewayRoute` → [`ResolvedGatewayRoute`], attached to a gateway.
 //!
 //! [`draft`] reads the object and finds its gateway, [`resolve`] follows its target.
 //!
@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use evermesh_crds::v1beta2;
 use evermesh_model::{
-    GatewayRoute, Kind, ObjectRef, Protocol, Reason, ResourceName,
+    Kind, ObjectRef, Protocol, Reason, ResolvedGatewayRoute, ResourceName,
     gateway::{HostnameMatch, PathRewrite},
     problem::FieldPath,
     route::HttpMatch,
@@ -59,7 +59,7 @@ struct Rule {
 pub(crate) struct AttachedRoute {
     pub(crate) gateway: ResourceName,
     priority: Option<u32>,
-    pub(crate) route: Arc<GatewayRoute>,
+    pub(crate) route: Arc<ResolvedGatewayRoute>,
 }
 
 impl AttachedRoute {

@@ -11,7 +11,7 @@ use evermesh_crds::v1beta2;
 use evermesh_model::{
     Reason,
     problem::FieldPath,
-    route::{HeaderMatch, HttpMatch, Method, PathMatch, QueryMatch, Scheme, ValueMatch},
+    route::{HttpMatch, Method, PathMatch, QueryMatch, RequestHeaderMatch, Scheme, ValueMatch},
 };
 
 use crate::{expression, stage::Problems};
@@ -93,7 +93,7 @@ pub(crate) fn headers(
     headers: Option<&Vec<v1beta2::HeaderMatch>>,
     field: &FieldPath,
     problems: &mut Problems<'_>,
-) -> Option<Vec<HeaderMatch>> {
+) -> Option<Vec<RequestHeaderMatch>> {
     headers
         .into_iter()
         .flatten()
@@ -113,7 +113,7 @@ pub(crate) fn headers(
                 );
                 return None;
             }
-            Some(HeaderMatch {
+            Some(RequestHeaderMatch {
                 name: name.as_str().into(),
                 value: match r#match {
                     Some(method) => value(method, &field.field("match"), problems)?,

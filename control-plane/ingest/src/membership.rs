@@ -8,7 +8,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use evermesh_crds::v1beta2;
-use evermesh_model::{Mesh, Problem, Reason, problem::FieldPath};
+use evermesh_model::{Problem, Reason, ResolvedMesh, problem::FieldPath};
 use k8s_openapi::{
     api::core::v1::Namespace,
     apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement},
@@ -117,7 +117,7 @@ pub fn namespace_labels(name: &str, namespace: Option<&Namespace>) -> Labels {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Membership {
     /// It is a member of this mesh.
-    Member(Arc<Mesh>),
+    Member(Arc<ResolvedMesh>),
     /// `meshRef` names a mesh that is not there. These are.
     Unknown(Vec<Arc<str>>),
     /// No mesh selects the namespace. These are there.
@@ -133,12 +133,14 @@ pub(crate) struct Meshes {
     by_reference: BTreeMap<Arc<str>, Arc<Membership>>,
     /// Of an object whose `meshRef` has any other name.
     unknown: Arc<Membership>,
-    selectors: Vec<(Arc<str>, Arc<Mesh>, LabelSelector)>,
+    selectors: Vec<(Arc<str>, Arc<ResolvedMesh>, LabelSelector)>,
 }
 
 impl Meshes {
     /// Meshes by the name of their object, with their `namespaceSelector`.
-    pub(crate) fn new(meshes: &BTreeMap<Arc<str>, (Arc<Mesh>, Option<LabelSelector>)>) -> Self {
+    pub(crate) fn new(
+        meshes: &BTreeMap<Arc<str>, (Arc<ResolvedMesh>, Option<LabelSelector>)>,
+    ) -> Self {
         Self {
             by_reference: meshes
                 .iter()
@@ -191,7 +193,7 @@ impl Membership {
         aws_name: Option<&str>,
         refusals: Vec<Problem>,
         problems: &mut Problems<'_>,
-    ) -> Option<(Arc<Mesh>, Arc<str>)> {
+    ) -> Option<(Arc<ResolvedMesh>, Arc<str>)> {
         let is_refused = !refusals.is_empty();
         problems.extend(refusals);
         let mesh = self.mesh(mesh_ref.map(|mesh| mesh.name.as_str()), problems)?;
@@ -205,7 +207,7 @@ impl Membership {
         &self,
         reference: Option<&str>,
         problems: &mut Problems<'_>,
-    ) -> Option<Arc<Mesh>> {
+    ) -> Option<Arc<ResolvedMesh>> {
         let namespace = &problems.object().namespace;
         let (reason, message) = match self {
             Self::Member(mesh) => return Some(Arc::clone(mesh)),

@@ -1,4 +1,4 @@
-//! `Mesh` → [`Mesh`], and the index that membership asks.
+//! `Mesh` → [`ResolvedMesh`], and the index that membership asks.
 //!
 //! Must not look at members.
 
@@ -6,7 +6,8 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use evermesh_crds::v1beta2;
 use evermesh_model::{
-    EgressFilter, IpPreference, Mesh, ObjectRef, Problem, Reason, Shared, problem::FieldPath,
+    EgressPolicy, IpFamilyPreference, ObjectRef, Problem, Reason, ResolvedMesh, Shared,
+    problem::FieldPath,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
@@ -23,7 +24,7 @@ const ENDPOINT_SLICES: &str = "evermesh.dev/endpoint-slices";
 /// A mesh and the namespaces it selects.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct MeshDraft {
-    pub(crate) mesh: Mesh,
+    pub(crate) mesh: ResolvedMesh,
     selector: Option<LabelSelector>,
 }
 
@@ -44,21 +45,21 @@ pub(crate) fn draft(object: &ObjectRef, mesh: &v1beta2::Mesh) -> Checked<MeshDra
     let ip_preference = mesh_service_discovery
         .and_then(|v1beta2::MeshServiceDiscovery { ip_preference }| ip_preference);
     let value = name.map(|name| MeshDraft {
-        mesh: Mesh {
+        mesh: ResolvedMesh {
             name,
             object: object.clone(),
             egress: match egress_filter {
                 Some(v1beta2::EgressFilter {
                     r#type: v1beta2::EgressFilterType::AllowAll,
-                }) => EgressFilter::AllowAll,
+                }) => EgressPolicy::AllowAll,
                 Some(v1beta2::EgressFilter {
                     r#type: v1beta2::EgressFilterType::DropAll,
                 })
-                | None => EgressFilter::DropAll,
+                | None => EgressPolicy::DropAll,
             },
             ip_preference: ip_preference.map(|preference| match preference {
-                v1beta2::IpPreference::Ipv4Only => IpPreference::Ipv4Only,
-                v1beta2::IpPreference::Ipv6Only => IpPreference::Ipv6Only,
+                v1beta2::IpPreference::Ipv4Only => IpFamilyPreference::Ipv4Only,
+                v1beta2::IpPreference::Ipv6Only => IpFamilyPreference::Ipv6Only,
             }),
             endpoint_slices: endpoint_slices(mesh, &mut problems),
         },
@@ -87,7 +88,7 @@ fn endpoint_slices(mesh: &v1beta2::Mesh, problems: &mut Problems<'_>) -> Option<
 /// Every mesh that is served.
 #[derive(Debug, PartialEq)]
 pub(crate) struct MeshIndex {
-    pub(crate) by_name: Shared<Arc<str>, Mesh>,
+    pub(crate) by_name: Shared<Arc<str>, ResolvedMesh>,
     pub(crate) membership: Meshes,
     pub(crate) problems: Arc<[Problem]>,
 }
@@ -95,10 +96,10 @@ pub(crate) struct MeshIndex {
 impl MeshIndex {
     /// Of meshes by their object. The first of two with one `awsName` counts.
     pub(crate) fn new(
-        meshes: &BTreeMap<ObjectRef, Arc<Mesh>>,
+        meshes: &BTreeMap<ObjectRef, Arc<ResolvedMesh>>,
         drafts: &BTreeMap<ObjectRef, Arc<MeshDraft>>,
     ) -> Self {
-        let mut by_name: BTreeMap<Arc<str>, Arc<Mesh>> = BTreeMap::new();
+        let mut by_name: BTreeMap<Arc<str>, Arc<ResolvedMesh>> = BTreeMap::new();
         let mut by_object = BTreeMap::new();
         let mut problems = Vec::new();
         for ((object, mesh), draft) in meshes.iter().zip(drafts.values()) {

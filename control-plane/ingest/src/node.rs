@@ -1,4 +1,4 @@
-//! `VirtualNode` → [`VirtualNode`].
+//! `VirtualNode` → [`ResolvedNode`].
 //!
 //! [`draft`] reads the object alone, [`find`] follows its references, [`resolve`] puts both together.
 //!
@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use evermesh_crds::v1beta2;
 use evermesh_model::{
-    Discovery, Listener, ObjectRef, Reason, ResourceName, ServicePort, name::ProxyKind,
+    Discovery, NodeListener, ObjectRef, Reason, ResourceName, ServicePort, name::ProxyKind,
     problem::FieldPath,
 };
 
@@ -31,7 +31,7 @@ pub(crate) use self::resolve::{NodeFinds, find, resolve};
 pub(crate) struct NodeDraft {
     name: ResourceName,
     object: ObjectRef,
-    listeners: Vec<Listener>,
+    listeners: Vec<NodeListener>,
     discovery: Option<Discovery>,
     /// What its mesh says of slices.
     slices: Option<bool>,

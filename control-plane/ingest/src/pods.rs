@@ -8,7 +8,7 @@ use std::{
     sync::Arc,
 };
 
-use evermesh_model::{Endpoint, Health, IpPreference, Locality, ObjectRef};
+use evermesh_model::{Endpoint, Health, IpFamilyPreference, Locality, ObjectRef};
 use k8s_openapi::{
     api::core::v1::{Node, Pod, PodStatus},
     apimachinery::pkg::apis::meta::v1::LabelSelector,
@@ -79,7 +79,7 @@ impl OwnPods {
     /// `place` tells where a Kubernetes node is.
     pub(crate) fn of<'a>(
         pods: impl Iterator<Item = (&'a ObjectRef, &'a Pod)>,
-        preference: Option<IpPreference>,
+        preference: Option<IpFamilyPreference>,
         place: impl Fn(&str) -> Locality,
     ) -> Self {
         let mut own = Self::default();
@@ -115,11 +115,11 @@ fn addresses(status: &PodStatus) -> Vec<IpAddr> {
 }
 
 /// The address that counts, as of an instance in Cloud Map: IPv4 first without a preference.
-fn preferred(addresses: &[IpAddr], preference: Option<IpPreference>) -> Option<IpAddr> {
+fn preferred(addresses: &[IpAddr], preference: Option<IpFamilyPreference>) -> Option<IpAddr> {
     let first = |is_ipv4: bool| addresses.iter().find(|it| it.is_ipv4() == is_ipv4).copied();
     match preference {
-        Some(IpPreference::Ipv4Only) => first(true),
-        Some(IpPreference::Ipv6Only) => first(false),
+        Some(IpFamilyPreference::Ipv4Only) => first(true),
+        Some(IpFamilyPreference::Ipv6Only) => first(false),
         None => first(true).or_else(|| first(false)),
     }
 }

@@ -1,4 +1,4 @@
-//! `VirtualRouter` and the `Route` objects that belong to it → [`VirtualRouter`].
+//! `VirtualRouter` and the `Route` objects that belong to it → [`ResolvedRouter`].
 //!
 //! [`draft`] reads the object alone, [`find`] follows the targets of all routes, [`resolve`] merges,
 //! orders and completes the routes.
@@ -9,8 +9,8 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use evermesh_crds::v1beta2;
 use evermesh_model::{
-    ObjectRef, Reason, ResourceName, Route, RouteRule, ServicePort, VirtualRouter, name::ProxyKind,
-    problem::FieldPath,
+    ObjectRef, Reason, ResolvedRoute, ResolvedRouter, ResourceName, RouteRule, ServicePort,
+    name::ProxyKind, problem::FieldPath,
 };
 
 use crate::{
@@ -119,7 +119,7 @@ pub(crate) fn resolve(
     draft: &RouterDraft,
     objects: &[Arc<RouteDraft>],
     nodes: &Nodes,
-) -> Checked<VirtualRouter> {
+) -> Checked<ResolvedRouter> {
     let mut problems = Problems::of(&draft.object);
     let mut by_name: BTreeMap<&str, &RouteDraft> = BTreeMap::new();
     let mut objects: Vec<&RouteDraft> = objects.iter().map(|route| &**route).collect();
@@ -142,7 +142,7 @@ pub(crate) fn resolve(
     }
     let mut routes: Vec<&RouteDraft> = by_name.into_values().collect();
     routes.sort_by(|one, other| one.precedence().cmp(&other.precedence()));
-    let routes: Vec<(Arc<Route>, &FieldPath)> = routes
+    let routes: Vec<(Arc<ResolvedRoute>, &FieldPath)> = routes
         .into_iter()
         .filter_map(|route| {
             let mut of_route = Problems::of(&route.object);
@@ -155,7 +155,7 @@ pub(crate) fn resolve(
         routes.iter().map(|(route, field)| (route, *field)),
     ));
     let routes = routes.into_iter().map(|(route, _)| route).collect();
-    let value = VirtualRouter {
+    let value = ResolvedRouter {
         name: draft.name.clone(),
         object: draft.object.clone(),
         listeners: draft.listeners.clone(),
@@ -165,7 +165,7 @@ pub(crate) fn resolve(
 }
 
 /// What services may know of a router. One without listeners is reached on the ports of its targets.
-pub(crate) fn face(router: &VirtualRouter) -> Face<ResourceName> {
+pub(crate) fn face(router: &ResolvedRouter) -> Face<ResourceName> {
     let mut ports = router.listeners.clone();
     if ports.is_empty() {
         ports = router

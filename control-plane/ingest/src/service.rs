@@ -1,4 +1,4 @@
-//! `VirtualService` → [`VirtualService`].
+//! `VirtualService` → [`ResolvedService`].
 //!
 //! [`draft`] reads the object alone, [`find`] follows its provider, [`resolve`] puts both together.
 //!
@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use evermesh_crds::v1beta2;
 use evermesh_model::{
-    Kind, ObjectRef, Reason, ResourceName, ServiceName, VirtualService, problem::FieldPath,
+    Kind, ObjectRef, Reason, ResolvedService, ResourceName, ServiceName, problem::FieldPath,
     service::Provider,
 };
 
@@ -136,7 +136,7 @@ pub(crate) fn find(
 pub(crate) fn resolve(
     draft: &ServiceDraft,
     found: Option<&Found<ResourceName>>,
-) -> Checked<VirtualService> {
+) -> Checked<ResolvedService> {
     let mut problems = Problems::of(&draft.object);
     let (provider, mut ports) = match (&draft.provider, found) {
         (Some((kind, _)), Some(Ok(face))) => {
@@ -158,7 +158,7 @@ pub(crate) fn resolve(
         (_, _) => (Provider::None, Vec::new()),
     };
     ports.sort();
-    let service = VirtualService {
+    let service = ResolvedService {
         name: draft.name.clone(),
         object: draft.object.clone(),
         provider,
@@ -168,7 +168,7 @@ pub(crate) fn resolve(
 }
 
 /// What backends and gateway routes may know of a service.
-pub(crate) fn face(service: &VirtualService) -> Face<ServiceName> {
+pub(crate) fn face(service: &ResolvedService) -> Face<ServiceName> {
     Face {
         name: service.name.clone(),
         object: service.object.clone(),

@@ -10,7 +10,9 @@ use std::{
     net::IpAddr,
 };
 
-use evermesh_model::{Endpoint, Health, IpPreference, Kind, Locality, ObjectRef, ServicePort};
+use evermesh_model::{
+    Endpoint, Health, IpFamilyPreference, Kind, Locality, ObjectRef, ServicePort,
+};
 use k8s_openapi::api::{
     core::v1::Service,
     discovery::v1::{Endpoint as SliceEndpoint, EndpointConditions, EndpointSlice},
@@ -57,7 +59,7 @@ pub(crate) fn endpoints<'a>(
     slices: impl Iterator<Item = &'a EndpointSlice> + Clone,
     service: Option<&Service>,
     listeners: &[ServicePort],
-    preference: Option<IpPreference>,
+    preference: Option<IpFamilyPreference>,
     place: impl Fn(&str) -> Locality,
 ) -> Vec<Endpoint> {
     let family = family(slices.clone(), preference);
@@ -96,12 +98,12 @@ pub(crate) fn endpoints<'a>(
 /// with two addresses is one endpoint.
 fn family<'a>(
     mut slices: impl Iterator<Item = &'a EndpointSlice>,
-    preference: Option<IpPreference>,
+    preference: Option<IpFamilyPreference>,
 ) -> &'static str {
     match preference {
-        Some(IpPreference::Ipv4Only) => "IPv4",
+        Some(IpFamilyPreference::Ipv4Only) => "IPv4",
         None if slices.any(|slice| slice.address_type == "IPv4") => "IPv4",
-        Some(IpPreference::Ipv6Only) | None => "IPv6",
+        Some(IpFamilyPreference::Ipv6Only) | None => "IPv6",
     }
 }
 

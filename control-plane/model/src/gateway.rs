@@ -8,7 +8,7 @@ use crate::{ObjectRef, Protocol, ResourceName, ServiceName, ServicePort, route::
 
 /// A virtual gateway. Ports of its listeners are unique and none is TCP.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct VirtualGateway {
+pub struct ResolvedGateway {
     /// Its name, and the identity of its proxies.
     pub name: ResourceName,
     /// Where it comes from.
@@ -16,12 +16,12 @@ pub struct VirtualGateway {
     /// Ports open to the outside, in the order of the manifest.
     pub listeners: Vec<ServicePort>,
     /// In the order in which they are tried: the first that matches counts.
-    pub routes: Vec<Arc<GatewayRoute>>,
+    pub routes: Vec<Arc<ResolvedGatewayRoute>>,
 }
 
 /// One gateway route.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct GatewayRoute {
+pub struct ResolvedGatewayRoute {
     /// Its `awsName`.
     pub name: Arc<str>,
     /// Where it comes from.

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::{
-    Endpoint, Mesh, ResourceName, ServiceName, VirtualGateway, VirtualNode, VirtualRouter,
-    VirtualService, memo::Shared,
+    Endpoint, ResolvedGateway, ResolvedMesh, ResolvedNode, ResolvedRouter, ResolvedService,
+    ResourceName, ServiceName, memo::Shared,
 };
 
 /// All meshes and their members. Immutable: a change makes a new graph that shares what stayed,
@@ -17,15 +17,15 @@ use crate::{
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Graph {
     /// By `awsName`.
-    pub meshes: Shared<Arc<str>, Mesh>,
+    pub meshes: Shared<Arc<str>, ResolvedMesh>,
     /// By name.
-    pub nodes: Shared<ResourceName, VirtualNode>,
+    pub nodes: Shared<ResourceName, ResolvedNode>,
     /// By mesh and host name.
-    pub services: Shared<ServiceName, VirtualService>,
+    pub services: Shared<ServiceName, ResolvedService>,
     /// By name.
-    pub routers: Shared<ResourceName, VirtualRouter>,
+    pub routers: Shared<ResourceName, ResolvedRouter>,
     /// By name.
-    pub gateways: Shared<ResourceName, VirtualGateway>,
+    pub gateways: Shared<ResourceName, ResolvedGateway>,
     /// Of every node whose endpoints are ours to serve, ascending. Empty where there is none; absent as long
     /// as nothing is known, which is not the same: a proxy that has some keeps them.
     pub endpoints: Shared<ResourceName, Vec<Endpoint>>,

@@ -21,14 +21,16 @@ pub mod service;
 pub mod traffic;
 
 pub use endpoint::{CloudMapService, CloudMapState, Endpoint, Health, Instance, Locality};
-pub use gateway::{GatewayRoute, VirtualGateway};
+pub use gateway::{ResolvedGateway, ResolvedGatewayRoute};
 pub use graph::Graph;
 pub use memo::{Input, Memo, Same, Shared};
-pub use mesh::{EgressFilter, IpPreference, Mesh};
+pub use mesh::{EgressPolicy, IpFamilyPreference, ResolvedMesh};
 pub use name::{ProxyKind, ResourceName};
-pub use node::{Backend, Discovery, DnsResponse, Listener, LocalBackend, LocalPorts, VirtualNode};
+pub use node::{
+    Discovery, DnsResponse, LocalBackend, LocalPorts, NodeBackend, NodeListener, ResolvedNode,
+};
 pub use object::{Kind, ObjectRef};
 pub use problem::{FieldPath, Problem, Reason, Severity};
-pub use route::{Route, RouteRule, WeightedTarget};
-pub use service::{Provider, ServiceName, ServicePort, VirtualRouter, VirtualService};
+pub use route::{ResolvedRoute, RouteRule, RouteTarget};
+pub use service::{Provider, ResolvedRouter, ResolvedService, ServiceName, ServicePort};
 pub use traffic::{Protocol, Timeout};

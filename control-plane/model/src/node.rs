@@ -8,18 +8,18 @@ use crate::{CloudMapService, ObjectRef, Protocol, ResourceName, Timeout};
 
 /// A virtual node. Ports of its listeners are unique.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct VirtualNode {
+pub struct ResolvedNode {
     /// Its name, and the identity of its proxies.
     pub name: ResourceName,
     /// Where it comes from.
     pub object: ObjectRef,
     /// Inbound ports, in the order of the manifest.
-    pub listeners: Vec<Listener>,
+    pub listeners: Vec<NodeListener>,
     /// How others find it; without one nobody does.
     pub discovery: Option<Discovery>,
     /// Services it may call, ascending by host name, each at most once. On any port either all of them
     /// are HTTP-like or exactly one is TCP, unless there are local ports: ingest leaves the others out with a problem.
-    pub backends: Vec<Backend>,
+    pub backends: Vec<NodeBackend>,
     /// The ports on which application and proxy meet where nothing is intercepted; absent where it is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub local_ports: Option<LocalPorts>,
@@ -48,7 +48,7 @@ pub struct LocalBackend {
 
 /// One inbound port of a node or gateway.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Listener {
+pub struct NodeListener {
     /// 1 to 65535
     pub port: u16,
     /// What it speaks.
@@ -105,7 +105,7 @@ pub enum DnsResponse {
 
 /// A service that a node may call.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Backend {
+pub struct NodeBackend {
     /// The host name of a virtual service of the same mesh.
     pub service: Arc<str>,
 }

@@ -8,7 +8,7 @@ use crate::{ObjectRef, Protocol, ResourceName, Timeout};
 
 /// One route of a virtual router.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Route {
+pub struct ResolvedRoute {
     /// Unique in its router.
     pub name: Arc<str>,
     /// The virtual router, or the `Route` object, it is written in.
@@ -36,7 +36,7 @@ pub struct HttpRule {
     /// Which requests it takes.
     pub matches: HttpMatch,
     /// Where they go, in the order of the manifest. Empty, or all weights zero: answered 503.
-    pub targets: Vec<WeightedTarget>,
+    pub targets: Vec<RouteTarget>,
     /// When and how often they are tried again; App Mesh's default policy when absent.
     pub retry: Option<RetryPolicy>,
     /// How long they may take.
@@ -47,14 +47,14 @@ pub struct HttpRule {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct TcpRule {
     /// Where they go, in the order of the manifest. Empty, or all weights zero: closed.
-    pub targets: Vec<WeightedTarget>,
+    pub targets: Vec<RouteTarget>,
     /// Closed after this long without a byte; Envoy's 1 hour when absent, never when zero.
     pub idle: Option<Duration>,
 }
 
 /// A share of the traffic for one port of one node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct WeightedTarget {
+pub struct RouteTarget {
     /// A node of the same mesh.
     pub node: ResourceName,
     /// One of its listeners' ports.
@@ -76,7 +76,7 @@ pub struct HttpMatch {
     /// The scheme; any when absent.
     pub scheme: Option<Scheme>,
     /// Headers, or gRPC metadata.
-    pub headers: Vec<HeaderMatch>,
+    pub headers: Vec<RequestHeaderMatch>,
     /// Query parameters.
     pub query: Vec<QueryMatch>,
 }
@@ -146,7 +146,7 @@ impl Scheme {
 
 /// A match of one header.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct HeaderMatch {
+pub struct RequestHeaderMatch {
     /// Lower case or not: Envoy compares names without case.
     pub name: Arc<str>,
     /// What its value must be.

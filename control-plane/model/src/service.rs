@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc};
 
 use serde::{Serialize, Serializer};
 
-use crate::{ObjectRef, Protocol, ResourceName, Route};
+use crate::{ObjectRef, Protocol, ResolvedRoute, ResourceName};
 
 /// The identity of a virtual service: its mesh and its host name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -29,7 +29,7 @@ impl Serialize for ServiceName {
 
 /// A virtual service.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct VirtualService {
+pub struct ResolvedService {
     /// Its identity.
     pub name: ServiceName,
     /// Where it comes from.
@@ -63,7 +63,7 @@ pub enum Provider {
 
 /// A virtual router with all its routes, inline ones and `Route` objects.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct VirtualRouter {
+pub struct ResolvedRouter {
     /// Its name.
     pub name: ResourceName,
     /// Where it comes from.
@@ -71,5 +71,5 @@ pub struct VirtualRouter {
     /// The ports clients use; unique. May be empty.
     pub listeners: Vec<ServicePort>,
     /// In the order in which they are tried: the first that matches counts.
-    pub routes: Vec<Arc<Route>>,
+    pub routes: Vec<Arc<ResolvedRoute>>,
 }

@@ -10,7 +10,7 @@ use std::{
     sync::Arc,
 };
 
-use evermesh_model::{Graph, Kind, ObjectRef, Route, RouteRule, Shared, VirtualRouter};
+use evermesh_model::{Graph, Kind, ObjectRef, ResolvedRoute, ResolvedRouter, RouteRule, Shared};
 
 /// What a status says of one object beside its conditions.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -101,7 +101,7 @@ impl Naming {
         }
     }
 
-    fn router(&self, graph: &Graph, router: &VirtualRouter) -> Entries {
+    fn router(&self, graph: &Graph, router: &ResolvedRouter) -> Entries {
         let mut own = self.arn(&router.name.to_string());
         let mut entries = Vec::new();
         let mut weights = Vec::new();
@@ -127,7 +127,7 @@ impl Naming {
 }
 
 /// `blue=90,green=10`: by the names of the nodes' objects, with the namespace where it is another one.
-fn weights_of(graph: &Graph, router: &ObjectRef, route: &Route) -> String {
+fn weights_of(graph: &Graph, router: &ObjectRef, route: &ResolvedRoute) -> String {
     let targets = match &route.rule {
         RouteRule::Http(rule) => &rule.targets,
         RouteRule::Tcp(rule) => &rule.targets,

@@ -6,7 +6,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use evermesh_model::{
-    Discovery, DnsResponse, IpPreference, Mesh, Protocol, ServicePort, VirtualNode,
+    Discovery, DnsResponse, IpFamilyPreference, Protocol, ResolvedMesh, ResolvedNode, ServicePort,
 };
 use evermesh_proto::{
     Any, Key, Resource, ResourceType,
@@ -41,7 +41,7 @@ const REMOTE_CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 const LOCAL_CONNECT_TIMEOUT: Duration = Duration::from_millis(250);
 
 /// A node as others call it: one cluster for each of its listeners.
-pub(crate) fn node_clusters(node: &VirtualNode, mesh: &Mesh) -> Part {
+pub(crate) fn node_clusters(node: &ResolvedNode, mesh: &ResolvedMesh) -> Part {
     node.listeners
         .iter()
         .map(endpoint::port)
@@ -55,7 +55,12 @@ pub(crate) fn node_clusters(node: &VirtualNode, mesh: &Mesh) -> Part {
         .collect()
 }
 
-fn node_cluster(name: &str, node: &VirtualNode, mesh: &Mesh, port: ServicePort) -> Cluster {
+fn node_cluster(
+    name: &str,
+    node: &ResolvedNode,
+    mesh: &ResolvedMesh,
+    port: ServicePort,
+) -> Cluster {
     let cluster = Cluster {
         // An endpoint that discovery has dropped is gone, whatever health checks think of it.
         ignore_health_on_host_removal: true,
@@ -74,8 +79,8 @@ fn node_cluster(name: &str, node: &VirtualNode, mesh: &Mesh, port: ServicePort) 
     };
     let lookup = match mesh.ip_preference {
         None => DnsLookupFamily::Auto,
-        Some(IpPreference::Ipv4Only) => DnsLookupFamily::V4Only,
-        Some(IpPreference::Ipv6Only) => DnsLookupFamily::V6Only,
+        Some(IpFamilyPreference::Ipv4Only) => DnsLookupFamily::V4Only,
+        Some(IpFamilyPreference::Ipv6Only) => DnsLookupFamily::V6Only,
     };
     Cluster {
         cluster_discovery_type: Some(ClusterDiscoveryType::Type(discovery.into())),
@@ -90,7 +95,7 @@ fn node_cluster(name: &str, node: &VirtualNode, mesh: &Mesh, port: ServicePort) 
 }
 
 /// One address that the proxy reaches without leaving its pod: the application, or a gateway itself.
-pub(crate) fn local_cluster(name: &str, mesh: &Mesh, port: ServicePort) -> Cluster {
+pub(crate) fn local_cluster(name: &str, mesh: &ResolvedMesh, port: ServicePort) -> Cluster {
     Cluster {
         cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Static.into())),
         load_assignment: Some(one_host(name, wire::loopback(mesh).to_string(), port.port)),
@@ -99,7 +104,7 @@ pub(crate) fn local_cluster(name: &str, mesh: &Mesh, port: ServicePort) -> Clust
 }
 
 /// The two clusters of a mesh that keep the destination the application asked for.
-pub(crate) fn original_destinations(mesh: &Mesh) -> Part {
+pub(crate) fn original_destinations(mesh: &ResolvedMesh) -> Part {
     [
         names::amazonaws_cluster(&mesh.name),
         names::allow_all_cluster(&mesh.name),

@@ -4,7 +4,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use evermesh_model::{Endpoint, Health, Listener, Locality, ServicePort, VirtualNode};
+use evermesh_model::{Endpoint, Health, Locality, NodeListener, ResolvedNode, ServicePort};
 use evermesh_proto::{
     Key, Resource, ResourceType, core,
     endpoint::{
@@ -18,7 +18,7 @@ use crate::{names, wire};
 /// same endpoints. None if the endpoints are not ours to serve.
 ///
 /// Without endpoints there still is an assignment, an empty one: a proxy that waits for it would not start.
-pub fn load_assignments(node: &VirtualNode, endpoints: &[Endpoint]) -> Vec<(Key, Arc<Resource>)> {
+pub fn load_assignments(node: &ResolvedNode, endpoints: &[Endpoint]) -> Vec<(Key, Arc<Resource>)> {
     if !node
         .discovery
         .as_ref()
@@ -58,7 +58,7 @@ pub fn load_assignments(node: &VirtualNode, endpoints: &[Endpoint]) -> Vec<(Key,
 }
 
 /// Port and protocol of a listener.
-pub(crate) fn port(listener: &Listener) -> ServicePort {
+pub(crate) fn port(listener: &NodeListener) -> ServicePort {
     ServicePort {
         port: listener.port,
         protocol: listener.protocol,
@@ -70,7 +70,7 @@ pub(crate) fn port(listener: &Listener) -> ServicePort {
 fn locality_endpoints(
     Locality { region, zone }: &Locality,
     endpoints: &[&Endpoint],
-    listener: &Listener,
+    listener: &NodeListener,
 ) -> LocalityLbEndpoints {
     let healthy = endpoints
         .iter()

@@ -4,7 +4,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use evermesh_model::{WeightedTarget, route::TcpRule};
+use evermesh_model::{RouteTarget, route::TcpRule};
 use evermesh_proto::{
     listener::{Filter, filter},
     pack, tcp_proxy,
@@ -27,7 +27,7 @@ pub(crate) fn to_cluster(side: Side, cluster: &str, idle: Option<Duration>) -> F
 /// at all: Envoy closes connections of such a chain at once.
 pub(crate) fn by_rule(side: Side, rule: &TcpRule) -> (Vec<Filter>, Vec<Arc<str>>) {
     let TcpRule { targets, idle } = rule;
-    let weighted: Vec<(Arc<str>, &WeightedTarget)> = targets
+    let weighted: Vec<(Arc<str>, &RouteTarget)> = targets
         .iter()
         .filter(|target| target.weight > 0)
         .map(|target| (route::target_cluster(target), target))

@@ -5,9 +5,9 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use evermesh_model::{
-    ServicePort, Timeout, WeightedTarget,
+    RouteTarget, ServicePort, Timeout,
     route::{
-        HeaderMatch, HttpMatch, HttpRule, PathMatch, QueryMatch, RetryEvent, RetryPolicy,
+        HttpMatch, HttpRule, PathMatch, QueryMatch, RequestHeaderMatch, RetryEvent, RetryPolicy,
         ValueMatch,
     },
 };
@@ -74,8 +74,8 @@ pub(crate) fn bounded(clusters: ClusterSpecifier, timeout: Timeout) -> RouteActi
 }
 
 /// The cluster of a target.
-pub(crate) fn target_cluster(target: &WeightedTarget) -> Arc<str> {
-    let WeightedTarget {
+pub(crate) fn target_cluster(target: &RouteTarget) -> Arc<str> {
+    let RouteTarget {
         node,
         port,
         protocol,
@@ -89,7 +89,7 @@ pub(crate) fn target_cluster(target: &WeightedTarget) -> Arc<str> {
 }
 
 /// The targets that a route names: all, or none if nobody has a weight, for Envoy refuses weights that sum to zero.
-pub(crate) fn served_targets(targets: &[WeightedTarget]) -> &[WeightedTarget] {
+pub(crate) fn served_targets(targets: &[RouteTarget]) -> &[RouteTarget] {
     if targets.iter().all(|target| target.weight == 0) {
         &[]
     } else {
@@ -100,7 +100,7 @@ pub(crate) fn served_targets(targets: &[WeightedTarget]) -> &[WeightedTarget] {
 /// Several targets keep their weights, zeros among them, so that a cluster about to get traffic is already warm.
 /// One target needs no weights: a plain cluster is less for Envoy to choose from and means the same.
 /// None if it names no target.
-fn cluster_specifier(targets: &[WeightedTarget]) -> Option<ClusterSpecifier> {
+fn cluster_specifier(targets: &[RouteTarget]) -> Option<ClusterSpecifier> {
     let targets = served_targets(targets);
     if targets.is_empty() {
         return None;
@@ -163,8 +163,8 @@ pub(crate) fn exact_header(name: &str, value: &str) -> HeaderMatcher {
     }
 }
 
-fn header_matcher(header: &HeaderMatch) -> HeaderMatcher {
-    let HeaderMatch {
+fn header_matcher(header: &RequestHeaderMatch) -> HeaderMatcher {
+    let RequestHeaderMatch {
         name,
         value,
         invert,

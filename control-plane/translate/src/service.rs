@@ -7,8 +7,8 @@ use std::{borrow::Cow, collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use evermesh_model::{
-    Discovery, Provider, ResourceName, RouteRule, ServicePort, Timeout, VirtualNode, VirtualRouter,
-    VirtualService, WeightedTarget,
+    Discovery, Provider, ResolvedNode, ResolvedRouter, ResolvedService, ResourceName, RouteRule,
+    RouteTarget, ServicePort, Timeout,
     route::{HttpMatch, HttpRule, PathMatch, TcpRule},
 };
 use evermesh_proto::route::{self as envoy, RouteConfiguration, VirtualHost};
@@ -79,8 +79,8 @@ pub(crate) type GatewayHosts = Hosts<Vec<envoy::Route>>;
 
 /// The nodes that a service may lead to, each once, ascending.
 pub(crate) fn nodes<'a>(
-    service: &'a VirtualService,
-    router: Option<&'a VirtualRouter>,
+    service: &'a ResolvedService,
+    router: Option<&'a ResolvedRouter>,
 ) -> Vec<&'a ResourceName> {
     let mut nodes: Vec<&ResourceName> = match &service.provider {
         Provider::None => Vec::new(),
@@ -99,9 +99,9 @@ pub(crate) fn nodes<'a>(
 
 /// `nodes` are those of [`nodes()`].
 pub(crate) fn reach(
-    service: &VirtualService,
-    router: Option<&VirtualRouter>,
-    nodes: &[Arc<VirtualNode>],
+    service: &ResolvedService,
+    router: Option<&ResolvedRouter>,
+    nodes: &[Arc<ResolvedNode>],
 ) -> Reach {
     let is_eds = |name: &ResourceName| {
         nodes
@@ -141,7 +141,7 @@ pub(crate) fn reach(
 }
 
 /// The virtual hosts in the routes of a node: `color.ns` and, for clients that add it, `color.ns:8080`.
-pub(crate) fn node_hosts(service: &VirtualService, router: Option<&VirtualRouter>) -> NodeHosts {
+pub(crate) fn node_hosts(service: &ResolvedService, router: Option<&ResolvedRouter>) -> NodeHosts {
     hosts(service, router, |port, routes| {
         encode(VirtualHost {
             routes,
@@ -152,8 +152,8 @@ pub(crate) fn node_hosts(service: &VirtualService, router: Option<&VirtualRouter
 
 /// The routes of a service behind a gateway.
 pub(crate) fn gateway_hosts(
-    service: &VirtualService,
-    router: Option<&VirtualRouter>,
+    service: &ResolvedService,
+    router: Option<&ResolvedRouter>,
 ) -> GatewayHosts {
     hosts(service, router, |port, mut routes| {
         let authority = names::authority(&service.name.hostname, port);
@@ -167,8 +167,8 @@ pub(crate) fn gateway_hosts(
 
 /// The routes of a service on one port, for callers that do not say by `Host` whom they mean.
 pub(crate) fn host_on(
-    service: &VirtualService,
-    router: Option<&VirtualRouter>,
+    service: &ResolvedService,
+    router: Option<&ResolvedRouter>,
     port: ServicePort,
 ) -> Host<Vec<envoy::Route>> {
     host(&rules(service, router, port), |routes| routes)
@@ -193,8 +193,8 @@ pub(crate) fn encode(host: VirtualHost) -> Bytes {
 }
 
 fn hosts<T>(
-    service: &VirtualService,
-    router: Option<&VirtualRouter>,
+    service: &ResolvedService,
+    router: Option<&ResolvedRouter>,
     form: impl Fn(u16, Vec<envoy::Route>) -> T,
 ) -> Hosts<T> {
     let ports = service
@@ -259,8 +259,8 @@ fn longest(timeouts: impl Iterator<Item = Timeout> + Clone) -> Timeout {
 /// The rules for one port of a service, with their names, in the order in which they are tried: those that carry
 /// what the port carries.
 fn rules<'a>(
-    service: &VirtualService,
-    router: Option<&'a VirtualRouter>,
+    service: &ResolvedService,
+    router: Option<&'a ResolvedRouter>,
     port: ServicePort,
 ) -> Vec<(&'a str, Cow<'a, RouteRule>)> {
     match &service.provider {
@@ -278,7 +278,7 @@ fn rules<'a>(
 
 /// A node that provides a service gets everything, on the port that was called.
 fn node_rule(node: &ResourceName, ServicePort { port, protocol }: ServicePort) -> RouteRule {
-    let targets = vec![WeightedTarget {
+    let targets = vec![RouteTarget {
         node: node.clone(),
         port,
         protocol,
@@ -305,7 +305,7 @@ fn node_rule(node: &ResourceName, ServicePort { port, protocol }: ServicePort) -
     })
 }
 
-fn targets(rule: &RouteRule) -> &[WeightedTarget] {
+fn targets(rule: &RouteRule) -> &[RouteTarget] {
     match rule {
         RouteRule::Http(rule) => &rule.targets,
         RouteRule::Tcp(rule) => &rule.targets,
@@ -313,7 +313,7 @@ fn targets(rule: &RouteRule) -> &[WeightedTarget] {
 }
 
 /// The user's objects that a service is made from, ascending.
-pub(crate) fn origins(service: &VirtualService, router: Option<&VirtualRouter>) -> Vec<Arc<str>> {
+pub(crate) fn origins(service: &ResolvedService, router: Option<&ResolvedRouter>) -> Vec<Arc<str>> {
     let behind = router.into_iter().flat_map(|router| {
         let inline = std::iter::once(&router.object);
         inline.chain(router.routes.iter().map(|route| &route.object))

@@ -5,7 +5,7 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use evermesh_model::{
-    Endpoint, Graph, Provider, ResourceName, ServiceName, Shared, VirtualRouter, VirtualService,
+    Endpoint, Graph, Provider, ResolvedRouter, ResolvedService, ResourceName, ServiceName, Shared,
 };
 use evermesh_proto::{Key, View};
 
@@ -304,7 +304,7 @@ fn read_service(
     graph: &Graph,
     name: &ServiceName,
     reads: &mut Reads,
-) -> Option<(Arc<VirtualService>, Option<Arc<VirtualRouter>>)> {
+) -> Option<(Arc<ResolvedService>, Option<Arc<ResolvedRouter>>)> {
     let service = reads.get(&graph.services, name, Read::Service)?;
     let router = match &service.provider {
         Provider::Router(router) => reads.get(&graph.routers, router, Read::Router),
@@ -314,7 +314,7 @@ fn read_service(
 }
 
 /// The services that a node may call, in its order.
-fn backends(node: &evermesh_model::VirtualNode) -> impl Iterator<Item = ServiceName> {
+fn backends(node: &evermesh_model::ResolvedNode) -> impl Iterator<Item = ServiceName> {
     node.backends.iter().map(|backend| ServiceName {
         mesh: Arc::clone(&node.name.mesh),
         hostname: Arc::clone(&backend.service),

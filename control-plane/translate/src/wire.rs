@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use evermesh_model::{IpPreference, Mesh, ObjectRef};
+use evermesh_model::{IpFamilyPreference, ObjectRef, ResolvedMesh};
 use evermesh_proto::{
     core::{
         Address, AggregatedConfigSource, ApiVersion, ConfigSource, SocketAddress,
@@ -52,7 +52,7 @@ pub(crate) fn address(host: String, port: u16) -> Address {
 
 /// Where a listener that anyone may reach binds: any IPv4 address; once the mesh states a preference, any address
 /// of both families.
-pub(crate) fn any_address(mesh: &Mesh, port: u16) -> Address {
+pub(crate) fn any_address(mesh: &ResolvedMesh, port: u16) -> Address {
     if mesh.ip_preference.is_none() {
         return address(Ipv4Addr::UNSPECIFIED.to_string(), port);
     }
@@ -67,10 +67,10 @@ pub(crate) fn any_address(mesh: &Mesh, port: u16) -> Address {
 }
 
 /// The address of the proxy's own pod or host: `::1` where the mesh is IPv6 only.
-pub(crate) fn loopback(mesh: &Mesh) -> IpAddr {
+pub(crate) fn loopback(mesh: &ResolvedMesh) -> IpAddr {
     match mesh.ip_preference {
-        Some(IpPreference::Ipv6Only) => Ipv6Addr::LOCALHOST.into(),
-        Some(IpPreference::Ipv4Only) | None => Ipv4Addr::LOCALHOST.into(),
+        Some(IpFamilyPreference::Ipv6Only) => Ipv6Addr::LOCALHOST.into(),
+        Some(IpFamilyPreference::Ipv4Only) | None => Ipv4Addr::LOCALHOST.into(),
     }
 }
 

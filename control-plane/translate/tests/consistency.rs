@@ -4,7 +4,9 @@ mod support;
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use evermesh_model::{EgressFilter, Graph, Health, IpPreference, Mesh, Protocol, Provider};
+use evermesh_model::{
+    EgressPolicy, Graph, Health, IpFamilyPreference, Protocol, Provider, ResolvedMesh,
+};
 use evermesh_proto::{Key, ResourceType};
 use evermesh_translate::{DeriveMemo, Derived, derive, derive_changes, derive_endpoints};
 use proptest::prelude::*;
@@ -97,12 +99,12 @@ fn apply(graph: &mut Graph, change: &Change) {
     match change {
         Change::Mesh { allow, ipv6 } => {
             let egress = if *allow {
-                EgressFilter::AllowAll
+                EgressPolicy::AllowAll
             } else {
-                EgressFilter::DropAll
+                EgressPolicy::DropAll
             };
-            let mesh = Mesh {
-                ip_preference: ipv6.then_some(IpPreference::Ipv6Only),
+            let mesh = ResolvedMesh {
+                ip_preference: ipv6.then_some(IpFamilyPreference::Ipv6Only),
                 endpoint_slices: None,
                 ..builders::mesh(egress)
             };

@@ -20,24 +20,24 @@ const SURROUNDINGS: &str = "
 {apiVersion: v1, kind: Namespace, metadata: {name: edge, labels: {mesh: m, ingress: two}}}
 ---
 apiVersion: appmesh.k8s.aws/v1beta2
-kind: Mesh
+kind: ResolvedMesh
 metadata: {name: m, uid: u-m}
 spec: {namespaceSelector: {matchLabels: {mesh: m}}}
 ---
 apiVersion: appmesh.k8s.aws/v1beta2
-kind: Mesh
+kind: ResolvedMesh
 metadata: {name: o, uid: u-o}
 spec: {namespaceSelector: {matchLabels: {other: o}}}
 ---
 apiVersion: appmesh.k8s.aws/v1beta2
-kind: Mesh
+kind: ResolvedMesh
 metadata: {name: gone, uid: u-gone, deletionTimestamp: 2026-09-30T00:00:00Z}
 spec: {namespaceSelector: {matchLabels: {mesh: gone}}}
 ---
-{apiVersion: appmesh.k8s.aws/v1beta2, kind: Mesh, metadata: {name: selects-nothing}, spec: {}}
+{apiVersion: appmesh.k8s.aws/v1beta2, kind: ResolvedMesh, metadata: {name: selects-nothing}, spec: {}}
 ---
 apiVersion: appmesh.k8s.aws/v1beta2
-kind: VirtualGateway
+kind: ResolvedGateway
 metadata: {name: gate, namespace: shop, uid: u-gate}
 spec:
   namespaceSelector: {matchLabels: {mesh: m}}
@@ -45,20 +45,20 @@ spec:
   meshRef: {name: m, uid: u-m}
 ---
 apiVersion: appmesh.k8s.aws/v1beta2
-kind: VirtualGateway
+kind: ResolvedGateway
 metadata: {name: second, namespace: edge, uid: u-second}
 spec:
   namespaceSelector: {matchLabels: {ingress: two}}
 ---
 apiVersion: appmesh.k8s.aws/v1beta2
-kind: VirtualGateway
+kind: ResolvedGateway
 metadata: {name: stranger, namespace: shop, uid: u-stranger}
 spec:
   namespaceSelector: {matchLabels: {mesh: m}}
   meshRef: {name: o, uid: u-o}
 ---
 apiVersion: appmesh.k8s.aws/v1beta2
-kind: VirtualGateway
+kind: ResolvedGateway
 metadata: {name: stale, namespace: shop, uid: u-stale}
 spec:
   namespaceSelector: {matchLabels: {mesh: m}}
@@ -214,7 +214,7 @@ fn a_namespace_that_is_not_known_is_in_no_mesh_yet() {
     let mesh = yaml(
         "
 apiVersion: appmesh.k8s.aws/v1beta2
-kind: Mesh
+kind: ResolvedMesh
 metadata: {name: m, uid: u-m}
 spec: {namespaceSelector: {matchExpressions: [{key: team, operator: NotIn, values: [a]}]}}",
     );

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use evermesh_crds::v1beta2;
-use evermesh_model::{ObjectRef, ResourceName, VirtualGateway};
+use evermesh_model::{ObjectRef, ResolvedGateway, ResourceName};
 
 use super::{
     ServiceFaces, Values,
@@ -36,8 +36,8 @@ pub(super) struct GatewayMemo {
     all_routes: Once<RoutesInput, Turned<ObjectRef, GatewayRouteDraft>>,
     attached: Stage<ObjectRef, (Arc<GatewayRouteDraft>, ServiceFaces), AttachedRoute>,
     all_attached: Once<(Routes, ServiceFaces), Turned<ObjectRef, AttachedRoute>>,
-    resolved: Stage<ResourceName, ResolveInput, VirtualGateway>,
-    turned: Once<TurnInput, Turned<ResourceName, VirtualGateway>>,
+    resolved: Stage<ResourceName, ResolveInput, ResolvedGateway>,
+    turned: Once<TurnInput, Turned<ResourceName, ResolvedGateway>>,
 }
 
 impl GatewayMemo {
@@ -47,7 +47,7 @@ impl GatewayMemo {
         members: &Arc<Members>,
         services: &ServiceFaces,
         findings: &mut Findings,
-    ) -> Values<ResourceName, VirtualGateway> {
+    ) -> Values<ResourceName, ResolvedGateway> {
         let named = self.drafts.turn(
             &inputs.virtual_gateways,
             members,

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use evermesh_crds::v1beta2;
-use evermesh_model::{Kind, Memo, Mesh, ObjectRef, Shared};
+use evermesh_model::{Kind, Memo, ObjectRef, ResolvedMesh, Shared};
 use k8s_openapi::api::core::v1::Namespace;
 
 use crate::{
@@ -14,7 +14,10 @@ use crate::{
     stage::{Checked, Findings, Once, Stage, Turned},
 };
 
-type IndexInput = (Shared<ObjectRef, Mesh>, Shared<ObjectRef, MeshDraft>);
+type IndexInput = (
+    Shared<ObjectRef, ResolvedMesh>,
+    Shared<ObjectRef, MeshDraft>,
+);
 type MembershipInput = (Arc<Labels>, Arc<MeshIndex>);
 type OfNamespace = Shared<Arc<str>, Membership>;
 type MembersInput = (Arc<MeshIndex>, Shared<Arc<str>, Labels>, OfNamespace);
@@ -30,7 +33,7 @@ type MemberObjects = (
 #[derive(Debug, Default)]
 pub(super) struct MemberMemo {
     drafts: Stage<ObjectRef, Arc<v1beta2::Mesh>, MeshDraft>,
-    meshes: Memo<ObjectRef, Arc<MeshDraft>, Mesh>,
+    meshes: Memo<ObjectRef, Arc<MeshDraft>, ResolvedMesh>,
     index: Once<IndexInput, MeshIndex>,
     namespaces: Once<MemberObjects, BTreeSet<Arc<str>>>,
     labels: Memo<Arc<str>, Option<Arc<Namespace>>, Labels>,

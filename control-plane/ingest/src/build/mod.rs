@@ -20,8 +20,8 @@ use std::{
 
 use evermesh_crds::v1beta2;
 use evermesh_model::{
-    CloudMapService, CloudMapState, Endpoint, Graph, ObjectRef, Problem, Reason, ResourceName,
-    ServiceName, VirtualGateway, VirtualNode, VirtualRouter, VirtualService, problem::FieldPath,
+    CloudMapService, CloudMapState, Endpoint, Graph, ObjectRef, Problem, Reason, ResolvedGateway,
+    ResolvedNode, ResolvedRouter, ResolvedService, ResourceName, ServiceName, problem::FieldPath,
 };
 
 use k8s_openapi::api::{
@@ -77,15 +77,15 @@ pub struct BuildMemo {
 
 type GraphParts = (
     Arc<MeshIndex>,
-    Values<ResourceName, VirtualNode>,
-    Values<ServiceName, VirtualService>,
-    Values<ResourceName, VirtualRouter>,
-    Values<ResourceName, VirtualGateway>,
+    Values<ResourceName, ResolvedNode>,
+    Values<ServiceName, ResolvedService>,
+    Values<ResourceName, ResolvedRouter>,
+    Values<ResourceName, ResolvedGateway>,
     Values<ResourceName, Vec<Endpoint>>,
 );
 
 type EndpointParts = (
-    Values<ResourceName, VirtualNode>,
+    Values<ResourceName, ResolvedNode>,
     Arc<MeshIndex>,
     (SeenByOwner<EndpointSlice>, Objects<Service>),
     (SeenByOwner<Pod>, Objects<v1beta2::VirtualNode>),

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use evermesh_crds::v1beta2;
-use evermesh_model::{ObjectRef, ResourceName, VirtualNode};
+use evermesh_model::{ObjectRef, ResolvedNode, ResourceName};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 
 use super::{
@@ -27,8 +27,8 @@ pub(super) struct NodeMemo {
     directory: DirectoryMemo<ResourceName, NodeDraft>,
     slices: SeenByOwner<EndpointSlice>,
     with_slices: Arc<BTreeSet<ObjectRef>>,
-    resolved: Stage<ResourceName, (Arc<NodeDraft>, Surroundings), VirtualNode, NodeFinds>,
-    turned: Once<TurnInput, Turned<ResourceName, VirtualNode>>,
+    resolved: Stage<ResourceName, (Arc<NodeDraft>, Surroundings), ResolvedNode, NodeFinds>,
+    turned: Once<TurnInput, Turned<ResourceName, ResolvedNode>>,
 }
 
 impl NodeMemo {
@@ -54,7 +54,7 @@ impl NodeMemo {
         inputs: &Inputs,
         drafts: Drafts<ResourceName, NodeDraft>,
         services: ServiceFaces,
-    ) -> Values<ResourceName, VirtualNode> {
+    ) -> Values<ResourceName, ResolvedNode> {
         let slices = inputs.endpoint_slices.by_owner();
         let seen = Arc::downgrade(slices);
         if !self.slices.ptr_eq(&seen) {

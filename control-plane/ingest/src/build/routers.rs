@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use evermesh_crds::{extension, v1beta2};
-use evermesh_model::{ObjectRef, ResourceName, VirtualRouter};
+use evermesh_model::{ObjectRef, ResolvedRouter, ResourceName};
 
 use super::{
     Drafts, Faces, Values,
@@ -34,15 +34,15 @@ type Places = Vec<(ObjectRef, usize)>;
 pub(super) struct RouterMemo {
     drafts: DraftMemo<v1beta2::VirtualRouter, RouterDraft>,
     work: Work,
-    turned: Once<TurnInput, Turned<ResourceName, VirtualRouter>>,
-    directory: DirectoryMemo<ResourceName, VirtualRouter>,
+    turned: Once<TurnInput, Turned<ResourceName, ResolvedRouter>>,
+    directory: DirectoryMemo<ResourceName, ResolvedRouter>,
 }
 
 #[derive(Debug, Default)]
 struct Work {
     places: Once<Drafts<ResourceName, RouterDraft>, Places>,
     groups: Stage<ObjectRef, Objects<extension::Route>, Group>,
-    resolved: Stage<ResourceName, Input, VirtualRouter, route::Nodes>,
+    resolved: Stage<ResourceName, Input, ResolvedRouter, route::Nodes>,
     orphans: Stage<ObjectRef, Objects<extension::Route>, ()>,
 }
 
@@ -53,7 +53,7 @@ impl RouterMemo {
         members: &Arc<Members>,
         nodes: &Faces,
         findings: &mut Findings,
-    ) -> (Values<ResourceName, VirtualRouter>, Faces) {
+    ) -> (Values<ResourceName, ResolvedRouter>, Faces) {
         let named = self.drafts.turn(
             &inputs.virtual_routers,
             members,
@@ -79,7 +79,7 @@ impl Work {
         named: &Drafts<ResourceName, RouterDraft>,
         routes: &ByOwner<extension::Route>,
         nodes: &Faces,
-    ) -> Turned<ResourceName, VirtualRouter> {
+    ) -> Turned<ResourceName, ResolvedRouter> {
         let mut findings = Findings::new();
         let groups = self.groups.turn(
             &**routes,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use evermesh_crds::v1beta2;
-use evermesh_model::{ResourceName, ServiceName, VirtualService};
+use evermesh_model::{ResolvedService, ResourceName, ServiceName};
 
 use super::{
     Drafts, Faces, ServiceFaces, Values,
@@ -24,9 +24,9 @@ type TurnInput = (Drafts<ServiceName, ServiceDraft>, (Faces, Faces));
 #[derive(Debug, Default)]
 pub(super) struct ServiceMemo {
     drafts: DraftMemo<v1beta2::VirtualService, ServiceDraft>,
-    resolved: Stage<ServiceName, Input, VirtualService, Provider>,
-    turned: Once<TurnInput, Turned<ServiceName, VirtualService>>,
-    directory: DirectoryMemo<ServiceName, VirtualService>,
+    resolved: Stage<ServiceName, Input, ResolvedService, Provider>,
+    turned: Once<TurnInput, Turned<ServiceName, ResolvedService>>,
+    directory: DirectoryMemo<ServiceName, ResolvedService>,
 }
 
 impl ServiceMemo {
@@ -36,7 +36,7 @@ impl ServiceMemo {
         members: &Arc<Members>,
         (nodes, routers): (&Faces, &Faces),
         findings: &mut Findings,
-    ) -> (Values<ServiceName, VirtualService>, ServiceFaces) {
+    ) -> (Values<ServiceName, ResolvedService>, ServiceFaces) {
         let named = self.drafts.turn(
             &inputs.virtual_services,
             members,

@@ -4,7 +4,9 @@
 
 use std::sync::Arc;
 
-use evermesh_model::{GatewayRoute, Kind, ObjectRef, Reason, ServiceName, ServicePort, Severity};
+use evermesh_model::{
+    Kind, ObjectRef, Reason, ResolvedGatewayRoute, ServiceName, ServicePort, Severity,
+};
 
 use super::{AttachedRoute, GatewayRouteDraft, Rule};
 use crate::{
@@ -68,7 +70,7 @@ fn try_resolve(
     Some(AttachedRoute {
         gateway: gateway.clone(),
         priority: *priority,
-        route: Arc::new(GatewayRoute {
+        route: Arc::new(ResolvedGatewayRoute {
             name: Arc::clone(name),
             object: object.clone(),
             protocol: rule.protocol,

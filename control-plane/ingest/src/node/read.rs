@@ -4,7 +4,7 @@
 
 use evermesh_crds::v1beta2;
 use evermesh_model::{
-    CloudMapService, Discovery, DnsResponse, Kind, Listener, Protocol, Reason, ServicePort,
+    CloudMapService, Discovery, DnsResponse, Kind, NodeListener, Protocol, Reason, ServicePort,
     Timeout, problem::FieldPath,
 };
 
@@ -19,7 +19,7 @@ use crate::{
 pub(super) fn read_listeners(
     listeners: &[v1beta2::Listener],
     problems: &mut Problems<'_>,
-) -> Vec<Listener> {
+) -> Vec<NodeListener> {
     let field = FieldPath::spec().field("listeners");
     let ports = unique_ports(
         listeners.iter().map(|listener| {
@@ -66,7 +66,7 @@ pub(super) fn read_listeners(
                 );
             }
             let mode = tls.as_ref().map(|tls| tls.mode);
-            security::listener_is_served(mode, &field, problems).then(|| Listener {
+            security::listener_is_served(mode, &field, problems).then(|| NodeListener {
                 port,
                 protocol,
                 timeout: timeout

@@ -8,7 +8,7 @@ use std::{
 };
 
 use evermesh_model::{
-    Backend, Discovery, Kind, ObjectRef, Protocol, Reason, ServiceName, VirtualNode,
+    Discovery, Kind, NodeBackend, ObjectRef, Protocol, Reason, ResolvedNode, ServiceName,
     problem::FieldPath,
 };
 
@@ -66,7 +66,7 @@ pub(crate) fn find(
 }
 
 /// Puts a draft and what its references lead to together.
-pub(crate) fn resolve(draft: &NodeDraft, finds: &NodeFinds) -> Checked<VirtualNode> {
+pub(crate) fn resolve(draft: &NodeDraft, finds: &NodeFinds) -> Checked<ResolvedNode> {
     let mut problems = Problems::of(&draft.object);
     let field = |index: usize| FieldPath::spec().field("backends").index(index);
     let mut backends: Vec<(Arc<str>, usize, &Face<ServiceName>)> = Vec::new();
@@ -104,14 +104,14 @@ pub(crate) fn resolve(draft: &NodeDraft, finds: &NodeFinds) -> Checked<VirtualNo
         let faces = backends.iter().map(|(_, _, face)| *face);
         local.resolve(faces, &mut problems)
     });
-    let mut backends: Vec<Backend> = backends
+    let mut backends: Vec<NodeBackend> = backends
         .into_iter()
-        .map(|(_, _, face)| Backend {
+        .map(|(_, _, face)| NodeBackend {
             service: Arc::clone(&face.name.hostname),
         })
         .collect();
     backends.sort_by(|one, other| one.service.cmp(&other.service));
-    let node = VirtualNode {
+    let node = ResolvedNode {
         name: draft.name.clone(),
         object: draft.object.clone(),
         listeners: draft.listeners.clone(),

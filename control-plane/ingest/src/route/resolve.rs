@@ -5,7 +5,8 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use evermesh_model::{
-    Kind, Reason, ResourceName, Route, RouteRule, ServicePort, Severity, Timeout, WeightedTarget,
+    Kind, Reason, ResolvedRoute, ResourceName, RouteRule, RouteTarget, ServicePort, Severity,
+    Timeout,
     route::{HttpRule, TcpRule},
 };
 
@@ -24,14 +25,14 @@ pub(crate) fn resolve(
     listeners: &[ServicePort],
     nodes: &Nodes,
     problems: &mut Problems<'_>,
-) -> Option<Route> {
+) -> Option<ResolvedRoute> {
     let served_on = served_on(route, listeners, problems)?;
     let targets = route
         .targets
         .iter()
         .filter_map(|target| resolve_target(target, route, &served_on, nodes, problems))
         .collect();
-    Some(Route {
+    Some(ResolvedRoute {
         name: Arc::clone(&route.name),
         object: route.object.clone(),
         port: route.port,
@@ -120,7 +121,7 @@ fn resolve_target(
     served_on: &[ServicePort],
     nodes: &Nodes,
     problems: &mut Problems<'_>,
-) -> Option<WeightedTarget> {
+) -> Option<RouteTarget> {
     let node = match nodes.get(&target.node)? {
         Ok(node) => node,
         Err(miss) => {
@@ -137,7 +138,7 @@ fn resolve_target(
         }
     };
     let ServicePort { port, protocol } = target_port(target, route, served_on, node, problems)?;
-    Some(WeightedTarget {
+    Some(RouteTarget {
         node: node.name.clone(),
         port,
         protocol,

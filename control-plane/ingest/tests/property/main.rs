@@ -10,7 +10,7 @@ use evermesh_ingest::{
     object::parse,
 };
 use evermesh_model::{
-    Discovery, Graph, LocalPorts, RouteRule, ServiceName, VirtualNode, service::Provider,
+    Discovery, Graph, LocalPorts, ResolvedNode, RouteRule, ServiceName, service::Provider,
 };
 use proptest::prelude::*;
 
@@ -98,7 +98,7 @@ fn assert_resolved(graph: &Graph) {
 }
 
 /// Every local port leads to a port of a backend or comes from one of the object's listeners, and no two are one.
-fn assert_local_ports(graph: &Graph, node: &VirtualNode, ports: &LocalPorts) {
+fn assert_local_ports(graph: &Graph, node: &ResolvedNode, ports: &LocalPorts) {
     for (local, backend) in &ports.backends {
         assert!(node.backends.iter().any(|it| it.service == backend.service));
         let name = ServiceName {
@@ -115,7 +115,7 @@ fn assert_local_ports(graph: &Graph, node: &VirtualNode, ports: &LocalPorts) {
     }
 }
 
-fn assert_backends_share_ports(graph: &Graph, node: &VirtualNode) {
+fn assert_backends_share_ports(graph: &Graph, node: &ResolvedNode) {
     for (index, one) in node.backends.iter().enumerate() {
         let ports = |hostname: &Arc<str>| {
             let name = ServiceName {

@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use evermesh_model::{EgressFilter, Mesh, ServicePort, Timeout, VirtualNode};
+use evermesh_model::{EgressPolicy, ResolvedMesh, ResolvedNode, ServicePort, Timeout};
 use evermesh_proto::{
     Key, Resource, ResourceType, core,
     listener::{self, FilterChain, FilterChainMatch},
@@ -45,11 +45,15 @@ pub(crate) struct Outbound {
 /// `backends` are what the node's backends reach, in their order. The protocol in the names of a port that several
 /// backends share is that of the first by host name: a port has one filter chain, and requests of every
 /// protocol fit it.
-pub(crate) fn outbound(node: &VirtualNode, mesh: &Mesh, backends: &[Arc<Reach>]) -> Outbound {
+pub(crate) fn outbound(
+    node: &ResolvedNode,
+    mesh: &ResolvedMesh,
+    backends: &[Arc<Reach>],
+) -> Outbound {
     let scope = Scope::new(&node.name);
     let amazonaws = names::amazonaws_cluster(&mesh.name);
     let allow_all =
-        (mesh.egress == EgressFilter::AllowAll).then(|| names::allow_all_cluster(&mesh.name));
+        (mesh.egress == EgressPolicy::AllowAll).then(|| names::allow_all_cluster(&mesh.name));
 
     let ports = ports(backends);
     let mut chains = Vec::new();

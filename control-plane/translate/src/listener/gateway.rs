@@ -15,7 +15,7 @@ use std::{
 };
 
 use evermesh_model::{
-    GatewayRoute, Mesh, ServicePort, Timeout, VirtualGateway,
+    ResolvedGateway, ResolvedGatewayRoute, ResolvedMesh, ServicePort, Timeout,
     gateway::{HostnameMatch, PathRewrite},
     route::PathMatch,
 };
@@ -54,7 +54,11 @@ pub(crate) type GatewayTarget = (Arc<Reach>, Arc<GatewayHosts>);
 type GatewayHost = Host<Vec<Route>>;
 
 /// `targets` are the services of its routes, each once.
-pub(crate) fn gateway(gateway: &VirtualGateway, mesh: &Mesh, targets: &[GatewayTarget]) -> Gateway {
+pub(crate) fn gateway(
+    gateway: &ResolvedGateway,
+    mesh: &ResolvedMesh,
+    targets: &[GatewayTarget],
+) -> Gateway {
     let scope = Scope::new(&gateway.name);
     let hosts: BTreeMap<&str, &GatewayHosts> = targets
         .iter()
@@ -83,8 +87,8 @@ pub(crate) fn gateway(gateway: &VirtualGateway, mesh: &Mesh, targets: &[GatewayT
 /// One port of the gateway: its listener, its routes, and the cluster by which it calls itself. That one has the
 /// listener's protocol, so that what comes in as HTTP/2 stays it.
 fn ingress(
-    gateway: &VirtualGateway,
-    mesh: &Mesh,
+    gateway: &ResolvedGateway,
+    mesh: &ResolvedMesh,
     port: ServicePort,
     hosts: &BTreeMap<&str, &GatewayHosts>,
 ) -> [Resource; 3] {
@@ -115,7 +119,7 @@ fn ingress(
         ..Default::default()
     };
 
-    let routes: Vec<&GatewayRoute> = gateway
+    let routes: Vec<&ResolvedGatewayRoute> = gateway
         .routes
         .iter()
         .filter(|route| route.port.is_none_or(|only| only == port.port))
@@ -148,7 +152,7 @@ fn ingress(
 /// host only, the most specific: so each holds, in order, every route that takes its requests, those without a
 /// host name among them.
 fn virtual_hosts(
-    routes: &[&GatewayRoute],
+    routes: &[&ResolvedGatewayRoute],
     cluster: &str,
     hosts: &BTreeMap<&str, &GatewayHosts>,
 ) -> Vec<VirtualHost> {
@@ -202,11 +206,11 @@ fn takes(hostname: Option<&HostnameMatch>, domain: &str) -> bool {
 /// App Mesh replaced `/x/` before `/x`, so that `/x/1` becomes `/1` and not `//1`; as `/x` ends anywhere, `/x1`
 /// becomes `/1` too.
 fn gateway_routes(
-    route: &GatewayRoute,
+    route: &ResolvedGatewayRoute,
     cluster: &str,
     hosts: &BTreeMap<&str, &GatewayHosts>,
 ) -> Vec<Route> {
-    let GatewayRoute {
+    let ResolvedGatewayRoute {
         name,
         object: _,
         protocol: _,
@@ -304,8 +308,8 @@ fn overwrite(key: &str, value: String) -> HeaderValueOption {
 
 /// The second pass: a listener that only the gateway itself can reach, and the routes of all services it leads to.
 fn egress(
-    gateway: &VirtualGateway,
-    mesh: &Mesh,
+    gateway: &ResolvedGateway,
+    mesh: &ResolvedMesh,
     first: ServicePort,
     hosts: &BTreeMap<&str, &GatewayHosts>,
 ) -> [Resource; 2] {
@@ -355,7 +359,7 @@ fn egress(
 /// Services and ports that routes lead to, by host name and port: of the routes that rewrite `Host`, or of those
 /// that do not.
 fn destinations<'a>(
-    gateway: &VirtualGateway,
+    gateway: &ResolvedGateway,
     hosts: &BTreeMap<&'a str, &'a GatewayHosts>,
     rewrite_hostname: bool,
 ) -> BTreeMap<(&'a str, u16), &'a GatewayHost> {

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use evermesh_model::{Listener, Mesh, Protocol, ServicePort, VirtualNode};
+use evermesh_model::{NodeListener, Protocol, ResolvedMesh, ResolvedNode, ServicePort};
 use evermesh_proto::{
     Resource, core,
     listener::{self, FilterChain, ListenerFilter},
@@ -27,7 +27,7 @@ pub(crate) struct Inbound {
 }
 
 /// Nothing at all for a node without listeners.
-pub(crate) fn inbound(node: &VirtualNode, mesh: &Mesh) -> Inbound {
+pub(crate) fn inbound(node: &ResolvedNode, mesh: &ResolvedMesh) -> Inbound {
     let scope = Scope::new(&node.name);
     let origins = [wire::origin(&node.object)];
     let mut part = Part::new();
@@ -71,7 +71,7 @@ pub(crate) fn inbound(node: &VirtualNode, mesh: &Mesh) -> Inbound {
 }
 
 /// Where the application takes what comes for a listener; nowhere, if nothing is redirected and nobody says where.
-fn application_port(node: &VirtualNode, port: ServicePort) -> Option<ServicePort> {
+fn application_port(node: &ResolvedNode, port: ServicePort) -> Option<ServicePort> {
     let Some(local) = &node.local_ports else {
         return Some(port);
     };
@@ -90,7 +90,12 @@ struct Socket {
 }
 
 impl Socket {
-    fn listener(self, mesh: &Mesh, port: u16, listener_filters: Vec<ListenerFilter>) -> Resource {
+    fn listener(
+        self,
+        mesh: &ResolvedMesh,
+        port: u16,
+        listener_filters: Vec<ListenerFilter>,
+    ) -> Resource {
         let name = names::ingress_listener(port);
         let listener = listener::Listener {
             name: name.to_string(),
@@ -104,7 +109,7 @@ impl Socket {
     }
 }
 
-fn chain(listener: &Listener, cluster: &str) -> FilterChain {
+fn chain(listener: &NodeListener, cluster: &str) -> FilterChain {
     let port = endpoint::port(listener);
     let idle = listener.timeout.idle;
     let filter = match listener.protocol {
@@ -119,7 +124,7 @@ fn chain(listener: &Listener, cluster: &str) -> FilterChain {
 }
 
 /// Every request to the application, within the bounds of the listener.
-fn routes(listener: &Listener, cluster: &str) -> RouteConfiguration {
+fn routes(listener: &NodeListener, cluster: &str) -> RouteConfiguration {
     let action = route::bounded(
         ClusterSpecifier::Cluster(cluster.to_owned()),
         listener.timeout,

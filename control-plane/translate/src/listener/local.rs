@@ -5,8 +5,8 @@
 use std::sync::Arc;
 
 use evermesh_model::{
-    LocalPorts, Mesh, Protocol, ServiceName, ServicePort, VirtualNode, VirtualRouter,
-    VirtualService,
+    LocalPorts, Protocol, ResolvedMesh, ResolvedNode, ResolvedRouter, ResolvedService, ServiceName,
+    ServicePort,
 };
 use evermesh_proto::{
     Resource, ResourceType, core,
@@ -33,11 +33,11 @@ pub(crate) struct LocalPort<T> {
 }
 
 /// A service with the router behind it.
-pub(crate) type Routed = (Arc<VirtualService>, Option<Arc<VirtualRouter>>);
+pub(crate) type Routed = (Arc<ResolvedService>, Option<Arc<ResolvedRouter>>);
 
 /// The local ports of a node, with what `find` knows of each service.
 pub(crate) fn local_ports<T>(
-    node: &VirtualNode,
+    node: &ResolvedNode,
     ports: &LocalPorts,
     mut find: impl FnMut(&ServiceName) -> Option<T>,
 ) -> Vec<LocalPort<T>> {
@@ -67,8 +67,8 @@ impl<T> LocalPort<T> {
 
 /// The outbound side of a node but for the routes.
 pub(crate) fn local_outbound(
-    node: &VirtualNode,
-    mesh: &Mesh,
+    node: &ResolvedNode,
+    mesh: &ResolvedMesh,
     ports: &[LocalPort<Arc<Reach>>],
 ) -> Outbound {
     let scope = Scope::new(&node.name);
@@ -104,7 +104,7 @@ pub(crate) fn local_outbound(
     outbound
 }
 
-fn local_listener(mesh: &Mesh, port: ServicePort, filters: Vec<Filter>) -> Resource {
+fn local_listener(mesh: &ResolvedMesh, port: ServicePort, filters: Vec<Filter>) -> Resource {
     let name = names::local_listener(port.port);
     let address = wire::loopback(mesh).to_string();
     let listener = listener::Listener {
@@ -122,7 +122,7 @@ fn local_listener(mesh: &Mesh, port: ServicePort, filters: Vec<Filter>) -> Resou
 }
 
 /// The routes of every local port that carries requests.
-pub(crate) fn local_routes(node: &VirtualNode, ports: &[LocalPort<Routed>]) -> Part {
+pub(crate) fn local_routes(node: &ResolvedNode, ports: &[LocalPort<Routed>]) -> Part {
     let scope = Scope::new(&node.name);
     let own = wire::origin(&node.object);
     let routes = ports.iter().filter_map(|local| {

@@ -3,16 +3,16 @@
 use std::sync::Arc;
 
 use evermesh_model::{
-    Backend, Discovery, DnsResponse, EgressFilter, Endpoint, GatewayRoute, Graph, Health, Kind,
-    Listener, LocalBackend, LocalPorts, Locality, Mesh, ObjectRef, Protocol, Provider, ProxyKind,
-    ResourceName, Route, RouteRule, ServiceName, ServicePort, Timeout, VirtualGateway, VirtualNode,
-    VirtualRouter, VirtualService, WeightedTarget,
+    Discovery, DnsResponse, EgressPolicy, Endpoint, Graph, Health, Kind, LocalBackend, LocalPorts,
+    Locality, NodeBackend, NodeListener, ObjectRef, Protocol, Provider, ProxyKind, ResolvedGateway,
+    ResolvedGatewayRoute, ResolvedMesh, ResolvedNode, ResolvedRoute, ResolvedRouter,
+    ResolvedService, ResourceName, RouteRule, RouteTarget, ServiceName, ServicePort, Timeout,
     gateway::PathRewrite,
     route::{HttpMatch, HttpRule, PathMatch, TcpRule},
 };
 
-pub fn mesh(egress: EgressFilter) -> Mesh {
-    Mesh {
+pub fn mesh(egress: EgressPolicy) -> ResolvedMesh {
+    ResolvedMesh {
         name: "m".into(),
         object: ObjectRef::new(Kind::Mesh, "", "m"),
         egress,
@@ -24,7 +24,7 @@ pub fn mesh(egress: EgressFilter) -> Mesh {
 /// A graph with the mesh and nothing in it.
 pub fn graph() -> Graph {
     let mut graph = Graph::default();
-    let mesh = mesh(EgressFilter::DropAll);
+    let mesh = mesh(EgressPolicy::DropAll);
     Arc::make_mut(&mut graph.meshes).insert(mesh.name.clone(), Arc::new(mesh));
     graph
 }
@@ -34,21 +34,21 @@ pub fn node_name(name: &str) -> ResourceName {
 }
 
 /// A node found by DNS under its name.
-pub fn node(name: &str, ports: &[(u16, Protocol)], backends: &[&str]) -> VirtualNode {
-    let mut backends: Vec<Backend> = backends
+pub fn node(name: &str, ports: &[(u16, Protocol)], backends: &[&str]) -> ResolvedNode {
+    let mut backends: Vec<NodeBackend> = backends
         .iter()
-        .map(|service| Backend {
+        .map(|service| NodeBackend {
             service: (*service).into(),
         })
         .collect();
     backends.sort_by(|one, other| one.service.cmp(&other.service));
     backends.dedup();
-    VirtualNode {
+    ResolvedNode {
         name: node_name(name),
         object: ObjectRef::new(Kind::VirtualNode, "ns", name),
         listeners: ports
             .iter()
-            .map(|&(port, protocol)| Listener {
+            .map(|&(port, protocol)| NodeListener {
                 port,
                 protocol,
                 timeout: Timeout::default(),
@@ -83,8 +83,8 @@ pub fn local_ports<'a>(
 }
 
 /// A node whose endpoints are ours.
-pub fn eds(node: VirtualNode) -> VirtualNode {
-    VirtualNode {
+pub fn eds(node: ResolvedNode) -> ResolvedNode {
+    ResolvedNode {
         discovery: Some(Discovery::Slices {
             namespace: "ns".into(),
             service: node.object.name.clone(),
@@ -105,8 +105,8 @@ pub fn endpoint(zone: &str, address: [u8; 4], health: Health) -> Endpoint {
     }
 }
 
-pub fn service(hostname: &str, provider: Provider, ports: &[(u16, Protocol)]) -> VirtualService {
-    VirtualService {
+pub fn service(hostname: &str, provider: Provider, ports: &[(u16, Protocol)]) -> ResolvedService {
+    ResolvedService {
         name: ServiceName {
             mesh: "m".into(),
             hostname: hostname.into(),
@@ -124,8 +124,8 @@ pub fn router_name(name: &str) -> ResourceName {
     ResourceName::new("m", ProxyKind::VirtualRouter, name)
 }
 
-pub fn router(name: &str, routes: Vec<Route>) -> VirtualRouter {
-    VirtualRouter {
+pub fn router(name: &str, routes: Vec<ResolvedRoute>) -> ResolvedRouter {
+    ResolvedRouter {
         name: router_name(name),
         object: ObjectRef::new(Kind::VirtualRouter, "ns", name),
         listeners: Vec::new(),
@@ -133,8 +133,8 @@ pub fn router(name: &str, routes: Vec<Route>) -> VirtualRouter {
     }
 }
 
-pub fn route(router: &str, name: &str, rule: RouteRule) -> Route {
-    Route {
+pub fn route(router: &str, name: &str, rule: RouteRule) -> ResolvedRoute {
+    ResolvedRoute {
         name: name.into(),
         object: ObjectRef::new(Kind::VirtualRouter, "ns", router),
         port: None,
@@ -142,8 +142,8 @@ pub fn route(router: &str, name: &str, rule: RouteRule) -> Route {
     }
 }
 
-pub fn target(node: &str, port: (u16, Protocol), weight: u32) -> WeightedTarget {
-    WeightedTarget {
+pub fn target(node: &str, port: (u16, Protocol), weight: u32) -> RouteTarget {
+    RouteTarget {
         node: node_name(node),
         port: port.0,
         protocol: port.1,
@@ -151,7 +151,7 @@ pub fn target(node: &str, port: (u16, Protocol), weight: u32) -> WeightedTarget 
     }
 }
 
-pub fn http(prefix: &str, targets: Vec<WeightedTarget>) -> RouteRule {
+pub fn http(prefix: &str, targets: Vec<RouteTarget>) -> RouteRule {
     RouteRule::Http(HttpRule {
         protocol: Protocol::Http,
         matches: matches(PathMatch::Prefix(prefix.into())),
@@ -161,7 +161,7 @@ pub fn http(prefix: &str, targets: Vec<WeightedTarget>) -> RouteRule {
     })
 }
 
-pub fn tcp(targets: Vec<WeightedTarget>) -> RouteRule {
+pub fn tcp(targets: Vec<RouteTarget>) -> RouteRule {
     RouteRule::Tcp(TcpRule {
         targets,
         idle: None,
@@ -179,11 +179,11 @@ pub fn matches(path: PathMatch) -> HttpMatch {
 }
 
 /// A gateway on port 8080, and 9090 if it has a second.
-pub fn gateway(routes: Vec<GatewayRoute>, second: bool) -> VirtualGateway {
+pub fn gateway(routes: Vec<ResolvedGatewayRoute>, second: bool) -> ResolvedGateway {
     let port = |port, protocol| ServicePort { port, protocol };
     let mut listeners = vec![port(8080, Protocol::Http)];
     listeners.extend(second.then(|| port(9090, Protocol::Grpc)));
-    VirtualGateway {
+    ResolvedGateway {
         name: ResourceName::new("m", ProxyKind::VirtualGateway, "gate"),
         object: ObjectRef::new(Kind::VirtualGateway, "ns", "gate"),
         listeners,
@@ -196,8 +196,8 @@ pub fn gateway_route(
     service: &str,
     target_port: Option<(u16, Protocol)>,
     rewrite_hostname: bool,
-) -> GatewayRoute {
-    GatewayRoute {
+) -> ResolvedGatewayRoute {
+    ResolvedGatewayRoute {
         name: service.into(),
         object: ObjectRef::new(Kind::GatewayRoute, "ns", service),
         protocol: Protocol::Http,
@@ -214,19 +214,19 @@ pub fn gateway_route(
     }
 }
 
-pub fn add_gateway(graph: &mut Graph, gateway: VirtualGateway) {
+pub fn add_gateway(graph: &mut Graph, gateway: ResolvedGateway) {
     Arc::make_mut(&mut graph.gateways).insert(gateway.name.clone(), Arc::new(gateway));
 }
 
-pub fn add_node(graph: &mut Graph, node: VirtualNode) {
+pub fn add_node(graph: &mut Graph, node: ResolvedNode) {
     Arc::make_mut(&mut graph.nodes).insert(node.name.clone(), Arc::new(node));
 }
 
-pub fn add_service(graph: &mut Graph, service: VirtualService) {
+pub fn add_service(graph: &mut Graph, service: ResolvedService) {
     Arc::make_mut(&mut graph.services).insert(service.name.clone(), Arc::new(service));
 }
 
-pub fn add_router(graph: &mut Graph, router: VirtualRouter) {
+pub fn add_router(graph: &mut Graph, router: ResolvedRouter) {
     Arc::make_mut(&mut graph.routers).insert(router.name.clone(), Arc::new(router));
 }
 
@@ -262,7 +262,7 @@ pub fn large_router_name(i: usize) -> String {
 }
 
 /// The router of service `i` of [`large`]: `weight` for its own node, the rest for the next.
-pub fn large_router(i: usize, n: usize, weight: u32) -> VirtualRouter {
+pub fn large_router(i: usize, n: usize, weight: u32) -> ResolvedRouter {
     let to = |i: usize, weight| {
         let name = format!("app-{i:05}_team-{:02}", i % 40);
         target(&name, (8080, Protocol::Http), weight)
