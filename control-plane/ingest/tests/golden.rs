@@ -1,9 +1,11 @@
-//! What becomes of manifests: `testdata/<feature>/<case>/in.yaml` → the graph and the problems in `out.yaml`
-//! beside it. Regenerate with `INSTA_UPDATE=always cargo test -p evermesh-ingest --test golden`, and read
-//! the diff.
+//! Manifests and what ingest makes of them: `testdata/FEATURE/CASE/in.yaml` → the graph and the problems in `out.snap`
+//! beside it.
 
 mod fixture;
 
+use std::process::ExitCode;
+
+use evermesh_golden::GoldenCase;
 use evermesh_ingest::{BuildMemo, build};
 use evermesh_model::{Graph, Problem};
 use serde::Serialize;
@@ -14,34 +16,26 @@ struct Out<'a> {
     problems: &'a [Problem],
 }
 
-#[test]
-#[allow(clippy::disallowed_methods)] // a test reads its cases
-fn golden() {
-    insta::glob!("../testdata", "*/*/in.yaml", |path| {
-        let inputs = fixture::inputs(&std::fs::read_to_string(path).unwrap());
-        let built = build(&inputs, &mut BuildMemo::default());
-        for (name, node) in &*built.graph.nodes {
-            let mesh = &built.graph.meshes[&name.mesh];
-            let expected = built.graph.endpoints.get(name);
-            let endpoints = evermesh_ingest::endpoints(node, mesh, &inputs);
-            assert_eq!(
-                endpoints.as_ref(),
-                expected.map(|it| &**it),
-                "the short cut of {name} differs"
-            );
-        }
-        let out = Out {
-            graph: &built.graph,
-            problems: &built.problems,
-        };
-        let folder = path.parent().unwrap();
-        insta::with_settings!({
-            snapshot_path => folder,
-            prepend_module_to_snapshot => false,
-            snapshot_suffix => "",
-            omit_expression => true,
-        }, {
-            insta::assert_yaml_snapshot!("out", out);
-        });
+fn main() -> ExitCode {
+    let testdata = concat!(env!("CARGO_MANIFEST_DIR"), "/testdata");
+    evermesh_golden::run(testdata, manifests_become_graph_and_problems)
+}
+
+fn manifests_become_graph_and_problems(case: &GoldenCase) {
+    let inputs = fixture::inputs(&case.input);
+    let built = build(&inputs, &mut BuildMemo::default());
+    for (name, node) in &*built.graph.nodes {
+        let mesh = &built.graph.meshes[&name.mesh];
+        let expected = built.graph.endpoints.get(name);
+        let endpoints = evermesh_ingest::endpoints(node, mesh, &inputs);
+        assert_eq!(
+            endpoints.as_ref(),
+            expected.map(|it| &**it),
+            "the short cut for endpoints of {name} differs from the build"
+        );
+    }
+    case.assert_snapshot(&Out {
+        graph: &built.graph,
+        problems: &built.problems,
     });
 }
