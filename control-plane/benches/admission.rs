@@ -9,7 +9,7 @@ use evermesh_ingest::{
     admission::{IpFamily, Operation, Surroundings, Write, check, fill},
     object::parse,
 };
-use evermesh_injector::{Decision, INJECTION, Settings, decide, patch};
+use evermesh_injector::{Decision, INJECTION, InjectorSettings, decide, patch};
 use evermesh_model::{Kind, ObjectRef};
 use serde_json::{Value, json};
 
@@ -110,7 +110,8 @@ fn inject(bencher: Bencher<'_, '_>, nodes: usize) {
         inputs.apply(reference, Some(object));
     }
     let surroundings = Surroundings::from(&inputs);
-    let settings = Settings::new("evermesh.test:18000".parse().unwrap(), "init:1".to_owned());
+    let settings =
+        InjectorSettings::new("evermesh.test:18000".parse().unwrap(), "init:1".to_owned());
     let container = |index| json!({ "name": format!("c-{index}"), "image": "app:1" });
     let pod = json!({
         "apiVersion": "v1",

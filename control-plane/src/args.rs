@@ -15,7 +15,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use self::{
     bootstrap::BootstrapArgs,
-    choice::{Malformed, SidecarOrder, WithoutMember},
+    choice::{MalformedAnnotation, SidecarOrder, WithoutMember},
     cluster::{Family, KubernetesArgs, NamespacedName, WebhookArgs},
     envoy::EnvoyArgs,
     injector::InjectorArgs,

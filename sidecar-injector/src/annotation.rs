@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::{
     decide::Member,
-    settings::{Resources, Settings},
+    settings::{InjectorSettings, Resources},
 };
 
 /// `appmesh.k8s.aws/sidecarInjectorWebhook`, of pods and, as a label, of namespaces.
@@ -31,7 +31,7 @@ const CONCURRENCY: &str = "ENVOY_CONCURRENCY";
 /// What a pod asks for.
 #[derive(Debug, Clone, PartialEq)]
 #[allow(clippy::struct_excessive_bools)] // a switch an annotation
-pub(crate) struct Wishes {
+pub(crate) struct RequestedProxy {
     /// The ports at which the application is called through the proxy.
     pub(crate) ports: Vec<u16>,
     pub(crate) ignored_ips: Vec<String>,
@@ -91,7 +91,11 @@ fn key(name: &str) -> String {
 }
 
 /// Reads them all. What cannot be read has its default, and a message.
-pub(crate) fn read(pod: &Value, member: &Member, settings: &Settings) -> (Wishes, Vec<String>) {
+pub(crate) fn read(
+    pod: &Value,
+    member: &Member,
+    settings: &InjectorSettings,
+) -> (RequestedProxy, Vec<String>) {
     let mut reader = Reader {
         pod,
         malformed: Vec::new(),
@@ -114,7 +118,7 @@ pub(crate) fn read(pod: &Value, member: &Member, settings: &Settings) -> (Wishes
     let of_maps = reader.read("sidecarEnvJson", |text| sound(maps(text)?));
     let mut env = of_pairs.unwrap_or_default();
     env.extend(of_maps.unwrap_or_default());
-    let wishes = Wishes {
+    let wishes = RequestedProxy {
         ports: reader
             .read("ports", ports)
             .unwrap_or_else(|| member.ports.clone()),

@@ -55,7 +55,7 @@ use evermesh_proto::{
 use self::control_plane::CONTROL_PLANE;
 pub use self::{
     address::{HostPort, InvalidHostPort},
-    control_plane::{Authority, CertificateFiles, ControlPlaneTls},
+    control_plane::{Authority, ClientCertificateFiles, ControlPlaneTls},
     telemetry::{StatsD, Tracing},
 };
 

@@ -30,7 +30,7 @@ pub enum Decision {
     /// It becomes a member.
     Inject(Member),
     /// It must not be created.
-    Refuse(Refusal),
+    Reject(RejectedPod),
     /// It must not be created before what the text names is known.
     Unready(String),
 }
@@ -55,14 +55,14 @@ pub struct Member {
 /// Why a pod must not be created.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
-pub struct Refusal {
+pub struct RejectedPod {
     /// What is wrong, and what to do.
     pub message: String,
     /// Whether other objects are the reason, of which newer ones may be on their way.
     pub may_be_stale: bool,
 }
 
-impl Refusal {
+impl RejectedPod {
     /// By the pod itself.
     pub(crate) fn of_pod(message: String) -> Self {
         Self {
@@ -110,12 +110,12 @@ fn of_namespace(namespace: &str, surroundings: &Surroundings) -> Option<Mode> {
 }
 
 /// Whether a namespace is known as one about whose pods the API server asks.
-pub fn is_asked_about(namespace: &str, surroundings: &Surroundings) -> bool {
+pub fn has_injection_label(namespace: &str, surroundings: &Surroundings) -> bool {
     of_namespace(namespace, surroundings).is_some()
 }
 
 /// Whether the answer for this pod depends on what else is in the cluster.
-pub fn needs_surroundings(pod: &Value) -> bool {
+pub fn depends_on_cluster(pod: &Value) -> bool {
     pod["metadata"]["annotations"][INJECTION]
         .as_str()
         .is_none_or(|value| value.to_lowercase() != "disabled")
@@ -146,12 +146,12 @@ pub fn decide(
     match matching.as_slice() {
         [candidate] => match candidate.member(surroundings) {
             Ok(member) => of_member(pod, member),
-            Err(refusal) => Decision::Refuse(refusal),
+            Err(refusal) => Decision::Reject(refusal),
         },
         [] => match (mode, without_member) {
-            (Mode::Enabled(who), WithoutMember::Refuse) => Decision::Refuse(Refusal::by_others(
-                nobody(namespace, who, &candidates, &labels),
-            )),
+            (Mode::Enabled(who), WithoutMember::Refuse) => Decision::Reject(
+                RejectedPod::by_others(nobody(namespace, who, &candidates, &labels)),
+            ),
             (Mode::Enabled(who), WithoutMember::Skip) => {
                 Decision::Skip(Some(nobody(namespace, who, &candidates, &labels)))
             }
@@ -159,7 +159,7 @@ pub fn decide(
         },
         several => {
             let names: Vec<_> = several.iter().map(|it| it.object.to_string()).collect();
-            Decision::Refuse(Refusal::by_others(format!(
+            Decision::Reject(RejectedPod::by_others(format!(
                 "a pod belongs to one VirtualNode or VirtualGateway, and these select this pod: {}. Narrow their podSelectors, or the labels of the pod's template, to one",
                 names.join(", ")
             )))
@@ -170,7 +170,7 @@ pub fn decide(
 /// A pod in the network of its host has no interception of its own.
 fn of_member(pod: &Value, member: Member) -> Decision {
     if member.is_intercepted && pod["spec"]["hostNetwork"] == true {
-        return Decision::Refuse(Refusal::of_pod(format!(
+        return Decision::Reject(RejectedPod::of_pod(format!(
             "{} selects this pod, which uses the network of its host (spec.hostNetwork): the traffic of the whole host would be intercepted. Leave hostNetwork out, or annotate the pod with `{INJECTION}: disabled`",
             member.object
         )));
@@ -254,11 +254,11 @@ impl Candidate<'_> {
         misses
     }
 
-    fn member(&self, surroundings: &Surroundings) -> Result<Member, Refusal> {
+    fn member(&self, surroundings: &Surroundings) -> Result<Member, RejectedPod> {
         let reference = self.mesh.map_or("", |mesh| mesh.name.as_str());
         let object = ObjectRef::new(Kind::Mesh, "", reference);
         let Some(mesh) = surroundings.meshes.get(&object) else {
-            return Err(Refusal::by_others(format!(
+            return Err(RejectedPod::by_others(format!(
                 "{} selects this pod and belongs to the Mesh `{reference}`, which does not exist: create it",
                 self.object
             )));
@@ -266,7 +266,7 @@ impl Candidate<'_> {
         let node = surroundings.virtual_nodes.get(self.object);
         let unprotected = node.map(|node| unprotected(node)).unwrap_or_default();
         if let [port, ..] = unprotected.as_slice() {
-            return Err(Refusal::by_others(format!(
+            return Err(RejectedPod::by_others(format!(
                 "{} selects this pod and is not intercepted, and nothing would keep its listener {port} from being called in plaintext, which its tls forbids: give it a port in the annotation `evermesh.dev/application-ports`",
                 self.object
             )));

@@ -14,6 +14,6 @@ pub mod settings;
 
 pub use annotation::{INJECTION, networks, quantity};
 pub use bootstrap::{AdminAddress, BootstrapOptions, HostPort, InvalidHostPort, bootstrap, render};
-pub use decide::{Decision, Member, Refusal, decide, is_asked_about, needs_surroundings};
-pub use patch::{PatchError, Patched, patch};
-pub use settings::Settings;
+pub use decide::{Decision, Member, RejectedPod, decide, depends_on_cluster, has_injection_label};
+pub use patch::{PatchError, PodPatch, patch};
+pub use settings::InjectorSettings;

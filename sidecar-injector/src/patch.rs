@@ -3,7 +3,7 @@
 //!
 //! Must not decide whether a pod is a member.
 
-mod draft;
+mod builder;
 mod envoy;
 mod gateway;
 mod interception;
@@ -16,12 +16,12 @@ use evermesh_proto::json::JsonError;
 use json_patch::Patch;
 use serde_json::{Value, json};
 
-use self::draft::Draft;
+use self::builder::PodPatchBuilder;
 use crate::{
-    annotation::{self, Wishes},
+    annotation::{self, RequestedProxy},
     bootstrap::Tracing,
-    decide::{Member, Refusal},
-    settings::{Malformed, Resources, Settings, SidecarOrder},
+    decide::{Member, RejectedPod},
+    settings::{InjectorSettings, MalformedAnnotation, Resources, SidecarOrder},
 };
 
 /// The user that interception leaves alone.
@@ -31,7 +31,7 @@ const ENVOY: &str = "envoy";
 
 /// What is done to a pod.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Patched {
+pub struct PodPatch {
     /// The operations; none if everything is there.
     pub patch: Patch,
     /// What whoever created it should know.
@@ -43,7 +43,7 @@ pub struct Patched {
 pub enum PatchError {
     /// The pod is at fault.
     #[error(transparent)]
-    Refused(#[from] Refusal),
+    Rejected(#[from] RejectedPod),
     /// Envoy's configuration cannot be written: a mistake of ours.
     #[error("Envoy's bootstrap: {0}")]
     Bootstrap(#[from] JsonError),
@@ -51,24 +51,28 @@ pub enum PatchError {
 
 /// What every part of the patch reads.
 #[derive(Clone, Copy)]
-struct Task<'a> {
+struct PatchContext<'a> {
     member: &'a Member,
-    settings: &'a Settings,
-    wishes: &'a Wishes,
+    settings: &'a InjectorSettings,
+    wishes: &'a RequestedProxy,
 }
 
 /// What makes this pod the member.
-pub fn patch(pod: &Value, member: &Member, settings: &Settings) -> Result<Patched, PatchError> {
+pub fn patch(
+    pod: &Value,
+    member: &Member,
+    settings: &InjectorSettings,
+) -> Result<PodPatch, PatchError> {
     let (wishes, mut warnings) = annotation::read(pod, member, settings);
-    if settings.malformed == Malformed::Refuse && !warnings.is_empty() {
-        return Err(Refusal::of_pod(warnings.join("; ")).into());
+    if settings.malformed == MalformedAnnotation::Refuse && !warnings.is_empty() {
+        return Err(RejectedPod::of_pod(warnings.join("; ")).into());
     }
-    let task = Task {
+    let task = PatchContext {
         member,
         settings,
         wishes: &wishes,
     };
-    let mut draft = Draft::new(pod);
+    let mut draft = PodPatchBuilder::new(pod);
     match member.name.kind {
         ProxyKind::VirtualGateway => gateway::patch(&mut draft, task, &mut warnings)?,
         ProxyKind::VirtualNode | ProxyKind::VirtualRouter => {
@@ -87,13 +91,13 @@ pub fn patch(pod: &Value, member: &Member, settings: &Settings) -> Result<Patche
         }
     }
     warnings.extend(volumes::missing(draft.pod(), &wishes));
-    Ok(Patched {
+    Ok(PodPatch {
         patch: draft.into_patch(),
         warnings,
     })
 }
 
-fn gate(draft: &mut Draft) {
+fn gate(draft: &mut PodPatchBuilder) {
     let gates = draft.pod()["spec"]["readinessGates"].as_array();
     let is_there = |gate: &Value| gate["conditionType"] == GATE;
     if !gates.is_some_and(|gates| gates.iter().any(is_there)) {
@@ -114,7 +118,12 @@ fn has_container(pod: &Value, name: &str) -> bool {
 /// Puts a sidecar where it belongs. Where the platform intercepts from the beginning, native ones stand first, so
 /// that the pod's own init containers have a network; otherwise last, as App Mesh's interception did, so that
 /// these have the network they always had.
-fn place(draft: &mut Draft, task: Task<'_>, mut container: Value, position: usize) {
+fn place(
+    draft: &mut PodPatchBuilder,
+    task: PatchContext<'_>,
+    mut container: Value,
+    position: usize,
+) {
     match task.settings.order {
         SidecarOrder::Native => {
             container["restartPolicy"] = "Always".into();
@@ -163,7 +172,7 @@ fn unprivileged() -> Value {
 }
 
 /// Whether the daemon of X-Ray is wanted.
-fn traces_to_xray(settings: &Settings) -> Option<(u16, f64)> {
+fn traces_to_xray(settings: &InjectorSettings) -> Option<(u16, f64)> {
     match settings.tracing {
         Some(Tracing::XRay {
             port,

@@ -4,11 +4,11 @@ use crate::bootstrap::{HostPort, StatsD, Tracing};
 
 /// What the operator chose.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Settings {
+pub struct InjectorSettings {
     /// What becomes of a pod that wants a sidecar and is no member of a mesh.
     pub without_member: WithoutMember,
     /// What becomes of a pod with an annotation that cannot be read.
-    pub malformed: Malformed,
+    pub malformed: MalformedAnnotation,
     /// Where in the pod the sidecars stand.
     pub order: SidecarOrder,
     /// Envoy's container.
@@ -48,7 +48,7 @@ pub enum WithoutMember {
 
 /// What becomes of a pod with an annotation that cannot be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Malformed {
+pub enum MalformedAnnotation {
     /// It is refused.
     Refuse,
     /// The annotation's default holds, and whoever created the pod is warned.
@@ -128,12 +128,12 @@ pub struct XRayDaemon {
     pub role_arn: Option<String>,
 }
 
-impl Settings {
+impl InjectorSettings {
     /// The defaults, with the addresses and images that there is no default for.
     pub fn new(xds: HostPort, init_image: String) -> Self {
         Self {
             without_member: WithoutMember::Refuse,
-            malformed: Malformed::Refuse,
+            malformed: MalformedAnnotation::Refuse,
             order: SidecarOrder::Native,
             envoy: EnvoySettings::default(),
             init_image,

@@ -30,7 +30,7 @@ fn redact(value: &mut Value, found: &mut Option<Value>) {
 fn outcome(case: &Case) -> Value {
     let member = match case.decide() {
         Decision::Skip(warning) => return json!({ "decision": "skip", "warning": warning }),
-        Decision::Refuse(refusal) => {
+        Decision::Reject(refusal) => {
             return json!({
                 "decision": "refuse",
                 "message": refusal.message,

@@ -2,7 +2,7 @@
 
 use clap::Args;
 use evermesh_injector::bootstrap::{
-    AdminAddress, Authority, BootstrapOptions, CertificateFiles, ControlPlaneTls, HostPort, StatsD,
+    AdminAddress, Authority, BootstrapOptions, ClientCertificateFiles, ControlPlaneTls, HostPort, StatsD,
     Tracing,
 };
 use evermesh_model::ResourceName;
@@ -153,7 +153,7 @@ impl BootstrapArgs {
             zone: self.zone.clone(),
             tls: self.xds_ca.clone().map(|file| ControlPlaneTls {
                 authority: Authority::File(file),
-                identity: identity.map(|(chain, key)| CertificateFiles { chain, key }),
+                identity: identity.map(|(chain, key)| ClientCertificateFiles { chain, key }),
             }),
             token: self.xds_token.clone(),
             sotw: self.sotw,

@@ -31,7 +31,7 @@ choice! {
 
 choice! {
     /// What becomes of a pod with an annotation that cannot be read.
-    Malformed {
+    MalformedAnnotation {
         /// It is refused
         Refuse,
         /// The annotation's default holds, with a warning

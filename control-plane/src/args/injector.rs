@@ -3,12 +3,14 @@
 use std::path::PathBuf;
 
 use clap::{Args, builder::NonEmptyStringValueParser};
-use evermesh_injector::{Settings, bootstrap::HostPort, networks, settings::ControlPlaneSettings};
+use evermesh_injector::{
+    InjectorSettings, bootstrap::HostPort, networks, settings::ControlPlaneSettings,
+};
 
 use super::{
     ServeArgs,
     authority::authority,
-    choice::{Malformed, SidecarOrder, WithoutMember},
+    choice::{MalformedAnnotation, SidecarOrder, WithoutMember},
     cluster::Family,
     envoy::EnvoyArgs,
     sidecar_telemetry::SidecarTelemetryArgs,
@@ -41,7 +43,7 @@ pub struct InjectorArgs {
         conflicts_with = "config",
         env = "EVERMESH_INJECTION_MALFORMED_ANNOTATION"
     )]
-    pub injection_malformed_annotation: Malformed,
+    pub injection_malformed_annotation: MalformedAnnotation,
 
     /// Where sidecars stand in a pod
     #[arg(
@@ -150,7 +152,7 @@ impl ServeArgs {
     ///
     /// # Errors
     /// Every pod would get a sidecar that cannot work, or a file cannot be read.
-    pub fn injection(&self) -> anyhow::Result<Option<Settings>> {
+    pub fn injection(&self) -> anyhow::Result<Option<InjectorSettings>> {
         let injector = &self.injector;
         if injector.without_injection {
             return Ok(None);
@@ -160,7 +162,7 @@ impl ServeArgs {
             "--wait-until-proxy-ready: with --sidecar-order=container no application can wait for plain Envoy; use native"
         );
         let region = self.kubernetes.aws_region.clone();
-        Ok(Some(Settings {
+        Ok(Some(InjectorSettings {
             region: region.unwrap_or_default(),
             cloud_map_gate: self.cloud_map.cloud_map_registration,
             ..injector.settings(&self.xds, self.webhook.ip_family)?
@@ -169,12 +171,12 @@ impl ServeArgs {
 }
 
 impl InjectorArgs {
-    fn settings(&self, xds: &XdsArgs, family: Family) -> anyhow::Result<Settings> {
+    fn settings(&self, xds: &XdsArgs, family: Family) -> anyhow::Result<InjectorSettings> {
         let authority = self.sidecar_xds_ca.as_deref().map(authority);
         let init_image = self.init_image.clone();
         let init_image = init_image
             .unwrap_or_else(|| format!("evermesh-proxy-init:{}", env!("CARGO_PKG_VERSION")));
-        Ok(Settings {
+        Ok(InjectorSettings {
             without_member: self.injection_without_member.into(),
             malformed: self.injection_malformed_annotation.into(),
             order: self.sidecar_order.into(),
@@ -191,7 +193,7 @@ impl InjectorArgs {
             stats_tags: self.telemetry.enable_stats_tags,
             statsd: self.telemetry.statsd(),
             fs_group: self.enable_iam_for_service_accounts,
-            ..Settings::new(self.sidecar_xds.clone(), init_image)
+            ..InjectorSettings::new(self.sidecar_xds.clone(), init_image)
         })
     }
 
@@ -244,7 +246,7 @@ mod tests {
     use crate::args::{Cli, Command};
 
     /// What is made of these flags, or why nothing is.
-    fn injection(more: &[&str]) -> Result<Option<Settings>, String> {
+    fn injection(more: &[&str]) -> Result<Option<InjectorSettings>, String> {
         let line = ["evermesh", "serve", "--kubernetes"].iter().chain(more);
         let cli = Cli::try_parse_from(line).map_err(|error| error.to_string())?;
         let Command::Serve(serve) = cli.command else {
@@ -347,7 +349,7 @@ mod tests {
         let plain = injection(&[]).unwrap().unwrap();
         let init_image = plain.init_image.clone();
         let xds = plain.control_plane.xds.clone();
-        assert_eq!(plain, Settings::new(xds, init_image));
+        assert_eq!(plain, InjectorSettings::new(xds, init_image));
         let given = [
             "--aws-region=eu-west-1",
             "--ip-family=ipv6",

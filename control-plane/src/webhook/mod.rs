@@ -63,7 +63,7 @@ pub struct Options {
     /// How long an answer that would refuse waits for news of other objects.
     pub patience: Duration,
     /// What is put into pods; without it they are left alone, and nothing is answered at [`POD_PATH`].
-    pub injection: Option<evermesh_injector::Settings>,
+    pub injection: Option<evermesh_injector::InjectorSettings>,
     /// The name of this replica in events.
     pub identity: String,
     /// The time.
@@ -111,7 +111,7 @@ impl Options {
     pub fn new(
         args: &WebhookArgs,
         certificates: Arc<Certificates>,
-        injection: Option<evermesh_injector::Settings>,
+        injection: Option<evermesh_injector::InjectorSettings>,
         identity: String,
     ) -> Self {
         let certificate = match &args.webhook_certificates {

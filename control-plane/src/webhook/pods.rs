@@ -7,7 +7,7 @@
 use axum::response::Response;
 use evermesh_ingest::admission::Surroundings;
 use evermesh_injector::{
-    Decision, PatchError, Settings, decide, is_asked_about, needs_surroundings, patch,
+    Decision, InjectorSettings, PatchError, decide, depends_on_cluster, has_injection_label, patch,
 };
 use evermesh_model::Kind;
 use json_patch::Patch;
@@ -21,7 +21,7 @@ use super::{
 
 impl Admission {
     /// Answers a request about a pod.
-    pub(super) async fn answer_pod(&self, settings: &Settings, body: &[u8]) -> Response {
+    pub(super) async fn answer_pod(&self, settings: &InjectorSettings, body: &[u8]) -> Response {
         self.measured("inject", Kind::Pod, body, async |request| {
             let Some((pod, namespace)) = request.creation() else {
                 return Outcome::allowed();
@@ -47,7 +47,7 @@ impl Admission {
             .surroundings
             .borrow()
             .as_ref()
-            .is_some_and(|known| is_asked_about(namespace, known));
+            .is_some_and(|known| has_injection_label(namespace, known));
         if !is_ours {
             self.metrics.untold(Untold::Namespace);
         } else if self.events.try_send(told).is_err() {
@@ -58,13 +58,13 @@ impl Admission {
 
     /// The outcome, and whether newer objects may lead to another one.
     fn inject(
-        settings: &Settings,
+        settings: &InjectorSettings,
         pod: &Value,
         namespace: &str,
         known: Option<&Surroundings>,
     ) -> (Outcome, bool) {
         let Some(known) = known else {
-            return if needs_surroundings(pod) {
+            return if depends_on_cluster(pod) {
                 (Outcome::Unready(NOTHING_KNOWN.to_owned()), true)
             } else {
                 (Outcome::allowed(), false)
@@ -76,7 +76,7 @@ impl Admission {
             Decision::Skip(Some(warning)) => {
                 return (Outcome::Allowed(Patch::default(), vec![warning]), true);
             }
-            Decision::Refuse(refusal) => {
+            Decision::Reject(refusal) => {
                 return (Outcome::Denied(refusal.message), refusal.may_be_stale);
             }
             Decision::Unready(message) => return (Outcome::Unready(message), true),
@@ -84,7 +84,7 @@ impl Admission {
         };
         let outcome = match patch(pod, &member, settings) {
             Ok(patched) => Outcome::Allowed(patched.patch, patched.warnings),
-            Err(PatchError::Refused(refusal)) => Outcome::Denied(refusal.message),
+            Err(PatchError::Rejected(refusal)) => Outcome::Denied(refusal.message),
             Err(error @ PatchError::Bootstrap(_)) => {
                 tracing::error!(%error, member = %member.id, "a pod cannot be patched");
                 Outcome::Failed

@@ -48,7 +48,7 @@ pub(super) struct Admission {
     pub(super) family: IpFamily,
     pub(super) patience: Duration,
     /// What is put into pods, if they are not left alone.
-    pub(super) injection: Option<Arc<evermesh_injector::Settings>>,
+    pub(super) injection: Option<Arc<evermesh_injector::InjectorSettings>>,
     pub(super) metrics: AdmissionMetrics,
     pub(super) events: mpsc::Sender<Told>,
 }

@@ -104,7 +104,7 @@ impl Replica {
             certificates: Arc::default(),
             family: IpFamily::Ipv4,
             patience: Duration::from_secs(2),
-            injection: Some(evermesh_injector::Settings::new(
+            injection: Some(evermesh_injector::InjectorSettings::new(
                 "evermesh-xds.default:18000".parse().unwrap(),
                 "evermesh-proxy-init:test".to_owned(),
             )),

@@ -44,7 +44,7 @@ pub struct ControlPlaneTls {
     /// Whom to trust.
     pub authority: Authority,
     /// The proxy's own certificate and key, files in PEM, if it shows one.
-    pub identity: Option<CertificateFiles>,
+    pub identity: Option<ClientCertificateFiles>,
 }
 
 /// Certificates of authorities, in PEM.
@@ -58,7 +58,7 @@ pub enum Authority {
 
 /// A certificate and its key.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CertificateFiles {
+pub struct ClientCertificateFiles {
     /// The file with the certificate and what leads to its authority.
     pub chain: String,
     /// The file with its key.

@@ -27,7 +27,7 @@ fn a_gateway_with_every_option() {
         xds: "[::1]:18000".parse().unwrap(),
         tls: Some(ControlPlaneTls {
             authority: Authority::Inline("-----BEGIN CERTIFICATE-----".to_owned()),
-            identity: Some(CertificateFiles {
+            identity: Some(ClientCertificateFiles {
                 chain: "/certificates/tls.crt".to_owned(),
                 key: "/certificates/tls.key".to_owned(),
             }),

@@ -4,7 +4,9 @@
 
 use serde_json::{Value, json};
 
-use super::{Draft, ENVOY, Task, has_container, place, resources, unprivileged, volumes};
+use super::{
+    ENVOY, PatchContext, PodPatchBuilder, has_container, place, resources, unprivileged, volumes,
+};
 use crate::{
     annotation::SAMPLING_RATE,
     bootstrap::{
@@ -40,8 +42,8 @@ const EXPANDED: [&str; 6] = [
 ];
 
 pub(super) fn patch(
-    draft: &mut Draft,
-    task: Task<'_>,
+    draft: &mut PodPatchBuilder,
+    task: PatchContext<'_>,
     position: usize,
     warnings: &mut Vec<String>,
 ) -> Result<(), JsonError> {
@@ -83,7 +85,7 @@ pub(super) fn patch(
 
 /// How long Envoy goes on serving once the pod is to end, in seconds. The API server takes no pod with a pause that
 /// is longer than the pod may take to end.
-fn pause(pod: &Value, task: Task<'_>, warnings: &mut Vec<String>) -> i64 {
+fn pause(pod: &Value, task: PatchContext<'_>, warnings: &mut Vec<String>) -> i64 {
     let spec = &pod["spec"];
     let ends_by_itself = spec["restartPolicy"]
         .as_str()
@@ -106,7 +108,7 @@ fn pause(pod: &Value, task: Task<'_>, warnings: &mut Vec<String>) -> i64 {
 }
 
 /// The old probe's numbers on plain Envoy's page.
-pub(super) fn readiness(task: Task<'_>) -> Value {
+pub(super) fn readiness(task: PatchContext<'_>) -> Value {
     let envoy = &task.settings.envoy;
     json!({
         "httpGet": { "path": "/ready", "port": envoy.admin_port },
@@ -119,7 +121,7 @@ pub(super) fn readiness(task: Task<'_>) -> Value {
 }
 
 /// The variables: those of the controller, and then what the pod asks for besides.
-pub(super) fn environment(task: Task<'_>, warnings: &mut Vec<String>) -> Vec<Value> {
+pub(super) fn environment(task: PatchContext<'_>, warnings: &mut Vec<String>) -> Vec<Value> {
     let mut env = managed(task);
     for (name, value) in &task.wishes.env {
         let taken = env.iter().position(|one| one["name"] == name.as_str());
@@ -135,7 +137,7 @@ pub(super) fn environment(task: Task<'_>, warnings: &mut Vec<String>) -> Vec<Val
     env
 }
 
-fn managed(task: Task<'_>) -> Vec<Value> {
+fn managed(task: PatchContext<'_>) -> Vec<Value> {
     let settings = task.settings;
     let envoy = &settings.envoy;
     let mut env = vec![
@@ -212,7 +214,7 @@ fn address_variable(name: &str, host: &str) -> Value {
 }
 
 /// The arguments of an Envoy of this image. It reads no variables, so the kubelet puts their values in.
-pub(super) fn arguments(task: Task<'_>, image: &str) -> Result<Vec<String>, JsonError> {
+pub(super) fn arguments(task: PatchContext<'_>, image: &str) -> Result<Vec<String>, JsonError> {
     let envoy = &task.settings.envoy;
     let config = render_line(&bootstrap(&options(task, image)))?;
     let concurrency = task.wishes.concurrency.unwrap_or(envoy.concurrency);
@@ -235,7 +237,7 @@ fn expandable(text: &str) -> String {
     })
 }
 
-fn options(task: Task<'_>, image: &str) -> BootstrapOptions {
+fn options(task: PatchContext<'_>, image: &str) -> BootstrapOptions {
     let settings = task.settings;
     let envoy = &settings.envoy;
     let control_plane = &settings.control_plane;

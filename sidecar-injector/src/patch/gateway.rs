@@ -5,14 +5,14 @@
 use evermesh_proto::json::JsonError;
 use serde_json::{Value, json};
 
-use super::{Draft, ENVOY, Task, envoy, volumes, xray};
+use super::{ENVOY, PatchContext, PodPatchBuilder, envoy, volumes, xray};
 
 /// The page that the old image's probes asked by a program that plain Envoy's image has not.
 const SERVER_INFO: &str = "server_info";
 
 pub(super) fn patch(
-    draft: &mut Draft,
-    task: Task<'_>,
+    draft: &mut PodPatchBuilder,
+    task: PatchContext<'_>,
     warnings: &mut Vec<String>,
 ) -> Result<(), JsonError> {
     let containers = draft.pod()["spec"]["containers"].as_array();
@@ -31,7 +31,9 @@ pub(super) fn patch(
     let container = ["spec", "containers", position.as_str()];
     let place =
         |rest: &[&'static str]| -> Vec<&str> { container.iter().chain(rest).copied().collect() };
-    let at = |draft: &Draft, field: &str| draft.pod()["spec"]["containers"][index][field].clone();
+    let at = |draft: &PodPatchBuilder, field: &str| {
+        draft.pod()["spec"]["containers"][index][field].clone()
+    };
     if !task.wishes.keeps_image {
         draft.set(&place(&["image"]), task.settings.envoy.image.clone().into());
     }
@@ -65,7 +67,7 @@ pub(super) fn patch(
 }
 
 /// Makes a variable have this value.
-fn merge(draft: &mut Draft, list: &[&str], variable: Value) {
+fn merge(draft: &mut PodPatchBuilder, list: &[&str], variable: Value) {
     let at = format!("/{}", list.join("/"));
     let variables = draft.pod().pointer(&at).and_then(Value::as_array);
     let found = variables
@@ -79,7 +81,7 @@ fn merge(draft: &mut Draft, list: &[&str], variable: Value) {
 }
 
 /// A probe that runs a program to ask Envoy becomes one that asks Envoy: whether it lives, or is ready.
-fn rewrite(draft: &mut Draft, task: Task<'_>, container: &[&str], probe: &str) {
+fn rewrite(draft: &mut PodPatchBuilder, task: PatchContext<'_>, container: &[&str], probe: &str) {
     let place = [container, &[probe, "exec"]].concat();
     let command = draft.pod().pointer(&format!("/{}", place.join("/")));
     let asks = command.is_some_and(|exec| exec["command"].to_string().contains(SERVER_INFO));

@@ -4,7 +4,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Draft, PROXY_USER, Task, has_container, resources};
+use super::{PROXY_USER, PatchContext, PodPatchBuilder, has_container, resources};
 use crate::annotation::{IGNORED_IPS, IGNORED_PORTS, INJECTION, PORTS};
 
 /// Where the proxy takes what comes in.
@@ -13,7 +13,7 @@ const INGRESS_PORT: u16 = 15000;
 const EGRESS_PORT: u16 = 15001;
 const NAME: &str = "proxyinit";
 
-pub(super) fn patch(draft: &mut Draft, task: Task<'_>) {
+pub(super) fn patch(draft: &mut PodPatchBuilder, task: PatchContext<'_>) {
     if task.wishes.cni {
         annotate(draft, task);
     } else if !has_container(draft.pod(), NAME) {
@@ -22,7 +22,7 @@ pub(super) fn patch(draft: &mut Draft, task: Task<'_>) {
 }
 
 /// What the platform's plugin reads. What the user wrote stays as it is written, if it can be read.
-fn annotate(draft: &mut Draft, task: Task<'_>) {
+fn annotate(draft: &mut PodPatchBuilder, task: PatchContext<'_>) {
     let wishes = task.wishes;
     for (name, value) in [
         (PORTS, joined(&wishes.ports)),
@@ -45,7 +45,7 @@ fn annotate(draft: &mut Draft, task: Task<'_>) {
 }
 
 /// It has to be root, whatever the pod says of its containers: a capability is of no use to anybody else.
-fn container(task: Task<'_>) -> Value {
+fn container(task: PatchContext<'_>) -> Value {
     let wishes = task.wishes;
     let env: Vec<Value> = [
         ("APPMESH_START_ENABLED", "1".to_owned()),

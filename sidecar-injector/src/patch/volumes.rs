@@ -4,8 +4,8 @@
 
 use serde_json::{Value, json};
 
-use super::{Draft, Task};
-use crate::annotation::{VOLUME_MOUNTS, Wishes, XRAY_CONFIG};
+use super::{PatchContext, PodPatchBuilder};
+use crate::annotation::{RequestedProxy, VOLUME_MOUNTS, XRAY_CONFIG};
 
 const TOKEN_VOLUME: &str = "evermesh-token";
 const TOKEN_FOLDER: &str = "/var/run/secrets/evermesh.dev";
@@ -15,8 +15,8 @@ const TOKEN_SECONDS: u32 = 3600;
 const SDS_VOLUME: &str = "appmesh-sds-socket-volume";
 
 /// The volumes that Envoy needs, and where it mounts them.
-pub(super) fn needed(task: Task<'_>) -> (Vec<Value>, Vec<Value>) {
-    let Task {
+pub(super) fn needed(task: PatchContext<'_>) -> (Vec<Value>, Vec<Value>) {
+    let PatchContext {
         settings, wishes, ..
     } = task;
     let mut volumes = Vec::new();
@@ -53,13 +53,13 @@ pub(super) fn needed(task: Task<'_>) -> (Vec<Value>, Vec<Value>) {
 }
 
 /// The socket on which the pod's proxy gets secrets.
-pub(super) fn socket(task: Task<'_>) -> Option<&str> {
+pub(super) fn socket(task: PatchContext<'_>) -> Option<&str> {
     let socket = task.settings.sds_socket.as_deref();
     socket.filter(|_| task.wishes.sds)
 }
 
 /// Adds the volumes that the pod has none of that name for.
-pub(super) fn add(draft: &mut Draft, volumes: Vec<Value>) {
+pub(super) fn add(draft: &mut PodPatchBuilder, volumes: Vec<Value>) {
     for volume in volumes {
         if !has(draft.pod(), &volume["name"]) {
             draft.push(&["spec", "volumes"], volume);
@@ -74,7 +74,7 @@ fn has(pod: &Value, volume: &Value) -> bool {
 
 /// What to say of volumes that annotations name and the pod has not. Another webhook may still add them: it is the
 /// API server that refuses a pod without.
-pub(super) fn missing(pod: &Value, wishes: &Wishes) -> Vec<String> {
+pub(super) fn missing(pod: &Value, wishes: &RequestedProxy) -> Vec<String> {
     let of_envoy = wishes.volume_mounts.iter().map(|it| (VOLUME_MOUNTS, it));
     let of_xray = wishes.xray_config.iter().map(|it| (XRAY_CONFIG, it));
     of_envoy

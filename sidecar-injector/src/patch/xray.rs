@@ -4,14 +4,16 @@
 
 use serde_json::{Value, json};
 
-use super::{Draft, Task, has_container, place, resources, traces_to_xray, unprivileged};
+use super::{
+    PatchContext, PodPatchBuilder, has_container, place, resources, traces_to_xray, unprivileged,
+};
 
 const NAME: &str = "xray-daemon";
 /// Where the daemon's image listens unless told otherwise.
 const PORT: u16 = 2000;
 
 /// Returns whether the daemon was put in, ahead of Envoy.
-pub(super) fn patch(draft: &mut Draft, task: Task<'_>) -> bool {
+pub(super) fn patch(draft: &mut PodPatchBuilder, task: PatchContext<'_>) -> bool {
     match traces_to_xray(task.settings) {
         Some((port, _)) if !has_container(draft.pod(), NAME) => {
             place(draft, task, container(task, port), 0);
@@ -21,7 +23,7 @@ pub(super) fn patch(draft: &mut Draft, task: Task<'_>) -> bool {
     }
 }
 
-fn container(task: Task<'_>, port: u16) -> Value {
+fn container(task: PatchContext<'_>, port: u16) -> Value {
     let daemon = &task.settings.xray;
     let mut arguments = vec![format!("--log-level={}", daemon.log_level)];
     if let Some(role) = &daemon.role_arn {

@@ -54,11 +54,11 @@ fn take(certificates: &Certificates, material: &Material) {
 
 async fn start(patience: Duration) -> Server {
     let xds = "evermesh.test:18000".parse().unwrap();
-    let settings = evermesh_injector::Settings::new(xds, "init:1".to_owned());
+    let settings = evermesh_injector::InjectorSettings::new(xds, "init:1".to_owned());
     start_with(patience, Some(settings)).await
 }
 
-async fn start_with(patience: Duration, injection: Option<evermesh_injector::Settings>) -> Server {
+async fn start_with(patience: Duration, injection: Option<evermesh_injector::InjectorSettings>) -> Server {
     let (surroundings, known) = watch::channel(None);
     let (events, told) = mpsc::channel(1);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

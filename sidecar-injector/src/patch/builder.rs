@@ -8,12 +8,12 @@ use json_patch::{
 use serde_json::{Value, json};
 
 /// A document and what was done to it.
-pub(super) struct Draft {
+pub(super) struct PodPatchBuilder {
     pod: Value,
     operations: Vec<PatchOperation>,
 }
 
-impl Draft {
+impl PodPatchBuilder {
     pub(super) fn new(pod: &Value) -> Self {
         Self {
             pod: pod.clone(),
@@ -113,7 +113,7 @@ mod tests {
 
     #[test]
     fn makes_what_is_missing_and_nothing_twice() {
-        let mut draft = Draft::new(&json!({ "a": { "list": [1] }, "null": null }));
+        let mut draft = PodPatchBuilder::new(&json!({ "a": { "list": [1] }, "null": null }));
         draft.set(&["a", "b", "c~/d"], json!(1));
         draft.set(&["a", "b", "c~/d"], json!(1));
         draft.set(&["a", "b", "c~/d"], json!(2));
