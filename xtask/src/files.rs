@@ -1,0 +1,41 @@
+//! The files that the checks read: those that git tracks and those that it would add.
+
+use std::{fs, path::Path, process::Command};
+
+use anyhow::{Context, Result, ensure};
+
+/// A text file of the repository.
+pub(crate) struct SourceFile {
+    /// The path from the root of the repository.
+    pub(crate) path: String,
+    pub(crate) text: String,
+}
+
+/// Files whose path ends with one of these suffixes, by path.
+///
+/// # Errors
+///
+/// If git does not answer or a file is not UTF-8.
+pub(crate) fn with_suffix(suffixes: &[&str]) -> Result<Vec<SourceFile>> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let output = Command::new("git")
+        .args(["ls-files", "--cached", "--others", "--exclude-standard"])
+        .current_dir(&root)
+        .output()
+        .context("git ls-files")?;
+    ensure!(output.status.success(), "git ls-files failed");
+    let mut paths: Vec<&str> = std::str::from_utf8(&output.stdout)?.lines().collect();
+    paths.retain(|path| suffixes.iter().any(|suffix| path.ends_with(suffix)));
+    paths.sort_unstable();
+    paths.dedup();
+    let files = paths.into_iter().filter(|path| root.join(path).is_file());
+    files
+        .map(|path| {
+            let text = fs::read_to_string(root.join(path)).with_context(|| path.to_owned())?;
+            Ok(SourceFile {
+                path: path.to_owned(),
+                text,
+            })
+        })
+        .collect()
+}
