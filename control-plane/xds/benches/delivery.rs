@@ -8,7 +8,7 @@ use evermesh_proto::{
     discovery::DeltaDiscoveryRequest,
     resource::{Key, Resource, ResourceType},
 };
-use evermesh_xds::{Commit, Connection, Delta, Flavour, Protocol, Sotw, Store};
+use evermesh_xds::{Connection, Delta, DiscoveryProtocol, Sotw, Store, StoreCommit, XdsVariant};
 use prost::Message;
 
 fn main() {
@@ -36,10 +36,10 @@ fn store(kind: ResourceType, names: &[String]) -> Arc<Store> {
     let store = Store::new();
     let upserts: Vec<_> = names.iter().map(|name| put(kind, name, 0)).collect();
     let view = View::new(upserts.iter().map(|(key, _)| key.clone()).collect());
-    store.commit(Commit {
+    store.commit(StoreCommit {
         upserts,
         views: vec![("node".into(), Some(Arc::new(view)))],
-        ..Commit::default()
+        ..StoreCommit::default()
     });
     store
 }
@@ -60,7 +60,7 @@ fn ack(nonce: String) -> DeltaDiscoveryRequest {
 
 /// A stream with this many endpoints, all accepted.
 fn settled(store: &Arc<Store>, names: &[String]) -> Connection {
-    let mut connection = Connection::new(store, "node".into(), Flavour::Delta);
+    let mut connection = Connection::new(store, "node".into(), XdsVariant::Delta);
     Delta::on_request(&mut connection, ResourceType::Endpoint, subscribe(names));
     while let Some(response) = Delta::next_response(&mut connection) {
         Delta::on_request(&mut connection, ResourceType::Endpoint, ack(response.nonce));
@@ -77,16 +77,16 @@ fn one_change(bencher: Bencher<'_, '_>, count: usize) {
     let changes = [1, 2].map(|content| put(ResourceType::Endpoint, &names[count / 2], content));
     let mut changes = changes.iter().cycle();
     bencher.bench_local(|| {
-        store.commit(Commit {
+        store.commit(StoreCommit {
             upserts: changes.next().into_iter().cloned().collect(),
-            ..Commit::default()
+            ..StoreCommit::default()
         });
         store.flush();
         if let Some(response) = Delta::next_response(&mut connection) {
             black_box(response.encode_to_vec());
             Delta::on_request(&mut connection, ResourceType::Endpoint, ack(response.nonce));
         }
-        connection.take_reports();
+        connection.take_outcomes();
         assert!(Delta::next_response(&mut connection).is_none());
     });
 }
@@ -113,7 +113,7 @@ fn connect(bencher: Bencher<'_, '_>) {
 fn whole_set(bencher: Bencher<'_, '_>, count: usize) {
     let store = store(ResourceType::Cluster, &names(count));
     bencher.bench_local(|| {
-        let mut connection = Connection::new(&store, "node".into(), Flavour::Sotw);
+        let mut connection = Connection::new(&store, "node".into(), XdsVariant::Sotw);
         let request = evermesh_proto::discovery::DiscoveryRequest::default();
         Sotw::on_request(&mut connection, ResourceType::Cluster, request);
         Sotw::next_response(&mut connection).map(|response| response.encode_to_vec())

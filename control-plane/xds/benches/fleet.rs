@@ -1,4 +1,4 @@
-//! Many streams on loopback: one change of endpoints goes to 40 of them, and each answers.
+//! Many streams on loopback: one change of endpoints goes to 40 of them, and each ack_statuses.
 //!
 //! The clients are a process of their own (this program again), so that time and memory are the server's.
 //! Prints, for each change: CPU time per delivery, the time until the last answer; memory per stream.
@@ -18,7 +18,7 @@ use evermesh_proto::{
     discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse},
     resource::{Key, Resource, ResourceType},
 };
-use evermesh_xds::{Commit, Options, Registry, Store, serve};
+use evermesh_xds::{ProxyRegistry, Store, StoreCommit, XdsServerOptions, serve};
 use tokio::{net::TcpListener, runtime, sync::mpsc};
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::{client::Grpc, transport::Channel};
@@ -68,10 +68,10 @@ fn measure() -> AnyResult<()> {
     let store = Store::new();
     let upserts: Vec<_> = (0..1000).map(|number| put(&name(number), 0)).collect();
     let view = View::new(upserts.iter().map(|(key, _)| key.clone()).collect());
-    store.commit(Commit {
+    store.commit(StoreCommit {
         upserts,
         views: vec![("node".into(), Some(Arc::new(view)))],
-        ..Commit::default()
+        ..StoreCommit::default()
     });
     let runtime = runtime::Builder::new_multi_thread()
         .worker_threads(1)
@@ -80,10 +80,10 @@ fn measure() -> AnyResult<()> {
         .build()?;
     let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0"))?;
     let address = listener.local_addr()?;
-    let options = Options::new(Arc::new(|node: &core::Node, _: &_| {
+    let options = XdsServerOptions::new(Arc::new(|node: &core::Node, _: &_| {
         Ok(node.id.as_str().into()).into()
     }));
-    let registry = Registry::new(None);
+    let registry = ProxyRegistry::new(None);
     runtime.spawn(serve(listener, Arc::clone(&store), registry, options));
 
     let before = (memory()?, cpu()?);
@@ -108,9 +108,9 @@ fn measure() -> AnyResult<()> {
         let content = u8::try_from(change % 250)? + 1;
         let target = metrics.acks.get() + affected as u64;
         let start = Instant::now();
-        store.commit(Commit {
+        store.commit(StoreCommit {
             upserts: vec![put(&name(0), content)],
-            ..Commit::default()
+            ..StoreCommit::default()
         });
         wait(|| metrics.acks.get() >= target);
         lasts.push(start.elapsed());

@@ -14,18 +14,18 @@ use evermesh_proto::resource::ResourceType;
 
 use crate::{
     entry::Entry,
-    subscription::{Removals, Subscription},
+    subscription::{AllowedRemovals, Subscription},
 };
 
 /// The subscriptions of a stream, by type.
-pub(crate) type Types = [Subscription; ResourceType::ALL.len()];
+pub(crate) type SubscriptionsByType = [Subscription; ResourceType::ALL.len()];
 
 /// Whether a response of this type may go now.
 ///
 /// Listeners and routes wait until all clusters that are due are answered, and until the client has the
 /// endpoints and secrets it waits for: a cluster serves nothing before it has them. Updates of endpoints
 /// and secrets that the client has already are not waited for, or busy endpoints would starve the routes.
-pub(crate) fn may_send(types: &Types, kind: ResourceType) -> bool {
+pub(crate) fn may_send(types: &SubscriptionsByType, kind: ResourceType) -> bool {
     match kind {
         ResourceType::Cluster | ResourceType::Endpoint | ResourceType::Secret => true,
         ResourceType::Listener | ResourceType::Route => {
@@ -41,7 +41,7 @@ pub(crate) fn may_send(types: &Types, kind: ResourceType) -> bool {
 ///
 /// Clusters wait until listeners and routes are answered; one that the last good version of a refused
 /// listener or route needs stays as long as that one does. Endpoints wait for their clusters.
-pub(crate) fn removals(types: &Types, kind: ResourceType) -> Removals {
+pub(crate) fn removals(types: &SubscriptionsByType, kind: ResourceType) -> AllowedRemovals {
     let referring = [ResourceType::Listener, ResourceType::Route];
     let referring = referring.map(|kind| of(types, kind));
     let held = match kind {
@@ -54,24 +54,24 @@ pub(crate) fn removals(types: &Types, kind: ResourceType) -> Removals {
         }
     };
     if held {
-        return Removals::Held;
+        return AllowedRemovals::None;
     }
     if kind != ResourceType::Cluster || !applies(types) {
-        return Removals::Except(BTreeSet::new());
+        return AllowedRemovals::AllExcept(BTreeSet::new());
     }
     let entries = referring.into_iter().flat_map(Subscription::entries);
     let outdated = entries.filter_map(Entry::outdated);
-    Removals::Except(
+    AllowedRemovals::AllExcept(
         outdated
             .flat_map(|resource| resource.needs.iter().map(Arc::clone))
             .collect(),
     )
 }
 
-fn applies(types: &Types) -> bool {
+fn applies(types: &SubscriptionsByType) -> bool {
     of(types, ResourceType::Cluster).is_wildcard()
 }
 
-fn of(types: &Types, kind: ResourceType) -> &Subscription {
+fn of(types: &SubscriptionsByType, kind: ResourceType) -> &Subscription {
     &types[kind as usize]
 }

@@ -27,22 +27,22 @@ use tonic::{
 use tracing::debug;
 
 use crate::{
-    connection::{Connection, Protocol},
-    frame::{self, Reader},
-    registry::{Peer, Proxy},
-    server::{Identity, Shared},
+    connection::{Connection, DiscoveryProtocol},
+    frame::{self, MessageReader},
+    registry::{RegisteredProxy, StreamPeer},
+    server::{Identity, XdsServerState},
     signal::Signal,
     store::StreamHandle,
 };
 
 /// The body of one stream's response.
-pub(crate) struct StreamBody<P: Protocol> {
-    shared: Arc<Shared>,
+pub(crate) struct StreamBody<P: DiscoveryProtocol> {
+    shared: Arc<XdsServerState>,
     signal: Arc<Signal>,
     /// The only type of a stream that is not aggregated.
     only: Option<ResourceType>,
     requests: tonic::body::Body,
-    reader: Reader,
+    reader: MessageReader,
     state: State<P>,
     /// The client asked for a type that is not served; said once.
     odd_type: bool,
@@ -50,17 +50,17 @@ pub(crate) struct StreamBody<P: Protocol> {
     protocol: PhantomData<fn() -> P>,
 }
 
-enum State<P: Protocol> {
+enum State<P: DiscoveryProtocol> {
     /// Before the first request.
     New(StreamHandle, Box<request::Parts>),
     /// Somebody else is asked who is there.
-    Asking(Box<Asking<P>>),
-    Open(Arc<Proxy>),
+    PendingIdentity(Box<PendingIdentity<P>>),
+    Open(Arc<RegisteredProxy>),
     Ended,
 }
 
 /// What waits until it is known who is there.
-struct Asking<P: Protocol> {
+struct PendingIdentity<P: DiscoveryProtocol> {
     who: Pin<Box<dyn Future<Output = Result<Arc<str>, Status>> + Send>>,
     handle: StreamHandle,
     node: core::Node,
@@ -72,9 +72,9 @@ struct Asking<P: Protocol> {
 /// Why a stream ends: with OK, or with an error.
 type End = Result<(), Status>;
 
-impl<P: Protocol> StreamBody<P> {
+impl<P: DiscoveryProtocol> StreamBody<P> {
     pub(crate) fn new(
-        shared: Arc<Shared>,
+        shared: Arc<XdsServerState>,
         only: Option<ResourceType>,
         request: http::Request<tonic::body::Body>,
     ) -> Self {
@@ -88,7 +88,7 @@ impl<P: Protocol> StreamBody<P> {
             signal,
             only,
             requests,
-            reader: Reader::new(shared.max_request_bytes),
+            reader: MessageReader::new(shared.max_request_bytes),
             state: State::New(handle, Box::new(parts)),
             odd_type: false,
             ended: false,
@@ -143,7 +143,7 @@ impl<P: Protocol> StreamBody<P> {
         loop {
             while let Some(message) = self.reader.message().map_err(Err)? {
                 self.on_message(message).map_err(Err)?;
-                if let State::Asking(_) = self.state {
+                if let State::PendingIdentity(_) = self.state {
                     return Poll::Ready(Ok(()));
                 }
                 any = true;
@@ -215,7 +215,7 @@ impl<P: Protocol> StreamBody<P> {
         match (self.shared.identify)(&node, &parts) {
             Identity::Now(view) => self.open(handle, view?, node, address, request),
             Identity::Later(who) => {
-                self.state = State::Asking(Box::new(Asking {
+                self.state = State::PendingIdentity(Box::new(PendingIdentity {
                     who,
                     handle,
                     node,
@@ -229,14 +229,14 @@ impl<P: Protocol> StreamBody<P> {
 
     /// Ready unless somebody else is being asked who is there.
     fn poll_identity(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Status>> {
-        let State::Asking(asking) = &mut self.state else {
+        let State::PendingIdentity(asking) = &mut self.state else {
             return Poll::Ready(Ok(()));
         };
         let view = ready!(asking.who.as_mut().poll(context));
-        let State::Asking(asking) = mem::replace(&mut self.state, State::Ended) else {
+        let State::PendingIdentity(asking) = mem::replace(&mut self.state, State::Ended) else {
             return Poll::Ready(Ok(()));
         };
-        let Asking {
+        let PendingIdentity {
             who: _,
             handle,
             node,
@@ -254,14 +254,14 @@ impl<P: Protocol> StreamBody<P> {
         address: Option<SocketAddr>,
         request: P::Request,
     ) -> Result<(), Status> {
-        let peer = Peer {
+        let peer = StreamPeer {
             address,
-            flavour: P::FLAVOUR,
+            variant: P::VARIANT,
             aggregated: self.only.is_none(),
             view: Arc::clone(&view),
             node,
         };
-        let connection = Connection::with_handle(handle, view, P::FLAVOUR);
+        let connection = Connection::with_handle(handle, view, P::VARIANT);
         self.state = State::Open(self.shared.registry.enter(peer, connection));
         self.on_request(request)
     }
@@ -273,7 +273,7 @@ impl<P: Protocol> StreamBody<P> {
     }
 }
 
-impl<P: Protocol> Body for StreamBody<P> {
+impl<P: DiscoveryProtocol> Body for StreamBody<P> {
     type Data = Bytes;
     type Error = Infallible;
 
@@ -298,7 +298,7 @@ impl<P: Protocol> Body for StreamBody<P> {
     }
 }
 
-impl<P: Protocol> Drop for StreamBody<P> {
+impl<P: DiscoveryProtocol> Drop for StreamBody<P> {
     fn drop(&mut self) {
         if let State::Open(proxy) = &self.state {
             self.shared.registry.leave(proxy);

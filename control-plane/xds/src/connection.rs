@@ -1,6 +1,6 @@
 //! One stream as a machine without I/O: requests in, responses out.
 //!
-//! In: requests through a [`Protocol`], the marks in its signal. Out: the next response, when there is
+//! In: requests through a [`DiscoveryProtocol`], the marks in its signal. Out: the next response, when there is
 //! one, and reports of what the client answered. A response is made from the newest state at the moment
 //! it can be sent; one response of a type is in flight at a time.
 //! Must not do I/O, wait, or know the fields of a resource.
@@ -15,22 +15,22 @@ use evermesh_proto::{
 use prost::Message;
 
 use crate::{
-    barrier::{self, Types},
-    store::{Reading, Store, StreamHandle},
-    subscription::{Batch, Grouping, Subscription},
-    verdict::{Outcome, Rejection},
+    barrier::{self, SubscriptionsByType},
+    delivery::{DeliveryOutcome, Rejection},
+    store::{Store, StoreReader, StreamHandle},
+    subscription::{Grouping, ResponseBatch, Subscription},
 };
 
 /// The two ways to speak xDS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Flavour {
+pub enum XdsVariant {
     /// Incremental xDS.
     Delta,
     /// State of the world.
     Sotw,
 }
 
-impl Flavour {
+impl XdsVariant {
     /// The word in metrics, logs and debug pages: `delta`, `sotw`.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -48,10 +48,10 @@ impl Flavour {
     }
 }
 
-/// A flavour's messages, and what they do to a [`Connection`].
-pub trait Protocol: Send + 'static {
+/// A variant's messages, and what they do to a [`Connection`].
+pub trait DiscoveryProtocol: Send + 'static {
     /// Which one it is.
-    const FLAVOUR: Flavour;
+    const VARIANT: XdsVariant;
     /// What the client sends.
     type Request: Message + Default;
     /// What it gets.
@@ -89,24 +89,28 @@ pub struct Connection {
     view_name: Arc<str>,
     /// What the view is; none while it is unknown, and then nothing is said.
     view: Option<Arc<View>>,
-    types: Types,
+    types: SubscriptionsByType,
     last_nonce: u64,
-    reports: Vec<(Arc<Resource>, Outcome)>,
+    reports: Vec<(Arc<Resource>, DeliveryOutcome)>,
 }
 
 impl Connection {
     /// A client of this view that has asked for nothing yet.
-    pub fn new(store: &Arc<Store>, view: Arc<str>, flavour: Flavour) -> Self {
-        Self::with_handle(store.open(), view, flavour)
+    pub fn new(store: &Arc<Store>, view: Arc<str>, variant: XdsVariant) -> Self {
+        Self::with_handle(store.open(), view, variant)
     }
 
-    pub(crate) fn with_handle(handle: StreamHandle, view_name: Arc<str>, flavour: Flavour) -> Self {
+    pub(crate) fn with_handle(
+        handle: StreamHandle,
+        view_name: Arc<str>,
+        variant: XdsVariant,
+    ) -> Self {
         let view = handle.read().follow(&view_name);
         Self {
             handle,
             view_name,
             view,
-            types: ResourceType::ALL.map(|kind| Subscription::new(kind, flavour.grouping(kind))),
+            types: ResourceType::ALL.map(|kind| Subscription::new(kind, variant.grouping(kind))),
             last_nonce: 0,
             reports: Vec::new(),
         }
@@ -155,8 +159,8 @@ impl Connection {
         is_to_come.then_some((None, None))
     }
 
-    /// The client's answers since the last call.
-    pub fn take_reports(&mut self) -> Vec<(Arc<Resource>, Outcome)> {
+    /// The client's ack_statuses since the last call.
+    pub fn take_outcomes(&mut self) -> Vec<(Arc<Resource>, DeliveryOutcome)> {
         mem::take(&mut self.reports)
     }
 
@@ -196,7 +200,7 @@ impl Connection {
     pub(crate) fn change(
         &mut self,
         kind: ResourceType,
-        change: impl FnOnce(&mut Subscription, &mut Reading<'_>),
+        change: impl FnOnce(&mut Subscription, &mut StoreReader<'_>),
     ) {
         let mut reading = self.handle.read();
         let subscription = &mut self.types[kind as usize];
@@ -214,7 +218,7 @@ impl Connection {
     /// Makes the next response: of the first type in order that has something to say and may.
     pub(crate) fn respond<R>(
         &mut self,
-        encode: impl FnOnce(ResourceType, &Subscription, &Batch, String) -> R,
+        encode: impl FnOnce(ResourceType, &Subscription, &ResponseBatch, String) -> R,
     ) -> Option<R> {
         self.refresh();
         self.view.as_ref()?;
@@ -277,7 +281,7 @@ impl Connection {
         }
         self.handle.metrics().resumed.add(resumed.len());
         for resource in resumed {
-            self.reports.push((resource, Outcome::Acked));
+            self.reports.push((resource, DeliveryOutcome::Acked));
         }
         let clusters = self.subscription(ResourceType::Cluster).entries().iter();
         let sent = clusters.filter(|cluster| cluster.sent);

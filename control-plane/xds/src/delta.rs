@@ -9,14 +9,14 @@ use evermesh_proto::{
     resource::ResourceType,
 };
 
-use crate::connection::{Connection, Flavour, Protocol};
+use crate::connection::{Connection, DiscoveryProtocol, XdsVariant};
 
 /// Incremental xDS.
 #[derive(Debug)]
 pub enum Delta {}
 
-impl Protocol for Delta {
-    const FLAVOUR: Flavour = Flavour::Delta;
+impl DiscoveryProtocol for Delta {
+    const VARIANT: XdsVariant = XdsVariant::Delta;
     type Request = DeltaDiscoveryRequest;
     type Response = DeltaDiscoveryResponse;
 

@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use evermesh_proto::resource::{Resource, Version};
 
-use crate::{store::ResourceId, subscription::Grouping, verdict::Rejection};
+use crate::{delivery::Rejection, store::ResourceId, subscription::Grouping};
 
 /// What the client has under a name.
 #[derive(Debug, Default)]
-pub(crate) enum Held {
+pub(crate) enum ClientCopy {
     /// Nothing.
     #[default]
     Nothing,
@@ -20,7 +20,7 @@ pub(crate) enum Held {
     Resource(Arc<Resource>),
 }
 
-impl Held {
+impl ClientCopy {
     fn is(&self, resource: &Resource) -> bool {
         match self {
             Self::Nothing => false,
@@ -53,7 +53,7 @@ impl Held {
 
 /// What must be said of a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Due {
+pub(crate) enum PendingChange {
     /// Nothing.
     Nothing,
     /// Its content.
@@ -74,7 +74,7 @@ pub(crate) struct Entry {
     /// What the store had at the last look.
     want: Option<Arc<Resource>>,
     /// What the client has.
-    pub(crate) held: Held,
+    pub(crate) held: ClientCopy,
     /// What the client refused last, with its words.
     pub(crate) refused: Option<Box<Rejection>>,
     /// The client named it; otherwise it is here by the wildcard.
@@ -95,7 +95,7 @@ impl Entry {
             name,
             id: None,
             want: None,
-            held: Held::Nothing,
+            held: ClientCopy::Nothing,
             refused: None,
             named: false,
             asked: false,
@@ -110,7 +110,7 @@ impl Entry {
         self.named = true;
         self.asked = true;
         self.refused = None;
-        if let Held::Claimed(version) = &mut self.held {
+        if let ClientCopy::Claimed(version) = &mut self.held {
             *version = None;
         }
     }
@@ -123,11 +123,11 @@ impl Entry {
     ) {
         self.suspect = false;
         if let Some(want) = want.as_ref().filter(|want| self.held.is(want)) {
-            if matches!(self.held, Held::Claimed(_)) {
+            if matches!(self.held, ClientCopy::Claimed(_)) {
                 self.asked = false;
                 resumed.push(Arc::clone(want));
             }
-            self.held = Held::Resource(Arc::clone(want));
+            self.held = ClientCopy::Resource(Arc::clone(want));
         }
         self.want = want;
     }
@@ -139,7 +139,7 @@ impl Entry {
 
     /// The client accepted a resource.
     pub(crate) fn accept(&mut self, resource: Arc<Resource>) {
-        self.held = Held::Resource(resource);
+        self.held = ClientCopy::Resource(resource);
         self.refused = None;
         self.suspect = false;
     }
@@ -148,7 +148,7 @@ impl Entry {
     /// version from an earlier stream, without a way to say so: it must hear when the resource goes.
     pub(crate) fn doubt(&mut self) {
         if self.held.is_nothing() {
-            self.held = Held::Claimed(None);
+            self.held = ClientCopy::Claimed(None);
         }
     }
 
@@ -182,14 +182,14 @@ impl Entry {
     }
 
     /// What must be said of it.
-    pub(crate) fn due(&self, grouping: Grouping) -> Due {
+    pub(crate) fn due(&self, grouping: Grouping) -> PendingChange {
         match &self.want {
-            Some(_) if self.asked && self.offer().is_some() => Due::Send,
-            Some(want) if !self.held.is(want) && !self.refuses(want) => Due::Send,
-            None if grouping == Grouping::Partial => Due::Nothing,
-            None if !self.held.is_nothing() => Due::Remove,
-            None if self.asked && grouping == Grouping::Delta => Due::Absent,
-            Some(_) | None => Due::Nothing,
+            Some(_) if self.asked && self.offer().is_some() => PendingChange::Send,
+            Some(want) if !self.held.is(want) && !self.refuses(want) => PendingChange::Send,
+            None if grouping == Grouping::Partial => PendingChange::Nothing,
+            None if !self.held.is_nothing() => PendingChange::Remove,
+            None if self.asked && grouping == Grouping::Delta => PendingChange::Absent,
+            Some(_) | None => PendingChange::Nothing,
         }
     }
 

@@ -28,13 +28,13 @@ pub(crate) fn encode(message: &impl Message) -> Result<Bytes, Status> {
 /// Cuts chunks of a body into messages. A message that is whole in one chunk is read in place; one that
 /// is split is gathered in a buffer that does not outlive it.
 #[derive(Debug)]
-pub(crate) struct Reader {
+pub(crate) struct MessageReader {
     limit: usize,
     chunk: Bytes,
     gathered: BytesMut,
 }
 
-impl Reader {
+impl MessageReader {
     /// A reader that refuses messages over a size.
     pub(crate) fn new(limit: usize) -> Self {
         Self {
@@ -44,7 +44,7 @@ impl Reader {
         }
     }
 
-    /// Takes the next chunk. The one before must be used up: [`Reader::message`] has returned none.
+    /// Takes the next chunk. The one before must be used up: [`MessageReader::message`] has returned none.
     pub(crate) fn push(&mut self, chunk: Bytes) {
         debug_assert!(self.chunk.is_empty());
         self.chunk = chunk;
@@ -115,7 +115,7 @@ mod tests {
     #[test]
     fn a_whole_message_is_read_in_place() {
         let frame = encode(&locality("a")).unwrap();
-        let mut reader = Reader::new(100);
+        let mut reader = MessageReader::new(100);
         reader.push(frame.clone());
         let message = reader.message().unwrap().unwrap();
         assert_eq!(message.as_ptr(), frame[HEADER..].as_ptr());
@@ -125,14 +125,14 @@ mod tests {
 
     #[test]
     fn a_compressed_message_is_refused() {
-        let mut reader = Reader::new(100);
+        let mut reader = MessageReader::new(100);
         reader.push(Bytes::from_static(&[1, 0, 0, 0, 0]));
         assert_eq!(reader.message().unwrap_err().code(), Code::Unimplemented);
     }
 
     #[test]
     fn a_message_over_the_limit_is_refused_before_it_is_there() {
-        let mut reader = Reader::new(100);
+        let mut reader = MessageReader::new(100);
         reader.push(Bytes::from_static(&[0, 0, 0, 0, 101]));
         assert_eq!(
             reader.message().unwrap_err().code(),
@@ -151,7 +151,7 @@ mod tests {
                 bytes.extend_from_slice(&encode(&locality(zone)).unwrap());
             }
             let mut bytes = bytes.freeze();
-            let mut reader = Reader::new(100);
+            let mut reader = MessageReader::new(100);
             let mut read = Vec::new();
             let mut cuts = cuts.iter().cycle();
             while !bytes.is_empty() {

@@ -2,10 +2,10 @@
 //!
 //! In: a [`Store`] that somebody commits [`Resource`](evermesh_proto::Resource)s and
 //! [`View`](evermesh_proto::View)s to. Out: streams that tell each client what it subscribes to of its
-//! view, and a [`Registry`] of what the clients made of it.
+//! view, and a [`ProxyRegistry`] of what the clients made of it.
 //!
 //! A stream is a [`Connection`], a machine without I/O: requests and changed ids in, responses out, the
-//! same for both [`Flavour`]s but for the messages. The server polls it from the response body, so a
+//! same for both [`XdsVariant`]s but for the messages. The server polls it from the response body, so a
 //! stream has no task, no channel and no queue: it has a set of ids that may be stale, and reads the
 //! newest when the client has room for it.
 //!
@@ -14,6 +14,7 @@
 mod barrier;
 mod body;
 mod connection;
+mod delivery;
 mod delta;
 mod entry;
 mod frame;
@@ -26,13 +27,12 @@ mod store;
 mod subscription;
 mod tls;
 mod unix;
-mod verdict;
 
-pub use connection::{Connection, Flavour, Protocol, ResourceStatus};
+pub use connection::{Connection, DiscoveryProtocol, ResourceStatus, XdsVariant};
+pub use delivery::{Delivery, DeliveryOutcome, ProxyId, Rejection};
 pub use delta::Delta;
-pub use metrics::{Counter, Metrics};
-pub use registry::{Answer, Presence, ProxyStatus, Registry, VerdictSink};
-pub use server::{Identify, Identity, Options, routes, serve, serve_socket};
+pub use metrics::{Counter, XdsMetrics};
+pub use registry::{AckStatus, ConnectedProxy, DeliverySink, ProxyRegistry, ProxyStatus};
+pub use server::{Identify, Identity, XdsServerOptions, routes, serve, serve_socket};
 pub use sotw::Sotw;
-pub use store::{Commit, Store};
-pub use verdict::{Outcome, ProxyId, Rejection, Verdict};
+pub use store::{Store, StoreCommit};

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// Counters since the start; every one only grows, but for `streams_open`.
 #[derive(Debug, Default)]
-pub struct Metrics {
+pub struct XdsMetrics {
     /// Streams opened.
     pub streams: Counter,
     /// Streams open now.
@@ -19,7 +19,7 @@ pub struct Metrics {
     pub response_bytes: Counter,
     /// Resources in these responses.
     pub resources: Counter,
-    /// Removals in delta responses, and resources left out of a state-of-the-world response.
+    /// AllowedRemovals in delta responses, and resources left out of a state-of-the-world response.
     pub removals: Counter,
     /// Responses accepted.
     pub acks: Counter,

@@ -20,19 +20,19 @@ use parking_lot::Mutex;
 
 use crate::{
     Store,
-    connection::{Connection, Flavour, ResourceStatus},
-    verdict::{ProxyId, Rejection, Verdict},
+    connection::{Connection, ResourceStatus, XdsVariant},
+    delivery::{Delivery, ProxyId, Rejection},
 };
 
 /// Where verdicts go. Called on the stream's task, so it must be quick; it may read the registry.
-pub type VerdictSink = Arc<dyn Fn(Verdict) + Send + Sync>;
+pub type DeliverySink = Arc<dyn Fn(Delivery) + Send + Sync>;
 
 /// All connected proxies. A proxy that uses a stream for each type is in it once for each.
 #[derive(Default)]
-pub struct Registry {
-    proxies: DashMap<ProxyId, Arc<Proxy>>,
+pub struct ProxyRegistry {
+    proxies: DashMap<ProxyId, Arc<RegisteredProxy>>,
     last_id: AtomicU64,
-    sink: Option<VerdictSink>,
+    sink: Option<DeliverySink>,
 }
 
 /// A connected proxy at one moment.
@@ -51,7 +51,7 @@ pub struct ProxyStatus {
     /// Its address, if the connection has one.
     pub peer: Option<SocketAddr>,
     /// Incremental or state of the world.
-    pub flavour: Flavour,
+    pub variant: XdsVariant,
     /// One stream for all types, or one for each.
     pub aggregated: bool,
     /// When it connected.
@@ -62,7 +62,7 @@ pub struct ProxyStatus {
 
 /// What one connected proxy has made of one resource of its view.
 #[derive(Debug, Clone)]
-pub struct Answer {
+pub struct AckStatus {
     /// The stream.
     pub proxy: ProxyId,
     /// The node id it gave.
@@ -77,7 +77,7 @@ pub struct Answer {
 
 /// That a proxy is connected.
 #[derive(Debug, Clone)]
-pub struct Presence {
+pub struct ConnectedProxy {
     /// The stream.
     pub id: ProxyId,
     /// The view it gets.
@@ -88,32 +88,32 @@ pub struct Presence {
 
 /// Who is at the other end of a stream.
 #[derive(Debug)]
-pub(crate) struct Peer {
+pub(crate) struct StreamPeer {
     pub(crate) node: core::Node,
     pub(crate) view: Arc<str>,
     pub(crate) address: Option<SocketAddr>,
-    pub(crate) flavour: Flavour,
+    pub(crate) variant: XdsVariant,
     pub(crate) aggregated: bool,
 }
 
 /// A connected proxy, shared by its stream and the registry.
 #[derive(Debug)]
-pub(crate) struct Proxy {
+pub(crate) struct RegisteredProxy {
     id: ProxyId,
     node_id: Box<str>,
     node_cluster: Box<str>,
     user_agent: Box<str>,
     view: Arc<str>,
     address: Option<SocketAddr>,
-    flavour: Flavour,
+    variant: XdsVariant,
     aggregated: bool,
     since: SystemTime,
     connection: Mutex<Connection>,
 }
 
-impl Registry {
+impl ProxyRegistry {
     /// An empty registry; verdicts go to the sink, if there is one.
-    pub fn new(sink: Option<VerdictSink>) -> Arc<Self> {
+    pub fn new(sink: Option<DeliverySink>) -> Arc<Self> {
         Arc::new(Self {
             sink,
             ..Self::default()
@@ -142,10 +142,10 @@ impl Registry {
     }
 
     /// Every stream, in no order.
-    pub fn connected(&self) -> Vec<Presence> {
+    pub fn connected(&self) -> Vec<ConnectedProxy> {
         let proxies = self.proxies.iter();
         proxies
-            .map(|proxy| Presence {
+            .map(|proxy| ConnectedProxy {
                 id: proxy.id,
                 view: Arc::clone(&proxy.view),
                 since: proxy.since,
@@ -161,37 +161,37 @@ impl Registry {
 
     /// What each proxy concerned has made of a resource, in the order in which they came. Concerned is whose view in
     /// the store has it and who asked for it, or who has not accepted everything that could make it ask.
-    pub fn answers(&self, store: &Store, key: &Key) -> Vec<Answer> {
+    pub fn ack_statuses(&self, store: &Store, key: &Key) -> Vec<AckStatus> {
         let has_it = |view: &str| {
             let view = store.view(view);
             view.is_some_and(|view| view.find(key.kind, &key.name) == Some(key))
         };
         let proxies = self.proxies.iter();
-        let mut answers: Vec<Answer> = proxies
+        let mut ack_statuses: Vec<AckStatus> = proxies
             .filter(|entry| key.scope.as_ref().is_none_or(|scope| *scope == entry.view))
             .filter(|entry| has_it(&entry.view))
             .filter_map(|entry| entry.answer(key))
             .collect();
-        answers.sort_by_key(|answer| answer.proxy);
-        answers
+        ack_statuses.sort_by_key(|answer| answer.proxy);
+        ack_statuses
     }
 
-    pub(crate) fn enter(&self, peer: Peer, connection: Connection) -> Arc<Proxy> {
-        let Peer {
+    pub(crate) fn enter(&self, peer: StreamPeer, connection: Connection) -> Arc<RegisteredProxy> {
+        let StreamPeer {
             node,
             view,
             address,
-            flavour,
+            variant,
             aggregated,
         } = peer;
-        let proxy = Arc::new(Proxy {
+        let proxy = Arc::new(RegisteredProxy {
             id: ProxyId(self.last_id.fetch_add(1, Relaxed) + 1),
             node_id: node.id.into(),
             node_cluster: node.cluster.into(),
             user_agent: node.user_agent_name.into(),
             view,
             address,
-            flavour,
+            variant,
             aggregated,
             since: SystemTime::now(),
             connection: Mutex::new(connection),
@@ -200,19 +200,23 @@ impl Registry {
         proxy
     }
 
-    pub(crate) fn leave(&self, proxy: &Proxy) {
+    pub(crate) fn leave(&self, proxy: &RegisteredProxy) {
         self.proxies.remove(&proxy.id);
     }
 
     /// Lets a stream use its connection, and passes on what its client answered.
-    pub(crate) fn with<R>(&self, proxy: &Proxy, run: impl FnOnce(&mut Connection) -> R) -> R {
+    pub(crate) fn with<R>(
+        &self,
+        proxy: &RegisteredProxy,
+        run: impl FnOnce(&mut Connection) -> R,
+    ) -> R {
         let mut connection = proxy.connection.lock();
         let result = run(&mut connection);
-        let reports = connection.take_reports();
+        let reports = connection.take_outcomes();
         drop(connection);
         if let Some(sink) = &self.sink {
             for (resource, outcome) in reports {
-                sink(Verdict {
+                sink(Delivery {
                     proxy: proxy.id,
                     view: Arc::clone(&proxy.view),
                     resource,
@@ -224,22 +228,22 @@ impl Registry {
     }
 }
 
-impl fmt::Debug for Registry {
+impl fmt::Debug for ProxyRegistry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Registry")
+        f.debug_struct("ProxyRegistry")
             .field("proxies", &self.proxies.len())
             .finish_non_exhaustive()
     }
 }
 
-impl Proxy {
+impl RegisteredProxy {
     pub(crate) fn id(&self) -> ProxyId {
         self.id
     }
 
-    fn answer(&self, key: &Key) -> Option<Answer> {
+    fn answer(&self, key: &Key) -> Option<AckStatus> {
         let (acked, rejection) = self.connection.lock().answer_to(key, self.aggregated)?;
-        Some(Answer {
+        Some(AckStatus {
             proxy: self.id,
             node_id: self.node_id.to_string(),
             acked,
@@ -256,7 +260,7 @@ impl Proxy {
             user_agent: self.user_agent.to_string(),
             view: Arc::clone(&self.view),
             peer: self.address,
-            flavour: self.flavour,
+            variant: self.variant,
             aggregated: self.aggregated,
             since: self.since,
             resources: self.connection.lock().resources(),

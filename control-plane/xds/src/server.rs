@@ -35,9 +35,9 @@ use tower::Service;
 
 use crate::{
     body::StreamBody,
-    connection::{Flavour, Protocol},
+    connection::{DiscoveryProtocol, XdsVariant},
     delta::Delta,
-    registry::Registry,
+    registry::ProxyRegistry,
     sotw::Sotw,
     store::Store,
     tls,
@@ -64,7 +64,7 @@ impl From<Result<Arc<str>, Status>> for Identity {
 
 /// How to serve.
 #[derive(Clone)]
-pub struct Options {
+pub struct XdsServerOptions {
     /// Who is calling.
     pub identify: Identify,
     /// Serves over TLS by these settings, each new connection by the newest; without TLS if none.
@@ -81,7 +81,7 @@ pub struct Options {
     pub shutdown_grace: Duration,
 }
 
-impl Options {
+impl XdsServerOptions {
     /// The usual ones.
     pub fn new(identify: Identify) -> Self {
         Self {
@@ -96,9 +96,9 @@ impl Options {
     }
 }
 
-impl fmt::Debug for Options {
+impl fmt::Debug for XdsServerOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Options")
+        f.debug_struct("XdsServerOptions")
             .field("max_request_bytes", &self.max_request_bytes)
             .field("keep_alive_interval", &self.keep_alive_interval)
             .field("keep_alive_timeout", &self.keep_alive_timeout)
@@ -108,23 +108,23 @@ impl fmt::Debug for Options {
 }
 
 /// What all streams share.
-pub(crate) struct Shared {
+pub(crate) struct XdsServerState {
     pub(crate) store: Arc<Store>,
-    pub(crate) registry: Arc<Registry>,
+    pub(crate) registry: Arc<ProxyRegistry>,
     pub(crate) identify: Identify,
     pub(crate) max_request_bytes: usize,
     shutdown: CancellationToken,
 }
 
-/// Serves xDS on a listener until [`Options::shutdown`].
+/// Serves xDS on a listener until [`XdsServerOptions::shutdown`].
 ///
 /// # Errors
 /// The listener fails.
 pub async fn serve(
     listener: TcpListener,
     store: Arc<Store>,
-    registry: Arc<Registry>,
-    options: Options,
+    registry: Arc<ProxyRegistry>,
+    options: XdsServerOptions,
 ) -> Result<(), tonic::transport::Error> {
     let shutdown = options.shutdown.clone();
     let grace = options.shutdown_grace;
@@ -153,15 +153,15 @@ pub async fn serve(
     }
 }
 
-/// Serves xDS on a Unix socket, without TLS, until [`Options::shutdown`]; beside a [`serve`] of the same store.
+/// Serves xDS on a Unix socket, without TLS, until [`XdsServerOptions::shutdown`]; beside a [`serve`] of the same store.
 ///
 /// # Errors
 /// The listener fails.
 pub async fn serve_socket(
     listener: UnixListener,
     store: Arc<Store>,
-    registry: Arc<Registry>,
-    options: Options,
+    registry: Arc<ProxyRegistry>,
+    options: XdsServerOptions,
 ) -> Result<(), tonic::transport::Error> {
     let end = options.shutdown.clone().cancelled_owned();
     let mut server = server(&options);
@@ -170,16 +170,20 @@ pub async fn serve_socket(
     router.serve_with_incoming_shutdown(incoming, end).await
 }
 
-fn server(options: &Options) -> Server {
+fn server(options: &XdsServerOptions) -> Server {
     Server::builder()
         .http2_keepalive_interval(Some(options.keep_alive_interval))
         .http2_keepalive_timeout(Some(options.keep_alive_timeout))
 }
 
 /// The services, to be mounted on a server of one's own; that one must also run [`Store::dispatch`] and,
-/// to end the streams, cancel [`Options::shutdown`] and then call [`Store::close_streams`].
-pub fn routes(store: Arc<Store>, registry: Arc<Registry>, options: Options) -> Routes {
-    let shared = Arc::new(Shared {
+/// to end the streams, cancel [`XdsServerOptions::shutdown`] and then call [`Store::close_streams`].
+pub fn routes(
+    store: Arc<Store>,
+    registry: Arc<ProxyRegistry>,
+    options: XdsServerOptions,
+) -> Routes {
+    let shared = Arc::new(XdsServerState {
         store,
         registry,
         identify: options.identify,
@@ -198,7 +202,7 @@ pub fn routes(store: Arc<Store>, registry: Arc<Registry>, options: Options) -> R
 /// One of the discovery services.
 trait Api: Send + Sync + 'static {
     const SERVICE: &'static str;
-    const METHODS: [(&'static str, Flavour); 2];
+    const METHODS: [(&'static str, XdsVariant); 2];
     const ONLY: Option<ResourceType>;
 }
 
@@ -208,9 +212,9 @@ macro_rules! api {
 
         impl Api for $name {
             const SERVICE: &'static str = $service;
-            const METHODS: [(&'static str, Flavour); 2] = [
-                (concat!("/", $service, "/Stream", $method), Flavour::Sotw),
-                (concat!("/", $service, "/Delta", $method), Flavour::Delta),
+            const METHODS: [(&'static str, XdsVariant); 2] = [
+                (concat!("/", $service, "/Stream", $method), XdsVariant::Sotw),
+                (concat!("/", $service, "/Delta", $method), XdsVariant::Delta),
             ];
             const ONLY: Option<ResourceType> = $only;
         }
@@ -255,19 +259,19 @@ api!(
 );
 
 struct Discovery<A> {
-    shared: Arc<Shared>,
+    shared: Arc<XdsServerState>,
     api: PhantomData<A>,
 }
 
 impl<A: Api> Discovery<A> {
-    fn new(shared: &Arc<Shared>) -> Self {
+    fn new(shared: &Arc<XdsServerState>) -> Self {
         Self {
             shared: Arc::clone(shared),
             api: PhantomData,
         }
     }
 
-    fn open<P: Protocol>(&self, request: http::Request<Body>) -> http::Response<Body> {
+    fn open<P: DiscoveryProtocol>(&self, request: http::Request<Body>) -> http::Response<Body> {
         let body = StreamBody::<P>::new(Arc::clone(&self.shared), A::ONLY, request);
         if self.shared.shutdown.is_cancelled() {
             return Status::unavailable("the server is going away").into_http();
@@ -305,8 +309,8 @@ impl<A: Api> Service<http::Request<Body>> for Discovery<A> {
         let path = request.uri().path();
         let method = A::METHODS.into_iter().find(|(method, _)| *method == path);
         let response = match method {
-            Some((_, Flavour::Sotw)) => self.open::<Sotw>(request),
-            Some((_, Flavour::Delta)) => self.open::<Delta>(request),
+            Some((_, XdsVariant::Sotw)) => self.open::<Sotw>(request),
+            Some((_, XdsVariant::Delta)) => self.open::<Delta>(request),
             None => Status::unimplemented("only streams are served").into_http(),
         };
         future::ready(Ok(response))

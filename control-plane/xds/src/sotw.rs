@@ -10,14 +10,14 @@ use evermesh_proto::{
     resource::ResourceType,
 };
 
-use crate::connection::{Connection, Flavour, Protocol};
+use crate::connection::{Connection, DiscoveryProtocol, XdsVariant};
 
 /// State-of-the-world xDS.
 #[derive(Debug)]
 pub enum Sotw {}
 
-impl Protocol for Sotw {
-    const FLAVOUR: Flavour = Flavour::Sotw;
+impl DiscoveryProtocol for Sotw {
+    const VARIANT: XdsVariant = XdsVariant::Sotw;
     type Request = DiscoveryRequest;
     type Response = DiscoveryResponse;
 
@@ -29,7 +29,7 @@ impl Protocol for Sotw {
         request.node.take()
     }
 
-    /// A request about an older response is ignored, its names too: the one that answers the newest
+    /// A request about an older response is ignored, its names too: the one that ack_statuses the newest
     /// repeats them.
     fn on_request(connection: &mut Connection, kind: ResourceType, request: Self::Request) {
         if !connection.answer(kind, &request.response_nonce, request.error_detail) {

@@ -15,19 +15,19 @@ use evermesh_proto::resource::{Key, Resource, View};
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
-use crate::{metrics::Metrics, signal::Signal};
+use crate::{metrics::XdsMetrics, signal::Signal};
 
-/// Everything that is served to every client. Shared by the one that commits and all streams.
+/// Everything that is served to every client. XdsServerState by the one that commits and all streams.
 #[derive(Debug, Default)]
 pub struct Store {
     state: Mutex<State>,
     changed: Notify,
-    metrics: Metrics,
+    metrics: XdsMetrics,
 }
 
 /// One change of what is served. Streams see all of it or nothing.
 #[derive(Debug, Default)]
-pub struct Commit {
+pub struct StoreCommit {
     /// Resources that are new or have a new content, each with the key it is found under.
     pub upserts: Vec<(Key, Arc<Resource>)>,
     /// Resources that are gone.
@@ -80,8 +80,8 @@ impl Store {
 
     /// Applies a change and tells the streams concerned. The first commit, even an empty one, makes the
     /// store ready.
-    pub fn commit(&self, commit: Commit) {
-        let Commit {
+    pub fn commit(&self, commit: StoreCommit) {
+        let StoreCommit {
             upserts,
             removals,
             views,
@@ -144,7 +144,7 @@ impl Store {
         self.state.lock().views.get(name)?.view.clone()
     }
 
-    /// How many streams watch each of these, in their order: as many answers will come when it changes.
+    /// How many streams watch each of these, in their order: as many ack_statuses will come when it changes.
     pub fn watchers<'k>(&self, keys: impl IntoIterator<Item = &'k Key>) -> Vec<usize> {
         let state = self.state.lock();
         let ids = keys.into_iter().map(|key| state.ids.get(key));
@@ -153,7 +153,7 @@ impl Store {
     }
 
     /// What the server did so far.
-    pub fn metrics(&self) -> &Metrics {
+    pub fn metrics(&self) -> &XdsMetrics {
         &self.metrics
     }
 
@@ -336,16 +336,16 @@ impl StreamHandle {
         &self.signal
     }
 
-    pub(crate) fn metrics(&self) -> &Metrics {
+    pub(crate) fn metrics(&self) -> &XdsMetrics {
         &self.store.metrics
     }
 
     /// Locks the store for reading a consistent state: every commit that can be read is also marked in
     /// this stream's signal, so a reader that takes the marks too never mixes two commits.
-    pub(crate) fn read(&self) -> Reading<'_> {
+    pub(crate) fn read(&self) -> StoreReader<'_> {
         let mut state = self.store.state.lock();
         state.dispatch().into_iter().for_each(Waker::wake);
-        Reading {
+        StoreReader {
             state,
             stream: self.id,
         }
@@ -361,12 +361,12 @@ impl Drop for StreamHandle {
 }
 
 /// The locked store as one stream sees it.
-pub(crate) struct Reading<'a> {
+pub(crate) struct StoreReader<'a> {
     state: MutexGuard<'a, State>,
     stream: StreamId,
 }
 
-impl Reading<'_> {
+impl StoreReader<'_> {
     /// Follows a view: its changes are marked from now on. Returns what it is today.
     pub(crate) fn follow(&mut self, name: &Arc<str>) -> Option<Arc<View>> {
         let followed = self.state.views.entry(Arc::clone(name)).or_default();

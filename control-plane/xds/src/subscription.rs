@@ -1,12 +1,12 @@
-//! What one client wants of one type, what it was sent and what it accepted. Shared by both flavours.
+//! What one client wants of one type, what it was sent and what it accepted. XdsServerState by both flavours.
 //!
-//! In: names from requests, keys from the view, contents from the store, answers. Out: what is due.
+//! In: names from requests, keys from the view, contents from the store, ack_statuses. Out: what is due.
 //! An [`Entry`] is one name. It *wants* what the store has and *holds* what the client accepted; what is
 //! due follows from the difference, so a late or lost step can never leave the two apart.
 //! Must not encode messages, and must not know other types: their order is the barrier's business.
 
-mod answer;
-mod due;
+mod ack;
+mod pending;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,11 +15,11 @@ use std::{
 
 use evermesh_proto::resource::{Resource, ResourceType, Version, View};
 
-use self::due::Flight;
-pub(crate) use self::due::{Batch, Removals};
+use self::pending::InFlightResponse;
+pub(crate) use self::pending::{AllowedRemovals, ResponseBatch};
 use crate::{
-    entry::{Entry, Held},
-    store::{Reading, ResourceId},
+    entry::{ClientCopy, Entry},
+    store::{ResourceId, StoreReader},
 };
 
 /// The three ways in which responses describe a set of resources
@@ -48,7 +48,7 @@ pub(crate) struct Subscription {
     /// Something may be due.
     dirty: bool,
     last_nonce: u64,
-    flight: Option<Box<Flight>>,
+    flight: Option<Box<InFlightResponse>>,
     entries: Vec<Entry>,
 }
 
@@ -165,7 +165,7 @@ impl Subscription {
     }
 
     /// Takes subscriptions back, by name or `*`.
-    pub(crate) fn unsubscribe(&mut self, names: &[String], reading: &mut Reading<'_>) {
+    pub(crate) fn unsubscribe(&mut self, names: &[String], reading: &mut StoreReader<'_>) {
         for name in names {
             if self.means_wildcard(name) {
                 self.wildcard = false;
@@ -182,7 +182,7 @@ impl Subscription {
 
     /// Makes the subscription exactly this list, as a state-of-the-world request says it. An empty name
     /// names nothing.
-    pub(crate) fn set_names(&mut self, names: &[String], reading: &mut Reading<'_>) {
+    pub(crate) fn set_names(&mut self, names: &[String], reading: &mut StoreReader<'_>) {
         self.named |= !names.is_empty();
         // What the client kept from an earlier stream goes by being left out of a response.
         let first = self.grouping == Grouping::Full && self.last_nonce == 0;
@@ -226,7 +226,7 @@ impl Subscription {
         wildcard == self.wildcard && count == all
     }
 
-    fn drop_unsubscribed(&mut self, reading: &mut Reading<'_>) {
+    fn drop_unsubscribed(&mut self, reading: &mut StoreReader<'_>) {
         if self.wildcard {
             return;
         }
@@ -248,7 +248,7 @@ impl Subscription {
         for (name, version) in versions {
             self.answer_due = false;
             if let Some(entry) = self.find_mut(name) {
-                entry.held = Held::Claimed(Version::parse(version).map(Box::new));
+                entry.held = ClientCopy::Claimed(Version::parse(version).map(Box::new));
             }
         }
     }
@@ -270,7 +270,7 @@ impl Subscription {
     pub(crate) fn resolve(
         &mut self,
         view: &View,
-        reading: &mut Reading<'_>,
+        reading: &mut StoreReader<'_>,
         all: bool,
         resumed: &mut Vec<Arc<Resource>>,
     ) {
@@ -317,7 +317,7 @@ impl Subscription {
     }
 
     /// Gives back everything it watches.
-    pub(crate) fn unwatch(&mut self, reading: &mut Reading<'_>) {
+    pub(crate) fn unwatch(&mut self, reading: &mut StoreReader<'_>) {
         for entry in &mut self.entries {
             if let Some(id) = entry.id.take() {
                 reading.unwatch(id);

@@ -6,9 +6,9 @@ use evermesh_proto::{
     discovery::DeltaDiscoveryRequest,
     resource::ResourceType::{Cluster, Endpoint, Listener, Route},
 };
-use evermesh_xds::Flavour;
+use evermesh_xds::XdsVariant;
 use support::{
-    peer::{FLAVOURS, Peer},
+    peer::{Peer, VARIANTS},
     world::{Change, World, key},
 };
 
@@ -19,14 +19,14 @@ fn names(names: &[&str]) -> Vec<String> {
 // Eventual consistency considerations: order.
 
 /// An Envoy with a cluster, its endpoints, a listener and a route.
-fn envoy(flavour: Flavour) -> (World, Peer) {
+fn envoy(variant: XdsVariant) -> (World, Peer) {
     let world = World::with(&[
         (Cluster, "a", "1"),
         (Endpoint, "a", "1"),
         (Listener, "l", "1"),
         (Route, "r", "1"),
     ]);
-    let mut peer = Peer::new(&world, flavour);
+    let mut peer = Peer::new(&world, variant);
     peer.want(Cluster, &[]);
     peer.settle();
     peer.want(Endpoint, &["a"]);
@@ -40,8 +40,8 @@ fn envoy(flavour: Flavour) -> (World, Peer) {
 
 #[test]
 fn types_are_sent_in_order() {
-    for flavour in FLAVOURS {
-        let (world, mut peer) = envoy(flavour);
+    for variant in VARIANTS {
+        let (world, mut peer) = envoy(variant);
         world.set(&[
             (Route, "r", "2"),
             (Listener, "l", "2"),
@@ -56,8 +56,8 @@ fn types_are_sent_in_order() {
 #[test]
 fn a_route_waits_for_the_clusters_and_endpoints_it_may_need() {
     for answer in ["ack", "nack"] {
-        for flavour in FLAVOURS {
-            let (world, mut peer) = envoy(flavour);
+        for variant in VARIANTS {
+            let (world, mut peer) = envoy(variant);
             world.commit(
                 Change::default()
                     .put(Cluster, "b", "1")
@@ -86,8 +86,8 @@ fn a_route_waits_for_the_clusters_and_endpoints_it_may_need() {
 
 #[test]
 fn busy_endpoints_do_not_starve_a_route() {
-    for flavour in FLAVOURS {
-        let (world, mut peer) = envoy(flavour);
+    for variant in VARIANTS {
+        let (world, mut peer) = envoy(variant);
         world.update(Endpoint, "a", "2");
         assert_eq!(peer.hear().unwrap().kind, Endpoint);
         world.update(Endpoint, "a", "3");
@@ -98,8 +98,8 @@ fn busy_endpoints_do_not_starve_a_route() {
 
 #[test]
 fn a_cluster_is_removed_after_the_route_that_leaves_it() {
-    for flavour in FLAVOURS {
-        let (world, mut peer) = envoy(flavour);
+    for variant in VARIANTS {
+        let (world, mut peer) = envoy(variant);
         world.commit(
             Change::default()
                 .put(Cluster, "b", "1")
@@ -123,7 +123,7 @@ fn a_cluster_is_removed_after_the_route_that_leaves_it() {
 
 #[test]
 fn endpoints_are_removed_after_their_cluster() {
-    let (world, mut peer) = envoy(Flavour::Delta);
+    let (world, mut peer) = envoy(XdsVariant::Delta);
     world.commit(
         Change::default()
             .remove(Cluster, "a")
@@ -142,8 +142,8 @@ fn endpoints_are_removed_after_their_cluster() {
 
 #[test]
 fn a_refused_route_keeps_the_clusters_of_its_last_good_version() {
-    for flavour in FLAVOURS {
-        let (world, mut peer) = envoy(flavour);
+    for variant in VARIANTS {
+        let (world, mut peer) = envoy(variant);
         world.commit(Change::default().put_needing(Route, "r", "2", &["a"]));
         peer.settle();
         world.commit(
@@ -163,9 +163,9 @@ fn a_refused_route_keeps_the_clusters_of_its_last_good_version() {
 
 #[test]
 fn a_client_of_named_clusters_never_waits() {
-    for flavour in FLAVOURS {
+    for variant in VARIANTS {
         let world = World::with(&[(Cluster, "a", "1"), (Route, "r", "1")]);
-        let mut peer = Peer::new(&world, flavour);
+        let mut peer = Peer::new(&world, variant);
         peer.want(Cluster, &["a"]);
         peer.want(Route, &["r"]);
         peer.settle();
@@ -178,13 +178,13 @@ fn a_client_of_named_clusters_never_waits() {
 
 #[test]
 fn types_that_nobody_asked_for_hold_nothing_up() {
-    for flavour in FLAVOURS {
+    for variant in VARIANTS {
         let world = World::with(&[
             (Cluster, "a", "1"),
             (Endpoint, "a", "1"),
             (Listener, "l", "1"),
         ]);
-        let mut peer = Peer::new(&world, flavour);
+        let mut peer = Peer::new(&world, variant);
         peer.want(Cluster, &[]);
         peer.want(Listener, &[]);
         peer.settle();
@@ -203,8 +203,8 @@ fn types_that_nobody_asked_for_hold_nothing_up() {
 
 #[test]
 fn the_endpoints_of_a_cluster_follow_it_even_if_unchanged() {
-    for flavour in FLAVOURS {
-        let (world, mut peer) = envoy(flavour);
+    for variant in VARIANTS {
+        let (world, mut peer) = envoy(variant);
         world.update(Cluster, "a", "2");
         let heard: Vec<_> = peer.settle();
         assert_eq!(heard, [(Cluster, names(&["a"])), (Endpoint, names(&["a"]))]);
@@ -214,8 +214,8 @@ fn the_endpoints_of_a_cluster_follow_it_even_if_unchanged() {
 
 #[test]
 fn endpoints_under_another_name_follow_the_cluster_they_need() {
-    for flavour in FLAVOURS {
-        let (world, mut peer) = envoy(flavour);
+    for variant in VARIANTS {
+        let (world, mut peer) = envoy(variant);
         world.commit(Change::default().put_needing(Endpoint, "pods", "1", &["a"]));
         peer.want(Endpoint, &["pods"]);
         peer.settle();
@@ -231,7 +231,7 @@ fn endpoints_under_another_name_follow_the_cluster_they_need() {
 #[test]
 fn a_reconnecting_client_gets_the_endpoints_of_a_changed_cluster() {
     let world = World::with(&[(Cluster, "a", "1"), (Endpoint, "a", "1")]);
-    let mut peer = Peer::new(&world, Flavour::Delta);
+    let mut peer = Peer::new(&world, XdsVariant::Delta);
     peer.want(Cluster, &[]);
     peer.want(Endpoint, &["a"]);
     peer.settle();
@@ -245,7 +245,7 @@ fn a_reconnecting_client_gets_the_endpoints_of_a_changed_cluster() {
         initial_resource_versions: [("a".to_owned(), "old".to_owned())].into(),
         ..Default::default()
     };
-    let mut late = Peer::new(&world, Flavour::Delta);
+    let mut late = Peer::new(&world, XdsVariant::Delta);
     late.delta(Cluster, request);
     assert_eq!(late.next().kind, Cluster);
     let version = world.store.get(&key(Endpoint, "a")).unwrap().version;

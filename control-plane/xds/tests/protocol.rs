@@ -6,9 +6,9 @@ use evermesh_proto::{
     discovery::{DeltaDiscoveryRequest, DiscoveryRequest},
     resource::ResourceType::{Cluster, Endpoint, Listener, Route},
 };
-use evermesh_xds::{Commit, Connection, Flavour, Outcome, Protocol, Sotw};
+use evermesh_xds::{Connection, DeliveryOutcome, DiscoveryProtocol, Sotw, StoreCommit, XdsVariant};
 use support::{
-    peer::{FLAVOURS, Peer},
+    peer::{Peer, VARIANTS},
     world::{World, upsert},
 };
 
@@ -18,10 +18,10 @@ fn names(names: &[&str]) -> Vec<String> {
 
 #[test]
 fn nothing_is_said_before_the_first_commit_or_without_a_view() {
-    for flavour in FLAVOURS {
+    for variant in VARIANTS {
         let world = World::new();
         assert!(!world.is_ready());
-        let mut peer = Peer::new(&world, flavour);
+        let mut peer = Peer::new(&world, variant);
         peer.want(Cluster, &[]);
         peer.want(Route, &["r"]);
         peer.assert_silent();
@@ -37,14 +37,14 @@ fn nothing_is_said_before_the_first_commit_or_without_a_view() {
 
 #[test]
 fn a_view_that_goes_freezes_its_clients_and_one_that_comes_back_resumes_them() {
-    for flavour in FLAVOURS {
+    for variant in VARIANTS {
         let world = World::with(&[(Cluster, "c", "1")]);
-        let mut peer = Peer::new(&world, flavour);
+        let mut peer = Peer::new(&world, variant);
         peer.want(Cluster, &[]);
         peer.settle();
-        world.apply(Commit {
+        world.apply(StoreCommit {
             views: vec![("node".into(), None)],
-            ..Commit::default()
+            ..StoreCommit::default()
         });
         world.update(Cluster, "c", "2");
         peer.assert_silent();
@@ -59,9 +59,9 @@ fn a_view_that_goes_freezes_its_clients_and_one_that_comes_back_resumes_them() {
 
 #[test]
 fn an_empty_wildcard_is_answered() {
-    for flavour in FLAVOURS {
+    for variant in VARIANTS {
         let world = World::with(&[(Route, "r", "1")]);
-        let mut peer = Peer::new(&world, flavour);
+        let mut peer = Peer::new(&world, variant);
         peer.want(Cluster, &[]);
         let said = peer.next();
         assert_eq!((said.kind, said.names()), (Cluster, vec![]));
@@ -71,9 +71,9 @@ fn an_empty_wildcard_is_answered() {
 
 #[test]
 fn one_response_of_a_type_is_in_flight_and_the_next_has_the_newest() {
-    for flavour in FLAVOURS {
+    for variant in VARIANTS {
         let world = World::with(&[(Endpoint, "e", "1"), (Route, "r", "1")]);
-        let mut peer = Peer::new(&world, flavour);
+        let mut peer = Peer::new(&world, variant);
         peer.want(Endpoint, &["e"]);
         let first = peer.hear().unwrap();
         world.update(Endpoint, "e", "2");
@@ -89,9 +89,9 @@ fn one_response_of_a_type_is_in_flight_and_the_next_has_the_newest() {
 
 #[test]
 fn an_answer_is_never_answered_and_an_unchanged_commit_is_silent() {
-    for flavour in FLAVOURS {
+    for variant in VARIANTS {
         let world = World::with(&[(Cluster, "c", "1")]);
-        let mut peer = Peer::new(&world, flavour);
+        let mut peer = Peer::new(&world, variant);
         peer.want(Cluster, &[]);
         let said = peer.next();
         peer.ack(&said);
@@ -104,9 +104,9 @@ fn an_answer_is_never_answered_and_an_unchanged_commit_is_silent() {
 
 #[test]
 fn a_change_that_is_taken_back_in_time_is_not_sent() {
-    for flavour in FLAVOURS {
+    for variant in VARIANTS {
         let world = World::with(&[(Cluster, "c", "1")]);
-        let mut peer = Peer::new(&world, flavour);
+        let mut peer = Peer::new(&world, variant);
         peer.want(Cluster, &[]);
         peer.settle();
         world.update(Cluster, "c", "2");
@@ -117,16 +117,16 @@ fn a_change_that_is_taken_back_in_time_is_not_sent() {
 
 #[test]
 fn the_version_of_a_set_is_equal_on_every_replica() {
-    for flavour in FLAVOURS {
+    for variant in VARIANTS {
         let resources = [(Cluster, "c", "2"), (Cluster, "d", "1")];
         let world = World::with(&[(Cluster, "c", "1"), (Cluster, "d", "1")]);
-        let mut peer = Peer::new(&world, flavour);
+        let mut peer = Peer::new(&world, variant);
         peer.want(Cluster, &[]);
         let first = peer.next();
         world.update(Cluster, "c", "2");
         let second = peer.next();
         assert_ne!(first.version, second.version);
-        let mut other = Peer::new(&World::with(&resources), flavour);
+        let mut other = Peer::new(&World::with(&resources), variant);
         other.want(Cluster, &[]);
         assert_eq!(other.next().version, second.version);
     }
@@ -145,14 +145,14 @@ fn two_scopes_give_two_clients_their_own_under_one_name() {
         let view = evermesh_proto::View::new(vec![key.clone()]);
         (key.scope.clone().unwrap(), Some(view.into()))
     });
-    world.apply(Commit {
+    world.apply(StoreCommit {
         views: views.collect(),
         upserts,
-        ..Commit::default()
+        ..StoreCommit::default()
     });
     for view in ["blue", "green"] {
-        let mut peer = Peer::new(&world, Flavour::Delta);
-        peer.connection = Connection::new(&world, view.into(), Flavour::Delta);
+        let mut peer = Peer::new(&world, XdsVariant::Delta);
+        peer.connection = Connection::new(&world, view.into(), XdsVariant::Delta);
         peer.want(Route, &["r"]);
         assert_eq!(peer.next().resources["r"], view);
     }
@@ -160,20 +160,20 @@ fn two_scopes_give_two_clients_their_own_under_one_name() {
 
 #[test]
 fn a_name_that_moves_to_another_key_follows_the_view() {
-    for flavour in FLAVOURS {
+    for variant in VARIANTS {
         let world = World::with(&[(Route, "r", "shared")]);
-        let mut peer = Peer::new(&world, flavour);
+        let mut peer = Peer::new(&world, variant);
         peer.want(Route, &["r"]);
         peer.settle();
         let (mut key, resource) = upsert(Route, "r", "own");
         key.scope = Some("node".into());
-        world.apply(Commit {
+        world.apply(StoreCommit {
             views: vec![(
                 "node".into(),
                 Some(evermesh_proto::View::new(vec![key.clone()]).into()),
             )],
             upserts: vec![(key.clone(), resource)],
-            ..Commit::default()
+            ..StoreCommit::default()
         });
         assert_eq!(peer.next().resources["r"], "own");
         world.update(Route, "r", "shared, changed");
@@ -186,7 +186,7 @@ fn a_name_that_moves_to_another_key_follows_the_view() {
 #[test]
 fn sotw_follows_the_example_of_the_protocol_text() {
     let world = World::with(&[(Cluster, "A", "1"), (Cluster, "B", "1")]);
-    let mut peer = Peer::new(&world, Flavour::Sotw);
+    let mut peer = Peer::new(&world, XdsVariant::Sotw);
     peer.want(Cluster, &[]);
     assert_eq!(peer.next().names(), ["A", "B"]);
     peer.want(Cluster, &["*", "A"]);
@@ -203,7 +203,7 @@ fn sotw_follows_the_example_of_the_protocol_text() {
 #[test]
 fn delta_follows_the_example_of_the_protocol_text() {
     let world = World::with(&[(Cluster, "A", "1"), (Cluster, "B", "1")]);
-    let mut peer = Peer::new(&world, Flavour::Delta);
+    let mut peer = Peer::new(&world, XdsVariant::Delta);
     peer.delta(Cluster, DeltaDiscoveryRequest::default());
     assert_eq!(peer.next().names(), ["A", "B"]);
     peer.delta(
@@ -236,22 +236,22 @@ fn delta_follows_the_example_of_the_protocol_text() {
 
 #[test]
 fn a_star_is_a_wildcard_for_clusters_and_listeners_only() {
-    for flavour in FLAVOURS {
+    for variant in VARIANTS {
         for (kind, all) in [(Cluster, true), (Listener, true), (Route, false)] {
             let world = World::with(&[(kind, "A", "1")]);
-            let mut peer = Peer::new(&world, flavour);
+            let mut peer = Peer::new(&world, variant);
             peer.want(kind, &["*"]);
             peer.settle();
-            assert_eq!(peer.has(kind).len(), usize::from(all), "{flavour:?} {kind}");
+            assert_eq!(peer.has(kind).len(), usize::from(all), "{variant:?} {kind}");
         }
     }
 }
 
 #[test]
 fn an_empty_list_of_endpoints_is_no_wildcard() {
-    for flavour in FLAVOURS {
+    for variant in VARIANTS {
         let world = World::with(&[(Endpoint, "e", "1")]);
-        let mut peer = Peer::new(&world, flavour);
+        let mut peer = Peer::new(&world, variant);
         peer.want(Endpoint, &[]);
         peer.assert_silent();
     }
@@ -260,7 +260,7 @@ fn an_empty_list_of_endpoints_is_no_wildcard() {
 #[test]
 fn one_empty_string_names_nothing() {
     let world = World::with(&[(Cluster, "A", "1")]);
-    let mut peer = Peer::new(&world, Flavour::Sotw);
+    let mut peer = Peer::new(&world, XdsVariant::Sotw);
     peer.want(Cluster, &[""]);
     peer.assert_silent();
     peer.want(Cluster, &[]);
@@ -270,7 +270,7 @@ fn one_empty_string_names_nothing() {
 #[test]
 fn names_after_a_wildcard_end_it_for_good() {
     let world = World::with(&[(Cluster, "A", "1"), (Cluster, "B", "1")]);
-    let mut peer = Peer::new(&world, Flavour::Sotw);
+    let mut peer = Peer::new(&world, XdsVariant::Sotw);
     peer.want(Cluster, &[]);
     peer.settle();
     peer.want(Cluster, &["B"]);
@@ -283,7 +283,7 @@ fn names_after_a_wildcard_end_it_for_good() {
 #[test]
 fn subscribing_again_is_answered() {
     let world = World::with(&[(Endpoint, "e", "1")]);
-    let mut peer = Peer::new(&world, Flavour::Delta);
+    let mut peer = Peer::new(&world, XdsVariant::Delta);
     peer.want(Endpoint, &["e"]);
     peer.settle();
     let again = DeltaDiscoveryRequest {
@@ -293,8 +293,8 @@ fn subscribing_again_is_answered() {
     peer.delta(Endpoint, again);
     assert_eq!(peer.next().names(), ["e"]);
     peer.assert_silent();
-    for flavour in FLAVOURS {
-        let mut peer = Peer::new(&world, flavour);
+    for variant in VARIANTS {
+        let mut peer = Peer::new(&world, variant);
         peer.want(Endpoint, &["e"]);
         peer.settle();
         peer.want(Endpoint, &["f"]);
@@ -308,7 +308,7 @@ fn subscribing_again_is_answered() {
 #[test]
 fn unsubscribing_a_name_under_a_wildcard_is_answered() {
     let world = World::with(&[(Cluster, "A", "1")]);
-    let mut peer = Peer::new(&world, Flavour::Delta);
+    let mut peer = Peer::new(&world, XdsVariant::Delta);
     peer.want(Cluster, &["*", "A", "missing"]);
     let said = peer.next();
     assert_eq!(said.names(), ["A"]);
@@ -323,7 +323,7 @@ fn unsubscribing_a_name_under_a_wildcard_is_answered() {
 #[test]
 fn a_name_unsubscribed_and_subscribed_in_flight_is_sent_again() {
     let world = World::with(&[(Endpoint, "e", "1"), (Endpoint, "f", "1")]);
-    let mut peer = Peer::new(&world, Flavour::Delta);
+    let mut peer = Peer::new(&world, XdsVariant::Delta);
     peer.want(Endpoint, &["e", "f"]);
     let said = peer.hear().unwrap();
     peer.want(Endpoint, &["f"]);
@@ -338,7 +338,7 @@ fn a_name_unsubscribed_and_subscribed_in_flight_is_sent_again() {
 #[test]
 fn a_stale_nonce_is_ignored() {
     let world = World::with(&[(Endpoint, "e", "1"), (Endpoint, "f", "1")]);
-    let mut peer = Peer::new(&world, Flavour::Sotw);
+    let mut peer = Peer::new(&world, XdsVariant::Sotw);
     peer.want(Endpoint, &["e"]);
     let old = peer.next();
     world.update(Endpoint, "e", "2");
@@ -354,7 +354,7 @@ fn a_stale_nonce_is_ignored() {
 #[test]
 fn names_with_a_stale_nonce_count_in_delta_only() {
     let world = World::with(&[(Endpoint, "e", "1"), (Endpoint, "f", "1")]);
-    let mut peer = Peer::new(&world, Flavour::Delta);
+    let mut peer = Peer::new(&world, XdsVariant::Delta);
     peer.want(Endpoint, &["e"]);
     peer.next();
     let request = DeltaDiscoveryRequest {
@@ -365,7 +365,7 @@ fn names_with_a_stale_nonce_count_in_delta_only() {
     peer.delta(Endpoint, request);
     assert_eq!(peer.next().names(), ["f"]);
 
-    let mut peer = Peer::new(&world, Flavour::Sotw);
+    let mut peer = Peer::new(&world, XdsVariant::Sotw);
     peer.want(Endpoint, &["e"]);
     let said = peer.next();
     peer.want(Endpoint, &["e", "f"]);
@@ -383,9 +383,9 @@ fn names_with_a_stale_nonce_count_in_delta_only() {
 
 #[test]
 fn a_refused_version_is_recorded_and_not_sent_again_until_it_changes() {
-    for flavour in FLAVOURS {
+    for variant in VARIANTS {
         let world = World::with(&[(Route, "r", "1")]);
-        let mut peer = Peer::new(&world, flavour);
+        let mut peer = Peer::new(&world, variant);
         peer.want(Route, &["r"]);
         peer.settle();
         world.update(Route, "r", "bad");
@@ -401,19 +401,19 @@ fn a_refused_version_is_recorded_and_not_sent_again_until_it_changes() {
         let reports = peer.reports();
         assert_eq!(reports.len(), 1);
         assert_eq!(reports[0].0.version, rejection.version);
-        assert_eq!(reports[0].1, Outcome::Rejected("r is bad".into()));
+        assert_eq!(reports[0].1, DeliveryOutcome::Rejected("r is bad".into()));
         world.update(Route, "r", "2");
         assert_eq!(peer.next().resources["r"], "2");
         assert_eq!(peer.status(Route, "r").rejection, None);
-        assert_eq!(peer.reports().last().unwrap().1, Outcome::Acked);
+        assert_eq!(peer.reports().last().unwrap().1, DeliveryOutcome::Acked);
     }
 }
 
 #[test]
 fn a_refused_change_that_is_taken_back_leaves_the_client_as_it_was() {
-    for flavour in FLAVOURS {
+    for variant in VARIANTS {
         let world = World::with(&[(Route, "r", "1")]);
-        let mut peer = Peer::new(&world, flavour);
+        let mut peer = Peer::new(&world, variant);
         peer.want(Route, &["r"]);
         peer.settle();
         world.update(Route, "r", "bad");
@@ -427,11 +427,11 @@ fn a_refused_change_that_is_taken_back_leaves_the_client_as_it_was() {
 #[test]
 fn of_a_refused_batch_the_good_ones_arrive_and_the_bad_one_is_found() {
     for error in ["c2: weight must be positive", "no name in here"] {
-        for flavour in FLAVOURS {
+        for variant in VARIANTS {
             for kind in [Cluster, Endpoint] {
                 let all = ["c1", "c2", "c3", "c4"];
                 let world = World::with(&all.map(|name| (kind, name, "1")));
-                let mut peer = Peer::new(&world, flavour);
+                let mut peer = Peer::new(&world, variant);
                 peer.want(kind, &all);
                 peer.settle();
                 world.set(&all.map(|name| (kind, name, "2")));
@@ -451,9 +451,9 @@ fn of_a_refused_batch_the_good_ones_arrive_and_the_bad_one_is_found() {
                 }
                 assert!(rounds <= 5, "{rounds}");
                 let has: Vec<_> = peer.has(kind).into_values().collect();
-                assert_eq!(has, ["2", "1", "2", "2"], "{flavour:?} {kind} {error}");
+                assert_eq!(has, ["2", "1", "2", "2"], "{variant:?} {kind} {error}");
                 let rejected = peer.reports().into_iter();
-                let rejected = rejected.filter(|(_, outcome)| *outcome != Outcome::Acked);
+                let rejected = rejected.filter(|(_, outcome)| *outcome != DeliveryOutcome::Acked);
                 let rejected: Vec<_> = rejected
                     .map(|(resource, _)| resource.name.clone())
                     .collect();
@@ -466,7 +466,7 @@ fn of_a_refused_batch_the_good_ones_arrive_and_the_bad_one_is_found() {
 #[test]
 fn a_whole_set_has_the_last_good_version_of_what_was_refused() {
     let world = World::with(&[(Cluster, "a", "1"), (Cluster, "b", "1")]);
-    let mut peer = Peer::new(&world, Flavour::Sotw);
+    let mut peer = Peer::new(&world, XdsVariant::Sotw);
     peer.want(Cluster, &[]);
     peer.settle();
     world.update(Cluster, "a", "bad");
@@ -481,7 +481,7 @@ fn a_whole_set_has_the_last_good_version_of_what_was_refused() {
 #[test]
 fn subscribing_again_to_a_refused_resource_sends_it() {
     let world = World::with(&[(Route, "r", "bad")]);
-    let mut peer = Peer::new(&world, Flavour::Delta);
+    let mut peer = Peer::new(&world, XdsVariant::Delta);
     peer.want(Route, &["r"]);
     let said = peer.hear().unwrap();
     peer.nack(&said, "no");
@@ -494,7 +494,7 @@ fn subscribing_again_to_a_refused_resource_sends_it() {
 #[test]
 fn a_removal_that_is_refused_is_not_repeated() {
     let world = World::with(&[(Endpoint, "e", "1")]);
-    let mut peer = Peer::new(&world, Flavour::Delta);
+    let mut peer = Peer::new(&world, XdsVariant::Delta);
     peer.want(Endpoint, &["e"]);
     peer.settle();
     world.remove(Endpoint, "e");
@@ -505,9 +505,9 @@ fn a_removal_that_is_refused_is_not_repeated() {
 
 #[test]
 fn what_is_removed_while_it_is_in_flight_is_removed_from_the_client_too() {
-    for flavour in FLAVOURS {
+    for variant in VARIANTS {
         let world = World::with(&[(Cluster, "a", "1"), (Cluster, "b", "1")]);
-        let mut peer = Peer::new(&world, flavour);
+        let mut peer = Peer::new(&world, variant);
         peer.want(Cluster, &[]);
         let said = peer.hear().unwrap();
         world.remove(Cluster, "a");
@@ -521,14 +521,14 @@ fn what_is_removed_while_it_is_in_flight_is_removed_from_the_client_too() {
 fn a_large_set_is_cut_where_the_protocol_allows_it() {
     let content = "x".repeat(900_000);
     let world = World::with(&["a", "b", "c", "d"].map(|name| (Endpoint, name, content.as_str())));
-    let mut peer = Peer::new(&world, Flavour::Delta);
+    let mut peer = Peer::new(&world, XdsVariant::Delta);
     peer.want(Endpoint, &["a", "b", "c", "d"]);
     assert_eq!(peer.next().names(), ["a", "b"]);
     assert_eq!(peer.next().names(), ["c", "d"]);
     peer.assert_silent();
 
     let world = World::with(&["a", "b", "c", "d"].map(|name| (Cluster, name, content.as_str())));
-    let mut peer = Peer::new(&world, Flavour::Sotw);
+    let mut peer = Peer::new(&world, XdsVariant::Sotw);
     peer.want(Cluster, &[]);
     assert_eq!(peer.next().names().len(), 4);
 }
@@ -543,7 +543,7 @@ fn what_a_reconnecting_client_has_is_not_sent_again() {
         (Endpoint, "c", "1"),
     ];
     let world = World::with(&resources);
-    let mut peer = Peer::new(&world, Flavour::Delta);
+    let mut peer = Peer::new(&world, XdsVariant::Delta);
     peer.want(Cluster, &[]);
     peer.settle();
     peer.want(Endpoint, &["c"]);
@@ -556,7 +556,7 @@ fn what_a_reconnecting_client_has_is_not_sent_again() {
     assert!(
         peer.reports()
             .iter()
-            .all(|(_, outcome)| *outcome == Outcome::Acked)
+            .all(|(_, outcome)| *outcome == DeliveryOutcome::Acked)
     );
     world.update(Cluster, "d", "2");
     assert_eq!(peer.next().names(), ["d"]);
@@ -570,7 +570,7 @@ fn a_reconnecting_client_hears_what_changed_and_went_meanwhile() {
         (Cluster, "d", "1"),
         (Cluster, "e", "1"),
     ]);
-    let mut peer = Peer::new(&world, Flavour::Delta);
+    let mut peer = Peer::new(&world, XdsVariant::Delta);
     peer.want(Cluster, &[]);
     peer.settle();
     let world = World::with(&[
@@ -589,7 +589,7 @@ fn a_reconnecting_client_hears_what_changed_and_went_meanwhile() {
 fn a_reconnecting_client_is_recognised_when_the_server_was_not_ready_yet() {
     let resources = [(Cluster, "c", "1"), (Endpoint, "c", "1")];
     let world = World::with(&resources);
-    let mut peer = Peer::new(&world, Flavour::Delta);
+    let mut peer = Peer::new(&world, XdsVariant::Delta);
     peer.want(Cluster, &[]);
     peer.want(Endpoint, &["c"]);
     peer.settle();
@@ -604,7 +604,7 @@ fn a_reconnecting_client_is_recognised_when_the_server_was_not_ready_yet() {
 #[test]
 fn a_claim_of_an_unknown_version_is_replaced() {
     let world = World::with(&[(Endpoint, "e", "1")]);
-    let mut peer = Peer::new(&world, Flavour::Delta);
+    let mut peer = Peer::new(&world, XdsVariant::Delta);
     let request = DeltaDiscoveryRequest {
         resource_names_subscribe: names(&["e", "gone"]),
         initial_resource_versions: [("e", "v1"), ("gone", "v1"), ("other", "v1")]
@@ -622,7 +622,7 @@ fn a_claim_of_an_unknown_version_is_replaced() {
 #[test]
 fn what_nobody_serves_or_watches_is_forgotten() {
     let world = World::with(&[(Endpoint, "e", "1")]);
-    let mut peer = Peer::new(&world, Flavour::Delta);
+    let mut peer = Peer::new(&world, XdsVariant::Delta);
     peer.want(Endpoint, &["e"]);
     peer.settle();
     world.remove(Endpoint, "e");
@@ -631,7 +631,7 @@ fn what_nobody_serves_or_watches_is_forgotten() {
     assert!(world.resources().is_empty());
     // The place of a key that is gone is used again, by another key.
     world.add(Endpoint, "f", "1");
-    let mut peer = Peer::new(&world, Flavour::Delta);
+    let mut peer = Peer::new(&world, XdsVariant::Delta);
     peer.want(Endpoint, &["f", "e"]);
     let said = peer.next();
     assert_eq!(said.names(), ["f"]);
@@ -641,7 +641,7 @@ fn what_nobody_serves_or_watches_is_forgotten() {
 #[test]
 fn a_list_of_very_many_names_is_taken_at_once() {
     let world = World::with(&[(Cluster, "A", "1")]);
-    let mut peer = Peer::new(&world, Flavour::Delta);
+    let mut peer = Peer::new(&world, XdsVariant::Delta);
     let many: Vec<String> = (0..100_000)
         .map(|number| format!("{}", number * 7_919 % 100_003))
         .collect();

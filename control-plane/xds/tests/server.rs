@@ -12,7 +12,7 @@ use evermesh_proto::{
     },
     resource::ResourceType::{self, Cluster, Endpoint, Listener, Route},
 };
-use evermesh_xds::{Flavour, Outcome};
+use evermesh_xds::{DeliveryOutcome, XdsVariant};
 use prost::Message;
 use support::{
     DeltaClient, SotwClient, TestServer, Wire, node, path,
@@ -258,7 +258,7 @@ async fn the_registry_and_the_verdicts_say_what_a_proxy_made_of_it() {
     assert_eq!(proxy.node_id, "node");
     assert_eq!(proxy.user_agent, "test");
     assert_eq!(proxy.view.as_ref(), "node");
-    assert_eq!((proxy.flavour, proxy.aggregated), (Flavour::Sotw, true));
+    assert_eq!((proxy.variant, proxy.aggregated), (XdsVariant::Sotw, true));
     assert!(proxy.peer.is_some());
     let [cluster, route] = proxy.resources.as_slice() else {
         panic!("{:?}", proxy.resources)
@@ -273,11 +273,14 @@ async fn the_registry_and_the_verdicts_say_what_a_proxy_made_of_it() {
     assert_eq!(verdict.proxy, proxy.id);
     assert_eq!(
         (verdict.resource.kind, verdict.outcome),
-        (Cluster, Outcome::Acked)
+        (Cluster, DeliveryOutcome::Acked)
     );
     let verdict = server.verdicts.recv().await.unwrap();
     assert_eq!(verdict.resource.version, rejection.version);
-    assert_eq!(verdict.outcome, Outcome::Rejected("no such cluster".into()));
+    assert_eq!(
+        verdict.outcome,
+        DeliveryOutcome::Rejected("no such cluster".into())
+    );
 
     let metrics = server.metrics();
     assert_eq!((metrics.acks.get(), metrics.nacks.get()), (1, 1));

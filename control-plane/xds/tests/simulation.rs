@@ -6,7 +6,7 @@ mod support;
 use std::collections::{BTreeMap, BTreeSet};
 
 use evermesh_proto::resource::ResourceType::{self, Cluster, Endpoint, Listener, Route};
-use evermesh_xds::{Commit, Flavour};
+use evermesh_xds::{StoreCommit, XdsVariant};
 use proptest::prelude::*;
 use support::{
     peer::{Peer, Said},
@@ -61,7 +61,7 @@ struct Simulation {
     world: World,
     contents: Contents,
     peer: Peer,
-    flavour: Flavour,
+    variant: XdsVariant,
     wanted: BTreeMap<ResourceType, BTreeSet<&'static str>>,
     wildcards: BTreeMap<ResourceType, bool>,
     flying: BTreeMap<ResourceType, Said>,
@@ -74,13 +74,13 @@ struct Simulation {
 }
 
 impl Simulation {
-    fn new(flavour: Flavour) -> Self {
+    fn new(variant: XdsVariant) -> Self {
         let world = World::with(&[]);
         Self {
-            peer: Peer::new(&world, flavour),
+            peer: Peer::new(&world, variant),
             world,
             contents: Contents::new(),
-            flavour,
+            variant,
             wanted: BTreeMap::new(),
             wildcards: BTreeMap::new(),
             flying: BTreeMap::new(),
@@ -149,9 +149,9 @@ impl Simulation {
     fn blink(&mut self) {
         let view = self.world.store.view("node");
         for view in [None, view] {
-            self.world.apply(Commit {
+            self.world.apply(StoreCommit {
                 views: vec![("node".into(), view)],
-                ..Commit::default()
+                ..StoreCommit::default()
             });
             if self.world.store.view("node").is_none() {
                 self.peer.assert_silent();
@@ -160,7 +160,7 @@ impl Simulation {
     }
 
     fn want(&mut self, kind: ResourceType, set: u8) {
-        if self.flavour == Flavour::Sotw && self.flying.contains_key(&kind) {
+        if self.variant == XdsVariant::Sotw && self.flying.contains_key(&kind) {
             // It would be the answer, too.
             return;
         }
@@ -337,10 +337,13 @@ impl Simulation {
                     }
                     Some(newest) => assert_eq!(found, Some(newest), "{kind} {name}"),
                     // State of the world cannot say that endpoints or routes are gone.
-                    None if self.flavour == Flavour::Sotw && matches!(kind, Endpoint | Route) => {}
+                    None if self.variant == XdsVariant::Sotw
+                        && matches!(kind, Endpoint | Route) => {}
                     // It said so in a response that the client refused, and does not know that it must
                     // say so again: on a new stream it cannot tell what the client kept.
-                    None if self.flavour == Flavour::Sotw && !self.known && self.has_bad(kind) => {}
+                    None if self.variant == XdsVariant::Sotw
+                        && !self.known
+                        && self.has_bad(kind) => {}
                     // The last good version of something refused needs it, or its cluster.
                     None if kind == Cluster && self.is_needed(name) => {}
                     None if kind == Endpoint && self.keeps_a_cluster() => {}
@@ -360,7 +363,7 @@ proptest! {
 
     #[test]
     fn delta_clients_end_with_what_they_subscribe_to(steps in prop::collection::vec(step(), 1..120)) {
-        let mut simulation = Simulation::new(Flavour::Delta);
+        let mut simulation = Simulation::new(XdsVariant::Delta);
         for step in steps {
             simulation.step(step);
         }
@@ -369,7 +372,7 @@ proptest! {
 
     #[test]
     fn sotw_clients_end_with_what_they_subscribe_to(steps in prop::collection::vec(step(), 1..120)) {
-        let mut simulation = Simulation::new(Flavour::Sotw);
+        let mut simulation = Simulation::new(XdsVariant::Sotw);
         for step in steps {
             simulation.step(step);
         }

@@ -16,7 +16,7 @@ use evermesh_proto::{
     pb::google::rpc,
     resource::ResourceType,
 };
-use evermesh_xds::{Identity, Options, Registry, Verdict, serve};
+use evermesh_xds::{Delivery, Identity, ProxyRegistry, XdsServerOptions, serve};
 use http::uri::PathAndQuery;
 use prost::Message;
 use tokio::{
@@ -51,10 +51,10 @@ pub struct Named {
 /// A running server whose view of a proxy is named by its node id.
 pub struct TestServer {
     pub world: World,
-    pub registry: Arc<Registry>,
+    pub registry: Arc<ProxyRegistry>,
     pub address: SocketAddr,
     pub shutdown: CancellationToken,
-    pub verdicts: mpsc::UnboundedReceiver<Verdict>,
+    pub verdicts: mpsc::UnboundedReceiver<Delivery>,
     pub task: JoinHandle<Result<(), tonic::transport::Error>>,
 }
 
@@ -62,26 +62,27 @@ impl TestServer {
     pub async fn start() -> Self {
         let world = World::new();
         let (sender, verdicts) = mpsc::unbounded_channel();
-        let registry = Registry::new(Some(Arc::new(move |verdict| {
+        let registry = ProxyRegistry::new(Some(Arc::new(move |verdict| {
             sender.send(verdict).ok();
         })));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let mut options = Options::new(Arc::new(|caller: &core::Node, _: &_| {
-            match caller.id.as_str() {
-                "forbidden" => Identity::Now(Err(Status::permission_denied("not you"))),
-                "asked" => Identity::Later(Box::pin(async {
-                    tokio::time::sleep(ASKING).await;
-                    Ok(node().id.into())
-                })),
-                "asked-in-vain" => Identity::Later(Box::pin(async {
-                    tokio::time::sleep(ASKING).await;
-                    Err(Status::unauthenticated("who are you"))
-                })),
-                "asked-for-ever" => Identity::Later(Box::pin(std::future::pending())),
-                id => Identity::Now(Ok(id.into())),
-            }
-        }));
+        let mut options =
+            XdsServerOptions::new(Arc::new(|caller: &core::Node, _: &_| {
+                match caller.id.as_str() {
+                    "forbidden" => Identity::Now(Err(Status::permission_denied("not you"))),
+                    "asked" => Identity::Later(Box::pin(async {
+                        tokio::time::sleep(ASKING).await;
+                        Ok(node().id.into())
+                    })),
+                    "asked-in-vain" => Identity::Later(Box::pin(async {
+                        tokio::time::sleep(ASKING).await;
+                        Err(Status::unauthenticated("who are you"))
+                    })),
+                    "asked-for-ever" => Identity::Later(Box::pin(std::future::pending())),
+                    id => Identity::Now(Ok(id.into())),
+                }
+            }));
         options.max_request_bytes = 1 << 20;
         let shutdown = options.shutdown.clone();
         let served = serve(
@@ -163,8 +164,8 @@ where
     }
 }
 
-pub fn path(flavour: &str, kind: Option<ResourceType>) -> &'static str {
-    match (flavour, kind) {
+pub fn path(variant: &str, kind: Option<ResourceType>) -> &'static str {
+    match (variant, kind) {
         ("sotw", None) => {
             "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources"
         }
@@ -214,7 +215,7 @@ pub fn node() -> core::Node {
 
 /// The streams of one client: one for all types, or one for each that is used.
 pub struct Streams<Q, R> {
-    flavour: &'static str,
+    variant: &'static str,
     aggregated: bool,
     channel: Channel,
     wires: BTreeMap<Option<ResourceType>, Wire<Q, R>>,
@@ -233,9 +234,9 @@ where
     Q: Message + Default + Send + Sync + 'static,
     R: Message + std::fmt::Debug + Default + Send + Sync + 'static,
 {
-    async fn new(server: &TestServer, flavour: &'static str, aggregated: bool) -> Self {
+    async fn new(server: &TestServer, variant: &'static str, aggregated: bool) -> Self {
         Self {
-            flavour,
+            variant,
             aggregated,
             channel: server.channel().await,
             wires: BTreeMap::new(),
@@ -252,7 +253,7 @@ where
         let only = (!self.aggregated).then_some(kind);
         let new = !self.wires.contains_key(&only);
         if new {
-            let wire = Wire::open(&self.channel, path(self.flavour, only)).await;
+            let wire = Wire::open(&self.channel, path(self.variant, only)).await;
             self.wires.insert(only, wire);
         }
         (self.wires.get_mut(&only).unwrap(), new)

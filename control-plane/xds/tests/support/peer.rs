@@ -10,12 +10,14 @@ use evermesh_proto::{
     pb::google::rpc,
     resource::{Resource, ResourceType},
 };
-use evermesh_xds::{Connection, Delta, Flavour, Outcome, Protocol, ResourceStatus, Sotw, Store};
+use evermesh_xds::{
+    Connection, DeliveryOutcome, Delta, DiscoveryProtocol, ResourceStatus, Sotw, Store, XdsVariant,
+};
 use prost::Message;
 
 use super::Named;
 
-pub const FLAVOURS: [Flavour; 2] = [Flavour::Delta, Flavour::Sotw];
+pub const VARIANTS: [XdsVariant; 2] = [XdsVariant::Delta, XdsVariant::Sotw];
 
 /// A response, understood.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,7 +41,7 @@ impl Said {
 /// A client that can be scripted.
 pub struct Peer {
     pub connection: Connection,
-    flavour: Flavour,
+    variant: XdsVariant,
     names: BTreeMap<ResourceType, BTreeSet<String>>,
     /// Types it never named anything of.
     legacy: BTreeSet<ResourceType>,
@@ -49,10 +51,10 @@ pub struct Peer {
 }
 
 impl Peer {
-    pub fn new(store: &Arc<Store>, flavour: Flavour) -> Self {
+    pub fn new(store: &Arc<Store>, variant: XdsVariant) -> Self {
         Self {
-            connection: Connection::new(store, "node".into(), flavour),
-            flavour,
+            connection: Connection::new(store, "node".into(), variant),
+            variant,
             names: BTreeMap::new(),
             legacy: BTreeSet::new(),
             nonces: BTreeMap::new(),
@@ -63,14 +65,14 @@ impl Peer {
 
     /// The same client on a new stream: it asks for what it asked for, and says what it has.
     pub fn reconnect(&mut self, store: &Arc<Store>) {
-        self.connection = Connection::new(store, "node".into(), self.flavour);
+        self.connection = Connection::new(store, "node".into(), self.variant);
         self.nonces.clear();
         for (kind, names) in self.names.clone() {
             if names.is_empty() && !self.legacy.contains(&kind) {
                 continue;
             }
-            match self.flavour {
-                Flavour::Delta => {
+            match self.variant {
+                XdsVariant::Delta => {
                     let request = DeltaDiscoveryRequest {
                         resource_names_subscribe: names.into_iter().collect(),
                         initial_resource_versions: self.versions.entry(kind).or_default().clone(),
@@ -78,7 +80,7 @@ impl Peer {
                     };
                     self.delta(kind, request);
                 }
-                Flavour::Sotw => self.sotw(kind, DiscoveryRequest::default()),
+                XdsVariant::Sotw => self.sotw(kind, DiscoveryRequest::default()),
             }
         }
     }
@@ -112,8 +114,8 @@ impl Peer {
             self.legacy.remove(&kind);
         }
         let before = before.unwrap_or_default();
-        match self.flavour {
-            Flavour::Delta => {
+        match self.variant {
+            XdsVariant::Delta => {
                 let request = DeltaDiscoveryRequest {
                     resource_names_subscribe: names.difference(&before).cloned().collect(),
                     resource_names_unsubscribe: before.difference(&names).cloned().collect(),
@@ -121,7 +123,7 @@ impl Peer {
                 };
                 self.delta(kind, request);
             }
-            Flavour::Sotw => {
+            XdsVariant::Sotw => {
                 let response_nonce = self.nonces.get(&kind).cloned().unwrap_or_default();
                 let request = DiscoveryRequest {
                     response_nonce,
@@ -145,8 +147,8 @@ impl Peer {
 
     /// The next response, not answered yet.
     pub fn hear(&mut self) -> Option<Said> {
-        let said = match self.flavour {
-            Flavour::Delta => {
+        let said = match self.variant {
+            XdsVariant::Delta => {
                 let response = Delta::next_response(&mut self.connection)?;
                 let versions = response.resources.iter();
                 let versions =
@@ -164,7 +166,7 @@ impl Peer {
                     nonce: response.nonce,
                 }
             }
-            Flavour::Sotw => {
+            XdsVariant::Sotw => {
                 let response = Sotw::next_response(&mut self.connection)?;
                 Said {
                     versions: BTreeMap::new(),
@@ -190,8 +192,8 @@ impl Peer {
             ..Default::default()
         });
         let response_nonce = said.nonce.clone();
-        match self.flavour {
-            Flavour::Delta => self.delta(
+        match self.variant {
+            XdsVariant::Delta => self.delta(
                 said.kind,
                 DeltaDiscoveryRequest {
                     response_nonce,
@@ -199,7 +201,7 @@ impl Peer {
                     ..Default::default()
                 },
             ),
-            Flavour::Sotw => self.sotw(
+            XdsVariant::Sotw => self.sotw(
                 said.kind,
                 DiscoveryRequest {
                     response_nonce,
@@ -214,7 +216,7 @@ impl Peer {
     pub fn ack(&mut self, said: &Said) {
         let has = self.has.entry(said.kind).or_default();
         let whole = matches!(said.kind, ResourceType::Cluster | ResourceType::Listener);
-        if self.flavour == Flavour::Sotw && whole {
+        if self.variant == XdsVariant::Sotw && whole {
             has.clear();
         }
         has.extend(said.resources.clone());
@@ -261,8 +263,8 @@ impl Peer {
         self.has.get(&kind).cloned().unwrap_or_default()
     }
 
-    pub fn reports(&mut self) -> Vec<(Arc<Resource>, Outcome)> {
-        self.connection.take_reports()
+    pub fn reports(&mut self) -> Vec<(Arc<Resource>, DeliveryOutcome)> {
+        self.connection.take_outcomes()
     }
 
     pub fn status(&self, kind: ResourceType, name: &str) -> ResourceStatus {

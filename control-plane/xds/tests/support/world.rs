@@ -4,7 +4,7 @@ use std::{ops::Deref, sync::Arc};
 
 use bytes::Bytes;
 use evermesh_proto::resource::{Key, Resource, ResourceType, View};
-use evermesh_xds::{Commit, Store};
+use evermesh_xds::{Store, StoreCommit};
 use prost::Message;
 
 use super::Named;
@@ -38,7 +38,7 @@ pub fn upsert(kind: ResourceType, name: &str, content: &str) -> (Key, Arc<Resour
 /// The changes of one commit to come.
 #[derive(Default)]
 pub struct Change {
-    commit: Commit,
+    commit: StoreCommit,
     gone: Vec<Key>,
 }
 
@@ -111,21 +111,21 @@ impl World {
     }
 
     /// Commits, and passes it on.
-    pub fn apply(&self, commit: Commit) {
+    pub fn apply(&self, commit: StoreCommit) {
         self.store.commit(commit);
         self.store.flush();
     }
 
     /// An empty commit.
     pub fn commit_nothing(&self) {
-        self.apply(Commit::default());
+        self.apply(StoreCommit::default());
     }
 
     /// Changes one resource without touching the view.
     pub fn update(&self, kind: ResourceType, name: &str, content: &str) {
-        self.apply(Commit {
+        self.apply(StoreCommit {
             upserts: vec![upsert(kind, name, content)],
-            ..Commit::default()
+            ..StoreCommit::default()
         });
     }
 

@@ -11,7 +11,7 @@ use std::{
 use evermesh_proto::resource::Resource;
 
 use super::{Grouping, Subscription};
-use crate::entry::{Due, Entry};
+use crate::entry::{Entry, PendingChange};
 
 /// A response larger than this is cut in several where the protocol allows it: some gRPC clients read no
 /// message over 4 MiB.
@@ -19,23 +19,23 @@ const BATCH_BYTES: usize = 2 << 20;
 
 /// Which removals a response may carry.
 #[derive(Debug)]
-pub(crate) enum Removals {
+pub(crate) enum AllowedRemovals {
     /// None yet.
-    Held,
+    None,
     /// All but these.
-    Except(BTreeSet<Arc<str>>),
+    AllExcept(BTreeSet<Arc<str>>),
 }
 
 /// What one response changes, as indices of entries, ascending.
 #[derive(Debug, Default)]
-pub(crate) struct Batch {
+pub(crate) struct ResponseBatch {
     upserts: Vec<usize>,
     removals: Vec<usize>,
 }
 
 /// The response that waits for its answer.
 #[derive(Debug)]
-pub(super) struct Flight {
+pub(super) struct InFlightResponse {
     pub(super) items: Vec<(Arc<str>, Option<Arc<Resource>>)>,
     /// It carries something the client cannot work without, so that later types wait for it.
     brings_new: bool,
@@ -49,7 +49,7 @@ impl Subscription {
         item?.1.as_ref()
     }
 
-    fn due(&self) -> impl Iterator<Item = (usize, &Entry, Due)> {
+    fn due(&self) -> impl Iterator<Item = (usize, &Entry, PendingChange)> {
         let grouping = self.grouping;
         let entries = if self.dirty {
             self.entries.as_slice()
@@ -62,7 +62,7 @@ impl Subscription {
 
     /// Whether a response is due or waits for its answer, removals apart.
     pub(crate) fn is_sending(&self) -> bool {
-        self.is_in_flight() || self.due().any(|(_, _, due)| due == Due::Send)
+        self.is_in_flight() || self.due().any(|(_, _, due)| due == PendingChange::Send)
     }
 
     /// Whether the client waits for something it does not have at all.
@@ -71,12 +71,12 @@ impl Subscription {
         flying
             || self
                 .due()
-                .any(|(_, entry, due)| due == Due::Send && entry.is_new())
+                .any(|(_, entry, due)| due == PendingChange::Send && entry.is_new())
     }
 
     /// Whether anything is due or waits for its answer.
     pub(crate) fn is_busy(&self) -> bool {
-        self.is_in_flight() || self.due().any(|(_, _, due)| due != Due::Nothing)
+        self.is_in_flight() || self.due().any(|(_, _, due)| due != PendingChange::Nothing)
     }
 
     /// Whether something may be due and nothing waits for its answer.
@@ -86,16 +86,16 @@ impl Subscription {
 
     /// What to send now, if anything: everything that is due in one response. A resource under suspicion
     /// of having spoiled a response goes alone.
-    pub(crate) fn select(&mut self, removals: &Removals) -> Option<Batch> {
-        let mut batch = Batch::default();
+    pub(crate) fn select(&mut self, removals: &AllowedRemovals) -> Option<ResponseBatch> {
+        let mut batch = ResponseBatch::default();
         let mut suspect = None;
         let mut bytes = 0;
         let mut waits = false;
         for (at, entry, due) in self.due() {
             match due {
-                Due::Nothing => {}
-                Due::Send if entry.suspect => suspect = suspect.or(Some(at)),
-                Due::Send => {
+                PendingChange::Nothing => {}
+                PendingChange::Send if entry.suspect => suspect = suspect.or(Some(at)),
+                PendingChange::Send => {
                     let size = entry.offer().map_or(0, |offer| offer.body.len());
                     if self.grouping != Grouping::Full && bytes > 0 && bytes + size > BATCH_BYTES {
                         continue;
@@ -103,12 +103,12 @@ impl Subscription {
                     bytes += size;
                     batch.upserts.push(at);
                 }
-                Due::Absent => batch.removals.push(at),
-                Due::Remove => match removals {
-                    Removals::Except(kept) if !kept.contains(&entry.name) => {
+                PendingChange::Absent => batch.removals.push(at),
+                PendingChange::Remove => match removals {
+                    AllowedRemovals::AllExcept(kept) if !kept.contains(&entry.name) => {
                         batch.removals.push(at);
                     }
-                    Removals::Held | Removals::Except(_) => waits = true,
+                    AllowedRemovals::None | AllowedRemovals::AllExcept(_) => waits = true,
                 },
             }
         }
@@ -126,14 +126,14 @@ impl Subscription {
     /// The resources of a batch, ascending by name.
     pub(crate) fn upserts<'a>(
         &'a self,
-        batch: &'a Batch,
+        batch: &'a ResponseBatch,
     ) -> impl Iterator<Item = &'a Arc<Resource>> {
         let entries = batch.upserts.iter().map(|at| &self.entries[*at]);
         entries.filter_map(Entry::offer)
     }
 
     /// The resources in the response of a batch, ascending by name.
-    pub(crate) fn carried<'a>(&'a self, batch: &'a Batch) -> Vec<&'a Arc<Resource>> {
+    pub(crate) fn carried<'a>(&'a self, batch: &'a ResponseBatch) -> Vec<&'a Arc<Resource>> {
         if self.grouping == Grouping::Full {
             self.after(batch).collect()
         } else {
@@ -142,12 +142,18 @@ impl Subscription {
     }
 
     /// The names a batch removes, ascending.
-    pub(crate) fn removed<'a>(&'a self, batch: &'a Batch) -> impl Iterator<Item = &'a Arc<str>> {
+    pub(crate) fn removed<'a>(
+        &'a self,
+        batch: &'a ResponseBatch,
+    ) -> impl Iterator<Item = &'a Arc<str>> {
         batch.removals.iter().map(|at| &self.entries[*at].name)
     }
 
     /// Everything the client holds once it accepted a batch, ascending by name.
-    pub(crate) fn after<'a>(&'a self, batch: &'a Batch) -> impl Iterator<Item = &'a Arc<Resource>> {
+    pub(crate) fn after<'a>(
+        &'a self,
+        batch: &'a ResponseBatch,
+    ) -> impl Iterator<Item = &'a Arc<Resource>> {
         let mut upserts = batch.upserts.iter().peekable();
         let mut removals = batch.removals.iter().peekable();
         self.entries
@@ -165,7 +171,7 @@ impl Subscription {
     }
 
     /// A version of the whole set after a batch: a hash of the versions in it, equal on every replica.
-    pub(crate) fn set_version(&self, batch: &Batch) -> String {
+    pub(crate) fn set_version(&self, batch: &ResponseBatch) -> String {
         let mut hasher = DefaultHasher::new();
         for resource in self.after(batch) {
             resource.version.hash(&mut hasher);
@@ -174,7 +180,7 @@ impl Subscription {
     }
 
     /// Marks a batch as sent under a nonce.
-    pub(crate) fn launch(&mut self, batch: &Batch, nonce: u64) {
+    pub(crate) fn launch(&mut self, batch: &ResponseBatch, nonce: u64) {
         let mut items = Vec::with_capacity(batch.upserts.len() + batch.removals.len());
         let mut brings_new = false;
         for &at in &batch.upserts {
@@ -193,6 +199,6 @@ impl Subscription {
         }
         self.answer_due = false;
         self.last_nonce = nonce;
-        self.flight = Some(Box::new(Flight { items, brings_new }));
+        self.flight = Some(Box::new(InFlightResponse { items, brings_new }));
     }
 }

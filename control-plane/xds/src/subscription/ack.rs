@@ -1,4 +1,4 @@
-//! What the client answers to the response in flight: it accepts it, or refuses it and the one to blame
+//! What the client ack_statuses to the response in flight: it accepts it, or refuses it and the one to blame
 //! is found.
 //!
 //! Must not know how a response was put together.
@@ -9,23 +9,23 @@ use evermesh_proto::resource::Resource;
 
 use super::{Grouping, Subscription};
 use crate::{
-    entry::{Entry, Held},
-    verdict::{Outcome, Rejection},
+    delivery::{DeliveryOutcome, Rejection},
+    entry::{ClientCopy, Entry},
 };
 
 impl Subscription {
-    /// Whether a request with this nonce answers the newest response, or came before any.
+    /// Whether a request with this nonce ack_statuses the newest response, or came before any.
     pub(crate) fn is_current(&self, nonce: &str) -> bool {
         nonce.is_empty() || nonce.parse() == Ok(self.last_nonce)
     }
 
-    /// Whether it answers the response in flight.
+    /// Whether it ack_statuses the response in flight.
     pub(crate) fn answers_flight(&self, nonce: &str) -> bool {
         self.is_in_flight() && nonce.parse() == Ok(self.last_nonce)
     }
 
     /// The response in flight was accepted; reports each resource in it.
-    pub(crate) fn accept(&mut self, mut report: impl FnMut(Arc<Resource>, Outcome)) {
+    pub(crate) fn accept(&mut self, mut report: impl FnMut(Arc<Resource>, DeliveryOutcome)) {
         let Some(flight) = self.flight.take() else {
             return;
         };
@@ -41,9 +41,9 @@ impl Subscription {
             entry.flying = false;
             if let Some(resource) = resource {
                 entry.accept(Arc::clone(&resource));
-                report(resource, Outcome::Acked);
+                report(resource, DeliveryOutcome::Acked);
             } else {
-                entry.held = Held::Nothing;
+                entry.held = ClientCopy::Nothing;
             }
         }
         self.forget_unused();
@@ -66,7 +66,7 @@ impl Subscription {
         &mut self,
         message: &str,
         now: SystemTime,
-        mut report: impl FnMut(Arc<Resource>, Outcome),
+        mut report: impl FnMut(Arc<Resource>, DeliveryOutcome),
     ) {
         let Some(flight) = self.flight.take() else {
             return;
@@ -88,7 +88,7 @@ impl Subscription {
                 }
                 // A removal by itself cannot be wrong, and again it would say the same; with others it
                 // may have been thrown away with them.
-                (None, Some(entry)) if sent == 0 => entry.held = Held::Nothing,
+                (None, Some(entry)) if sent == 0 => entry.held = ClientCopy::Nothing,
                 (None, Some(_)) | (_, None) => {}
             }
         }
@@ -103,7 +103,10 @@ impl Subscription {
                 };
                 entry.refuse(rejection);
             }
-            report(Arc::clone(resource), Outcome::Rejected(message.to_owned()));
+            report(
+                Arc::clone(resource),
+                DeliveryOutcome::Rejected(message.to_owned()),
+            );
         } else {
             let named: Vec<_> = refused
                 .iter()

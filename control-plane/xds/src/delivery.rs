@@ -18,7 +18,7 @@ impl fmt::Display for ProxyId {
 
 /// What one client answered to one resource.
 #[derive(Debug, Clone)]
-pub struct Verdict {
+pub struct Delivery {
     /// The stream.
     pub proxy: ProxyId,
     /// The view of its client.
@@ -26,12 +26,12 @@ pub struct Verdict {
     /// What it answered to: type, name, version, and the objects it was made from.
     pub resource: Arc<Resource>,
     /// The answer.
-    pub outcome: Outcome,
+    pub outcome: DeliveryOutcome,
 }
 
 /// An answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Outcome {
+pub enum DeliveryOutcome {
     /// It is in use.
     Acked,
     /// It was refused, in the client's own words. The client keeps the last version it accepted.
