@@ -6,7 +6,7 @@
 use divan::{Bencher, black_box};
 use evermesh_ingest::{
     Inputs,
-    admission::{IpFamily, Operation, Surroundings, Write, check, fill},
+    admission::{ClusterSnapshot, IpFamily, ObjectWrite, Operation, check, fill},
     object::parse,
 };
 use evermesh_injector::{Decision, INJECTION, InjectorSettings, decide, patch};
@@ -19,7 +19,7 @@ fn main() {
 
 const SIZES: [usize; 3] = [1, 10, 100];
 
-fn surroundings(meshes: usize) -> Surroundings {
+fn surroundings(meshes: usize) -> ClusterSnapshot {
     let mut inputs = Inputs::default();
     for index in 0..meshes {
         let labels = json!({ "mesh": format!("mesh-{index}") });
@@ -39,7 +39,7 @@ fn surroundings(meshes: usize) -> Surroundings {
             inputs.apply(reference, Some(object));
         }
     }
-    Surroundings::from(&inputs)
+    ClusterSnapshot::from(&inputs)
 }
 
 fn node() -> Value {
@@ -56,8 +56,8 @@ fn node() -> Value {
     })
 }
 
-fn creation(new: &Value) -> Write<'_> {
-    Write {
+fn creation(new: &Value) -> ObjectWrite<'_> {
+    ObjectWrite {
         object: ObjectRef::new(Kind::VirtualNode, "team-0", "blue"),
         operation: Operation::Create,
         new,
@@ -109,7 +109,7 @@ fn inject(bencher: Bencher<'_, '_>, nodes: usize) {
         let (reference, object) = parse(object).object.unwrap();
         inputs.apply(reference, Some(object));
     }
-    let surroundings = Surroundings::from(&inputs);
+    let surroundings = ClusterSnapshot::from(&inputs);
     let settings =
         InjectorSettings::new("evermesh.test:18000".parse().unwrap(), "init:1".to_owned());
     let container = |index| json!({ "name": format!("c-{index}"), "image": "app:1" });

@@ -15,38 +15,38 @@ use axum::{
     routing::{get, post},
 };
 use evermesh_proto::{Key, Resource, ResourceType, View, json};
-use evermesh_xds::{ProxyStatus, Registry, Store};
+use evermesh_xds::{ProxyRegistry, ProxyStatus, Store};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    changes::Changes, effect::peers::Ear, engine::Published, metrics::Metrics,
-    source::kubernetes::Reachable, webhook::Certificates,
+    changes::ChangeLog, effect::peers::PeerServer, engine::EngineSnapshot, metrics::ProcessMetrics,
+    source::kubernetes::ApiServerHealth, webhook::ServingCertificate,
 };
 
 /// What the pages read.
 #[derive(Clone)]
-pub struct Sources {
+pub struct AdminState {
     /// The engine's newest turn.
-    pub published: watch::Receiver<Arc<Published>>,
+    pub published: watch::Receiver<Arc<EngineSnapshot>>,
     /// What is served.
     pub store: Arc<Store>,
     /// Who is connected.
-    pub registry: Arc<Registry>,
+    pub registry: Arc<ProxyRegistry>,
     /// How long changes took.
-    pub changes: Arc<Changes>,
+    pub changes: Arc<ChangeLog>,
     /// The metric families.
-    pub metrics: Arc<Metrics>,
+    pub metrics: Arc<ProcessMetrics>,
     /// Whether the API server answers, if objects come from one.
-    pub reachable: Option<Arc<Reachable>>,
+    pub reachable: Option<Arc<ApiServerHealth>>,
     /// The webhooks' certificate, if webhooks are served.
-    pub certificates: Option<Arc<Certificates>>,
+    pub certificates: Option<Arc<ServingCertificate>>,
     /// Cancelled when nobody is to be sent here any more.
     pub leaving: CancellationToken,
     /// Where other replicas tell what their proxies accept, if there may be any.
-    pub(crate) ear: Option<Ear>,
+    pub(crate) ear: Option<PeerServer>,
 }
 
 /// Serves the admin interface until cancelled, and what others may see of it at `metrics`.
@@ -56,7 +56,7 @@ pub struct Sources {
 pub async fn serve(
     admin: TcpListener,
     metrics: Option<TcpListener>,
-    sources: Sources,
+    sources: AdminState,
     shutdown: CancellationToken,
 ) -> std::io::Result<()> {
     let public = async {
@@ -73,7 +73,7 @@ pub async fn serve(
 }
 
 /// What anybody may see, and what replicas tell.
-fn public(sources: Sources) -> Router {
+fn public(sources: AdminState) -> Router {
     Router::new()
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
@@ -83,7 +83,7 @@ fn public(sources: Sources) -> Router {
 }
 
 /// The same and what is served.
-fn private(sources: Sources) -> Router {
+fn private(sources: AdminState) -> Router {
     let debug = Router::new()
         .route("/debug/graph", get(graph))
         .route("/debug/problems", get(problems))
@@ -96,12 +96,12 @@ fn private(sources: Sources) -> Router {
 
 /// 200 once the first full turn is served and webhooks have a certificate, 503 with what is missing before, and 503 again
 /// when it is about to end.
-async fn readyz(State(sources): State<Sources>) -> Response {
+async fn readyz(State(sources): State<AdminState>) -> Response {
     if sources.leaving.is_cancelled() {
         return (StatusCode::SERVICE_UNAVAILABLE, "shutting down\n").into_response();
     }
     let mut waiting_for = sources.published.borrow().waiting_for.clone();
-    if sources.certificates.is_some_and(|it| !it.is_there()) {
+    if sources.certificates.is_some_and(|it| !it.is_loaded()) {
         waiting_for.push("the certificate of the webhooks".to_owned());
     }
     if waiting_for.is_empty() {
@@ -115,16 +115,16 @@ async fn readyz(State(sources): State<Sources>) -> Response {
     }
 }
 
-async fn metrics(State(sources): State<Sources>) -> Response {
+async fn metrics(State(sources): State<AdminState>) -> Response {
     match sources.metrics.encode() {
-        Ok(text) => ([(header::CONTENT_TYPE, Metrics::CONTENT_TYPE)], text).into_response(),
+        Ok(text) => ([(header::CONTENT_TYPE, ProcessMetrics::CONTENT_TYPE)], text).into_response(),
         Err(error) => failed(error),
     }
 }
 
 /// Another replica tells this one, which leads, what its proxies accept.
 async fn replica(
-    State(sources): State<Sources>,
+    State(sources): State<AdminState>,
     Path((leader, replica)): Path<(String, String)>,
     headers: HeaderMap,
     body: Body,
@@ -136,7 +136,7 @@ async fn replica(
 }
 
 /// The resolved graph: meshes, nodes, services, routers, gateways and endpoints.
-async fn graph(State(sources): State<Sources>) -> Response {
+async fn graph(State(sources): State<AdminState>) -> Response {
     let published = Arc::clone(&sources.published.borrow());
     off_the_worker(move || {
         let mut graph = serde_json::to_value(&*published.graph)?;
@@ -149,7 +149,7 @@ async fn graph(State(sources): State<Sources>) -> Response {
 }
 
 /// Everything found wrong in what was read.
-async fn problems(State(sources): State<Sources>) -> Response {
+async fn problems(State(sources): State<AdminState>) -> Response {
     let published = Arc::clone(&sources.published.borrow());
     off_the_worker(move || Ok(serde_json::to_value(&*published.problems)?)).await
 }
@@ -157,12 +157,15 @@ async fn problems(State(sources): State<Sources>) -> Response {
 /// `?proxy=mesh/M/virtualNode/N` narrows to what one proxy may see, and shows the contents;
 /// `&type=route` narrows to one type.
 #[derive(Debug, Deserialize)]
-struct Narrow {
+struct ResourceFilter {
     proxy: Option<String>,
     r#type: Option<String>,
 }
 
-async fn resources(State(sources): State<Sources>, Query(narrow): Query<Narrow>) -> Response {
+async fn resources(
+    State(sources): State<AdminState>,
+    Query(narrow): Query<ResourceFilter>,
+) -> Response {
     let wanted = narrow.r#type.as_deref();
     let kinds: Vec<ResourceType> = ResourceType::ALL
         .into_iter()
@@ -219,7 +222,7 @@ fn shown(key: &Key, resource: &Resource) -> anyhow::Result<Value> {
 }
 
 /// Connected proxies: who they are, what each was sent, ACKed and refused.
-async fn proxies(State(sources): State<Sources>) -> Response {
+async fn proxies(State(sources): State<AdminState>) -> Response {
     off_the_worker(move || Ok(sources.registry.proxies().iter().map(proxy).collect())).await
 }
 
@@ -248,7 +251,7 @@ fn proxy(proxy: &ProxyStatus) -> Value {
         "node_cluster": proxy.node_cluster,
         "user_agent": proxy.user_agent,
         "peer": proxy.peer,
-        "flavour": format!("{:?}", proxy.flavour).to_lowercase(),
+        "flavour": format!("{:?}", proxy.variant).to_lowercase(),
         "aggregated": proxy.aggregated,
         "since_ms": since_1970_ms(proxy.since),
         "resources": resources,
@@ -261,7 +264,7 @@ fn since_1970_ms(at: SystemTime) -> u128 {
 }
 
 /// The newest changes and how long each took to the last ACK.
-async fn changes(State(sources): State<Sources>) -> Response {
+async fn changes(State(sources): State<AdminState>) -> Response {
     Json(sources.changes.list()).into_response()
 }
 

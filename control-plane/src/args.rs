@@ -16,7 +16,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 pub use self::{
     bootstrap::BootstrapArgs,
     choice::{MalformedAnnotation, SidecarOrder, WithoutMember},
-    cluster::{Family, KubernetesArgs, NamespacedName, WebhookArgs},
+    cluster::{IpFamilyArg, KubernetesArgs, NamespacedName, WebhookArgs},
     envoy::EnvoyArgs,
     injector::InjectorArgs,
     sidecar_telemetry::SidecarTelemetryArgs,
@@ -30,15 +30,15 @@ pub use self::{
 /// plain Envoys over xDS.
 #[derive(Debug, Parser)]
 #[command(name = "evermesh", version, propagate_version = true)]
-pub struct Cli {
+pub struct CommandLine {
     /// What to do.
     #[command(subcommand)]
-    pub command: Command,
+    pub command: EvermeshCommand,
 }
 
 /// What to do.
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub enum EvermeshCommand {
     /// Serve a folder of manifests, or the objects of a cluster, to Envoys, and follow their changes
     Serve(Box<ServeArgs>),
     /// Check a folder of manifests without serving it
@@ -221,12 +221,12 @@ pub struct LintArgs {
         default_value = "text",
         env = "EVERMESH_OUTPUT"
     )]
-    pub output: Output,
+    pub output: LintFormat,
 }
 
 /// How problems are printed.
 #[derive(Debug, Clone, Copy, ValueEnum)]
-pub enum Output {
+pub enum LintFormat {
     /// A line a problem: file, object, field, message, reason
     Text,
     /// One JSON array
@@ -261,12 +261,12 @@ mod tests {
 
     #[test]
     fn the_definition_is_sound() {
-        Cli::command().debug_assert();
+        CommandLine::command().debug_assert();
     }
 
     #[test]
     fn every_flag_has_its_variable() {
-        for command in Cli::command().get_subcommands() {
+        for command in CommandLine::command().get_subcommands() {
             for argument in command.get_arguments() {
                 let id = argument.get_id().as_str();
                 if id != "help" && id != "version" {
@@ -293,8 +293,8 @@ mod tests {
 
     #[test]
     fn the_webhooks_have_the_names_of_app_mesh() {
-        let cli = Cli::parse_from(["evermesh", "serve", "--kubernetes"]);
-        let Command::Serve(arguments) = cli.command else {
+        let cli = CommandLine::parse_from(["evermesh", "serve", "--kubernetes"]);
+        let EvermeshCommand::Serve(arguments) = cli.command else {
             panic!("not serve")
         };
         assert_eq!(
@@ -325,7 +325,7 @@ mod tests {
             "--cloud-map-registration",
             "--xds-token-audience=a",
         ] {
-            let error = Cli::try_parse_from(serve.iter().chain(&[flag])).unwrap_err();
+            let error = CommandLine::try_parse_from(serve.iter().chain(&[flag])).unwrap_err();
             assert!(error.to_string().contains("--config"), "{error}");
         }
     }
@@ -334,7 +334,7 @@ mod tests {
     fn what_a_way_to_authenticate_needs_must_be_given() {
         let serve = |more: &[&str]| {
             let line = ["evermesh", "serve", "--config", "x"].iter().chain(more);
-            Cli::try_parse_from(line)
+            CommandLine::try_parse_from(line)
                 .map(drop)
                 .map_err(|it| it.to_string())
         };
@@ -353,8 +353,8 @@ mod tests {
     #[test]
     fn takes_an_arn_as_node() {
         let arn = "arn:aws:appmesh:eu-west-1:111122223333:mesh/m/virtualNode/n";
-        let cli = Cli::parse_from(["evermesh", "bootstrap", "--node", arn, "--xds", "h:1"]);
-        let Command::Bootstrap(arguments) = cli.command else {
+        let cli = CommandLine::parse_from(["evermesh", "bootstrap", "--node", arn, "--xds", "h:1"]);
+        let EvermeshCommand::Bootstrap(arguments) = cli.command else {
             panic!("not bootstrap")
         };
         assert_eq!(arguments.node.to_string(), "mesh/m/virtualNode/n");

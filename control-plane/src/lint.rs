@@ -3,13 +3,13 @@
 use std::{io::Write, path::Path, process::ExitCode, sync::Arc, time::Instant};
 
 use anyhow::Context;
-use evermesh_ingest::Settings;
+use evermesh_ingest::IngestSettings;
 use evermesh_model::{Problem, Severity};
 
 use crate::{
-    args::{LintArgs, Output},
-    engine::{Engine, Outputs},
-    source::{Batch, file},
+    args::{LintArgs, LintFormat},
+    engine::{Engine, EngineOutputs},
+    source::{ChangeBatch, file},
 };
 
 /// Prints the problems of a folder. The exit code is 1 if any is an error.
@@ -23,11 +23,11 @@ pub fn run(args: &LintArgs, out: &mut impl Write) -> anyhow::Result<ExitCode> {
         .with_context(|| format!("{}", folder.display()))?;
     let problems = problems(folder);
     match args.output {
-        Output::Json => {
+        LintFormat::Json => {
             serde_json::to_writer_pretty(&mut *out, &*problems)?;
             writeln!(out)?;
         }
-        Output::Text => {
+        LintFormat::Text => {
             for problem in &*problems {
                 let severity = match problem.severity {
                     Severity::Error => "error",
@@ -50,10 +50,10 @@ pub fn run(args: &LintArgs, out: &mut impl Write) -> anyhow::Result<ExitCode> {
 /// One turn of the engine over what the folder holds now; nobody is served.
 fn problems(folder: &Path) -> Arc<[Problem]> {
     let noticed = Instant::now();
-    let outputs = Outputs::unserved();
+    let outputs = EngineOutputs::unserved();
     let newest = outputs.published.subscribe();
     let changes = file::read_once(folder);
-    Engine::new([], Settings::default(), outputs).step([Batch::new(noticed, changes)]);
+    Engine::new([], IngestSettings::default(), outputs).step([ChangeBatch::new(noticed, changes)]);
     Arc::clone(&newest.borrow().problems)
 }
 

@@ -8,7 +8,7 @@ use std::{
 use clap::Parser;
 use evermesh::{
     app,
-    args::{BootstrapArgs, Cli, Command},
+    args::{BootstrapArgs, CommandLine, EvermeshCommand},
     lint,
 };
 use evermesh_injector::bootstrap::{bootstrap, render};
@@ -17,16 +17,18 @@ use evermesh_injector::bootstrap::{bootstrap, render};
 const COULD_NOT: u8 = 2;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = CommandLine::parse();
     let mut out = io::stdout().lock();
     let done = match cli.command {
-        Command::Serve(args) => {
+        EvermeshCommand::Serve(args) => {
             drop(out);
             app::serve(&args).map(|()| ExitCode::SUCCESS)
         }
-        Command::Lint(args) => lint::run(&args, &mut out),
-        Command::Bootstrap(args) => print_bootstrap(&args, &mut out).map(|()| ExitCode::SUCCESS),
-        Command::Crds => print_crds(&mut out).map(|()| ExitCode::SUCCESS),
+        EvermeshCommand::Lint(args) => lint::run(&args, &mut out),
+        EvermeshCommand::Bootstrap(args) => {
+            print_bootstrap(&args, &mut out).map(|()| ExitCode::SUCCESS)
+        }
+        EvermeshCommand::Crds => print_crds(&mut out).map(|()| ExitCode::SUCCESS),
     };
     done.unwrap_or_else(|error| {
         // Standard error may be closed; there is nobody else to tell.

@@ -13,9 +13,9 @@ use crate::args::{LogFormat, TelemetryArgs};
 
 /// What must outlive the work: dropped last, it sends the traces that are still held.
 #[must_use]
-pub struct Guard(Option<SdkTracerProvider>);
+pub struct TelemetryGuard(Option<SdkTracerProvider>);
 
-impl Drop for Guard {
+impl Drop for TelemetryGuard {
     fn drop(&mut self) {
         if let Some(provider) = self.0.take()
             && let Err(error) = provider.shutdown()
@@ -29,7 +29,7 @@ impl Drop for Guard {
 ///
 /// # Errors
 /// The filter or the collector's address is malformed, or a subscriber is already installed.
-pub fn install(args: &TelemetryArgs) -> anyhow::Result<Guard> {
+pub fn install(args: &TelemetryArgs) -> anyhow::Result<TelemetryGuard> {
     let filter = EnvFilter::try_new(&args.log)
         .with_context(|| format!("--log {}: not a level or a list of directives", args.log))?;
     let log = match args.log_format {
@@ -59,7 +59,7 @@ pub fn install(args: &TelemetryArgs) -> anyhow::Result<Guard> {
         .with(traces)
         .with(log.with_filter(filter))
         .try_init()?;
-    Ok(Guard(provider))
+    Ok(TelemetryGuard(provider))
 }
 
 /// Sends spans in batches from a thread of its own.

@@ -2,8 +2,8 @@
 
 use clap::Args;
 use evermesh_injector::bootstrap::{
-    AdminAddress, Authority, BootstrapOptions, ClientCertificateFiles, ControlPlaneTls, HostPort, StatsD,
-    Tracing,
+    AdminAddress, Authority, BootstrapOptions, ClientCertificateFiles, ControlPlaneTls, HostPort,
+    StatsD, Tracing,
 };
 use evermesh_model::ResourceName;
 

@@ -147,12 +147,12 @@ pub struct WebhookArgs {
         default_value = "ipv4",
         env = "EVERMESH_IP_FAMILY"
     )]
-    pub ip_family: Family,
+    pub ip_family: IpFamilyArg,
 }
 
 /// An IP family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Family {
+pub enum IpFamilyArg {
     /// IPv4, or both
     Ipv4,
     /// IPv6

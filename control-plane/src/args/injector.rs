@@ -11,7 +11,7 @@ use super::{
     ServeArgs,
     authority::authority,
     choice::{MalformedAnnotation, SidecarOrder, WithoutMember},
-    cluster::Family,
+    cluster::IpFamilyArg,
     envoy::EnvoyArgs,
     sidecar_telemetry::SidecarTelemetryArgs,
     xds::{XdsArgs, XdsAuthentication},
@@ -171,7 +171,7 @@ impl ServeArgs {
 }
 
 impl InjectorArgs {
-    fn settings(&self, xds: &XdsArgs, family: Family) -> anyhow::Result<InjectorSettings> {
+    fn settings(&self, xds: &XdsArgs, family: IpFamilyArg) -> anyhow::Result<InjectorSettings> {
         let authority = self.sidecar_xds_ca.as_deref().map(authority);
         let init_image = self.init_image.clone();
         let init_image = init_image
@@ -180,7 +180,7 @@ impl InjectorArgs {
             without_member: self.injection_without_member.into(),
             malformed: self.injection_malformed_annotation.into(),
             order: self.sidecar_order.into(),
-            envoy: self.envoy.settings(family == Family::Ipv6),
+            envoy: self.envoy.settings(family == IpFamilyArg::Ipv6),
             ignored_ips: self.ignored_ips.to_vec(),
             control_plane: ControlPlaneSettings {
                 xds: self.sidecar_xds.clone(),
@@ -243,13 +243,13 @@ mod tests {
     use evermesh_injector::bootstrap::StatsD;
 
     use super::*;
-    use crate::args::{Cli, Command};
+    use crate::args::{CommandLine, EvermeshCommand};
 
     /// What is made of these flags, or why nothing is.
     fn injection(more: &[&str]) -> Result<Option<InjectorSettings>, String> {
         let line = ["evermesh", "serve", "--kubernetes"].iter().chain(more);
-        let cli = Cli::try_parse_from(line).map_err(|error| error.to_string())?;
-        let Command::Serve(serve) = cli.command else {
+        let cli = CommandLine::try_parse_from(line).map_err(|error| error.to_string())?;
+        let EvermeshCommand::Serve(serve) = cli.command else {
             panic!("not serve")
         };
         serve.injection().map_err(|error| format!("{error:#}"))

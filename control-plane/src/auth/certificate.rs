@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-use evermesh_ingest::identity::Workload;
+use evermesh_ingest::identity::WorkloadIdentity;
 use evermesh_model::ResourceName;
 use http::request;
 use tonic::transport::server::{TcpConnectInfo, TlsConnectInfo};
@@ -12,14 +12,14 @@ use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 /// What a certificate says of its owner.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Names {
+pub(super) struct CertificateNames {
     /// `spiffe://DOMAIN/mesh/M/virtualNode/N`
     pub(super) proxies: Vec<ResourceName>,
     /// `spiffe://DOMAIN/ns/NAMESPACE/sa/ACCOUNT`
-    pub(super) workloads: Vec<Workload>,
+    pub(super) workloads: Vec<WorkloadIdentity>,
 }
 
-impl fmt::Display for Names {
+impl fmt::Display for CertificateNames {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let proxies = self.proxies.iter().map(ToString::to_string);
         let workloads = self.workloads.iter().map(ToString::to_string);
@@ -29,15 +29,15 @@ impl fmt::Display for Names {
 }
 
 /// The names of the certificate that a stream's connection was opened with.
-pub(super) fn names(parts: &request::Parts) -> Names {
+pub(super) fn names(parts: &request::Parts) -> CertificateNames {
     let connection = parts.extensions.get::<TlsConnectInfo<TcpConnectInfo>>();
     let chain = connection.and_then(TlsConnectInfo::peer_certs);
     let first = chain.as_ref().and_then(|chain| chain.first());
-    first.map_or_else(Names::default, |certificate| read(certificate))
+    first.map_or_else(CertificateNames::default, |certificate| read(certificate))
 }
 
-fn read(certificate: &[u8]) -> Names {
-    let mut names = Names::default();
+fn read(certificate: &[u8]) -> CertificateNames {
+    let mut names = CertificateNames::default();
     let Ok((_, certificate)) = X509Certificate::from_der(certificate) else {
         return names;
     };
@@ -53,7 +53,7 @@ fn read(certificate: &[u8]) -> Names {
     names
 }
 
-impl Names {
+impl CertificateNames {
     fn add(&mut self, uri: &str) {
         let Some((_domain, path)) = uri
             .strip_prefix("spiffe://")
@@ -64,7 +64,7 @@ impl Names {
         let parts: Vec<&str> = path.split('/').collect();
         match parts.as_slice() {
             ["ns", namespace, "sa", account] if !namespace.is_empty() && !account.is_empty() => {
-                self.workloads.push(Workload::Account {
+                self.workloads.push(WorkloadIdentity::Account {
                     namespace: (*namespace).into(),
                     name: (*account).into(),
                 });
@@ -97,14 +97,14 @@ mod tests {
         }
         let key = KeyPair::generate().unwrap();
         let certificate = params.self_signed(&key).unwrap();
-        let expected = Names {
+        let expected = CertificateNames {
             proxies: vec!["mesh/demo/virtualNode/front_demo".parse().unwrap()],
-            workloads: vec![Workload::Account {
+            workloads: vec![WorkloadIdentity::Account {
                 namespace: "shop".into(),
                 name: "front".into(),
             }],
         };
         assert_eq!(read(certificate.der()), expected);
-        assert_eq!(read(b"no certificate"), Names::default());
+        assert_eq!(read(b"no certificate"), CertificateNames::default());
     }
 }

@@ -10,7 +10,7 @@ use prometheus_client::{
 
 /// What came of a stream's beginning.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Outcome {
+pub(super) enum AuthenticationOutcome {
     /// Let in by its token.
     Token,
     /// Let in by its certificate.
@@ -48,16 +48,16 @@ impl AuthenticationMetrics {
         );
     }
 
-    pub(super) fn count(&self, outcome: Outcome) {
+    pub(super) fn count(&self, outcome: AuthenticationOutcome) {
         let outcome = match outcome {
-            Outcome::Token => "token",
-            Outcome::Certificate => "certificate",
-            Outcome::Anonymous => "anonymous",
-            Outcome::NoCredentials => "no_credentials",
-            Outcome::BadCredentials => "bad_credentials",
-            Outcome::WrongProxy => "wrong_proxy",
-            Outcome::Unchecked => "unchecked",
-            Outcome::Busy => "busy",
+            AuthenticationOutcome::Token => "token",
+            AuthenticationOutcome::Certificate => "certificate",
+            AuthenticationOutcome::Anonymous => "anonymous",
+            AuthenticationOutcome::NoCredentials => "no_credentials",
+            AuthenticationOutcome::BadCredentials => "bad_credentials",
+            AuthenticationOutcome::WrongProxy => "wrong_proxy",
+            AuthenticationOutcome::Unchecked => "unchecked",
+            AuthenticationOutcome::Busy => "busy",
         };
         self.0.get_or_create(&Labels { outcome }).inc();
     }

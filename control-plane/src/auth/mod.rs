@@ -4,7 +4,7 @@
 //! A node's description is a wish and never an identity; what proves one is a token or a certificate. That is looked at
 //! once, when a stream begins: later an API server that is gone, or a token that expires, ends no stream.
 //!
-//! What a caller hears is short and the same for everybody; the reason is in the log, and counted.
+//! What a caller hears is short and the same for trust_all; the reason is in the log, and counted.
 //!
 //! Must not know what is served.
 
@@ -23,7 +23,7 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use evermesh_ingest::identity::{Unfit, Workload};
+use evermesh_ingest::identity::{IdentityMismatch, WorkloadIdentity};
 use evermesh_model::{ProxyKind, ResourceName, name::InvalidResourceName};
 use evermesh_proto::core;
 use evermesh_xds::{Identify, Identity};
@@ -39,15 +39,15 @@ use tonic::{
     transport::server::{TcpConnectInfo, TlsConnectInfo},
 };
 
-pub use self::{metrics::AuthenticationMetrics, tls::Tls};
+pub use self::{metrics::AuthenticationMetrics, tls::XdsTls};
 use self::{
-    metrics::Outcome,
-    review::{Answer, Reviews},
+    metrics::AuthenticationOutcome,
+    review::{TokenReviewResult, TokenReviewer},
     token::bearer,
 };
 use crate::{
     args::{XdsArgs, XdsAuthentication},
-    engine::Published,
+    engine::EngineSnapshot,
 };
 
 /// How long a stream may wait for the watches to bring its pod, or its node.
@@ -60,7 +60,7 @@ const LOG_INTERVAL: Duration = Duration::from_secs(1);
 const LOGGED: usize = 200;
 
 /// The newest turn, by which workloads are compared with nodes.
-type Newest = watch::Receiver<Arc<Published>>;
+type Newest = watch::Receiver<Arc<EngineSnapshot>>;
 
 /// Decides who is calling.
 pub struct Authenticator {
@@ -73,7 +73,7 @@ enum Method {
     None,
     Token(PathBuf),
     Kubernetes {
-        reviews: Arc<Reviews>,
+        reviews: Arc<TokenReviewer>,
         newest: Newest,
         permissive: bool,
     },
@@ -83,13 +83,13 @@ enum Method {
 
 /// Why a stream is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Denial {
+enum StreamDenial {
     /// It shows nothing.
     NoCredentials,
     /// What it shows is not accepted.
     BadCredentials,
     /// It is somebody, but not who it says.
-    Unfit(Unfit),
+    IdentityMismatch(IdentityMismatch),
     /// It is somebody, but another one.
     AnotherProxy,
     /// What it shows cannot be checked now.
@@ -140,7 +140,7 @@ impl Authenticator {
                 )?;
                 let audience = args.xds_token_audience.clone();
                 Method::Kubernetes {
-                    reviews: Reviews::new(audience.clone(), review::ask(client, audience)),
+                    reviews: TokenReviewer::new(audience.clone(), review::ask(client, audience)),
                     newest,
                     permissive: asked == XdsAuthentication::KubernetesPermissive,
                 }
@@ -153,7 +153,7 @@ impl Authenticator {
     }
 
     /// Everybody is believed: where who may connect is somebody else's business.
-    pub fn everybody() -> Arc<Self> {
+    pub fn trust_all() -> Arc<Self> {
         Self::with(Method::None, AuthenticationMetrics::default())
     }
 
@@ -181,48 +181,62 @@ impl Authenticator {
             Method::None => Ok(caller.view()).into(),
             Method::Token(file) => {
                 let decision = token::check(file, bearer(&parts.headers));
-                self.decided(&caller, decision, Outcome::Token).into()
+                self.decided(&caller, decision, AuthenticationOutcome::Token)
+                    .into()
             }
             Method::Kubernetes {
                 reviews,
                 newest,
                 permissive,
             } => match bearer(&parts.headers) {
-                Err(_) if *permissive => self.decided(&caller, Ok(()), Outcome::Anonymous).into(),
+                Err(_) if *permissive => self
+                    .decided(&caller, Ok(()), AuthenticationOutcome::Anonymous)
+                    .into(),
                 Err(why) => {
-                    let decision = Err((Denial::NoCredentials, why.to_owned()));
-                    self.decided(&caller, decision, Outcome::Token).into()
+                    let decision = Err((StreamDenial::NoCredentials, why.to_owned()));
+                    self.decided(&caller, decision, AuthenticationOutcome::Token)
+                        .into()
                 }
                 Ok(token) => {
                     let answer = reviews.of(token);
                     let (this, newest) = (Arc::clone(self), newest.clone());
                     Identity::Later(Box::pin(async move {
                         let decision = match answer.await {
-                            Answer::Is(workload) => fits(newest, &[workload], &caller.proxy).await,
-                            Answer::Refused(why) => Err((Denial::BadCredentials, why.to_string())),
-                            Answer::Unreachable(why) => Err((Denial::Unchecked, why.to_string())),
-                            Answer::Busy => {
+                            TokenReviewResult::Is(workload) => {
+                                fits(newest, &[workload], &caller.proxy).await
+                            }
+                            TokenReviewResult::Refused(why) => {
+                                Err((StreamDenial::BadCredentials, why.to_string()))
+                            }
+                            TokenReviewResult::Unreachable(why) => {
+                                Err((StreamDenial::Unchecked, why.to_string()))
+                            }
+                            TokenReviewResult::Busy => {
                                 let why = "too many tokens wait to be checked".to_owned();
-                                Err((Denial::Busy, why))
+                                Err((StreamDenial::Busy, why))
                             }
                         };
-                        this.decided(&caller, decision, Outcome::Token)
+                        this.decided(&caller, decision, AuthenticationOutcome::Token)
                     }))
                 }
             },
             Method::Certificate(newest) => {
                 let names = certificate::names(parts);
                 if names.proxies.contains(&caller.proxy) {
-                    return self.decided(&caller, Ok(()), Outcome::Certificate).into();
+                    return self
+                        .decided(&caller, Ok(()), AuthenticationOutcome::Certificate)
+                        .into();
                 }
                 let Some(newest) = newest.clone().filter(|_| !names.workloads.is_empty()) else {
-                    let decision = Err((Denial::AnotherProxy, names.to_string()));
-                    return self.decided(&caller, decision, Outcome::Certificate).into();
+                    let decision = Err((StreamDenial::AnotherProxy, names.to_string()));
+                    return self
+                        .decided(&caller, decision, AuthenticationOutcome::Certificate)
+                        .into();
                 };
                 let this = Arc::clone(self);
                 Identity::Later(Box::pin(async move {
                     let decision = fits(newest, &names.workloads, &caller.proxy).await;
-                    this.decided(&caller, decision, Outcome::Certificate)
+                    this.decided(&caller, decision, AuthenticationOutcome::Certificate)
                 }))
             }
         }
@@ -232,8 +246,8 @@ impl Authenticator {
     fn decided(
         &self,
         caller: &Caller,
-        decision: Result<(), (Denial, String)>,
-        by: Outcome,
+        decision: Result<(), (StreamDenial, String)>,
+        by: AuthenticationOutcome,
     ) -> Result<Arc<str>, Status> {
         let Err((denial, why)) = decision else {
             self.metrics.count(by);
@@ -258,27 +272,27 @@ impl Authenticator {
 /// Whether one of these workloads may be the proxy, waiting a moment for what may be on its way.
 async fn fits(
     mut newest: Newest,
-    workloads: &[Workload],
+    workloads: &[WorkloadIdentity],
     proxy: &ResourceName,
-) -> Result<(), (Denial, String)> {
+) -> Result<(), (StreamDenial, String)> {
     let mut end = time::Instant::now() + PATIENCE;
     loop {
         let now = Arc::clone(&newest.borrow_and_update());
-        let mut unfit = Unfit::NoPod;
+        let mut unfit = IdentityMismatch::PodNotFound;
         for workload in workloads {
-            match now.workloads.may_be(&now.graph, workload, proxy) {
+            match now.workloads.may_act_as(&now.graph, workload, proxy) {
                 Ok(()) => return Ok(()),
                 Err(other) => unfit = other,
             }
         }
         let refused = || {
             let who: Vec<String> = workloads.iter().map(ToString::to_string).collect();
-            Err((Denial::Unfit(unfit), who.join(", ")))
+            Err((StreamDenial::IdentityMismatch(unfit), who.join(", ")))
         };
         if !now.waiting_for.is_empty() {
             // Nothing is served yet, and so nobody is refused.
             end = time::Instant::now() + PATIENCE;
-        } else if unfit == Unfit::NotSelected || time::Instant::now() >= end {
+        } else if unfit == IdentityMismatch::NotSelected || time::Instant::now() >= end {
             return refused();
         }
         drop(now);
@@ -330,13 +344,13 @@ impl fmt::Display for Caller {
     }
 }
 
-impl Denial {
+impl StreamDenial {
     /// What the caller hears.
     fn status(self) -> Status {
         match self {
             Self::NoCredentials => Status::unauthenticated("show who you are"),
             Self::BadCredentials => Status::unauthenticated("what you show is not accepted"),
-            Self::Unfit(_) | Self::AnotherProxy => {
+            Self::IdentityMismatch(_) | Self::AnotherProxy => {
                 Status::permission_denied("you may not be this proxy")
             }
             Self::Unchecked | Self::Busy => {
@@ -345,13 +359,13 @@ impl Denial {
         }
     }
 
-    const fn outcome(self) -> Outcome {
+    const fn outcome(self) -> AuthenticationOutcome {
         match self {
-            Self::NoCredentials => Outcome::NoCredentials,
-            Self::BadCredentials => Outcome::BadCredentials,
-            Self::Unfit(_) | Self::AnotherProxy => Outcome::WrongProxy,
-            Self::Unchecked => Outcome::Unchecked,
-            Self::Busy => Outcome::Busy,
+            Self::NoCredentials => AuthenticationOutcome::NoCredentials,
+            Self::BadCredentials => AuthenticationOutcome::BadCredentials,
+            Self::IdentityMismatch(_) | Self::AnotherProxy => AuthenticationOutcome::WrongProxy,
+            Self::Unchecked => AuthenticationOutcome::Unchecked,
+            Self::Busy => AuthenticationOutcome::Busy,
         }
     }
 }

@@ -18,7 +18,7 @@ use std::{
 };
 
 use aws_lc_rs::digest::{SHA256, digest};
-use evermesh_ingest::identity::Workload;
+use evermesh_ingest::identity::WorkloadIdentity;
 use futures::{
     FutureExt,
     future::{BoxFuture, Shared},
@@ -56,9 +56,9 @@ const POD_UID: &str = "authentication.kubernetes.io/pod-uid";
 
 /// What is said of a token.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Answer {
+pub(super) enum TokenReviewResult {
     /// It is this workload's.
-    Is(Workload),
+    Is(WorkloadIdentity),
     /// It is not accepted.
     Refused(Arc<str>),
     /// Nobody could be asked.
@@ -68,13 +68,13 @@ pub(super) enum Answer {
 }
 
 /// Asks about a token.
-pub(super) type Ask = Box<dyn Fn(String) -> BoxFuture<'static, Answer> + Send + Sync>;
+pub(super) type Ask = Box<dyn Fn(String) -> BoxFuture<'static, TokenReviewResult> + Send + Sync>;
 
 type Digest = [u8; 32];
-type Asked = Shared<BoxFuture<'static, Answer>>;
+type Asked = Shared<BoxFuture<'static, TokenReviewResult>>;
 
 /// What was asked, and what was answered.
-pub(super) struct Reviews {
+pub(super) struct TokenReviewer {
     audience: String,
     ask: Ask,
     places: Semaphore,
@@ -86,20 +86,20 @@ pub(super) struct Reviews {
 #[derive(Default)]
 struct State {
     asked: BTreeMap<Digest, Asked>,
-    accepted: Memory<Workload>,
-    refused: Memory<Arc<str>>,
+    accepted: ExpiringMap<WorkloadIdentity>,
+    refused: ExpiringMap<Arc<str>>,
 }
 
 /// Answers with their ends.
-struct Memory<T>(BTreeMap<Digest, (T, SystemTime)>);
+struct ExpiringMap<T>(BTreeMap<Digest, (T, SystemTime)>);
 
-impl<T> Default for Memory<T> {
+impl<T> Default for ExpiringMap<T> {
     fn default() -> Self {
         Self(BTreeMap::new())
     }
 }
 
-impl Reviews {
+impl TokenReviewer {
     /// Nothing is known yet of tokens for this audience. It must be made on the runtime that the questions shall run on.
     pub(super) fn new(audience: String, ask: Ask) -> Arc<Self> {
         Arc::new(Self {
@@ -112,9 +112,9 @@ impl Reviews {
     }
 
     /// Whose a token is.
-    pub(super) fn of(self: &Arc<Self>, token: &str) -> BoxFuture<'static, Answer> {
+    pub(super) fn of(self: &Arc<Self>, token: &str) -> BoxFuture<'static, TokenReviewResult> {
         if token.len() > LENGTH_LIMIT {
-            return ready(Answer::Refused("it is too long".into()));
+            return ready(TokenReviewResult::Refused("it is too long".into()));
         }
         let (key, now) = (key(token), SystemTime::now());
         let mut state = self.state.lock();
@@ -126,16 +126,16 @@ impl Reviews {
         }
         let expiry = match Claims::read(token).and_then(|it| it.check(&self.audience, now)) {
             Ok(expiry) => expiry,
-            Err(why) => return ready(Answer::Refused(why.into())),
+            Err(why) => return ready(TokenReviewResult::Refused(why.into())),
         };
         if state.asked.len() >= WAITING_LIMIT {
-            return ready(Answer::Busy);
+            return ready(TokenReviewResult::Busy);
         }
         let (this, token) = (Arc::clone(self), token.to_owned());
         let asking = self.runtime.spawn(async move {
             let answer = match this.places.acquire().await {
                 Ok(_place) => (this.ask)(token).await,
-                Err(closed) => Answer::Unreachable(closed.to_string().into()),
+                Err(closed) => TokenReviewResult::Unreachable(closed.to_string().into()),
             };
             let mut state = this.state.lock();
             state.asked.remove(&key);
@@ -143,7 +143,7 @@ impl Reviews {
             answer
         });
         let asked = asking.map(|ended| {
-            ended.unwrap_or_else(|error| Answer::Unreachable(error.to_string().into()))
+            ended.unwrap_or_else(|error| TokenReviewResult::Unreachable(error.to_string().into()))
         });
         let asked = asked.boxed().shared();
         state.asked.insert(key, asked.clone());
@@ -152,36 +152,45 @@ impl Reviews {
 }
 
 impl State {
-    fn remembered(&self, key: &Digest, now: SystemTime) -> Option<Answer> {
-        let accepted = self.accepted.get(key, now).cloned().map(Answer::Is);
-        accepted.or_else(|| self.refused.get(key, now).cloned().map(Answer::Refused))
+    fn remembered(&self, key: &Digest, now: SystemTime) -> Option<TokenReviewResult> {
+        let accepted = self
+            .accepted
+            .get(key, now)
+            .cloned()
+            .map(TokenReviewResult::Is);
+        accepted.or_else(|| {
+            self.refused
+                .get(key, now)
+                .cloned()
+                .map(TokenReviewResult::Refused)
+        })
     }
 
     fn remember(
         &mut self,
         key: Digest,
-        answer: &Answer,
+        answer: &TokenReviewResult,
         expiry: Option<SystemTime>,
         now: SystemTime,
     ) {
         match answer {
-            Answer::Is(workload) => {
+            TokenReviewResult::Is(workload) => {
                 // One that does not say when it ends is asked about again soon.
                 let end = expiry.unwrap_or(now + REFUSED);
                 self.accepted
                     .put(key, workload.clone(), end, now, ACCEPTED_LIMIT);
             }
-            Answer::Refused(why) => {
+            TokenReviewResult::Refused(why) => {
                 let end = now + REFUSED;
                 self.refused
                     .put(key, Arc::clone(why), end, now, REFUSED_LIMIT);
             }
-            Answer::Unreachable(_) | Answer::Busy => {}
+            TokenReviewResult::Unreachable(_) | TokenReviewResult::Busy => {}
         }
     }
 }
 
-impl<T> Memory<T> {
+impl<T> ExpiringMap<T> {
     fn get(&self, key: &Digest, now: SystemTime) -> Option<&T> {
         let (value, end) = self.0.get(key)?;
         (now < *end).then_some(value)
@@ -217,15 +226,17 @@ pub(super) fn ask(client: Client, audience: String) -> Ask {
             let asked = tokio::time::timeout(PATIENCE, api.create(&options, &review));
             match asked.await {
                 Ok(Ok(review)) => read(review.status.unwrap_or_default(), &audience),
-                Ok(Err(error)) => Answer::Unreachable(error.to_string().into()),
-                Err(_late) => Answer::Unreachable(format!("no answer within {PATIENCE:?}").into()),
+                Ok(Err(error)) => TokenReviewResult::Unreachable(error.to_string().into()),
+                Err(_late) => {
+                    TokenReviewResult::Unreachable(format!("no answer within {PATIENCE:?}").into())
+                }
             }
         }
         .boxed()
     })
 }
 
-fn read(status: TokenReviewStatus, audience: &str) -> Answer {
+fn read(status: TokenReviewStatus, audience: &str) -> TokenReviewResult {
     let TokenReviewStatus {
         audiences,
         authenticated,
@@ -234,11 +245,11 @@ fn read(status: TokenReviewStatus, audience: &str) -> Answer {
     } = status;
     if authenticated != Some(true) {
         let why = error.unwrap_or_else(|| "the API server does not know it".to_owned());
-        return Answer::Refused(why.into());
+        return TokenReviewResult::Refused(why.into());
     }
     // An API server that knows nothing of audiences says so by naming none.
     if !audiences.iter().flatten().any(|it| it == audience) {
-        return Answer::Refused(format!("it is not for the audience {audience}").into());
+        return TokenReviewResult::Refused(format!("it is not for the audience {audience}").into());
     }
     let user = user.unwrap_or_default();
     let name = user.username.unwrap_or_default();
@@ -247,16 +258,20 @@ fn read(status: TokenReviewStatus, audience: &str) -> Answer {
     let extra = user.extra.unwrap_or_default();
     let said = |key: &str| extra.get(key).and_then(|values| values.first());
     match (namespace, said(POD_NAME), said(POD_UID)) {
-        (Some((namespace, _)), Some(pod), Some(uid)) => Answer::Is(Workload::Pod {
-            namespace: namespace.into(),
-            name: pod.as_str().into(),
-            uid: uid.as_str().into(),
-        }),
-        _ => Answer::Refused(format!("the token of {name} is not bound to a pod").into()),
+        (Some((namespace, _)), Some(pod), Some(uid)) => {
+            TokenReviewResult::Is(WorkloadIdentity::Pod {
+                namespace: namespace.into(),
+                name: pod.as_str().into(),
+                uid: uid.as_str().into(),
+            })
+        }
+        _ => {
+            TokenReviewResult::Refused(format!("the token of {name} is not bound to a pod").into())
+        }
     }
 }
 
-fn ready(answer: Answer) -> BoxFuture<'static, Answer> {
+fn ready(answer: TokenReviewResult) -> BoxFuture<'static, TokenReviewResult> {
     std::future::ready(answer).boxed()
 }
 

@@ -48,9 +48,9 @@ async fn said(
 /// A token for the audience `evermesh`, by its own words.
 const TOKEN: &str = "e30.eyJhdWQiOiJldmVybWVzaCJ9.eA";
 
-fn reviews(answer: Answer) -> Arc<Reviews> {
+fn reviews(answer: TokenReviewResult) -> Arc<TokenReviewer> {
     let ask = move |_| std::future::ready(answer.clone()).boxed();
-    Reviews::new("evermesh".to_owned(), Box::new(ask))
+    TokenReviewer::new("evermesh".to_owned(), Box::new(ask))
 }
 
 #[test]
@@ -103,42 +103,52 @@ async fn a_shared_token_lets_in() {
 
 #[tokio::test(start_paused = true)]
 async fn a_pods_token_is_verified_and_its_absence_may_be_forgiven() {
-    let pod = Workload::Pod {
+    let pod = WorkloadIdentity::Pod {
         namespace: "demo".into(),
         name: "front-1".into(),
         uid: "u".into(),
     };
     for (answer, permissive, sent, expected) in [
-        (Answer::Is(pod.clone()), false, None, Code::Unauthenticated),
-        (Answer::Is(pod.clone()), true, None, Code::Ok),
+        (
+            TokenReviewResult::Is(pod.clone()),
+            false,
+            None,
+            Code::Unauthenticated,
+        ),
+        (TokenReviewResult::Is(pod.clone()), true, None, Code::Ok),
         // Nothing is known of the pod.
         (
-            Answer::Is(pod.clone()),
+            TokenReviewResult::Is(pod.clone()),
             true,
             Some(TOKEN),
             Code::PermissionDenied,
         ),
         (
-            Answer::Refused("no".into()),
+            TokenReviewResult::Refused("no".into()),
             true,
             Some(TOKEN),
             Code::Unauthenticated,
         ),
         (
-            Answer::Unreachable("no".into()),
+            TokenReviewResult::Unreachable("no".into()),
             true,
             Some(TOKEN),
             Code::Unavailable,
         ),
         (
-            Answer::Unreachable("no".into()),
+            TokenReviewResult::Unreachable("no".into()),
             false,
             Some(TOKEN),
             Code::Unavailable,
         ),
-        (Answer::Busy, false, Some(TOKEN), Code::Unavailable),
         (
-            Answer::Is(pod.clone()),
+            TokenReviewResult::Busy,
+            false,
+            Some(TOKEN),
+            Code::Unavailable,
+        ),
+        (
+            TokenReviewResult::Is(pod.clone()),
             true,
             Some("x"),
             Code::Unauthenticated,
@@ -160,12 +170,12 @@ async fn a_pods_token_is_verified_and_its_absence_may_be_forgiven() {
 
 #[tokio::test(start_paused = true)]
 async fn nobody_is_refused_before_everything_is_known() {
-    let incomplete = Published {
+    let incomplete = EngineSnapshot {
         waiting_for: vec!["pods".to_owned()],
-        ..Published::default()
+        ..EngineSnapshot::default()
     };
     let (engine, newest) = watch::channel(Arc::new(incomplete));
-    let workload = Workload::Account {
+    let workload = WorkloadIdentity::Account {
         namespace: "demo".into(),
         name: "front".into(),
     };
@@ -177,7 +187,10 @@ async fn nobody_is_refused_before_everything_is_known() {
     let complete = time::Instant::now();
     engine.send_replace(Arc::default());
     let (denial, who) = waiting.await.unwrap_err();
-    assert_eq!(denial, Denial::Unfit(Unfit::NoPod));
+    assert_eq!(
+        denial,
+        StreamDenial::IdentityMismatch(IdentityMismatch::PodNotFound)
+    );
     assert_eq!(who, "ServiceAccount demo/front");
     assert!(complete.elapsed() <= PATIENCE);
 }

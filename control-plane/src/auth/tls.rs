@@ -21,7 +21,7 @@ use crate::args::XdsArgs;
 const SWEEP: Duration = Duration::from_secs(5);
 
 /// Follows the files.
-pub struct Tls {
+pub struct XdsTls {
     certificate: PathBuf,
     key: PathBuf,
     authorities: Option<PathBuf>,
@@ -38,7 +38,7 @@ struct Contents {
     authorities: Option<Vec<u8>>,
 }
 
-impl Tls {
+impl XdsTls {
     /// Reads the files that are asked for; none if there is to be no TLS.
     pub fn new(args: &XdsArgs) -> anyhow::Result<Option<Self>> {
         let files = args.xds_tls_cert.clone().zip(args.xds_tls_key.clone());

@@ -6,7 +6,7 @@ use anyhow::{Context, ensure};
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use http::{HeaderMap, header::AUTHORIZATION};
 
-use super::Denial;
+use super::StreamDenial;
 
 /// The scheme of AWS's signatures (`SigV4`), which proxies of App Mesh send.
 const AWS_SIGNATURE: &str = "AWS4-HMAC-SHA256";
@@ -46,9 +46,9 @@ pub(super) fn read(file: &Path) -> anyhow::Result<Vec<String>> {
 pub(super) fn check(
     file: &Path,
     token: Result<&str, &'static str>,
-) -> Result<(), (Denial, String)> {
-    let token = token.map_err(|why| (Denial::NoCredentials, why.to_owned()))?;
-    let known = read(file).map_err(|error| (Denial::Unchecked, format!("{error:#}")))?;
+) -> Result<(), (StreamDenial, String)> {
+    let token = token.map_err(|why| (StreamDenial::NoCredentials, why.to_owned()))?;
+    let known = read(file).map_err(|error| (StreamDenial::Unchecked, format!("{error:#}")))?;
     let is_it = |known: &String| {
         let equal = verify_slices_are_equal(known.as_bytes(), token.as_bytes());
         equal.is_ok()
@@ -57,7 +57,7 @@ pub(super) fn check(
         Ok(())
     } else {
         let why = "the token is not in the file".to_owned();
-        Err((Denial::BadCredentials, why))
+        Err((StreamDenial::BadCredentials, why))
     }
 }
 
@@ -92,16 +92,16 @@ mod tests {
             let checked = check(&file, token.ok_or("none"));
             checked.map_err(|(denial, _)| denial)
         };
-        assert_eq!(said(Some("one")), Err(Denial::Unchecked));
+        assert_eq!(said(Some("one")), Err(StreamDenial::Unchecked));
         fs::write(&file, "\n").unwrap();
-        assert_eq!(said(Some("")), Err(Denial::Unchecked));
+        assert_eq!(said(Some("")), Err(StreamDenial::Unchecked));
         fs::write(&file, "one\n two \n").unwrap();
         assert_eq!(said(Some("one")), Ok(()));
         assert_eq!(said(Some("two")), Ok(()));
-        assert_eq!(said(Some("three")), Err(Denial::BadCredentials));
-        assert_eq!(said(None), Err(Denial::NoCredentials));
+        assert_eq!(said(Some("three")), Err(StreamDenial::BadCredentials));
+        assert_eq!(said(None), Err(StreamDenial::NoCredentials));
         fs::write(&file, "three").unwrap();
-        assert_eq!(said(Some("one")), Err(Denial::BadCredentials));
+        assert_eq!(said(Some("one")), Err(StreamDenial::BadCredentials));
         assert_eq!(said(Some("three")), Ok(()));
     }
 }

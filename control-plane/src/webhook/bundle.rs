@@ -35,7 +35,7 @@ const LOOK: Duration = Duration::from_mins(10);
 
 /// The two kinds of configuration.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Kind {
+pub(super) enum WebhookConfigurationKind {
     Mutating,
     Validating,
 }
@@ -52,14 +52,18 @@ pub(super) struct BundleKeeper {
 impl BundleKeeper {
     pub(super) fn new(
         client: Client,
-        kind: Kind,
+        kind: WebhookConfigurationKind,
         name: &str,
         own: &OwnAuthority,
         bundle: watch::Receiver<Arc<str>>,
     ) -> Self {
         let resource = match kind {
-            Kind::Mutating => ApiResource::erase::<MutatingWebhookConfiguration>(&()),
-            Kind::Validating => ApiResource::erase::<ValidatingWebhookConfiguration>(&()),
+            WebhookConfigurationKind::Mutating => {
+                ApiResource::erase::<MutatingWebhookConfiguration>(&())
+            }
+            WebhookConfigurationKind::Validating => {
+                ApiResource::erase::<ValidatingWebhookConfiguration>(&())
+            }
         };
         Self {
             api: Api::all_with(client, &resource),

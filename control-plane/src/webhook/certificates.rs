@@ -19,11 +19,11 @@ use rustls::{
 
 /// The certificate in use.
 #[derive(Debug, Default)]
-pub struct Certificates(ArcSwapOption<CertifiedKey>);
+pub struct ServingCertificate(ArcSwapOption<CertifiedKey>);
 
-impl Certificates {
+impl ServingCertificate {
     /// Whether there is one. From then on there always is.
-    pub fn is_there(&self) -> bool {
+    pub fn is_loaded(&self) -> bool {
         self.0.load().is_some()
     }
 
@@ -65,7 +65,7 @@ impl Certificates {
     }
 }
 
-impl ResolvesServerCert for Certificates {
+impl ResolvesServerCert for ServingCertificate {
     fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         self.0.load_full()
     }

@@ -16,7 +16,7 @@ use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::server::{MISTAKE, Outcome};
+use super::server::{AdmissionOutcome, MISTAKE};
 use crate::{
     event::{event, reporter},
     throttle::Throttle,
@@ -31,23 +31,23 @@ const PACE: (Duration, u32) = (Duration::from_millis(200), 50);
 const NAME: usize = 512;
 
 /// What became of a pod.
-pub(super) struct Told {
+pub(super) struct PodEvent {
     about: ObjectReference,
     event: Event,
 }
 
-impl Told {
+impl PodEvent {
     /// What there is to tell.
-    pub(super) fn of(outcome: &Outcome, pod: &Value, namespace: &str) -> Option<Self> {
+    pub(super) fn of(outcome: &AdmissionOutcome, pod: &Value, namespace: &str) -> Option<Self> {
         let (reason, note) = match outcome {
-            Outcome::Denied(message) | Outcome::Unready(message) => {
+            AdmissionOutcome::Denied(message) | AdmissionOutcome::Unready(message) => {
                 ("SidecarRefused", message.clone())
             }
-            Outcome::Failed => ("SidecarRefused", MISTAKE.to_owned()),
-            Outcome::Allowed(_, warnings) if !warnings.is_empty() => {
+            AdmissionOutcome::Failed => ("SidecarRefused", MISTAKE.to_owned()),
+            AdmissionOutcome::Allowed(_, warnings) if !warnings.is_empty() => {
                 ("SidecarWarning", warnings.join("; "))
             }
-            Outcome::Allowed(..) => return None,
+            AdmissionOutcome::Allowed(..) => return None,
         };
         Some(Self {
             about: about(&pod["metadata"], namespace),
@@ -61,17 +61,17 @@ pub(super) fn teller(
     client: Client,
     identity: String,
     shutdown: CancellationToken,
-) -> (mpsc::Sender<Told>, impl Future<Output = ()>) {
-    let (sender, mut waiting) = mpsc::channel::<Told>(WAITING);
+) -> (mpsc::Sender<PodEvent>, impl Future<Output = ()>) {
+    let (sender, mut waiting) = mpsc::channel::<PodEvent>(WAITING);
     let telling = async move {
         let recorder = Recorder::new(client, reporter(identity));
         let throttle = Throttle::new(PACE.0, PACE.1);
         let mut next = async || {
-            throttle.turn().await;
+            throttle.acquire().await;
             waiting.recv().await
         };
         while let Some(Some(told)) = shutdown.run_until_cancelled(next()).await {
-            let Told { about, event } = told;
+            let PodEvent { about, event } = told;
             if let Err(error) = recorder.publish(&event, &about).await {
                 tracing::warn!(namespace = ?about.namespace, %error, "an event could not be told");
             }
@@ -154,27 +154,31 @@ mod tests {
 
     #[test]
     fn whatever_keeps_a_pod_away_is_told() {
-        let note = |outcome| Told::of(&outcome, &json!({}), "shop").map(|told| told.event);
+        let note = |outcome| PodEvent::of(&outcome, &json!({}), "shop").map(|told| told.event);
         let refused = |outcome| {
             let event = note(outcome).unwrap();
             assert_eq!(event.reason, "SidecarRefused");
             event.note.unwrap()
         };
-        assert_eq!(refused(Outcome::Denied("no".to_owned())), "no");
-        assert_eq!(refused(Outcome::Unready("later".to_owned())), "later");
-        assert_eq!(refused(Outcome::Failed), MISTAKE);
-        let warned = Outcome::Allowed(Patch::default(), vec!["a".to_owned(), "b".to_owned()]);
+        assert_eq!(refused(AdmissionOutcome::Denied("no".to_owned())), "no");
+        assert_eq!(
+            refused(AdmissionOutcome::Unready("later".to_owned())),
+            "later"
+        );
+        assert_eq!(refused(AdmissionOutcome::Failed), MISTAKE);
+        let warned =
+            AdmissionOutcome::Allowed(Patch::default(), vec!["a".to_owned(), "b".to_owned()]);
         let event = note(warned).unwrap();
         assert_eq!(event.reason, "SidecarWarning");
         assert_eq!(event.note.unwrap(), "a; b");
-        assert!(note(Outcome::allowed()).is_none());
+        assert!(note(AdmissionOutcome::allowed()).is_none());
     }
 
     #[test]
     fn nothing_long_is_kept() {
         let long = "x".repeat(1 << 20);
         let pod = json!({ "metadata": { "name": long } });
-        let told = Told::of(&Outcome::Denied(long), &pod, "shop").unwrap();
+        let told = PodEvent::of(&AdmissionOutcome::Denied(long), &pod, "shop").unwrap();
         assert_eq!(told.about.name, None);
         assert_eq!(told.event.note.unwrap().len(), 1024);
     }
@@ -204,8 +208,8 @@ mod tests {
         let tell = async |count: usize| {
             for index in 0..count {
                 let pod = json!({ "metadata": { "name": format!("web-{index}") } });
-                let outcome = Outcome::Denied("no".to_owned());
-                let one = Told::of(&outcome, &pod, "shop").unwrap();
+                let outcome = AdmissionOutcome::Denied("no".to_owned());
+                let one = PodEvent::of(&outcome, &pod, "shop").unwrap();
                 told.send(one).await.unwrap();
             }
         };

@@ -12,20 +12,20 @@ use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::certificates::Certificates;
+use super::certificates::ServingCertificate;
 
 const SWEEP: Duration = Duration::from_secs(10);
 
 /// Follows the files of a folder.
 pub(super) struct CertificateFiles {
     folder: PathBuf,
-    certificates: Arc<Certificates>,
+    certificates: Arc<ServingCertificate>,
     /// What is in use, or was refused.
     last: Option<(Vec<u8>, Vec<u8>)>,
 }
 
 impl CertificateFiles {
-    pub(super) fn new(folder: PathBuf, certificates: Arc<Certificates>) -> Self {
+    pub(super) fn new(folder: PathBuf, certificates: Arc<ServingCertificate>) -> Self {
         Self {
             folder,
             certificates,
@@ -84,16 +84,16 @@ mod tests {
     use std::{collections::BTreeSet, path::Path, time::SystemTime};
 
     use super::*;
-    use crate::webhook::authority::{self, Pair};
+    use crate::webhook::authority::{self, CertificatePair};
 
-    fn pair() -> Pair {
+    fn pair() -> CertificatePair {
         let names = BTreeSet::from(["webhook.test".to_owned()]);
         let made = authority::renew(None, &names, SystemTime::now());
         made.unwrap().unwrap().serving
     }
 
     /// As the kubelet does: a new folder, and a link that is swapped.
-    fn write(folder: &Path, version: &str, pair: &Pair) {
+    fn write(folder: &Path, version: &str, pair: &CertificatePair) {
         let place = folder.join(version);
         fs::create_dir(&place).unwrap();
         fs::write(place.join("tls.crt"), &pair.certificate).unwrap();
@@ -102,7 +102,7 @@ mod tests {
         fs::rename(folder.join("..new"), folder.join("..data")).unwrap();
     }
 
-    async fn served(certificates: &Certificates, pair: &Pair) {
+    async fn served(certificates: &ServingCertificate, pair: &CertificatePair) {
         let is_served = async {
             while !certificates.serves(pair.certificate.as_bytes()) {
                 tokio::time::sleep(Duration::from_millis(5)).await;
@@ -116,7 +116,7 @@ mod tests {
     async fn follows_the_files_and_keeps_the_last_good_pair() {
         let folder = tempfile::tempdir().unwrap();
         let place = folder.path();
-        let certificates = Arc::new(Certificates::default());
+        let certificates = Arc::new(ServingCertificate::default());
         let (first, second) = (pair(), pair());
         write(place, "..1", &first);
         for name in ["tls.crt", "tls.key"] {
@@ -126,7 +126,7 @@ mod tests {
         let shutdown = CancellationToken::new();
         let running = tokio::spawn(files.run(shutdown.clone()));
         served(&certificates, &first).await;
-        let broken = Pair {
+        let broken = CertificatePair {
             certificate: second.certificate.clone(),
             key: first.key.clone(),
         };

@@ -34,7 +34,7 @@ struct WebhookLabels {
 
 /// Why an event about a pod was not told.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Untold {
+pub(super) enum DroppedEvent {
     /// Nothing is known of a namespace that is ours
     Namespace,
     /// More came than is told
@@ -85,10 +85,10 @@ impl AdmissionMetrics {
         );
     }
 
-    pub(super) fn untold(&self, why: Untold) {
+    pub(super) fn untold(&self, why: DroppedEvent) {
         let why = match why {
-            Untold::Namespace => "namespace",
-            Untold::Queue => "queue",
+            DroppedEvent::Namespace => "namespace",
+            DroppedEvent::Queue => "queue",
         };
         self.untold.get_or_create(&UntoldLabels { why }).inc();
     }

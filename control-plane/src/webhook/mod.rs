@@ -3,7 +3,7 @@
 //!
 //! [`run`] starts the parts: the server, whoever provides its certificate, and, if the certificate is our
 //! own, whoever tells the API server to trust it. What is known of the cluster comes in as a `watch` of
-//! [`Surroundings`]; until there are any, an answer that needs them is 503.
+//! [`ClusterSnapshot`]; until there are any, an answer that needs them is 503.
 //!
 //! Must not decide what is admitted, and must not write anything but its own Secret, the `caBundle` of
 //! its own webhooks, and events about pods.
@@ -26,7 +26,7 @@ use std::{
 };
 
 use anyhow::{Context, anyhow};
-use evermesh_ingest::admission::{IpFamily, Surroundings};
+use evermesh_ingest::admission::{ClusterSnapshot, IpFamily};
 use kube::Client;
 use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -35,11 +35,11 @@ use self::{
     bundle::BundleKeeper, files::CertificateFiles, secret::CertificateSecret, server::Admission,
 };
 pub use self::{
-    certificates::Certificates,
+    certificates::ServingCertificate,
     metrics::AdmissionMetrics,
     review::{POD_PATH, Webhook, path},
 };
-use crate::args::{Family, NamespacedName, WebhookArgs};
+use crate::args::{IpFamilyArg, NamespacedName, WebhookArgs};
 
 /// Says what time it is, so that tests can.
 pub type Clock = Arc<dyn Fn() -> SystemTime + Send + Sync>;
@@ -53,11 +53,11 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 /// How the webhooks are served.
 #[derive(Clone)]
-pub struct Options {
+pub struct WebhookOptions {
     /// Where the certificate comes from.
     pub certificate: CertificateSource,
     /// Where it is put.
-    pub certificates: Arc<Certificates>,
+    pub certificates: Arc<ServingCertificate>,
     /// The IP family of the cluster.
     pub family: IpFamily,
     /// How long an answer that would refuse waits for news of other objects.
@@ -106,11 +106,11 @@ impl OwnAuthority {
     }
 }
 
-impl Options {
+impl WebhookOptions {
     /// As the command line says.
     pub fn new(
         args: &WebhookArgs,
-        certificates: Arc<Certificates>,
+        certificates: Arc<ServingCertificate>,
         injection: Option<evermesh_injector::InjectorSettings>,
         identity: String,
     ) -> Self {
@@ -128,8 +128,8 @@ impl Options {
             certificate,
             certificates,
             family: match args.ip_family {
-                Family::Ipv4 => IpFamily::Ipv4,
-                Family::Ipv6 => IpFamily::Ipv6,
+                IpFamilyArg::Ipv4 => IpFamily::Ipv4,
+                IpFamilyArg::Ipv6 => IpFamily::Ipv6,
             },
             patience: PATIENCE,
             injection,
@@ -146,9 +146,9 @@ impl Options {
 /// certificate) is logged and tried again, with the last good certificate in use.
 pub async fn run(
     listener: TcpListener,
-    options: Options,
+    options: WebhookOptions,
     client: Client,
-    surroundings: watch::Receiver<Option<Surroundings>>,
+    surroundings: watch::Receiver<Option<ClusterSnapshot>>,
     metrics: AdmissionMetrics,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
@@ -182,8 +182,11 @@ pub async fn run(
         CertificateSource::OwnAuthority(own) => {
             let (bundle, trusted) = watch::channel(Arc::from(""));
             for (kind, name) in [
-                (bundle::Kind::Mutating, &own.mutating),
-                (bundle::Kind::Validating, &own.validating),
+                (bundle::WebhookConfigurationKind::Mutating, &own.mutating),
+                (
+                    bundle::WebhookConfigurationKind::Validating,
+                    &own.validating,
+                ),
             ] {
                 let keeper = BundleKeeper::new(client.clone(), kind, name, &own, trusted.clone());
                 tasks.spawn(keeper.run(shutdown.clone()));

@@ -5,7 +5,7 @@
 //! Must not decide: see [`evermesh_injector`].
 
 use axum::response::Response;
-use evermesh_ingest::admission::Surroundings;
+use evermesh_ingest::admission::ClusterSnapshot;
 use evermesh_injector::{
     Decision, InjectorSettings, PatchError, decide, depends_on_cluster, has_injection_label, patch,
 };
@@ -14,9 +14,9 @@ use json_patch::Patch;
 use serde_json::Value;
 
 use super::{
-    events::Told,
-    metrics::Untold,
-    server::{Admission, NOTHING_KNOWN, Outcome},
+    events::PodEvent,
+    metrics::DroppedEvent,
+    server::{Admission, AdmissionOutcome, NOTHING_KNOWN},
 };
 
 impl Admission {
@@ -24,15 +24,17 @@ impl Admission {
     pub(super) async fn answer_pod(&self, settings: &InjectorSettings, body: &[u8]) -> Response {
         self.measured("inject", Kind::Pod, body, async |request| {
             let Some((pod, namespace)) = request.creation() else {
-                return Outcome::allowed();
+                return AdmissionOutcome::allowed();
             };
             let outcome = self
                 .patiently(|known| Self::inject(settings, pod, namespace, known))
                 .await;
-            if let Outcome::Denied(message) | Outcome::Unready(message) = &outcome {
+            if let AdmissionOutcome::Denied(message) | AdmissionOutcome::Unready(message) = &outcome
+            {
                 tracing::info!(namespace, message, "a pod is refused");
             }
-            if let Some(told) = Told::of(&outcome, pod, namespace).filter(|_| !request.is_dry_run())
+            if let Some(told) =
+                PodEvent::of(&outcome, pod, namespace).filter(|_| !request.is_dry_run())
             {
                 self.tell(told, namespace);
             }
@@ -42,17 +44,17 @@ impl Admission {
     }
 
     /// Tells of a namespace that is ours. Whoever reaches our port can name any other, and we may write events there.
-    fn tell(&self, told: Told, namespace: &str) {
+    fn tell(&self, told: PodEvent, namespace: &str) {
         let is_ours = self
             .surroundings
             .borrow()
             .as_ref()
             .is_some_and(|known| has_injection_label(namespace, known));
         if !is_ours {
-            self.metrics.untold(Untold::Namespace);
+            self.metrics.untold(DroppedEvent::Namespace);
         } else if self.events.try_send(told).is_err() {
             // Whoever asked has the answer.
-            self.metrics.untold(Untold::Queue);
+            self.metrics.untold(DroppedEvent::Queue);
         }
     }
 
@@ -61,33 +63,39 @@ impl Admission {
         settings: &InjectorSettings,
         pod: &Value,
         namespace: &str,
-        known: Option<&Surroundings>,
-    ) -> (Outcome, bool) {
+        known: Option<&ClusterSnapshot>,
+    ) -> (AdmissionOutcome, bool) {
         let Some(known) = known else {
             return if depends_on_cluster(pod) {
-                (Outcome::Unready(NOTHING_KNOWN.to_owned()), true)
+                (AdmissionOutcome::Unready(NOTHING_KNOWN.to_owned()), true)
             } else {
-                (Outcome::allowed(), false)
+                (AdmissionOutcome::allowed(), false)
             };
         };
         let member = match decide(pod, namespace, known, settings.without_member) {
-            Decision::Skip(None) => return (Outcome::allowed(), false),
+            Decision::Skip(None) => return (AdmissionOutcome::allowed(), false),
             // Somebody may be on the way whom the pod was made for.
             Decision::Skip(Some(warning)) => {
-                return (Outcome::Allowed(Patch::default(), vec![warning]), true);
+                return (
+                    AdmissionOutcome::Allowed(Patch::default(), vec![warning]),
+                    true,
+                );
             }
             Decision::Reject(refusal) => {
-                return (Outcome::Denied(refusal.message), refusal.may_be_stale);
+                return (
+                    AdmissionOutcome::Denied(refusal.message),
+                    refusal.may_be_stale,
+                );
             }
-            Decision::Unready(message) => return (Outcome::Unready(message), true),
+            Decision::Unready(message) => return (AdmissionOutcome::Unready(message), true),
             Decision::Inject(member) => member,
         };
         let outcome = match patch(pod, &member, settings) {
-            Ok(patched) => Outcome::Allowed(patched.patch, patched.warnings),
-            Err(PatchError::Rejected(refusal)) => Outcome::Denied(refusal.message),
+            Ok(patched) => AdmissionOutcome::Allowed(patched.patch, patched.warnings),
+            Err(PatchError::Rejected(refusal)) => AdmissionOutcome::Denied(refusal.message),
             Err(error @ PatchError::Bootstrap(_)) => {
                 tracing::error!(%error, member = %member.id, "a pod cannot be patched");
-                Outcome::Failed
+                AdmissionOutcome::Failed
             }
         };
         (outcome, false)

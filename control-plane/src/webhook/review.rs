@@ -4,7 +4,7 @@
 //!
 //! Must not decide anything.
 
-use evermesh_ingest::admission::{Operation, Write};
+use evermesh_ingest::admission::{ObjectWrite, Operation};
 use evermesh_model::{Kind, ObjectRef};
 use json_patch::Patch;
 use k8s_openapi::ByteString;
@@ -59,13 +59,13 @@ pub const POD_PATH: &str = "/mutate-v1-pod";
 struct AdmissionReview {
     api_version: String,
     kind: String,
-    request: Request,
+    request: AdmissionRequest,
 }
 
 /// An admission request.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Request {
+pub(super) struct AdmissionRequest {
     uid: String,
     kind: GroupVersionKind,
     #[serde(default)]
@@ -92,7 +92,7 @@ struct GroupVersionKind {
 
 /// The body is no admission request for the path it came to.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Malformed {
+pub(super) enum InvalidReview {
     #[error("the body is not an AdmissionReview: {0}")]
     Json(#[from] serde_json::Error),
     #[error("{api_version} {kind} is not known here, only {API_VERSION} {KIND}")]
@@ -103,16 +103,16 @@ pub(super) enum Malformed {
     NoObject(&'static str),
 }
 
-impl Request {
+impl AdmissionRequest {
     /// Reads a request that came to the path of `kind`.
-    pub(super) fn read(body: &[u8], kind: Kind) -> Result<Self, Malformed> {
+    pub(super) fn read(body: &[u8], kind: Kind) -> Result<Self, InvalidReview> {
         let AdmissionReview {
             api_version,
             kind: word,
             request,
         } = serde_json::from_slice(body)?;
         if api_version != API_VERSION || word != KIND {
-            return Err(Malformed::Version {
+            return Err(InvalidReview::Version {
                 api_version,
                 kind: word,
             });
@@ -127,15 +127,15 @@ impl Request {
             group => format!("{group}/{version}"),
         };
         if Kind::find(&api_version, word) != Some(kind) {
-            return Err(Malformed::Kind {
+            return Err(InvalidReview::Kind {
                 found: format!("{api_version} {word}"),
                 expected: kind,
             });
         }
         let object = match request.operation.as_str() {
-            "CREATE" if !request.object.is_object() => Err(Malformed::NoObject("create")),
+            "CREATE" if !request.object.is_object() => Err(InvalidReview::NoObject("create")),
             "UPDATE" if !request.object.is_object() || !request.old_object.is_object() => {
-                Err(Malformed::NoObject("update"))
+                Err(InvalidReview::NoObject("update"))
             }
             _ => Ok(()),
         };
@@ -152,7 +152,7 @@ impl Request {
     }
 
     /// What is written; nothing if it is none of our business: a deletion, or a part such as the status.
-    pub(super) fn write(&self, kind: Kind) -> Option<Write<'_>> {
+    pub(super) fn write(&self, kind: Kind) -> Option<ObjectWrite<'_>> {
         if self.sub_resource.as_ref().is_some_and(|it| !it.is_empty()) {
             return None;
         }
@@ -163,7 +163,7 @@ impl Request {
             },
             _ => return None,
         };
-        Some(Write {
+        Some(ObjectWrite {
             object: ObjectRef::new(
                 kind,
                 self.namespace.as_deref().unwrap_or_default(),

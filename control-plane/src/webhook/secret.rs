@@ -26,8 +26,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Clock,
-    authority::{self, Material, Pair},
-    certificates::Certificates,
+    authority::{self, CertificateMaterial, CertificatePair},
+    certificates::ServingCertificate,
 };
 use crate::args::NamespacedName;
 
@@ -47,7 +47,7 @@ pub(super) struct CertificateSecret {
     pub(super) reference: NamespacedName,
     pub(super) names: BTreeSet<String>,
     pub(super) clock: Clock,
-    pub(super) certificates: Arc<Certificates>,
+    pub(super) certificates: Arc<ServingCertificate>,
     pub(super) bundle: watch::Sender<Arc<str>>,
 }
 
@@ -94,7 +94,7 @@ impl CertificateSecret {
         &self,
         api: &Api<Secret>,
         current: Option<Secret>,
-        material: &Material,
+        material: &CertificateMaterial,
     ) -> anyhow::Result<()> {
         let parameters = PostParams::default();
         let is_new = current.is_none();
@@ -118,8 +118,8 @@ impl CertificateSecret {
     }
 
     /// Trust first, then use.
-    fn take(&self, material: &Material) -> anyhow::Result<()> {
-        let Material {
+    fn take(&self, material: &CertificateMaterial) -> anyhow::Result<()> {
+        let CertificateMaterial {
             bundle, serving, ..
         } = material;
         self.bundle.send_if_modified(|current| {
@@ -134,8 +134,8 @@ impl CertificateSecret {
     }
 }
 
-fn data(material: &Material) -> BTreeMap<String, ByteString> {
-    let Material {
+fn data(material: &CertificateMaterial) -> BTreeMap<String, ByteString> {
+    let CertificateMaterial {
         authority,
         next_authority,
         bundle,
@@ -154,18 +154,18 @@ fn data(material: &Material) -> BTreeMap<String, ByteString> {
 }
 
 /// What the Secret holds, if it is all there.
-fn read(secret: &Secret) -> Option<Material> {
+fn read(secret: &Secret) -> Option<CertificateMaterial> {
     let text = |name: &str| {
         let ByteString(bytes) = secret.data.as_ref()?.get(name)?;
         String::from_utf8(bytes.clone()).ok()
     };
     let pair = |(certificate, key): (&str, &str)| {
-        Some(Pair {
+        Some(CertificatePair {
             certificate: text(certificate)?,
             key: text(key)?,
         })
     };
-    Some(Material {
+    Some(CertificateMaterial {
         authority: pair(AUTHORITY)?,
         next_authority: pair(NEXT_AUTHORITY),
         bundle: text(BUNDLE)?,

@@ -18,7 +18,7 @@ use axum::{
     routing::post,
 };
 use axum_server::{Handle, tls_rustls::RustlsConfig};
-use evermesh_ingest::admission::{self, IpFamily, Surroundings, Write};
+use evermesh_ingest::admission::{self, ClusterSnapshot, IpFamily, ObjectWrite};
 use evermesh_model::Kind;
 use json_patch::Patch;
 use tokio::{
@@ -29,10 +29,10 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    certificates::Certificates,
-    events::Told,
+    certificates::ServingCertificate,
+    events::PodEvent,
     metrics::{AdmissionMetrics, RequestLabels},
-    review::{Malformed, POD_PATH, Request, Webhook, path},
+    review::{AdmissionRequest, InvalidReview, POD_PATH, Webhook, path},
 };
 
 /// An API server takes objects of up to 3 MiB, and an update brings two.
@@ -44,17 +44,17 @@ const GRACE: Duration = Duration::from_secs(3);
 /// What answers need.
 #[derive(Clone)]
 pub(super) struct Admission {
-    pub(super) surroundings: watch::Receiver<Option<Surroundings>>,
+    pub(super) surroundings: watch::Receiver<Option<ClusterSnapshot>>,
     pub(super) family: IpFamily,
     pub(super) patience: Duration,
     /// What is put into pods, if they are not left alone.
     pub(super) injection: Option<Arc<evermesh_injector::InjectorSettings>>,
     pub(super) metrics: AdmissionMetrics,
-    pub(super) events: mpsc::Sender<Told>,
+    pub(super) events: mpsc::Sender<PodEvent>,
 }
 
 /// What became of a request.
-pub(super) enum Outcome {
+pub(super) enum AdmissionOutcome {
     /// With what whoever asked is to be told.
     Allowed(Patch, Vec<String>),
     /// In words for whoever asked.
@@ -76,7 +76,7 @@ pub(super) const MISTAKE: &str = "a mistake of Evermesh's, of which its log says
 pub(super) async fn serve(
     listener: TcpListener,
     admission: Admission,
-    certificates: Arc<Certificates>,
+    certificates: Arc<ServingCertificate>,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     let config = Arc::new(certificates.server_config()?);
@@ -118,9 +118,9 @@ fn router(admission: &Admission) -> Router {
 
 impl Admission {
     async fn answer(&self, webhook: Webhook, kind: Kind, body: &[u8]) -> Response {
-        let decide = async |request: &Request| match request.write(kind) {
+        let decide = async |request: &AdmissionRequest| match request.write(kind) {
             Some(write) => self.decide(webhook, &write).await,
-            None => Outcome::allowed(),
+            None => AdmissionOutcome::allowed(),
         };
         self.measured(webhook.as_str(), kind, body, decide).await
     }
@@ -131,7 +131,7 @@ impl Admission {
         webhook: &'static str,
         kind: Kind,
         body: &[u8],
-        decide: impl AsyncFnOnce(&Request) -> Outcome,
+        decide: impl AsyncFnOnce(&AdmissionRequest) -> AdmissionOutcome,
     ) -> Response {
         let started = Instant::now();
         let mut labels = RequestLabels {
@@ -140,7 +140,7 @@ impl Admission {
             operation: "other",
             outcome: "malformed",
         };
-        let response = match Request::read(body, kind) {
+        let response = match AdmissionRequest::read(body, kind) {
             Ok(request) => {
                 labels.operation = request.operation();
                 let outcome = decide(&request).await;
@@ -153,26 +153,29 @@ impl Admission {
         response
     }
 
-    async fn decide(&self, webhook: Webhook, write: &Write<'_>) -> Outcome {
+    async fn decide(&self, webhook: Webhook, write: &ObjectWrite<'_>) -> AdmissionOutcome {
         match webhook {
             Webhook::Mutate => self.fill(write).await,
             Webhook::Validate => match admission::check(write) {
-                Ok(()) => Outcome::allowed(),
-                Err(denial) => Outcome::Denied(denial.to_string()),
+                Ok(()) => AdmissionOutcome::allowed(),
+                Err(denial) => AdmissionOutcome::Denied(denial.to_string()),
             },
         }
     }
 
-    async fn fill(&self, write: &Write<'_>) -> Outcome {
+    async fn fill(&self, write: &ObjectWrite<'_>) -> AdmissionOutcome {
         self.patiently(|known| match known {
-            None if write.needs_surroundings() => {
-                (Outcome::Unready(NOTHING_KNOWN.to_owned()), true)
+            None if write.needs_cluster_snapshot() => {
+                (AdmissionOutcome::Unready(NOTHING_KNOWN.to_owned()), true)
             }
             known => {
                 let known = known.cloned().unwrap_or_default();
                 match admission::fill(write, &known, self.family) {
-                    Ok(patch) => (Outcome::Allowed(patch, Vec::new()), false),
-                    Err(denial) => (Outcome::Denied(denial.to_string()), denial.may_be_stale),
+                    Ok(patch) => (AdmissionOutcome::Allowed(patch, Vec::new()), false),
+                    Err(denial) => (
+                        AdmissionOutcome::Denied(denial.to_string()),
+                        denial.may_be_stale,
+                    ),
                 }
             }
         })
@@ -182,8 +185,8 @@ impl Admission {
     /// An answer that other objects are the reason for (`true`) is final only when no news of them came in time.
     pub(super) async fn patiently(
         &self,
-        mut decide: impl FnMut(Option<&Surroundings>) -> (Outcome, bool),
-    ) -> Outcome {
+        mut decide: impl FnMut(Option<&ClusterSnapshot>) -> (AdmissionOutcome, bool),
+    ) -> AdmissionOutcome {
         let mut surroundings = self.surroundings.clone();
         let deadline = tokio::time::Instant::now() + self.patience;
         loop {
@@ -201,7 +204,7 @@ impl Admission {
     }
 }
 
-impl Outcome {
+impl AdmissionOutcome {
     /// As it is.
     pub(super) fn allowed() -> Self {
         Self::Allowed(Patch::default(), Vec::new())
@@ -218,16 +221,18 @@ impl Outcome {
     }
 }
 
-fn respond(request: &Request, outcome: &Outcome) -> Response {
+fn respond(request: &AdmissionRequest, outcome: &AdmissionOutcome) -> Response {
     match outcome {
-        Outcome::Allowed(patch, warnings) => Json(request.allow(patch, warnings)).into_response(),
-        Outcome::Denied(message) => Json(request.deny(message)).into_response(),
-        Outcome::Unready(message) => Json(request.put_off(message)).into_response(),
-        Outcome::Failed => (StatusCode::INTERNAL_SERVER_ERROR, MISTAKE).into_response(),
+        AdmissionOutcome::Allowed(patch, warnings) => {
+            Json(request.allow(patch, warnings)).into_response()
+        }
+        AdmissionOutcome::Denied(message) => Json(request.deny(message)).into_response(),
+        AdmissionOutcome::Unready(message) => Json(request.put_off(message)).into_response(),
+        AdmissionOutcome::Failed => (StatusCode::INTERNAL_SERVER_ERROR, MISTAKE).into_response(),
     }
 }
 
-fn refuse(malformed: &Malformed) -> Response {
+fn refuse(malformed: &InvalidReview) -> Response {
     tracing::warn!(%malformed, "not an admission request");
     (StatusCode::BAD_REQUEST, format!("{malformed}\n")).into_response()
 }

@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use clap::Parser as _;
-use evermesh::args::{Cli, Command, ServeArgs};
+use evermesh::args::{CommandLine, EvermeshCommand, ServeArgs};
 use evermesh_testkit::chart::{Chart, NAMESPACE, old_values};
 use serde_json::Value;
 
@@ -13,8 +13,9 @@ use crate::{Scene, eventually};
 fn parsed(values: &[&str]) -> ServeArgs {
     let arguments = Chart::render(values).unwrap().arguments().unwrap();
     let line = ["evermesh".to_owned()].into_iter().chain(arguments.clone());
-    let cli = Cli::try_parse_from(line).unwrap_or_else(|error| panic!("{arguments:?}: {error}"));
-    let Command::Serve(serve) = cli.command else {
+    let cli =
+        CommandLine::try_parse_from(line).unwrap_or_else(|error| panic!("{arguments:?}: {error}"));
+    let EvermeshCommand::Serve(serve) = cli.command else {
         panic!("{arguments:?} do not serve")
     };
     *serve

@@ -15,8 +15,8 @@ fn token(name: &str, seconds: i64) -> String {
 
 type Spoil = fn(&mut serde_json::Value);
 
-fn workload() -> Workload {
-    Workload::Pod {
+fn workload() -> WorkloadIdentity {
+    WorkloadIdentity::Pod {
         namespace: "shop".into(),
         name: "front-1".into(),
         uid: "u".into(),
@@ -31,7 +31,7 @@ struct Server {
 }
 
 impl Server {
-    fn reviews(&self) -> Arc<Reviews> {
+    fn reviews(&self) -> Arc<TokenReviewer> {
         let server = self.clone();
         let ask = move |token: String| {
             let server = server.clone();
@@ -39,16 +39,16 @@ impl Server {
                 tokio::time::sleep(Duration::from_millis(20)).await;
                 server.asked.fetch_add(1, SeqCst);
                 if *server.gone.lock() {
-                    return Answer::Unreachable("gone".into());
+                    return TokenReviewResult::Unreachable("gone".into());
                 }
                 if token.starts_with(&BASE64_URL_SAFE_NO_PAD.encode("bad")) {
-                    return Answer::Refused("bad".into());
+                    return TokenReviewResult::Refused("bad".into());
                 }
-                Answer::Is(workload())
+                TokenReviewResult::Is(workload())
             }
             .boxed()
         };
-        Reviews::new("evermesh".to_owned(), Box::new(ask))
+        TokenReviewer::new("evermesh".to_owned(), Box::new(ask))
     }
 
     fn asked(&self) -> usize {
@@ -63,7 +63,7 @@ async fn streams_with_one_token_are_one_question() {
     let token = token("a", 60);
     let asked: Vec<_> = (0..100).map(|_| reviews.of(&token)).collect();
     for answer in futures::future::join_all(asked).await {
-        assert_eq!(answer, Answer::Is(workload()));
+        assert_eq!(answer, TokenReviewResult::Is(workload()));
     }
     assert_eq!(server.asked(), 1);
     assert!(reviews.state.lock().asked.is_empty());
@@ -74,7 +74,10 @@ async fn a_stream_that_does_not_wait_leaves_the_question_to_others() {
     let server = Server::default();
     let reviews = server.reviews();
     drop(reviews.of(&token("a", 60)));
-    assert_eq!(reviews.of(&token("a", 60)).await, Answer::Is(workload()));
+    assert_eq!(
+        reviews.of(&token("a", 60)).await,
+        TokenReviewResult::Is(workload())
+    );
     assert_eq!(server.asked(), 1);
 }
 
@@ -84,16 +87,16 @@ async fn what_was_accepted_stays_so_without_the_api_server_until_it_ends() {
     let reviews = server.reviews();
     let (good, over, other) = (token("a", 60), token("b", -1), token("c", 60));
     for token in [&good, &over] {
-        assert_eq!(reviews.of(token).await, Answer::Is(workload()));
+        assert_eq!(reviews.of(token).await, TokenReviewResult::Is(workload()));
     }
     *server.gone.lock() = true;
-    assert_eq!(reviews.of(&good).await, Answer::Is(workload()));
+    assert_eq!(reviews.of(&good).await, TokenReviewResult::Is(workload()));
     for token in [&over, &other] {
         let answer = reviews.of(token).await;
-        assert_eq!(answer, Answer::Unreachable("gone".into()));
+        assert_eq!(answer, TokenReviewResult::Unreachable("gone".into()));
     }
     *server.gone.lock() = false;
-    assert_eq!(reviews.of(&other).await, Answer::Is(workload()));
+    assert_eq!(reviews.of(&other).await, TokenReviewResult::Is(workload()));
 }
 
 #[tokio::test]
@@ -103,11 +106,14 @@ async fn a_refusal_is_remembered_for_a_while() {
     let bad = token("bad", 60);
     for _ in 0..3 {
         let answer = reviews.of(&bad).await;
-        assert_eq!(answer, Answer::Refused("bad".into()));
+        assert_eq!(answer, TokenReviewResult::Refused("bad".into()));
     }
     assert_eq!(server.asked(), 1);
     let long = "x".repeat(LENGTH_LIMIT + 1);
-    assert!(matches!(reviews.of(&long).await, Answer::Refused(_)));
+    assert!(matches!(
+        reviews.of(&long).await,
+        TokenReviewResult::Refused(_)
+    ));
     assert_eq!(server.asked(), 1);
     let state = reviews.state.lock();
     let later = SystemTime::now() + REFUSED;
@@ -118,7 +124,7 @@ async fn a_refusal_is_remembered_for_a_while() {
 fn what_is_remembered_is_bounded() {
     let now = SystemTime::now();
     let end = |seconds: u64| now + Duration::from_secs(seconds);
-    let mut memory = Memory::<usize>::default();
+    let mut memory = ExpiringMap::<usize>::default();
     for index in 0..10_u8 {
         let after = u64::from(index) + 1;
         memory.put([index; 32], index.into(), end(after), now, 4);
@@ -144,7 +150,7 @@ fn reads_what_the_api_server_says() {
     });
     assert_eq!(
         read(status(good.clone()), "evermesh"),
-        Answer::Is(workload())
+        TokenReviewResult::Is(workload())
     );
     let cases: [(Spoil, &str); 5] = [
         (|it| it["authenticated"] = false.into(), "does not know it"),
@@ -165,7 +171,7 @@ fn reads_what_the_api_server_says() {
         if bad["audiences"] == "" {
             bad["audiences"] = serde_json::Value::Null;
         }
-        let Answer::Refused(said) = read(status(bad), "evermesh") else {
+        let TokenReviewResult::Refused(said) = read(status(bad), "evermesh") else {
             panic!("{why}")
         };
         assert!(said.contains(why), "{said}");
@@ -177,7 +183,10 @@ async fn what_says_of_itself_that_it_is_of_no_use_is_not_asked_about() {
     let server = Server::default();
     let reviews = server.reviews();
     for token in ["x", &token("a", -61)] {
-        assert!(matches!(reviews.of(token).await, Answer::Refused(_)));
+        assert!(matches!(
+            reviews.of(token).await,
+            TokenReviewResult::Refused(_)
+        ));
     }
     assert_eq!(server.asked(), 0);
 }
@@ -189,11 +198,14 @@ async fn no_more_questions_wait_than_are_answered_soon() {
     let first: Vec<_> = (0..WAITING_LIMIT)
         .map(|index| reviews.of(&token(&index.to_string(), 60)))
         .collect();
-    assert_eq!(reviews.of(&token("late", 60)).await, Answer::Busy);
+    assert_eq!(
+        reviews.of(&token("late", 60)).await,
+        TokenReviewResult::Busy
+    );
     for answer in futures::future::join_all(first).await {
-        assert_eq!(answer, Answer::Is(workload()));
+        assert_eq!(answer, TokenReviewResult::Is(workload()));
     }
     let again = reviews.of(&token("late", 60)).await;
-    assert_eq!(again, Answer::Is(workload()));
+    assert_eq!(again, TokenReviewResult::Is(workload()));
     assert_eq!(server.asked(), WAITING_LIMIT + 1);
 }

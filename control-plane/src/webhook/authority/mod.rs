@@ -1,6 +1,6 @@
 //! Our own certificate authority: what is in force, and what takes its place when.
 //!
-//! [`Material`] is what the Secret holds. [`renew`] looks at it and the time and says what it should be.
+//! [`CertificateMaterial`] is what the Secret holds. [`renew`] looks at it and the time and says what it should be.
 //! A certificate is renewed when a third of its life is left. An authority is renewed in two steps: the next
 //! one is trusted [`TRUSTED_BEFORE_USE`] before anything is signed by it, and the last one stays trusted
 //! until it expires, so that at no time the API server meets a certificate that it does not trust yet, or
@@ -31,36 +31,36 @@ const BACKDATED: Duration = Duration::from_hours(1);
 
 /// A certificate and its key, as PEM.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Pair {
+pub(super) struct CertificatePair {
     pub(super) certificate: String,
     pub(super) key: String,
 }
 
 /// What the replicas share.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Material {
+pub(super) struct CertificateMaterial {
     /// The authority that signs.
-    pub(super) authority: Pair,
+    pub(super) authority: CertificatePair,
     /// The one that will.
-    pub(super) next_authority: Option<Pair>,
+    pub(super) next_authority: Option<CertificatePair>,
     /// Whom the API server is to trust: the authority that signs, the next one, then those before.
     pub(super) bundle: String,
     /// What is served.
-    pub(super) serving: Pair,
+    pub(super) serving: CertificatePair,
 }
 
 /// A certificate could not be made.
 #[derive(Debug, thiserror::Error)]
 #[error("a certificate could not be made")]
-pub(super) struct CannotMake(#[from] rcgen::Error);
+pub(super) struct CertificateError(#[from] rcgen::Error);
 
 /// What the material should be at this time, for a server of these names; none if it is good as it is.
 /// Without any, or with some that cannot be read or has expired, everything is made anew.
 pub(super) fn renew(
-    material: Option<&Material>,
+    material: Option<&CertificateMaterial>,
     names: &BTreeSet<String>,
     now: SystemTime,
-) -> Result<Option<Material>, CannotMake> {
+) -> Result<Option<CertificateMaterial>, CertificateError> {
     let Some(current) = material.filter(|material| material.is_usable(now)) else {
         return create(names, now).map(Some);
     };
@@ -73,9 +73,12 @@ pub(super) fn renew(
     Ok((renewed != *current).then_some(renewed))
 }
 
-fn create(names: &BTreeSet<String>, now: SystemTime) -> Result<Material, CannotMake> {
+fn create(
+    names: &BTreeSet<String>,
+    now: SystemTime,
+) -> Result<CertificateMaterial, CertificateError> {
     let authority = authority(now)?;
-    Ok(Material {
+    Ok(CertificateMaterial {
         serving: serving(&authority, names, now)?,
         bundle: authority.certificate.clone(),
         next_authority: None,
@@ -83,14 +86,14 @@ fn create(names: &BTreeSet<String>, now: SystemTime) -> Result<Material, CannotM
     })
 }
 
-impl Material {
+impl CertificateMaterial {
     /// Whether the authority can sign, now and for a while.
     fn is_usable(&self, now: SystemTime) -> bool {
         is_alive(&self.authority.certificate, now) && fits(&self.authority)
     }
 
-    fn renew_authority(&mut self, now: SystemTime) -> Result<(), CannotMake> {
-        let was_trusted_long_enough = |next: &Pair| {
+    fn renew_authority(&mut self, now: SystemTime) -> Result<(), CertificateError> {
+        let was_trusted_long_enough = |next: &CertificatePair| {
             let since = life(&next.certificate).map(|(from, _)| from + BACKDATED);
             since.is_some_and(|since| since + TRUSTED_BEFORE_USE <= now) && fits(next)
         };
@@ -132,7 +135,7 @@ fn split(bundle: &str) -> impl Iterator<Item = String> {
     })
 }
 
-fn authority(now: SystemTime) -> Result<Pair, CannotMake> {
+fn authority(now: SystemTime) -> Result<CertificatePair, CertificateError> {
     let key = KeyPair::generate()?;
     let mut params = params("Evermesh webhook authority", now, AUTHORITY_LIFE);
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
@@ -140,17 +143,17 @@ fn authority(now: SystemTime) -> Result<Pair, CannotMake> {
         KeyUsagePurpose::KeyCertSign,
         KeyUsagePurpose::DigitalSignature,
     ];
-    Ok(Pair {
+    Ok(CertificatePair {
         certificate: normal(&params.self_signed(&key)?.pem()),
         key: key.serialize_pem(),
     })
 }
 
 fn serving(
-    authority: &Pair,
+    authority: &CertificatePair,
     names: &BTreeSet<String>,
     now: SystemTime,
-) -> Result<Pair, CannotMake> {
+) -> Result<CertificatePair, CertificateError> {
     let issuer_key = KeyPair::from_pem(&authority.key)?;
     let issuer = Issuer::from_ca_cert_pem(&authority.certificate, issuer_key)?;
     let key = KeyPair::generate()?;
@@ -159,7 +162,7 @@ fn serving(
     params.subject_alt_names = CertificateParams::new(names)?.subject_alt_names;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-    Ok(Pair {
+    Ok(CertificatePair {
         certificate: normal(&params.signed_by(&key, &issuer)?.pem()),
         key: key.serialize_pem(),
     })
@@ -204,14 +207,14 @@ fn is_alive(pem: &str, now: SystemTime) -> bool {
 }
 
 /// Whether less than a third of the life is left, or nothing can be said of it.
-fn is_aging(pair: &Pair, now: SystemTime) -> bool {
+fn is_aging(pair: &CertificatePair, now: SystemTime) -> bool {
     life(&pair.certificate).is_none_or(|(from, until)| {
         let whole = until.duration_since(from).unwrap_or_default();
         until.duration_since(now).unwrap_or_default() < whole / 3
     })
 }
 
-fn signed_by(serving: &Pair, authority: &Pair) -> bool {
+fn signed_by(serving: &CertificatePair, authority: &CertificatePair) -> bool {
     let verify = |serving: &X509Certificate<'_>| {
         let verified = with_certificate(&authority.certificate, |authority| {
             serving
@@ -224,7 +227,7 @@ fn signed_by(serving: &Pair, authority: &Pair) -> bool {
 }
 
 /// Whether the key is the certificate's.
-fn fits(pair: &Pair) -> bool {
+fn fits(pair: &CertificatePair) -> bool {
     let Ok(key) = KeyPair::from_pem(&pair.key) else {
         return false;
     };
@@ -236,7 +239,7 @@ fn fits(pair: &Pair) -> bool {
 }
 
 /// Whether the certificate is for exactly these names.
-fn serves(serving: &Pair, names: &BTreeSet<String>) -> bool {
+fn serves(serving: &CertificatePair, names: &BTreeSet<String>) -> bool {
     with_certificate(&serving.certificate, |certificate| {
         let Ok(Some(extension)) = certificate.subject_alternative_name() else {
             return false;

@@ -15,15 +15,15 @@ fn start() -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_hours(500_000)
 }
 
-fn made() -> Material {
+fn made() -> CertificateMaterial {
     renew(None, &names(), start()).unwrap().unwrap()
 }
 
-fn after(material: &Material, time: Duration) -> Option<Material> {
+fn after(material: &CertificateMaterial, time: Duration) -> Option<CertificateMaterial> {
     renew(Some(material), &names(), start() + time).unwrap()
 }
 
-fn bundle(material: &Material) -> Vec<String> {
+fn bundle(material: &CertificateMaterial) -> Vec<String> {
     split(&material.bundle).collect()
 }
 
@@ -87,10 +87,10 @@ fn every_step_trusts_what_the_step_before_serves() {
         let Some(renewed) = after(&material, day * DAY) else {
             continue;
         };
-        let is_trusted = |serving: &Pair, bundle: &str| {
+        let is_trusted = |serving: &CertificatePair, bundle: &str| {
             split(bundle).any(|certificate| {
                 let key = String::new();
-                signed_by(serving, &Pair { certificate, key })
+                signed_by(serving, &CertificatePair { certificate, key })
             })
         };
         assert!(is_trusted(&renewed.serving, &material.bundle), "day {day}");

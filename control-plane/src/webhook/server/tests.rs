@@ -18,7 +18,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use super::*;
-use crate::webhook::authority::{self, Material};
+use crate::webhook::authority::{self, CertificateMaterial};
 
 mod connections;
 mod pods;
@@ -26,11 +26,11 @@ mod pods;
 /// A server under test.
 struct Server {
     address: std::net::SocketAddr,
-    surroundings: watch::Sender<Option<Surroundings>>,
-    certificates: Arc<Certificates>,
+    surroundings: watch::Sender<Option<ClusterSnapshot>>,
+    certificates: Arc<ServingCertificate>,
     metrics: AdmissionMetrics,
     /// What would be told: one event, until it is taken out.
-    told: mpsc::Receiver<Told>,
+    told: mpsc::Receiver<PodEvent>,
     shutdown: CancellationToken,
 }
 
@@ -40,13 +40,13 @@ impl Drop for Server {
     }
 }
 
-fn material() -> Material {
+fn material() -> CertificateMaterial {
     let names = BTreeSet::from(["webhook.test".to_owned()]);
     let made = authority::renew(None, &names, SystemTime::now());
     made.unwrap().unwrap()
 }
 
-fn take(certificates: &Certificates, material: &Material) {
+fn take(certificates: &ServingCertificate, material: &CertificateMaterial) {
     let serving = &material.serving;
     let taken = certificates.replace(serving.certificate.as_bytes(), serving.key.as_bytes());
     taken.unwrap();
@@ -58,14 +58,17 @@ async fn start(patience: Duration) -> Server {
     start_with(patience, Some(settings)).await
 }
 
-async fn start_with(patience: Duration, injection: Option<evermesh_injector::InjectorSettings>) -> Server {
+async fn start_with(
+    patience: Duration,
+    injection: Option<evermesh_injector::InjectorSettings>,
+) -> Server {
     let (surroundings, known) = watch::channel(None);
     let (events, told) = mpsc::channel(1);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let server = Server {
         address: listener.local_addr().unwrap(),
         surroundings,
-        certificates: Arc::new(Certificates::default()),
+        certificates: Arc::new(ServingCertificate::default()),
         metrics: AdmissionMetrics::default(),
         told,
         shutdown: CancellationToken::new(),
@@ -182,13 +185,13 @@ fn creation(object: &Value) -> String {
 const MUTATE: &str = "/mutate-appmesh-k8s-aws-v1beta2-virtualnode";
 const VALIDATE: &str = "/validate-appmesh-k8s-aws-v1beta2-virtualnode";
 
-fn known(objects: impl IntoIterator<Item = Value>) -> Surroundings {
+fn known(objects: impl IntoIterator<Item = Value>) -> ClusterSnapshot {
     let mut inputs = Inputs::default();
     for object in objects {
         let (reference, object) = parse(object).object.unwrap();
         inputs.apply(reference, Some(object));
     }
-    Surroundings::from(&inputs)
+    ClusterSnapshot::from(&inputs)
 }
 
 /// The namespace `shop`.
@@ -200,7 +203,7 @@ fn namespace(labels: &Value) -> Value {
     })
 }
 
-fn a_mesh() -> Surroundings {
+fn a_mesh() -> ClusterSnapshot {
     let mesh = json!({
         "apiVersion": "appmesh.k8s.aws/v1beta2",
         "kind": "Mesh",
@@ -281,7 +284,7 @@ async fn what_is_none_of_its_business_passes() {
     let (server, mut client) = ready(Duration::ZERO).await;
     server
         .surroundings
-        .send_replace(Some(Surroundings::default()));
+        .send_replace(Some(ClusterSnapshot::default()));
     let mut deletion: Value = serde_json::from_str(&creation(&node(&json!({})))).unwrap();
     deletion["request"]["operation"] = "DELETE".into();
     deletion["request"]["object"].take();
@@ -363,7 +366,7 @@ async fn waits_for_a_mesh_that_is_on_its_way() {
         tokio::spawn(async move { post(&mut client, MUTATE, creation(&node(&json!({})))).await });
     server
         .surroundings
-        .send_replace(Some(Surroundings::default()));
+        .send_replace(Some(ClusterSnapshot::default()));
     tokio::task::yield_now().await;
     assert!(!asked.is_finished());
     server.surroundings.send_replace(Some(a_mesh()));

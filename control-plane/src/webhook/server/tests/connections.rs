@@ -41,7 +41,7 @@ async fn open_requests_are_answered_after_a_cancellation() {
     let (server, mut client) = ready(Duration::from_millis(300)).await;
     server
         .surroundings
-        .send_replace(Some(Surroundings::default()));
+        .send_replace(Some(ClusterSnapshot::default()));
     let asked =
         tokio::spawn(async move { post(&mut client, MUTATE, creation(&node(&json!({})))).await });
     tokio::time::sleep(Duration::from_millis(100)).await;

@@ -19,7 +19,7 @@ fn pod(labels: &Value, annotations: &Value) -> String {
 }
 
 /// The namespace `shop` with these labels, and a node in it.
-fn with_a_node(labels: &Value) -> Surroundings {
+fn with_a_node(labels: &Value) -> ClusterSnapshot {
     let mesh = json!({
         "apiVersion": "appmesh.k8s.aws/v1beta2",
         "kind": "Mesh",
@@ -33,7 +33,7 @@ fn with_a_node(labels: &Value) -> Surroundings {
     known([mesh, namespace(labels), node])
 }
 
-fn enabled() -> Surroundings {
+fn enabled() -> ClusterSnapshot {
     with_a_node(&json!({ INJECTION: "enabled" }))
 }
 
@@ -111,8 +111,8 @@ async fn a_pod_waits_for_its_node_and_for_its_namespace() {
     let annotations = json!({ INJECTION: "enabled" });
     let unlabelled = with_a_node(&json!({}));
     for (annotations, before) in [
-        (&annotations, Surroundings::default()),
-        (&json!({}), Surroundings::default()),
+        (&annotations, ClusterSnapshot::default()),
+        (&json!({}), ClusterSnapshot::default()),
         (&json!({}), unlabelled),
     ] {
         let (server, mut client) = ready(Duration::from_mins(1)).await;
@@ -135,7 +135,7 @@ async fn no_pod_goes_its_way_by_what_is_not_known() {
         Some(json!({})),
         Some(json!({ INJECTION: "Disabled" })),
     ] {
-        let known = labels.map_or_else(Surroundings::default, |labels| with_a_node(&labels));
+        let known = labels.map_or_else(ClusterSnapshot::default, |labels| with_a_node(&labels));
         server.surroundings.send_replace(Some(known));
         let request = pod(&json!({ "app": "web" }), &json!({}));
         let (_, body) = post(&mut client, POD_PATH, request).await;
