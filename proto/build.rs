@@ -55,7 +55,10 @@ fn main() -> Result<(), Box<dyn Error>> {
         .type_name_domain(["."], "type.googleapis.com")
         .compile_well_known_types()
         .include_file("mod.rs");
-    tonic_prost_build::configure().compile_fds_with_config(set, config)?;
+    tonic_prost_build::configure()
+        .client_mod_attribute(".", "#[cfg(feature = \"grpc\")]")
+        .server_mod_attribute(".", "#[cfg(feature = \"grpc\")]")
+        .compile_fds_with_config(set, config)?;
 
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-changed={}", descriptors.display());

@@ -7,7 +7,7 @@ use std::{borrow::Cow, collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use evermesh_model::{
-    Discovery, Provider, ResolvedNode, ResolvedRouter, ResolvedService, ResourceName, RouteRule,
+    Discovery, ServiceProvider, ResolvedNode, ResolvedRouter, ResolvedService, ResourceName, RouteRule,
     RouteTarget, ServicePort, Timeout,
     route::{HttpMatch, HttpRule, PathMatch, TcpRule},
 };
@@ -83,9 +83,9 @@ pub(crate) fn nodes<'a>(
     router: Option<&'a ResolvedRouter>,
 ) -> Vec<&'a ResourceName> {
     let mut nodes: Vec<&ResourceName> = match &service.provider {
-        Provider::None => Vec::new(),
-        Provider::Node(node) => vec![node],
-        Provider::Router(_) => router
+        ServiceProvider::None => Vec::new(),
+        ServiceProvider::Node(node) => vec![node],
+        ServiceProvider::Router(_) => router
             .into_iter()
             .flat_map(|router| &router.routes)
             .flat_map(|route| targets(&route.rule))
@@ -209,7 +209,7 @@ fn hosts<T>(
     Hosts {
         hostname: Arc::clone(&service.name.hostname),
         ports,
-        reserved: service.provider == Provider::None,
+        reserved: service.provider == ServiceProvider::None,
         origins: origins(service, router),
     }
 }
@@ -264,9 +264,9 @@ fn rules<'a>(
     port: ServicePort,
 ) -> Vec<(&'a str, Cow<'a, RouteRule>)> {
     match &service.provider {
-        Provider::None => Vec::new(),
-        Provider::Node(node) => vec![("", Cow::Owned(node_rule(node, port)))],
-        Provider::Router(_) => router
+        ServiceProvider::None => Vec::new(),
+        ServiceProvider::Node(node) => vec![("", Cow::Owned(node_rule(node, port)))],
+        ServiceProvider::Router(_) => router
             .into_iter()
             .flat_map(|router| &router.routes)
             .filter(|route| route.port.is_none_or(|only| only == port.port))

@@ -5,7 +5,7 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use evermesh_model::{
-    Endpoint, Graph, Provider, ResolvedRouter, ResolvedService, ResourceName, ServiceName, Shared,
+    Endpoint, Graph, ServiceProvider, ResolvedRouter, ResolvedService, ResourceName, ServiceName, SharedMap,
 };
 use evermesh_proto::{Key, View};
 
@@ -271,8 +271,8 @@ impl Derived {
 /// Notes what is not the same, by pointer, and says whether there may be anything. Both are walked side by side,
 /// unless they are one.
 fn compare<K: Ord + Clone, T>(
-    last: &Shared<K, T>,
-    now: &Shared<K, T>,
+    last: &SharedMap<K, T>,
+    now: &SharedMap<K, T>,
     read: fn(K) -> Read,
     changed: &mut BTreeSet<Read>,
 ) -> bool {
@@ -307,8 +307,8 @@ fn read_service(
 ) -> Option<(Arc<ResolvedService>, Option<Arc<ResolvedRouter>>)> {
     let service = reads.get(&graph.services, name, Read::Service)?;
     let router = match &service.provider {
-        Provider::Router(router) => reads.get(&graph.routers, router, Read::Router),
-        Provider::Node(_) | Provider::None => None,
+        ServiceProvider::Router(router) => reads.get(&graph.routers, router, Read::Router),
+        ServiceProvider::Node(_) | ServiceProvider::None => None,
     };
     Some((service, router))
 }

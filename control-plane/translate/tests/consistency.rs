@@ -5,11 +5,11 @@ mod support;
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use evermesh_model::{
-    EgressPolicy, Graph, Health, IpFamilyPreference, Protocol, Provider, ResolvedMesh,
+    EgressPolicy, Graph, Health, IpFamilyPreference, Protocol, ServiceProvider, ResolvedMesh,
 };
 use evermesh_proto::{Key, ResourceType};
 use evermesh_translate::{DeriveMemo, Derived, derive, derive_changes, derive_endpoints};
-use proptest::prelude::*;
+use proptest::{prelude::*, test_runner::FileFailurePersistence};
 use support::{builders, check};
 
 const PORTS: [(u16, Protocol); 5] = [
@@ -142,11 +142,11 @@ fn apply(graph: &mut Graph, change: &Change) {
         }
         Change::Service { service, provider } => {
             let provider = match provider {
-                0..4 => Provider::Node(builders::node_name(NODES[*provider])),
-                4..8 => Provider::Router(builders::router_name(NODES[*provider - 4])),
-                _ => Provider::None,
+                0..4 => ServiceProvider::Node(builders::node_name(NODES[*provider])),
+                4..8 => ServiceProvider::Router(builders::router_name(NODES[*provider - 4])),
+                _ => ServiceProvider::None,
             };
-            let ports: &[_] = if provider == Provider::None {
+            let ports: &[_] = if provider == ServiceProvider::None {
                 &[]
             } else {
                 &PORTS
@@ -197,7 +197,7 @@ fn full() -> Graph {
         let endpoints = Arc::new(vec![endpoint]);
         Arc::make_mut(&mut graph.endpoints).insert(builders::node_name(node), endpoints);
         builders::add_router(&mut graph, builders::router(node, Vec::new()));
-        let provider = Provider::Node(builders::node_name(node));
+        let provider = ServiceProvider::Node(builders::node_name(node));
         builders::add_service(&mut graph, builders::service(service, provider, &PORTS));
     }
     graph
@@ -222,7 +222,10 @@ fn history(changes: &[(Change, bool)], mut turn: impl FnMut(&Graph, &Change)) ->
 fn cases(cases: u32) -> ProptestConfig {
     ProptestConfig {
         cases,
-        failure_persistence: None, // a failure prints its input, and becomes a test
+        // Keeps failing seeds beside this file, to be committed.
+        failure_persistence: Some(Box::new(FileFailurePersistence::WithSource(
+            "proptest-regressions",
+        ))),
         ..ProptestConfig::default()
     }
 }
@@ -269,7 +272,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(cases(16))] // JSON of everything takes its time
+    #![proptest_config(cases(64))]
     #[test]
     fn every_name_leads_somewhere(changes in changes()) {
         let graph = history(&changes, |_, _| ());

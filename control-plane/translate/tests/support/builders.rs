@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use evermesh_model::{
     Discovery, DnsResponse, EgressPolicy, Endpoint, Graph, Health, Kind, LocalBackend, LocalPorts,
-    Locality, NodeBackend, NodeListener, ObjectRef, Protocol, Provider, ProxyKind, ResolvedGateway,
+    Locality, NodeBackend, NodeListener, ObjectRef, Protocol, ServiceProvider, ProxyKind, ResolvedGateway,
     ResolvedGatewayRoute, ResolvedMesh, ResolvedNode, ResolvedRoute, ResolvedRouter,
     ResolvedService, ResourceName, RouteRule, RouteTarget, ServiceName, ServicePort, Timeout,
     gateway::PathRewrite,
@@ -105,7 +105,7 @@ pub fn endpoint(zone: &str, address: [u8; 4], health: Health) -> Endpoint {
     }
 }
 
-pub fn service(hostname: &str, provider: Provider, ports: &[(u16, Protocol)]) -> ResolvedService {
+pub fn service(hostname: &str, provider: ServiceProvider, ports: &[(u16, Protocol)]) -> ResolvedService {
     ResolvedService {
         name: ServiceName {
             mesh: "m".into(),
@@ -247,7 +247,7 @@ pub fn large(n: usize) -> Graph {
         Arc::make_mut(&mut graph.endpoints).insert(node.name.clone(), Arc::new(endpoints));
         add_node(&mut graph, node);
         add_router(&mut graph, large_router(i, n, 50));
-        let provider = Provider::Router(router_name(&large_router_name(i)));
+        let provider = ServiceProvider::Router(router_name(&large_router_name(i)));
         add_service(&mut graph, service(&large_host(i), provider, &[HTTP]));
     }
     graph

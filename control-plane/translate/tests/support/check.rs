@@ -1,13 +1,12 @@
 //! What must hold for every view, whatever the graph: a proxy never hears a name that leads nowhere.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::collections::BTreeSet;
 
 use evermesh_model::Graph;
 use evermesh_proto::{
-    Key, Resource, ResourceType, View,
+    Key, Resource, ResourceType,
     cluster::{Cluster, cluster::ClusterDiscoveryType, cluster::DiscoveryType},
     endpoint::ClusterLoadAssignment,
-    json,
     listener::Listener,
     route::RouteConfiguration,
 };
@@ -15,25 +14,7 @@ use evermesh_translate::{Derived, load_assignments};
 use prost::Message;
 use serde_json::Value;
 
-/// The resources of a view, in its order. Endpoints of which nothing is known yet have a name there, and no resource.
-pub fn resources<'a>(
-    derived: &'a Derived,
-    view: &'a View,
-) -> impl Iterator<Item = (&'a Key, &'a Arc<Resource>)> {
-    view.keys().iter().filter_map(|key| {
-        let found = derived.resources.get(key);
-        assert!(
-            found.is_some() || key.kind == ResourceType::Endpoint,
-            "{key:?} is in a view and does not exist"
-        );
-        Some((key, found?))
-    })
-}
-
-/// A resource as protobuf JSON.
-pub fn json(resource: &Resource) -> Value {
-    json::encoded_to_json(resource.kind.message_name(), &resource.body).unwrap()
-}
+use super::case::{json, resources};
 
 /// Panics unless everything that the resources of each view name is in that view, what they name is what they say
 /// they need, and there are load assignments for just the nodes whose endpoints are known.

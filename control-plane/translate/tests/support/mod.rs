@@ -1,8 +1,9 @@
-//! What the tests and benchmarks of this crate share: small graphs, and checks that hold for every view.
+//! Shared by the tests of this crate: small graphs, golden cases, and checks that hold for every view.
 
 #![allow(dead_code)] // each test uses its part
 #![allow(clippy::unwrap_used)] // what fails here fails a test
 #![allow(unreachable_pub)] // a module of several test crates
 
 pub mod builders;
+pub mod case;
 pub mod check;
