@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use evermesh_crds::v1beta2;
 use evermesh_ingest::{
-    admission::{Surroundings, aws_name},
+    admission::{ClusterSnapshot, aws_name},
     local_ports::{is_intercepted, unprotected},
     membership::{Labels, list, mismatches},
 };
@@ -90,7 +90,7 @@ enum Mode {
 }
 
 /// Nothing if it depends on a namespace of which the API server knows more.
-fn mode(pod: &Value, namespace: &str, surroundings: &Surroundings) -> Option<Mode> {
+fn mode(pod: &Value, namespace: &str, surroundings: &ClusterSnapshot) -> Option<Mode> {
     let annotation = pod["metadata"]["annotations"][INJECTION].as_str();
     match annotation.map(str::to_lowercase).as_deref() {
         Some("enabled") => Some(Mode::Enabled("its annotation")),
@@ -101,7 +101,7 @@ fn mode(pod: &Value, namespace: &str, surroundings: &Surroundings) -> Option<Mod
 }
 
 /// What the label of a namespace says, in the words that the API server looks for.
-fn of_namespace(namespace: &str, surroundings: &Surroundings) -> Option<Mode> {
+fn of_namespace(namespace: &str, surroundings: &ClusterSnapshot) -> Option<Mode> {
     match surroundings.labels(namespace)?.get(INJECTION)?.as_str() {
         "enabled" => Some(Mode::Enabled("the label of its namespace")),
         "disabled" => Some(Mode::Disabled),
@@ -110,7 +110,7 @@ fn of_namespace(namespace: &str, surroundings: &Surroundings) -> Option<Mode> {
 }
 
 /// Whether a namespace is known as one about whose pods the API server asks.
-pub fn has_injection_label(namespace: &str, surroundings: &Surroundings) -> bool {
+pub fn has_injection_label(namespace: &str, surroundings: &ClusterSnapshot) -> bool {
     of_namespace(namespace, surroundings).is_some()
 }
 
@@ -125,7 +125,7 @@ pub fn depends_on_cluster(pod: &Value) -> bool {
 pub fn decide(
     pod: &Value,
     namespace: &str,
-    surroundings: &Surroundings,
+    surroundings: &ClusterSnapshot,
     without_member: WithoutMember,
 ) -> Decision {
     let mode = match mode(pod, namespace, surroundings) {
@@ -199,7 +199,7 @@ struct Candidate<'a> {
     is_intercepted: bool,
 }
 
-fn candidates<'a>(namespace: &str, surroundings: &'a Surroundings) -> Vec<Candidate<'a>> {
+fn candidates<'a>(namespace: &str, surroundings: &'a ClusterSnapshot) -> Vec<Candidate<'a>> {
     let nodes = surroundings
         .virtual_nodes
         .range(ObjectRef::new(Kind::VirtualNode, namespace, "")..)
@@ -254,7 +254,7 @@ impl Candidate<'_> {
         misses
     }
 
-    fn member(&self, surroundings: &Surroundings) -> Result<Member, RejectedPod> {
+    fn member(&self, surroundings: &ClusterSnapshot) -> Result<Member, RejectedPod> {
         let reference = self.mesh.map_or("", |mesh| mesh.name.as_str());
         let object = ObjectRef::new(Kind::Mesh, "", reference);
         let Some(mesh) = surroundings.meshes.get(&object) else {

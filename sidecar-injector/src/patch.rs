@@ -10,7 +10,7 @@ mod interception;
 mod volumes;
 mod xray;
 
-use evermesh_ingest::registration::GATE;
+use evermesh_ingest::registration::READINESS_GATE;
 use evermesh_model::ProxyKind;
 use evermesh_proto::json::JsonError;
 use json_patch::Patch;
@@ -99,9 +99,9 @@ pub fn patch(
 
 fn gate(draft: &mut PodPatchBuilder) {
     let gates = draft.pod()["spec"]["readinessGates"].as_array();
-    let is_there = |gate: &Value| gate["conditionType"] == GATE;
+    let is_there = |gate: &Value| gate["conditionType"] == READINESS_GATE;
     if !gates.is_some_and(|gates| gates.iter().any(is_there)) {
-        let gate = json!({ "conditionType": GATE });
+        let gate = json!({ "conditionType": READINESS_GATE });
         draft.push(&["spec", "readinessGates"], gate);
     }
 }
