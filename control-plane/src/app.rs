@@ -10,9 +10,9 @@ use std::{
 };
 
 use anyhow::{Context, anyhow};
-use evermesh_ingest::Settings;
+use evermesh_ingest::IngestSettings;
 use evermesh_model::CloudMapService;
-use evermesh_xds::{Options, Registry, Store, VerdictSink};
+use evermesh_xds::{DeliverySink, ProxyRegistry, Store, XdsServerOptions};
 use kube::Client;
 use tokio::{
     net::{TcpListener, UnixListener},
@@ -26,15 +26,15 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     admin,
     args::ServeArgs,
-    auth::{AuthenticationMetrics, Authenticator, Tls},
-    changes::{self, Changes, Event},
-    cluster::{Cluster, Wires},
-    effect::Notice,
-    engine::{Engine, Outputs, Published},
-    metrics::Metrics,
+    auth::{AuthenticationMetrics, Authenticator, XdsTls},
+    changes::{self, ChangeLog, TrackerEvent},
+    cluster::{KubernetesChannels, KubernetesCluster},
+    effect::EffectEvent,
+    engine::{Engine, EngineOutputs, EngineSnapshot},
+    metrics::ProcessMetrics,
     socket::{self, SocketFile},
     source::{
-        Batch, SourceName,
+        ChangeBatch, SourceName,
         cloud_map::{self, CloudMapOptions},
         file, kubernetes,
     },
@@ -81,32 +81,32 @@ async fn run(args: &ServeArgs, streams: &Handle) -> anyhow::Result<()> {
     let (leaving, shutdown) = (CancellationToken::new(), CancellationToken::new());
     let mut tasks = JoinSet::new();
 
-    let (batches, queue) = mpsc::channel::<Batch>(QUEUE);
+    let (batches, queue) = mpsc::channel::<ChangeBatch>(QUEUE);
     let (wanted, wanted_services) = watch::channel(Arc::default());
-    let (published, newest) = watch::channel(Arc::new(Published::default()));
+    let (published, newest) = watch::channel(Arc::new(EngineSnapshot::default()));
     let (surroundings, surrounding) = watch::channel(None);
     let (events, announced) = mpsc::unbounded_channel();
     let store = Store::new();
-    let cluster = Cluster::of(args).await?;
+    let cluster = KubernetesCluster::of(args).await?;
     let (told, notices) = match &args.kubernetes.leader_election_namespace {
         Some(_) => Some(mpsc::unbounded_channel()).unzip(),
         None => (None, None),
     };
-    let registry = Registry::new(Some(verdicts_to(events.clone(), told.clone())));
+    let registry = ProxyRegistry::new(Some(verdicts_to(events.clone(), told.clone())));
     let reachable = cluster.as_ref().map(|it| Arc::clone(&it.reachable));
     let admission = AdmissionMetrics::default();
     let authentication = AuthenticationMetrics::default();
     let certificates = Arc::default();
-    let metrics = Arc::new(Metrics::new(
+    let metrics = Arc::new(ProcessMetrics::new(
         Arc::clone(&store),
         newest.clone(),
         reachable.clone(),
         &admission,
         &authentication,
     ));
-    let changes = Arc::new(Changes::default());
+    let changes = Arc::new(ChangeLog::default());
 
-    let outputs = Outputs {
+    let outputs = EngineOutputs {
         store: Arc::clone(&store),
         wanted,
         published,
@@ -119,8 +119,8 @@ async fn run(args: &ServeArgs, streams: &Handle) -> anyhow::Result<()> {
         Some(_) => kubernetes::source_names().collect(),
         None => vec![SourceName::Files],
     };
-    let settings = Settings {
-        slices: cluster.is_none() || args.kubernetes.endpoint_slices,
+    let settings = IngestSettings {
+        endpoint_slices: cluster.is_none() || args.kubernetes.endpoint_slices,
     };
     let engine = spawn_engine(Engine::new(sources, settings, outputs), queue)?;
     spawn_cloud_map(
@@ -132,7 +132,7 @@ async fn run(args: &ServeArgs, streams: &Handle) -> anyhow::Result<()> {
     );
     let mut ear = None;
     if let Some(cluster) = &cluster {
-        let wires = Wires {
+        let wires = KubernetesChannels {
             batches,
             surroundings: surrounding,
             admission,
@@ -158,7 +158,7 @@ async fn run(args: &ServeArgs, streams: &Handle) -> anyhow::Result<()> {
         Arc::clone(&metrics),
         shutdown.clone(),
     )));
-    let pages = admin::Sources {
+    let pages = admin::AdminState {
         published: newest,
         store,
         registry,
@@ -191,14 +191,14 @@ async fn all_end(tasks: &mut JoinSet<anyhow::Result<()>>, patience: Duration) {
 fn xds_options(
     tasks: &mut JoinSet<anyhow::Result<()>>,
     args: &ServeArgs,
-    api: Option<(Client, watch::Receiver<Arc<Published>>)>,
+    api: Option<(Client, watch::Receiver<Arc<EngineSnapshot>>)>,
     metrics: AuthenticationMetrics,
     shutdown: &CancellationToken,
-) -> anyhow::Result<Options> {
+) -> anyhow::Result<XdsServerOptions> {
     let identify = Authenticator::new(&args.xds, args.xds_address, api, metrics)?;
-    let mut options = Options::new(identify.hook());
+    let mut options = XdsServerOptions::new(identify.hook());
     options.shutdown = shutdown.clone();
-    if let Some(tls) = Tls::new(&args.xds)? {
+    if let Some(tls) = XdsTls::new(&args.xds)? {
         options.tls = Some(tls.settings());
         tasks.spawn(part(tls.follow(shutdown.clone())));
     }
@@ -225,7 +225,7 @@ impl AdminListeners {
     fn spawn(
         self,
         tasks: &mut JoinSet<anyhow::Result<()>>,
-        pages: admin::Sources,
+        pages: admin::AdminState,
         shutdown: CancellationToken,
     ) {
         let serving = admin::serve(self.admin, self.metrics, pages, shutdown);
@@ -255,11 +255,11 @@ impl XdsListeners {
         self,
         tasks: &mut JoinSet<anyhow::Result<()>>,
         streams: &Handle,
-        (store, registry): (Arc<Store>, Arc<Registry>),
-        options: Options,
+        (store, registry): (Arc<Store>, Arc<ProxyRegistry>),
+        options: XdsServerOptions,
     ) {
         if let Some((listener, file)) = self.socket {
-            let mut believing = Options::new(Authenticator::everybody().hook());
+            let mut believing = XdsServerOptions::new(Authenticator::trust_all().hook());
             believing.shutdown = options.shutdown.clone();
             let (store, registry) = (Arc::clone(&store), Arc::clone(&registry));
             let serving = async move {
@@ -333,7 +333,7 @@ pub(crate) async fn bind(address: SocketAddr, flag: &str) -> anyhow::Result<TcpL
 /// The engine's own thread. The receiver hears when it ends, in whichever way.
 fn spawn_engine(
     engine: Engine,
-    queue: mpsc::Receiver<Batch>,
+    queue: mpsc::Receiver<ChangeBatch>,
 ) -> anyhow::Result<oneshot::Receiver<()>> {
     let (alive, ended) = oneshot::channel();
     thread::Builder::new()
@@ -348,7 +348,7 @@ fn spawn_engine(
 fn spawn_cloud_map(
     tasks: &mut JoinSet<anyhow::Result<()>>,
     args: &ServeArgs,
-    batches: mpsc::Sender<Batch>,
+    batches: mpsc::Sender<ChangeBatch>,
     wanted: watch::Receiver<Arc<BTreeSet<CloudMapService>>>,
     shutdown: &CancellationToken,
 ) {
@@ -373,14 +373,14 @@ pub(crate) async fn part(task: impl Future<Output = ()>) -> anyhow::Result<()> {
 
 /// Verdicts on their way to the tracker, with the moment at which they were read.
 fn verdicts_to(
-    events: mpsc::UnboundedSender<Event>,
-    told: Option<mpsc::UnboundedSender<Notice>>,
-) -> VerdictSink {
+    events: mpsc::UnboundedSender<TrackerEvent>,
+    told: Option<mpsc::UnboundedSender<EffectEvent>>,
+) -> DeliverySink {
     Arc::new(move |verdict| {
         if let Some(told) = &told {
-            let _ = told.send(Notice::Verdict(verdict.clone()));
+            let _ = told.send(EffectEvent::Delivery(verdict.clone()));
         }
         // The tracker is gone only when the process is about to be.
-        let _ = events.send(Event::Verdict(verdict, Instant::now()));
+        let _ = events.send(TrackerEvent::Delivery(verdict, Instant::now()));
     })
 }

@@ -13,15 +13,15 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use evermesh_proto::{Key, Version};
-use evermesh_xds::{Outcome, ProxyId, ProxyStatus, Registry, Verdict};
+use evermesh_proto::{ResourceKey, ContentVersion};
+use evermesh_xds::{Delivery, DeliveryOutcome, ProxyId, ProxyRegistry, ProxyStatus};
 use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::Span;
 
-use crate::metrics::Metrics;
+use crate::metrics::ProcessMetrics;
 
 /// How many changes `/debug/changes` shows.
 const KEPT: usize = 256;
@@ -32,16 +32,16 @@ const SWEEP: Duration = Duration::from_secs(1);
 
 /// What the tracker is told.
 #[derive(Debug)]
-pub enum Event {
+pub enum TrackerEvent {
     /// The engine is about to commit.
-    Commit(Commit),
+    Commit(CommitRecord),
     /// A proxy answered, at this moment.
-    Verdict(Verdict, Instant),
+    Delivery(Delivery, Instant),
 }
 
 /// What a commit changes.
 #[derive(Debug)]
-pub struct Commit {
+pub struct CommitRecord {
     /// When the source noticed the change.
     pub noticed: Instant,
     /// What the source saw: files, Cloud Map services.
@@ -49,7 +49,7 @@ pub struct Commit {
     /// Resources that are new or have another content.
     pub resources: usize,
     /// Those of them that some stream watches.
-    pub awaited: Vec<(Key, Version)>,
+    pub awaited: Vec<(ResourceKey, ContentVersion)>,
     /// How many answers that will bring: one for each of these and stream that watches it.
     pub deliveries: usize,
     /// The trace of the change; closed with the last answer.
@@ -58,7 +58,7 @@ pub struct Commit {
 
 /// One change, as `/debug/changes` shows it.
 #[derive(Debug, Clone, Serialize)]
-pub struct Change {
+pub struct ChangeRecord {
     /// Counts up from 1 at every start.
     pub id: u64,
     /// When the source noticed it, in milliseconds since 1970.
@@ -79,15 +79,15 @@ pub struct Change {
 
 /// The newest changes, oldest first.
 #[derive(Debug, Default)]
-pub struct Changes(Mutex<VecDeque<Change>>);
+pub struct ChangeLog(Mutex<VecDeque<ChangeRecord>>);
 
-impl Changes {
+impl ChangeLog {
     /// A copy of them all.
-    pub fn list(&self) -> Vec<Change> {
+    pub fn list(&self) -> Vec<ChangeRecord> {
         self.0.lock().iter().cloned().collect()
     }
 
-    fn put(&self, change: &Change) {
+    fn put(&self, change: &ChangeRecord) {
         let mut changes = self.0.lock();
         if let Some(known) = changes.iter_mut().rev().find(|known| known.id == change.id) {
             known.clone_from(change);
@@ -102,10 +102,10 @@ impl Changes {
 
 /// Follows commits until the last answer. Ends when cancelled.
 pub async fn track(
-    mut events: mpsc::UnboundedReceiver<Event>,
-    registry: Arc<Registry>,
-    changes: Arc<Changes>,
-    metrics: Arc<Metrics>,
+    mut events: mpsc::UnboundedReceiver<TrackerEvent>,
+    registry: Arc<ProxyRegistry>,
+    changes: Arc<ChangeLog>,
+    metrics: Arc<ProcessMetrics>,
     shutdown: CancellationToken,
 ) {
     let mut tracker = Tracker {
@@ -119,8 +119,8 @@ pub async fn track(
         tokio::select! {
             () = shutdown.cancelled() => return,
             event = events.recv() => match event {
-                Some(Event::Commit(commit)) => tracker.commit(commit, SystemTime::now()),
-                Some(Event::Verdict(verdict, at)) => tracker.verdict(&verdict, at),
+                Some(TrackerEvent::Commit(commit)) => tracker.commit(commit, SystemTime::now()),
+                Some(TrackerEvent::Delivery(verdict, at)) => tracker.verdict(&verdict, at),
                 None => return,
             },
             _ = sweep.tick() => if tracker.is_late() { tracker.sweep(&registry.proxies()) },
@@ -130,28 +130,28 @@ pub async fn track(
 
 struct Tracker {
     last_id: u64,
-    /// Changes with answers still to come, oldest first.
+    /// ChangeLog with answers still to come, oldest first.
     open: VecDeque<Open>,
-    changes: Arc<Changes>,
-    metrics: Arc<Metrics>,
+    changes: Arc<ChangeLog>,
+    metrics: Arc<ProcessMetrics>,
 }
 
 struct Open {
-    change: Change,
+    change: ChangeRecord,
     noticed: Instant,
-    versions: BTreeMap<Key, Version>,
-    answered: BTreeSet<(ProxyId, Key)>,
+    versions: BTreeMap<ResourceKey, ContentVersion>,
+    answered: BTreeSet<(ProxyId, ResourceKey)>,
     last: Instant,
     span: Span,
 }
 
 impl Tracker {
-    fn commit(&mut self, commit: Commit, now: SystemTime) {
+    fn commit(&mut self, commit: CommitRecord, now: SystemTime) {
         let since_1970 = (now - commit.noticed.elapsed())
             .duration_since(SystemTime::UNIX_EPOCH)
             .unwrap_or_default();
         self.last_id += 1;
-        let change = Change {
+        let change = ChangeRecord {
             id: self.last_id,
             at_ms: since_1970.as_secs_f64() * 1e3,
             origins: commit.origins,
@@ -176,14 +176,14 @@ impl Tracker {
 
     /// An answer settles the change it is for and, for the same proxy and resource, all before it: a
     /// version that a proxy skipped it will never answer.
-    fn verdict(&mut self, verdict: &Verdict, at: Instant) {
+    fn verdict(&mut self, verdict: &Delivery, at: Instant) {
         let resource = &verdict.resource;
-        let shared = Key {
+        let shared = ResourceKey {
             kind: resource.kind,
             name: Arc::clone(&resource.name),
             scope: None,
         };
-        let scoped = Key {
+        let scoped = ResourceKey {
             scope: Some(Arc::clone(&verdict.view)),
             ..shared.clone()
         };
@@ -199,7 +199,7 @@ impl Tracker {
                 }
                 open.last = open.last.max(at);
                 open.change.answered = open.answered.len();
-                if index == newest && matches!(verdict.outcome, Outcome::Rejected(_)) {
+                if index == newest && matches!(verdict.outcome, DeliveryOutcome::Rejected(_)) {
                     open.change.rejected += 1;
                 }
                 if open.change.answered >= open.change.deliveries {
@@ -258,7 +258,7 @@ impl Tracker {
 }
 
 impl Open {
-    fn close(&mut self, metrics: &Metrics) {
+    fn close(&mut self, metrics: &ProcessMetrics) {
         let took = self.last.saturating_duration_since(self.noticed);
         let milliseconds = took.as_secs_f64() * 1e3;
         self.change.acked_ms = Some(milliseconds);

@@ -5,8 +5,8 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use anyhow::Context;
-use evermesh_ingest::admission::Surroundings;
-use evermesh_xds::{Registry, Store};
+use evermesh_ingest::admission::ClusterSnapshot;
+use evermesh_xds::{ProxyRegistry, Store};
 use kube::Client;
 use tokio::{
     sync::{mpsc, watch},
@@ -16,53 +16,57 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     app::{bind, part},
-    args::{Family, ServeArgs},
+    args::{IpFamilyArg, ServeArgs},
     effect::{
-        Notice,
+        EffectEvent,
         key::ReplicaKey,
         lease::{self, Leader, LeaseOptions},
-        peers::Ear,
+        peers::PeerServer,
         registration, status,
     },
-    engine::Published,
+    engine::EngineSnapshot,
     source::{
-        Batch,
-        kubernetes::{self, KubernetesOptions, Observed, Reachable},
+        ChangeBatch,
+        kubernetes::{self, ApiServerHealth, KubernetesOptions, ObservedObjects},
     },
-    webhook::{self, AdmissionMetrics, Certificates},
+    webhook::{self, AdmissionMetrics, ServingCertificate},
 };
 
 /// What other replicas tell that may wait before they are held back.
 const HEARD: usize = 64;
 
 /// What the doors back read.
-pub(crate) type Readers = (watch::Receiver<Arc<Published>>, Arc<Store>, Arc<Registry>);
+pub(crate) type EffectInputs = (
+    watch::Receiver<Arc<EngineSnapshot>>,
+    Arc<Store>,
+    Arc<ProxyRegistry>,
+);
 
 /// The region in ARNs when none is given: there has to be one.
 const REGION: &str = "us-east-1";
 
 /// What leads from and to the cluster's tasks.
-pub(crate) struct Wires {
-    pub(crate) batches: mpsc::Sender<Batch>,
-    pub(crate) surroundings: watch::Receiver<Option<Surroundings>>,
+pub(crate) struct KubernetesChannels {
+    pub(crate) batches: mpsc::Sender<ChangeBatch>,
+    pub(crate) surroundings: watch::Receiver<Option<ClusterSnapshot>>,
     pub(crate) admission: AdmissionMetrics,
     /// Where the webhooks' certificate is put.
-    pub(crate) certificates: Arc<Certificates>,
+    pub(crate) certificates: Arc<ServingCertificate>,
     /// For the doors back, if there are to be any.
-    pub(crate) notices: Option<mpsc::UnboundedReceiver<Notice>>,
-    pub(crate) readers: Readers,
+    pub(crate) notices: Option<mpsc::UnboundedReceiver<EffectEvent>>,
+    pub(crate) readers: EffectInputs,
 }
 
 /// The cluster that objects come from.
-pub(crate) struct Cluster {
+pub(crate) struct KubernetesCluster {
     pub(crate) client: Client,
-    observed: Arc<Observed>,
-    pub(crate) reachable: Arc<Reachable>,
+    observed: Arc<ObservedObjects>,
+    pub(crate) reachable: Arc<ApiServerHealth>,
     /// The name of this replica: new with every process.
     identity: String,
 }
 
-impl Cluster {
+impl KubernetesCluster {
     /// The one that is asked for, if one is.
     pub(crate) async fn of(args: &ServeArgs) -> anyhow::Result<Option<Self>> {
         if !args.source.kubernetes {
@@ -86,10 +90,10 @@ impl Cluster {
         &self,
         tasks: &mut JoinSet<anyhow::Result<()>>,
         args: &ServeArgs,
-        wires: Wires,
+        wires: KubernetesChannels,
         shutdown: &CancellationToken,
-    ) -> anyhow::Result<Option<Ear>> {
-        let Wires {
+    ) -> anyhow::Result<Option<PeerServer>> {
+        let KubernetesChannels {
             batches,
             surroundings,
             admission,
@@ -104,7 +108,7 @@ impl Cluster {
             let identity = self.identity.clone();
             tasks.spawn(webhook::run(
                 listener,
-                webhook::Options::new(&args.webhook, certificates, injection, identity),
+                webhook::WebhookOptions::new(&args.webhook, certificates, injection, identity),
                 self.client.clone(),
                 surroundings,
                 admission,
@@ -122,7 +126,7 @@ impl Cluster {
         &self,
         tasks: &mut JoinSet<anyhow::Result<()>>,
         args: &ServeArgs,
-        batches: mpsc::Sender<Batch>,
+        batches: mpsc::Sender<ChangeBatch>,
         shutdown: &CancellationToken,
     ) {
         let options = KubernetesOptions {
@@ -149,9 +153,12 @@ impl Cluster {
         tasks: &mut JoinSet<anyhow::Result<()>>,
         args: &ServeArgs,
         namespace: &str,
-        (notices, (published, store, registry)): (mpsc::UnboundedReceiver<Notice>, Readers),
+        (notices, (published, store, registry)): (
+            mpsc::UnboundedReceiver<EffectEvent>,
+            EffectInputs,
+        ),
         shutdown: &CancellationToken,
-    ) -> anyhow::Result<Ear> {
+    ) -> anyhow::Result<PeerServer> {
         let key = ReplicaKey::new()?;
         let (leads, leader) = watch::channel(Leader::Unknown);
         let (telling, heard) = mpsc::channel(HEARD);
@@ -169,14 +176,14 @@ impl Cluster {
             let channels = (published.clone(), leader.clone(), messages);
             self.spawn_registration(tasks, args, channels, shutdown);
         }
-        let ear = Ear {
+        let ear = PeerServer {
             identity: self.identity.as_str().into(),
             leader: leader.clone(),
             heard: telling,
             streams: Arc::default(),
         };
         let region = args.kubernetes.aws_region.clone();
-        let options = status::Options {
+        let options = status::StatusWriterOptions {
             published,
             store,
             registry,
@@ -201,21 +208,21 @@ impl Cluster {
         tasks: &mut JoinSet<anyhow::Result<()>>,
         args: &ServeArgs,
         (published, leader, messages): (
-            watch::Receiver<Arc<Published>>,
+            watch::Receiver<Arc<EngineSnapshot>>,
             watch::Receiver<Leader>,
-            watch::Sender<Arc<registration::Messages>>,
+            watch::Sender<Arc<registration::RegistrationMessages>>,
         ),
         shutdown: &CancellationToken,
     ) {
-        let options = registration::Options {
+        let options = registration::RegistrationOptions {
             published,
             observed: Arc::clone(&self.observed),
             leader,
             endpoint: args.cloud_map.cloud_map_endpoint.clone(),
-            settings: registration::Settings {
+            settings: registration::RegistrationSettings {
                 dns_ttl: args.cloud_map.cloud_map_dns_ttl,
                 custom_health_check: args.cloud_map.cloud_map_custom_health_check,
-                ipv6: args.webhook.ip_family == Family::Ipv6,
+                ipv6: args.webhook.ip_family == IpFamilyArg::Ipv6,
             },
             messages,
         };

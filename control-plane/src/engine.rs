@@ -17,8 +17,8 @@ use std::{
 };
 
 use evermesh_ingest::{
-    BuildMemo, Built, Inputs, Settings, admission::Surroundings, identity::Workloads,
-    registration::Registrable,
+    BuildMemo, BuildOutput, IngestSettings, Inputs, admission::ClusterSnapshot,
+    identity::IdentitySnapshot, registration::RegistrationSnapshot,
 };
 use evermesh_model::{
     CloudMapService, CloudMapState, Endpoint, Graph, ObjectRef, Problem, ResourceName,
@@ -31,10 +31,10 @@ use tracing::{Span, info_span};
 
 use crate::{
     auth::AuthenticationMetrics,
-    changes::{self, Event},
-    effect::Notice,
-    metrics::Metrics,
-    source::{Batch, Change, SourceName},
+    changes::{self, TrackerEvent},
+    effect::EffectEvent,
+    metrics::ProcessMetrics,
+    source::{ChangeBatch, SourceChange, SourceName},
     webhook::AdmissionMetrics,
 };
 
@@ -46,7 +46,7 @@ const ORIGINS_SHOWN: usize = 3;
 
 /// The result of the newest turn, for whoever wants to look.
 #[derive(Debug, Default)]
-pub struct Published {
+pub struct EngineSnapshot {
     /// The graph of the last full turn.
     pub graph: Arc<Graph>,
     /// Endpoints that changed since.
@@ -58,30 +58,30 @@ pub struct Published {
     /// What is still to come before the first commit; empty from then on.
     pub waiting_for: Vec<String>,
     /// What may have to be registered in Cloud Map.
-    pub registrable: Registrable,
+    pub registrable: RegistrationSnapshot,
     /// Which pods may be which proxies.
-    pub workloads: Workloads,
+    pub workloads: IdentitySnapshot,
 }
 
 /// Where the engine's results go.
-pub struct Outputs {
+pub struct EngineOutputs {
     /// What is served.
     pub store: Arc<Store>,
     /// Which Cloud Map services to follow.
     pub wanted: watch::Sender<Arc<BTreeSet<CloudMapService>>>,
     /// The newest turn.
-    pub published: watch::Sender<Arc<Published>>,
+    pub published: watch::Sender<Arc<EngineSnapshot>>,
     /// Announcements of commits.
-    pub events: mpsc::UnboundedSender<Event>,
+    pub events: mpsc::UnboundedSender<TrackerEvent>,
     /// What each commit changes, for the doors back, if there are any.
-    pub commits: Option<mpsc::UnboundedSender<Notice>>,
+    pub commits: Option<mpsc::UnboundedSender<EffectEvent>>,
     /// What admission looks at; none before every source has been read once.
-    pub surroundings: watch::Sender<Option<Surroundings>>,
+    pub surroundings: watch::Sender<Option<ClusterSnapshot>>,
     /// How long turns take.
-    pub metrics: Arc<Metrics>,
+    pub metrics: Arc<ProcessMetrics>,
 }
 
-impl Outputs {
+impl EngineOutputs {
     /// To a store that nobody is served from; what is published can be subscribed to.
     pub fn unserved() -> Self {
         let store = Store::new();
@@ -92,7 +92,7 @@ impl Outputs {
             events: mpsc::unbounded_channel().0,
             commits: None,
             surroundings: watch::Sender::default(),
-            metrics: Arc::new(Metrics::new(
+            metrics: Arc::new(ProcessMetrics::new(
                 Arc::clone(&store),
                 newest,
                 None,
@@ -109,7 +109,7 @@ pub struct Engine {
     inputs: Inputs,
     build: BuildMemo,
     derive: DeriveMemo,
-    built: Built,
+    built: BuildOutput,
     users: BTreeMap<CloudMapService, Vec<ResourceName>>,
     /// Endpoints newer than those of `built.graph`.
     endpoints: BTreeMap<ResourceName, Arc<Vec<Endpoint>>>,
@@ -120,7 +120,7 @@ pub struct Engine {
     unsynced: BTreeSet<SourceName>,
     places: BTreeMap<usize, u64>,
     committed: bool,
-    outputs: Outputs,
+    outputs: EngineOutputs,
 }
 
 /// What a batch of changes asks for.
@@ -139,8 +139,8 @@ impl Engine {
     /// An engine without inputs that waits for these sources, and publishes that it does.
     pub fn new(
         sources: impl IntoIterator<Item = SourceName>,
-        settings: Settings,
-        outputs: Outputs,
+        settings: IngestSettings,
+        outputs: EngineOutputs,
     ) -> Self {
         let engine = Self {
             inputs: Inputs {
@@ -149,7 +149,7 @@ impl Engine {
             },
             build: BuildMemo::default(),
             derive: DeriveMemo::default(),
-            built: Built {
+            built: BuildOutput {
                 graph: Arc::default(),
                 problems: Arc::default(),
             },
@@ -168,7 +168,7 @@ impl Engine {
     }
 
     /// Works until every source has hung up.
-    pub fn run(mut self, mut batches: mpsc::Receiver<Batch>) {
+    pub fn run(mut self, mut batches: mpsc::Receiver<ChangeBatch>) {
         let mut queue = Vec::new();
         while batches.blocking_recv_many(&mut queue, DRAINED) > 0 {
             self.step(queue.drain(..));
@@ -176,7 +176,7 @@ impl Engine {
     }
 
     /// Takes these batches in and runs one turn over all of them.
-    pub fn step(&mut self, batches: impl IntoIterator<Item = Batch>) {
+    pub fn step(&mut self, batches: impl IntoIterator<Item = ChangeBatch>) {
         let mut work = Work::default();
         for batch in batches {
             self.take_in(batch, &mut work);
@@ -185,7 +185,7 @@ impl Engine {
         self.turn(&work);
     }
 
-    fn take_in(&mut self, batch: Batch, work: &mut Work) {
+    fn take_in(&mut self, batch: ChangeBatch, work: &mut Work) {
         work.noticed = Some(
             work.noticed
                 .map_or(batch.noticed, |noticed| noticed.min(batch.noticed)),
@@ -195,7 +195,7 @@ impl Engine {
         }
         for change in batch.changes {
             match change {
-                Change::Object {
+                SourceChange::Object {
                     object,
                     origin,
                     value,
@@ -209,7 +209,7 @@ impl Engine {
                     work.origins.insert(origin.or(before).unwrap_or_else(shown));
                     work.full |= self.inputs.apply(object, value);
                 }
-                Change::Problems { origin, problems } => {
+                SourceChange::Problems { origin, problems } => {
                     work.problems = true;
                     if problems.is_empty() {
                         self.source_problems.remove(&origin);
@@ -217,14 +217,14 @@ impl Engine {
                         self.source_problems.insert(origin, problems);
                     }
                 }
-                Change::CloudMap { service, state } => {
+                SourceChange::CloudMap { service, state } => {
                     let before = self.inputs.cloud_map.get(&service);
                     work.full |= knowledge(before) != knowledge(Some(&state));
                     work.origins.insert(format!("cloud-map:{service}").into());
                     work.cloud_map.insert(service.clone());
                     self.inputs.set_cloud_map(service, Some(state));
                 }
-                Change::Synced(source) => {
+                SourceChange::Synced(source) => {
                     self.unsynced.remove(&source);
                     work.full = true;
                 }
@@ -237,7 +237,7 @@ impl Engine {
         if !self.unsynced.is_empty() {
             return;
         }
-        let now = Surroundings::from(&self.inputs);
+        let now = ClusterSnapshot::from(&self.inputs);
         self.outputs.surroundings.send_if_modified(|last| {
             let is_other = last.as_ref().is_none_or(|last| !last.is_same(&now));
             if is_other {
@@ -352,18 +352,21 @@ impl Engine {
         let watchers = self.outputs.store.watchers(keys);
         let watched = commit.upserts.iter().zip(&watchers);
         // Announced first: an ACK must find its commit known. Nobody listening is no reason to stop.
-        let _ = self.outputs.events.send(Event::Commit(changes::Commit {
-            noticed,
-            origins,
-            resources: commit.upserts.len(),
-            awaited: watched
-                .filter(|(_, watchers)| **watchers > 0)
-                .map(|((key, resource), _)| (key.clone(), resource.version))
-                .collect(),
-            deliveries: watchers.iter().sum(),
-            span: span.clone(),
-        }));
-        let notice = self.outputs.commits.is_some().then(|| Notice::Commit {
+        let _ = self
+            .outputs
+            .events
+            .send(TrackerEvent::Commit(changes::CommitRecord {
+                noticed,
+                origins,
+                resources: commit.upserts.len(),
+                awaited: watched
+                    .filter(|(_, watchers)| **watchers > 0)
+                    .map(|((key, resource), _)| (key.clone(), resource.version))
+                    .collect(),
+                deliveries: watchers.iter().sum(),
+                span: span.clone(),
+            }));
+        let notice = self.outputs.commits.is_some().then(|| EffectEvent::Commit {
             upserts: commit.upserts.clone(),
             removals: commit.removals.clone(),
         });
@@ -411,15 +414,17 @@ impl Engine {
     }
 
     fn publish(&self) {
-        self.outputs.published.send_replace(Arc::new(Published {
-            graph: Arc::clone(&self.built.graph),
-            endpoints: self.endpoints.clone(),
-            problems: Arc::clone(&self.problems),
-            places: self.places.clone(),
-            waiting_for: self.waiting_for(),
-            registrable: Registrable::from(&self.inputs),
-            workloads: Workloads::from(&self.inputs),
-        }));
+        self.outputs
+            .published
+            .send_replace(Arc::new(EngineSnapshot {
+                graph: Arc::clone(&self.built.graph),
+                endpoints: self.endpoints.clone(),
+                problems: Arc::clone(&self.problems),
+                places: self.places.clone(),
+                waiting_for: self.waiting_for(),
+                registrable: RegistrationSnapshot::from(&self.inputs),
+                workloads: IdentitySnapshot::from(&self.inputs),
+            }));
     }
 }
 
@@ -428,10 +433,10 @@ fn knowledge(state: Option<&Arc<CloudMapState>>) -> Option<(bool, Option<&CloudM
     state.map(|state| (state.instances.is_empty(), state.failure.as_ref()))
 }
 
-fn to_commit(changes: Changes) -> evermesh_xds::Commit {
-    let mut commit = evermesh_xds::Commit {
+fn to_commit(changes: Changes) -> evermesh_xds::StoreCommit {
+    let mut commit = evermesh_xds::StoreCommit {
         views: changes.views.into_iter().collect(),
-        ..evermesh_xds::Commit::default()
+        ..evermesh_xds::StoreCommit::default()
     };
     for (key, resource) in changes.resources {
         match resource {

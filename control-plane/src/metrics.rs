@@ -24,7 +24,7 @@ use prometheus_client::{
 use tokio::sync::watch;
 
 use crate::{
-    auth::AuthenticationMetrics, engine::Published, source::kubernetes::Reachable,
+    auth::AuthenticationMetrics, engine::EngineSnapshot, source::kubernetes::ApiServerHealth,
     webhook::AdmissionMetrics,
 };
 
@@ -36,13 +36,13 @@ struct TurnLabels {
 
 /// The families of this process.
 #[derive(Debug)]
-pub struct Metrics {
+pub struct ProcessMetrics {
     registry: Registry,
     turn_seconds: Family<TurnLabels, Histogram, fn() -> Histogram>,
     change_seconds: Histogram,
 }
 
-impl Metrics {
+impl ProcessMetrics {
     /// The content type of [`Self::encode`]'s text.
     pub const CONTENT_TYPE: &'static str =
         "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -50,8 +50,8 @@ impl Metrics {
     /// Families that show what is served and what the engine published.
     pub fn new(
         store: Arc<Store>,
-        published: watch::Receiver<Arc<Published>>,
-        reachable: Option<Arc<Reachable>>,
+        published: watch::Receiver<Arc<EngineSnapshot>>,
+        reachable: Option<Arc<ApiServerHealth>>,
         admission: &AdmissionMetrics,
         authentication: &AuthenticationMetrics,
     ) -> Self {
@@ -118,8 +118,8 @@ fn seconds() -> Histogram {
 #[derive(Debug)]
 struct Scraped {
     store: Arc<Store>,
-    published: watch::Receiver<Arc<Published>>,
-    reachable: Option<Arc<Reachable>>,
+    published: watch::Receiver<Arc<EngineSnapshot>>,
+    reachable: Option<Arc<ApiServerHealth>>,
 }
 
 impl Collector for Scraped {
@@ -215,7 +215,7 @@ fn gauge(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: i64
     ConstGauge::new(value).encode(encoder.encode_descriptor(name, help, None, MetricType::Gauge)?)
 }
 
-fn kubernetes(encoder: &mut DescriptorEncoder<'_>, reachable: &Reachable) -> fmt::Result {
+fn kubernetes(encoder: &mut DescriptorEncoder<'_>, reachable: &ApiServerHealth) -> fmt::Result {
     let silent_for = reachable.silent_for().unwrap_or_default();
     gauge(
         encoder,

@@ -27,7 +27,7 @@ impl Throttle {
     }
 
     /// Waits for a turn.
-    pub(crate) async fn turn(&self) {
+    pub(crate) async fn acquire(&self) {
         time::sleep_until(self.reserve(Instant::now())).await;
     }
 
@@ -53,7 +53,7 @@ mod tests {
         let begin = Instant::now();
         let after = async |calls: u32| {
             for _ in 0..calls {
-                throttle.turn().await;
+                throttle.acquire().await;
             }
             begin.elapsed()
         };

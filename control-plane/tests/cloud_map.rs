@@ -14,7 +14,7 @@ use aws_sdk_servicediscovery::{
     types::CustomHealthStatus,
 };
 use evermesh::source::{
-    Batch, Change,
+    ChangeBatch, SourceChange,
     cloud_map::{self, CloudMapOptions},
 };
 use evermesh_model::{CloudMapService, CloudMapState, endpoint::CloudMapFailure};
@@ -41,7 +41,7 @@ const IP: [Ipv4Addr; 3] = [
 /// A running source, and what an engine would know from it.
 struct Source {
     wanted: watch::Sender<Arc<BTreeSet<CloudMapService>>>,
-    batches: mpsc::Receiver<Batch>,
+    batches: mpsc::Receiver<ChangeBatch>,
     states: BTreeMap<String, Arc<CloudMapState>>,
     shutdown: CancellationToken,
     task: JoinHandle<()>,
@@ -79,9 +79,9 @@ impl Source {
         self.wanted.send_replace(Arc::new(services.collect()));
     }
 
-    fn apply(&mut self, batch: Batch) {
+    fn apply(&mut self, batch: ChangeBatch) {
         for change in batch.changes {
-            let Change::CloudMap { service, state } = change else {
+            let SourceChange::CloudMap { service, state } = change else {
                 panic!("Cloud Map knows nothing of {change:?}");
             };
             assert_ne!(

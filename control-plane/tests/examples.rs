@@ -5,12 +5,12 @@
 use std::{path::PathBuf, sync::Arc, time::Instant};
 
 use evermesh::{
-    engine::{Engine, Outputs, Published},
-    source::{Batch, Change, file},
+    engine::{Engine, EngineOutputs, EngineSnapshot},
+    source::{ChangeBatch, SourceChange, file},
 };
-use evermesh_ingest::Settings;
+use evermesh_ingest::IngestSettings;
 use evermesh_model::Severity;
-use evermesh_proto::{ResourceType, View, json};
+use evermesh_proto::{ResourceType, ProxyView, json};
 use evermesh_testkit::{
     envoy::{Version, validate},
     static_bootstrap::{Served, static_bootstrap},
@@ -62,21 +62,21 @@ fn examples() -> Vec<PathBuf> {
 }
 
 /// What is served of a folder once Cloud Map has answered for every service, that it has no instance.
-fn serve(folder: &std::path::Path) -> (Arc<Store>, Arc<Published>) {
-    let outputs = Outputs::unserved();
+fn serve(folder: &std::path::Path) -> (Arc<Store>, Arc<EngineSnapshot>) {
+    let outputs = EngineOutputs::unserved();
     let store = Arc::clone(&outputs.store);
     let services = outputs.wanted.subscribe();
     let newest = outputs.published.subscribe();
-    let mut engine = Engine::new([], Settings::default(), outputs);
+    let mut engine = Engine::new([], IngestSettings::default(), outputs);
     let mut step = |changes| {
-        engine.step([Batch::new(Instant::now(), changes)]);
+        engine.step([ChangeBatch::new(Instant::now(), changes)]);
     };
     step(file::read_once(folder));
     let services = Arc::clone(&services.borrow());
     step(
         services
             .iter()
-            .map(|service| Change::CloudMap {
+            .map(|service| SourceChange::CloudMap {
                 service: service.clone(),
                 state: Arc::default(),
             })
@@ -91,7 +91,7 @@ fn serve(folder: &std::path::Path) -> (Arc<Store>, Arc<Published>) {
     (store, published)
 }
 
-fn contents(store: &Store, view: &View, kind: ResourceType) -> Vec<Value> {
+fn contents(store: &Store, view: &ProxyView, kind: ResourceType) -> Vec<Value> {
     let keys = view.of_type(kind).iter();
     keys.map(|key| {
         let resource = store

@@ -6,14 +6,14 @@
 use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
 use evermesh::{
-    engine::{Engine, Outputs},
-    source::{Batch, Change},
+    engine::{Engine, EngineOutputs},
+    source::{ChangeBatch, SourceChange},
 };
-use evermesh_ingest::{Settings, object::parse};
+use evermesh_ingest::{IngestSettings, object::parse};
 use evermesh_model::{
     CloudMapService, CloudMapState, Instance, Kind, ObjectRef, endpoint::CloudMapFailure,
 };
-use evermesh_proto::{Key, ResourceType, Version};
+use evermesh_proto::{ResourceKey, ResourceType, ContentVersion};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -231,49 +231,49 @@ fn cloud_map_service(name: &str) -> CloudMapService {
     }
 }
 
-fn change(event: &Event) -> Change {
+fn change(event: &Event) -> SourceChange {
     match event {
         Event::Put(value) => {
             let parsed = parse(value.clone());
             let (object, value) = parsed
                 .object
                 .unwrap_or_else(|| panic!("{:?}", parsed.problems));
-            Change::Object {
+            SourceChange::Object {
                 object,
                 origin: Some("f.yaml#1".into()),
                 value: Some(value),
             }
         }
-        Event::Delete(kind, namespace, name) => Change::Object {
+        Event::Delete(kind, namespace, name) => SourceChange::Object {
             object: ObjectRef::new(*kind, *namespace, *name),
             origin: None,
             value: None,
         },
-        Event::CloudMap(name, state) => Change::CloudMap {
+        Event::CloudMap(name, state) => SourceChange::CloudMap {
             service: cloud_map_service(name),
             state: Arc::clone(state),
         },
     }
 }
 
-fn batch(events: &[Event]) -> Batch {
-    Batch::new(Instant::now(), events.iter().map(change).collect())
+fn batch(events: &[Event]) -> ChangeBatch {
+    ChangeBatch::new(Instant::now(), events.iter().map(change).collect())
 }
 
 /// What a proxy could see and an operator read.
 #[derive(Debug)]
 struct Outcome {
-    views: BTreeMap<String, Vec<(ResourceType, String, Option<Version>)>>,
+    views: BTreeMap<String, Vec<(ResourceType, String, Option<ContentVersion>)>>,
     graph: Value,
     problems: Value,
 }
 
 /// Runs the batches one turn each.
 fn run(batches: &[Vec<Event>]) -> Outcome {
-    let outputs = Outputs::unserved();
+    let outputs = EngineOutputs::unserved();
     let store = Arc::clone(&outputs.store);
     let newest = outputs.published.subscribe();
-    let mut engine = Engine::new([], Settings::default(), outputs);
+    let mut engine = Engine::new([], IngestSettings::default(), outputs);
     for events in batches {
         engine.step([batch(events)]);
     }
@@ -283,7 +283,7 @@ fn run(batches: &[Vec<Event>]) -> Outcome {
         graph["endpoints"][node.to_string()] = serde_json::to_value(&**endpoints).unwrap();
     }
     // A load assignment of which nothing is known yet is named by views and not served.
-    let version = |key: &Key| store.get(key).map(|resource| resource.version);
+    let version = |key: &ResourceKey| store.get(key).map(|resource| resource.version);
     Outcome {
         views: store
             .views()
@@ -306,8 +306,8 @@ fn final_inputs(history: &[Event]) -> Vec<Event> {
     let mut newest = BTreeMap::new();
     for event in history {
         let key = match change(event) {
-            Change::Object { object, .. } => object.to_string(),
-            Change::CloudMap { service, .. } => service.to_string(),
+            SourceChange::Object { object, .. } => object.to_string(),
+            SourceChange::CloudMap { service, .. } => service.to_string(),
             other => panic!("{other:?}"),
         };
         newest.insert(key, event.clone());

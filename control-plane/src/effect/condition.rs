@@ -35,7 +35,7 @@ pub(super) struct Facts {
     /// What was found wrong with it.
     pub(super) problems: Vec<Problem>,
     /// What proxies made of it.
-    pub(super) proxies: Proxies,
+    pub(super) proxies: ProxyCounts,
     /// Its ARN in App Mesh's form, and those of a router's own routes; none while it is not part of a mesh.
     pub(super) arn: Option<String>,
     /// Route name to ARN.
@@ -48,7 +48,7 @@ pub(super) struct Facts {
 
 /// What the connected proxies concerned made of everything that came of an object.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub(super) struct Proxies {
+pub(super) struct ProxyCounts {
     /// How many are concerned.
     pub(super) concerned: usize,
     /// How many have accepted all of it.
@@ -59,7 +59,7 @@ pub(super) struct Proxies {
     pub(super) refusals: Vec<(String, String)>,
 }
 
-impl Proxies {
+impl ProxyCounts {
     /// Whether all that is to be said of them is that some were asked a moment ago.
     pub(super) fn may_still_answer(&self, now: Timestamp) -> bool {
         // A clock that was set back holds nothing up.
@@ -140,13 +140,13 @@ const fn arn_field(kind: Kind) -> Option<&'static str> {
 }
 
 /// What a condition says.
-struct Saying {
+struct ConditionText {
     status: &'static str,
     reason: String,
     message: String,
 }
 
-impl Saying {
+impl ConditionText {
     fn new(status: bool, reason: impl Into<String>, message: impl Into<String>) -> Self {
         Self {
             status: if status { "True" } else { "False" },
@@ -169,17 +169,19 @@ impl Saying {
     }
 }
 
-fn accepted(problems: &[Problem]) -> Saying {
+fn accepted(problems: &[Problem]) -> ConditionText {
     match first_error(problems) {
-        Some(error) => Saying::new(false, format!("{:?}", error.reason), sentences(problems)),
-        None if problems.is_empty() => Saying::new(true, "Accepted", "served as written"),
-        None => Saying::new(true, "Accepted", sentences(problems)),
+        Some(error) => {
+            ConditionText::new(false, format!("{:?}", error.reason), sentences(problems))
+        }
+        None if problems.is_empty() => ConditionText::new(true, "Accepted", "served as written"),
+        None => ConditionText::new(true, "Accepted", sentences(problems)),
     }
 }
 
 /// What was true of this generation stays so while a replica is unheard: its proxies are sent what they had.
-fn programmed(facts: &Facts, was_programmed: bool) -> Saying {
-    let Proxies {
+fn programmed(facts: &Facts, was_programmed: bool) -> ConditionText {
+    let ProxyCounts {
         concerned,
         acked,
         waiting_since,
@@ -187,21 +189,21 @@ fn programmed(facts: &Facts, was_programmed: bool) -> Saying {
     } = &facts.proxies;
     if let Some(error) = first_error(&facts.problems) {
         let message = "not served as written; the last good configuration stays in force";
-        return Saying::new(false, format!("{:?}", error.reason), message);
+        return ConditionText::new(false, format!("{:?}", error.reason), message);
     }
     if let Some((proxy, words)) = refusals.first() {
         let count = refusals.len();
         let message = format!(
             "{count} of {concerned} proxies refused it and keep what they had; {proxy}: {words}"
         );
-        return Saying::new(false, "Rejected", message);
+        return ConditionText::new(false, "Rejected", message);
     }
     if acked < concerned {
         let since = waiting_since.map_or_else(String::new, |since| {
             format!(", waiting since {}", text(since))
         });
         let message = format!("{acked}/{concerned} proxies have accepted it{since}");
-        return Saying::new(false, "Pending", message);
+        return ConditionText::new(false, "Pending", message);
     }
     if let Some(replica) = &facts.unheard
         && !was_programmed
@@ -210,12 +212,12 @@ fn programmed(facts: &Facts, was_programmed: bool) -> Saying {
             "{acked}/{concerned} proxies have accepted it; replica {replica}, there less than {} s ago, has not told what its proxies have",
             RETURNING.as_secs()
         );
-        return Saying::new(false, "Pending", message);
+        return ConditionText::new(false, "Pending", message);
     }
     if *concerned == 0 {
-        return Saying::new(true, "NoProxies", "no connected proxy uses it");
+        return ConditionText::new(true, "NoProxies", "no connected proxy uses it");
     }
-    Saying::new(
+    ConditionText::new(
         true,
         "Programmed",
         format!("{acked}/{concerned} proxies have accepted it"),
@@ -236,7 +238,7 @@ fn weights_acked(
         None if first_error(&facts.problems).is_some() => return last.cloned(),
         None => return None,
     };
-    let saying = Saying::new(true, "Acked", weights);
+    let saying = ConditionText::new(true, "Acked", weights);
     let last = last.filter(|last| last["message"] == *saying.message);
     Some(saying.condition(WEIGHTS_ACKED, last, now))
 }
@@ -262,7 +264,7 @@ pub(super) fn differs_in_words_only(before: &Value, now: &Value) -> bool {
 
 /// A change of a condition that somebody should hear of.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Turn {
+pub(super) struct Transition {
     /// For the worse.
     pub(super) is_warning: bool,
     /// The reason of the condition.
@@ -273,13 +275,13 @@ pub(super) struct Turn {
 
 /// What a status says that the one before did not: that something is wrong, and that it no longer is. That proxies are
 /// yet to answer is neither.
-pub(super) fn turns(before: &Value, now: &Value) -> Vec<Turn> {
+pub(super) fn turns(before: &Value, now: &Value) -> Vec<Transition> {
     let is_wrong = |condition: &Value| {
         condition["status"] == "False" && condition["reason"].as_str() != Some("Pending")
     };
     let held: &[Value] = before["conditions"].as_array().map_or(&[], Vec::as_slice);
     let conditions = now["conditions"].as_array().into_iter().flatten();
-    let mut turns: Vec<Turn> = Vec::new();
+    let mut turns: Vec<Transition> = Vec::new();
     for condition in conditions {
         let last = held.iter().find(|last| last["type"] == condition["type"]);
         let was_wrong = last.is_some_and(is_wrong);
@@ -297,7 +299,7 @@ pub(super) fn turns(before: &Value, now: &Value) -> Vec<Turn> {
                 .iter()
                 .any(|turn| turn.is_warning && turn.reason == reason)
         {
-            turns.push(Turn {
+            turns.push(Transition {
                 is_warning,
                 reason: reason.to_owned(),
                 message: condition["message"].as_str().unwrap_or_default().to_owned(),

@@ -7,12 +7,12 @@ use std::{
     sync::Arc,
 };
 
-use evermesh_proto::{Key, Resource};
+use evermesh_proto::{ResourceKey, Resource};
 use k8s_openapi::jiff::Timestamp;
 
 /// A resource that is served.
 #[derive(Debug, Clone)]
-pub(super) struct Served {
+pub(super) struct ServedResource {
     pub(super) resource: Arc<Resource>,
     /// When it became what it is.
     pub(super) since: Timestamp,
@@ -20,27 +20,27 @@ pub(super) struct Served {
 
 /// Everything that is served.
 #[derive(Debug, Default)]
-pub(super) struct Index {
-    served: BTreeMap<Key, Served>,
-    by_origin: BTreeMap<Arc<str>, BTreeSet<Key>>,
+pub(super) struct ResourceIndex {
+    served: BTreeMap<ResourceKey, ServedResource>,
+    by_origin: BTreeMap<Arc<str>, BTreeSet<ResourceKey>>,
 }
 
-impl Index {
+impl ResourceIndex {
     /// The resources that an object is part of.
-    pub(super) fn of(&self, origin: &str) -> impl Iterator<Item = (&Key, &Served)> {
+    pub(super) fn of(&self, origin: &str) -> impl Iterator<Item = (&ResourceKey, &ServedResource)> {
         let keys = self.by_origin.get(origin).into_iter().flatten();
         keys.filter_map(|key| self.served.get_key_value(key))
     }
 
     /// One resource.
-    pub(super) fn get(&self, key: &Key) -> Option<&Served> {
+    pub(super) fn get(&self, key: &ResourceKey) -> Option<&ServedResource> {
         self.served.get(key)
     }
 
     /// A resource is new or has another content. Returns the objects concerned, before or now.
     pub(super) fn put(
         &mut self,
-        key: Key,
+        key: ResourceKey,
         resource: Arc<Resource>,
         now: Timestamp,
     ) -> BTreeSet<Arc<str>> {
@@ -50,7 +50,7 @@ impl Index {
             keys.insert(key.clone());
             concerned.insert(Arc::clone(origin));
         }
-        let served = Served {
+        let served = ServedResource {
             resource,
             since: now,
         };
@@ -59,7 +59,7 @@ impl Index {
     }
 
     /// A resource is gone. Returns the objects concerned.
-    pub(super) fn remove(&mut self, key: &Key) -> BTreeSet<Arc<str>> {
+    pub(super) fn remove(&mut self, key: &ResourceKey) -> BTreeSet<Arc<str>> {
         let Some(gone) = self.served.remove(key) else {
             return BTreeSet::new();
         };

@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     key::ReplicaKey,
-    presence::{Replicas, Seen, Shown},
+    presence::{OwnAnnouncement, ReplicaTracker, Replicas},
 };
 
 /// How long a holder may be silent.
@@ -88,9 +88,9 @@ pub(crate) async fn hold(
 ) {
     let mut candidate = Candidate {
         api: Api::namespaced(client, &options.namespace),
-        shown: Shown::new(&options.identity, &options.key),
+        shown: OwnAnnouncement::new(&options.identity, &options.key),
         options,
-        seen_replicas: Seen::default(),
+        seen_replicas: ReplicaTracker::default(),
         others: Replicas::new(),
         seen: None,
         renewed: None,
@@ -132,9 +132,9 @@ struct Candidate {
     api: Api<Lease>,
     options: LeaseOptions,
     /// What this replica shows of itself.
-    shown: Shown,
+    shown: OwnAnnouncement,
     /// What it has seen of all replicas, while it leads itself.
-    seen_replicas: Seen,
+    seen_replicas: ReplicaTracker,
     /// Whose proxies count, but for its own.
     others: Replicas,
     /// The last state of a Lease that somebody else holds, and when we first saw it.
@@ -176,7 +176,7 @@ impl Candidate {
         }
         if !self.may_take(&spec, started) {
             self.renewed = None;
-            self.seen_replicas = Seen::default();
+            self.seen_replicas = ReplicaTracker::default();
             self.other = Leader::Other {
                 identity: spec.holder_identity.clone().unwrap_or_default(),
                 address: annotations.get(ADDRESS).and_then(|it| it.parse().ok()),

@@ -6,23 +6,23 @@
 //!
 //! Must not influence what is served.
 
+mod ack_count;
 mod condition;
+mod graph_fields;
 mod index;
 pub(crate) mod key;
 pub(crate) mod lease;
-mod naming;
 pub(crate) mod peers;
 mod presence;
 mod queue;
 pub(crate) mod registration;
 pub(crate) mod status;
-mod tally;
 mod write;
 
 use std::{sync::Arc, time::Duration};
 
-use evermesh_proto::{Key, Resource};
-use evermesh_xds::Verdict;
+use evermesh_proto::{ResourceKey, Resource};
+use evermesh_xds::Delivery;
 
 /// How long a replica counts that is gone: its proxies find another one within that time. With our bootstrap an Envoy
 /// notices within 15 seconds and calls again within 10.
@@ -30,14 +30,14 @@ const RETURNING: Duration = Duration::from_secs(30);
 
 /// What happened that a status may depend on.
 #[derive(Debug)]
-pub enum Notice {
+pub enum EffectEvent {
     /// The engine committed.
     Commit {
         /// Resources that are new or have another content.
-        upserts: Vec<(Key, Arc<Resource>)>,
+        upserts: Vec<(ResourceKey, Arc<Resource>)>,
         /// Resources that are gone.
-        removals: Vec<Key>,
+        removals: Vec<ResourceKey>,
     },
     /// A proxy answered.
-    Verdict(Verdict),
+    Delivery(Delivery),
 }

@@ -8,8 +8,8 @@
 //!
 //! Must not judge what is told.
 
-mod ear;
-mod voice;
+mod client;
+mod server;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,23 +19,23 @@ use std::{
 use evermesh_model::ObjectRef;
 use serde::{Deserialize, Serialize};
 
-pub(crate) use self::ear::Ear;
-pub(super) use self::voice::Voice;
-use super::{RETURNING, presence::Replicas, tally::Count};
+pub(super) use self::client::PeerClient;
+pub(crate) use self::server::PeerServer;
+use super::{RETURNING, ack_count::AckCount, presence::Replicas};
 
 /// How long a replica that tells may be silent.
 const SILENCE: Duration = Duration::from_secs(5);
 
 /// What one replica says of one object; nothing if none of its proxies is concerned any more.
 #[derive(Serialize, Deserialize)]
-struct Told {
+struct PeerReport {
     object: String,
-    count: Option<Count>,
+    count: Option<AckCount>,
 }
 
 /// What the leader hears.
 #[derive(Debug)]
-pub(crate) enum Heard {
+pub(crate) enum PeerEvent {
     /// A replica begins to tell, from the beginning.
     Began {
         /// Which request.
@@ -48,7 +48,7 @@ pub(crate) enum Heard {
         /// Which request.
         stream: u64,
         /// The newest count of each object.
-        counts: Vec<(ObjectRef, Option<Count>)>,
+        counts: Vec<(ObjectRef, Option<AckCount>)>,
     },
     /// It fell silent.
     Ended {
@@ -65,14 +65,14 @@ pub(super) struct Peers {
 
 struct Peer {
     replica: String,
-    counts: BTreeMap<ObjectRef, Count>,
+    counts: BTreeMap<ObjectRef, AckCount>,
     /// Since when it is silent.
     silent: Option<Instant>,
 }
 
 impl Peers {
     /// What each says of an object.
-    pub(super) fn of(&self, object: &ObjectRef) -> impl Iterator<Item = &Count> {
+    pub(super) fn of(&self, object: &ObjectRef) -> impl Iterator<Item = &AckCount> {
         let object = object.clone();
         let peers = self.streams.values();
         peers.filter_map(move |peer| peer.counts.get(&object))
@@ -86,9 +86,9 @@ impl Peers {
     }
 
     /// Takes in what was heard, and returns the objects concerned.
-    pub(super) fn take(&mut self, heard: Heard, now: Instant) -> Vec<ObjectRef> {
+    pub(super) fn take(&mut self, heard: PeerEvent, now: Instant) -> Vec<ObjectRef> {
         match heard {
-            Heard::Began { stream, replica } => {
+            PeerEvent::Began { stream, replica } => {
                 let before = self.remove(|peer| peer.replica == replica);
                 let peer = Peer {
                     replica,
@@ -98,7 +98,7 @@ impl Peers {
                 self.streams.insert(stream, peer);
                 before
             }
-            Heard::Counts { stream, counts } => {
+            PeerEvent::Counts { stream, counts } => {
                 let Some(peer) = self.streams.get_mut(&stream) else {
                     return Vec::new();
                 };
@@ -111,7 +111,7 @@ impl Peers {
                 });
                 counts.collect()
             }
-            Heard::Ended { stream } => {
+            PeerEvent::Ended { stream } => {
                 if let Some(peer) = self.streams.get_mut(&stream) {
                     peer.silent = Some(now);
                 }
@@ -142,11 +142,11 @@ mod tests {
 
     use super::*;
 
-    fn count(acked: usize) -> Count {
-        Count {
+    fn count(acked: usize) -> AckCount {
+        AckCount {
             concerned: 1,
             acked,
-            ..Count::default()
+            ..AckCount::default()
         }
     }
 
@@ -159,25 +159,25 @@ mod tests {
         let hear = |peers: &mut Peers, heard| peers.take(heard, start);
         hear(
             &mut peers,
-            Heard::Began {
+            PeerEvent::Began {
                 stream: 1,
                 replica: replica.clone(),
             },
         );
         let counts = vec![(object.clone(), Some(count(1)))];
-        let concerned = hear(&mut peers, Heard::Counts { stream: 1, counts });
+        let concerned = hear(&mut peers, PeerEvent::Counts { stream: 1, counts });
         assert_eq!(concerned, slice::from_ref(&object));
-        hear(&mut peers, Heard::Ended { stream: 1 });
+        hear(&mut peers, PeerEvent::Ended { stream: 1 });
         let almost = RETURNING.saturating_sub(Duration::from_millis(1));
         assert!(peers.forget(start + almost).is_empty());
         assert_eq!(peers.of(&object).count(), 1);
 
-        let began = Heard::Began { stream: 2, replica };
+        let began = PeerEvent::Began { stream: 2, replica };
         assert_eq!(hear(&mut peers, began), slice::from_ref(&object));
         assert_eq!(peers.of(&object).count(), 0);
         let counts = vec![(object.clone(), Some(count(0)))];
-        hear(&mut peers, Heard::Counts { stream: 2, counts });
-        hear(&mut peers, Heard::Ended { stream: 2 });
+        hear(&mut peers, PeerEvent::Counts { stream: 2, counts });
+        hear(&mut peers, PeerEvent::Ended { stream: 2 });
         let forgotten = peers.forget(start + RETURNING);
         assert_eq!(forgotten, slice::from_ref(&object));
         assert_eq!(peers.of(&object).count(), 0);

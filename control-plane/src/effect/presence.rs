@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use evermesh_proto::Version;
+use evermesh_proto::ContentVersion;
 
 use super::{RETURNING, key::ReplicaKey};
 
@@ -28,7 +28,7 @@ pub(crate) type Replicas = BTreeMap<String, String>;
 
 /// What a replica shows of itself.
 #[derive(Debug)]
-pub(super) struct Shown {
+pub(super) struct OwnAnnouncement {
     identity: String,
     digest: String,
     annotation: String,
@@ -36,12 +36,12 @@ pub(super) struct Shown {
     at: Option<Instant>,
 }
 
-impl Shown {
+impl OwnAnnouncement {
     pub(super) fn new(identity: &str, key: &ReplicaKey) -> Self {
         Self {
             identity: identity.to_owned(),
             digest: key.digest(),
-            annotation: format!("{PREFIX}{}", Version::of(identity.as_bytes())),
+            annotation: format!("{PREFIX}{}", ContentVersion::of(identity.as_bytes())),
             count: 0,
             at: None,
         }
@@ -63,11 +63,11 @@ impl Shown {
 
 /// What a leader has seen of all.
 #[derive(Debug, Default)]
-pub(super) struct Seen {
+pub(super) struct ReplicaTracker {
     values: BTreeMap<String, (String, Instant)>,
 }
 
-impl Seen {
+impl ReplicaTracker {
     /// Those whose proxies count, each with the digest of its key. Whoever has not shown itself for long is taken out
     /// of the annotations.
     pub(super) fn counting(&mut self, annotations: &mut Annotations, now: Instant) -> Replicas {
@@ -103,9 +103,9 @@ mod tests {
     fn who_no_longer_shows_itself_counts_no_longer() {
         let start = Instant::now();
         let mut annotations = Annotations::from([("other/annotation".to_owned(), String::new())]);
-        let mut seen = Seen::default();
+        let mut seen = ReplicaTracker::default();
         let key = ReplicaKey::new().unwrap();
-        let mut shown = Shown::new("evermesh-0_0123456789abcdef", &key);
+        let mut shown = OwnAnnouncement::new("evermesh-0_0123456789abcdef", &key);
         assert!(shown.is_due(start));
         shown.show(&mut annotations, start);
         assert!(!shown.is_due(start));

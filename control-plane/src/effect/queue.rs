@@ -8,13 +8,13 @@ use evermesh_model::ObjectRef;
 
 /// Objects, each once, that are taken in turns.
 #[derive(Default)]
-pub(super) struct Queue {
+pub(super) struct ObjectQueue {
     objects: BTreeSet<ObjectRef>,
     /// The last one that was taken.
     last: Option<ObjectRef>,
 }
 
-impl Queue {
+impl ObjectQueue {
     pub(super) fn extend(&mut self, objects: impl IntoIterator<Item = ObjectRef>) {
         self.objects.extend(objects);
     }
@@ -55,7 +55,7 @@ mod tests {
             let names = taken.iter().map(|object| object.name.to_string());
             names.collect()
         };
-        let mut queue = Queue::default();
+        let mut queue = ObjectQueue::default();
         queue.extend(["a", "b", "c"].map(object));
         assert_eq!(names(queue.take(2)), ["a", "b"]);
         queue.extend(["a", "b"].map(object));

@@ -16,7 +16,7 @@ use std::{
 };
 
 use evermesh_model::{ObjectRef, Problem};
-use evermesh_xds::{Registry, Store};
+use evermesh_xds::{ProxyRegistry, Store};
 use futures::{StreamExt, stream};
 use k8s_openapi::jiff::Timestamp;
 use kube::{Client, api::DynamicObject, runtime::events::Recorder};
@@ -28,21 +28,21 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Notice,
-    condition::{self, Facts, Proxies},
+    EffectEvent,
+    ack_count::AckCounter,
+    condition::{self, Facts, ProxyCounts},
+    graph_fields::GraphFieldIndex,
     key::ReplicaKey,
     lease::Leader,
-    naming::Naming,
-    peers::{Heard, Peers, Voice},
-    queue::Queue,
-    registration::Messages,
-    tally::Tally,
-    write::{Write, written},
+    peers::{PeerClient, PeerEvent, Peers},
+    queue::ObjectQueue,
+    registration::RegistrationMessages,
+    write::{ObjectPatch, written},
 };
 use crate::{
-    engine::Published,
+    engine::EngineSnapshot,
     event::reporter,
-    source::kubernetes::{Observation, Observed},
+    source::kubernetes::{ObservedObject, ObservedObjects},
 };
 
 /// How often what has changed is looked at.
@@ -59,15 +59,15 @@ const OBJECTS: usize = 64;
 const LISTENING: Duration = Duration::from_secs(3);
 
 /// What the writer reads, and how it names things.
-pub(crate) struct Options {
+pub(crate) struct StatusWriterOptions {
     /// The engine's newest turn.
-    pub(crate) published: watch::Receiver<Arc<Published>>,
+    pub(crate) published: watch::Receiver<Arc<EngineSnapshot>>,
     /// What is served.
     pub(crate) store: Arc<Store>,
     /// Who is connected.
-    pub(crate) registry: Arc<Registry>,
+    pub(crate) registry: Arc<ProxyRegistry>,
     /// What the API holds.
-    pub(crate) observed: Arc<Observed>,
+    pub(crate) observed: Arc<ObservedObjects>,
     /// Our own name.
     pub(crate) identity: String,
     /// By which whoever leads knows us.
@@ -75,11 +75,11 @@ pub(crate) struct Options {
     /// Who may write.
     pub(crate) leader: watch::Receiver<Leader>,
     /// What other replicas tell.
-    pub(crate) heard: mpsc::Receiver<Heard>,
+    pub(crate) heard: mpsc::Receiver<PeerEvent>,
     /// Whether pods are registered in Cloud Map: nodes there keep their finalizer until they are not.
     pub(crate) registers: bool,
     /// Nodes whose pods are not registered as they should be, and why.
-    pub(crate) unregistered: watch::Receiver<Arc<Messages>>,
+    pub(crate) unregistered: watch::Receiver<Arc<RegistrationMessages>>,
     /// The region in ARNs.
     pub(crate) region: String,
     /// The account in ARNs.
@@ -89,11 +89,11 @@ pub(crate) struct Options {
 /// Writes until `shutdown`.
 pub(crate) async fn run(
     client: Client,
-    options: Options,
-    mut notices: mpsc::UnboundedReceiver<Notice>,
+    options: StatusWriterOptions,
+    mut notices: mpsc::UnboundedReceiver<EffectEvent>,
     shutdown: CancellationToken,
 ) {
-    let Options {
+    let StatusWriterOptions {
         published,
         store,
         registry,
@@ -107,7 +107,7 @@ pub(crate) async fn run(
         region,
         account,
     } = options;
-    let mut writer = Writer {
+    let mut writer = StatusWriter {
         recorder: Recorder::new(client.clone(), reporter(identity.clone())),
         client,
         published,
@@ -120,12 +120,12 @@ pub(crate) async fn run(
         unregistered,
         shown: Arc::default(),
         unheard: BTreeSet::new(),
-        tally: Tally::new(store, registry),
+        tally: AckCounter::new(store, registry),
         peers: Peers::default(),
-        voice: Voice::default(),
-        naming: Naming::new(region, account),
-        dirty: Queue::default(),
-        backlog: Queue::default(),
+        voice: PeerClient::default(),
+        naming: GraphFieldIndex::new(region, account),
+        dirty: ObjectQueue::default(),
+        backlog: ObjectQueue::default(),
         slow: BTreeSet::new(),
         ripe: BTreeSet::new(),
         problems: BTreeMap::new(),
@@ -161,30 +161,30 @@ pub(crate) async fn run(
     }
 }
 
-struct Writer {
+struct StatusWriter {
     client: Client,
     recorder: Recorder,
-    published: watch::Receiver<Arc<Published>>,
-    observed: Arc<Observed>,
+    published: watch::Receiver<Arc<EngineSnapshot>>,
+    observed: Arc<ObservedObjects>,
     identity: String,
     key: ReplicaKey,
     leader: watch::Receiver<Leader>,
     /// Since when this replica leads, if it does.
     leads: Option<Instant>,
     registers: bool,
-    unregistered: watch::Receiver<Arc<Messages>>,
+    unregistered: watch::Receiver<Arc<RegistrationMessages>>,
     /// What `unregistered` was at the last look.
-    shown: Arc<Messages>,
-    tally: Tally,
+    shown: Arc<RegistrationMessages>,
+    tally: AckCounter,
     /// Replicas whose proxies count and that have told nothing, at the last look.
     unheard: BTreeSet<String>,
     peers: Peers,
-    voice: Voice,
-    naming: Naming,
+    voice: PeerClient,
+    naming: GraphFieldIndex,
     /// Objects whose status may have to change.
-    dirty: Queue,
+    dirty: ObjectQueue,
     /// Objects to be looked at once, when there is nothing newer: every one, when a replica begins to lead.
-    backlog: Queue,
+    backlog: ObjectQueue,
     /// Those of which only words would change, and those that could not be written.
     slow: BTreeSet<ObjectRef>,
     /// Those whose words may be written now.
@@ -196,8 +196,8 @@ struct Writer {
     written: BTreeMap<ObjectRef, (Value, u64)>,
 }
 
-impl Writer {
-    fn hear(&mut self, heard: Heard) {
+impl StatusWriter {
+    fn hear(&mut self, heard: PeerEvent) {
         self.dirty.extend(self.peers.take(heard, Instant::now()));
     }
 
@@ -228,7 +228,7 @@ impl Writer {
         }
     }
 
-    async fn look(&mut self, published: &Published) {
+    async fn look(&mut self, published: &EngineSnapshot) {
         let counted = self.tally.count(SystemTime::now());
         if !counted.is_empty() {
             let counts = counted
@@ -254,8 +254,8 @@ impl Writer {
             }
             (false, _) => {
                 self.leads = None;
-                self.dirty = Queue::default();
-                self.backlog = Queue::default();
+                self.dirty = ObjectQueue::default();
+                self.backlog = ObjectQueue::default();
                 self.slow.clear();
                 self.written.clear();
                 return;
@@ -303,10 +303,10 @@ impl Writer {
     fn due(
         &mut self,
         object: &ObjectRef,
-        observation: &Observation,
-        proxies: Proxies,
+        observation: &ObservedObject,
+        proxies: ProxyCounts,
         now: Timestamp,
-    ) -> Option<Write> {
+    ) -> Option<ObjectPatch> {
         if observation.deleting {
             return self.without_old_finalizers(object, observation);
         }
@@ -339,7 +339,7 @@ impl Writer {
             self.slow.insert(object.clone());
             return None;
         }
-        Some(Write {
+        Some(ObjectPatch {
             object: object.clone(),
             uid: observation.uid.clone(),
             turns: condition::turns(current, &status),
@@ -348,9 +348,9 @@ impl Writer {
         })
     }
 
-    async fn write(&mut self, writes: Vec<Write>) {
+    async fn write(&mut self, writes: Vec<ObjectPatch>) {
         let (client, recorder) = (&self.client, &self.recorder);
-        let results: Vec<(Write, kube::Result<Option<DynamicObject>>)> = stream::iter(writes)
+        let results: Vec<(ObjectPatch, kube::Result<Option<DynamicObject>>)> = stream::iter(writes)
             .map(|write| async move {
                 let result = written(write.send(client, recorder).await);
                 (write, result)

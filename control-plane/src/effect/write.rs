@@ -11,20 +11,20 @@ use kube::{
 };
 use serde_json::Value;
 
-use super::condition::Turn;
+use super::condition::Transition;
 use crate::{event::event, source::kubernetes::api_of};
 
 /// One write.
-pub(super) struct Write {
+pub(super) struct ObjectPatch {
     pub(super) object: ObjectRef,
     pub(super) uid: String,
     pub(super) patch: Value,
     pub(super) is_status: bool,
     /// What is to be told beside.
-    pub(super) turns: Vec<Turn>,
+    pub(super) turns: Vec<Transition>,
 }
 
-impl Write {
+impl ObjectPatch {
     pub(super) async fn send(
         &self,
         client: &Client,

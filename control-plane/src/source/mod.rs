@@ -1,6 +1,6 @@
 //! The outside worlds that the engine is told of: a folder of manifests or a cluster, and Cloud Map.
 //!
-//! In: files, Kubernetes, AWS. Out: one bounded channel of [`Batch`]es, read by the engine alone. Each source is a task of
+//! In: files, Kubernetes, AWS. Out: one bounded channel of [`ChangeBatch`]es, read by the engine alone. Each source is a task of
 //! its own, keeps what it last told, and sends only what differs from that; a full channel makes it wait.
 //!
 //! Must not build, translate or judge: an object leaves here as its manifest has it, and what is wrong with a
@@ -17,18 +17,18 @@ use evermesh_model::{CloudMapService, CloudMapState, Kind, ObjectRef, Problem};
 
 /// Changes that belong together: an engine that applies half of them shows a state that never was.
 #[derive(Debug)]
-pub struct Batch {
+pub struct ChangeBatch {
     /// When the source noticed the first of them.
     pub noticed: Instant,
     /// How far a watch has come with them, if they are from a cluster.
-    pub place: Option<kubernetes::Place>,
+    pub place: Option<kubernetes::WatchPosition>,
     /// The changes, in the order in which they are to be applied.
-    pub changes: Vec<Change>,
+    pub changes: Vec<SourceChange>,
 }
 
-impl Batch {
+impl ChangeBatch {
     /// Changes that come from no cluster.
-    pub const fn new(noticed: Instant, changes: Vec<Change>) -> Self {
+    pub const fn new(noticed: Instant, changes: Vec<SourceChange>) -> Self {
         Self {
             noticed,
             place: None,
@@ -39,7 +39,7 @@ impl Batch {
 
 /// What a source tells the engine.
 #[derive(Debug)]
-pub enum Change {
+pub enum SourceChange {
     /// An object came or changed, or went.
     Object {
         /// Which one.

@@ -9,7 +9,7 @@ fn at(seconds: i64) -> Timestamp {
 fn facts(concerned: usize, acked: usize) -> Facts {
     Facts {
         generation: 2,
-        proxies: Proxies {
+        proxies: ProxyCounts {
             concerned,
             acked,
             waiting_since: (acked < concerned).then(|| at(60)),
@@ -136,7 +136,7 @@ fn counts_can_wait_and_news_cannot() {
     assert!(differs(&facts(1, 1), &facts(0, 0)));
     assert!(!differs(&facts(2, 1), &facts(2, 2)));
     let refused = Facts {
-        proxies: Proxies {
+        proxies: ProxyCounts {
             refusals: vec![(String::new(), String::new())],
             ..facts(2, 1).proxies
         },

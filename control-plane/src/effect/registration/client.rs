@@ -20,17 +20,17 @@ use aws_sdk_servicediscovery::{
 use evermesh_model::CloudMapService;
 
 use super::{
-    Settings,
-    plan::{Checks, Listed, Listing, Request},
+    RegistrationSettings,
+    plan::{HealthChecks, InstanceListing, InstanceRequest, ListedInstance},
 };
-use crate::source::cloud_map::Connection;
+use crate::source::cloud_map::CloudMapConnection;
 
 /// What says that a service was made here: after its first node is gone, the last one still knows.
 const DESCRIPTION: &str = "Made by Evermesh for the pods of App Mesh virtual nodes";
 
 /// Why something could not be done.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Failure {
+pub(super) enum RegistrationError {
     /// The service or its namespace is not there any more.
     #[error("the Cloud Map service or its namespace is gone")]
     Gone,
@@ -44,7 +44,7 @@ pub(super) enum Failure {
 
 /// A namespace that instances can be registered in.
 #[derive(Debug, Clone)]
-pub(super) struct Namespace {
+pub(super) struct CloudMapNamespace {
     pub(super) id: String,
     /// Whether its services have records in Route 53.
     pub(super) is_dns: bool,
@@ -52,19 +52,19 @@ pub(super) struct Namespace {
 
 /// A service.
 #[derive(Debug, Clone)]
-pub(super) struct Service {
+pub(super) struct ServiceRecord {
     pub(super) id: String,
     pub(super) arn: Option<String>,
     /// What it was made with: the UID of a virtual node, if a controller made it.
     pub(super) creator: Option<String>,
     /// Whether it says that it was made here.
     pub(super) is_marked: bool,
-    pub(super) checks: Checks,
+    pub(super) checks: HealthChecks,
 }
 
 /// Whether a service was deleted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Deleted {
+pub(super) enum DeleteOutcome {
     /// It is gone.
     Done,
     /// Cloud Map still works on its instances.
@@ -73,17 +73,20 @@ pub(super) enum Deleted {
 
 /// The client.
 #[derive(Debug)]
-pub(super) struct Registry {
-    connection: Connection,
+pub(super) struct RegistrationClient {
+    connection: CloudMapConnection,
 }
 
-impl Registry {
-    pub(super) const fn new(connection: Connection) -> Self {
+impl RegistrationClient {
+    pub(super) const fn new(connection: CloudMapConnection) -> Self {
         Self { connection }
     }
 
     /// The namespace of this name that API calls or a VPC's DNS find, if there is one.
-    pub(super) async fn namespace(&self, name: &str) -> Result<Option<Namespace>, Failure> {
+    pub(super) async fn namespace(
+        &self,
+        name: &str,
+    ) -> Result<Option<CloudMapNamespace>, RegistrationError> {
         let filter = NamespaceFilter::builder()
             .name(NamespaceFilterName::Name)
             .values(name)
@@ -104,7 +107,7 @@ impl Registry {
             };
             // Not everything that speaks the API knows the filter.
             if let (Some(id), true) = (namespace.id, namespace.name.as_deref() == Some(name)) {
-                return Ok(Some(Namespace { id, is_dns }));
+                return Ok(Some(CloudMapNamespace { id, is_dns }));
             }
         }
         Ok(None)
@@ -113,9 +116,9 @@ impl Registry {
     /// The service of this name in a namespace, if there is one.
     pub(super) async fn service(
         &self,
-        namespace: &Namespace,
+        namespace: &CloudMapNamespace,
         name: &str,
-    ) -> Result<Option<Service>, Failure> {
+    ) -> Result<Option<ServiceRecord>, RegistrationError> {
         let filter = ServiceFilter::builder()
             .name(ServiceFilterName::NamespaceId)
             .values(&namespace.id)
@@ -144,10 +147,10 @@ impl Registry {
     /// The service with this ARN, if it is there and of that name.
     pub(super) async fn noted(
         &self,
-        namespace: &Namespace,
+        namespace: &CloudMapNamespace,
         name: &str,
         arn: &str,
-    ) -> Result<Option<Service>, Failure> {
+    ) -> Result<Option<ServiceRecord>, RegistrationError> {
         let Some((_, id)) = arn.rsplit_once('/') else {
             return Ok(None);
         };
@@ -158,14 +161,14 @@ impl Registry {
         Ok(service.map(Into::into))
     }
 
-    async fn read(&self, id: &str) -> Result<Option<types::Service>, Failure> {
+    async fn read(&self, id: &str) -> Result<Option<types::Service>, RegistrationError> {
         let answer = self.connection.sdk.get_service().id(id).send().await;
         match answer {
             Ok(answer) => Ok(answer.service),
             Err(error) => match self.failure(&error) {
                 // An id that is none is as good as one of nothing.
-                Failure::Gone | Failure::Refused(_) => Ok(None),
-                failure @ Failure::Unavailable(_) => Err(failure),
+                RegistrationError::Gone | RegistrationError::Refused(_) => Ok(None),
+                failure @ RegistrationError::Unavailable(_) => Err(failure),
             },
         }
     }
@@ -173,11 +176,11 @@ impl Registry {
     /// Makes a service, on behalf of the virtual node with this UID. One that is there by now is as good.
     pub(super) async fn create(
         &self,
-        namespace: &Namespace,
+        namespace: &CloudMapNamespace,
         name: &CloudMapService,
         uid: &str,
-        settings: Settings,
-    ) -> Result<Service, Failure> {
+        settings: RegistrationSettings,
+    ) -> Result<ServiceRecord, RegistrationError> {
         let mut call = self
             .connection
             .sdk
@@ -209,18 +212,21 @@ impl Registry {
             Some(id) => self.read(&id).await?.map(Into::into),
             None => self.service(namespace, &name.service).await?,
         };
-        service.ok_or(Failure::Gone)
+        service.ok_or(RegistrationError::Gone)
     }
 
     /// Everything that a service holds.
-    pub(super) async fn list(&self, service: &Service) -> Result<Listing, Failure> {
+    pub(super) async fn list(
+        &self,
+        service: &ServiceRecord,
+    ) -> Result<InstanceListing, RegistrationError> {
         let call = self.connection.sdk.list_instances();
         let mut pages = call.service_id(&service.id).into_paginator().send();
         let mut instances = BTreeMap::new();
         while let Some(page) = pages.next().await {
             let page = page.map_err(|error| self.failure(&error))?;
             let listed = page.instances.into_iter().flatten().filter_map(|summary| {
-                let listed = Listed {
+                let listed = ListedInstance {
                     attributes: summary.attributes.into_iter().flatten().collect(),
                     healthy: None,
                 };
@@ -228,10 +234,10 @@ impl Registry {
             });
             instances.extend(listed);
         }
-        if service.checks != Checks::None && !instances.is_empty() {
+        if service.checks != HealthChecks::None && !instances.is_empty() {
             self.add_health(service, &mut instances).await?;
         }
-        Ok(Listing {
+        Ok(InstanceListing {
             checks: service.checks,
             instances,
         })
@@ -239,9 +245,9 @@ impl Registry {
 
     async fn add_health(
         &self,
-        service: &Service,
-        instances: &mut BTreeMap<String, Listed>,
-    ) -> Result<(), Failure> {
+        service: &ServiceRecord,
+        instances: &mut BTreeMap<String, ListedInstance>,
+    ) -> Result<(), RegistrationError> {
         let call = self.connection.sdk.get_instances_health_status();
         let mut pages = call.service_id(&service.id).into_paginator().send();
         while let Some(page) = pages.next().await {
@@ -268,23 +274,23 @@ impl Registry {
     /// Asks for what is to become of an instance. That it is asked for already, or is gone already, is as good.
     pub(super) async fn send(
         &self,
-        service: &Service,
+        service: &ServiceRecord,
         id: &str,
-        request: &Request,
-    ) -> Result<(), Failure> {
+        request: &InstanceRequest,
+    ) -> Result<(), RegistrationError> {
         let sdk = &self.connection.sdk;
         match request {
-            Request::Register(attributes) => {
+            InstanceRequest::Register(attributes) => {
                 let call = sdk.register_instance();
                 let call = call.service_id(&service.id).instance_id(id);
                 let attributes = attributes.clone().into_iter().collect();
                 self.done(call.set_attributes(Some(attributes)).send().await)
             }
-            Request::Deregister => {
+            InstanceRequest::Deregister => {
                 let call = sdk.deregister_instance();
                 self.done(call.service_id(&service.id).instance_id(id).send().await)
             }
-            Request::SetHealth(healthy) => {
+            InstanceRequest::SetHealth(healthy) => {
                 let status = if *healthy {
                     CustomHealthStatus::Healthy
                 } else {
@@ -297,7 +303,7 @@ impl Registry {
         }
     }
 
-    fn done<T, E>(&self, answer: Result<T, SdkError<E>>) -> Result<(), Failure>
+    fn done<T, E>(&self, answer: Result<T, SdkError<E>>) -> Result<(), RegistrationError>
     where
         E: ProvideErrorMetadata + Error + 'static,
     {
@@ -311,48 +317,51 @@ impl Registry {
     }
 
     /// Deletes a service without instances.
-    pub(super) async fn delete(&self, service: &Service) -> Result<Deleted, Failure> {
+    pub(super) async fn delete(
+        &self,
+        service: &ServiceRecord,
+    ) -> Result<DeleteOutcome, RegistrationError> {
         let call = self.connection.sdk.delete_service().id(&service.id);
         match call.send().await {
-            Ok(_) => Ok(Deleted::Done),
-            Err(error) if error.code() == Some("ResourceInUse") => Ok(Deleted::InUse),
+            Ok(_) => Ok(DeleteOutcome::Done),
+            Err(error) if error.code() == Some("ResourceInUse") => Ok(DeleteOutcome::InUse),
             Err(error) => match self.failure(&error) {
-                Failure::Gone => Ok(Deleted::Done),
+                RegistrationError::Gone => Ok(DeleteOutcome::Done),
                 failure => Err(failure),
             },
         }
     }
 
-    fn failure<E>(&self, error: &SdkError<E>) -> Failure
+    fn failure<E>(&self, error: &SdkError<E>) -> RegistrationError
     where
         E: ProvideErrorMetadata + Error + 'static,
     {
         let words = || self.connection.words(error);
         match error.code() {
-            Some("ServiceNotFound" | "NamespaceNotFound") => Failure::Gone,
+            Some("ServiceNotFound" | "NamespaceNotFound") => RegistrationError::Gone,
             Some(
                 "InvalidInput"
                 | "ResourceLimitExceeded"
                 | "CustomHealthNotFound"
                 | "TooManyTagsException",
-            ) => Failure::Refused(words()),
-            _ => Failure::Unavailable(words()),
+            ) => RegistrationError::Refused(words()),
+            _ => RegistrationError::Unavailable(words()),
         }
     }
 }
 
-fn is_in(service: &types::Service, namespace: &Namespace) -> bool {
+fn is_in(service: &types::Service, namespace: &CloudMapNamespace) -> bool {
     service.namespace_id() == Some(namespace.id.as_str())
 }
 
-impl From<types::Service> for Service {
+impl From<types::Service> for ServiceRecord {
     fn from(service: types::Service) -> Self {
         let checks = if service.health_check_custom_config.is_some() {
-            Checks::Custom
+            HealthChecks::Custom
         } else if service.health_check_config.is_some() {
-            Checks::Route53
+            HealthChecks::Route53
         } else {
-            Checks::None
+            HealthChecks::None
         };
         Self {
             id: service.id.unwrap_or_default(),
@@ -364,13 +373,13 @@ impl From<types::Service> for Service {
     }
 }
 
-impl From<BuildError> for Failure {
+impl From<BuildError> for RegistrationError {
     fn from(error: BuildError) -> Self {
         Self::Refused(error.to_string())
     }
 }
 
-fn dns_config(settings: Settings) -> Result<DnsConfig, BuildError> {
+fn dns_config(settings: RegistrationSettings) -> Result<DnsConfig, BuildError> {
     let record = DnsRecord::builder()
         .r#type(if settings.ipv6 {
             RecordType::Aaaa

@@ -6,17 +6,17 @@
 //!
 //! Must not be asked about pods without the gate.
 
-use evermesh_ingest::registration::{Gate, Pod, Registrant};
+use evermesh_ingest::registration::{GateState, NodeRegistration, PodRegistration};
 use evermesh_model::ObjectRef;
 
 use super::{
     instance,
-    plan::{Checks, Listing},
+    plan::{HealthChecks, InstanceListing},
 };
 
 /// What the readiness gate of a pod is to say.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Verdict {
+pub(super) struct GateUpdate {
     /// Of which node.
     pub(super) node: ObjectRef,
     pub(super) pod: ObjectRef,
@@ -28,11 +28,11 @@ pub(super) struct Verdict {
 
 /// What it should say where that is not what it says. `holder` is the pod that its address is registered for.
 pub(super) fn judge(
-    node: &Registrant,
-    pod: &Pod,
-    holder: Option<&Pod>,
-    listing: &Listing,
-) -> Option<Verdict> {
+    node: &NodeRegistration,
+    pod: &PodRegistration,
+    holder: Option<&PodRegistration>,
+    listing: &InstanceListing,
+) -> Option<GateUpdate> {
     let current = pod.gate.as_ref()?;
     let listed = listing.instances.get(&instance::id(pod));
     let healthy = listed.and_then(|listed| listed.healthy);
@@ -40,16 +40,16 @@ pub(super) fn judge(
         listed.is_some_and(|listed| instance::is_of_pod(node, pod, &listed.attributes));
     let (open, reason, message) = if !pod.ready {
         (false, "ContainersNotReady", "its containers are not ready")
-    } else if listing.checks == Checks::Route53 && healthy == Some(false) {
+    } else if listing.checks == HealthChecks::Route53 && healthy == Some(false) {
         (false, "Unhealthy", "Route 53 finds it unhealthy")
-    } else if *current == Gate::Open {
+    } else if *current == GateState::Open {
         return None;
     } else if holder.is_some_and(|holder| holder.object != pod.object) {
         let message = "another pod with its address is registered in Cloud Map";
         (false, "AddressTaken", message)
     } else if !is_registered {
         (false, "NotRegistered", "Cloud Map does not show it yet")
-    } else if listing.checks != Checks::None && healthy != Some(true) {
+    } else if listing.checks != HealthChecks::None && healthy != Some(true) {
         (
             false,
             "NotHealthy",
@@ -63,12 +63,12 @@ pub(super) fn judge(
 }
 
 /// What the gates should say while Cloud Map gives no answer, where that is not what they say.
-pub(super) fn unanswered(nodes: &[&Registrant], words: &str) -> Vec<Verdict> {
+pub(super) fn unanswered(nodes: &[&NodeRegistration], words: &str) -> Vec<GateUpdate> {
     let pods = nodes
         .iter()
         .flat_map(|node| node.pods.iter().map(move |pod| (*node, pod)));
     pods.filter_map(|(node, pod)| {
-        let current = pod.gate.as_ref().filter(|gate| **gate != Gate::Open)?;
+        let current = pod.gate.as_ref().filter(|gate| **gate != GateState::Open)?;
         let verdict = verdict(node, pod, false, "CloudMapUnavailable", words);
         differs(current, &verdict).then_some(verdict)
     })
@@ -76,13 +76,13 @@ pub(super) fn unanswered(nodes: &[&Registrant], words: &str) -> Vec<Verdict> {
 }
 
 fn verdict(
-    node: &Registrant,
-    pod: &Pod,
+    node: &NodeRegistration,
+    pod: &PodRegistration,
     open: bool,
     reason: &'static str,
     message: &str,
-) -> Verdict {
-    Verdict {
+) -> GateUpdate {
+    GateUpdate {
         node: node.object.clone(),
         pod: pod.object.clone(),
         uid: pod.uid.clone(),
@@ -92,10 +92,10 @@ fn verdict(
     }
 }
 
-fn differs(current: &Gate, verdict: &Verdict) -> bool {
+fn differs(current: &GateState, verdict: &GateUpdate) -> bool {
     match current {
-        Gate::Unset => true,
-        Gate::Open => !verdict.open,
-        Gate::Closed(reason) => verdict.open || reason != verdict.reason,
+        GateState::Unset => true,
+        GateState::Open => !verdict.open,
+        GateState::Closed(reason) => verdict.open || reason != verdict.reason,
     }
 }

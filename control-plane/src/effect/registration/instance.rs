@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use evermesh_ingest::registration::{Pod, Registrant};
+use evermesh_ingest::registration::{NodeRegistration, PodRegistration};
 
 /// The attributes of an instance.
 pub(super) type Attributes = BTreeMap<String, String>;
@@ -25,12 +25,12 @@ const HEALTH: &str = "AWS_INIT_HEALTH_STATUS";
 const RESERVED: &str = "AWS_";
 
 /// The id of a pod's instance.
-pub(super) fn id(pod: &Pod) -> String {
+pub(super) fn id(pod: &PodRegistration) -> String {
     pod.ip.to_string()
 }
 
 /// The attributes of a pod's instance. A later one replaces an earlier one of the same name.
-pub(super) fn attributes(node: &Registrant, pod: &Pod) -> Attributes {
+pub(super) fn attributes(node: &NodeRegistration, pod: &PodRegistration) -> Attributes {
     let mut attributes = pod.labels.clone();
     attributes.extend(node.attributes.clone());
     let mut set = |name: &str, value: &str| {
@@ -59,13 +59,17 @@ pub(super) fn attributes(node: &Registrant, pod: &Pod) -> Attributes {
 }
 
 /// Whether an instance carries the names of this node.
-pub(super) fn is_of(node: &Registrant, attributes: &Attributes) -> bool {
+pub(super) fn is_of(node: &NodeRegistration, attributes: &Attributes) -> bool {
     attributes.get(MESH).map(String::as_str) == Some(&*node.name.mesh)
         && attributes.get(NODE).map(String::as_str) == Some(&*node.name.name)
 }
 
 /// Whether an instance is this pod's: an address may have been another's before.
-pub(super) fn is_of_pod(node: &Registrant, pod: &Pod, attributes: &Attributes) -> bool {
+pub(super) fn is_of_pod(
+    node: &NodeRegistration,
+    pod: &PodRegistration,
+    attributes: &Attributes,
+) -> bool {
     is_of(node, attributes)
         && attributes.get(POD).map(String::as_str) == Some(&*pod.object.name)
         && attributes.get(NAMESPACE).map(String::as_str) == Some(&*pod.object.namespace)

@@ -10,13 +10,13 @@ use evermesh_model::ObjectRef;
 use tokio::sync::watch;
 
 /// Virtual nodes that are not registered as they should be, and why.
-pub(crate) type Messages = BTreeMap<ObjectRef, String>;
+pub(crate) type RegistrationMessages = BTreeMap<ObjectRef, String>;
 
 /// Who tells them.
 #[derive(Debug)]
-pub(super) struct Teller(pub(super) watch::Sender<Arc<Messages>>);
+pub(super) struct MessagePublisher(pub(super) watch::Sender<Arc<RegistrationMessages>>);
 
-impl Teller {
+impl MessagePublisher {
     /// What is known of a node now; none if all is well.
     pub(super) fn tell(&self, node: &ObjectRef, message: Option<&String>) {
         self.0.send_if_modified(|messages| {

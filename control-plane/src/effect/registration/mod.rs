@@ -1,7 +1,7 @@
 //! Registers the pods of virtual nodes in Cloud Map, as App Mesh's controller did.
 //!
 //! In: the engine's newest turn, what the API holds of virtual nodes, and what Cloud Map holds. Out: instances and their
-//! health, services where one is missing, readiness gates, and [`Messages`] about what does not work.
+//! health, services where one is missing, readiness gates, and [`RegistrationMessages`] about what does not work.
 //! One [`worker`] a service, however many nodes share it.
 //!
 //! A virtual node that is registered carries [`FINALIZER`], which is removed when nothing of it is left in Cloud Map.
@@ -20,7 +20,9 @@ mod worker;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use evermesh_ingest::registration::{Registrable, Registrant, leaving, registrations};
+use evermesh_ingest::registration::{
+    NodeRegistration, RegistrationSnapshot, leaving, registrations,
+};
 use evermesh_model::{CloudMapService, Graph, ObjectRef, ResourceName};
 use kube::Client;
 use tokio::{
@@ -30,12 +32,15 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use self::messages::Messages;
-use self::{client::Registry, messages::Teller, objects::Objects, worker::Worker};
+pub(crate) use self::messages::RegistrationMessages;
+use self::{
+    client::RegistrationClient, messages::MessagePublisher, objects::ObjectWriter,
+    worker::ServiceWorker,
+};
 use crate::{
     effect::lease::Leader,
-    engine::Published,
-    source::{cloud_map::Connection, kubernetes::Observed},
+    engine::EngineSnapshot,
+    source::{cloud_map::CloudMapConnection, kubernetes::ObservedObjects},
     throttle::Throttle,
 };
 
@@ -50,24 +55,24 @@ const GAP: Duration = Duration::from_millis(50);
 const REGISTRATIONS: (Duration, u32) = (Duration::from_millis(250), 80);
 
 /// What registration reads, and how it goes about it.
-pub(crate) struct Options {
+pub(crate) struct RegistrationOptions {
     /// The engine's newest turn.
-    pub(crate) published: watch::Receiver<Arc<Published>>,
+    pub(crate) published: watch::Receiver<Arc<EngineSnapshot>>,
     /// What the API holds of virtual nodes.
-    pub(crate) observed: Arc<Observed>,
+    pub(crate) observed: Arc<ObservedObjects>,
     /// Whether we may write.
     pub(crate) leader: watch::Receiver<Leader>,
     /// A URL to call instead of AWS, exactly as it is written.
     pub(crate) endpoint: Option<String>,
     /// What services are made like.
-    pub(crate) settings: Settings,
+    pub(crate) settings: RegistrationSettings,
     /// Where to say what does not work.
-    pub(crate) messages: watch::Sender<Arc<Messages>>,
+    pub(crate) messages: watch::Sender<Arc<RegistrationMessages>>,
 }
 
 /// What services are made like.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Settings {
+pub(crate) struct RegistrationSettings {
     /// How long resolvers may keep an address, in seconds.
     pub(crate) dns_ttl: u32,
     /// Whether we tell Cloud Map which instances are healthy.
@@ -78,22 +83,26 @@ pub(crate) struct Settings {
 
 /// What workers share.
 struct Shared {
-    registry: Registry,
-    objects: Objects,
-    messages: Teller,
+    registry: RegistrationClient,
+    objects: ObjectWriter,
+    messages: MessagePublisher,
     /// One for all services: the account has one quota.
     throttle: Throttle,
-    settings: Settings,
+    settings: RegistrationSettings,
     permits: Semaphore,
 }
 
 /// Whether the finalizer of this virtual node is removed here, when its instances are gone, and by nobody else.
-pub(crate) fn keeps_finalizer(objects: &Registrable, node: &ObjectRef) -> bool {
+pub(crate) fn keeps_finalizer(objects: &RegistrationSnapshot, node: &ObjectRef) -> bool {
     objects.service(node).is_some()
 }
 
 /// Registers until `shutdown`, whenever this replica leads.
-pub(crate) async fn run(client: Client, mut options: Options, shutdown: CancellationToken) {
+pub(crate) async fn run(
+    client: Client,
+    mut options: RegistrationOptions,
+    shutdown: CancellationToken,
+) {
     let mut leader = options.leader.clone();
     let work = async {
         loop {
@@ -112,10 +121,10 @@ pub(crate) async fn run(client: Client, mut options: Options, shutdown: Cancella
     shutdown.run_until_cancelled(work).await;
 }
 
-type Wanted = watch::Sender<Arc<Vec<Registrant>>>;
+type Wanted = watch::Sender<Arc<Vec<NodeRegistration>>>;
 
 /// One worker for each service that is wanted. Ends when the engine has; to drop it ends the workers.
-async fn lead(client: &Client, options: &mut Options) {
+async fn lead(client: &Client, options: &mut RegistrationOptions) {
     // Whoever has no Cloud Map must not wait for AWS credentials.
     let mut seen = Registrants::default();
     while seen.update(options).is_empty() {
@@ -124,12 +133,14 @@ async fn lead(client: &Client, options: &mut Options) {
         }
     }
     let shared = Arc::new(Shared {
-        registry: Registry::new(Connection::open(options.endpoint.as_deref()).await),
-        objects: Objects {
+        registry: RegistrationClient::new(
+            CloudMapConnection::open(options.endpoint.as_deref()).await,
+        ),
+        objects: ObjectWriter {
             client: client.clone(),
             observed: Arc::clone(&options.observed),
         },
-        messages: Teller(options.messages.clone()),
+        messages: MessagePublisher(options.messages.clone()),
         throttle: Throttle::new(REGISTRATIONS.0, REGISTRATIONS.1),
         settings: options.settings,
         permits: Semaphore::new(CONCURRENCY),
@@ -152,7 +163,7 @@ async fn lead(client: &Client, options: &mut Options) {
         for (service, nodes) in services {
             let (wanted, _) = workers.entry(service.clone()).or_insert_with(|| {
                 let (wanted, receiver) = watch::channel(Arc::clone(nodes));
-                let worker = Worker::new(service.clone(), receiver, Arc::clone(&shared));
+                let worker = ServiceWorker::new(service.clone(), receiver, Arc::clone(&shared));
                 (wanted, tasks.spawn(worker.run()))
             });
             wanted.send_if_modified(|last| {
@@ -172,21 +183,21 @@ async fn lead(client: &Client, options: &mut Options) {
 /// Who is to be registered, as of the newest turn.
 #[derive(Default)]
 struct Registrants {
-    last: Option<(Registrable, Arc<Graph>)>,
-    by_service: BTreeMap<CloudMapService, Arc<Vec<Registrant>>>,
+    last: Option<(RegistrationSnapshot, Arc<Graph>)>,
+    by_service: BTreeMap<CloudMapService, Arc<Vec<NodeRegistration>>>,
 }
 
 impl Registrants {
     /// Half of what there is to read would look as if the rest had gone: nobody is known before all is read.
     fn update(
         &mut self,
-        options: &mut Options,
-    ) -> &BTreeMap<CloudMapService, Arc<Vec<Registrant>>> {
+        options: &mut RegistrationOptions,
+    ) -> &BTreeMap<CloudMapService, Arc<Vec<NodeRegistration>>> {
         let published = Arc::clone(&options.published.borrow_and_update());
-        let Published {
+        let EngineSnapshot {
             registrable, graph, ..
         } = &*published;
-        let is_same = |(last, last_graph): &(Registrable, Arc<_>)| {
+        let is_same = |(last, last_graph): &(RegistrationSnapshot, Arc<_>)| {
             registrable.is_same(last) && Arc::ptr_eq(graph, last_graph)
         };
         if !published.waiting_for.is_empty() || self.last.as_ref().is_some_and(is_same) {
@@ -194,7 +205,8 @@ impl Registrants {
         }
         let mut found = registrations(registrable, graph);
         for node in registrable.virtual_nodes.keys() {
-            let is_served = |users: &Vec<Registrant>| users.iter().any(|it| it.object == *node);
+            let is_served =
+                |users: &Vec<NodeRegistration>| users.iter().any(|it| it.object == *node);
             let Some(observation) = options.observed.get(node).filter(|it| it.deleting) else {
                 continue;
             };

@@ -8,7 +8,7 @@
 
 use std::sync::Arc;
 
-use evermesh_ingest::registration::{GATE, Registrant, SERVICE_ARN};
+use evermesh_ingest::registration::{NodeRegistration, READINESS_GATE, SERVICE_ARN};
 use evermesh_model::ObjectRef;
 use k8s_openapi::{api::core::v1::Pod, jiff::Timestamp};
 use kube::{
@@ -17,21 +17,21 @@ use kube::{
 };
 use serde_json::{Value, json};
 
-use super::{FINALIZER, gate::Verdict};
+use super::{FINALIZER, gate::GateUpdate};
 use crate::{
     effect::{condition, write::written},
-    source::kubernetes::{Observed, api_of},
+    source::kubernetes::{ObservedObjects, api_of},
 };
 
 /// The cluster.
-pub(super) struct Objects {
+pub(super) struct ObjectWriter {
     pub(super) client: Client,
-    pub(super) observed: Arc<Observed>,
+    pub(super) observed: Arc<ObservedObjects>,
 }
 
-impl Objects {
+impl ObjectWriter {
     /// Makes sure that a node cannot go before its instances have. Returns whether that is so.
-    pub(super) async fn hold(&self, node: &Registrant) -> kube::Result<bool> {
+    pub(super) async fn hold(&self, node: &NodeRegistration) -> kube::Result<bool> {
         let Some(observation) = self.observed.get(&node.object) else {
             return Ok(false);
         };
@@ -62,7 +62,11 @@ impl Objects {
     }
 
     /// Notes a node's service where the old controller did.
-    pub(super) async fn note_service(&self, node: &Registrant, arn: &str) -> kube::Result<bool> {
+    pub(super) async fn note_service(
+        &self,
+        node: &NodeRegistration,
+        arn: &str,
+    ) -> kube::Result<bool> {
         if node.service_arn.as_deref() == Some(arn) {
             return Ok(true);
         }
@@ -71,14 +75,14 @@ impl Objects {
     }
 
     /// Sets the readiness gate of a pod, of this very pod: its successor may have its name.
-    pub(super) async fn set_gate(&self, verdict: &Verdict) -> kube::Result<bool> {
+    pub(super) async fn set_gate(&self, verdict: &GateUpdate) -> kube::Result<bool> {
         let ObjectRef {
             kind: _,
             namespace,
             name,
         } = &verdict.pod;
         let condition = json!({
-            "type": GATE,
+            "type": READINESS_GATE,
             "status": if verdict.open { "True" } else { "False" },
             "reason": verdict.reason,
             "message": verdict.message,
@@ -93,7 +97,7 @@ impl Objects {
         written(api.patch_status(name, &params, &patch).await).map(|it| it.is_some())
     }
 
-    async fn patch_node(&self, node: &Registrant, metadata: &Value) -> kube::Result<bool> {
+    async fn patch_node(&self, node: &NodeRegistration, metadata: &Value) -> kube::Result<bool> {
         let mut metadata = metadata.clone();
         metadata["uid"] = node.uid.as_str().into();
         self.patch(&node.object, &metadata).await

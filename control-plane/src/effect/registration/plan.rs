@@ -1,32 +1,32 @@
 //! What has to be done so that a Cloud Map service holds the pods that belong there. Pure.
 //!
 //! In: the nodes that share the service, what Cloud Map lists for it, and what it was asked for a moment ago. Out:
-//! [`Request`]s, what the readiness gates should say, and which nodes have nothing left there.
+//! [`InstanceRequest`]s, what the readiness gates should say, and which nodes have nothing left there.
 //! An instance belongs to the node whose names it carries; those of nobody here are left alone.
 //!
 //! Must not trust that what was asked for is done: only a listing says so.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use evermesh_ingest::registration::{Pod, Registrant};
+use evermesh_ingest::registration::{NodeRegistration, PodRegistration};
 use evermesh_model::ObjectRef;
 
 use super::{
-    gate::{self, Verdict},
+    gate::{self, GateUpdate},
     instance::{self, Attributes},
 };
 
 /// What Cloud Map holds of a service.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub(super) struct Listing {
-    pub(super) checks: Checks,
+pub(super) struct InstanceListing {
+    pub(super) checks: HealthChecks,
     /// By id.
-    pub(super) instances: BTreeMap<String, Listed>,
+    pub(super) instances: BTreeMap<String, ListedInstance>,
 }
 
 /// Who says whether an instance is healthy.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) enum Checks {
+pub(super) enum HealthChecks {
     /// Nobody: an instance that is there is healthy.
     #[default]
     None,
@@ -38,7 +38,7 @@ pub(super) enum Checks {
 
 /// An instance that Cloud Map holds.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub(super) struct Listed {
+pub(super) struct ListedInstance {
     pub(super) attributes: Attributes,
     /// None while it is not known, or if nobody checks.
     pub(super) healthy: Option<bool>,
@@ -46,7 +46,7 @@ pub(super) struct Listed {
 
 /// What is asked of Cloud Map for one instance.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Request {
+pub(super) enum InstanceRequest {
     /// That it is not there.
     Deregister,
     /// That it is healthy, or is not.
@@ -57,19 +57,19 @@ pub(super) enum Request {
 
 /// A request, and the node it is for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Action {
+pub(super) struct InstanceAction {
     pub(super) node: ObjectRef,
     pub(super) id: String,
-    pub(super) request: Request,
+    pub(super) request: InstanceRequest,
 }
 
 /// What there is to do.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub(super) struct Plan {
+pub(super) struct RegistrationPlan {
     /// What makes room first.
-    pub(super) actions: Vec<Action>,
+    pub(super) actions: Vec<InstanceAction>,
     /// Those that differ from what the pods say.
-    pub(super) gates: Vec<Verdict>,
+    pub(super) gates: Vec<GateUpdate>,
     /// Leaving nodes of which nothing is left.
     pub(super) gone: Vec<ObjectRef>,
     /// What is wrong, by node.
@@ -80,18 +80,18 @@ pub(super) struct Plan {
 
 /// The plan for one service. `sent` is what it was asked for and has not shown yet, by instance.
 pub(super) fn plan(
-    nodes: &[&Registrant],
-    listing: &Listing,
-    sent: &BTreeMap<String, Action>,
-) -> Plan {
-    let mut plan = Plan::default();
+    nodes: &[&NodeRegistration],
+    listing: &InstanceListing,
+    sent: &BTreeMap<String, InstanceAction>,
+) -> RegistrationPlan {
+    let mut plan = RegistrationPlan::default();
     let wanted = wanted(nodes, listing.checks, &mut plan.problems);
     let mut registrations = Vec::new();
     for (id, (node, pod)) in &wanted {
         let request = next(node, pod, listing.instances.get(id), listing.checks);
         let Some(request) = request else { continue };
         plan.is_unsettled = true;
-        let action = Action {
+        let action = InstanceAction {
             node: node.object.clone(),
             id: id.clone(),
             request,
@@ -100,8 +100,10 @@ pub(super) fn plan(
             continue;
         }
         match &action.request {
-            Request::Register(_) => registrations.push(action),
-            Request::SetHealth(_) | Request::Deregister => plan.actions.push(action),
+            InstanceRequest::Register(_) => registrations.push(action),
+            InstanceRequest::SetHealth(_) | InstanceRequest::Deregister => {
+                plan.actions.push(action)
+            }
         }
     }
     let mut remaining: BTreeSet<&ObjectRef> = sent.values().map(|action| &action.node).collect();
@@ -114,10 +116,10 @@ pub(super) fn plan(
         };
         plan.is_unsettled = true;
         remaining.insert(&owner.object);
-        let action = Action {
+        let action = InstanceAction {
             node: owner.object.clone(),
             id: id.clone(),
-            request: Request::Deregister,
+            request: InstanceRequest::Deregister,
         };
         if sent.get(id) != Some(&action) {
             plan.actions.push(action);
@@ -140,12 +142,14 @@ pub(super) fn plan(
 }
 
 /// Whether a listing shows what was asked for.
-pub(super) fn is_done(action: &Action, listing: &Listing) -> bool {
+pub(super) fn is_done(action: &InstanceAction, listing: &InstanceListing) -> bool {
     let listed = listing.instances.get(&action.id);
     match &action.request {
-        Request::Deregister => listed.is_none(),
-        Request::SetHealth(healthy) => listed.is_some_and(|it| it.healthy == Some(*healthy)),
-        Request::Register(attributes) => {
+        InstanceRequest::Deregister => listed.is_none(),
+        InstanceRequest::SetHealth(healthy) => {
+            listed.is_some_and(|it| it.healthy == Some(*healthy))
+        }
+        InstanceRequest::Register(attributes) => {
             listed.is_some_and(|it| instance::is_same(attributes, &it.attributes))
         }
     }
@@ -154,15 +158,15 @@ pub(super) fn is_done(action: &Action, listing: &Listing) -> bool {
 /// The instances that there should be, by id. Pods that are not ready are among them only if their health can be
 /// told.
 fn wanted<'a>(
-    nodes: &[&'a Registrant],
-    checks: Checks,
+    nodes: &[&'a NodeRegistration],
+    checks: HealthChecks,
     problems: &mut BTreeMap<ObjectRef, String>,
-) -> BTreeMap<String, (&'a Registrant, &'a Pod)> {
-    let mut wanted: BTreeMap<String, (&Registrant, &Pod)> = BTreeMap::new();
+) -> BTreeMap<String, (&'a NodeRegistration, &'a PodRegistration)> {
+    let mut wanted: BTreeMap<String, (&NodeRegistration, &PodRegistration)> = BTreeMap::new();
     let pods = nodes
         .iter()
         .flat_map(|node| node.pods.iter().map(move |pod| (*node, pod)));
-    for (node, pod) in pods.filter(|(_, pod)| pod.ready || checks == Checks::Custom) {
+    for (node, pod) in pods.filter(|(_, pod)| pod.ready || checks == HealthChecks::Custom) {
         let id = instance::id(pod);
         let mut loser = (node, pod);
         match wanted.get_mut(&id) {
@@ -183,13 +187,18 @@ fn wanted<'a>(
     wanted
 }
 
-fn next(node: &Registrant, pod: &Pod, listed: Option<&Listed>, checks: Checks) -> Option<Request> {
+fn next(
+    node: &NodeRegistration,
+    pod: &PodRegistration,
+    listed: Option<&ListedInstance>,
+    checks: HealthChecks,
+) -> Option<InstanceRequest> {
     let attributes = instance::attributes(node, pod);
     match listed {
         Some(listed) if instance::is_same(&attributes, &listed.attributes) => {
-            (checks == Checks::Custom && listed.healthy != Some(pod.ready))
-                .then_some(Request::SetHealth(pod.ready))
+            (checks == HealthChecks::Custom && listed.healthy != Some(pod.ready))
+                .then_some(InstanceRequest::SetHealth(pod.ready))
         }
-        _ => Some(Request::Register(attributes)),
+        _ => Some(InstanceRequest::Register(attributes)),
     }
 }

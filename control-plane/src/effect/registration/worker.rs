@@ -15,7 +15,7 @@ use std::{
 };
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
-use evermesh_ingest::registration::Registrant;
+use evermesh_ingest::registration::NodeRegistration;
 use evermesh_model::{CloudMapService, ObjectRef};
 use futures::{StreamExt, stream};
 use tokio::{sync::watch, time::sleep};
@@ -23,9 +23,9 @@ use tracing::{info, warn};
 
 use super::{
     Shared,
-    client::{Deleted, Failure, Service},
-    gate::{self, Verdict},
-    plan::{self, Action, Request},
+    client::{DeleteOutcome, RegistrationError, ServiceRecord},
+    gate::{self, GateUpdate},
+    plan::{self, InstanceAction, InstanceRequest},
 };
 
 /// How often everything is looked at though nothing changed.
@@ -47,13 +47,13 @@ const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_se
 type Problems = BTreeMap<ObjectRef, String>;
 
 /// The task of one service.
-pub(super) struct Worker {
+pub(super) struct ServiceWorker {
     name: CloudMapService,
-    wanted: watch::Receiver<Arc<Vec<Registrant>>>,
+    wanted: watch::Receiver<Arc<Vec<NodeRegistration>>>,
     shared: Arc<Shared>,
     /// The service, once it was found.
-    found: Option<Service>,
-    sent: BTreeMap<String, (Action, Instant)>,
+    found: Option<ServiceRecord>,
+    sent: BTreeMap<String, (InstanceAction, Instant)>,
 }
 
 /// How a round ended.
@@ -66,10 +66,10 @@ enum Round {
     Unanswered,
 }
 
-impl Worker {
+impl ServiceWorker {
     pub(super) const fn new(
         name: CloudMapService,
-        wanted: watch::Receiver<Arc<Vec<Registrant>>>,
+        wanted: watch::Receiver<Arc<Vec<NodeRegistration>>>,
         shared: Arc<Shared>,
     ) -> Self {
         Self {
@@ -87,7 +87,7 @@ impl Worker {
         let mut backoff = backoff();
         loop {
             let nodes = Arc::clone(&self.wanted.borrow_and_update());
-            let nodes: Vec<&Registrant> = nodes.iter().collect();
+            let nodes: Vec<&NodeRegistration> = nodes.iter().collect();
             let round = {
                 // It is never closed; if it were, working would still be right.
                 let shared = Arc::clone(&self.shared);
@@ -125,14 +125,16 @@ impl Worker {
     }
 
     /// A service that vanished since the last round is looked for once more.
-    async fn round(&mut self, nodes: &[&Registrant]) -> Result<Round, Failure> {
+    async fn round(&mut self, nodes: &[&NodeRegistration]) -> Result<Round, RegistrationError> {
         match self.attempt(nodes).await {
-            Err(Failure::Gone) if self.found.take().is_some() => self.attempt(nodes).await,
+            Err(RegistrationError::Gone) if self.found.take().is_some() => {
+                self.attempt(nodes).await
+            }
             round => round,
         }
     }
 
-    async fn attempt(&mut self, nodes: &[&Registrant]) -> Result<Round, Failure> {
+    async fn attempt(&mut self, nodes: &[&NodeRegistration]) -> Result<Round, RegistrationError> {
         let mut problems = Problems::new();
         let mut round = Round::Settled;
         let mut held = Vec::new();
@@ -188,9 +190,9 @@ impl Worker {
     /// The service. None if there is none and either nobody needs one or there is no place for it.
     async fn service(
         &mut self,
-        nodes: &[&Registrant],
+        nodes: &[&NodeRegistration],
         problems: &mut Problems,
-    ) -> Result<Option<Service>, Failure> {
+    ) -> Result<Option<ServiceRecord>, RegistrationError> {
         if let Some(service) = &self.found {
             return Ok(Some(service.clone()));
         }
@@ -226,7 +228,12 @@ impl Worker {
         Ok(self.found.clone())
     }
 
-    async fn note(&self, service: &Service, nodes: &[&Registrant], problems: &mut Problems) {
+    async fn note(
+        &self,
+        service: &ServiceRecord,
+        nodes: &[&NodeRegistration],
+        problems: &mut Problems,
+    ) {
         let Some(arn) = &service.arn else { return };
         for node in nodes.iter().filter(|node| !node.leaving) {
             if let Err(error) = self.shared.objects.note_service(node, arn).await {
@@ -239,14 +246,14 @@ impl Worker {
     /// Sends what there is to send. Returns whether Cloud Map answered all of it.
     async fn act(
         &mut self,
-        service: &Service,
-        actions: Vec<Action>,
+        service: &ServiceRecord,
+        actions: Vec<InstanceAction>,
         problems: &mut Problems,
     ) -> bool {
         let shared = &self.shared;
         let answers = stream::iter(actions.into_iter().take(ROUND)).map(|action| async move {
-            if matches!(action.request, Request::Register(_)) {
-                shared.throttle.turn().await;
+            if matches!(action.request, InstanceRequest::Register(_)) {
+                shared.throttle.acquire().await;
             }
             let answer = shared
                 .registry
@@ -257,7 +264,7 @@ impl Worker {
         let answers: Vec<_> = answers.buffer_unordered(CALLS).collect().await;
         let mut is_answered = true;
         for (action, answer) in answers {
-            let Action { node, id, request } = &action;
+            let InstanceAction { node, id, request } = &action;
             match answer {
                 Ok(()) => {
                     let request = verb(request);
@@ -267,14 +274,14 @@ impl Worker {
                 Err(failure) => {
                     let message = format!("{} of {id} failed: {failure}", verb(request));
                     problems.insert(node.clone(), message);
-                    is_answered &= matches!(failure, Failure::Refused(_));
+                    is_answered &= matches!(failure, RegistrationError::Refused(_));
                 }
             }
         }
         is_answered
     }
 
-    async fn set_gates(&self, verdicts: Vec<Verdict>, problems: &mut Problems) {
+    async fn set_gates(&self, verdicts: Vec<GateUpdate>, problems: &mut Problems) {
         let objects = &self.shared.objects;
         let answers = stream::iter(verdicts).map(|verdict| async move {
             let answer = objects.set_gate(&verdict).await;
@@ -292,22 +299,22 @@ impl Worker {
     /// Deletes an empty service with the last of its nodes, if it was made for them. A node waits until that is done.
     async fn clean_up(
         &mut self,
-        service: &Service,
-        nodes: &[&Registrant],
+        service: &ServiceRecord,
+        nodes: &[&NodeRegistration],
         gone: &mut Vec<ObjectRef>,
         problems: &mut Problems,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), RegistrationError> {
         let creator = service.creator.as_deref();
         let is_ours = service.is_marked || nodes.iter().any(|node| creator == Some(&*node.uid));
         if !is_ours || nodes.iter().any(|node| !gone.contains(&node.object)) {
             return Ok(());
         }
         match self.shared.registry.delete(service).await? {
-            Deleted::Done => {
+            DeleteOutcome::Done => {
                 info!(service = %self.name, "the Cloud Map service is deleted with its last node");
                 self.found = None;
             }
-            Deleted::InUse => {
+            DeleteOutcome::InUse => {
                 for node in gone.drain(..) {
                     let message = "its Cloud Map service cannot be deleted yet: it is in use";
                     problems.insert(node, message.to_owned());
@@ -324,7 +331,7 @@ impl Worker {
         }
     }
 
-    async fn tell_failure(&self, nodes: &[&Registrant], failure: &Failure) {
+    async fn tell_failure(&self, nodes: &[&NodeRegistration], failure: &RegistrationError) {
         let message = failure.to_string();
         let all = nodes
             .iter()
@@ -338,7 +345,7 @@ impl Worker {
         }
     }
 
-    fn tell(&self, nodes: &[&Registrant], problems: &Problems) {
+    fn tell(&self, nodes: &[&NodeRegistration], problems: &Problems) {
         for node in nodes {
             let message = problems.get(&node.object);
             self.shared.messages.tell(&node.object, message);
@@ -346,12 +353,12 @@ impl Worker {
     }
 }
 
-const fn verb(request: &Request) -> &'static str {
+const fn verb(request: &InstanceRequest) -> &'static str {
     match request {
-        Request::Register(_) => "registration",
-        Request::Deregister => "deregistration",
-        Request::SetHealth(true) => "health: healthy",
-        Request::SetHealth(false) => "health: unhealthy",
+        InstanceRequest::Register(_) => "registration",
+        InstanceRequest::Deregister => "deregistration",
+        InstanceRequest::SetHealth(true) => "health: healthy",
+        InstanceRequest::SetHealth(false) => "health: unhealthy",
     }
 }
 

@@ -6,13 +6,13 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use evermesh_model::{FieldPath, ObjectRef, Problem, Reason};
 
-use super::Writer;
+use super::StatusWriter;
 use crate::{
-    effect::{condition::Proxies, lease::Leader},
-    engine::Published,
+    effect::{condition::ProxyCounts, lease::Leader},
+    engine::EngineSnapshot,
 };
 
-impl Writer {
+impl StatusWriter {
     /// Who is missing; whether this replica leads. Who no longer is may have been all that was waited for.
     pub(super) fn take_unheard(&mut self) -> bool {
         let unheard = match &*self.leader.borrow() {
@@ -35,7 +35,7 @@ impl Writer {
             .extend(all.into_iter().map(|(object, _)| object));
     }
 
-    pub(super) fn take_problems(&mut self, published: &Published) {
+    pub(super) fn take_problems(&mut self, published: &EngineSnapshot) {
         if Arc::ptr_eq(&self.problems_of, &published.problems) {
             return;
         }
@@ -75,8 +75,8 @@ impl Writer {
 
     /// What the proxies of all replicas made of an object. What another replica says of other versions than ours says
     /// only that its proxies do not have ours yet.
-    pub(super) fn proxies(&self, object: &ObjectRef) -> Proxies {
-        let mut proxies = Proxies::default();
+    pub(super) fn proxies(&self, object: &ObjectRef) -> ProxyCounts {
+        let mut proxies = ProxyCounts::default();
         let mut peers = self.peers.of(object).peekable();
         let digest = peers.peek().map(|_| self.tally.digest(object));
         for count in self.tally.get(object).into_iter().chain(peers) {

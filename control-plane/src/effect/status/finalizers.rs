@@ -3,10 +3,10 @@
 use evermesh_model::ObjectRef;
 use serde_json::json;
 
-use super::Writer;
+use super::StatusWriter;
 use crate::{
-    effect::{registration, write::Write},
-    source::kubernetes::Observation,
+    effect::{registration, write::ObjectPatch},
+    source::kubernetes::ObservedObject,
 };
 
 /// The finalizers of App Mesh's own controller. What they stood for is gone with AWS, and nobody else removes them.
@@ -17,7 +17,7 @@ const OLD_FINALIZERS: [&str; 4] = [
     registration::FINALIZER,
 ];
 
-impl Writer {
+impl StatusWriter {
     /// Whether a finalizer is that of registration, which removes it when it is done.
     fn keeps(&self, object: &ObjectRef, finalizer: &str) -> bool {
         self.registers
@@ -29,15 +29,15 @@ impl Writer {
     pub(super) fn without_old_finalizers(
         &self,
         object: &ObjectRef,
-        observation: &Observation,
-    ) -> Option<Write> {
+        observation: &ObservedObject,
+    ) -> Option<ObjectPatch> {
         let kept: Vec<&String> = observation
             .finalizers
             .iter()
             .filter(|it| !OLD_FINALIZERS.contains(&it.as_str()) || self.keeps(object, it))
             .collect();
         let metadata = json!({"finalizers": kept, "resourceVersion": observation.version});
-        (kept.len() < observation.finalizers.len()).then(|| Write {
+        (kept.len() < observation.finalizers.len()).then(|| ObjectPatch {
             object: object.clone(),
             uid: observation.uid.clone(),
             patch: json!({"metadata": metadata}),

@@ -39,13 +39,13 @@ const IPV6: &str = "AWS_INSTANCE_IPV6";
 
 /// What every client of Cloud Map begins with.
 #[derive(Debug, Clone)]
-pub(crate) struct Connection {
+pub(crate) struct CloudMapConnection {
     pub(crate) sdk: aws_sdk_servicediscovery::Client,
     /// What was not found at the start, in words that lead a failure: it may be its cause.
     lack: Option<&'static str>,
 }
 
-impl Connection {
+impl CloudMapConnection {
     /// Finds region and credentials as every AWS tool does. `endpoint` is called instead of AWS, exactly as it is
     /// written.
     pub(crate) async fn open(endpoint: Option<&str>) -> Self {
@@ -106,14 +106,14 @@ impl Connection {
 
 /// A client of Cloud Map that discovers.
 #[derive(Debug)]
-pub(super) struct Client {
-    connection: Connection,
+pub(super) struct DiscoveryClient {
+    connection: CloudMapConnection,
 }
 
-impl Client {
+impl DiscoveryClient {
     pub(super) async fn connect(options: &CloudMapOptions) -> Self {
         Self {
-            connection: Connection::open(options.endpoint.as_deref()).await,
+            connection: CloudMapConnection::open(options.endpoint.as_deref()).await,
         }
     }
 

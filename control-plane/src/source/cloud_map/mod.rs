@@ -25,9 +25,9 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-pub(crate) use self::client::Connection;
-use self::{client::Client, poller::Poller};
-use super::Batch;
+pub(crate) use self::client::CloudMapConnection;
+use self::{client::DiscoveryClient, poller::Poller};
+use super::ChangeBatch;
 
 /// Calls at a time.
 const CONCURRENCY: usize = 16;
@@ -59,7 +59,7 @@ impl Default for CloudMapOptions {
 pub async fn run(
     options: CloudMapOptions,
     wanted: watch::Receiver<Arc<BTreeSet<CloudMapService>>>,
-    changes: Sender<Batch>,
+    changes: Sender<ChangeBatch>,
     shutdown: CancellationToken,
 ) {
     // Boxed, since what the SDK keeps while it looks for credentials is large.
@@ -70,13 +70,13 @@ pub async fn run(
 async fn follow(
     options: CloudMapOptions,
     mut wanted: watch::Receiver<Arc<BTreeSet<CloudMapService>>>,
-    batches: Sender<Batch>,
+    batches: Sender<ChangeBatch>,
 ) {
     // Whoever has no Cloud Map must not wait for AWS credentials.
     if wanted.wait_for(|wanted| !wanted.is_empty()).await.is_err() {
         return;
     }
-    let client = Arc::new(Client::connect(&options).await);
+    let client = Arc::new(DiscoveryClient::connect(&options).await);
     let permits = Arc::new(Semaphore::new(CONCURRENCY));
     let mut tasks = JoinSet::new();
     let mut running = BTreeMap::new();

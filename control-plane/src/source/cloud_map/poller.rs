@@ -17,8 +17,8 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use super::{CloudMapOptions, client::Client};
-use crate::source::{Batch, Change};
+use super::{CloudMapOptions, client::DiscoveryClient};
+use crate::source::{ChangeBatch, SourceChange};
 
 /// How many intervals the longest pause has: a minute at the default interval.
 const LONGEST_PAUSE: u32 = 12;
@@ -29,9 +29,9 @@ pub(super) struct Poller {
     service: CloudMapService,
     interval: Duration,
     refresh: Duration,
-    client: Arc<Client>,
+    client: Arc<DiscoveryClient>,
     permits: Arc<Semaphore>,
-    changes: Sender<Batch>,
+    changes: Sender<ChangeBatch>,
     state: Arc<CloudMapState>,
     is_told: bool,
     /// What the instances are the answer to; none if they are to be asked for in any case.
@@ -50,9 +50,9 @@ impl Poller {
     pub(super) fn new(
         service: CloudMapService,
         options: &CloudMapOptions,
-        client: &Arc<Client>,
+        client: &Arc<DiscoveryClient>,
         permits: &Arc<Semaphore>,
-        changes: &Sender<Batch>,
+        changes: &Sender<ChangeBatch>,
     ) -> Self {
         Self {
             service,
@@ -146,11 +146,11 @@ impl Poller {
         }
         self.state = Arc::new(state);
         self.is_told = true;
-        let change = Change::CloudMap {
+        let change = SourceChange::CloudMap {
             service: self.service.clone(),
             state: Arc::clone(&self.state),
         };
-        let batch = Batch::new(noticed, vec![change]);
+        let batch = ChangeBatch::new(noticed, vec![change]);
         self.changes.send(batch).await.is_ok()
     }
 }

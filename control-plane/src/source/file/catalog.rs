@@ -1,6 +1,6 @@
 //! Which object of which file counts, and what the engine has been told.
 //!
-//! In: files as they are read. Out: the [`Change`]s between what was told last and what holds now.
+//! In: files as they are read. Out: the [`SourceChange`]s between what was told last and what holds now.
 //! The last good version of an object stays in force while its file, its document or itself cannot be read; an
 //! object in several files counts in the first of them, and the next takes over when that one lets go.
 //!
@@ -14,8 +14,8 @@ use std::{
 
 use evermesh_model::{FieldPath, ObjectRef, Problem, Reason};
 
-use super::document::{Item, Manifest, Refusal};
-use crate::source::Change;
+use super::document::{Item, Manifest, ManifestError};
+use crate::source::SourceChange;
 
 /// All files of the folder, by path.
 #[derive(Debug, Default)]
@@ -36,7 +36,7 @@ struct File {
     manifest: Manifest,
     held: BTreeMap<ObjectRef, Held>,
     /// Why the file could not be read the last time.
-    refusal: Option<Refusal>,
+    refusal: Option<ManifestError>,
 }
 
 /// An object that a file holds.
@@ -79,7 +79,7 @@ impl Catalog {
     }
 
     /// The file could not be read; what it held stays.
-    pub(super) fn refuse(&mut self, path: &Arc<str>, refusal: Refusal) {
+    pub(super) fn refuse(&mut self, path: &Arc<str>, refusal: ManifestError) {
         self.files.entry(Arc::clone(path)).or_default().refusal = Some(refusal);
         self.touched_files.insert(Arc::clone(path));
     }
@@ -95,7 +95,7 @@ impl Catalog {
     }
 
     /// What the engine is to be told now.
-    pub(super) fn changes(&mut self) -> Vec<Change> {
+    pub(super) fn changes(&mut self) -> Vec<SourceChange> {
         let mut changes = Vec::new();
         for object in mem::take(&mut self.touched_objects) {
             if let Some(holders) = self.holders.get(&object) {
@@ -116,7 +116,7 @@ impl Catalog {
                 self.told_problems
                     .insert(Arc::clone(&path), problems.clone());
             }
-            changes.push(Change::Problems {
+            changes.push(SourceChange::Problems {
                 origin: path,
                 problems,
             });
@@ -124,13 +124,16 @@ impl Catalog {
         changes
     }
 
-    fn object_change(&mut self, object: ObjectRef) -> Option<Change> {
+    fn object_change(&mut self, object: ObjectRef) -> Option<SourceChange> {
         let Some((path, held)) = self.first(&object) else {
-            return self.told_objects.remove(&object).map(|_| Change::Object {
-                object,
-                origin: None,
-                value: None,
-            });
+            return self
+                .told_objects
+                .remove(&object)
+                .map(|_| SourceChange::Object {
+                    object,
+                    origin: None,
+                    value: None,
+                });
         };
         let origin: Arc<str> = format!("{path}#{}", held.place.0).into();
         let item = match self.told_objects.get(&object) {
@@ -146,7 +149,7 @@ impl Catalog {
         let value = item.object.clone().map(|(_, value)| value);
         let told = (item, Arc::clone(&origin));
         self.told_objects.insert(object.clone(), told);
-        Some(Change::Object {
+        Some(SourceChange::Object {
             object,
             origin: Some(origin),
             value,
@@ -163,13 +166,13 @@ impl Catalog {
         let Some(file) = self.files.get(path) else {
             return Vec::new();
         };
-        if let Some(Refusal { reason, message }) = &file.refusal {
+        if let Some(ManifestError { reason, message }) = &file.refusal {
             return vec![Problem::of_origin(Arc::clone(path), *reason, message)];
         }
         let mut problems = Vec::new();
         for (number, document) in &file.manifest.documents {
             let origin: Arc<str> = format!("{path}#{number}").into();
-            if let Some(Refusal { reason, message }) = &document.refusal {
+            if let Some(ManifestError { reason, message }) = &document.refusal {
                 problems.push(Problem::of_origin(Arc::clone(&origin), *reason, message));
             }
             for (index, item) in &document.items {
@@ -274,9 +277,9 @@ mod tests {
     use super::*;
     use crate::source::file::document::Format;
 
-    fn told(changes: Vec<Change>) -> Vec<(String, Arc<evermesh_crds::v1beta2::Mesh>)> {
+    fn told(changes: Vec<SourceChange>) -> Vec<(String, Arc<evermesh_crds::v1beta2::Mesh>)> {
         let told = changes.into_iter().filter_map(|change| match change {
-            Change::Object {
+            SourceChange::Object {
                 origin,
                 value: Some(Object::Mesh(mesh)),
                 ..

@@ -13,7 +13,7 @@ use std::{
 
 use evermesh_ingest::{
     admission,
-    object::{self, Object, Parsed},
+    object::{self, Object, ParsedDocument},
 };
 use evermesh_model::{ObjectRef, Problem, Reason, Severity};
 use serde_json::Value;
@@ -48,7 +48,7 @@ pub(super) struct Document {
     /// Its objects, and in a list the index of each.
     pub(super) items: Vec<(Option<usize>, Arc<Item>)>,
     /// Why nothing could be read in it.
-    pub(super) refusal: Option<Refusal>,
+    pub(super) refusal: Option<ManifestError>,
 }
 
 /// One object as it is written.
@@ -68,12 +68,12 @@ pub(super) struct Item {
 
 /// Why a file or a document could not be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Refusal {
+pub(super) struct ManifestError {
     pub(super) reason: Reason,
     pub(super) message: String,
 }
 
-impl Refusal {
+impl ManifestError {
     pub(super) fn new(reason: Reason, message: impl Into<String>) -> Self {
         Self {
             reason,
@@ -84,9 +84,13 @@ impl Refusal {
 
 impl Manifest {
     /// Reads the text of a file, taking over from `previous` what did not change.
-    pub(super) fn read(format: Format, bytes: &[u8], previous: &Self) -> Result<Self, Refusal> {
+    pub(super) fn read(
+        format: Format,
+        bytes: &[u8],
+        previous: &Self,
+    ) -> Result<Self, ManifestError> {
         let text = str::from_utf8(bytes).map_err(|error| {
-            Refusal::new(
+            ManifestError::new(
                 Reason::InvalidYaml,
                 format!(
                     "not UTF-8 at byte {}; save the file as UTF-8",
@@ -163,7 +167,7 @@ impl Document {
         Self {
             fingerprint,
             items: Vec::new(),
-            refusal: Some(Refusal { reason, message }),
+            refusal: Some(ManifestError { reason, message }),
         }
     }
 
@@ -178,7 +182,7 @@ impl Item {
         let is_ours = value["apiVersion"]
             .as_str()
             .is_some_and(|version| OUR_GROUPS.iter().any(|group| version.starts_with(group)));
-        let Parsed {
+        let ParsedDocument {
             object,
             id,
             mut problems,

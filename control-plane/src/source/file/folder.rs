@@ -20,9 +20,9 @@ use evermesh_model::Reason;
 
 use super::{
     catalog::Catalog,
-    document::{Format, Manifest, Refusal, fingerprint},
+    document::{Format, Manifest, ManifestError, fingerprint},
 };
-use crate::source::Change;
+use crate::source::SourceChange;
 
 /// How deep folders may lie in one another: links among them could go in circles.
 const MAX_DEPTH: usize = 32;
@@ -58,7 +58,7 @@ struct Stamp {
 
 /// What was found below a folder.
 #[derive(Debug, Default)]
-pub(super) struct Listing {
+pub(super) struct FolderListing {
     files: BTreeMap<PathBuf, Stamp>,
     /// Folders that could not be listed: what lies below them is not gone.
     unreadable: BTreeMap<PathBuf, io::Error>,
@@ -66,7 +66,7 @@ pub(super) struct Listing {
 
 /// What was read of a file, before anyone believes it.
 #[derive(Debug)]
-pub(super) struct Reading {
+pub(super) struct FileContents {
     pub(super) path: PathBuf,
     stamp: Option<Stamp>,
     bytes: io::Result<Vec<u8>>,
@@ -84,7 +84,7 @@ impl Folder {
     }
 
     /// What the engine is to be told now.
-    pub(super) fn changes(&mut self) -> Vec<Change> {
+    pub(super) fn changes(&mut self) -> Vec<SourceChange> {
         self.catalog.changes()
     }
 
@@ -99,8 +99,8 @@ impl Folder {
 
     /// Lists the manifests at or below a path. `on_folder` is called with each folder before it is listed, so
     /// that a watch set there misses nothing.
-    pub(super) fn list(&mut self, path: &Path, on_folder: &mut dyn FnMut(&Path)) -> Listing {
-        let mut listing = Listing::default();
+    pub(super) fn list(&mut self, path: &Path, on_folder: &mut dyn FnMut(&Path)) -> FolderListing {
+        let mut listing = FolderListing::default();
         list(path, MAX_DEPTH, on_folder, &mut listing);
         let mended: Vec<_> = self
             .unreadable
@@ -122,12 +122,12 @@ impl Folder {
         let name = self.name(folder);
         let message = format!("the folder cannot be listed: {error}; what it held stays in force");
         self.catalog
-            .refuse(&name, Refusal::new(Reason::Unreadable, message));
+            .refuse(&name, ManifestError::new(Reason::Unreadable, message));
         self.unreadable.insert(folder.to_owned(), name);
     }
 
     /// The files of a listing that differ from what was read of them.
-    pub(super) fn differing(&self, listing: &Listing) -> Vec<PathBuf> {
+    pub(super) fn differing(&self, listing: &FolderListing) -> Vec<PathBuf> {
         let files = listing.files.iter().filter(|(path, stamp)| {
             let known = self.files.get(*path).and_then(|known| known.stamp.as_ref());
             known != Some(*stamp)
@@ -136,7 +136,7 @@ impl Folder {
     }
 
     /// The known files at or below a path that a listing of it lacks.
-    pub(super) fn missing(&self, path: &Path, listing: &Listing) -> Vec<PathBuf> {
+    pub(super) fn missing(&self, path: &Path, listing: &FolderListing) -> Vec<PathBuf> {
         let is_hidden_from_us = |file: &PathBuf| {
             file.ancestors()
                 .any(|above| listing.unreadable.contains_key(above))
@@ -156,17 +156,17 @@ impl Folder {
     }
 
     /// Reads a file, without believing it yet.
-    pub(super) fn read(&self, path: PathBuf) -> Reading {
+    pub(super) fn read(&self, path: PathBuf) -> FileContents {
         let (stamp, bytes) = match read(&path, self.max_file_size) {
             Ok((stamp, bytes)) => (Some(stamp), Ok(bytes)),
             Err(error) => (None, Err(error)),
         };
-        Reading { path, stamp, bytes }
+        FileContents { path, stamp, bytes }
     }
 
     /// Believes what was read.
-    pub(super) fn apply(&mut self, reading: Reading) {
-        let Reading { path, stamp, bytes } = reading;
+    pub(super) fn apply(&mut self, reading: FileContents) {
+        let FileContents { path, stamp, bytes } = reading;
         if is_absent(&bytes) {
             if let Some(known) = self.files.remove(&path) {
                 self.catalog.remove(&known.name);
@@ -239,7 +239,7 @@ pub(super) fn is_hidden(name: &OsStr) -> bool {
     name.as_encoded_bytes().starts_with(b".")
 }
 
-fn list(path: &Path, depth: usize, on_folder: &mut dyn FnMut(&Path), listing: &mut Listing) {
+fn list(path: &Path, depth: usize, on_folder: &mut dyn FnMut(&Path), listing: &mut FolderListing) {
     let Ok(metadata) = fs::metadata(path) else {
         return; // Gone since it was named, or a link that leads nowhere.
     };
@@ -287,13 +287,13 @@ fn read(path: &Path, max_size: u64) -> io::Result<(Stamp, Vec<u8>)> {
     Ok((stamp, bytes))
 }
 
-fn refusal(error: &io::Error, max_size: u64) -> Refusal {
+fn refusal(error: &io::Error, max_size: u64) -> ManifestError {
     if error.kind() == ErrorKind::FileTooLarge {
         let message = format!("the file is over {max_size} bytes; split it");
-        return Refusal::new(Reason::TooLarge, message);
+        return ManifestError::new(Reason::TooLarge, message);
     }
     let message = format!("the file cannot be read: {error}; what it held stays in force");
-    Refusal::new(Reason::Unreadable, message)
+    ManifestError::new(Reason::Unreadable, message)
 }
 
 fn is_absent<T>(result: &io::Result<T>) -> bool {

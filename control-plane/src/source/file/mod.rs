@@ -26,17 +26,17 @@ use tokio_util::sync::CancellationToken;
 
 use self::{
     folder::Folder,
-    watch::{Wake, Watch},
+    watch::{FolderWatcher, Wake},
 };
-use super::{Batch, Change};
+use super::{ChangeBatch, SourceChange};
 
 /// Three times a dump of 5,000 objects. A larger file is refused unread.
 const MAX_FILE_SIZE: u64 = 32 * 1024 * 1024;
 
 /// Tells what is in the folder, and what changes, until `shutdown` or until nobody listens.
 ///
-/// A folder that does not exist is a problem and is waited for; [`Change::Synced`] comes when it was read.
-pub async fn run(folder: PathBuf, changes: Sender<Batch>, shutdown: CancellationToken) {
+/// A folder that does not exist is a problem and is waited for; [`SourceChange::Synced`] comes when it was read.
+pub async fn run(folder: PathBuf, changes: Sender<ChangeBatch>, shutdown: CancellationToken) {
     let (wake, woken) = std_mpsc::channel();
     let stop = StopOnDrop(wake.clone());
     let mut thread = spawn_blocking({
@@ -50,7 +50,7 @@ pub async fn run(folder: PathBuf, changes: Sender<Batch>, shutdown: Cancellation
                     }
                 })
             };
-            Watch::new(absolute(&folder), MAX_FILE_SIZE, (wake, woken), tell).run();
+            FolderWatcher::new(absolute(&folder), MAX_FILE_SIZE, (wake, woken), tell).run();
         }
     });
     let ended = tokio::select! {
@@ -68,7 +68,7 @@ pub async fn run(folder: PathBuf, changes: Sender<Batch>, shutdown: Cancellation
 }
 
 /// Reads the folder once, as [`run`] would at its start.
-pub fn read_once(folder: &Path) -> Vec<Change> {
+pub fn read_once(folder: &Path) -> Vec<SourceChange> {
     let root = absolute(folder);
     let mut reader = Folder::new(root.clone(), MAX_FILE_SIZE);
     match root.read_dir() {

@@ -25,7 +25,7 @@ use super::{
     folder::{Folder, format_of, is_hidden},
     pending::{Hint, Pending, SETTLE},
 };
-use crate::source::{Batch, Change, SourceName};
+use crate::source::{ChangeBatch, SourceChange, SourceName};
 
 /// How often to look for what the kernel did not tell.
 const SWEEP: Duration = Duration::from_secs(5);
@@ -45,7 +45,7 @@ pub(super) enum Wake {
 }
 
 /// The thread's state; `T` takes a batch and says whether to go on.
-pub(super) struct Watch<T> {
+pub(super) struct FolderWatcher<T> {
     root: PathBuf,
     folder: Folder,
     pending: Pending,
@@ -61,7 +61,7 @@ pub(super) struct Watch<T> {
     tell: T,
 }
 
-impl<T: FnMut(Batch) -> bool> Watch<T> {
+impl<T: FnMut(ChangeBatch) -> bool> FolderWatcher<T> {
     pub(super) fn new(
         root: PathBuf,
         max_file_size: u64,
@@ -282,10 +282,10 @@ impl<T: FnMut(Batch) -> bool> Watch<T> {
         let mut changes = self.folder.changes();
         if !self.is_synced && self.place.is_some() {
             self.is_synced = true;
-            changes.push(Change::Synced(SourceName::Files));
+            changes.push(SourceChange::Synced(SourceName::Files));
             info!(folder = %self.root.display(), "read the folder of manifests");
         }
-        changes.is_empty() || (self.tell)(Batch::new(noticed, changes))
+        changes.is_empty() || (self.tell)(ChangeBatch::new(noticed, changes))
     }
 }
 

@@ -10,9 +10,9 @@
 //!
 //! Must not write to the API.
 
-mod mirror;
+mod health;
 mod observed;
-mod reachable;
+mod reflector;
 mod trim;
 
 use std::{
@@ -37,12 +37,12 @@ use kube::{
 use tokio::sync::mpsc::Sender;
 use tokio_util::sync::CancellationToken;
 
-use self::mirror::Mirror;
+use self::reflector::Reflector;
 pub use self::{
-    observed::{Observation, Observed, Place},
-    reachable::{Reachable, ask},
+    health::{ApiServerHealth, ask},
+    observed::{ObservedObject, ObservedObjects, WatchPosition},
 };
-use super::{Batch, Change, SourceName};
+use super::{ChangeBatch, SourceChange, SourceName};
 
 /// Events taken together when they are there already, as after a list.
 const EVENTS: usize = 1024;
@@ -66,9 +66,9 @@ pub fn source_names() -> impl Iterator<Item = SourceName> {
 pub async fn run(
     client: Client,
     options: KubernetesOptions,
-    observed: Arc<Observed>,
-    reachable: Arc<Reachable>,
-    batches: Sender<Batch>,
+    observed: Arc<ObservedObjects>,
+    reachable: Arc<ApiServerHealth>,
+    batches: Sender<ChangeBatch>,
     shutdown: CancellationToken,
 ) {
     let watches = Kind::ALL.into_iter().flat_map(|kind| {
@@ -134,9 +134,9 @@ struct Follower {
     kind: Kind,
     /// Watches of this kind that have not listed yet.
     lists: Arc<AtomicUsize>,
-    observed: Arc<Observed>,
-    reachable: Arc<Reachable>,
-    batches: Sender<Batch>,
+    observed: Arc<ObservedObjects>,
+    reachable: Arc<ApiServerHealth>,
+    batches: Sender<ChangeBatch>,
 }
 
 impl Follower {
@@ -150,7 +150,7 @@ impl Follower {
         );
         let events = watcher(api, watcher::Config::default()).backoff(backoff);
         let mut events = std::pin::pin!(events.ready_chunks(EVENTS));
-        let mut mirror = Mirror::new(self.kind, self.watch, Arc::clone(&self.observed));
+        let mut mirror = Reflector::new(self.kind, self.watch, Arc::clone(&self.observed));
         while let Some(events) = events.next().await {
             let noticed = Instant::now();
             let mut changes = Vec::new();
@@ -158,7 +158,7 @@ impl Follower {
                 match event {
                     Ok(event) => {
                         if mirror.take(event, &mut changes) && self.is_last_list() {
-                            changes.push(Change::Synced(SourceName::Kubernetes(self.kind)));
+                            changes.push(SourceChange::Synced(SourceName::Kubernetes(self.kind)));
                         }
                     }
                     Err(error) => {
@@ -170,7 +170,7 @@ impl Follower {
             if changes.is_empty() {
                 continue;
             }
-            let batch = Batch {
+            let batch = ChangeBatch {
                 noticed,
                 place: Some(mirror.place()),
                 changes,

@@ -16,7 +16,7 @@ use serde_json::Value;
 
 /// A watch, and how many objects it has told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Place {
+pub struct WatchPosition {
     /// Which watch.
     pub watch: usize,
     /// Counts up with every object.
@@ -25,9 +25,9 @@ pub struct Place {
 
 /// An object of the mesh's kinds as the API last showed it.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Observation {
+pub struct ObservedObject {
     /// Which watch told it, and as which of its events: the engine publishes how far it has come with each watch.
-    pub place: Place,
+    pub place: WatchPosition,
     /// `metadata.resourceVersion`
     pub version: String,
     /// `metadata.uid`
@@ -44,25 +44,25 @@ pub struct Observation {
 
 /// Every object of the mesh's kinds.
 #[derive(Debug, Default)]
-pub struct Observed {
+pub struct ObservedObjects {
     state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    objects: BTreeMap<ObjectRef, Arc<Observation>>,
+    objects: BTreeMap<ObjectRef, Arc<ObservedObject>>,
     /// Objects that are not what they were when somebody last asked.
     changed: BTreeSet<ObjectRef>,
 }
 
-impl Observed {
+impl ObservedObjects {
     /// One object.
-    pub fn get(&self, id: &ObjectRef) -> Option<Arc<Observation>> {
+    pub fn get(&self, id: &ObjectRef) -> Option<Arc<ObservedObject>> {
         self.state.lock().objects.get(id).cloned()
     }
 
     /// Every object, in order.
-    pub fn all(&self) -> Vec<(ObjectRef, Arc<Observation>)> {
+    pub fn all(&self) -> Vec<(ObjectRef, Arc<ObservedObject>)> {
         let state = self.state.lock();
         let all = state.objects.iter();
         all.map(|(id, it)| (id.clone(), Arc::clone(it))).collect()
@@ -73,12 +73,12 @@ impl Observed {
         std::mem::take(&mut self.state.lock().changed)
     }
 
-    pub(super) fn put(&self, id: &ObjectRef, object: &DynamicObject, place: Place) {
+    pub(super) fn put(&self, id: &ObjectRef, object: &DynamicObject, place: WatchPosition) {
         if !has_status(id.kind) {
             return;
         }
         let metadata = &object.metadata;
-        let now = Arc::new(Observation {
+        let now = Arc::new(ObservedObject {
             place,
             version: metadata.resource_version.clone().unwrap_or_default(),
             uid: metadata.uid.clone().unwrap_or_default(),

@@ -10,16 +10,18 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
 use super::super::{
-    Settings,
-    client::{Deleted, Failure, Namespace, Registry, Service},
-    plan::{Checks, Request},
+    RegistrationSettings,
+    client::{
+        CloudMapNamespace, DeleteOutcome, RegistrationClient, RegistrationError, ServiceRecord,
+    },
+    plan::{HealthChecks, InstanceRequest},
 };
-use crate::source::cloud_map::Connection;
+use crate::source::cloud_map::CloudMapConnection;
 
 /// Answers a call by its name and body.
 type Answer = fn(&str, &Value) -> (u16, Value);
 
-async fn registry(answer: Answer) -> Registry {
+async fn registry(answer: Answer) -> RegistrationClient {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
     let serve = move |headers: HeaderMap, body: String| async move {
@@ -30,20 +32,20 @@ async fn registry(answer: Answer) -> Registry {
     };
     let router = Router::new().fallback(serve);
     tokio::spawn(async move { axum::serve(listener, router).await });
-    Registry::new(Connection::open(Some(&endpoint)).await)
+    RegistrationClient::new(CloudMapConnection::open(Some(&endpoint)).await)
 }
 
 fn refusal(code: &str) -> (u16, Value) {
     (400, json!({"__type": code, "Message": "for a test"}))
 }
 
-fn service() -> Service {
-    Service {
+fn service() -> ServiceRecord {
+    ServiceRecord {
         id: "srv".to_owned(),
         arn: None,
         creator: None,
         is_marked: false,
-        checks: Checks::Custom,
+        checks: HealthChecks::Custom,
     }
 }
 
@@ -57,12 +59,12 @@ async fn a_service_that_somebody_made_meanwhile_is_as_good() {
         }
         "GetService" if body["Id"] == "srv" => {
             let service = json!({"Id": "srv", "Arn": "arn", "CreatorRequestId": "another"});
-            (200, json!({"Service": service}))
+            (200, json!({"ServiceRecord": service}))
         }
         _ => refusal("Unexpected"),
     })
     .await;
-    let namespace = Namespace {
+    let namespace = CloudMapNamespace {
         id: "ns".to_owned(),
         is_dns: true,
     };
@@ -70,7 +72,7 @@ async fn a_service_that_somebody_made_meanwhile_is_as_good() {
         namespace: "shop.local".into(),
         service: "color".into(),
     };
-    let settings = Settings {
+    let settings = RegistrationSettings {
         dns_ttl: 300,
         custom_health_check: false,
         ipv6: false,
@@ -78,7 +80,7 @@ async fn a_service_that_somebody_made_meanwhile_is_as_good() {
     let made = registry.create(&namespace, &name, "uid", settings).await;
     let made = made.unwrap();
     assert_eq!(made.creator.as_deref(), Some("another"));
-    assert_eq!((made.checks, made.is_marked), (Checks::None, false));
+    assert_eq!((made.checks, made.is_marked), (HealthChecks::None, false));
 }
 
 #[tokio::test]
@@ -86,7 +88,7 @@ async fn a_note_counts_where_it_leads_to_the_service() {
     let registry = registry(|call, body| match (call, body["Id"].as_str()) {
         ("GetService", Some("srv")) => {
             let service = json!({"Id": "srv", "Arn": "arn:service/srv", "Name": "color", "NamespaceId": "ns"});
-            (200, json!({"Service": service}))
+            (200, json!({"ServiceRecord": service}))
         }
         ("GetService", Some("gone")) => refusal("ServiceNotFound"),
         ("GetService", Some("slow")) => refusal("ThrottlingException"),
@@ -94,7 +96,7 @@ async fn a_note_counts_where_it_leads_to_the_service() {
     })
     .await;
     let is_found = async |id: &str, name: &str, arn: &str| {
-        let namespace = Namespace {
+        let namespace = CloudMapNamespace {
             id: id.to_owned(),
             is_dns: false,
         };
@@ -117,7 +119,10 @@ async fn a_note_counts_where_it_leads_to_the_service() {
         );
     }
     let slow = is_found("ns", "color", "arn:service/slow").await;
-    assert!(matches!(slow, Err(Failure::Unavailable(_))), "{slow:?}");
+    assert!(
+        matches!(slow, Err(RegistrationError::Unavailable(_))),
+        "{slow:?}"
+    );
 }
 
 #[tokio::test]
@@ -159,22 +164,24 @@ async fn what_a_refusal_means() {
     })
     .await;
     let register = async |id: &str| {
-        let request = Request::Register(BTreeMap::new());
+        let request = InstanceRequest::Register(BTreeMap::new());
         registry.send(&service(), id, &request).await
     };
     assert_eq!(register("twice").await, Ok(()), "it is under way");
     assert_eq!(
         register("odd").await,
-        Err(Failure::Refused("InvalidInput: for a test".to_owned()))
+        Err(RegistrationError::Refused(
+            "InvalidInput: for a test".to_owned()
+        ))
     );
     assert!(matches!(
         register("many").await,
-        Err(Failure::Unavailable(_))
+        Err(RegistrationError::Unavailable(_))
     ));
-    assert_eq!(register("late").await, Err(Failure::Gone));
+    assert_eq!(register("late").await, Err(RegistrationError::Gone));
     let gone = registry
-        .send(&service(), "gone", &Request::Deregister)
+        .send(&service(), "gone", &InstanceRequest::Deregister)
         .await;
     assert_eq!(gone, Ok(()), "that is what was wanted");
-    assert_eq!(registry.delete(&service()).await, Ok(Deleted::InUse));
+    assert_eq!(registry.delete(&service()).await, Ok(DeleteOutcome::InUse));
 }

@@ -6,16 +6,16 @@ mod plan;
 
 use std::collections::BTreeMap;
 
-use evermesh_ingest::registration::{Gate, Pod, Registrant};
+use evermesh_ingest::registration::{GateState, NodeRegistration, PodRegistration};
 use evermesh_model::{Kind, ObjectRef, ProxyKind, ResourceName};
 
 use super::{
     instance,
-    plan::{Checks, Listed, Listing, Plan, plan},
+    plan::{HealthChecks, InstanceListing, ListedInstance, RegistrationPlan, plan},
 };
 
-pub(super) fn node(name: &str, pods: Vec<Pod>) -> Registrant {
-    Registrant {
+pub(super) fn node(name: &str, pods: Vec<PodRegistration>) -> NodeRegistration {
+    NodeRegistration {
         name: ResourceName::new("shop", ProxyKind::VirtualNode, format!("{name}_ns")),
         object: ObjectRef::new(Kind::VirtualNode, "ns", name),
         uid: format!("uid-of-{name}"),
@@ -27,15 +27,15 @@ pub(super) fn node(name: &str, pods: Vec<Pod>) -> Registrant {
     }
 }
 
-pub(super) fn leaving(name: &str) -> Registrant {
-    Registrant {
+pub(super) fn leaving(name: &str) -> NodeRegistration {
+    NodeRegistration {
         leaving: true,
         ..node(name, Vec::new())
     }
 }
 
-pub(super) fn pod(name: &str, ip: &str) -> Pod {
-    Pod {
+pub(super) fn pod(name: &str, ip: &str) -> PodRegistration {
+    PodRegistration {
         object: ObjectRef::new(Kind::Pod, "ns", name),
         uid: format!("uid-of-{name}"),
         ip: ip.parse().unwrap(),
@@ -47,47 +47,47 @@ pub(super) fn pod(name: &str, ip: &str) -> Pod {
     }
 }
 
-pub(super) fn starting(name: &str, ip: &str) -> Pod {
-    Pod {
+pub(super) fn starting(name: &str, ip: &str) -> PodRegistration {
+    PodRegistration {
         ready: false,
         ..pod(name, ip)
     }
 }
 
-pub(super) fn gated(pod: Pod, gate: Gate) -> Pod {
-    Pod {
+pub(super) fn gated(pod: PodRegistration, gate: GateState) -> PodRegistration {
+    PodRegistration {
         gate: Some(gate),
         ..pod
     }
 }
 
 /// A listing with the instances of these pods as they should be.
-pub(super) fn holding(checks: Checks, nodes: &[&Registrant]) -> Listing {
+pub(super) fn holding(checks: HealthChecks, nodes: &[&NodeRegistration]) -> InstanceListing {
     let pods = nodes
         .iter()
         .flat_map(|node| node.pods.iter().map(move |pod| (node, pod)));
     let instances = pods.map(|(node, pod)| {
-        let listed = Listed {
+        let listed = ListedInstance {
             attributes: instance::attributes(node, pod),
-            healthy: (checks != Checks::None).then_some(pod.ready),
+            healthy: (checks != HealthChecks::None).then_some(pod.ready),
         };
         (instance::id(pod), listed)
     });
-    Listing {
+    InstanceListing {
         checks,
         instances: instances.collect(),
     }
 }
 
-pub(super) fn empty(checks: Checks) -> Listing {
+pub(super) fn empty(checks: HealthChecks) -> InstanceListing {
     holding(checks, &[])
 }
 
-pub(super) fn plan_of(nodes: &[&Registrant], listing: &Listing) -> Plan {
+pub(super) fn plan_of(nodes: &[&NodeRegistration], listing: &InstanceListing) -> RegistrationPlan {
     plan(nodes, listing, &BTreeMap::new())
 }
 
-pub(super) fn reasons(plan: &Plan) -> Vec<(bool, &str)> {
+pub(super) fn reasons(plan: &RegistrationPlan) -> Vec<(bool, &str)> {
     let gates = plan.gates.iter();
     gates.map(|it| (it.open, it.reason)).collect()
 }

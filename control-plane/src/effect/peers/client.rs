@@ -16,8 +16,8 @@ use hyper_util::rt::TokioIo;
 use tokio::{net::TcpStream, sync::mpsc, time};
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::{SILENCE, Told};
-use crate::effect::{key::ReplicaKey, tally::Count};
+use super::{PeerReport, SILENCE};
+use crate::effect::{ack_count::AckCount, key::ReplicaKey};
 
 /// Lines that may wait to be sent before the connection is given up: as many as 100,000 objects take at once.
 const WAITING: usize = 512;
@@ -26,11 +26,11 @@ const OBJECTS: usize = 256;
 
 /// This replica's connection to the leader.
 #[derive(Default)]
-pub(in crate::effect) struct Voice {
+pub(in crate::effect) struct PeerClient {
     lines: Option<(String, mpsc::Sender<Bytes>)>,
 }
 
-impl Voice {
+impl PeerClient {
     /// Whether the leader of this name is being told.
     pub(in crate::effect) fn reaches(&self, leader: &str) -> bool {
         let lines = self.lines.as_ref();
@@ -58,10 +58,10 @@ impl Voice {
     /// Says something; a connection that cannot keep up is given up, and made anew from the beginning.
     pub(in crate::effect) fn say<'a>(
         &mut self,
-        counts: impl Iterator<Item = (&'a ObjectRef, Option<&'a Count>)>,
+        counts: impl Iterator<Item = (&'a ObjectRef, Option<&'a AckCount>)>,
     ) {
-        let told: Vec<Told> = counts
-            .map(|(object, count)| Told {
+        let told: Vec<PeerReport> = counts
+            .map(|(object, count)| PeerReport {
                 object: object.to_string(),
                 count: count.cloned(),
             })
@@ -70,7 +70,7 @@ impl Voice {
             return;
         };
         // Nothing at all is said too: it shows that we live.
-        let empty: &[Told] = &[];
+        let empty: &[PeerReport] = &[];
         let parts = told.chunks(OBJECTS);
         let mut parts = parts.chain(told.is_empty().then_some(empty));
         let all_said = parts.all(|told| {

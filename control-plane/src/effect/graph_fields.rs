@@ -10,11 +10,11 @@ use std::{
     sync::Arc,
 };
 
-use evermesh_model::{Graph, Kind, ObjectRef, ResolvedRoute, ResolvedRouter, RouteRule, Shared};
+use evermesh_model::{Graph, Kind, ObjectRef, ResolvedRoute, ResolvedRouter, RouteRule, SharedMap};
 
 /// What a status says of one object beside its conditions.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Facets {
+pub(super) struct GraphFields {
     /// Its ARN in App Mesh's form; a `Route`, which App Mesh did not have, has none.
     pub(super) arn: Option<String>,
     /// Route name to ARN: those written in a router itself.
@@ -24,16 +24,16 @@ pub(super) struct Facets {
 }
 
 /// The facets of every object in a graph.
-pub(super) struct Naming {
+pub(super) struct GraphFieldIndex {
     region: String,
     account: String,
     graph: Arc<Graph>,
-    facets: BTreeMap<ObjectRef, Facets>,
+    facets: BTreeMap<ObjectRef, GraphFields>,
 }
 
-type Entries = Vec<(ObjectRef, Facets)>;
+type Entries = Vec<(ObjectRef, GraphFields)>;
 
-impl Naming {
+impl GraphFieldIndex {
     /// With the region and the account in ARNs.
     pub(super) fn new(region: String, account: String) -> Self {
         Self {
@@ -44,7 +44,7 @@ impl Naming {
         }
     }
 
-    pub(super) fn of(&self, object: &ObjectRef) -> Facets {
+    pub(super) fn of(&self, object: &ObjectRef) -> GraphFields {
         self.facets.get(object).cloned().unwrap_or_default()
     }
 
@@ -91,13 +91,13 @@ impl Naming {
         self.facets.extend(come);
     }
 
-    fn arn(&self, path: &str) -> Facets {
+    fn arn(&self, path: &str) -> GraphFields {
         let Self {
             region, account, ..
         } = self;
-        Facets {
+        GraphFields {
             arn: Some(format!("arn:aws:appmesh:{region}:{account}:{path}")),
-            ..Facets::default()
+            ..GraphFields::default()
         }
     }
 
@@ -108,9 +108,9 @@ impl Naming {
         for route in &router.routes {
             let of_route = weights_of(graph, &router.object, route);
             if route.object.kind == Kind::Route {
-                let facets = Facets {
+                let facets = GraphFields {
                     weights: Some(of_route),
-                    ..Facets::default()
+                    ..GraphFields::default()
                 };
                 entries.push((route.object.clone(), facets));
                 continue;
@@ -145,8 +145,8 @@ fn weights_of(graph: &Graph, router: &ObjectRef, route: &ResolvedRoute) -> Strin
 
 /// What the entries that one of the maps has and the other has not say.
 fn compare<K: Ord, V>(
-    last: &Shared<K, V>,
-    now: &Shared<K, V>,
+    last: &SharedMap<K, V>,
+    now: &SharedMap<K, V>,
     (gone, come): (&mut Entries, &mut Entries),
     read: impl Fn(&V) -> Entries,
 ) {
@@ -192,7 +192,7 @@ mod tests {
 
     #[test]
     fn only_what_differs_is_read() {
-        let map = |entries: &[(u8, &Arc<u8>)]| -> Shared<u8, u8> {
+        let map = |entries: &[(u8, &Arc<u8>)]| -> SharedMap<u8, u8> {
             let entries = entries.iter().map(|(key, value)| (*key, Arc::clone(value)));
             Arc::new(entries.collect())
         };
@@ -201,7 +201,7 @@ mod tests {
         let now = map(&[(1, &kept), (3, &after), (5, &come)]);
         let read = |value: &u8| {
             let object = ObjectRef::new(Kind::Mesh, "", value.to_string());
-            vec![(object, Facets::default())]
+            vec![(object, GraphFields::default())]
         };
         let (mut out, mut new) = (Vec::new(), Vec::new());
         compare(&last, &now, (&mut out, &mut new), read);

@@ -1,6 +1,6 @@
 //! What this replica's proxies made of everything that came of each object.
 //!
-//! In: commits and verdicts as they happen, and who is connected. Out: a [`Count`] for each object that proxies are
+//! In: commits and verdicts as they happen, and who is connected. Out: a [`AckCount`] for each object that proxies are
 //! concerned with, made anew only when something it depends on happened.
 //!
 //! Must not know what a condition is, or who writes it.
@@ -13,12 +13,12 @@ use std::{
 };
 
 use evermesh_model::{Kind, ObjectRef};
-use evermesh_proto::Version;
-use evermesh_xds::{ProxyId, Registry, Store};
+use evermesh_proto::ContentVersion;
+use evermesh_xds::{ProxyId, ProxyRegistry, Store};
 use k8s_openapi::jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{Notice, index::Index};
+use super::{EffectEvent, index::ResourceIndex};
 
 /// How long after it connected a proxy may have nothing without counting as one that waits: it is starting, and every
 /// proxy that starts would make a mesh look unfinished.
@@ -26,7 +26,7 @@ const STARTING: Duration = Duration::from_secs(5);
 
 /// What proxies made of everything that came of one object.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Count {
+pub(crate) struct AckCount {
     /// Names all that came of the object, and its versions: equal on every replica that serves the same.
     pub(super) digest: String,
     /// How many proxies are concerned.
@@ -40,16 +40,16 @@ pub(crate) struct Count {
 }
 
 /// The counts of this replica.
-pub(super) struct Tally {
+pub(super) struct AckCounter {
     store: Arc<Store>,
-    registry: Arc<Registry>,
-    index: Index,
+    registry: Arc<ProxyRegistry>,
+    index: ResourceIndex,
     /// Objects to be counted.
     dirty: BTreeSet<ObjectRef>,
     /// Meshes to be counted at leisure.
     slow: BTreeSet<ObjectRef>,
     connected: BTreeMap<ProxyId, Known>,
-    counts: BTreeMap<ObjectRef, Count>,
+    counts: BTreeMap<ObjectRef, AckCount>,
 }
 
 /// A proxy that was connected at the last sweep.
@@ -58,12 +58,12 @@ struct Known {
     is_starting: bool,
 }
 
-impl Tally {
-    pub(super) fn new(store: Arc<Store>, registry: Arc<Registry>) -> Self {
+impl AckCounter {
+    pub(super) fn new(store: Arc<Store>, registry: Arc<ProxyRegistry>) -> Self {
         Self {
             store,
             registry,
-            index: Index::default(),
+            index: ResourceIndex::default(),
             dirty: BTreeSet::new(),
             slow: BTreeSet::new(),
             connected: BTreeMap::new(),
@@ -72,12 +72,12 @@ impl Tally {
     }
 
     /// The newest count of an object; none if no proxy here is concerned.
-    pub(super) fn get(&self, object: &ObjectRef) -> Option<&Count> {
+    pub(super) fn get(&self, object: &ObjectRef) -> Option<&AckCount> {
         self.counts.get(object)
     }
 
     /// Every count.
-    pub(super) fn all(&self) -> impl Iterator<Item = (&ObjectRef, &Count)> {
+    pub(super) fn all(&self) -> impl Iterator<Item = (&ObjectRef, &AckCount)> {
         self.counts.iter()
     }
 
@@ -95,13 +95,13 @@ impl Tally {
                 key.name
             );
         }
-        Version::of(text.as_bytes()).to_string()
+        ContentVersion::of(text.as_bytes()).to_string()
     }
 
-    pub(super) fn note(&mut self, notice: Notice) {
+    pub(super) fn note(&mut self, notice: EffectEvent) {
         let now = Timestamp::now();
         match notice {
-            Notice::Commit { upserts, removals } => {
+            EffectEvent::Commit { upserts, removals } => {
                 for (key, resource) in upserts {
                     let concerned = self.index.put(key, resource, now);
                     self.mark(concerned);
@@ -111,7 +111,7 @@ impl Tally {
                     self.mark(concerned);
                 }
             }
-            Notice::Verdict(verdict) => self.mark(verdict.resource.origins.iter().cloned()),
+            EffectEvent::Delivery(verdict) => self.mark(verdict.resource.origins.iter().cloned()),
         }
     }
 
@@ -167,13 +167,13 @@ impl Tally {
             .collect()
     }
 
-    fn counted(&self, object: &ObjectRef, now: SystemTime) -> Option<Count> {
+    fn counted(&self, object: &ObjectRef, now: SystemTime) -> Option<AckCount> {
         let mut proxies: BTreeMap<ProxyId, bool> = BTreeMap::new();
         let mut starting = BTreeSet::new();
         let mut waiting_since: Option<Timestamp> = None;
         let mut refusals = BTreeMap::new();
         for (key, served) in self.index.of(&object.to_string()) {
-            for answer in self.registry.answers(&self.store, key) {
+            for answer in self.registry.ack_statuses(&self.store, key) {
                 let version = served.resource.version;
                 let has_it = answer.acked == Some(version);
                 *proxies.entry(answer.proxy).or_insert(true) &= has_it;
@@ -191,7 +191,7 @@ impl Tally {
         }
         starting.retain(|proxy| !refusals.contains_key(proxy));
         proxies.retain(|proxy, _| !starting.contains(proxy));
-        (!proxies.is_empty()).then(|| Count {
+        (!proxies.is_empty()).then(|| AckCount {
             digest: self.digest(object),
             concerned: proxies.len(),
             acked: proxies.values().filter(|has_it| **has_it).count(),

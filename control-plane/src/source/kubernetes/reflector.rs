@@ -7,16 +7,16 @@ use std::{
     sync::Arc,
 };
 
-use evermesh_ingest::object::{Parsed, parse};
+use evermesh_ingest::object::{ParsedDocument, parse};
 use evermesh_model::{Kind, ObjectRef};
 use kube::{api::DynamicObject, runtime::watcher::Event};
 
-use super::{Observed, Place, trim::trim};
-use crate::source::Change;
+use super::{ObservedObjects, WatchPosition, trim::trim};
+use crate::source::SourceChange;
 
 /// The objects of one watch.
 #[derive(Debug)]
-pub(super) struct Mirror {
+pub(super) struct Reflector {
     kind: Kind,
     known: BTreeSet<ObjectRef>,
     /// Objects with problems that were told.
@@ -25,30 +25,34 @@ pub(super) struct Mirror {
     listed: Option<BTreeMap<ObjectRef, DynamicObject>>,
     /// Whether there was a whole list.
     complete: bool,
-    place: Place,
-    observed: Arc<Observed>,
+    place: WatchPosition,
+    observed: Arc<ObservedObjects>,
 }
 
-impl Mirror {
-    pub(super) fn new(kind: Kind, watch: usize, observed: Arc<Observed>) -> Self {
+impl Reflector {
+    pub(super) fn new(kind: Kind, watch: usize, observed: Arc<ObservedObjects>) -> Self {
         Self {
             kind,
             known: BTreeSet::new(),
             troubled: BTreeSet::new(),
             listed: None,
             complete: false,
-            place: Place { watch, count: 0 },
+            place: WatchPosition { watch, count: 0 },
             observed,
         }
     }
 
     /// How far it has come.
-    pub(super) const fn place(&self) -> Place {
+    pub(super) const fn place(&self) -> WatchPosition {
         self.place
     }
 
     /// Takes in an event and appends what it changes. Returns whether it completed the first list.
-    pub(super) fn take(&mut self, event: Event<DynamicObject>, changes: &mut Vec<Change>) -> bool {
+    pub(super) fn take(
+        &mut self,
+        event: Event<DynamicObject>,
+        changes: &mut Vec<SourceChange>,
+    ) -> bool {
         match event {
             Event::Init => self.listed = Some(BTreeMap::new()),
             Event::InitApply(object) => {
@@ -62,7 +66,7 @@ impl Mirror {
         false
     }
 
-    fn replace(&mut self, changes: &mut Vec<Change>) -> bool {
+    fn replace(&mut self, changes: &mut Vec<SourceChange>) -> bool {
         let listed = self.listed.take().unwrap_or_default();
         let gone: Vec<ObjectRef> = self
             .known
@@ -79,11 +83,11 @@ impl Mirror {
         !std::mem::replace(&mut self.complete, true)
     }
 
-    fn apply(&mut self, id: ObjectRef, object: DynamicObject, changes: &mut Vec<Change>) {
+    fn apply(&mut self, id: ObjectRef, object: DynamicObject, changes: &mut Vec<SourceChange>) {
         self.known.insert(id.clone());
         self.place.count += 1;
         self.observed.put(&id, &object, self.place);
-        let Parsed {
+        let ParsedDocument {
             object, problems, ..
         } = parse(trim(self.kind, object));
         if !problems.is_empty() || self.troubled.contains(&id) {
@@ -92,13 +96,13 @@ impl Mirror {
             } else {
                 self.troubled.insert(id.clone());
             }
-            changes.push(Change::Problems {
+            changes.push(SourceChange::Problems {
                 origin: origin(&id),
                 problems,
             });
         }
         if let Some((_, object)) = object {
-            changes.push(Change::Object {
+            changes.push(SourceChange::Object {
                 object: id,
                 origin: None,
                 value: Some(object),
@@ -106,16 +110,16 @@ impl Mirror {
         }
     }
 
-    fn delete(&mut self, id: ObjectRef, changes: &mut Vec<Change>) {
+    fn delete(&mut self, id: ObjectRef, changes: &mut Vec<SourceChange>) {
         self.known.remove(&id);
         self.observed.remove(&id);
         if self.troubled.remove(&id) {
-            changes.push(Change::Problems {
+            changes.push(SourceChange::Problems {
                 origin: origin(&id),
                 problems: Vec::new(),
             });
         }
-        changes.push(Change::Object {
+        changes.push(SourceChange::Object {
             object: id,
             origin: None,
             value: None,
@@ -146,18 +150,20 @@ mod tests {
         serde_json::from_value(object).unwrap()
     }
 
-    fn take(mirror: &mut Mirror, events: Vec<Event<DynamicObject>>) -> (Vec<String>, bool) {
+    fn take(mirror: &mut Reflector, events: Vec<Event<DynamicObject>>) -> (Vec<String>, bool) {
         let mut changes = Vec::new();
         let mut completed = false;
         for event in events {
             completed |= mirror.take(event, &mut changes);
         }
         let told = changes.into_iter().map(|change| match change {
-            Change::Object { object, value, .. } => match value {
+            SourceChange::Object { object, value, .. } => match value {
                 Some(_) => format!("+{object}"),
                 None => format!("-{object}"),
             },
-            Change::Problems { origin, problems } => format!("{} of {origin}", problems.len()),
+            SourceChange::Problems { origin, problems } => {
+                format!("{} of {origin}", problems.len())
+            }
             other => panic!("{other:?}"),
         });
         (told.collect(), completed)
@@ -165,7 +171,7 @@ mod tests {
 
     #[test]
     fn only_a_whole_list_says_what_is_gone() {
-        let mut mirror = Mirror::new(Kind::Mesh, 0, Arc::default());
+        let mut mirror = Reflector::new(Kind::Mesh, 0, Arc::default());
         let list = vec![
             Event::Init,
             Event::InitApply(mesh("a", &json!({}))),
@@ -191,7 +197,7 @@ mod tests {
 
     #[test]
     fn a_broken_object_keeps_its_last_good_version_and_is_told() {
-        let mut mirror = Mirror::new(Kind::Mesh, 0, Arc::default());
+        let mut mirror = Reflector::new(Kind::Mesh, 0, Arc::default());
         let broken = mesh("a", &json!({"egressFilter": {"type": "MAYBE"}}));
         let events = vec![
             Event::Apply(mesh("a", &json!({}))),

@@ -13,29 +13,29 @@ use axum::{
     http::{HeaderMap, StatusCode, header::AUTHORIZATION},
     response::{IntoResponse, Response},
 };
-use evermesh_model::{ObjectRef, object::NoObject};
+use evermesh_model::{ObjectRef, object::InvalidObjectRef};
 use futures::StreamExt;
 use tokio::{
     sync::{mpsc, watch},
     time,
 };
 
-use super::{Heard, SILENCE, Told};
-use crate::effect::{key::digest_of, lease::Leader, tally::Count};
+use super::{PeerEvent, PeerReport, SILENCE};
+use crate::effect::{ack_count::AckCount, key::digest_of, lease::Leader};
 
 /// Longest line, in bytes.
 const LINE: usize = 16 << 20;
 
 /// Where the other replicas reach the leader.
 #[derive(Clone)]
-pub(crate) struct Ear {
+pub(crate) struct PeerServer {
     pub(crate) identity: Arc<str>,
     pub(crate) leader: watch::Receiver<Leader>,
-    pub(crate) heard: mpsc::Sender<Heard>,
+    pub(crate) heard: mpsc::Sender<PeerEvent>,
     pub(crate) streams: Arc<AtomicU64>,
 }
 
-impl Ear {
+impl PeerServer {
     /// Takes one request. `leader` is the name it was sent to.
     pub(crate) async fn listen(
         mut self,
@@ -53,12 +53,12 @@ impl Ear {
         }
         let stream = self.streams.fetch_add(1, Ordering::Relaxed);
         tracing::info!(replica, "a replica tells what its proxies accept");
-        let began = Heard::Began { stream, replica };
+        let began = PeerEvent::Began { stream, replica };
         let ended = match self.heard.send(began).await {
             Ok(()) => self.hear(stream, body).await,
             Err(_) => return StatusCode::SERVICE_UNAVAILABLE.into_response(),
         };
-        let _ = self.heard.send(Heard::Ended { stream }).await;
+        let _ = self.heard.send(PeerEvent::Ended { stream }).await;
         match ended {
             Ok(()) => StatusCode::OK.into_response(),
             Err(error) => (StatusCode::BAD_REQUEST, error).into_response(),
@@ -101,7 +101,7 @@ impl Ear {
                 if counts.is_empty() {
                     continue;
                 }
-                let heard = Heard::Counts { stream, counts };
+                let heard = PeerEvent::Counts { stream, counts };
                 if self.heard.send(heard).await.is_err() {
                     return Ok(());
                 }
@@ -114,12 +114,13 @@ impl Ear {
     }
 }
 
-fn read(line: &[u8]) -> Result<Vec<(ObjectRef, Option<Count>)>, String> {
-    let told: Vec<Told> = serde_json::from_slice(line).map_err(|error| format!("{error}\n"))?;
-    let counts = told.into_iter().map(|Told { object, count }| {
+fn read(line: &[u8]) -> Result<Vec<(ObjectRef, Option<AckCount>)>, String> {
+    let told: Vec<PeerReport> =
+        serde_json::from_slice(line).map_err(|error| format!("{error}\n"))?;
+    let counts = told.into_iter().map(|PeerReport { object, count }| {
         let object = object
             .parse()
-            .map_err(|NoObject| format!("{object} is no object\n"))?;
+            .map_err(|InvalidObjectRef| format!("{object} is no object\n"))?;
         Ok((object, count))
     });
     counts.collect()
@@ -134,12 +135,12 @@ mod tests {
     #[test]
     fn what_is_said_is_what_is_heard() {
         let object = ObjectRef::new(Kind::Mesh, "", "shop");
-        let told = [Told {
+        let told = [PeerReport {
             object: object.to_string(),
-            count: Some(Count::default()),
+            count: Some(AckCount::default()),
         }];
         let line = serde_json::to_vec(&told).unwrap();
-        assert_eq!(read(&line), Ok(vec![(object, Some(Count::default()))]));
+        assert_eq!(read(&line), Ok(vec![(object, Some(AckCount::default()))]));
         assert!(read(br#"[{"object": "Nothing/x", "count": null}]"#).is_err());
     }
 }

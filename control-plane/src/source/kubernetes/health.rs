@@ -23,7 +23,7 @@ const INTERVAL: Duration = Duration::from_secs(5);
 
 /// What is known of the API server.
 #[derive(Debug, Default)]
-pub struct Reachable {
+pub struct ApiServerHealth {
     state: Mutex<State>,
 }
 
@@ -35,7 +35,7 @@ struct State {
     failures: BTreeMap<Kind, u64>,
 }
 
-impl Reachable {
+impl ApiServerHealth {
     /// How long the API server has been silent; none while it answers.
     pub fn silent_for(&self) -> Option<Duration> {
         let state = self.state.lock();
@@ -64,7 +64,7 @@ impl Reachable {
 }
 
 /// Asks the API server until `shutdown`.
-pub async fn ask(client: Client, reachable: Arc<Reachable>, shutdown: CancellationToken) {
+pub async fn ask(client: Client, reachable: Arc<ApiServerHealth>, shutdown: CancellationToken) {
     let mut ticks = time::interval(INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
