@@ -1,88 +1,136 @@
-# What people do here. Everything sets itself up; on a bare Debian machine run it as root once.
+# Entry points for users and contributors. Each target installs what it needs; on a bare Debian machine run it as root once.
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 
-# What tests and demonstrations start.
+# Programs that tests and demonstrations start.
 PROGRAMS := -p evermesh -p evermesh-proxy-init -p evermesh-testkit --bins
 
-CARGO_DENY := 0.20.2
+# The unit tier: crates whose tests need nothing but Rust.
+PURE := evermesh-crds evermesh-golden evermesh-ingest evermesh-injector evermesh-model evermesh-proto \
+    evermesh-translate evermesh-xds xtask
+UNIT := $(foreach crate,$(PURE),package($(crate)) |) none()
 
-.PHONY: help run run-api run-kubernetes cluster cluster-down test test-cluster check bench images setup setup-cluster hosts
+# The Kubernetes tier: test targets that start a Kubernetes API server or a whole Kubernetes.
+KUBERNETES := binary(admission) | binary(chart) | binary(cluster) | binary(images) | binary(kubernetes) \
+    | binary(registration)
 
-help: ## Says what there is
+TOOLS := target/tools/cargo-tools/bin
+NEXTEST := $(TOOLS)/cargo-nextest nextest run --locked
+
+.PHONY: help run run-api run-kubernetes cluster cluster-down test unit envoy kubernetes test-cluster check bench images
+.PHONY: test-unit test-envoy test-kubernetes test-build setup setup-tools setup-hosts setup-cluster
+
+help: ## Lists the targets
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /make \1\t/' | expand -t 22
 
-run: hosts ## Plays a canary release on this machine: hosts, real Envoys, 200 requests a second, about a minute
+run: setup-hosts ## Runs a canary release on this machine: hosts, real Envoys, 200 requests per second, about a minute
 	@echo '==> Building (the first time takes a few minutes)'
-	@cargo build --locked -p evermesh -p evermesh-proxy-init -p evermesh-testkit --bins
+	@cargo build --locked -p evermesh-demo $(PROGRAMS)
 	@target/debug/evermesh-demo
 
-run-api: setup ## The same with kubectl: on a real Kubernetes API server, by the chart's rights, with admission in force
+run-api: setup ## The same with kubectl: a real Kubernetes API server, the chart's permissions, and admission
 	@echo '==> Building (the first time takes a few minutes)'
-	@cargo build --locked -p evermesh -p evermesh-proxy-init -p evermesh-testkit --bins
+	@cargo build --locked -p evermesh-demo $(PROGRAMS)
 	@target/debug/evermesh-demo --kubernetes
 
-run-kubernetes: setup-cluster ## The same with pods: a whole Kubernetes on this machine, Evermesh by Helm, Envoys beside applications
+run-kubernetes: setup-cluster ## The same with pods: a complete Kubernetes, Evermesh installed by Helm, injected Deployments
 	@echo '==> Building (the first time takes a few minutes)'
-	@cargo build --locked $(PROGRAMS)
+	@cargo build --locked -p evermesh-demo $(PROGRAMS)
 	@target/debug/evermesh-demo --pods
 
-cluster: setup-cluster ## A Kubernetes of one node on this machine, for kubectl: target/cluster/kubeconfig
-	@cargo build --locked -p evermesh-testkit --bins
+cluster: setup-cluster ## Starts a one-node Kubernetes on this machine; its kubeconfig is target/cluster/kubeconfig
+	@cargo build --locked -p evermesh-testkit -p evermesh-local-cluster --bins
 	@target/debug/evermesh-cluster up
 
-cluster-down: ## Ends it; nothing stays behind
-	@cargo build --locked -p evermesh-testkit --bins
+cluster-down: ## Stops that Kubernetes and removes everything of it
+	@cargo build --locked -p evermesh-testkit -p evermesh-local-cluster --bins
 	@target/debug/evermesh-cluster down
 
-test: setup-cluster ## All tests, with real Envoys, Cloud Map, hosts and a cluster with pods
-	@echo '==> Testing'
-	@env -u KUBECONFIG cargo test --workspace --locked
-	@echo '==> All tests passed'
+# Each part runs in a make of its own, so that the summary can list how long it took.
+test: setup-cluster ## Runs all checks and all tests, and prints how long each part took
+	@summary=; for part in check test-build test-unit test-envoy test-kubernetes; do \
+	    start=$$SECONDS; $(MAKE) --no-print-directory $$part; \
+	    summary+=$$(printf '    %-16s %5d s' $$part $$((SECONDS - start)))$$'\n'; done; \
+	    printf '==> All checks and tests passed\n%s' "$$summary"
 
-test-cluster: setup-cluster ## The tests with pods, on a Kubernetes of this machine or on that of KUBECONFIG
-	@echo '==> Testing with pods'
+unit: setup-tools ## Runs the tests that need only Rust: pure crates and the xDS protocol
+	@$(NEXTEST) $(addprefix -p ,$(PURE))
+	@cargo test --quiet --locked --doc $(addprefix -p ,$(filter-out xtask,$(PURE)))
+
+envoy: setup-hosts test-build test-envoy ## Runs the tests with real Envoys, Cloud Map and hosts, and the control plane's own unit tests
+
+kubernetes: setup-cluster test-build test-kubernetes ## Runs the tests with a Kubernetes API server, and those with pods
+
+# Tests of several packages start binaries of others, which cargo builds only if it is told to.
+test-build:
+	@echo '==> Building all tests'
+	@cargo build --locked --workspace --bins
+	@$(NEXTEST) --workspace --no-run
+
+# With the whole workspace selected, so that the tiers of one run share a build.
+test-unit:
+	@echo '==> Unit tier'
+	@$(NEXTEST) --workspace -E '$(UNIT)'
+	@cargo test --quiet --locked --workspace --doc
+
+test-envoy:
+	@echo '==> Envoy tier'
+	@$(NEXTEST) --workspace -E 'not ($(UNIT) | $(KUBERNETES))'
+
+test-kubernetes:
+	@echo '==> Kubernetes tier'
+	@env -u KUBECONFIG $(NEXTEST) --workspace -E '$(KUBERNETES)'
+
+test-cluster: setup-cluster ## Runs the tests with pods, on a Kubernetes of this machine or on that of KUBECONFIG
 	@cargo build --locked $(PROGRAMS)
-	@cargo test --locked -p evermesh --test cluster
+	@$(NEXTEST) -p evermesh --test cluster
 
-check: hosts ## What a reviewer checks by machine: format, lints, dependencies, documentation, each crate alone
+check: setup-tools ## Checks format, lints, text, names, generated files, documentation, dependencies, each crate alone
 	@echo '==> Format'
 	@cargo fmt --all --check
+	@echo '==> Text and names'
+	@cargo run --quiet --locked -p xtask -- text
+	@cargo run --quiet --locked -p xtask -- names
+	@echo '==> Dependencies'
+	@$(TOOLS)/cargo-deny --locked check bans licenses sources
+	@$(TOOLS)/cargo-deny --locked check advisories || echo 'warning: advisories, see above'
 	@echo '==> Lints'
 	@cargo clippy --workspace --all-targets --locked -- -D warnings
+	@echo '==> Generated files'
+	@cargo test --quiet --locked -p evermesh-crds --test yaml
+	@echo '==> Documentation'
+	@RUSTDOCFLAGS=-Dwarnings cargo doc --no-deps --workspace --locked
 	@echo '==> Each crate alone'
 	@for manifest in $$(git ls-files '*/Cargo.toml'); do \
 	    echo "    $$manifest"; cargo check --quiet --locked --manifest-path "$$manifest"; done
-	@echo '==> Documentation'
-	@RUSTDOCFLAGS=-Dwarnings cargo doc --no-deps --workspace --locked
-	@echo '==> Dependencies'
-	@cargo deny --version 2>/dev/null | grep -qxF 'cargo-deny $(CARGO_DENY)' \
-	    || cargo install cargo-deny --locked --version $(CARGO_DENY)
-	@cargo deny --locked check bans licenses sources
-	@cargo deny --locked check advisories || echo 'warning: advisories, see above'
 
-bench: setup ## The benchmarks: a change to twenty real Envoys, then each crate's own (the first build takes long)
-	@cargo build --release --locked -p evermesh -p evermesh-proxy-init -p evermesh-testkit --bins
+bench: setup ## Runs the benchmarks: a change to twenty real Envoys, then those of each crate (the first build takes long)
+	@cargo build --release --locked -p evermesh-bench $(PROGRAMS)
 	@target/release/evermesh-bench
 	@cargo bench --workspace --locked
 
-images: hosts ## Images of Evermesh and of what tests run beside it, below target/images, without a container engine
+images: setup-hosts ## Writes the images of Evermesh and of the tests below target/images, without a container engine
 	@cargo build --release --locked $(PROGRAMS)
 	@cargo rustc --release --locked -p evermesh-proxy-init --bin evermesh-proxy-init -- -C target-feature=+crt-static
 	@scripts/images
 
-# Installs what is missing and fetches every crate, also the one that is only unpacked (see proto/build.rs).
+# Everything but what runs pods. cargo fetch also fetches the crate that is only unpacked (see proto/build.rs).
 setup:
 	@scripts/setup
 	@cargo fetch --locked
 
-# The same and what runs pods.
-setup-cluster: setup
-	@scripts/kubernetes cluster
+# Cargo's plug-ins only.
+setup-tools:
+	@scripts/setup tools
+	@cargo fetch --locked
 
-# The same without a Kubernetes API server.
-hosts:
+# Everything but Kubernetes.
+setup-hosts:
 	@scripts/setup hosts
 	@cargo fetch --locked
+
+# Everything, with what runs pods.
+setup-cluster: setup
+	@scripts/kubernetes cluster

@@ -4,11 +4,11 @@
 
 #![allow(clippy::unwrap_used)] // what fails here fails a test
 
-use std::{process::Command, time::Duration};
+use std::time::Duration;
 
 use evermesh_testkit::{
     canary::{Stage, StageOptions, by_version},
-    chi_square, process, tools,
+    chi_square,
 };
 use tokio::{
     sync::Mutex,
@@ -119,20 +119,4 @@ async fn every_step_of_the_example_has_its_split() {
         println!("{weights:?}: {split:?}, {fit}");
         assert!(fit.holds(), "{split:?} at {weights:?}: {fit}");
     }
-}
-
-/// It judges failures and splits itself.
-#[tokio::test]
-async fn make_run_api_shows_a_canary_by_kubectl() {
-    let _machine = MACHINE.lock().await;
-    let mut demo = Command::new(tools::built("evermesh-demo").unwrap());
-    let shown = process::run(demo.arg("--kubernetes")).unwrap();
-    let count = |words: &str| shown.matches(words).count();
-    assert_eq!(count("$ kubectl apply -f route.yaml"), 3, "{shown}");
-    assert_eq!(count("Programmed: 1/1 proxies have accepted it"), 4);
-    for weights in [[100, 0], [90, 10], [50, 50], [0, 100]] {
-        let weights = format!("color-v1={},color-v2={} ", weights[0], weights[1]);
-        assert_eq!(count(&weights), 1, "{weights}: {shown}");
-    }
-    assert_eq!(count("none failed"), 1, "{shown}");
 }

@@ -164,7 +164,7 @@ impl Installed {
 }
 
 /// Waits until the API server asks the webhooks, trusts them and has an answer.
-pub(crate) async fn admission(kubectl: &Kubectl) -> Result<()> {
+pub async fn admission(kubectl: &Kubectl) -> Result<()> {
     let probe = json!({
         "apiVersion": "appmesh.k8s.aws/v1beta2",
         "kind": "Mesh",

@@ -1,8 +1,7 @@
-//! Real Envoys, hosts, Cloud Map, a Kubernetes API and clusters for tests, benchmarks and the demo.
+//! Real Envoys, hosts, Cloud Map and a Kubernetes API for tests, benchmarks and the demo.
 //!
 //! Nothing here is a mock: an [`Envoy`](envoy::Envoy) is the upstream binary, a [`Moto`](moto::Moto) a Cloud Map
-//! API server, an [`ApiServer`](kubernetes::ApiServer) Kubernetes' own and a [`Cluster`](cluster::Cluster) all of it,
-//! a [`Lab`](hosts::Lab) a network of real network namespaces.
+//! API server, an [`ApiServer`](kubernetes::ApiServer) Kubernetes' own, a [`Lab`](hosts::Lab) a network of real network namespaces.
 //! `scripts/setup` installs the programs that they start.
 //! Every process started here dies with the process that started it, even when that one is killed.
 //!
@@ -13,7 +12,6 @@ pub mod app_mesh_agent;
 pub mod canary;
 pub mod chart;
 pub mod chi_square;
-pub mod cluster;
 pub mod collector;
 pub mod control_plane;
 pub mod dns;

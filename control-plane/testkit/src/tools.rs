@@ -71,6 +71,6 @@ pub fn scratch(what: &str) -> Result<TempDir> {
 }
 
 /// Whether there is a process of this id; one that has ended is none, even if nobody has asked how.
-pub(crate) fn is_alive(pid: u32) -> bool {
+pub fn is_alive(pid: u32) -> bool {
     fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|words| !words.is_empty())
 }

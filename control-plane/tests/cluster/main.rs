@@ -10,10 +10,8 @@ mod pod;
 mod pods;
 mod shop;
 
-use evermesh_testkit::{
-    cluster::{Cluster, canary::Canary},
-    envoy::Version,
-};
+use evermesh_local_cluster::{Cluster, canary::Canary};
+use evermesh_testkit::envoy::Version;
 
 /// Where a test is, in its output.
 fn say(line: &str) {

@@ -5,11 +5,8 @@ use std::{
     time::Duration,
 };
 
-use evermesh_testkit::{
-    cluster::{Cluster, images},
-    envoy::Version,
-    load::Tally,
-};
+use evermesh_local_cluster::{Cluster, images};
+use evermesh_testkit::{envoy::Version, load::Tally};
 
 use crate::{canary, say};
 

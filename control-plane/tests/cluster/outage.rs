@@ -1,6 +1,7 @@
 //! Traffic takes no notice of the control plane's pods.
 
-use evermesh_testkit::{canary::by_version, chart, cluster::serving, envoy::Version};
+use evermesh_local_cluster::serving;
+use evermesh_testkit::{canary::by_version, chart, envoy::Version};
 
 use crate::{canary, say};
 

@@ -2,10 +2,8 @@
 
 use std::{fs, path::Path, process::Command, time::Duration};
 
-use evermesh_testkit::{
-    cluster::{Cluster, Traffic, images},
-    process,
-};
+use evermesh_local_cluster::{Cluster, Traffic, images};
+use evermesh_testkit::process;
 
 use crate::say;
 

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
+use evermesh_local_cluster::canary::Canary;
 use evermesh_testkit::{
     canary::by_version,
     chi_square,
-    cluster::canary::Canary,
     envoy::Version,
     load::{Load, Tally},
 };

@@ -20,7 +20,8 @@ mod teams;
 
 use std::time::Duration;
 
-use evermesh_testkit::{cluster::canary::route, wait};
+use evermesh_local_cluster::canary::route;
+use evermesh_testkit::wait;
 pub(crate) use scene::Scene;
 
 /// For what takes milliseconds when the machine is idle, or as long as a replica counts that is gone.

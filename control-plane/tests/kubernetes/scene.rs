@@ -8,10 +8,10 @@ use std::{
     time::Duration,
 };
 
+use evermesh_local_cluster::canary::route;
 use evermesh_testkit::{
     app,
     chart::{Chart, Installed, NAMESPACE},
-    cluster::canary::route,
     control_plane::{ControlPlane, bootstrap, free_addresses},
     dns::Dns,
     envoy::{Envoy, EnvoyOptions, Version, gateway_turn},

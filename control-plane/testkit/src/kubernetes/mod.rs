@@ -31,8 +31,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::process::Command;
 
-pub use self::kubectl::Kubectl;
-use self::pki::Pki;
+pub use self::{kubectl::Kubectl, pki::Pki};
 use crate::{
     hosts::Host,
     port::Port,

@@ -31,22 +31,17 @@ impl ApiServer {
     }
 
     /// The certificates of this cluster.
-    pub(crate) fn pki(&self) -> &Pki {
+    pub fn pki(&self) -> &Pki {
         &self.pki
     }
 
     /// Where it listens.
-    pub(crate) fn address(&self) -> SocketAddr {
+    pub fn address(&self) -> SocketAddr {
         self.port.address()
     }
 
     /// The kubeconfig of a user with a certificate, for what runs where the API server does.
-    pub(crate) fn certificate_kubeconfig(
-        &self,
-        name: &str,
-        user: &str,
-        group: &str,
-    ) -> Result<PathBuf> {
+    pub fn certificate_kubeconfig(&self, name: &str, user: &str, group: &str) -> Result<PathBuf> {
         self.pki.client(name, user, group)?;
         let user = json!({
             "client-certificate": self.pki.file(&format!("{name}.crt")),

@@ -19,14 +19,14 @@ const CLUSTER_IP: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);
 
 /// The files of one API server.
 #[derive(Debug)]
-pub(crate) struct Pki {
+pub struct Pki {
     dir: PathBuf,
     issuer: Issuer<'static, KeyPair>,
 }
 
 impl Pki {
     /// Writes an authority, what it signed and the keys of service accounts into `dir`.
-    pub(crate) fn create(dir: &Path) -> Result<Self> {
+    pub fn create(dir: &Path) -> Result<Self> {
         let mut authority = CertificateParams::default();
         authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         authority.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
@@ -67,7 +67,7 @@ impl Pki {
     }
 
     /// Writes a certificate by which the API server takes a client for `user` in `group`.
-    pub(crate) fn client(&self, name: &str, user: &str, group: &str) -> Result<()> {
+    pub fn client(&self, name: &str, user: &str, group: &str) -> Result<()> {
         let mut client = CertificateParams::default();
         client
             .distinguished_name
@@ -79,7 +79,7 @@ impl Pki {
     }
 
     /// Writes a certificate for a server at an address.
-    pub(crate) fn server(&self, name: &str, address: Ipv4Addr) -> Result<()> {
+    pub fn server(&self, name: &str, address: Ipv4Addr) -> Result<()> {
         let mut server = CertificateParams::default();
         server
             .subject_alt_names
@@ -91,7 +91,7 @@ impl Pki {
     }
 
     /// One of the files: `ca.crt`, `accounts.key`, `accounts.pub`, and `NAME.crt` and `NAME.key` of what was signed.
-    pub(crate) fn file(&self, name: &str) -> PathBuf {
+    pub fn file(&self, name: &str) -> PathBuf {
         self.dir.join(name)
     }
 }

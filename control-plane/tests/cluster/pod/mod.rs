@@ -5,10 +5,8 @@ mod interception;
 mod probes;
 mod scene;
 
-use evermesh_testkit::{
-    cluster::{self, Cluster},
-    envoy::Version,
-};
+use evermesh_local_cluster::{self as cluster, Cluster};
+use evermesh_testkit::envoy::Version;
 
 use crate::say;
 

@@ -2,10 +2,8 @@
 
 use std::{net::Ipv4Addr, ops::RangeInclusive};
 
-use evermesh_testkit::{
-    cluster::{Cluster, images},
-    load::Tally,
-};
+use evermesh_local_cluster::{Cluster, images};
+use evermesh_testkit::load::Tally;
 use rcgen::generate_simple_self_signed;
 use serde_json::{Value, json};
 

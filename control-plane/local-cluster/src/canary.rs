@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use tokio::process::Command;
 
-use super::{Cluster, ROLLOUT, install::install, traffic::Traffic, workload::Workload};
-use crate::{chart, envoy::Version, http::Address, process, tools};
+use crate::{Cluster, ROLLOUT, install::install, traffic::Traffic, workload::Workload};
+use evermesh_testkit::{chart, envoy::Version, http::Address, process, tools};
 
 /// The mesh and its Services.
 const MESH: &str = include_str!("canary.yaml");

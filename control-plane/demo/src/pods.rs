@@ -1,10 +1,8 @@
 //! The canary release with pods.
 
 use anyhow::Result;
-use evermesh_testkit::{
-    cluster::{Cluster, canary::Canary},
-    envoy::Version,
-};
+use evermesh_local_cluster::{Cluster, canary::Canary};
+use evermesh_testkit::envoy::Version;
 
 use crate::{
     STEPS,

@@ -13,12 +13,12 @@ use kube::Client;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::{
+use crate::{
     cgroup::Cgroup,
     images,
     parts::{self, DNS_READY_PORT, NODE, PROXY_HEALTH_PORT, Parts},
 };
-use crate::{
+use evermesh_testkit::{
     hosts::{Host, Lab},
     http::Address,
     kubernetes::{self, ApiServer},
@@ -35,7 +35,7 @@ const POLL: Duration = Duration::from_millis(50);
 
 /// What runs, in the order in which it ends: a part before those that it asks, files after those who use them.
 #[derive(Debug)]
-pub(super) struct Local {
+pub(crate) struct Local {
     _door: Door,
     parts: Vec<Part>,
     _api: ApiServer,
@@ -54,7 +54,7 @@ struct Part {
 }
 
 impl Local {
-    pub(super) async fn start(mut say: impl FnMut(&str)) -> Result<Self> {
+    pub(crate) async fn start(mut say: impl FnMut(&str)) -> Result<Self> {
         let started = Instant::now();
         let mut tell = |what: &str| {
             say(&format!(
@@ -198,7 +198,7 @@ impl Local {
     }
 
     /// Gives the node images of ours.
-    pub(super) async fn load(&self, names: &[&str]) -> Result<()> {
+    pub(crate) async fn load(&self, names: &[&str]) -> Result<()> {
         let archives = tools::scratch("archives")?;
         let socket = self.dir.path().join("containerd.sock");
         let socket = socket.display().to_string();
@@ -217,22 +217,22 @@ impl Local {
     }
 
     /// The kubeconfig of an administrator on this machine.
-    pub(super) fn kubeconfig(&self) -> PathBuf {
+    pub(crate) fn kubeconfig(&self) -> PathBuf {
         self.dir.path().join("kubeconfig")
     }
 
     /// A folder that lives as long as the cluster.
-    pub(super) fn dir(&self) -> &Path {
+    pub(crate) fn dir(&self) -> &Path {
         self.dir.path()
     }
 
     /// A port of the node, as somebody outside of the cluster reaches it.
-    pub(super) fn node_port(&self, port: u16) -> Address {
+    pub(crate) fn node_port(&self, port: u16) -> Address {
         self.outside.reach((self.node.ip(), port).into())
     }
 
     /// Where logs are: those of the parts, and of the API.
-    pub(super) fn logs(&self) -> &Path {
+    pub(crate) fn logs(&self) -> &Path {
         self.logs.path()
     }
 }

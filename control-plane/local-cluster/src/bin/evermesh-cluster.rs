@@ -13,7 +13,8 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use clap::Parser;
-use evermesh_testkit::{cluster::Cluster, tools};
+use evermesh_local_cluster::Cluster;
+use evermesh_testkit::tools;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// What `hold` says last when all is well.

@@ -5,23 +5,23 @@ use std::{fmt::Write as _, fs, net::Ipv4Addr, path::Path, process::Command};
 use anyhow::Result;
 use serde_json::json;
 
-use super::images;
-use crate::{hosts::Host, kubernetes::ApiServer, process, tools};
+use crate::images;
+use evermesh_testkit::{hosts::Host, kubernetes::ApiServer, process, tools};
 
 /// The name of the one node.
-pub(super) const NODE: &str = "node";
+pub(crate) const NODE: &str = "node";
 
 /// The bridge that pods are joined to; pods have 10.244.0.0/16.
-pub(super) const BRIDGE: Ipv4Addr = Ipv4Addr::new(10, 244, 0, 1);
+pub(crate) const BRIDGE: Ipv4Addr = Ipv4Addr::new(10, 244, 0, 1);
 
 /// What every pod has an address from.
 const PODS: &str = "10.244.0.0/16";
 
 /// Where the DNS server says that it has read the cluster.
-pub(super) const DNS_READY_PORT: u16 = 8181;
+pub(crate) const DNS_READY_PORT: u16 = 8181;
 
 /// Where kube-proxy says that it has written its rules.
-pub(super) const PROXY_HEALTH_PORT: u16 = 10256;
+pub(crate) const PROXY_HEALTH_PORT: u16 = 10256;
 
 /// What the kubelet would set for the whole machine: it finds it set, in files of the node's own.
 const TUNABLES: [(&str, &str); 6] = [
@@ -34,15 +34,15 @@ const TUNABLES: [(&str, &str); 6] = [
 ];
 
 /// Where the node's files are, and who starts its parts.
-pub(super) struct Parts<'a> {
-    pub(super) node: &'a Host,
-    pub(super) dir: &'a Path,
-    pub(super) cgroup: String,
+pub(crate) struct Parts<'a> {
+    pub(crate) node: &'a Host,
+    pub(crate) dir: &'a Path,
+    pub(crate) cgroup: String,
 }
 
 impl Parts<'_> {
     /// Gives the node folders to write to, its bridge and its settings.
-    pub(super) fn prepare(&self) -> Result<()> {
+    pub(crate) fn prepare(&self) -> Result<()> {
         let dir = self.dir.display();
         for folder in ["lib", "lib.work", "tunables", "cni", "kubelet"] {
             fs::create_dir(self.dir.join(folder))?;
@@ -97,11 +97,11 @@ for file in /proc/sys/net/bridge/bridge-nf-call-iptables; do [ ! -e $file ] || e
     }
 
     /// Where containerd listens.
-    pub(super) fn containerd_socket(&self) -> String {
+    pub(crate) fn containerd_socket(&self) -> String {
         self.dir.join("containerd.sock").display().to_string()
     }
 
-    pub(super) fn containerd(&self) -> Result<Command> {
+    pub(crate) fn containerd(&self) -> Result<Command> {
         let dir = self.dir.display();
         let config = format!(
             r#"version = 2
@@ -143,7 +143,7 @@ SystemdCgroup = false
         Ok(command)
     }
 
-    pub(super) fn controller_manager(&self, api: &ApiServer) -> Result<Command> {
+    pub(crate) fn controller_manager(&self, api: &ApiServer) -> Result<Command> {
         let name = "kube-controller-manager";
         let mut command = self.control(api, name)?;
         command
@@ -157,7 +157,7 @@ SystemdCgroup = false
         Ok(command)
     }
 
-    pub(super) fn scheduler(&self, api: &ApiServer) -> Result<Command> {
+    pub(crate) fn scheduler(&self, api: &ApiServer) -> Result<Command> {
         let mut command = self.control(api, "kube-scheduler")?;
         command.arg("--leader-elect=false");
         Ok(command)
@@ -176,7 +176,7 @@ SystemdCgroup = false
         Ok(command)
     }
 
-    pub(super) fn kubelet(&self, api: &ApiServer) -> Result<Command> {
+    pub(crate) fn kubelet(&self, api: &ApiServer) -> Result<Command> {
         let pki = api.pki();
         pki.server("kubelet", self.node.ip())?;
         let kubeconfig = api.certificate_kubeconfig(
@@ -228,7 +228,7 @@ SystemdCgroup = false
         Ok(command)
     }
 
-    pub(super) fn proxy(&self, api: &ApiServer) -> Result<Command> {
+    pub(crate) fn proxy(&self, api: &ApiServer) -> Result<Command> {
         let kubeconfig =
             api.certificate_kubeconfig("kube-proxy", "system:kube-proxy", "evermesh")?;
         let mut command = self.program("kube-proxy")?;
@@ -244,7 +244,7 @@ SystemdCgroup = false
         Ok(command)
     }
 
-    pub(super) fn dns(&self, api: &ApiServer) -> Result<Command> {
+    pub(crate) fn dns(&self, api: &ApiServer) -> Result<Command> {
         let kubeconfig = api.certificate_kubeconfig("coredns", DNS_USER, "evermesh")?;
         let config = format!(
             ".:53 {{
@@ -275,7 +275,7 @@ SystemdCgroup = false
 const DNS_USER: &str = "system:coredns";
 
 /// What the DNS server may read.
-pub(super) fn dns_rights() -> String {
+pub(crate) fn dns_rights() -> String {
     let metadata = json!({"name": DNS_USER});
     let objects = [
         json!({
@@ -299,7 +299,7 @@ pub(super) fn dns_rights() -> String {
 }
 
 /// `ctr` on the node's images; it asks containerd by its socket, wherever it runs.
-pub(super) fn import(socket: &str, archive: &Path) -> Command {
+pub(crate) fn import(socket: &str, archive: &Path) -> Command {
     let mut command = process::command("ctr");
     command
         .args(["--address", socket, "--namespace", "k8s.io"])

@@ -36,7 +36,7 @@ pub use self::{
     install::{install, serving},
     traffic::Traffic,
 };
-use crate::{
+use evermesh_testkit::{
     http::Address,
     kubernetes::{self, Kubectl},
     tools,

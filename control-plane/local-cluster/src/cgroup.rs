@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::tools;
+use evermesh_testkit::tools;
 
 const ROOT: &str = "/sys/fs/cgroup";
 
@@ -23,13 +23,13 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Gone when it is dropped, which is to be after everything in it has ended.
 #[derive(Debug)]
-pub(super) struct Cgroup {
+pub(crate) struct Cgroup {
     name: String,
 }
 
 impl Cgroup {
     /// Makes one of the name of the cluster's folder, and removes those whose cluster's process was killed.
-    pub(super) fn create(dir: &Path) -> Result<Self> {
+    pub(crate) fn create(dir: &Path) -> Result<Self> {
         let name = dir.file_name().context("a folder has a name")?;
         let name = name.to_string_lossy().into_owned();
         let hierarchies = hierarchies()?;
@@ -55,7 +55,7 @@ impl Cgroup {
     }
 
     /// As the kubelet names it.
-    pub(super) fn path(&self) -> String {
+    pub(crate) fn path(&self) -> String {
         format!("/{}", self.name)
     }
 }

@@ -5,8 +5,8 @@ use std::{process::Stdio, time::Duration};
 use anyhow::{Context as _, Result, bail};
 use tokio::process::{Child, ChildStdin};
 
-use super::Cluster;
-use crate::{load::Tally, report::Report};
+use crate::Cluster;
+use evermesh_testkit::{load::Tally, report::Report};
 
 /// Longer than the load client waits for an answer.
 const LAST_ANSWER: Duration = Duration::from_secs(30);

@@ -3,8 +3,8 @@
 use anyhow::{Context as _, Result, bail};
 use tokio::process::Command;
 
-use super::{Cluster, ROLLOUT, images};
-use crate::{chart, envoy::Version};
+use crate::{Cluster, ROLLOUT, images};
+use evermesh_testkit::{chart, envoy::Version};
 
 /// Installs Evermesh by its chart, with this Envoy for pods, and waits until its webhooks answer.
 ///

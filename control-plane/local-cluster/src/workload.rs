@@ -5,25 +5,25 @@ use std::collections::BTreeMap;
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use super::images;
+use crate::images;
 
 /// The application's port.
 const APP_PORT: u16 = 8080;
 
 /// One Deployment in the namespace `shop`.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Workload {
-    pub(super) name: &'static str,
-    pub(super) labels: &'static [(&'static str, &'static str)],
-    pub(super) replicas: u32,
+pub(crate) struct Workload {
+    pub(crate) name: &'static str,
+    pub(crate) labels: &'static [(&'static str, &'static str)],
+    pub(crate) replicas: u32,
     /// Whether there is an application; a gateway has none.
-    pub(super) has_app: bool,
+    pub(crate) has_app: bool,
 }
 
 impl Workload {
     /// The object. Nothing in it is of Evermesh: labels say which node or gateway it is. All pods are replaced at a
     /// time, each after another is ready.
-    pub(super) fn object(&self) -> Result<Value> {
+    pub(crate) fn object(&self) -> Result<Value> {
         let labels: BTreeMap<_, _> = self.labels.iter().copied().collect();
         let container = if self.has_app { app()? } else { gateway() };
         Ok(json!({

@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use tokio::process::Command;
 
-use crate::{process, tools};
+use evermesh_testkit::{process, tools};
 
 /// Before the names of images in a cluster that is not ours, as in `registry.example.com/evermesh`.
 const PREFIX: &str = "EVERMESH_IMAGES";
@@ -31,7 +31,7 @@ pub fn tag(name: &str) -> Result<String> {
 }
 
 /// Writes the archives of these images into `dir`; tests have no use for what debuggers read.
-pub(super) async fn write(names: &[&str], dir: &Path) -> Result<Vec<PathBuf>> {
+pub(crate) async fn write(names: &[&str], dir: &Path) -> Result<Vec<PathBuf>> {
     let binaries = tools::built("evermesh-test-app")?;
     let binaries = binaries.parent().context("a program lies in a folder")?;
     let mut script = Command::from(process::command(tools::workspace()?.join("scripts/images")));
