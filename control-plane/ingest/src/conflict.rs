@@ -1,6 +1,6 @@
 //! Routes of one router that claim the same requests: the first counts, the others are never reached and say so.
 //!
-//! Must not order routes: that is [`crate::route::RouteDraft::precedence`].
+//! Must not order routes: that is [`crate::route::UnresolvedRoute::precedence`].
 
 use std::sync::Arc;
 

@@ -9,9 +9,9 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use evermesh_crds::v1beta2;
 use evermesh_model::{
-    CloudMapService, CloudMapState, Discovery, Endpoint, Graph, Input, Kind, Locality, Memo,
-    ObjectRef, Problem, ResolvedMesh, ResolvedNode, ResourceName, Same, ServicePort, Shared,
-    endpoint::CloudMapFailure,
+    CloudMapService, CloudMapState, Discovery, Endpoint, FastEq, Graph, Kind, Locality, Memo,
+    MemoInput, ObjectRef, Problem, ResolvedMesh, ResolvedNode, ResourceName, ServicePort,
+    SharedMap, endpoint::CloudMapFailure,
 };
 use k8s_openapi::api::{
     core::v1::{Node, Pod, Service},
@@ -20,10 +20,10 @@ use k8s_openapi::api::{
 
 use crate::{
     Inputs, cloud_map,
-    inputs::{self, Objects},
+    inputs::{self, ObjectMap},
     pods::{self, OwnPods},
     slices,
-    stage::Turned,
+    stage::StageOutput,
 };
 
 /// The endpoints of one node from the newest inputs, ascending: exactly what [`crate::build`] puts into the
@@ -73,26 +73,26 @@ struct Sources {
     service: Option<Arc<Service>>,
     cloud_map: Option<Arc<CloudMapState>>,
     /// The object, with its selector, and the pods of its namespace, where these count.
-    own_pods: Option<(Arc<v1beta2::VirtualNode>, Objects<Pod>)>,
+    own_pods: Option<(Arc<v1beta2::VirtualNode>, ObjectMap<Pod>)>,
 }
 
-impl Input for Sources {
-    type Owned = Self;
+impl MemoInput for Sources {
+    type Stored = Self;
 
-    fn is(&self, last: &Self) -> bool {
+    fn is_unchanged(&self, last: &Self) -> bool {
         let Self {
             slices,
             service,
             cloud_map,
             own_pods,
         } = self;
-        slices.same(&last.slices)
-            && service.same(&last.service)
-            && cloud_map.same(&last.cloud_map)
-            && own_pods.same(&last.own_pods)
+        slices.fast_eq(&last.slices)
+            && service.fast_eq(&last.service)
+            && cloud_map.fast_eq(&last.cloud_map)
+            && own_pods.fast_eq(&last.own_pods)
     }
 
-    fn own(self) -> Self {
+    fn into_stored(self) -> Self {
         self
     }
 }
@@ -173,7 +173,7 @@ fn problem(node: &ResolvedNode, state: Option<&CloudMapState>) -> Option<Problem
 }
 
 /// Where every Kubernetes node is.
-type Places = Shared<ObjectRef, Locality>;
+type Places = SharedMap<ObjectRef, Locality>;
 
 type Parts = (Arc<ResolvedNode>, Arc<ResolvedMesh>, Sources, Places);
 
@@ -189,15 +189,15 @@ pub(crate) struct EndpointMemo {
 
 impl EndpointMemo {
     /// The endpoints of every node whose endpoints are ours to serve.
-    pub(crate) fn turn(
+    pub(crate) fn update(
         &mut self,
         nodes: &BTreeMap<ResourceName, Arc<ResolvedNode>>,
         meshes: &BTreeMap<Arc<str>, Arc<ResolvedMesh>>,
         inputs: &Inputs,
-    ) -> Turned<ResourceName, Vec<Endpoint>> {
+    ) -> StageOutput<ResourceName, Vec<Endpoint>> {
         let places = self
             .places
-            .turn(&*inputs.nodes, |_, node| pods::locality(node));
+            .update(&*inputs.nodes, |_, node| pods::locality(node));
         let served = nodes.iter().filter_map(|(name, node)| {
             node.discovery
                 .as_ref()
@@ -212,7 +212,7 @@ impl EndpointMemo {
             state.failure.as_ref()?;
             Some((*name, (*node, state)))
         });
-        let problems = self.problems.turn(failed, |_, (node, state)| {
+        let problems = self.problems.update(failed, |_, (node, state)| {
             problem(node, Some(state)).into_iter().collect()
         });
         let findings = problems
@@ -226,12 +226,12 @@ impl EndpointMemo {
             known.map(|(name, node, mesh, sources)| (name, (node, mesh, sources, &places)));
         let values = self
             .endpoints
-            .turn(inputs, |_, (node, mesh, sources, places)| {
+            .update(inputs, |_, (node, mesh, sources, places)| {
                 derive(node, mesh, sources, |name| {
                     let place = places.get(&ObjectRef::new(Kind::Node, "", name));
                     place.map(|place| (**place).clone()).unwrap_or_default()
                 })
             });
-        Turned { values, findings }
+        StageOutput { values, findings }
     }
 }

@@ -13,18 +13,18 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
 use crate::{
     admission,
-    directory::{ByName, Draft, unique_ports},
     gateway_route::AttachedRoute,
     membership::{Labels, Membership, selects},
+    name_index::{UniqueByName, Unresolved, unique_ports},
     node::unsupported,
     security,
-    stage::{Checked, Problems},
+    stage::{Problems, WithProblems},
     values,
 };
 
 /// A virtual gateway without its routes.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct GatewayDraft {
+pub(crate) struct UnresolvedGateway {
     pub(crate) name: ResourceName,
     pub(crate) object: ObjectRef,
     pub(crate) listeners: Vec<ServicePort>,
@@ -34,7 +34,7 @@ pub(crate) struct GatewayDraft {
     targets_are_served: bool,
 }
 
-impl Draft for GatewayDraft {
+impl Unresolved for UnresolvedGateway {
     type Name = ResourceName;
 
     fn name(&self) -> &ResourceName {
@@ -42,7 +42,7 @@ impl Draft for GatewayDraft {
     }
 }
 
-impl GatewayDraft {
+impl UnresolvedGateway {
     /// Whether a gateway route with these labels, from a namespace with these, attaches by itself. An absent
     /// selector for namespaces selects none, an absent one for gateway routes all.
     pub(crate) fn selects(&self, namespace: &Labels, route: &Labels) -> bool {
@@ -57,24 +57,24 @@ impl GatewayDraft {
 }
 
 /// Gateways by name.
-pub(crate) type Gateways = ByName<ResourceName, GatewayDraft>;
+pub(crate) type GatewaysByName = UniqueByName<ResourceName, UnresolvedGateway>;
 
 /// Reads the object.
-pub(crate) fn draft(
+pub(crate) fn parse(
     object: &ObjectRef,
     gateway: &v1beta2::VirtualGateway,
     membership: &Membership,
-) -> Checked<GatewayDraft> {
+) -> WithProblems<UnresolvedGateway> {
     let mut problems = Problems::of(object);
-    let value = try_draft(gateway, membership, &mut problems);
-    Checked::new(value, problems)
+    let value = try_parse(gateway, membership, &mut problems);
+    WithProblems::new(value, problems)
 }
 
-fn try_draft(
+fn try_parse(
     gateway: &v1beta2::VirtualGateway,
     membership: &Membership,
     problems: &mut Problems<'_>,
-) -> Option<GatewayDraft> {
+) -> Option<UnresolvedGateway> {
     let object = problems.object();
     let v1beta2::VirtualGatewaySpec {
         aws_name,
@@ -96,7 +96,7 @@ fn try_draft(
     let policy = backend_defaults
         .as_ref()
         .and_then(|v1beta2::BackendDefaults { client_policy }| client_policy.as_ref());
-    Some(GatewayDraft {
+    Some(UnresolvedGateway {
         name: ResourceName::new(Arc::clone(&mesh.name), ProxyKind::VirtualGateway, name),
         object: object.clone(),
         listeners: read_listeners(listeners.as_deref().unwrap_or_default(), problems),
@@ -161,9 +161,9 @@ fn read_listeners(
 /// The order is that of [`crate::matches::precedence`], then by name and namespace; host names play no part
 /// in it.
 pub(crate) fn resolve(
-    draft: &GatewayDraft,
+    draft: &UnresolvedGateway,
     routes: &[Arc<AttachedRoute>],
-) -> Checked<ResolvedGateway> {
+) -> WithProblems<ResolvedGateway> {
     let mut problems = Problems::of(&draft.object);
     let mut sorted: Vec<&AttachedRoute> = Vec::with_capacity(routes.len());
     if draft.targets_are_served {
@@ -199,5 +199,5 @@ pub(crate) fn resolve(
             .map(|route| Arc::clone(&route.route))
             .collect(),
     };
-    Checked::new(Some(gateway), problems)
+    WithProblems::new(Some(gateway), problems)
 }

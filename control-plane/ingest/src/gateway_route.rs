@@ -18,12 +18,12 @@ use evermesh_model::{
 };
 
 use crate::{
-    directory::Reference,
-    gateway::{GatewayDraft, Gateways},
+    gateway::{GatewaysByName, UnresolvedGateway},
     gateway_admission, matches,
     membership::{Labels, Membership, list},
+    name_index::UnresolvedRef,
     route::ports,
-    stage::{Checked, Problems},
+    stage::{Problems, WithProblems},
 };
 
 use self::read::{read_grpc, read_http};
@@ -31,22 +31,22 @@ pub(crate) use self::resolve::resolve;
 
 /// A gateway route whose target is not followed yet.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct GatewayRouteDraft {
+pub(crate) struct UnresolvedGatewayRoute {
     name: Arc<str>,
     object: ObjectRef,
     gateway: ResourceName,
     priority: Option<u32>,
-    rule: Rule,
+    rule: GatewayRule,
 }
 
 /// What is common to the three kinds of gateway route.
 #[derive(Debug, Clone, PartialEq)]
-struct Rule {
+struct GatewayRule {
     protocol: Protocol,
     port: Option<u16>,
     hostname: Option<HostnameMatch>,
     matches: HttpMatch,
-    target: Reference,
+    target: UnresolvedRef,
     target_port: Option<u16>,
     /// `…Route.action.target`
     target_field: FieldPath,
@@ -74,25 +74,25 @@ impl AttachedRoute {
 }
 
 /// Reads the object. `namespace` are the labels of its namespace.
-pub(crate) fn draft(
+pub(crate) fn parse(
     object: &ObjectRef,
     route: &v1beta2::GatewayRoute,
     membership: &Membership,
     namespace: &Labels,
-    gateways: &Gateways,
-) -> Checked<GatewayRouteDraft> {
+    gateways: &GatewaysByName,
+) -> WithProblems<UnresolvedGatewayRoute> {
     let mut problems = Problems::of(object);
-    let value = try_draft(route, membership, namespace, gateways, &mut problems);
-    Checked::new(value, problems)
+    let value = try_parse(route, membership, namespace, gateways, &mut problems);
+    WithProblems::new(value, problems)
 }
 
-fn try_draft(
+fn try_parse(
     route: &v1beta2::GatewayRoute,
     membership: &Membership,
     namespace: &Labels,
-    gateways: &Gateways,
+    gateways: &GatewaysByName,
     problems: &mut Problems<'_>,
-) -> Option<GatewayRouteDraft> {
+) -> Option<UnresolvedGatewayRoute> {
     let object = problems.object();
     let v1beta2::GatewayRouteSpec {
         aws_name,
@@ -119,7 +119,7 @@ fn try_draft(
         // Refused above.
         (None, None, None) => None,
     }?;
-    port_is_served(&rule, gateway, problems).then(|| GatewayRouteDraft {
+    port_is_served(&rule, gateway, problems).then(|| UnresolvedGatewayRoute {
         name,
         object: object.clone(),
         gateway: gateway.name.clone(),
@@ -131,9 +131,9 @@ fn try_draft(
 fn named_gateway<'a>(
     reference: &v1beta2::VirtualGatewayReference,
     mesh: &Arc<str>,
-    gateways: &'a Gateways,
+    gateways: &'a GatewaysByName,
     problems: &mut Problems<'_>,
-) -> Option<&'a GatewayDraft> {
+) -> Option<&'a UnresolvedGateway> {
     let v1beta2::VirtualGatewayReference {
         name,
         namespace,
@@ -177,10 +177,10 @@ fn selecting_gateway<'a>(
     route: &Labels,
     namespace: &Labels,
     mesh: &Arc<str>,
-    gateways: &'a Gateways,
+    gateways: &'a GatewaysByName,
     problems: &mut Problems<'_>,
-) -> Option<&'a GatewayDraft> {
-    let selecting: Vec<&GatewayDraft> = gateways
+) -> Option<&'a UnresolvedGateway> {
+    let selecting: Vec<&UnresolvedGateway> = gateways
         .values
         .values()
         .map(|gateway| &**gateway)
@@ -214,7 +214,11 @@ fn selecting_gateway<'a>(
 }
 
 /// Whether the gateway has the port that is matched.
-fn port_is_served(rule: &Rule, gateway: &GatewayDraft, problems: &mut Problems<'_>) -> bool {
+fn port_is_served(
+    rule: &GatewayRule,
+    gateway: &UnresolvedGateway,
+    problems: &mut Problems<'_>,
+) -> bool {
     let field = FieldPath::spec().field(word(rule.protocol));
     let listeners = &gateway.listeners;
     if let Some(port) = rule.port

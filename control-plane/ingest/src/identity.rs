@@ -10,22 +10,22 @@ use evermesh_model::{Graph, ObjectRef, ProxyKind, ResourceName};
 use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::LabelSelector};
 
 use crate::{
-    inputs::{self, ByOwner, Inputs, Objects},
+    inputs::{self, Inputs, ObjectMap, ObjectsByOwner},
     membership::{Labels, selects},
 };
 
 /// The objects that say which pod is what: three pointers.
 #[derive(Debug, Clone, Default)]
-pub struct Workloads {
+pub struct IdentitySnapshot {
     /// `VirtualNode`
-    pub virtual_nodes: Objects<v1beta2::VirtualNode>,
+    pub virtual_nodes: ObjectMap<v1beta2::VirtualNode>,
     /// `VirtualGateway`
-    pub virtual_gateways: Objects<v1beta2::VirtualGateway>,
+    pub virtual_gateways: ObjectMap<v1beta2::VirtualGateway>,
     /// `Pod`, by namespace
-    pub pods: ByOwner<Pod>,
+    pub pods: ObjectsByOwner<Pod>,
 }
 
-impl From<&Inputs> for Workloads {
+impl From<&Inputs> for IdentitySnapshot {
     fn from(inputs: &Inputs) -> Self {
         Self {
             virtual_nodes: Arc::clone(&inputs.virtual_nodes),
@@ -37,7 +37,7 @@ impl From<&Inputs> for Workloads {
 
 /// Somebody in a cluster, by what was proven.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Workload {
+pub enum WorkloadIdentity {
     /// One pod.
     Pod {
         /// Its namespace.
@@ -56,7 +56,7 @@ pub enum Workload {
     },
 }
 
-impl fmt::Display for Workload {
+impl fmt::Display for WorkloadIdentity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Pod {
@@ -69,28 +69,30 @@ impl fmt::Display for Workload {
 
 /// Why a workload may not be a proxy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Unfit {
+pub enum IdentityMismatch {
     /// There is no such pod, or none of the account; it may be on its way.
-    NoPod,
+    PodNotFound,
     /// There is no such node or gateway; it may be on its way.
-    NoProxy,
+    ProxyNotFound,
     /// The node or gateway selects others.
     NotSelected,
 }
 
-impl Workloads {
+impl IdentitySnapshot {
     /// Whether a workload may be this proxy, as things are.
-    pub fn may_be(
+    pub fn may_act_as(
         &self,
         graph: &Graph,
-        workload: &Workload,
+        workload: &WorkloadIdentity,
         proxy: &ResourceName,
-    ) -> Result<(), Unfit> {
+    ) -> Result<(), IdentityMismatch> {
         let pods = self.pods_of(workload)?;
-        let (object, selector) = self.selector(graph, proxy).ok_or(Unfit::NoProxy)?;
+        let (object, selector) = self
+            .selector(graph, proxy)
+            .ok_or(IdentityMismatch::ProxyNotFound)?;
         // Without a selector a node has no pods.
         let Some(selector) = selector else {
-            return Err(Unfit::NotSelected);
+            return Err(IdentityMismatch::NotSelected);
         };
         let none = Labels::new();
         let is_selected = |(id, pod): &(&ObjectRef, &Arc<Pod>)| {
@@ -100,19 +102,23 @@ impl Workloads {
         if pods.iter().any(is_selected) {
             Ok(())
         } else {
-            Err(Unfit::NotSelected)
+            Err(IdentityMismatch::NotSelected)
         }
     }
 
-    fn pods_of(&self, workload: &Workload) -> Result<Vec<(&ObjectRef, &Arc<Pod>)>, Unfit> {
-        let (Workload::Pod { namespace, .. } | Workload::Account { namespace, .. }) = workload;
+    fn pods_of(
+        &self,
+        workload: &WorkloadIdentity,
+    ) -> Result<Vec<(&ObjectRef, &Arc<Pod>)>, IdentityMismatch> {
+        let (WorkloadIdentity::Pod { namespace, .. } | WorkloadIdentity::Account { namespace, .. }) =
+            workload;
         let there = self.pods.get(&inputs::namespace(namespace));
         let there = there.into_iter().flat_map(|pods| pods.iter());
         let is_it = |(id, pod): &(&ObjectRef, &Arc<Pod>)| match workload {
-            Workload::Pod { name, uid, .. } => {
+            WorkloadIdentity::Pod { name, uid, .. } => {
                 id.name == *name && pod.metadata.uid.as_deref() == Some(uid)
             }
-            Workload::Account { name, .. } => {
+            WorkloadIdentity::Account { name, .. } => {
                 let spec = pod.spec.as_ref();
                 let account = spec.and_then(|spec| spec.service_account_name.as_deref());
                 account == Some(name)
@@ -120,7 +126,7 @@ impl Workloads {
         };
         let pods: Vec<_> = there.filter(is_it).collect();
         if pods.is_empty() {
-            return Err(Unfit::NoPod);
+            return Err(IdentityMismatch::PodNotFound);
         }
         Ok(pods)
     }

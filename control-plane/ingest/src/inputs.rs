@@ -10,7 +10,7 @@ use std::{
 };
 
 use evermesh_crds::{extension, v1beta2};
-use evermesh_model::{CloudMapService, CloudMapState, Kind, ObjectRef, Same};
+use evermesh_model::{CloudMapService, CloudMapState, FastEq, Kind, ObjectRef};
 use k8s_openapi::api::{
     core::v1::{Namespace, Node, Pod, Service},
     discovery::v1::EndpointSlice,
@@ -19,77 +19,79 @@ use k8s_openapi::api::{
 use crate::{object::Object, route, slices};
 
 /// Objects of one kind. While none of them changes, the pointer stays, and a turn does not even walk them.
-pub type Objects<T> = Arc<BTreeMap<ObjectRef, Arc<T>>>;
+pub type ObjectMap<T> = Arc<BTreeMap<ObjectRef, Arc<T>>>;
 
 /// Objects of one kind by the object they belong to; the pointer stays while none of them changes.
-pub type ByOwner<T> = Arc<BTreeMap<ObjectRef, Objects<T>>>;
+pub type ObjectsByOwner<T> = Arc<BTreeMap<ObjectRef, ObjectMap<T>>>;
 
-/// By this a stage knows [`ByOwner`] again, without making the next change copy it.
-pub(crate) type SeenByOwner<T> = Weak<BTreeMap<ObjectRef, Objects<T>>>;
+/// By this a stage knows [`ObjectsByOwner`] again, without making the next change copy it.
+pub(crate) type WeakObjectsByOwner<T> = Weak<BTreeMap<ObjectRef, ObjectMap<T>>>;
 
 /// Everything that a graph is built from.
 #[derive(Debug, Default)]
 pub struct Inputs {
     /// `Mesh`
-    pub meshes: Objects<v1beta2::Mesh>,
+    pub meshes: ObjectMap<v1beta2::Mesh>,
     /// `VirtualNode`
-    pub virtual_nodes: Objects<v1beta2::VirtualNode>,
+    pub virtual_nodes: ObjectMap<v1beta2::VirtualNode>,
     /// `VirtualService`
-    pub virtual_services: Objects<v1beta2::VirtualService>,
+    pub virtual_services: ObjectMap<v1beta2::VirtualService>,
     /// `VirtualRouter`
-    pub virtual_routers: Objects<v1beta2::VirtualRouter>,
+    pub virtual_routers: ObjectMap<v1beta2::VirtualRouter>,
     /// `VirtualGateway`
-    pub virtual_gateways: Objects<v1beta2::VirtualGateway>,
+    pub virtual_gateways: ObjectMap<v1beta2::VirtualGateway>,
     /// `GatewayRoute`
-    pub gateway_routes: Objects<v1beta2::GatewayRoute>,
+    pub gateway_routes: ObjectMap<v1beta2::GatewayRoute>,
     /// `BackendGroup`
-    pub backend_groups: Objects<v1beta2::BackendGroup>,
+    pub backend_groups: ObjectMap<v1beta2::BackendGroup>,
     /// `Route`, by the virtual router they belong to
-    pub routes: Owned<extension::Route>,
+    pub routes: OwnedObjects<extension::Route>,
     /// `Namespace`
-    pub namespaces: Objects<Namespace>,
+    pub namespaces: ObjectMap<Namespace>,
     /// `Service`
-    pub services: Objects<Service>,
+    pub services: ObjectMap<Service>,
     /// `EndpointSlice` of addresses, by the Service they belong to; others are left out
-    pub endpoint_slices: Owned<EndpointSlice>,
+    pub endpoint_slices: OwnedObjects<EndpointSlice>,
     /// `Pod`, by namespace
-    pub pods: Owned<Pod>,
+    pub pods: OwnedObjects<Pod>,
     /// `Node`
-    pub nodes: Objects<Node>,
+    pub nodes: ObjectMap<Node>,
     /// What Cloud Map said of the services that nodes use.
     pub cloud_map: BTreeMap<CloudMapService, Arc<CloudMapState>>,
     /// What the operator chose.
-    pub settings: Settings,
+    pub settings: IngestSettings,
 }
 
 /// What the operator chose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Settings {
+pub struct IngestSettings {
     /// Whether a DNS name that means a Service of this cluster is served from its `EndpointSlice`s instead of being
     /// resolved by Envoy, and the pods of a node that is found in Cloud Map as the cluster knows them.
-    pub slices: bool,
+    pub endpoint_slices: bool,
 }
 
-impl Default for Settings {
+impl Default for IngestSettings {
     fn default() -> Self {
-        Self { slices: true }
+        Self {
+            endpoint_slices: true,
+        }
     }
 }
 
-impl Same for Settings {
-    fn same(&self, other: &Self) -> bool {
+impl FastEq for IngestSettings {
+    fn fast_eq(&self, other: &Self) -> bool {
         self == other
     }
 }
 
 /// Objects of one kind, sorted by the object they belong to.
 #[derive(Debug)]
-pub struct Owned<T> {
-    by_owner: ByOwner<T>,
+pub struct OwnedObjects<T> {
+    by_owner: ObjectsByOwner<T>,
     owners: BTreeMap<ObjectRef, ObjectRef>,
 }
 
-impl<T> Default for Owned<T> {
+impl<T> Default for OwnedObjects<T> {
     fn default() -> Self {
         Self {
             by_owner: Arc::default(),
@@ -98,9 +100,9 @@ impl<T> Default for Owned<T> {
     }
 }
 
-impl<T> Owned<T> {
+impl<T> OwnedObjects<T> {
     /// The objects of every owner that has any.
-    pub const fn by_owner(&self) -> &ByOwner<T> {
+    pub const fn by_owner(&self) -> &ObjectsByOwner<T> {
         &self.by_owner
     }
 
@@ -220,7 +222,7 @@ pub(crate) fn namespace(name: &Arc<str>) -> ObjectRef {
     ObjectRef::new(Kind::Namespace, "", Arc::clone(name))
 }
 
-fn put<T: PartialEq>(objects: &mut Objects<T>, object: ObjectRef, value: Arc<T>) -> bool {
+fn put<T: PartialEq>(objects: &mut ObjectMap<T>, object: ObjectRef, value: Arc<T>) -> bool {
     if objects.get(&object) == Some(&value) {
         return false;
     }
@@ -228,6 +230,6 @@ fn put<T: PartialEq>(objects: &mut Objects<T>, object: ObjectRef, value: Arc<T>)
     true
 }
 
-fn remove<T>(objects: &mut Objects<T>, object: &ObjectRef) -> bool {
+fn remove<T>(objects: &mut ObjectMap<T>, object: &ObjectRef) -> bool {
     objects.contains_key(object) && Arc::make_mut(objects).remove(object).is_some()
 }

@@ -1,6 +1,6 @@
 //! Objects to graph: from what users wrote to what is served, and everything that is wrong with it.
 //!
-//! The engine applies changes to [`Inputs`] and calls [`build`], which gives a [`Built`]: the graph and the
+//! The engine applies changes to [`Inputs`] and calls [`build`], which gives a [`BuildOutput`]: the graph and the
 //! problems. A mistake never stops the work; what can be made of the rest is made. [`endpoints`] is the
 //! short cut for the most frequent change.
 //!
@@ -13,7 +13,6 @@ pub mod admission;
 mod build;
 mod cloud_map;
 mod conflict;
-mod directory;
 mod endpoints;
 mod expression;
 mod gateway;
@@ -25,6 +24,7 @@ pub mod local_ports;
 mod matches;
 pub mod membership;
 mod mesh;
+mod name_index;
 mod node;
 pub mod object;
 mod pods;
@@ -38,6 +38,6 @@ mod slices;
 mod stage;
 mod values;
 
-pub use build::{BuildMemo, Built, build};
+pub use build::{BuildMemo, BuildOutput, build};
 pub use endpoints::{cloud_map_users, endpoints};
-pub use inputs::{Inputs, Settings};
+pub use inputs::{IngestSettings, Inputs};

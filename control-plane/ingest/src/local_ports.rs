@@ -19,7 +19,7 @@ use evermesh_model::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use crate::{
-    directory::{Face, Name as _},
+    name_index::{IndexEntry, Name as _},
     stage::Problems,
 };
 
@@ -42,7 +42,7 @@ pub fn unprotected(node: &v1beta2::VirtualNode) -> Vec<u16> {
     let listeners = node.spec.listeners.as_deref().unwrap_or_default();
     let ports = listeners.iter().map(|it| it.port_mapping.port).collect();
     let object = ObjectRef::new(Kind::VirtualNode, "", "");
-    let Some(local) = draft(&node.metadata, &ports, &mut Problems::of(&object)) else {
+    let Some(local) = parse(&node.metadata, &ports, &mut Problems::of(&object)) else {
         return Vec::new();
     };
     let is_strict = |it: &&v1beta2::Listener| {
@@ -58,7 +58,7 @@ pub fn unprotected(node: &v1beta2::VirtualNode) -> Vec<u16> {
 
 /// What the annotations say, before the backends are known.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct LocalDraft {
+pub(crate) struct UnresolvedLocalPorts {
     backends: Vec<Wanted>,
     application: BTreeMap<u16, u16>,
 }
@@ -73,11 +73,11 @@ struct Wanted {
 }
 
 /// Reads the annotations of a node with these listeners; `None` if it is intercepted.
-pub(crate) fn draft(
+pub(crate) fn parse(
     node: &ObjectMeta,
     listeners: &BTreeSet<u16>,
     problems: &mut Problems<'_>,
-) -> Option<LocalDraft> {
+) -> Option<UnresolvedLocalPorts> {
     if is_intercepted(node) {
         return None;
     }
@@ -94,7 +94,7 @@ pub(crate) fn draft(
         let owner = || format!("the application listens there for {listener}");
         taken.entry(*port).or_insert_with(owner);
     }
-    Some(LocalDraft {
+    Some(UnresolvedLocalPorts {
         backends: read_backends(node, taken, problems),
         application,
     })
@@ -191,18 +191,18 @@ fn read_backends(
     found
 }
 
-impl LocalDraft {
+impl UnresolvedLocalPorts {
     /// Looks the backends up, among those that the node may call.
     pub(crate) fn resolve<'a>(
         &self,
-        backends: impl Iterator<Item = &'a Face<ServiceName>>,
+        backends: impl Iterator<Item = &'a IndexEntry<ServiceName>>,
         problems: &mut Problems<'_>,
     ) -> LocalPorts {
-        let backends: BTreeMap<Arc<str>, &Face<ServiceName>> =
+        let backends: BTreeMap<Arc<str>, &IndexEntry<ServiceName>> =
             backends.map(|face| (face.name.folded().1, face)).collect();
         let mut found = BTreeMap::new();
         for wanted in &self.backends {
-            match wanted.find(backends.get(&wanted.hostname).copied()) {
+            match wanted.look_up(backends.get(&wanted.hostname).copied()) {
                 Ok(backend) => drop(found.insert(wanted.local, backend)),
                 Err((reason, message)) => problems.add(field(BACKENDS), reason, message),
             }
@@ -224,7 +224,10 @@ impl LocalDraft {
 }
 
 impl Wanted {
-    fn find(&self, backend: Option<&Face<ServiceName>>) -> Result<LocalBackend, (Reason, String)> {
+    fn look_up(
+        &self,
+        backend: Option<&IndexEntry<ServiceName>>,
+    ) -> Result<LocalBackend, (Reason, String)> {
         let Self {
             hostname,
             port,

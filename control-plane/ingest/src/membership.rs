@@ -128,7 +128,7 @@ pub(crate) enum Membership {
 
 /// Every mesh that is served, as membership sees it.
 #[derive(Debug, PartialEq)]
-pub(crate) struct Meshes {
+pub(crate) struct MeshLookup {
     /// Of an object whose `meshRef` has this name.
     by_reference: BTreeMap<Arc<str>, Arc<Membership>>,
     /// Of an object whose `meshRef` has any other name.
@@ -136,7 +136,7 @@ pub(crate) struct Meshes {
     selectors: Vec<(Arc<str>, Arc<ResolvedMesh>, LabelSelector)>,
 }
 
-impl Meshes {
+impl MeshLookup {
     /// Meshes by the name of their object, with their `namespaceSelector`.
     pub(crate) fn new(
         meshes: &BTreeMap<Arc<str>, (Arc<ResolvedMesh>, Option<LabelSelector>)>,

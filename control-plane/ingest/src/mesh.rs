@@ -6,30 +6,30 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use evermesh_crds::v1beta2;
 use evermesh_model::{
-    EgressPolicy, IpFamilyPreference, ObjectRef, Problem, Reason, ResolvedMesh, Shared,
+    EgressPolicy, IpFamilyPreference, ObjectRef, Problem, Reason, ResolvedMesh, SharedMap,
     problem::FieldPath,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
 use crate::{
     admission,
-    membership::Meshes,
-    stage::{Checked, Problems},
+    membership::MeshLookup,
+    stage::{Problems, WithProblems},
     values,
 };
 
-/// The annotation of a mesh that decides, for this mesh, what [`crate::Settings::slices`] decides for all.
+/// The annotation of a mesh that decides, for this mesh, what [`crate::IngestSettings::slices`] decides for all.
 const ENDPOINT_SLICES: &str = "evermesh.dev/endpoint-slices";
 
 /// A mesh and the namespaces it selects.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct MeshDraft {
+pub(crate) struct UnresolvedMesh {
     pub(crate) mesh: ResolvedMesh,
     selector: Option<LabelSelector>,
 }
 
 /// Reads the object.
-pub(crate) fn draft(object: &ObjectRef, mesh: &v1beta2::Mesh) -> Checked<MeshDraft> {
+pub(crate) fn parse(object: &ObjectRef, mesh: &v1beta2::Mesh) -> WithProblems<UnresolvedMesh> {
     let mut problems = Problems::of(object);
     let v1beta2::MeshSpec {
         aws_name,
@@ -44,7 +44,7 @@ pub(crate) fn draft(object: &ObjectRef, mesh: &v1beta2::Mesh) -> Checked<MeshDra
     );
     let ip_preference = mesh_service_discovery
         .and_then(|v1beta2::MeshServiceDiscovery { ip_preference }| ip_preference);
-    let value = name.map(|name| MeshDraft {
+    let value = name.map(|name| UnresolvedMesh {
         mesh: ResolvedMesh {
             name,
             object: object.clone(),
@@ -65,7 +65,7 @@ pub(crate) fn draft(object: &ObjectRef, mesh: &v1beta2::Mesh) -> Checked<MeshDra
         },
         selector: namespace_selector.clone(),
     });
-    Checked::new(value, problems)
+    WithProblems::new(value, problems)
 }
 
 /// What the annotation says, if it says anything.
@@ -88,8 +88,8 @@ fn endpoint_slices(mesh: &v1beta2::Mesh, problems: &mut Problems<'_>) -> Option<
 /// Every mesh that is served.
 #[derive(Debug, PartialEq)]
 pub(crate) struct MeshIndex {
-    pub(crate) by_name: Shared<Arc<str>, ResolvedMesh>,
-    pub(crate) membership: Meshes,
+    pub(crate) by_name: SharedMap<Arc<str>, ResolvedMesh>,
+    pub(crate) membership: MeshLookup,
     pub(crate) problems: Arc<[Problem]>,
 }
 
@@ -97,7 +97,7 @@ impl MeshIndex {
     /// Of meshes by their object. The first of two with one `awsName` counts.
     pub(crate) fn new(
         meshes: &BTreeMap<ObjectRef, Arc<ResolvedMesh>>,
-        drafts: &BTreeMap<ObjectRef, Arc<MeshDraft>>,
+        drafts: &BTreeMap<ObjectRef, Arc<UnresolvedMesh>>,
     ) -> Self {
         let mut by_name: BTreeMap<Arc<str>, Arc<ResolvedMesh>> = BTreeMap::new();
         let mut by_object = BTreeMap::new();
@@ -123,7 +123,7 @@ impl MeshIndex {
         }
         Self {
             by_name: Arc::new(by_name),
-            membership: Meshes::new(&by_object),
+            membership: MeshLookup::new(&by_object),
             problems: problems.into(),
         }
     }

@@ -17,18 +17,18 @@ use evermesh_model::{
 
 use crate::{
     admission,
-    directory::{Draft, Face, Reference},
-    local_ports::{self, LocalDraft},
+    local_ports::{self, UnresolvedLocalPorts},
     membership::Membership,
-    stage::{Checked, Problems},
+    name_index::{IndexEntry, Unresolved, UnresolvedRef},
+    stage::{Problems, WithProblems},
 };
 
 use self::read::{read_backends, read_discovery, read_listeners};
-pub(crate) use self::resolve::{NodeFinds, find, resolve};
+pub(crate) use self::resolve::{NodeLookups, look_up, resolve};
 
 /// A virtual node whose references are not followed yet.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct NodeDraft {
+pub(crate) struct UnresolvedNode {
     name: ResourceName,
     object: ObjectRef,
     listeners: Vec<NodeListener>,
@@ -37,12 +37,12 @@ pub(crate) struct NodeDraft {
     slices: Option<bool>,
     /// Whether it says which pods are its own.
     selects_pods: bool,
-    backends: Vec<(usize, Reference)>,
+    backends: Vec<(usize, UnresolvedRef)>,
     /// Where nothing is intercepted.
-    local_ports: Option<LocalDraft>,
+    local_ports: Option<UnresolvedLocalPorts>,
 }
 
-impl Draft for NodeDraft {
+impl Unresolved for UnresolvedNode {
     type Name = ResourceName;
 
     fn name(&self) -> &ResourceName {
@@ -50,9 +50,9 @@ impl Draft for NodeDraft {
     }
 }
 
-impl NodeDraft {
-    pub(crate) fn face(&self) -> Face<ResourceName> {
-        Face {
+impl UnresolvedNode {
+    pub(crate) fn index_entry(&self) -> IndexEntry<ResourceName> {
+        IndexEntry {
             name: self.name.clone(),
             object: self.object.clone(),
             ports: self
@@ -68,21 +68,21 @@ impl NodeDraft {
 }
 
 /// Reads the object.
-pub(crate) fn draft(
+pub(crate) fn parse(
     object: &ObjectRef,
     node: &v1beta2::VirtualNode,
     membership: &Membership,
-) -> Checked<NodeDraft> {
+) -> WithProblems<UnresolvedNode> {
     let mut problems = Problems::of(object);
-    let value = try_draft(node, membership, &mut problems);
-    Checked::new(value, problems)
+    let value = try_parse(node, membership, &mut problems);
+    WithProblems::new(value, problems)
 }
 
-fn try_draft(
+fn try_parse(
     node: &v1beta2::VirtualNode,
     membership: &Membership,
     problems: &mut Problems<'_>,
-) -> Option<NodeDraft> {
+) -> Option<UnresolvedNode> {
     let object = problems.object();
     let v1beta2::VirtualNodeSpec {
         aws_name,
@@ -115,7 +115,7 @@ fn try_draft(
     }
     let listeners = listeners.as_deref().unwrap_or_default();
     let ports = listeners.iter().map(|it| it.port_mapping.port).collect();
-    Some(NodeDraft {
+    Some(UnresolvedNode {
         name: ResourceName::new(Arc::clone(&mesh.name), ProxyKind::VirtualNode, name),
         object: object.clone(),
         listeners: read_listeners(listeners, problems),
@@ -129,7 +129,7 @@ fn try_draft(
             backend_defaults.as_ref(),
             problems,
         ),
-        local_ports: local_ports::draft(&node.metadata, &ports, problems),
+        local_ports: local_ports::parse(&node.metadata, &ports, problems),
     })
 }
 

@@ -16,7 +16,7 @@ use k8s_openapi::api::{
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
-use crate::schema::{self, Finding};
+use crate::schema::{self, SchemaViolation};
 
 /// An object of one of the kinds that a mesh is made of.
 #[derive(Debug, Clone, PartialEq)]
@@ -62,7 +62,7 @@ impl Object {
 
 /// What became of a document.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Parsed {
+pub struct ParsedDocument {
     /// The object, unless something about it is invalid.
     pub object: Option<(ObjectRef, Object)>,
     /// Which object it is, known even if it is invalid, so that the last good one can be kept.
@@ -71,7 +71,7 @@ pub struct Parsed {
     pub problems: Vec<Problem>,
 }
 
-impl Parsed {
+impl ParsedDocument {
     /// A document without an object that one could name.
     fn nameless(field: FieldPath, reason: Reason, message: String) -> Self {
         Self {
@@ -89,7 +89,7 @@ impl Parsed {
 }
 
 /// Recognises, prunes and validates a document. A list is not taken apart.
-pub fn parse(value: Value) -> Parsed {
+pub fn parse(value: Value) -> ParsedDocument {
     let is_too_deep = is_too_deep(&value);
     let Value::Object(mut fields) = value else {
         return no_object();
@@ -106,13 +106,17 @@ pub fn parse(value: Value) -> Parsed {
     let id = match identify(kind, &mut metadata) {
         Ok(id) => id,
         Err((field, message)) => {
-            return Parsed::nameless(field, Reason::InvalidValue, format!("{kind}: {message}"));
+            return ParsedDocument::nameless(
+                field,
+                Reason::InvalidValue,
+                format!("{kind}: {message}"),
+            );
         }
     };
 
     if is_too_deep {
         let message = format!("nested more than {DEEPEST} levels deep");
-        return Parsed {
+        return ParsedDocument {
             problems: vec![Problem::new(
                 &id,
                 FieldPath::root(),
@@ -131,7 +135,7 @@ pub fn parse(value: Value) -> Parsed {
     value["apiVersion"] = api_version.into();
     value["kind"] = word.into();
 
-    let is_valid = |findings: &[Finding]| !findings.iter().any(is_invalid);
+    let is_valid = |findings: &[SchemaViolation]| !findings.iter().any(is_invalid);
     if is_valid(&findings) {
         findings.extend(schema::check_rules(kind, &value));
     }
@@ -139,7 +143,7 @@ pub fn parse(value: Value) -> Parsed {
     if is_valid(&findings) {
         match Object::read(kind, value) {
             Ok(read) => object = Some((id.clone(), read)),
-            Err(error) => findings.push(Finding {
+            Err(error) => findings.push(SchemaViolation {
                 field: FieldPath::root(),
                 reason: Reason::InvalidValue,
                 message: format!("cannot be read as a {kind}: {error}"),
@@ -150,7 +154,7 @@ pub fn parse(value: Value) -> Parsed {
         .into_iter()
         .map(|finding| Problem::new(&id, finding.field, finding.reason, finding.message))
         .collect();
-    Parsed {
+    ParsedDocument {
         object,
         id: Some(id),
         problems,
@@ -173,19 +177,19 @@ fn is_too_deep(value: &Value) -> bool {
     false
 }
 
-fn is_invalid(finding: &Finding) -> bool {
+fn is_invalid(finding: &SchemaViolation) -> bool {
     finding.reason == Reason::InvalidValue
 }
 
-fn no_object() -> Parsed {
-    Parsed::nameless(
+fn no_object() -> ParsedDocument {
+    ParsedDocument::nameless(
         FieldPath::root(),
         Reason::InvalidYaml,
         "not a Kubernetes object: apiVersion and kind are needed, both as text".to_owned(),
     )
 }
 
-fn unknown_kind(api_version: &str, kind: &str, fields: &Map<String, Value>) -> Parsed {
+fn unknown_kind(api_version: &str, kind: &str, fields: &Map<String, Value>) -> ParsedDocument {
     let name = fields
         .get("metadata")
         .and_then(|metadata| metadata["name"].as_str())
@@ -197,7 +201,7 @@ fn unknown_kind(api_version: &str, kind: &str, fields: &Map<String, Value>) -> P
         .map_or_else(String::new, |known| {
             format!("; the version known here is {}", known.api_version())
         });
-    Parsed::nameless(
+    ParsedDocument::nameless(
         FieldPath::root(),
         Reason::UnknownKind,
         format!("{api_version} {kind} {name}: no kind that a mesh is made of{hint}"),
@@ -259,7 +263,7 @@ fn is_label_of_any_length(label: &str) -> bool {
 }
 
 /// Labels and annotations are what people get wrong; the rest is left to deserialisation.
-fn check_metadata(metadata: &mut Value) -> Vec<Finding> {
+fn check_metadata(metadata: &mut Value) -> Vec<SchemaViolation> {
     let at = FieldPath::root().field("metadata");
     ["annotations", "labels"]
         .into_iter()
@@ -271,7 +275,7 @@ fn check_metadata(metadata: &mut Value) -> Vec<Finding> {
         .collect()
 }
 
-fn check_body(kind: Kind, value: &mut Value) -> Vec<Finding> {
+fn check_body(kind: Kind, value: &mut Value) -> Vec<SchemaViolation> {
     let Some(schema) = schema::of(kind) else {
         return Vec::new();
     };

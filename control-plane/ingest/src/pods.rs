@@ -15,9 +15,9 @@ use k8s_openapi::{
 };
 
 use crate::{
-    inputs::Objects,
+    inputs::ObjectMap,
     membership::{Labels, selects},
-    registration::GATE,
+    registration::READINESS_GATE,
 };
 
 /// Labels of a Kubernetes node that tell where it is.
@@ -26,7 +26,7 @@ const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
 
 /// The pods of a namespace that a `podSelector` selects; none without a selector.
 pub(crate) fn selected<'a>(
-    namespace: Option<&'a Objects<Pod>>,
+    namespace: Option<&'a ObjectMap<Pod>>,
     selector: Option<&'a LabelSelector>,
 ) -> impl Iterator<Item = (&'a ObjectRef, &'a Pod)> {
     let unlabelled = Labels::new();
@@ -130,7 +130,7 @@ fn health(pod: &Pod, status: &PodStatus) -> Option<Health> {
     let gates = pod.spec.as_ref().and_then(|it| it.readiness_gates.as_ref());
     let mut gates = gates.into_iter().flatten().map(|it| &*it.condition_type);
     let is_ready = has_ready_containers(status)
-        && gates.all(|condition| condition == GATE || holds(status, condition));
+        && gates.all(|condition| condition == READINESS_GATE || holds(status, condition));
     let is_leaving = pod.metadata.deletion_timestamp.is_some();
     is_ready.then_some(if is_leaving {
         Health::Draining

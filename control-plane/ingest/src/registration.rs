@@ -1,7 +1,7 @@
 //! Which pods belong into Cloud Map, and for which virtual nodes.
 //!
 //! In: virtual nodes, pods and Kubernetes nodes as the API has them, and the graph, which says what is served. Out: a
-//! [`Registrant`] for each node with `awsCloudMap`, by the Cloud Map service that it shares with others.
+//! [`NodeRegistration`] for each node with `awsCloudMap`, by the Cloud Map service that it shares with others.
 //! A node that the graph does not have is nobody's business here: what is registered for it stays as it is.
 //!
 //! Must not know what Cloud Map holds.
@@ -18,28 +18,28 @@ use k8s_openapi::api::core::v1::{self, Node};
 
 use crate::{
     admission,
-    inputs::{self, ByOwner, Inputs, Objects},
+    inputs::{self, Inputs, ObjectMap, ObjectsByOwner},
     membership::Labels,
     pods,
 };
 
 /// The condition of a pod that waits until Cloud Map knows it.
-pub const GATE: &str = "conditions.appmesh.k8s.aws/aws-cloudmap-healthy";
+pub const READINESS_GATE: &str = "conditions.appmesh.k8s.aws/aws-cloudmap-healthy";
 /// The annotation that names a node's Cloud Map service.
 pub const SERVICE_ARN: &str = "cloudMapServiceARN";
 
 /// The objects that registration looks at: three pointers.
 #[derive(Debug, Clone, Default)]
-pub struct Registrable {
+pub struct RegistrationSnapshot {
     /// `VirtualNode`
-    pub virtual_nodes: Objects<v1beta2::VirtualNode>,
+    pub virtual_nodes: ObjectMap<v1beta2::VirtualNode>,
     /// `Pod`, by namespace
-    pub pods: ByOwner<v1::Pod>,
+    pub pods: ObjectsByOwner<v1::Pod>,
     /// `Node`: their labels are regions and zones
-    pub nodes: Objects<Node>,
+    pub nodes: ObjectMap<Node>,
 }
 
-impl From<&Inputs> for Registrable {
+impl From<&Inputs> for RegistrationSnapshot {
     fn from(inputs: &Inputs) -> Self {
         Self {
             virtual_nodes: Arc::clone(&inputs.virtual_nodes),
@@ -49,7 +49,7 @@ impl From<&Inputs> for Registrable {
     }
 }
 
-impl Registrable {
+impl RegistrationSnapshot {
     /// Whether these are the same pointers.
     pub fn is_same(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.virtual_nodes, &other.virtual_nodes)
@@ -65,7 +65,7 @@ impl Registrable {
 
 /// A virtual node whose pods are registered in Cloud Map.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Registrant {
+pub struct NodeRegistration {
     /// Its names in the mesh: what marks its instances.
     pub name: ResourceName,
     /// The object.
@@ -81,12 +81,12 @@ pub struct Registrant {
     /// What the object says its Cloud Map service is.
     pub service_arn: Option<String>,
     /// Its pods that have an address and are there to stay, ascending by name.
-    pub pods: Vec<Pod>,
+    pub pods: Vec<PodRegistration>,
 }
 
 /// A pod as Cloud Map is to know it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Pod {
+pub struct PodRegistration {
     /// The object.
     pub object: ObjectRef,
     /// `metadata.uid`
@@ -101,13 +101,13 @@ pub struct Pod {
     pub region: Option<String>,
     /// The zone of its Kubernetes node.
     pub zone: Option<String>,
-    /// Its readiness gate [`GATE`], if it has it.
-    pub gate: Option<Gate>,
+    /// Its readiness gate [`READINESS_GATE`], if it has it.
+    pub gate: Option<GateState>,
 }
 
-/// What the condition [`GATE`] of a pod says.
+/// What the condition [`READINESS_GATE`] of a pod says.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Gate {
+pub enum GateState {
     /// Nothing yet.
     Unset,
     /// The pod may be ready.
@@ -118,11 +118,11 @@ pub enum Gate {
 
 /// The nodes whose pods belong into Cloud Map by service, ascending.
 pub fn registrations(
-    objects: &Registrable,
+    objects: &RegistrationSnapshot,
     graph: &Graph,
-) -> BTreeMap<CloudMapService, Vec<Registrant>> {
+) -> BTreeMap<CloudMapService, Vec<NodeRegistration>> {
     let mut gated = BTreeSet::new();
-    let mut registrants: BTreeMap<_, Vec<Registrant>> = BTreeMap::new();
+    let mut registrants: BTreeMap<_, Vec<NodeRegistration>> = BTreeMap::new();
     for (name, node) in &*graph.nodes {
         let Some(Discovery::CloudMap { service, .. }) = &node.discovery else {
             continue;
@@ -148,10 +148,10 @@ pub fn registrations(
 
 /// A node that is being deleted and is not in the graph (any more). `last_name` is what it was called when it was.
 pub fn leaving(
-    objects: &Registrable,
+    objects: &RegistrationSnapshot,
     node: &ObjectRef,
     last_name: Option<ResourceName>,
-) -> Option<(CloudMapService, Registrant)> {
+) -> Option<(CloudMapService, NodeRegistration)> {
     let object = objects.virtual_nodes.get(node)?;
     let service = service(object)?;
     let by_default = || {
@@ -173,14 +173,18 @@ fn service(node: &v1beta2::VirtualNode) -> Option<CloudMapService> {
     })
 }
 
-fn registrant(name: ResourceName, object: &ObjectRef, node: &v1beta2::VirtualNode) -> Registrant {
+fn registrant(
+    name: ResourceName,
+    object: &ObjectRef,
+    node: &v1beta2::VirtualNode,
+) -> NodeRegistration {
     let listeners = node.spec.listeners.as_deref().unwrap_or_default();
     let discovery = node.spec.service_discovery.as_ref();
     let cloud_map = discovery.and_then(|discovery| discovery.aws_cloud_map.as_ref());
     let attributes = cloud_map.and_then(|cloud_map| cloud_map.attributes.as_deref());
     let attributes = attributes.unwrap_or_default().iter();
     let annotations = node.metadata.annotations.as_ref();
-    Registrant {
+    NodeRegistration {
         name,
         object: object.clone(),
         uid: node.metadata.uid.clone().unwrap_or_default(),
@@ -195,14 +199,18 @@ fn registrant(name: ResourceName, object: &ObjectRef, node: &v1beta2::VirtualNod
 }
 
 /// The pods of a node. Without a selector it has none.
-fn pods(objects: &Registrable, object: &ObjectRef, node: &v1beta2::VirtualNode) -> Vec<Pod> {
+fn pods(
+    objects: &RegistrationSnapshot,
+    object: &ObjectRef,
+    node: &v1beta2::VirtualNode,
+) -> Vec<PodRegistration> {
     let namespace = objects.pods.get(&inputs::namespace(&object.namespace));
     pods::selected(namespace, node.spec.pod_selector.as_ref())
         .filter_map(|(id, pod)| read(id, pod, &objects.nodes))
         .collect()
 }
 
-fn read(object: &ObjectRef, pod: &v1::Pod, nodes: &Objects<Node>) -> Option<Pod> {
+fn read(object: &ObjectRef, pod: &v1::Pod, nodes: &ObjectMap<Node>) -> Option<PodRegistration> {
     let status = pod.status.as_ref()?;
     if pods::is_over(status) || pod.metadata.deletion_timestamp.is_some() {
         return None;
@@ -212,12 +220,12 @@ fn read(object: &ObjectRef, pod: &v1::Pod, nodes: &Objects<Node>) -> Option<Pod>
     let spec = pod.spec.as_ref();
     let gates = spec.and_then(|spec| spec.readiness_gates.as_deref());
     let has_gate =
-        |gates: &[v1::PodReadinessGate]| gates.iter().any(|it| it.condition_type == GATE);
+        |gates: &[v1::PodReadinessGate]| gates.iter().any(|it| it.condition_type == READINESS_GATE);
     let node = spec.and_then(|spec| spec.node_name.as_deref());
     let node = node.and_then(|name| nodes.get(&ObjectRef::new(Kind::Node, "", name)));
     let place = node.map(|node| pods::locality(node)).unwrap_or_default();
     let told = |word: &str| (!word.is_empty()).then(|| word.to_owned());
-    Some(Pod {
+    Some(PodRegistration {
         object: object.clone(),
         uid: pod.metadata.uid.clone().unwrap_or_default(),
         ip: status.pod_ip.as_deref()?.parse().ok()?,
@@ -225,10 +233,12 @@ fn read(object: &ObjectRef, pod: &v1::Pod, nodes: &Objects<Node>) -> Option<Pod>
         labels: pod.metadata.labels.clone().unwrap_or_default(),
         region: told(&place.region),
         zone: told(&place.zone),
-        gate: gates.is_some_and(has_gate).then(|| match condition(GATE) {
-            None => Gate::Unset,
-            Some(it) if it.status == "True" => Gate::Open,
-            Some(it) => Gate::Closed(it.reason.clone().unwrap_or_default()),
-        }),
+        gate: gates
+            .is_some_and(has_gate)
+            .then(|| match condition(READINESS_GATE) {
+                None => GateState::Unset,
+                Some(it) if it.status == "True" => GateState::Open,
+                Some(it) => GateState::Closed(it.reason.clone().unwrap_or_default()),
+            }),
     })
 }

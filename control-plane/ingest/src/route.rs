@@ -18,18 +18,17 @@ use evermesh_model::{
 use k8s_openapi::jiff::Timestamp;
 
 use crate::{
-    admission,
-    directory::Reference,
-    matches,
-    stage::{Checked, Problems},
+    admission, matches,
+    name_index::UnresolvedRef,
+    stage::{Problems, WithProblems},
 };
 
 use self::read::read;
-pub(crate) use self::resolve::{Nodes, resolve};
+pub(crate) use self::resolve::{TargetLookups, resolve};
 
 /// A route whose targets are not followed yet.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct RouteDraft {
+pub(crate) struct UnresolvedRoute {
     pub(crate) name: Arc<str>,
     pub(crate) object: ObjectRef,
     /// Where its name stands.
@@ -39,14 +38,14 @@ pub(crate) struct RouteDraft {
     created: Option<Timestamp>,
     /// `match.port`
     port: Option<u16>,
-    rule: RuleDraft,
+    rule: UnresolvedRule,
     /// `…Route`
     field: FieldPath,
-    targets: Vec<TargetDraft>,
+    targets: Vec<UnresolvedTarget>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
-enum RuleDraft {
+enum UnresolvedRule {
     Http {
         protocol: Protocol,
         matches: HttpMatch,
@@ -57,19 +56,19 @@ enum RuleDraft {
 }
 
 #[derive(Debug, Clone, PartialEq)]
-struct TargetDraft {
+struct UnresolvedTarget {
     field: FieldPath,
-    node: Reference,
+    node: UnresolvedRef,
     weight: u32,
     port: Option<u16>,
 }
 
-impl RouteDraft {
+impl UnresolvedRoute {
     /// What it speaks.
     fn protocol(&self) -> Protocol {
         match &self.rule {
-            RuleDraft::Http { protocol, .. } => *protocol,
-            RuleDraft::Tcp(_) => Protocol::Tcp,
+            UnresolvedRule::Http { protocol, .. } => *protocol,
+            UnresolvedRule::Tcp(_) => Protocol::Tcp,
         }
     }
 
@@ -78,8 +77,8 @@ impl RouteDraft {
     /// namespace.
     pub(crate) fn precedence(&self) -> impl Ord + use<'_> {
         let matches = match &self.rule {
-            RuleDraft::Http { matches, .. } => Some(matches),
-            RuleDraft::Tcp(_) => None,
+            UnresolvedRule::Http { matches, .. } => Some(matches),
+            UnresolvedRule::Tcp(_) => None,
         };
         (
             matches::precedence(self.priority, matches),
@@ -104,13 +103,13 @@ impl RouteDraft {
     }
 
     /// The nodes it refers to.
-    pub(crate) fn references(&self) -> impl Iterator<Item = &Reference> {
+    pub(crate) fn references(&self) -> impl Iterator<Item = &UnresolvedRef> {
         self.targets.iter().map(|target| &target.node)
     }
 }
 
 /// One of the four kinds of route, with the word for it.
-enum Written<'a> {
+enum RouteVariant<'a> {
     Http(Protocol, &'a v1beta2::HttpRoute),
     Grpc(&'a v1beta2::GrpcRoute),
     Tcp(&'a v1beta2::TcpRoute),
@@ -121,7 +120,7 @@ pub(crate) fn inline(
     route: &v1beta2::Route,
     field: &FieldPath,
     problems: &mut Problems<'_>,
-) -> Option<RouteDraft> {
+) -> Option<UnresolvedRoute> {
     let v1beta2::Route {
         name,
         priority,
@@ -133,12 +132,12 @@ pub(crate) fn inline(
     let written = [
         http_route
             .as_ref()
-            .map(|route| Written::Http(Protocol::Http, route)),
+            .map(|route| RouteVariant::Http(Protocol::Http, route)),
         http2_route
             .as_ref()
-            .map(|route| Written::Http(Protocol::Http2, route)),
-        grpc_route.as_ref().map(Written::Grpc),
-        tcp_route.as_ref().map(Written::Tcp),
+            .map(|route| RouteVariant::Http(Protocol::Http2, route)),
+        grpc_route.as_ref().map(RouteVariant::Grpc),
+        tcp_route.as_ref().map(RouteVariant::Tcp),
     ];
     read(
         name.as_str().into(),
@@ -151,7 +150,7 @@ pub(crate) fn inline(
 }
 
 /// A `Route` object.
-pub(crate) fn draft(object: &ObjectRef, route: &extension::Route) -> Checked<RouteDraft> {
+pub(crate) fn parse(object: &ObjectRef, route: &extension::Route) -> WithProblems<UnresolvedRoute> {
     let mut problems = Problems::of(object);
     let extension::RouteSpec {
         virtual_router_ref: _, // its router's key
@@ -164,17 +163,17 @@ pub(crate) fn draft(object: &ObjectRef, route: &extension::Route) -> Checked<Rou
     let refusals = admission::route(object, &route.spec);
     if !refusals.is_empty() {
         problems.extend(refusals);
-        return Checked::new(None, problems);
+        return WithProblems::new(None, problems);
     }
     let written = [
         http_route
             .as_ref()
-            .map(|route| Written::Http(Protocol::Http, route)),
+            .map(|route| RouteVariant::Http(Protocol::Http, route)),
         http2_route
             .as_ref()
-            .map(|route| Written::Http(Protocol::Http2, route)),
-        grpc_route.as_ref().map(Written::Grpc),
-        tcp_route.as_ref().map(Written::Tcp),
+            .map(|route| RouteVariant::Http(Protocol::Http2, route)),
+        grpc_route.as_ref().map(RouteVariant::Grpc),
+        tcp_route.as_ref().map(RouteVariant::Tcp),
     ];
     let value = read(
         Arc::clone(&object.name),
@@ -185,11 +184,11 @@ pub(crate) fn draft(object: &ObjectRef, route: &extension::Route) -> Checked<Rou
         &mut problems,
     );
     let created = route.metadata.creation_timestamp.as_ref();
-    let value = value.map(|draft| RouteDraft {
+    let value = value.map(|draft| UnresolvedRoute {
         created: created.map(|time| time.0),
         ..draft
     });
-    Checked::new(value, problems)
+    WithProblems::new(value, problems)
 }
 
 /// The router a `Route` object belongs to.

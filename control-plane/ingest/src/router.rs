@@ -15,23 +15,23 @@ use evermesh_model::{
 
 use crate::{
     admission, conflict,
-    directory::{Directory, Draft, Face, unique_ports},
     membership::Membership,
-    route::{self, Nodes, RouteDraft},
-    stage::{Checked, Problems},
+    name_index::{IndexEntry, NameIndex, Unresolved, unique_ports},
+    route::{self, TargetLookups, UnresolvedRoute},
+    stage::{Problems, WithProblems},
     values,
 };
 
 /// A virtual router whose routes are not followed yet.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct RouterDraft {
+pub(crate) struct UnresolvedRouter {
     name: ResourceName,
     object: ObjectRef,
     listeners: Vec<ServicePort>,
-    routes: Vec<RouteDraft>,
+    routes: Vec<UnresolvedRoute>,
 }
 
-impl Draft for RouterDraft {
+impl Unresolved for UnresolvedRouter {
     type Name = ResourceName;
 
     fn name(&self) -> &ResourceName {
@@ -39,28 +39,28 @@ impl Draft for RouterDraft {
     }
 }
 
-impl RouterDraft {
+impl UnresolvedRouter {
     pub(crate) const fn object(&self) -> &ObjectRef {
         &self.object
     }
 }
 
 /// Reads the object.
-pub(crate) fn draft(
+pub(crate) fn parse(
     object: &ObjectRef,
     router: &v1beta2::VirtualRouter,
     membership: &Membership,
-) -> Checked<RouterDraft> {
+) -> WithProblems<UnresolvedRouter> {
     let mut problems = Problems::of(object);
-    let value = try_draft(router, membership, &mut problems);
-    Checked::new(value, problems)
+    let value = try_parse(router, membership, &mut problems);
+    WithProblems::new(value, problems)
 }
 
-fn try_draft(
+fn try_parse(
     router: &v1beta2::VirtualRouter,
     membership: &Membership,
     problems: &mut Problems<'_>,
-) -> Option<RouterDraft> {
+) -> Option<UnresolvedRouter> {
     let object = problems.object();
     let v1beta2::VirtualRouterSpec {
         aws_name,
@@ -78,7 +78,7 @@ fn try_draft(
         } = *listener;
         (port, values::protocol(protocol))
     });
-    Some(RouterDraft {
+    Some(UnresolvedRouter {
         name: ResourceName::new(Arc::clone(&mesh.name), ProxyKind::VirtualRouter, name),
         object: object.clone(),
         listeners: unique_ports(ports, &spec.field("listeners"), problems)
@@ -97,32 +97,32 @@ fn try_draft(
 }
 
 /// Follows the targets of all routes.
-pub(crate) fn find(
-    draft: &RouterDraft,
-    objects: &[Arc<RouteDraft>],
-    nodes: &Directory<ResourceName>,
-) -> Nodes {
+pub(crate) fn look_up(
+    draft: &UnresolvedRouter,
+    objects: &[Arc<UnresolvedRoute>],
+    nodes: &NameIndex<ResourceName>,
+) -> TargetLookups {
     draft
         .routes
         .iter()
         .chain(objects.iter().map(|route| &**route))
-        .flat_map(RouteDraft::references)
-        .map(|node| (node.clone(), nodes.find(node, &draft.name.mesh)))
+        .flat_map(UnresolvedRoute::references)
+        .map(|node| (node.clone(), nodes.look_up(node, &draft.name.mesh)))
         .collect()
 }
 
 /// Merges the router's own routes with the `Route` objects, orders and completes them.
 ///
 /// Of two routes with one name an inline one counts, else the older one, else the one whose namespace comes first. The
-/// order is that of [`RouteDraft::precedence`].
+/// order is that of [`UnresolvedRoute::precedence`].
 pub(crate) fn resolve(
-    draft: &RouterDraft,
-    objects: &[Arc<RouteDraft>],
-    nodes: &Nodes,
-) -> Checked<ResolvedRouter> {
+    draft: &UnresolvedRouter,
+    objects: &[Arc<UnresolvedRoute>],
+    nodes: &TargetLookups,
+) -> WithProblems<ResolvedRouter> {
     let mut problems = Problems::of(&draft.object);
-    let mut by_name: BTreeMap<&str, &RouteDraft> = BTreeMap::new();
-    let mut objects: Vec<&RouteDraft> = objects.iter().map(|route| &**route).collect();
+    let mut by_name: BTreeMap<&str, &UnresolvedRoute> = BTreeMap::new();
+    let mut objects: Vec<&UnresolvedRoute> = objects.iter().map(|route| &**route).collect();
     objects.sort_by(|one, other| one.seniority().cmp(&other.seniority()));
     for route in draft.routes.iter().chain(objects) {
         let Some(first) = by_name.get(&*route.name) else {
@@ -140,7 +140,7 @@ pub(crate) fn resolve(
         );
         problems.extend(of_route.into_list());
     }
-    let mut routes: Vec<&RouteDraft> = by_name.into_values().collect();
+    let mut routes: Vec<&UnresolvedRoute> = by_name.into_values().collect();
     routes.sort_by(|one, other| one.precedence().cmp(&other.precedence()));
     let routes: Vec<(Arc<ResolvedRoute>, &FieldPath)> = routes
         .into_iter()
@@ -161,11 +161,11 @@ pub(crate) fn resolve(
         listeners: draft.listeners.clone(),
         routes,
     };
-    Checked::new(Some(value), problems)
+    WithProblems::new(Some(value), problems)
 }
 
 /// What services may know of a router. One without listeners is reached on the ports of its targets.
-pub(crate) fn face(router: &ResolvedRouter) -> Face<ResourceName> {
+pub(crate) fn index_entry(router: &ResolvedRouter) -> IndexEntry<ResourceName> {
     let mut ports = router.listeners.clone();
     if ports.is_empty() {
         ports = router
@@ -183,7 +183,7 @@ pub(crate) fn face(router: &ResolvedRouter) -> Face<ResourceName> {
     }
     ports.sort();
     ports.dedup_by_key(|port| port.port);
-    Face {
+    IndexEntry {
         name: router.name.clone(),
         object: router.object.clone(),
         ports,

@@ -18,7 +18,7 @@ use serde_json::{Map, Value};
 
 /// Something wrong with a field.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Finding {
+pub struct SchemaViolation {
     /// The field, from the object's root.
     pub field: FieldPath,
     /// [`Reason::UnknownField`] or [`Reason::InvalidValue`]
@@ -56,14 +56,14 @@ pub static TEXTS: LazyLock<JSONSchemaProps> = LazyLock::new(|| {
 });
 
 /// Prunes `value` and validates it. Null stands for an absent field.
-pub fn check(schema: &JSONSchemaProps, value: &mut Value, at: &FieldPath) -> Vec<Finding> {
+pub fn check(schema: &JSONSchemaProps, value: &mut Value, at: &FieldPath) -> Vec<SchemaViolation> {
     let mut walk = Walk::default();
     walk.any(schema, value, at);
     walk.findings
 }
 
 /// Evaluates the CEL rules in the schema of a kind on an object that fits the schema.
-pub fn check_rules(kind: Kind, object: &Value) -> Vec<Finding> {
+pub fn check_rules(kind: Kind, object: &Value) -> Vec<SchemaViolation> {
     static ROUTE: LazyLock<Option<CompiledSchema>> = LazyLock::new(|| {
         let schema = serde_json::to_value(of(Kind::Route)?).ok()?;
         Some(compile_schema(&schema))
@@ -77,7 +77,7 @@ pub fn check_rules(kind: Kind, object: &Value) -> Vec<Finding> {
     broken
         .into_vec()
         .into_iter()
-        .map(|rule| Finding {
+        .map(|rule| SchemaViolation {
             field: FieldPath::root().field(&rule.field_path),
             reason: Reason::InvalidValue,
             message: rule.message,
@@ -87,7 +87,7 @@ pub fn check_rules(kind: Kind, object: &Value) -> Vec<Finding> {
 
 #[derive(Default)]
 struct Walk {
-    findings: Vec<Finding>,
+    findings: Vec<SchemaViolation>,
 }
 
 impl Walk {
@@ -222,7 +222,7 @@ impl Walk {
             .flatten()
             .map(|(name, _)| name.as_str())
             .collect();
-        self.findings.push(Finding {
+        self.findings.push(SchemaViolation {
             field: at.clone(),
             reason: Reason::UnknownField,
             message: format!(
@@ -233,7 +233,7 @@ impl Walk {
     }
 
     fn invalid(&mut self, at: &FieldPath, message: String) {
-        self.findings.push(Finding {
+        self.findings.push(SchemaViolation {
             field: at.clone(),
             reason: Reason::InvalidValue,
             message,

@@ -9,25 +9,25 @@ use std::sync::Arc;
 use evermesh_crds::v1beta2;
 use evermesh_model::{
     Kind, ObjectRef, Reason, ResolvedService, ResourceName, ServiceName, problem::FieldPath,
-    service::Provider,
+    service::ServiceProvider,
 };
 
 use crate::{
-    directory::{Directory, Draft, Face, Found, Reference},
     membership::Membership,
-    stage::{Checked, Problems},
+    name_index::{IndexEntry, Lookup, NameIndex, Unresolved, UnresolvedRef},
+    stage::{Problems, WithProblems},
     values,
 };
 
 /// A virtual service whose provider is not followed yet.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct ServiceDraft {
+pub(crate) struct UnresolvedService {
     name: ServiceName,
     object: ObjectRef,
-    provider: Option<(Kind, Reference)>,
+    provider: Option<(Kind, UnresolvedRef)>,
 }
 
-impl Draft for ServiceDraft {
+impl Unresolved for UnresolvedService {
     type Name = ServiceName;
 
     fn name(&self) -> &ServiceName {
@@ -36,21 +36,21 @@ impl Draft for ServiceDraft {
 }
 
 /// Reads the object.
-pub(crate) fn draft(
+pub(crate) fn parse(
     object: &ObjectRef,
     service: &v1beta2::VirtualService,
     membership: &Membership,
-) -> Checked<ServiceDraft> {
+) -> WithProblems<UnresolvedService> {
     let mut problems = Problems::of(object);
-    let value = try_draft(service, membership, &mut problems);
-    Checked::new(value, problems)
+    let value = try_parse(service, membership, &mut problems);
+    WithProblems::new(value, problems)
 }
 
-fn try_draft(
+fn try_parse(
     service: &v1beta2::VirtualService,
     membership: &Membership,
     problems: &mut Problems<'_>,
-) -> Option<ServiceDraft> {
+) -> Option<UnresolvedService> {
     let object = problems.object();
     let v1beta2::VirtualServiceSpec {
         aws_name,
@@ -60,7 +60,7 @@ fn try_draft(
     let refusals = Vec::new(); // a service of any spec is admitted
     let (mesh, hostname) =
         membership.place(mesh_ref.as_ref(), aws_name.as_deref(), refusals, problems)?;
-    Some(ServiceDraft {
+    Some(UnresolvedService {
         name: ServiceName {
             mesh: Arc::clone(&mesh.name),
             hostname,
@@ -75,7 +75,7 @@ fn try_draft(
 fn read_provider(
     provider: &v1beta2::VirtualServiceProvider,
     problems: &mut Problems<'_>,
-) -> Option<(Kind, Reference)> {
+) -> Option<(Kind, UnresolvedRef)> {
     let v1beta2::VirtualServiceProvider {
         virtual_node,
         virtual_router,
@@ -88,7 +88,7 @@ fn read_provider(
                 virtual_node_arn,
             } = node;
             let kind = Kind::VirtualNode;
-            values::written(kind, virtual_node_ref.as_ref(), virtual_node_arn.as_ref())
+            values::ref_or_arn(kind, virtual_node_ref.as_ref(), virtual_node_arn.as_ref())
                 .read(&field.field("virtualNode"), problems)
                 .map(|reference| (kind, reference))
         }
@@ -98,7 +98,7 @@ fn read_provider(
                 virtual_router_arn,
             } = router;
             let kind = Kind::VirtualRouter;
-            values::written(
+            values::ref_or_arn(
                 kind,
                 virtual_router_ref.as_ref(),
                 virtual_router_arn.as_ref(),
@@ -119,30 +119,30 @@ fn read_provider(
 }
 
 /// What a draft's provider leads to.
-pub(crate) fn find(
-    draft: &ServiceDraft,
-    nodes: &Directory<ResourceName>,
-    routers: &Directory<ResourceName>,
-) -> Option<Found<ResourceName>> {
+pub(crate) fn look_up(
+    draft: &UnresolvedService,
+    nodes: &NameIndex<ResourceName>,
+    routers: &NameIndex<ResourceName>,
+) -> Option<Lookup<ResourceName>> {
     let (kind, reference) = draft.provider.as_ref()?;
     let directory = match kind {
         Kind::VirtualRouter => routers,
         _ => nodes,
     };
-    Some(directory.find(reference, &draft.name.mesh))
+    Some(directory.look_up(reference, &draft.name.mesh))
 }
 
 /// Puts a draft and what its provider leads to together.
 pub(crate) fn resolve(
-    draft: &ServiceDraft,
-    found: Option<&Found<ResourceName>>,
-) -> Checked<ResolvedService> {
+    draft: &UnresolvedService,
+    found: Option<&Lookup<ResourceName>>,
+) -> WithProblems<ResolvedService> {
     let mut problems = Problems::of(&draft.object);
     let (provider, mut ports) = match (&draft.provider, found) {
         (Some((kind, _)), Some(Ok(face))) => {
             let provider = match kind {
-                Kind::VirtualRouter => Provider::Router(face.name.clone()),
-                _ => Provider::Node(face.name.clone()),
+                Kind::VirtualRouter => ServiceProvider::Router(face.name.clone()),
+                _ => ServiceProvider::Node(face.name.clone()),
             };
             (provider, face.ports.clone())
         }
@@ -153,9 +153,9 @@ pub(crate) fn resolve(
             });
             let consequence = "the name is reserved and requests get 404";
             miss.report(reference, *kind, field, consequence, &mut problems);
-            (Provider::None, Vec::new())
+            (ServiceProvider::None, Vec::new())
         }
-        (_, _) => (Provider::None, Vec::new()),
+        (_, _) => (ServiceProvider::None, Vec::new()),
     };
     ports.sort();
     let service = ResolvedService {
@@ -164,12 +164,12 @@ pub(crate) fn resolve(
         provider,
         ports,
     };
-    Checked::new(Some(service), problems)
+    WithProblems::new(Some(service), problems)
 }
 
 /// What backends and gateway routes may know of a service.
-pub(crate) fn face(service: &ResolvedService) -> Face<ServiceName> {
-    Face {
+pub(crate) fn index_entry(service: &ResolvedService) -> IndexEntry<ServiceName> {
+    IndexEntry {
         name: service.name.clone(),
         object: service.object.clone(),
         ports: service.ports.clone(),

@@ -8,8 +8,8 @@ use evermesh_crds::v1beta2;
 use evermesh_model::{Kind, Protocol, Reason, Timeout, problem::FieldPath};
 
 use crate::{
-    directory::Written,
-    stage::{Problems, Reported},
+    name_index::RefOrArn,
+    stage::{ProblemReported, Problems},
 };
 
 pub(crate) const fn protocol(protocol: v1beta2::PortProtocol) -> Protocol {
@@ -34,7 +34,7 @@ pub(crate) fn port(
     port: Option<u64>,
     field: &FieldPath,
     problems: &mut Problems<'_>,
-) -> Result<Option<u16>, Reported> {
+) -> Result<Option<u16>, ProblemReported> {
     let Some(written) = port else {
         return Ok(None);
     };
@@ -46,7 +46,7 @@ pub(crate) fn port(
                 Reason::InvalidValue,
                 format!("{written} is not a port: give one from 1 to 65535"),
             );
-            Err(Reported)
+            Err(ProblemReported)
         }
     }
 }
@@ -97,12 +97,12 @@ pub(crate) fn name(name: String, problems: &mut Problems<'_>) -> Option<Arc<str>
 }
 
 /// `…Ref` and `…ARN` of one kind.
-pub(crate) fn written<'a>(
+pub(crate) fn ref_or_arn<'a>(
     kind: Kind,
     reference: Option<&'a v1beta2::Reference>,
     arn: Option<&'a String>,
-) -> Written<'a> {
-    Written {
+) -> RefOrArn<'a> {
+    RefOrArn {
         kind,
         object: reference
             .map(|v1beta2::Reference { name, namespace }| (name.as_str(), namespace.as_deref())),

@@ -5,7 +5,7 @@ mod fixture;
 
 use evermesh_ingest::{
     BuildMemo, build,
-    identity::{Unfit, Workload, Workloads},
+    identity::{IdentityMismatch, IdentitySnapshot, WorkloadIdentity},
 };
 use evermesh_model::ResourceName;
 
@@ -54,16 +54,16 @@ metadata: {name: front-1, namespace: other, uid: u3, labels: {app: front}}
 spec: {serviceAccountName: front, containers: []}
 ";
 
-fn pod(namespace: &str, name: &str, uid: &str) -> Workload {
-    Workload::Pod {
+fn pod(namespace: &str, name: &str, uid: &str) -> WorkloadIdentity {
+    WorkloadIdentity::Pod {
         namespace: namespace.into(),
         name: name.into(),
         uid: uid.into(),
     }
 }
 
-fn account(namespace: &str, name: &str) -> Workload {
-    Workload::Account {
+fn account(namespace: &str, name: &str) -> WorkloadIdentity {
+    WorkloadIdentity::Account {
         namespace: namespace.into(),
         name: name.into(),
     }
@@ -73,42 +73,46 @@ fn account(namespace: &str, name: &str) -> Workload {
 fn a_pod_is_what_selects_it_in_its_namespace() {
     let inputs = fixture::inputs(OBJECTS);
     let graph = build(&inputs, &mut BuildMemo::default()).graph;
-    let workloads = Workloads::from(&inputs);
+    let workloads = IdentitySnapshot::from(&inputs);
     let front = pod("shop", "front-1", "u1");
     for (workload, proxy, expected) in [
         (front.clone(), "virtualNode/front_shop", Ok(())),
         (
             front.clone(),
             "virtualNode/back_shop",
-            Err(Unfit::NotSelected),
+            Err(IdentityMismatch::NotSelected),
         ),
         (
             front.clone(),
             "virtualNode/nobody_shop",
-            Err(Unfit::NotSelected),
+            Err(IdentityMismatch::NotSelected),
         ),
         (
             front.clone(),
             "virtualGateway/gate_shop",
-            Err(Unfit::NotSelected),
+            Err(IdentityMismatch::NotSelected),
         ),
-        (front, "virtualNode/none_shop", Err(Unfit::NoProxy)),
+        (
+            front,
+            "virtualNode/none_shop",
+            Err(IdentityMismatch::ProxyNotFound),
+        ),
         // Another pod of the same name, before or after.
         (
             pod("shop", "front-1", "u0"),
             "virtualNode/front_shop",
-            Err(Unfit::NoPod),
+            Err(IdentityMismatch::PodNotFound),
         ),
         (
             pod("shop", "front-2", "u1"),
             "virtualNode/front_shop",
-            Err(Unfit::NoPod),
+            Err(IdentityMismatch::PodNotFound),
         ),
         // Labels alone do not make it one of another namespace.
         (
             pod("other", "front-1", "u3"),
             "virtualNode/front_shop",
-            Err(Unfit::NotSelected),
+            Err(IdentityMismatch::NotSelected),
         ),
         (
             pod("shop", "gate-1", "u2"),
@@ -119,21 +123,21 @@ fn a_pod_is_what_selects_it_in_its_namespace() {
         (
             account("shop", "gate"),
             "virtualNode/front_shop",
-            Err(Unfit::NotSelected),
+            Err(IdentityMismatch::NotSelected),
         ),
         (
             account("other", "front"),
             "virtualNode/front_shop",
-            Err(Unfit::NotSelected),
+            Err(IdentityMismatch::NotSelected),
         ),
         (
             account("shop", "none"),
             "virtualNode/front_shop",
-            Err(Unfit::NoPod),
+            Err(IdentityMismatch::PodNotFound),
         ),
     ] {
         let name: ResourceName = format!("mesh/m/{proxy}").parse().unwrap();
-        let said = workloads.may_be(&graph, &workload, &name);
+        let said = workloads.may_act_as(&graph, &workload, &name);
         assert_eq!(said, expected, "{workload} as {proxy}");
     }
 }

@@ -5,7 +5,7 @@ mod fixture;
 
 use evermesh_ingest::{
     BuildMemo, build,
-    registration::{Gate, Registrable, Registrant, leaving, registrations},
+    registration::{GateState, NodeRegistration, RegistrationSnapshot, leaving, registrations},
 };
 use evermesh_model::{Graph, Kind, ObjectRef, ProxyKind, ResourceName};
 
@@ -57,14 +57,14 @@ status: {{{status}}}
 const READY: &str =
     "podIP: 10.0.0.1, phase: Running, conditions: [{type: ContainersReady, status: 'True'}]";
 
-fn of(yaml: &str) -> Vec<Registrant> {
+fn of(yaml: &str) -> Vec<NodeRegistration> {
     let inputs = fixture::inputs(yaml);
     let built = build(&inputs, &mut BuildMemo::default());
-    let all = registrations(&Registrable::from(&inputs), &built.graph);
+    let all = registrations(&RegistrationSnapshot::from(&inputs), &built.graph);
     all.into_values().flatten().collect()
 }
 
-fn names(registrant: &Registrant) -> Vec<&str> {
+fn names(registrant: &NodeRegistration) -> Vec<&str> {
     registrant
         .pods
         .iter()
@@ -124,8 +124,8 @@ fn a_pod_counts_as_long_as_it_runs_and_has_an_address() {
         panic!("two pods")
     };
     assert_eq!((starting.ready, waiting.ready), (false, true));
-    assert_eq!(starting.gate, Some(Gate::Unset));
-    assert_eq!(waiting.gate, Some(Gate::Closed("R".to_owned())));
+    assert_eq!(starting.gate, Some(GateState::Unset));
+    assert_eq!(waiting.gate, Some(GateState::Closed("R".to_owned())));
 }
 
 #[test]
@@ -151,7 +151,7 @@ fn a_node_that_leaves_has_no_pods_whether_or_not_it_is_served() {
     assert!(served.leaving);
     assert_eq!(names(&served), [""; 0]);
 
-    let objects = Registrable::from(&fixture::inputs(&yaml));
+    let objects = RegistrationSnapshot::from(&fixture::inputs(&yaml));
     assert!(registrations(&objects, &Graph::default()).is_empty());
     let object = ObjectRef::new(Kind::VirtualNode, "shop", "v1");
     let last_name = ResourceName::new("another", ProxyKind::VirtualNode, "v1_shop");
@@ -163,7 +163,7 @@ fn a_node_that_leaves_has_no_pods_whether_or_not_it_is_served() {
     assert_eq!(&*guessed.name.name, "v1_shop");
 
     let staying = [MESH, &node("v1", "", ALL)].concat();
-    let objects = Registrable::from(&fixture::inputs(&staying));
+    let objects = RegistrationSnapshot::from(&fixture::inputs(&staying));
     assert_eq!(leaving(&objects, &object, None), None);
     assert!(objects.is_same(&objects.clone()));
 }

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::{
     Endpoint, ResolvedGateway, ResolvedMesh, ResolvedNode, ResolvedRouter, ResolvedService,
-    ResourceName, ServiceName, memo::Shared,
+    ResourceName, ServiceName, memo::SharedMap,
 };
 
 /// All meshes and their members. Immutable: a change makes a new graph that shares what stayed,
@@ -17,16 +17,16 @@ use crate::{
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Graph {
     /// By `awsName`.
-    pub meshes: Shared<Arc<str>, ResolvedMesh>,
+    pub meshes: SharedMap<Arc<str>, ResolvedMesh>,
     /// By name.
-    pub nodes: Shared<ResourceName, ResolvedNode>,
+    pub nodes: SharedMap<ResourceName, ResolvedNode>,
     /// By mesh and host name.
-    pub services: Shared<ServiceName, ResolvedService>,
+    pub services: SharedMap<ServiceName, ResolvedService>,
     /// By name.
-    pub routers: Shared<ResourceName, ResolvedRouter>,
+    pub routers: SharedMap<ResourceName, ResolvedRouter>,
     /// By name.
-    pub gateways: Shared<ResourceName, ResolvedGateway>,
+    pub gateways: SharedMap<ResourceName, ResolvedGateway>,
     /// Of every node whose endpoints are ours to serve, ascending. Empty where there is none; absent as long
     /// as nothing is known, which is not the same: a proxy that has some keeps them.
-    pub endpoints: Shared<ResourceName, Vec<Endpoint>>,
+    pub endpoints: SharedMap<ResourceName, Vec<Endpoint>>,
 }

@@ -23,7 +23,7 @@ pub mod traffic;
 pub use endpoint::{CloudMapService, CloudMapState, Endpoint, Health, Instance, Locality};
 pub use gateway::{ResolvedGateway, ResolvedGatewayRoute};
 pub use graph::Graph;
-pub use memo::{Input, Memo, Same, Shared};
+pub use memo::{FastEq, Memo, MemoInput, SharedMap};
 pub use mesh::{EgressPolicy, IpFamilyPreference, ResolvedMesh};
 pub use name::{ProxyKind, ResourceName};
 pub use node::{
@@ -32,5 +32,5 @@ pub use node::{
 pub use object::{Kind, ObjectRef};
 pub use problem::{FieldPath, Problem, Reason, Severity};
 pub use route::{ResolvedRoute, RouteRule, RouteTarget};
-pub use service::{Provider, ResolvedRouter, ResolvedService, ServiceName, ServicePort};
+pub use service::{ResolvedRouter, ResolvedService, ServiceName, ServicePort, ServiceProvider};
 pub use traffic::{Protocol, Timeout};

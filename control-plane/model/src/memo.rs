@@ -11,125 +11,129 @@ use std::{
 
 /// Values by key. The pointer stays while none of them changes, so whoever walked the map last time need not look
 /// inside to know.
-pub type Shared<K, T> = Arc<BTreeMap<K, Arc<T>>>;
+pub type SharedMap<K, T> = Arc<BTreeMap<K, Arc<T>>>;
 
 /// Whether two inputs are the same without looking inside: pointers for what is shared, values for what is small.
 /// `false` is always a correct answer, only a slower one.
-pub trait Same {
+pub trait FastEq {
     /// Whether `self` and `other` are known to be the same.
-    fn same(&self, other: &Self) -> bool;
+    fn fast_eq(&self, other: &Self) -> bool;
 }
 
-impl<T: ?Sized> Same for Arc<T> {
-    fn same(&self, other: &Self) -> bool {
+impl<T: ?Sized> FastEq for Arc<T> {
+    fn fast_eq(&self, other: &Self) -> bool {
         Self::ptr_eq(self, other)
     }
 }
 
 /// Enough to know a pointer again, and whoever owns the value may still change it in place: [`Arc::make_mut`] moves it
 /// to another pointer instead of copying it.
-impl<T> Same for Weak<T> {
-    fn same(&self, other: &Self) -> bool {
+impl<T> FastEq for Weak<T> {
+    fn fast_eq(&self, other: &Self) -> bool {
         self.ptr_eq(other)
     }
 }
 
-impl<T: Same> Same for Option<T> {
-    fn same(&self, other: &Self) -> bool {
+impl<T: FastEq> FastEq for Option<T> {
+    fn fast_eq(&self, other: &Self) -> bool {
         match (self, other) {
-            (Some(one), Some(other)) => one.same(other),
+            (Some(one), Some(other)) => one.fast_eq(other),
             (None, None) => true,
             _ => false,
         }
     }
 }
 
-impl<T: Same> Same for Vec<T> {
-    fn same(&self, other: &Self) -> bool {
-        self.len() == other.len() && self.iter().zip(other).all(|(one, other)| one.same(other))
-    }
-}
-
-impl<K: Eq, V: Same> Same for BTreeMap<K, V> {
-    fn same(&self, other: &Self) -> bool {
+impl<T: FastEq> FastEq for Vec<T> {
+    fn fast_eq(&self, other: &Self) -> bool {
         self.len() == other.len()
             && self
                 .iter()
                 .zip(other)
-                .all(|((key, one), (other_key, other))| key == other_key && one.same(other))
+                .all(|(one, other)| one.fast_eq(other))
     }
 }
 
-impl Same for bool {
-    fn same(&self, other: &Self) -> bool {
+impl<K: Eq, V: FastEq> FastEq for BTreeMap<K, V> {
+    fn fast_eq(&self, other: &Self) -> bool {
+        self.len() == other.len()
+            && self
+                .iter()
+                .zip(other)
+                .all(|((key, one), (other_key, other))| key == other_key && one.fast_eq(other))
+    }
+}
+
+impl FastEq for bool {
+    fn fast_eq(&self, other: &Self) -> bool {
         self == other
     }
 }
 
-impl Same for () {
-    fn same(&self, (): &Self) -> bool {
+impl FastEq for () {
+    fn fast_eq(&self, (): &Self) -> bool {
         true
     }
 }
 
 /// An input that is borrowed where it can be, and owned only if it is not the last one: to count thousands of
 /// pointers up and down takes longer than to compare them.
-pub trait Input {
+pub trait MemoInput {
     /// What a memo keeps of it.
-    type Owned;
+    type Stored;
 
-    /// Whether it is known to be the last one, as in [`Same`].
-    fn is(&self, last: &Self::Owned) -> bool;
+    /// Whether it is known to be the last one, as in [`FastEq`].
+    fn is_unchanged(&self, last: &Self::Stored) -> bool;
 
     /// To keep.
-    fn own(self) -> Self::Owned;
+    fn into_stored(self) -> Self::Stored;
 }
 
-impl<T: Same + Clone> Input for &T {
-    type Owned = T;
+impl<T: FastEq + Clone> MemoInput for &T {
+    type Stored = T;
 
-    fn is(&self, last: &T) -> bool {
-        self.same(last)
+    fn is_unchanged(&self, last: &T) -> bool {
+        self.fast_eq(last)
     }
 
-    fn own(self) -> T {
+    fn into_stored(self) -> T {
         self.clone()
     }
 }
 
-impl<T: Input> Input for Option<T> {
-    type Owned = Option<T::Owned>;
+impl<T: MemoInput> MemoInput for Option<T> {
+    type Stored = Option<T::Stored>;
 
-    fn is(&self, last: &Self::Owned) -> bool {
+    fn is_unchanged(&self, last: &Self::Stored) -> bool {
         match (self, last) {
-            (Some(one), Some(last)) => one.is(last),
+            (Some(one), Some(last)) => one.is_unchanged(last),
             (None, None) => true,
             _ => false,
         }
     }
 
-    fn own(self) -> Self::Owned {
-        self.map(Input::own)
+    fn into_stored(self) -> Self::Stored {
+        self.map(MemoInput::into_stored)
     }
 }
 
 macro_rules! for_tuples {
     ($(($($name:ident $index:tt),+))+) => {$(
-        impl<$($name: Same),+> Same for ($($name,)+) {
-            fn same(&self, other: &Self) -> bool {
-                $(self.$index.same(&other.$index))&&+
+        impl<$($name: FastEq),+> FastEq for ($($name,)+) {
+            fn fast_eq(&self, other: &Self) -> bool {
+                $(self.$index.fast_eq(&other.$index))&&+
             }
         }
 
-        impl<$($name: Input),+> Input for ($($name,)+) {
-            type Owned = ($($name::Owned,)+);
+        impl<$($name: MemoInput),+> MemoInput for ($($name,)+) {
+            type Stored = ($($name::Stored,)+);
 
-            fn is(&self, last: &Self::Owned) -> bool {
-                $(self.$index.is(&last.$index))&&+
+            fn is_unchanged(&self, last: &Self::Stored) -> bool {
+                $(self.$index.is_unchanged(&last.$index))&&+
             }
 
-            fn own(self) -> Self::Owned {
-                ($(self.$index.own(),)+)
+            fn into_stored(self) -> Self::Stored {
+                ($(self.$index.into_stored(),)+)
             }
         }
     )+};
@@ -146,20 +150,20 @@ for_tuples! {
 ///
 /// Holding the inputs keeps them alive, so a pointer can never be reused for something else.
 #[derive(Debug)]
-pub struct Entries<K, I, O>(Vec<(K, I, O)>);
+pub struct MemoEntries<K, I, O>(Vec<(K, I, O)>);
 
-impl<K, I, O> Default for Entries<K, I, O> {
+impl<K, I, O> Default for MemoEntries<K, I, O> {
     fn default() -> Self {
         Self(Vec::new())
     }
 }
 
-impl<K: Ord + Clone, I, O> Entries<K, I, O> {
+impl<K: Ord + Clone, I, O> MemoEntries<K, I, O> {
     /// Runs `derive` for every key whose input is not the same as in the last turn; it gets the last input and
     /// output, if there are any. Keys that are not in `inputs` are forgotten; these are returned.
     ///
     /// `inputs` must come in strictly ascending order of their keys: old and new are merged in one walk.
-    pub fn turn<'a, B: Input<Owned = I>>(
+    pub fn update<'a, B: MemoInput<Stored = I>>(
         &mut self,
         inputs: impl IntoIterator<Item = (&'a K, B)>,
         mut derive: impl FnMut(&K, &I, Option<(I, O)>) -> O,
@@ -177,14 +181,14 @@ impl<K: Ord + Clone, I, O> Entries<K, I, O> {
                 gone.push(passed);
             }
             let entry = match last.next_if(|(it, ..)| it == key) {
-                Some((key, last, output)) if input.is(&last) => (key, last, output),
+                Some((key, last, output)) if input.is_unchanged(&last) => (key, last, output),
                 Some((key, last, output)) => {
-                    let input = input.own();
+                    let input = input.into_stored();
                     let output = derive(&key, &input, Some((last, output)));
                     (key, input, output)
                 }
                 None => {
-                    let input = input.own();
+                    let input = input.into_stored();
                     let output = derive(key, &input, None);
                     (key.clone(), input, output)
                 }
@@ -204,14 +208,14 @@ impl<K: Ord + Clone, I, O> Entries<K, I, O> {
 /// The last inputs and outputs of one stage, by key.
 #[derive(Debug)]
 pub struct Memo<K, I, T> {
-    entries: Entries<K, I, Arc<T>>,
-    outputs: Shared<K, T>,
+    entries: MemoEntries<K, I, Arc<T>>,
+    outputs: SharedMap<K, T>,
 }
 
 impl<K, I, T> Default for Memo<K, I, T> {
     fn default() -> Self {
         Self {
-            entries: Entries::default(),
+            entries: MemoEntries::default(),
             outputs: Arc::default(),
         }
     }
@@ -223,16 +227,16 @@ impl<K: Ord + Clone, I, T: PartialEq> Memo<K, I, T> {
     /// stages see no change; and so does the map of them all. Keys that are not in `inputs` are forgotten.
     ///
     /// `inputs` must come in strictly ascending order of their keys.
-    pub fn turn<'a, B: Input<Owned = I>>(
+    pub fn update<'a, B: MemoInput<Stored = I>>(
         &mut self,
         inputs: impl IntoIterator<Item = (&'a K, B)>,
         mut derive: impl FnMut(&K, &I) -> T,
-    ) -> Shared<K, T>
+    ) -> SharedMap<K, T>
     where
         K: 'a,
     {
         let mut differences = Vec::new();
-        let gone = self.entries.turn(inputs, |key, input, last| {
+        let gone = self.entries.update(inputs, |key, input, last| {
             let fresh = derive(key, input);
             match last {
                 Some((_, output)) if *output == fresh => output,
@@ -249,7 +253,7 @@ impl<K: Ord + Clone, I, T: PartialEq> Memo<K, I, T> {
     }
 
     /// What the last turn made.
-    pub const fn outputs(&self) -> &Shared<K, T> {
+    pub const fn outputs(&self) -> &SharedMap<K, T> {
         &self.outputs
     }
 }
@@ -257,7 +261,7 @@ impl<K: Ord + Clone, I, T: PartialEq> Memo<K, I, T> {
 /// Brings a map up to date, with these values and without the keys that have none. If nothing differs it keeps its
 /// pointer.
 pub fn patch<K: Ord + Clone, T>(
-    map: &mut Shared<K, T>,
+    map: &mut SharedMap<K, T>,
     differences: impl IntoIterator<Item = (K, Option<Arc<T>>)>,
 ) {
     let mut differences = differences.into_iter().peekable();
@@ -286,24 +290,24 @@ mod tests {
         let (a, b, b_again): (Arc<str>, Arc<str>, Arc<str>) = ("a".into(), "b".into(), "bb".into());
         let mut memo = Memo::default();
         let mut derived = Vec::new();
-        let mut turn = |pairs: &[(u8, &Arc<str>)]| {
-            let output = memo.turn(inputs(pairs), |key, input: &Arc<str>| {
+        let mut update = |pairs: &[(u8, &Arc<str>)]| {
+            let output = memo.update(inputs(pairs), |key, input: &Arc<str>| {
                 derived.push(*key);
                 input.to_uppercase()
             });
             (output, std::mem::take(&mut derived))
         };
 
-        let (first, ran) = turn(&[(1, &a), (2, &b)]);
+        let (first, ran) = update(&[(1, &a), (2, &b)]);
         assert_eq!(ran, [1, 2]);
-        let (second, ran) = turn(&[(1, &a), (2, &b_again), (3, &a)]);
+        let (second, ran) = update(&[(1, &a), (2, &b_again), (3, &a)]);
         assert_eq!(ran, [2, 3]);
         assert!(Arc::ptr_eq(&first[&1], &second[&1]));
         assert_eq!(*second[&2], "BB");
-        let (third, ran) = turn(&[(2, &b_again)]);
+        let (third, ran) = update(&[(2, &b_again)]);
         assert!(ran.is_empty());
         assert_eq!(third.len(), 1);
-        let (_, ran) = turn(&[(1, &a)]);
+        let (_, ran) = update(&[(1, &a)]);
         assert_eq!(ran, [1], "a key that was away is forgotten");
     }
 
@@ -312,13 +316,13 @@ mod tests {
         let (lower, upper): (Arc<str>, Arc<str>) = ("a".into(), "A".into());
         let mut memo = Memo::default();
         let upper_case = |_: &u8, input: &Arc<str>| input.to_uppercase();
-        let first = memo.turn(inputs(&[(1, &lower)]), upper_case);
-        let second = memo.turn(inputs(&[(1, &upper)]), upper_case);
+        let first = memo.update(inputs(&[(1, &lower)]), upper_case);
+        let second = memo.update(inputs(&[(1, &upper)]), upper_case);
         assert!(Arc::ptr_eq(&first[&1], &second[&1]));
         assert!(Arc::ptr_eq(&first, &second), "and so does the map");
-        let third = memo.turn(inputs(&[(1, &upper), (2, &lower)]), upper_case);
+        let third = memo.update(inputs(&[(1, &upper), (2, &lower)]), upper_case);
         assert_eq!(first.len(), 1, "what was handed out stays as it is");
-        let fourth = memo.turn(inputs(&[(2, &lower)]), upper_case);
+        let fourth = memo.update(inputs(&[(2, &lower)]), upper_case);
         assert_eq!((third.len(), fourth.len()), (2, 1));
         assert!(Arc::ptr_eq(&third[&2], &fourth[&2]));
     }
@@ -326,22 +330,22 @@ mod tests {
     #[test]
     fn sameness_is_by_pointer_and_shape() {
         let (a, b): (Arc<str>, Arc<str>) = ("a".into(), "a".into());
-        assert!(vec![a.clone()].same(&vec![a.clone()]));
-        assert!(!vec![a.clone()].same(&vec![b.clone()]));
-        assert!(!vec![a.clone()].same(&vec![]));
-        assert!((a.clone(), Some(b.clone())).same(&(a.clone(), Some(b.clone()))));
-        assert!(!(a.clone(), None).same(&(a.clone(), Some(b.clone()))));
+        assert!(vec![a.clone()].fast_eq(&vec![a.clone()]));
+        assert!(!vec![a.clone()].fast_eq(&vec![b.clone()]));
+        assert!(!vec![a.clone()].fast_eq(&vec![]));
+        assert!((a.clone(), Some(b.clone())).fast_eq(&(a.clone(), Some(b.clone()))));
+        assert!(!(a.clone(), None).fast_eq(&(a.clone(), Some(b.clone()))));
         let (one, other) = (BTreeMap::from([(1, a.clone())]), BTreeMap::from([(2, a)]));
-        assert!(!one.same(&other));
+        assert!(!one.fast_eq(&other));
     }
 
     #[test]
     fn what_is_known_weakly_is_changed_in_place_and_not_the_same() {
         let mut value = Arc::new(vec![1]);
         let (known, content) = (Arc::downgrade(&value), value.as_ptr());
-        assert!(known.same(&Arc::downgrade(&value)));
+        assert!(known.fast_eq(&Arc::downgrade(&value)));
         Arc::make_mut(&mut value)[0] = 2;
         assert_eq!(value.as_ptr(), content);
-        assert!(!known.same(&Arc::downgrade(&value)));
+        assert!(!known.fast_eq(&Arc::downgrade(&value)));
     }
 }

@@ -160,18 +160,18 @@ impl fmt::Display for ObjectRef {
 
 /// Text that names no object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct NoObject;
+pub struct InvalidObjectRef;
 
 /// What [`ObjectRef`] displays.
 impl FromStr for ObjectRef {
-    type Err = NoObject;
+    type Err = InvalidObjectRef;
 
-    fn from_str(text: &str) -> Result<Self, NoObject> {
+    fn from_str(text: &str) -> Result<Self, InvalidObjectRef> {
         let mut parts = text.split('/');
-        let kind = parts.next().ok_or(NoObject)?;
+        let kind = parts.next().ok_or(InvalidObjectRef)?;
         let kind = Kind::ALL.into_iter().find(|it| it.as_str() == kind);
-        let kind = kind.ok_or(NoObject)?;
-        let (namespace, name) = match (parts.next().ok_or(NoObject)?, parts.next()) {
+        let kind = kind.ok_or(InvalidObjectRef)?;
+        let (namespace, name) = match (parts.next().ok_or(InvalidObjectRef)?, parts.next()) {
             (namespace, Some(name)) => (namespace, name),
             (name, None) => ("", name),
         };
@@ -212,7 +212,7 @@ mod tests {
             assert_eq!(object.to_string().parse(), Ok(object));
         }
         for text in ["", "Mesh", "Nothing/x"] {
-            assert_eq!(text.parse::<ObjectRef>(), Err(NoObject), "{text}");
+            assert_eq!(text.parse::<ObjectRef>(), Err(InvalidObjectRef), "{text}");
         }
     }
 }

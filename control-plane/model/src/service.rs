@@ -35,7 +35,7 @@ pub struct ResolvedService {
     /// Where it comes from.
     pub object: ObjectRef,
     /// Who answers.
-    pub provider: Provider,
+    pub provider: ServiceProvider,
     /// The ports on which clients reach it, ascending: the router's listeners, or the node's. A router
     /// without listeners has the ports of all its targets. None without a provider.
     pub ports: Vec<ServicePort>,
@@ -52,7 +52,7 @@ pub struct ServicePort {
 
 /// Who answers for a virtual service.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub enum Provider {
+pub enum ServiceProvider {
     /// Nobody: the name is reserved, requests get 404.
     None,
     /// A node of the same mesh, on the port that was called.

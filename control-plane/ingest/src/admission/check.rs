@@ -9,7 +9,7 @@ use evermesh_crds::{extension, v1beta2};
 use evermesh_model::{Kind, ObjectRef, Problem, Reason, Severity, problem::FieldPath};
 use serde_json::Value;
 
-use super::{Denial, Operation, Write, validate};
+use super::{AdmissionDenial, ObjectWrite, Operation, validate};
 use crate::{
     matches,
     object::{self, Object},
@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// Whether the object may be kept as it is.
-pub fn check(write: &Write<'_>) -> Result<(), Denial> {
+pub fn check(write: &ObjectWrite<'_>) -> Result<(), AdmissionDenial> {
     if write.is_terminating() {
         return Ok(());
     }
@@ -37,7 +37,7 @@ pub fn check(write: &Write<'_>) -> Result<(), Denial> {
             problems.extend(self::route(&write.object, &route.spec));
         }
     }
-    Denial::of(problems)
+    AdmissionDenial::of(problems)
 }
 
 /// Changes of fields that cannot be changed.

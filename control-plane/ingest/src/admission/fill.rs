@@ -10,7 +10,7 @@ use evermesh_model::{Kind, Reason, problem::FieldPath};
 use json_patch::{AddOperation, Patch, PatchOperation, jsonptr::PointerBuf};
 use serde_json::{Value, json};
 
-use super::{Denial, Operation, Surroundings, Write, aws_name, surroundings};
+use super::{AdmissionDenial, ClusterSnapshot, ObjectWrite, Operation, aws_name, snapshot};
 use crate::{membership::Labels, stage::Problems};
 
 /// The IP family of the cluster.
@@ -25,10 +25,10 @@ pub enum IpFamily {
 
 /// What is to be written into the object; often nothing.
 pub fn fill(
-    write: &Write<'_>,
-    surroundings: &Surroundings,
+    write: &ObjectWrite<'_>,
+    surroundings: &ClusterSnapshot,
     family: IpFamily,
-) -> Result<Patch, Denial> {
+) -> Result<Patch, AdmissionDenial> {
     let mut patch = SpecPatch::of(write.new);
     let is_app_mesh = write.object.kind.api_version() == Kind::Mesh.api_version();
     if !is_app_mesh || write.is_terminating() {
@@ -47,7 +47,7 @@ pub fn fill(
     Ok(patch.finish())
 }
 
-fn read_only_fields_are_absent(write: &Write<'_>) -> Result<(), Denial> {
+fn read_only_fields_are_absent(write: &ObjectWrite<'_>) -> Result<(), AdmissionDenial> {
     let fields: &[&str] = match write.object.kind {
         Kind::Mesh => &[],
         Kind::GatewayRoute => &["meshRef", "virtualGatewayRef"],
@@ -63,10 +63,10 @@ fn read_only_fields_are_absent(write: &Write<'_>) -> Result<(), Denial> {
             );
         }
     }
-    Denial::of(problems.into_list())
+    AdmissionDenial::of(problems.into_list())
 }
 
-fn fill_name(write: &Write<'_>, patch: &mut SpecPatch) {
+fn fill_name(write: &ObjectWrite<'_>, patch: &mut SpecPatch) {
     let is_missing = match &write.new["spec"]["awsName"] {
         Value::Null => true,
         Value::String(name) => name.is_empty(),
@@ -80,15 +80,15 @@ fn fill_name(write: &Write<'_>, patch: &mut SpecPatch) {
 }
 
 fn fill_membership(
-    write: &Write<'_>,
-    surroundings: &Surroundings,
+    write: &ObjectWrite<'_>,
+    surroundings: &ClusterSnapshot,
     patch: &mut SpecPatch,
-) -> Result<(), Denial> {
+) -> Result<(), AdmissionDenial> {
     let mesh = surroundings.mesh(&write.object)?;
-    let mesh_uid = surroundings::uid(mesh.metadata.uid.as_ref());
+    let mesh_uid = snapshot::uid(mesh.metadata.uid.as_ref());
     patch.set(
         &["meshRef"],
-        json!({ "name": surroundings::name(mesh), "uid": mesh_uid }),
+        json!({ "name": snapshot::name(mesh), "uid": mesh_uid }),
     );
     if write.object.kind == Kind::GatewayRoute {
         let labels = labels(write.new);
@@ -98,7 +98,7 @@ fn fill_membership(
             json!({
                 "name": reference.name,
                 "namespace": reference.namespace,
-                "uid": surroundings::uid(gateway.metadata.uid.as_ref()),
+                "uid": snapshot::uid(gateway.metadata.uid.as_ref()),
             }),
         );
     }

@@ -1,7 +1,7 @@
 //! What the admission webhooks of App Mesh filled in and what they refused: no more, no less.
 //!
-//! A cluster's objects come in as a [`Write`]: [`fill`] gives the patch, [`check`] lets the write pass or
-//! not, and a [`Denial`] says why not. What they look at beside the object is in [`Surroundings`].
+//! A cluster's objects come in as a [`ObjectWrite`]: [`fill`] gives the patch, [`check`] lets the write pass or
+//! not, and a [`AdmissionDenial`] says why not. What they look at beside the object is in [`ClusterSnapshot`].
 //!
 //! From a folder of files objects come in as they are written. The defaults of names are functions of the
 //! object alone; those of `meshRef` and `virtualGatewayRef` are in [`crate::membership`] and in the
@@ -12,7 +12,7 @@
 
 mod check;
 mod fill;
-mod surroundings;
+mod snapshot;
 mod write;
 
 use std::collections::BTreeSet;
@@ -25,8 +25,8 @@ use crate::{gateway_admission, object::Object, stage::Problems};
 
 pub use check::check;
 pub use fill::{IpFamily, fill};
-pub use surroundings::Surroundings;
-pub use write::{Denial, Operation, Write};
+pub use snapshot::ClusterSnapshot;
+pub use write::{AdmissionDenial, ObjectWrite, Operation};
 
 /// The `awsName` of an object: as written, else as the webhooks made it from its name and namespace.
 /// Empty counts as absent.

@@ -65,13 +65,13 @@ spec:
   meshRef: {name: m, uid: u-m-of-last-year}
 ";
 
-fn surroundings() -> Surroundings {
+fn surroundings() -> ClusterSnapshot {
     let mut inputs = Inputs::default();
     for value in serde_saphyr::from_multiple::<Value>(SURROUNDINGS).unwrap() {
         let (reference, object) = parse(value).object.unwrap();
         inputs.apply(reference, Some(object));
     }
-    Surroundings::from(&inputs)
+    ClusterSnapshot::from(&inputs)
 }
 
 fn yaml(text: &str) -> Value {
@@ -92,20 +92,24 @@ fn object(kind: Kind, spec: &str) -> Value {
     })
 }
 
-fn write<'a>(new: &'a Value, operation: Operation<'a>) -> Write<'a> {
+fn write<'a>(new: &'a Value, operation: Operation<'a>) -> ObjectWrite<'a> {
     let text = |field: &str| new["metadata"][field].as_str().unwrap_or_default();
     let kind = Kind::find(
         new["apiVersion"].as_str().unwrap(),
         new["kind"].as_str().unwrap(),
     );
-    Write {
+    ObjectWrite {
         object: ObjectRef::new(kind.unwrap(), text("namespace"), text("name")),
         operation,
         new,
     }
 }
 
-fn filled(new: &Value, operation: Operation<'_>, family: IpFamily) -> Result<Patch, Denial> {
+fn filled(
+    new: &Value,
+    operation: Operation<'_>,
+    family: IpFamily,
+) -> Result<Patch, AdmissionDenial> {
     fill(&write(new, operation), &surroundings(), family)
 }
 
@@ -223,7 +227,7 @@ spec: {namespaceSelector: {matchExpressions: [{key: team, operator: NotIn, value
     inputs.apply(reference, Some(mesh));
     let node = object(Kind::VirtualNode, "{}");
     let of_node = write(&node, Operation::Create);
-    let unseen = fill(&of_node, &Surroundings::from(&inputs), IpFamily::Ipv4);
+    let unseen = fill(&of_node, &ClusterSnapshot::from(&inputs), IpFamily::Ipv4);
     let denial = unseen.unwrap_err();
     assert_eq!(
         denial.to_string(),

@@ -11,7 +11,7 @@ use crate::stage::Problems;
 
 /// An object on its way into the cluster, as JSON: what our types do not know must survive.
 #[derive(Debug, Clone)]
-pub struct Write<'a> {
+pub struct ObjectWrite<'a> {
     /// Which object. The name is empty while the API server has yet to generate one.
     pub object: ObjectRef,
     /// Whether it is there already.
@@ -32,9 +32,9 @@ pub enum Operation<'a> {
     },
 }
 
-impl Write<'_> {
+impl ObjectWrite<'_> {
     /// Whether [`fill`](super::fill) looks at other objects to answer.
-    pub fn needs_surroundings(&self) -> bool {
+    pub fn needs_cluster_snapshot(&self) -> bool {
         let kind = self.object.kind;
         self.operation == Operation::Create
             && kind != Kind::Mesh
@@ -50,15 +50,15 @@ impl Write<'_> {
 
 /// Why a write does not pass, in words for whoever wrote the object.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Denial {
+pub struct AdmissionDenial {
     /// What is wrong; never empty.
     pub problems: Vec<Problem>,
     /// Whether other objects are the reason. These are known from a watch, which may lag behind the API
-    /// server: a newer [`Surroundings`](super::Surroundings) may let the same write pass.
+    /// server: a newer [`ClusterSnapshot`](super::ClusterSnapshot) may let the same write pass.
     pub may_be_stale: bool,
 }
 
-impl Denial {
+impl AdmissionDenial {
     /// The problems of the object itself, if there are any.
     pub(crate) fn of(problems: Vec<Problem>) -> Result<(), Self> {
         if problems.is_empty() {
@@ -79,7 +79,7 @@ impl Denial {
     }
 }
 
-impl fmt::Display for Denial {
+impl fmt::Display for AdmissionDenial {
     /// The object is left out: whoever reads this has just written it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, problem) in self.problems.iter().enumerate() {

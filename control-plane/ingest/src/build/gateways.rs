@@ -6,53 +6,60 @@ use evermesh_crds::v1beta2;
 use evermesh_model::{ObjectRef, ResolvedGateway, ResourceName};
 
 use super::{
-    ServiceFaces, Values,
-    members::{DraftMemo, Members},
+    ServiceIndex, SharedOutput,
+    members::{MembershipIndex, UnresolvedMemo},
 };
 use crate::{
-    gateway::{self, GatewayDraft, Gateways},
-    gateway_route::{self, AttachedRoute, GatewayRouteDraft},
-    inputs::{Inputs, Objects},
+    gateway::{self, GatewaysByName, UnresolvedGateway},
+    gateway_route::{self, AttachedRoute, UnresolvedGatewayRoute},
+    inputs::{Inputs, ObjectMap},
     membership::{Labels, Membership},
-    stage::{Findings, Once, Stage, Turned},
+    stage::{CachedValue, KeyedStage, ProblemLists, StageOutput},
 };
 
 type RouteInput = (
     Arc<v1beta2::GatewayRoute>,
     Arc<Membership>,
     Arc<Labels>,
-    Arc<Gateways>,
+    Arc<GatewaysByName>,
 );
-type ResolveInput = (Arc<GatewayDraft>, Option<Vec<Arc<AttachedRoute>>>);
-type Routes = Arc<Turned<ObjectRef, GatewayRouteDraft>>;
-type RoutesInput = (Objects<v1beta2::GatewayRoute>, Arc<Members>, Arc<Gateways>);
-type TurnInput = (Arc<Gateways>, Arc<Turned<ObjectRef, AttachedRoute>>);
+type ResolveInput = (Arc<UnresolvedGateway>, Option<Vec<Arc<AttachedRoute>>>);
+type Routes = Arc<StageOutput<ObjectRef, UnresolvedGatewayRoute>>;
+type RoutesInput = (
+    ObjectMap<v1beta2::GatewayRoute>,
+    Arc<MembershipIndex>,
+    Arc<GatewaysByName>,
+);
+type TurnInput = (
+    Arc<GatewaysByName>,
+    Arc<StageOutput<ObjectRef, AttachedRoute>>,
+);
 
 /// The memory of these stages.
 #[derive(Debug, Default)]
 pub(super) struct GatewayMemo {
-    drafts: DraftMemo<v1beta2::VirtualGateway, GatewayDraft>,
-    routes: Stage<ObjectRef, RouteInput, GatewayRouteDraft>,
-    all_routes: Once<RoutesInput, Turned<ObjectRef, GatewayRouteDraft>>,
-    attached: Stage<ObjectRef, (Arc<GatewayRouteDraft>, ServiceFaces), AttachedRoute>,
-    all_attached: Once<(Routes, ServiceFaces), Turned<ObjectRef, AttachedRoute>>,
-    resolved: Stage<ResourceName, ResolveInput, ResolvedGateway>,
-    turned: Once<TurnInput, Turned<ResourceName, ResolvedGateway>>,
+    drafts: UnresolvedMemo<v1beta2::VirtualGateway, UnresolvedGateway>,
+    routes: KeyedStage<ObjectRef, RouteInput, UnresolvedGatewayRoute>,
+    all_routes: CachedValue<RoutesInput, StageOutput<ObjectRef, UnresolvedGatewayRoute>>,
+    attached: KeyedStage<ObjectRef, (Arc<UnresolvedGatewayRoute>, ServiceIndex), AttachedRoute>,
+    all_attached: CachedValue<(Routes, ServiceIndex), StageOutput<ObjectRef, AttachedRoute>>,
+    resolved: KeyedStage<ResourceName, ResolveInput, ResolvedGateway>,
+    output: CachedValue<TurnInput, StageOutput<ResourceName, ResolvedGateway>>,
 }
 
 impl GatewayMemo {
-    pub(super) fn turn(
+    pub(super) fn update(
         &mut self,
         inputs: &Inputs,
-        members: &Arc<Members>,
-        services: &ServiceFaces,
-        findings: &mut Findings,
-    ) -> Values<ResourceName, ResolvedGateway> {
-        let named = self.drafts.turn(
+        members: &Arc<MembershipIndex>,
+        services: &ServiceIndex,
+        findings: &mut ProblemLists,
+    ) -> SharedOutput<ResourceName, ResolvedGateway> {
+        let named = self.drafts.update(
             &inputs.virtual_gateways,
             members,
             |gateway| gateway.spec.mesh_ref.as_ref(),
-            gateway::draft,
+            gateway::parse,
             findings,
         );
         let input = (
@@ -61,28 +68,30 @@ impl GatewayMemo {
             Arc::clone(&named),
         );
         let stage = &mut self.routes;
-        let routes = self.all_routes.turn(input, |(objects, members, gateways)| {
-            draft_routes(objects, members, gateways, stage)
-        });
+        let routes = self
+            .all_routes
+            .update(input, |(objects, members, gateways)| {
+                draft_routes(objects, members, gateways, stage)
+            });
         findings.extend(routes.findings.iter().cloned());
         let stage = &mut self.attached;
         let input = (routes, Arc::clone(services));
-        let attached = self.all_attached.turn(input, |(routes, services)| {
+        let attached = self.all_attached.update(input, |(routes, services)| {
             let inputs = routes
                 .values
                 .iter()
                 .map(|(object, draft)| (object, (draft, services)));
-            let mut findings = Findings::new();
-            let values = stage.turn(
+            let mut findings = ProblemLists::new();
+            let values = stage.update(
                 inputs,
                 |_, (draft, services)| gateway_route::resolve(draft, services),
                 &mut findings,
             );
-            Turned { values, findings }
+            StageOutput { values, findings }
         });
         findings.extend(attached.findings.iter().cloned());
         let resolved = &mut self.resolved;
-        let turned = self.turned.turn((named, attached), |(named, attached)| {
+        let output = self.output.update((named, attached), |(named, attached)| {
             let mut groups: BTreeMap<&ResourceName, Vec<Arc<AttachedRoute>>> = BTreeMap::new();
             for route in attached.values.values() {
                 let group = groups.entry(&route.gateway).or_default();
@@ -92,38 +101,38 @@ impl GatewayMemo {
                 .values
                 .iter()
                 .map(|(name, draft)| (name, (draft, groups.get(name))));
-            let mut findings = Findings::new();
-            let values = resolved.turn(
+            let mut findings = ProblemLists::new();
+            let values = resolved.update(
                 inputs,
                 |_, (draft, routes)| gateway::resolve(draft, routes.as_deref().unwrap_or_default()),
                 &mut findings,
             );
-            Turned { values, findings }
+            StageOutput { values, findings }
         });
-        findings.extend(turned.findings.iter().cloned());
-        turned
+        findings.extend(output.findings.iter().cloned());
+        output
     }
 }
 
 fn draft_routes(
-    objects: &Objects<v1beta2::GatewayRoute>,
-    members: &Members,
-    gateways: &Arc<Gateways>,
-    stage: &mut Stage<ObjectRef, RouteInput, GatewayRouteDraft>,
-) -> Turned<ObjectRef, GatewayRouteDraft> {
+    objects: &ObjectMap<v1beta2::GatewayRoute>,
+    members: &MembershipIndex,
+    gateways: &Arc<GatewaysByName>,
+    stage: &mut KeyedStage<ObjectRef, RouteInput, UnresolvedGatewayRoute>,
+) -> StageOutput<ObjectRef, UnresolvedGatewayRoute> {
     let inputs = members
         .of(objects, |route| route.spec.mesh_ref.as_ref())
         .map(|(object, (route, membership))| {
             let labels = &members.labels[&object.namespace];
             (object, (route, membership, labels, gateways))
         });
-    let mut findings = Findings::new();
-    let values = stage.turn(
+    let mut findings = ProblemLists::new();
+    let values = stage.update(
         inputs,
         |object, (route, membership, labels, gateways)| {
-            gateway_route::draft(object, route, membership, labels, gateways)
+            gateway_route::parse(object, route, membership, labels, gateways)
         },
         &mut findings,
     );
-    Turned { values, findings }
+    StageOutput { values, findings }
 }

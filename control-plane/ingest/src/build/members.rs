@@ -3,61 +3,65 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use evermesh_crds::v1beta2;
-use evermesh_model::{Kind, Memo, ObjectRef, ResolvedMesh, Shared};
+use evermesh_model::{Kind, Memo, ObjectRef, ResolvedMesh, SharedMap};
 use k8s_openapi::api::core::v1::Namespace;
 
 use crate::{
-    directory::{ByName, Draft},
-    inputs::{Inputs, Objects},
+    inputs::{Inputs, ObjectMap},
     membership::{Labels, Membership, namespace_labels},
-    mesh::{self, MeshDraft, MeshIndex},
-    stage::{Checked, Findings, Once, Stage, Turned},
+    mesh::{self, MeshIndex, UnresolvedMesh},
+    name_index::{UniqueByName, Unresolved},
+    stage::{CachedValue, KeyedStage, ProblemLists, StageOutput, WithProblems},
 };
 
 type IndexInput = (
-    Shared<ObjectRef, ResolvedMesh>,
-    Shared<ObjectRef, MeshDraft>,
+    SharedMap<ObjectRef, ResolvedMesh>,
+    SharedMap<ObjectRef, UnresolvedMesh>,
 );
 type MembershipInput = (Arc<Labels>, Arc<MeshIndex>);
-type OfNamespace = Shared<Arc<str>, Membership>;
-type MembersInput = (Arc<MeshIndex>, Shared<Arc<str>, Labels>, OfNamespace);
+type OfNamespace = SharedMap<Arc<str>, Membership>;
+type MembersInput = (Arc<MeshIndex>, SharedMap<Arc<str>, Labels>, OfNamespace);
 type MemberObjects = (
-    Objects<v1beta2::VirtualNode>,
-    Objects<v1beta2::VirtualService>,
-    Objects<v1beta2::VirtualRouter>,
-    Objects<v1beta2::VirtualGateway>,
-    Objects<v1beta2::GatewayRoute>,
+    ObjectMap<v1beta2::VirtualNode>,
+    ObjectMap<v1beta2::VirtualService>,
+    ObjectMap<v1beta2::VirtualRouter>,
+    ObjectMap<v1beta2::VirtualGateway>,
+    ObjectMap<v1beta2::GatewayRoute>,
 );
 
 /// Meshes, namespaces, and who belongs to which.
 #[derive(Debug, Default)]
 pub(super) struct MemberMemo {
-    drafts: Stage<ObjectRef, Arc<v1beta2::Mesh>, MeshDraft>,
-    meshes: Memo<ObjectRef, Arc<MeshDraft>, ResolvedMesh>,
-    index: Once<IndexInput, MeshIndex>,
-    namespaces: Once<MemberObjects, BTreeSet<Arc<str>>>,
+    drafts: KeyedStage<ObjectRef, Arc<v1beta2::Mesh>, UnresolvedMesh>,
+    meshes: Memo<ObjectRef, Arc<UnresolvedMesh>, ResolvedMesh>,
+    index: CachedValue<IndexInput, MeshIndex>,
+    namespaces: CachedValue<MemberObjects, BTreeSet<Arc<str>>>,
     labels: Memo<Arc<str>, Option<Arc<Namespace>>, Labels>,
     memberships: Memo<Arc<str>, MembershipInput, Membership>,
-    members: Once<MembersInput, Members>,
+    members: CachedValue<MembersInput, MembershipIndex>,
 }
 
 /// Who belongs to which mesh.
 #[derive(Debug, PartialEq)]
-pub(super) struct Members {
+pub(super) struct MembershipIndex {
     pub(super) meshes: Arc<MeshIndex>,
-    pub(super) labels: Shared<Arc<str>, Labels>,
+    pub(super) labels: SharedMap<Arc<str>, Labels>,
     of_namespace: OfNamespace,
 }
 
 impl MemberMemo {
-    pub(super) fn turn(&mut self, inputs: &Inputs, findings: &mut Findings) -> Arc<Members> {
-        let drafts = self.drafts.turn(
+    pub(super) fn update(
+        &mut self,
+        inputs: &Inputs,
+        findings: &mut ProblemLists,
+    ) -> Arc<MembershipIndex> {
+        let drafts = self.drafts.update(
             &*inputs.meshes,
-            |object, mesh| mesh::draft(object, mesh),
+            |object, mesh| mesh::parse(object, mesh),
             findings,
         );
-        let meshes = self.meshes.turn(&*drafts, |_, draft| draft.mesh.clone());
-        let index = self.index.turn((meshes, drafts), |(meshes, drafts)| {
+        let meshes = self.meshes.update(&*drafts, |_, draft| draft.mesh.clone());
+        let index = self.index.update((meshes, drafts), |(meshes, drafts)| {
             MeshIndex::new(meshes, drafts)
         });
         if !index.problems.is_empty() {
@@ -71,21 +75,21 @@ impl MemberMemo {
             Arc::clone(&inputs.virtual_gateways),
             Arc::clone(&inputs.gateway_routes),
         );
-        let namespaces = self.namespaces.turn(objects, namespaces);
+        let namespaces = self.namespaces.update(objects, namespaces);
         let pairs = namespaces.iter().map(|name| {
             let object = ObjectRef::new(Kind::Namespace, "", Arc::clone(name));
             (name, inputs.namespaces.get(&object))
         });
-        let labels = self.labels.turn(pairs, |name, namespace| {
+        let labels = self.labels.update(pairs, |name, namespace| {
             namespace_labels(name, namespace.as_deref())
         });
         let pairs = labels.iter().map(|(name, labels)| (name, (labels, &index)));
-        let of_namespace = self.memberships.turn(pairs, |_, (labels, index)| {
+        let of_namespace = self.memberships.update(pairs, |_, (labels, index)| {
             index.membership.of_namespace(labels)
         });
-        self.members.turn(
+        self.members.update(
             (index, labels, of_namespace),
-            |(meshes, labels, members)| Members {
+            |(meshes, labels, members)| MembershipIndex {
                 meshes: Arc::clone(meshes),
                 labels: Arc::clone(labels),
                 of_namespace: Arc::clone(members),
@@ -116,11 +120,11 @@ fn namespaces(
     names
 }
 
-impl Members {
+impl MembershipIndex {
     /// Members with what they belong to.
     pub(super) fn of<'a, T>(
         &'a self,
-        objects: &'a Objects<T>,
+        objects: &'a ObjectMap<T>,
         reference: impl Fn(&T) -> Option<&v1beta2::MeshReference> + 'a,
     ) -> impl Iterator<Item = (&'a ObjectRef, (&'a Arc<T>, &'a Arc<Membership>))> {
         objects.iter().map(move |(object, value)| {
@@ -136,50 +140,50 @@ impl Members {
     }
 }
 
-type Turns<D> = Arc<Turned<ObjectRef, D>>;
+type Turns<D> = Arc<StageOutput<ObjectRef, D>>;
 
 /// The stage of the drafts of one kind, skipped as a whole while neither the objects nor the members change.
 #[derive(Debug)]
-pub(super) struct DraftMemo<T, D: Draft> {
-    drafts: Stage<ObjectRef, (Arc<T>, Arc<Membership>), D>,
-    turned: Once<(Objects<T>, Arc<Members>), Turned<ObjectRef, D>>,
-    named: Once<Turns<D>, ByName<D::Name, D>>,
+pub(super) struct UnresolvedMemo<T, D: Unresolved> {
+    drafts: KeyedStage<ObjectRef, (Arc<T>, Arc<Membership>), D>,
+    output: CachedValue<(ObjectMap<T>, Arc<MembershipIndex>), StageOutput<ObjectRef, D>>,
+    named: CachedValue<Turns<D>, UniqueByName<D::Name, D>>,
 }
 
-impl<T, D: Draft> Default for DraftMemo<T, D> {
+impl<T, D: Unresolved> Default for UnresolvedMemo<T, D> {
     fn default() -> Self {
         Self {
-            drafts: Stage::default(),
-            turned: Once::default(),
-            named: Once::default(),
+            drafts: KeyedStage::default(),
+            output: CachedValue::default(),
+            named: CachedValue::default(),
         }
     }
 }
 
-impl<T, D: Draft + PartialEq> DraftMemo<T, D> {
-    pub(super) fn turn(
+impl<T, D: Unresolved + PartialEq> UnresolvedMemo<T, D> {
+    pub(super) fn update(
         &mut self,
-        objects: &Objects<T>,
-        members: &Arc<Members>,
+        objects: &ObjectMap<T>,
+        members: &Arc<MembershipIndex>,
         reference: impl Fn(&T) -> Option<&v1beta2::MeshReference>,
-        draft: impl Fn(&ObjectRef, &T, &Membership) -> Checked<D>,
-        findings: &mut Findings,
-    ) -> Arc<ByName<D::Name, D>> {
+        draft: impl Fn(&ObjectRef, &T, &Membership) -> WithProblems<D>,
+        findings: &mut ProblemLists,
+    ) -> Arc<UniqueByName<D::Name, D>> {
         let drafts = &mut self.drafts;
         let input = (Arc::clone(objects), Arc::clone(members));
-        let turned = self.turned.turn(input, |(objects, members)| {
-            let mut findings = Findings::new();
-            let values = drafts.turn(
+        let output = self.output.update(input, |(objects, members)| {
+            let mut findings = ProblemLists::new();
+            let values = drafts.update(
                 members.of(objects, reference),
                 |object, (value, membership)| draft(object, value, membership),
                 &mut findings,
             );
-            Turned { values, findings }
+            StageOutput { values, findings }
         });
-        let named = self
-            .named
-            .turn(Arc::clone(&turned), |turned| ByName::new(&turned.values));
-        findings.extend(turned.findings.iter().cloned());
+        let named = self.named.update(Arc::clone(&output), |output| {
+            UniqueByName::new(&output.values)
+        });
+        findings.extend(output.findings.iter().cloned());
         if !named.problems.is_empty() {
             findings.push(Arc::clone(&named.problems));
         }

@@ -34,25 +34,25 @@ use self::{
     services::ServiceMemo,
 };
 use crate::{
-    directory::{ByName, Directory},
     endpoints::EndpointMemo,
-    inputs::{Inputs, Objects, SeenByOwner},
+    inputs::{Inputs, ObjectMap, WeakObjectsByOwner},
     mesh::MeshIndex,
-    stage::{Checked, Findings, Once, Problems, Stage, Turned},
+    name_index::{NameIndex, UniqueByName},
+    stage::{CachedValue, KeyedStage, ProblemLists, Problems, StageOutput, WithProblems},
 };
 
 /// Drafts of a kind by name.
-type Drafts<N, T> = Arc<ByName<N, T>>;
+type UnresolvedByName<N, T> = Arc<UniqueByName<N, T>>;
 /// Nodes or routers, for references to them.
-type Faces = Arc<Directory<ResourceName>>;
+type ResourceIndex = Arc<NameIndex<ResourceName>>;
 /// Services, for references to them.
-type ServiceFaces = Arc<Directory<ServiceName>>;
+type ServiceIndex = Arc<NameIndex<ServiceName>>;
 /// What a kind came to.
-type Values<K, T> = Arc<Turned<K, T>>;
+type SharedOutput<K, T> = Arc<StageOutput<K, T>>;
 
 /// What a turn gives.
 #[derive(Debug, Clone)]
-pub struct Built {
+pub struct BuildOutput {
     /// Everything that is served. The same pointer as in the last turn if nothing changed, and so for each
     /// value in it.
     pub graph: Arc<Graph>,
@@ -69,39 +69,39 @@ pub struct BuildMemo {
     services: ServiceMemo,
     gateways: GatewayMemo,
     endpoints: EndpointMemo,
-    all_endpoints: Once<EndpointParts, Turned<ResourceName, Vec<Endpoint>>>,
-    backend_groups: Stage<ObjectRef, Arc<v1beta2::BackendGroup>, ()>,
-    graph: Once<GraphParts, Graph>,
-    problems: Once<Findings, Arc<[Problem]>>,
+    all_endpoints: CachedValue<EndpointParts, StageOutput<ResourceName, Vec<Endpoint>>>,
+    backend_groups: KeyedStage<ObjectRef, Arc<v1beta2::BackendGroup>, ()>,
+    graph: CachedValue<GraphParts, Graph>,
+    problems: CachedValue<ProblemLists, Arc<[Problem]>>,
 }
 
 type GraphParts = (
     Arc<MeshIndex>,
-    Values<ResourceName, ResolvedNode>,
-    Values<ServiceName, ResolvedService>,
-    Values<ResourceName, ResolvedRouter>,
-    Values<ResourceName, ResolvedGateway>,
-    Values<ResourceName, Vec<Endpoint>>,
+    SharedOutput<ResourceName, ResolvedNode>,
+    SharedOutput<ServiceName, ResolvedService>,
+    SharedOutput<ResourceName, ResolvedRouter>,
+    SharedOutput<ResourceName, ResolvedGateway>,
+    SharedOutput<ResourceName, Vec<Endpoint>>,
 );
 
 type EndpointParts = (
-    Values<ResourceName, ResolvedNode>,
+    SharedOutput<ResourceName, ResolvedNode>,
     Arc<MeshIndex>,
-    (SeenByOwner<EndpointSlice>, Objects<Service>),
-    (SeenByOwner<Pod>, Objects<v1beta2::VirtualNode>),
-    Objects<Node>,
+    (WeakObjectsByOwner<EndpointSlice>, ObjectMap<Service>),
+    (WeakObjectsByOwner<Pod>, ObjectMap<v1beta2::VirtualNode>),
+    ObjectMap<Node>,
     BTreeMap<CloudMapService, Arc<CloudMapState>>,
 );
 
 /// Builds the graph of these inputs. The result depends on nothing else: the memo only saves work.
-pub fn build(inputs: &Inputs, memo: &mut BuildMemo) -> Built {
-    let mut findings = Findings::new();
-    let members = memo.members.turn(inputs, &mut findings);
-    let (drafts, node_faces) = memo.nodes.draft(inputs, &members, &mut findings);
+pub fn build(inputs: &Inputs, memo: &mut BuildMemo) -> BuildOutput {
+    let mut findings = ProblemLists::new();
+    let members = memo.members.update(inputs, &mut findings);
+    let (drafts, node_faces) = memo.nodes.parse(inputs, &members, &mut findings);
     let (routers, router_faces) = memo
         .routers
-        .turn(inputs, &members, &node_faces, &mut findings);
-    let (services, service_faces) = memo.services.turn(
+        .update(inputs, &members, &node_faces, &mut findings);
+    let (services, service_faces) = memo.services.update(
         inputs,
         &members,
         (&node_faces, &router_faces),
@@ -111,7 +111,7 @@ pub fn build(inputs: &Inputs, memo: &mut BuildMemo) -> Built {
     findings.extend(nodes.findings.iter().cloned());
     let gateways = memo
         .gateways
-        .turn(inputs, &members, &service_faces, &mut findings);
+        .update(inputs, &members, &service_faces, &mut findings);
     let parts = (
         Arc::clone(&nodes),
         Arc::clone(&members.meshes),
@@ -127,11 +127,11 @@ pub fn build(inputs: &Inputs, memo: &mut BuildMemo) -> Built {
         inputs.cloud_map.clone(),
     );
     let stage = &mut memo.endpoints;
-    let endpoints = memo.all_endpoints.turn(parts, |(nodes, meshes, ..)| {
-        stage.turn(&nodes.values, &meshes.by_name, inputs)
+    let endpoints = memo.all_endpoints.update(parts, |(nodes, meshes, ..)| {
+        stage.update(&nodes.values, &meshes.by_name, inputs)
     });
     findings.extend(endpoints.findings.iter().cloned());
-    memo.backend_groups.turn(
+    memo.backend_groups.update(
         &*inputs.backend_groups,
         |object, _| backend_group(object),
         &mut findings,
@@ -145,9 +145,9 @@ pub fn build(inputs: &Inputs, memo: &mut BuildMemo) -> Built {
         gateways,
         endpoints,
     );
-    Built {
-        graph: memo.graph.turn(parts, assemble),
-        problems: Arc::clone(&*memo.problems.turn(findings, sorted)),
+    BuildOutput {
+        graph: memo.graph.update(parts, assemble),
+        problems: Arc::clone(&*memo.problems.update(findings, sorted)),
     }
 }
 
@@ -162,17 +162,17 @@ fn assemble((meshes, nodes, services, routers, gateways, endpoints): &GraphParts
     }
 }
 
-fn sorted(findings: &Findings) -> Arc<[Problem]> {
+fn sorted(findings: &ProblemLists) -> Arc<[Problem]> {
     let all: BTreeSet<&Problem> = findings.iter().flat_map(|list| list.iter()).collect();
     all.into_iter().cloned().collect()
 }
 
-fn backend_group(object: &ObjectRef) -> Checked<()> {
+fn backend_group(object: &ObjectRef) -> WithProblems<()> {
     let mut problems = Problems::of(object);
     problems.add(
         FieldPath::root(),
         Reason::UnsupportedField,
         "backend groups are not served yet; list their virtual services in the spec.backends of each virtual node",
     );
-    Checked::new(None, problems)
+    WithProblems::new(None, problems)
 }

@@ -7,54 +7,63 @@ use evermesh_model::{ObjectRef, ResolvedNode, ResourceName};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 
 use super::{
-    Drafts, Faces, ServiceFaces, Values,
-    members::{DraftMemo, Members},
+    ResourceIndex, ServiceIndex, SharedOutput, UnresolvedByName,
+    members::{MembershipIndex, UnresolvedMemo},
 };
 use crate::{
-    directory::DirectoryMemo,
-    inputs::{Inputs, SeenByOwner, Settings},
-    node::{self, NodeDraft, NodeFinds},
-    stage::{Findings, Once, Stage, Turned},
+    inputs::{IngestSettings, Inputs, WeakObjectsByOwner},
+    name_index::NameIndexMemo,
+    node::{self, NodeLookups, UnresolvedNode},
+    stage::{CachedValue, KeyedStage, ProblemLists, StageOutput},
 };
 
-type Surroundings = (ServiceFaces, Arc<BTreeSet<ObjectRef>>, Settings);
-type TurnInput = (Drafts<ResourceName, NodeDraft>, Surroundings);
+type ClusterSnapshot = (ServiceIndex, Arc<BTreeSet<ObjectRef>>, IngestSettings);
+type TurnInput = (
+    UnresolvedByName<ResourceName, UnresolvedNode>,
+    ClusterSnapshot,
+);
 
 /// The memory of these stages.
 #[derive(Debug, Default)]
 pub(super) struct NodeMemo {
-    drafts: DraftMemo<v1beta2::VirtualNode, NodeDraft>,
-    directory: DirectoryMemo<ResourceName, NodeDraft>,
-    slices: SeenByOwner<EndpointSlice>,
+    drafts: UnresolvedMemo<v1beta2::VirtualNode, UnresolvedNode>,
+    directory: NameIndexMemo<ResourceName, UnresolvedNode>,
+    slices: WeakObjectsByOwner<EndpointSlice>,
     with_slices: Arc<BTreeSet<ObjectRef>>,
-    resolved: Stage<ResourceName, (Arc<NodeDraft>, Surroundings), ResolvedNode, NodeFinds>,
-    turned: Once<TurnInput, Turned<ResourceName, ResolvedNode>>,
+    resolved:
+        KeyedStage<ResourceName, (Arc<UnresolvedNode>, ClusterSnapshot), ResolvedNode, NodeLookups>,
+    output: CachedValue<TurnInput, StageOutput<ResourceName, ResolvedNode>>,
 }
 
 impl NodeMemo {
-    pub(super) fn draft(
+    pub(super) fn parse(
         &mut self,
         inputs: &Inputs,
-        members: &Arc<Members>,
-        findings: &mut Findings,
-    ) -> (Drafts<ResourceName, NodeDraft>, Faces) {
-        let named = self.drafts.turn(
+        members: &Arc<MembershipIndex>,
+        findings: &mut ProblemLists,
+    ) -> (
+        UnresolvedByName<ResourceName, UnresolvedNode>,
+        ResourceIndex,
+    ) {
+        let named = self.drafts.update(
             &inputs.virtual_nodes,
             members,
             |node| node.spec.mesh_ref.as_ref(),
-            node::draft,
+            node::parse,
             findings,
         );
-        let directory = self.directory.turn(&named.values, NodeDraft::face);
+        let directory = self
+            .directory
+            .update(&named.values, UnresolvedNode::index_entry);
         (named, directory)
     }
 
     pub(super) fn resolve(
         &mut self,
         inputs: &Inputs,
-        drafts: Drafts<ResourceName, NodeDraft>,
-        services: ServiceFaces,
-    ) -> Values<ResourceName, ResolvedNode> {
+        drafts: UnresolvedByName<ResourceName, UnresolvedNode>,
+        services: ServiceIndex,
+    ) -> SharedOutput<ResourceName, ResolvedNode> {
         let slices = inputs.endpoint_slices.by_owner();
         let seen = Arc::downgrade(slices);
         if !self.slices.ptr_eq(&seen) {
@@ -65,19 +74,19 @@ impl NodeMemo {
         }
         let surroundings = (services, Arc::clone(&self.with_slices), inputs.settings);
         let resolved = &mut self.resolved;
-        self.turned
-            .turn((drafts, surroundings), |(drafts, surroundings)| {
+        self.output
+            .update((drafts, surroundings), |(drafts, surroundings)| {
                 let inputs = drafts.values.iter();
-                let mut findings = Findings::new();
-                let values = resolved.follow(
+                let mut findings = ProblemLists::new();
+                let values = resolved.update_with_lookup(
                     inputs.map(|(name, draft)| (name, (draft, surroundings))),
                     |draft, (services, with_slices, settings)| {
-                        node::find(draft, services, with_slices, *settings)
+                        node::look_up(draft, services, with_slices, *settings)
                     },
                     |draft, finds| node::resolve(draft, finds),
                     &mut findings,
                 );
-                Turned { values, findings }
+                StageOutput { values, findings }
             })
     }
 }

@@ -6,24 +6,24 @@ use evermesh_crds::{extension, v1beta2};
 use evermesh_model::{ObjectRef, ResolvedRouter, ResourceName};
 
 use super::{
-    Drafts, Faces, Values,
-    members::{DraftMemo, Members},
+    ResourceIndex, SharedOutput, UnresolvedByName,
+    members::{MembershipIndex, UnresolvedMemo},
 };
 use crate::{
-    directory::DirectoryMemo,
-    inputs::{ByOwner, Inputs, Objects, SeenByOwner},
-    route::{self, RouteDraft},
-    router::{self, RouterDraft},
-    stage::{Checked, Findings, Once, Problems, Stage, Turned},
+    inputs::{Inputs, ObjectMap, ObjectsByOwner, WeakObjectsByOwner},
+    name_index::NameIndexMemo,
+    route::{self, UnresolvedRoute},
+    router::{self, UnresolvedRouter},
+    stage::{CachedValue, KeyedStage, ProblemLists, Problems, StageOutput, WithProblems},
 };
 
 /// The `Route` objects of one router that can be read.
-type Group = Vec<Arc<RouteDraft>>;
-type Input = ((Arc<RouterDraft>, Option<Arc<Group>>), Faces);
+type Group = Vec<Arc<UnresolvedRoute>>;
+type Input = ((Arc<UnresolvedRouter>, Option<Arc<Group>>), ResourceIndex);
 type TurnInput = (
-    Drafts<ResourceName, RouterDraft>,
-    SeenByOwner<extension::Route>,
-    Faces,
+    UnresolvedByName<ResourceName, UnresolvedRouter>,
+    WeakObjectsByOwner<extension::Route>,
+    ResourceIndex,
 );
 
 /// The routers that count by object, ascending, with their places among all by name: `Route` objects name the object.
@@ -32,64 +32,64 @@ type Places = Vec<(ObjectRef, usize)>;
 /// The memory of these stages.
 #[derive(Debug, Default)]
 pub(super) struct RouterMemo {
-    drafts: DraftMemo<v1beta2::VirtualRouter, RouterDraft>,
-    work: Work,
-    turned: Once<TurnInput, Turned<ResourceName, ResolvedRouter>>,
-    directory: DirectoryMemo<ResourceName, ResolvedRouter>,
+    drafts: UnresolvedMemo<v1beta2::VirtualRouter, UnresolvedRouter>,
+    work: RouterStages,
+    output: CachedValue<TurnInput, StageOutput<ResourceName, ResolvedRouter>>,
+    directory: NameIndexMemo<ResourceName, ResolvedRouter>,
 }
 
 #[derive(Debug, Default)]
-struct Work {
-    places: Once<Drafts<ResourceName, RouterDraft>, Places>,
-    groups: Stage<ObjectRef, Objects<extension::Route>, Group>,
-    resolved: Stage<ResourceName, Input, ResolvedRouter, route::Nodes>,
-    orphans: Stage<ObjectRef, Objects<extension::Route>, ()>,
+struct RouterStages {
+    places: CachedValue<UnresolvedByName<ResourceName, UnresolvedRouter>, Places>,
+    groups: KeyedStage<ObjectRef, ObjectMap<extension::Route>, Group>,
+    resolved: KeyedStage<ResourceName, Input, ResolvedRouter, route::TargetLookups>,
+    orphans: KeyedStage<ObjectRef, ObjectMap<extension::Route>, ()>,
 }
 
 impl RouterMemo {
-    pub(super) fn turn(
+    pub(super) fn update(
         &mut self,
         inputs: &Inputs,
-        members: &Arc<Members>,
-        nodes: &Faces,
-        findings: &mut Findings,
-    ) -> (Values<ResourceName, ResolvedRouter>, Faces) {
-        let named = self.drafts.turn(
+        members: &Arc<MembershipIndex>,
+        nodes: &ResourceIndex,
+        findings: &mut ProblemLists,
+    ) -> (SharedOutput<ResourceName, ResolvedRouter>, ResourceIndex) {
+        let named = self.drafts.update(
             &inputs.virtual_routers,
             members,
             |router| router.spec.mesh_ref.as_ref(),
-            router::draft,
+            router::parse,
             findings,
         );
         let routes = inputs.routes.by_owner();
         let work = &mut self.work;
-        let turned = self.turned.turn(
+        let output = self.output.update(
             (named, Arc::downgrade(routes), Arc::clone(nodes)),
-            |(named, _, nodes)| work.turn(named, routes, nodes),
+            |(named, _, nodes)| work.update(named, routes, nodes),
         );
-        findings.extend(turned.findings.iter().cloned());
-        let directory = self.directory.turn(&turned.values, router::face);
-        (turned, directory)
+        findings.extend(output.findings.iter().cloned());
+        let directory = self.directory.update(&output.values, router::index_entry);
+        (output, directory)
     }
 }
 
-impl Work {
-    fn turn(
+impl RouterStages {
+    fn update(
         &mut self,
-        named: &Drafts<ResourceName, RouterDraft>,
-        routes: &ByOwner<extension::Route>,
-        nodes: &Faces,
-    ) -> Turned<ResourceName, ResolvedRouter> {
-        let mut findings = Findings::new();
-        let groups = self.groups.turn(
+        named: &UnresolvedByName<ResourceName, UnresolvedRouter>,
+        routes: &ObjectsByOwner<extension::Route>,
+        nodes: &ResourceIndex,
+    ) -> StageOutput<ResourceName, ResolvedRouter> {
+        let mut findings = ProblemLists::new();
+        let groups = self.groups.update(
             &**routes,
             |_, routes| {
                 let routes = routes.iter();
-                Checked::all(routes.map(|(object, route)| route::draft(object, route)))
+                WithProblems::all(routes.map(|(object, route)| route::parse(object, route)))
             },
             &mut findings,
         );
-        let places = self.places.turn(Arc::clone(named), places);
+        let places = self.places.update(Arc::clone(named), places);
         let mut of_router = vec![None; places.len()];
         let mut orphans = Vec::new();
         let mut places = places.iter().peekable();
@@ -103,28 +103,28 @@ impl Work {
                 None => orphans.push((router, routes)),
             }
         }
-        self.orphans.turn(
+        self.orphans.update(
             orphans,
             |router, routes| {
                 let mut problems = Problems::of(router);
                 let routes = routes.keys();
                 problems.extend(routes.map(|route| route::without_router(route, router)));
-                Checked::new(None, problems)
+                WithProblems::new(None, problems)
             },
             &mut findings,
         );
         let inputs = named.values.iter().zip(of_router);
-        let values = self.resolved.follow(
+        let values = self.resolved.update_with_lookup(
             inputs.map(|((name, draft), group)| (name, ((draft, group), nodes))),
-            |(draft, group), nodes| router::find(draft, objects(group.as_ref()), nodes),
+            |(draft, group), nodes| router::look_up(draft, objects(group.as_ref()), nodes),
             |(draft, group), finds| router::resolve(draft, objects(group.as_ref()), finds),
             &mut findings,
         );
-        Turned { values, findings }
+        StageOutput { values, findings }
     }
 }
 
-fn places(named: &Drafts<ResourceName, RouterDraft>) -> Places {
+fn places(named: &UnresolvedByName<ResourceName, UnresolvedRouter>) -> Places {
     let drafts = named.values.values().enumerate();
     let mut places: Places = drafts
         .map(|(place, draft)| (draft.object().clone(), place))
@@ -133,6 +133,6 @@ fn places(named: &Drafts<ResourceName, RouterDraft>) -> Places {
     places
 }
 
-fn objects(group: Option<&Arc<Group>>) -> &[Arc<RouteDraft>] {
+fn objects(group: Option<&Arc<Group>>) -> &[Arc<UnresolvedRoute>] {
     group.map_or(&[], |group| group.as_slice())
 }

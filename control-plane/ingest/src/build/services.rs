@@ -6,61 +6,64 @@ use evermesh_crds::v1beta2;
 use evermesh_model::{ResolvedService, ResourceName, ServiceName};
 
 use super::{
-    Drafts, Faces, ServiceFaces, Values,
-    members::{DraftMemo, Members},
+    ResourceIndex, ServiceIndex, SharedOutput, UnresolvedByName,
+    members::{MembershipIndex, UnresolvedMemo},
 };
 use crate::{
-    directory::{DirectoryMemo, Found},
     inputs::Inputs,
-    service::{self, ServiceDraft},
-    stage::{Findings, Once, Stage, Turned},
+    name_index::{Lookup, NameIndexMemo},
+    service::{self, UnresolvedService},
+    stage::{CachedValue, KeyedStage, ProblemLists, StageOutput},
 };
 
-type Provider = Option<Found<ResourceName>>;
-type Input = (Arc<ServiceDraft>, (Faces, Faces));
-type TurnInput = (Drafts<ServiceName, ServiceDraft>, (Faces, Faces));
+type ServiceProvider = Option<Lookup<ResourceName>>;
+type Input = (Arc<UnresolvedService>, (ResourceIndex, ResourceIndex));
+type TurnInput = (
+    UnresolvedByName<ServiceName, UnresolvedService>,
+    (ResourceIndex, ResourceIndex),
+);
 
 /// The memory of these stages.
 #[derive(Debug, Default)]
 pub(super) struct ServiceMemo {
-    drafts: DraftMemo<v1beta2::VirtualService, ServiceDraft>,
-    resolved: Stage<ServiceName, Input, ResolvedService, Provider>,
-    turned: Once<TurnInput, Turned<ServiceName, ResolvedService>>,
-    directory: DirectoryMemo<ServiceName, ResolvedService>,
+    drafts: UnresolvedMemo<v1beta2::VirtualService, UnresolvedService>,
+    resolved: KeyedStage<ServiceName, Input, ResolvedService, ServiceProvider>,
+    output: CachedValue<TurnInput, StageOutput<ServiceName, ResolvedService>>,
+    directory: NameIndexMemo<ServiceName, ResolvedService>,
 }
 
 impl ServiceMemo {
-    pub(super) fn turn(
+    pub(super) fn update(
         &mut self,
         inputs: &Inputs,
-        members: &Arc<Members>,
-        (nodes, routers): (&Faces, &Faces),
-        findings: &mut Findings,
-    ) -> (Values<ServiceName, ResolvedService>, ServiceFaces) {
-        let named = self.drafts.turn(
+        members: &Arc<MembershipIndex>,
+        (nodes, routers): (&ResourceIndex, &ResourceIndex),
+        findings: &mut ProblemLists,
+    ) -> (SharedOutput<ServiceName, ResolvedService>, ServiceIndex) {
+        let named = self.drafts.update(
             &inputs.virtual_services,
             members,
             |service| service.spec.mesh_ref.as_ref(),
-            service::draft,
+            service::parse,
             findings,
         );
         let resolved = &mut self.resolved;
         let surroundings = (Arc::clone(nodes), Arc::clone(routers));
-        let turned = self
-            .turned
-            .turn((named, surroundings), |(named, surroundings)| {
+        let output = self
+            .output
+            .update((named, surroundings), |(named, surroundings)| {
                 let inputs = named.values.iter();
-                let mut findings = Findings::new();
-                let values = resolved.follow(
+                let mut findings = ProblemLists::new();
+                let values = resolved.update_with_lookup(
                     inputs.map(|(name, draft)| (name, (draft, surroundings))),
-                    |draft, (nodes, routers)| service::find(draft, nodes, routers),
+                    |draft, (nodes, routers)| service::look_up(draft, nodes, routers),
                     |draft, found| service::resolve(draft, found.as_ref()),
                     &mut findings,
                 );
-                Turned { values, findings }
+                StageOutput { values, findings }
             });
-        findings.extend(turned.findings.iter().cloned());
-        let directory = self.directory.turn(&turned.values, service::face);
-        (turned, directory)
+        findings.extend(output.findings.iter().cloned());
+        let directory = self.directory.update(&output.values, service::index_entry);
+        (output, directory)
     }
 }

@@ -1,4 +1,4 @@
-//! What the kinds of gateway route say, as one [`Rule`].
+//! What the kinds of gateway route say, as one [`GatewayRule`].
 //!
 //! Must not follow a reference.
 
@@ -10,11 +10,11 @@ use evermesh_model::{
     route::{HttpMatch, PathMatch},
 };
 
-use super::{Rule, word};
+use super::{GatewayRule, word};
 use crate::{
-    directory::Reference,
     matches,
-    stage::{Problems, Reported},
+    name_index::UnresolvedRef,
+    stage::{ProblemReported, Problems},
     values,
 };
 
@@ -22,7 +22,7 @@ pub(super) fn read_http(
     protocol: Protocol,
     route: &v1beta2::HttpGatewayRoute,
     problems: &mut Problems<'_>,
-) -> Option<Rule> {
+) -> Option<GatewayRule> {
     let v1beta2::HttpGatewayRoute {
         r#match:
             v1beta2::HttpGatewayRouteMatch {
@@ -62,7 +62,7 @@ pub(super) fn read_http(
         None => (true, default_path_rewrite(&path)),
     };
     let (target, target_port) = target?;
-    Some(Rule {
+    Some(GatewayRule {
         protocol,
         port: port.ok()?,
         hostname: hostname.ok()?,
@@ -84,7 +84,7 @@ pub(super) fn read_http(
 pub(super) fn read_grpc(
     route: &v1beta2::GrpcGatewayRoute,
     problems: &mut Problems<'_>,
-) -> Option<Rule> {
+) -> Option<GatewayRule> {
     let v1beta2::GrpcGatewayRoute {
         r#match:
             v1beta2::GrpcGatewayRouteMatch {
@@ -102,7 +102,7 @@ pub(super) fn read_grpc(
     let port = values::port(*port, &field, problems);
     let hostname = read_hostname(hostname.as_ref(), &field.field("hostname"), problems);
     let (target, target_port) = read_target(target, &route, problems)?;
-    Some(Rule {
+    Some(GatewayRule {
         protocol: Protocol::Grpc,
         port: port.ok()?,
         hostname: hostname.ok()?,
@@ -178,7 +178,7 @@ fn read_hostname(
     hostname: Option<&v1beta2::GatewayRouteHostnameMatch>,
     field: &FieldPath,
     problems: &mut Problems<'_>,
-) -> Result<Option<HostnameMatch>, Reported> {
+) -> Result<Option<HostnameMatch>, ProblemReported> {
     let Some(v1beta2::GatewayRouteHostnameMatch { exact, suffix }) = hostname else {
         return Ok(None);
     };
@@ -191,7 +191,7 @@ fn read_hostname(
                 Reason::InvalidUnion,
                 "the route is left out: set exactly one of exact and suffix",
             );
-            return Err(Reported);
+            return Err(ProblemReported);
         }
     };
     if !values::is_name(text) {
@@ -200,7 +200,7 @@ fn read_hostname(
             Reason::InvalidValue,
             format!("`{text}` is no host name, so the route is left out: write `shop.example.com`, or the suffix `.example.com`"),
         );
-        return Err(Reported);
+        return Err(ProblemReported);
     }
     Ok(Some(match word {
         "exact" => HostnameMatch::Exact(text.as_str().into()),
@@ -212,7 +212,7 @@ fn read_target(
     target: &v1beta2::GatewayRouteTarget,
     route: &FieldPath,
     problems: &mut Problems<'_>,
-) -> Option<(Reference, Option<u16>)> {
+) -> Option<(UnresolvedRef, Option<u16>)> {
     let v1beta2::GatewayRouteTarget {
         virtual_service:
             v1beta2::GatewayRouteVirtualService {
@@ -222,7 +222,7 @@ fn read_target(
         port,
     } = target;
     let field = route.field("action.target");
-    let service = values::written(
+    let service = values::ref_or_arn(
         Kind::VirtualService,
         virtual_service_ref.as_ref(),
         virtual_service_arn.as_ref(),

@@ -8,36 +8,36 @@ use evermesh_model::{
     Kind, ObjectRef, Reason, ResolvedGatewayRoute, ServiceName, ServicePort, Severity,
 };
 
-use super::{AttachedRoute, GatewayRouteDraft, Rule};
+use super::{AttachedRoute, GatewayRule, UnresolvedGatewayRoute};
 use crate::{
-    directory::Directory,
+    name_index::NameIndex,
     route::ports,
-    stage::{Checked, Problems, Reported},
+    stage::{ProblemReported, Problems, WithProblems},
 };
 
 /// Follows the target.
 pub(crate) fn resolve(
-    draft: &GatewayRouteDraft,
-    services: &Directory<ServiceName>,
-) -> Checked<AttachedRoute> {
+    draft: &UnresolvedGatewayRoute,
+    services: &NameIndex<ServiceName>,
+) -> WithProblems<AttachedRoute> {
     let mut problems = Problems::of(&draft.object);
     let value = try_resolve(draft, services, &mut problems);
-    Checked::new(value, problems)
+    WithProblems::new(value, problems)
 }
 
 fn try_resolve(
-    draft: &GatewayRouteDraft,
-    services: &Directory<ServiceName>,
+    draft: &UnresolvedGatewayRoute,
+    services: &NameIndex<ServiceName>,
     problems: &mut Problems<'_>,
 ) -> Option<AttachedRoute> {
-    let GatewayRouteDraft {
+    let UnresolvedGatewayRoute {
         name,
         object,
         gateway,
         priority,
         rule,
     } = draft;
-    let service = match services.find(&rule.target, &gateway.mesh) {
+    let service = match services.look_up(&rule.target, &gateway.mesh) {
         Ok(service) => service,
         Err(miss) => {
             let field = rule.target_field.field("virtualService");
@@ -88,11 +88,11 @@ fn try_resolve(
 /// Which port of the service is meant: the one that is given; else its only one; else the only one with
 /// the protocol of the route. A service without ports, because nobody answers for it, has none to choose.
 fn target_port(
-    rule: &Rule,
+    rule: &GatewayRule,
     service: &ObjectRef,
     service_ports: &[ServicePort],
     problems: &mut Problems<'_>,
-) -> Result<Option<ServicePort>, Reported> {
+) -> Result<Option<ServicePort>, ProblemReported> {
     if service_ports.is_empty() {
         return Ok(None);
     }
@@ -109,7 +109,7 @@ fn target_port(
                 ),
             );
         }
-        return found.map(|port| Some(*port)).ok_or(Reported);
+        return found.map(|port| Some(*port)).ok_or(ProblemReported);
     }
     if let [port] = service_ports {
         return Ok(Some(*port));
@@ -128,5 +128,5 @@ fn target_port(
             ports(service_ports)
         ),
     );
-    Err(Reported)
+    Err(ProblemReported)
 }

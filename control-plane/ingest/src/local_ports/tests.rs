@@ -15,12 +15,12 @@ fn node(backends: Option<&str>, application: Option<&str>) -> ObjectMeta {
     }
 }
 
-fn backend(hostname: &str, ports: &[u16]) -> Face<ServiceName> {
+fn backend(hostname: &str, ports: &[u16]) -> IndexEntry<ServiceName> {
     let ports = ports.iter().map(|&port| ServicePort {
         port,
         protocol: Protocol::Http,
     });
-    Face {
+    IndexEntry {
         name: ServiceName {
             mesh: "m".into(),
             hostname: hostname.into(),
@@ -35,7 +35,7 @@ fn read(backends: &str, application: &str) -> (LocalPorts, Vec<(Reason, String)>
     let object = ObjectRef::new(Kind::VirtualNode, "a", "x");
     let mut problems = Problems::of(&object);
     let node = node(Some(backends), Some(application));
-    let draft = draft(&node, &BTreeSet::from([8080, 9090]), &mut problems).unwrap();
+    let draft = parse(&node, &BTreeSet::from([8080, 9090]), &mut problems).unwrap();
     let served = [
         backend("Color.shop", &[80]),
         backend("many.shop", &[80, 81]),
@@ -83,7 +83,7 @@ fn one_annotation_is_enough_and_none_is_interception() {
         assert_eq!(super::is_intercepted(&node), is_intercepted);
         let object = ObjectRef::new(Kind::VirtualNode, "a", "x");
         let mut problems = Problems::of(&object);
-        let draft = draft(&node, &BTreeSet::new(), &mut problems);
+        let draft = parse(&node, &BTreeSet::new(), &mut problems);
         assert_eq!(draft.is_none(), is_intercepted);
         assert_eq!(problems.into_list(), []);
     }
@@ -175,7 +175,7 @@ fn a_port_of_the_proxy_is_no_listener_without_interception() {
     let object = ObjectRef::new(Kind::VirtualNode, "a", "x");
     let mut problems = Problems::of(&object);
     let node = node(None, Some("15001=8080"));
-    let draft = draft(&node, &BTreeSet::from([15001]), &mut problems).unwrap();
+    let draft = parse(&node, &BTreeSet::from([15001]), &mut problems).unwrap();
     assert_eq!(draft.application, BTreeMap::new());
     let problems = problems.into_list();
     assert_eq!(problems.len(), 1, "{problems:?}");

@@ -10,7 +10,7 @@ use evermesh_model::{
 
 use super::unsupported;
 use crate::{
-    directory::{Reference, unique_ports},
+    name_index::{UnresolvedRef, unique_ports},
     security,
     stage::Problems,
     values,
@@ -213,7 +213,7 @@ pub(super) fn read_backends(
     backends: &[v1beta2::Backend],
     defaults: Option<&v1beta2::BackendDefaults>,
     problems: &mut Problems<'_>,
-) -> Vec<(usize, Reference)> {
+) -> Vec<(usize, UnresolvedRef)> {
     let spec = FieldPath::spec();
     let default_policy =
         defaults.and_then(|v1beta2::BackendDefaults { client_policy }| client_policy.as_ref());
@@ -232,7 +232,7 @@ pub(super) fn read_backends(
                     },
             } = backend;
             let field = spec.field("backends").index(index).field("virtualService");
-            let reference = values::written(
+            let reference = values::ref_or_arn(
                 Kind::VirtualService,
                 virtual_service_ref.as_ref(),
                 virtual_service_arn.as_ref(),

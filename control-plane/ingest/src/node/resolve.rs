@@ -12,29 +12,29 @@ use evermesh_model::{
     problem::FieldPath,
 };
 
-use super::NodeDraft;
+use super::UnresolvedNode;
 use crate::{
-    Settings,
-    directory::{Directory, Face, Found, Name},
+    IngestSettings,
+    name_index::{IndexEntry, Lookup, Name, NameIndex},
     slices,
-    stage::{Checked, Problems},
+    stage::{Problems, WithProblems},
 };
 
 /// What a draft's references lead to.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct NodeFinds {
+pub(crate) struct NodeLookups {
     discovery: Option<Discovery>,
-    backends: Vec<Found<ServiceName>>,
+    backends: Vec<Lookup<ServiceName>>,
 }
 
 /// Follows the references: the backends, and the DNS name where it means a Service of this cluster.
-pub(crate) fn find(
-    draft: &NodeDraft,
-    services: &Directory<ServiceName>,
+pub(crate) fn look_up(
+    draft: &UnresolvedNode,
+    services: &NameIndex<ServiceName>,
     with_slices: &BTreeSet<ObjectRef>,
-    settings: Settings,
-) -> NodeFinds {
-    let is_from_slices = draft.slices.unwrap_or(settings.slices);
+    settings: IngestSettings,
+) -> NodeLookups {
+    let is_from_slices = draft.slices.unwrap_or(settings.endpoint_slices);
     let discovery = match draft.discovery.clone() {
         Some(Discovery::Dns { hostname, .. }) if is_from_slices => {
             slices::find_service(&hostname, &draft.object.namespace, with_slices)
@@ -55,21 +55,21 @@ pub(crate) fn find(
         }),
         other => other,
     };
-    NodeFinds {
+    NodeLookups {
         discovery,
         backends: draft
             .backends
             .iter()
-            .map(|(_, reference)| services.find(reference, &draft.name.mesh))
+            .map(|(_, reference)| services.look_up(reference, &draft.name.mesh))
             .collect(),
     }
 }
 
 /// Puts a draft and what its references lead to together.
-pub(crate) fn resolve(draft: &NodeDraft, finds: &NodeFinds) -> Checked<ResolvedNode> {
+pub(crate) fn resolve(draft: &UnresolvedNode, finds: &NodeLookups) -> WithProblems<ResolvedNode> {
     let mut problems = Problems::of(&draft.object);
     let field = |index: usize| FieldPath::spec().field("backends").index(index);
-    let mut backends: Vec<(Arc<str>, usize, &Face<ServiceName>)> = Vec::new();
+    let mut backends: Vec<(Arc<str>, usize, &IndexEntry<ServiceName>)> = Vec::new();
     for ((index, reference), found) in draft.backends.iter().zip(&finds.backends) {
         match found {
             Ok(face) => backends.push((face.name.folded().1, *index, face)),
@@ -119,12 +119,12 @@ pub(crate) fn resolve(draft: &NodeDraft, finds: &NodeFinds) -> Checked<ResolvedN
         backends,
         local_ports,
     };
-    Checked::new(Some(node), problems)
+    WithProblems::new(Some(node), problems)
 }
 
 /// Of backends that share a port, those stay that the first leaves room for.
 fn leave_out_conflicts(
-    backends: &mut Vec<(Arc<str>, usize, &Face<ServiceName>)>,
+    backends: &mut Vec<(Arc<str>, usize, &IndexEntry<ServiceName>)>,
     problems: &mut Problems<'_>,
 ) {
     let mut taken: BTreeMap<u16, (Protocol, Arc<str>)> = BTreeMap::new();

@@ -38,7 +38,7 @@ fn without(kind: Kind, at: &str) -> Value {
 }
 
 /// The fields and messages of all problems, with their severity's first letter.
-fn problems(parsed: &Parsed) -> Vec<String> {
+fn problems(parsed: &ParsedDocument) -> Vec<String> {
     parsed
         .problems
         .iter()

@@ -11,17 +11,17 @@ use evermesh_model::{
     route::{HttpMatch, RetryEvent, RetryPolicy},
 };
 
-use super::{RouteDraft, RuleDraft, TargetDraft, Written};
+use super::{RouteVariant, UnresolvedRoute, UnresolvedRule, UnresolvedTarget};
 use crate::{matches, stage::Problems, values};
 
 pub(super) fn read(
     name: Arc<str>,
     name_field: FieldPath,
     priority: Option<u32>,
-    written: [Option<Written<'_>>; 4],
+    written: [Option<RouteVariant<'_>>; 4],
     field: &FieldPath,
     problems: &mut Problems<'_>,
-) -> Option<RouteDraft> {
+) -> Option<UnresolvedRoute> {
     let mut written = written.into_iter().flatten();
     let (Some(written), None) = (written.next(), written.next()) else {
         problems.add(
@@ -32,17 +32,17 @@ pub(super) fn read(
         return None;
     };
     let (word, action) = match &written {
-        Written::Http(Protocol::Http2, route) => ("http2Route", &route.action),
-        Written::Http(_, route) => ("httpRoute", &route.action),
-        Written::Grpc(route) => ("grpcRoute", &route.action),
-        Written::Tcp(route) => ("tcpRoute", &route.action),
+        RouteVariant::Http(Protocol::Http2, route) => ("http2Route", &route.action),
+        RouteVariant::Http(_, route) => ("httpRoute", &route.action),
+        RouteVariant::Grpc(route) => ("grpcRoute", &route.action),
+        RouteVariant::Tcp(route) => ("tcpRoute", &route.action),
     };
     let field = field.field(word);
     let targets = read_targets(action, &field, problems);
     let (rule, port) = match written {
-        Written::Http(protocol, route) => read_http(protocol, route, &field, problems),
-        Written::Grpc(route) => read_grpc(route, &field, problems),
-        Written::Tcp(route) => {
+        RouteVariant::Http(protocol, route) => read_http(protocol, route, &field, problems),
+        RouteVariant::Grpc(route) => read_grpc(route, &field, problems),
+        RouteVariant::Tcp(route) => {
             let v1beta2::TcpRoute {
                 r#match,
                 action: _,
@@ -51,10 +51,10 @@ pub(super) fn read(
             let port = r#match.and_then(|v1beta2::TcpRouteMatch { port }| port);
             let timeout = timeout.map(values::tcp_timeout).unwrap_or_default();
             let port = values::port(port, &field.field("match"), problems);
-            port.ok().map(|port| (RuleDraft::Tcp(timeout), port))
+            port.ok().map(|port| (UnresolvedRule::Tcp(timeout), port))
         }
     }?;
-    Some(RouteDraft {
+    Some(UnresolvedRoute {
         name,
         object: problems.object().clone(),
         name_field,
@@ -72,7 +72,7 @@ fn read_http(
     route: &v1beta2::HttpRoute,
     field: &FieldPath,
     problems: &mut Problems<'_>,
-) -> Option<(RuleDraft, Option<u16>)> {
+) -> Option<(UnresolvedRule, Option<u16>)> {
     let v1beta2::HttpRoute {
         r#match:
             v1beta2::HttpRouteMatch {
@@ -110,7 +110,7 @@ fn read_http(
         headers: headers?,
         query: matches::query(query_parameters.as_ref()),
     };
-    let rule = RuleDraft::Http {
+    let rule = UnresolvedRule::Http {
         protocol,
         matches,
         retry,
@@ -123,7 +123,7 @@ fn read_grpc(
     route: &v1beta2::GrpcRoute,
     field: &FieldPath,
     problems: &mut Problems<'_>,
-) -> Option<(RuleDraft, Option<u16>)> {
+) -> Option<(UnresolvedRule, Option<u16>)> {
     let v1beta2::GrpcRoute {
         r#match:
             v1beta2::GrpcRouteMatch {
@@ -158,7 +158,7 @@ fn read_grpc(
             .chain(tcp_events(tcp_retry_events.as_ref()));
         retry(events, *max_retries, *per_retry_timeout)
     });
-    let rule = RuleDraft::Http {
+    let rule = UnresolvedRule::Http {
         protocol: Protocol::Grpc,
         matches: HttpMatch {
             path: path?,
@@ -214,7 +214,7 @@ fn read_targets(
     action: &v1beta2::RouteAction,
     route: &FieldPath,
     problems: &mut Problems<'_>,
-) -> Vec<TargetDraft> {
+) -> Vec<UnresolvedTarget> {
     let v1beta2::RouteAction { weighted_targets } = action;
     let field = route.field("action.weightedTargets");
     if weighted_targets.iter().all(|target| target.weight == 0) {
@@ -235,14 +235,14 @@ fn read_targets(
                 port,
             } = target;
             let field = field.index(index);
-            let node = values::written(
+            let node = values::ref_or_arn(
                 Kind::VirtualNode,
                 virtual_node_ref.as_ref(),
                 virtual_node_arn.as_ref(),
             )
             .read(&field, problems);
             let port = values::port(*port, &field, problems);
-            Some(TargetDraft {
+            Some(UnresolvedTarget {
                 node: node?,
                 port: port.ok()?,
                 weight: *weight,

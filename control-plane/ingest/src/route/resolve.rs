@@ -10,20 +10,20 @@ use evermesh_model::{
     route::{HttpRule, TcpRule},
 };
 
-use super::{RouteDraft, RuleDraft, TargetDraft, ports};
+use super::{UnresolvedRoute, UnresolvedRule, UnresolvedTarget, ports};
 use crate::{
-    directory::{Face, Found, Reference},
+    name_index::{IndexEntry, Lookup, UnresolvedRef},
     stage::Problems,
 };
 
 /// What references of a router's routes lead to.
-pub(crate) type Nodes = BTreeMap<Reference, Found<ResourceName>>;
+pub(crate) type TargetLookups = BTreeMap<UnresolvedRef, Lookup<ResourceName>>;
 
 /// The route with its targets, as far as they are there. `listeners` are the router's.
 pub(crate) fn resolve(
-    route: &RouteDraft,
+    route: &UnresolvedRoute,
     listeners: &[ServicePort],
-    nodes: &Nodes,
+    nodes: &TargetLookups,
     problems: &mut Problems<'_>,
 ) -> Option<ResolvedRoute> {
     let served_on = served_on(route, listeners, problems)?;
@@ -37,7 +37,7 @@ pub(crate) fn resolve(
         object: route.object.clone(),
         port: route.port,
         rule: match &route.rule {
-            RuleDraft::Http {
+            UnresolvedRule::Http {
                 protocol,
                 matches,
                 retry,
@@ -49,7 +49,7 @@ pub(crate) fn resolve(
                 retry: retry.clone(),
                 timeout: *timeout,
             }),
-            RuleDraft::Tcp(Timeout {
+            UnresolvedRule::Tcp(Timeout {
                 per_request: _, // TCP has no requests
                 idle,
             }) => RouteRule::Tcp(TcpRule {
@@ -65,7 +65,7 @@ pub(crate) fn resolve(
 /// Between HTTP-like protocols a mismatch is only a warning: Flagger writes `httpRoute` under a `grpc`
 /// listener.
 fn served_on(
-    route: &RouteDraft,
+    route: &UnresolvedRoute,
     listeners: &[ServicePort],
     problems: &mut Problems<'_>,
 ) -> Option<Vec<ServicePort>> {
@@ -116,10 +116,10 @@ fn served_on(
 }
 
 fn resolve_target(
-    target: &TargetDraft,
-    route: &RouteDraft,
+    target: &UnresolvedTarget,
+    route: &UnresolvedRoute,
     served_on: &[ServicePort],
-    nodes: &Nodes,
+    nodes: &TargetLookups,
     problems: &mut Problems<'_>,
 ) -> Option<RouteTarget> {
     let node = match nodes.get(&target.node)? {
@@ -149,10 +149,10 @@ fn resolve_target(
 /// Which listener of the node is meant: the port that is given; else its only one; else the one with the
 /// port and protocol of a listener of the router; else the one with the protocol of the route.
 fn target_port(
-    target: &TargetDraft,
-    route: &RouteDraft,
+    target: &UnresolvedTarget,
+    route: &UnresolvedRoute,
     served_on: &[ServicePort],
-    node: &Face<ResourceName>,
+    node: &IndexEntry<ResourceName>,
     problems: &mut Problems<'_>,
 ) -> Option<ServicePort> {
     if let Some(wanted) = target.port {

@@ -6,11 +6,11 @@ mod changes;
 use std::{collections::BTreeSet, sync::Arc};
 
 use evermesh_ingest::{
-    BuildMemo, Inputs, Settings, admission::validate, build, cloud_map_users, endpoints,
+    BuildMemo, IngestSettings, Inputs, admission::validate, build, cloud_map_users, endpoints,
     object::parse,
 };
 use evermesh_model::{
-    Discovery, Graph, LocalPorts, ResolvedNode, RouteRule, ServiceName, service::Provider,
+    Discovery, Graph, LocalPorts, ResolvedNode, RouteRule, ServiceName, service::ServiceProvider,
 };
 use proptest::prelude::*;
 
@@ -33,7 +33,11 @@ fn apply(inputs: &mut Inputs, change: Change) {
             inputs.apply(reference, None);
         }
         Change::CloudMap(service, state) => inputs.set_cloud_map(service, state.map(Arc::new)),
-        Change::Slices(slices) => inputs.settings = Settings { slices },
+        Change::Slices(slices) => {
+            inputs.settings = IngestSettings {
+                endpoint_slices: slices,
+            }
+        }
     }
 }
 
@@ -64,9 +68,9 @@ fn assert_resolved(graph: &Graph) {
         assert_eq!(*name, service.name);
         assert!(graph.meshes.contains_key(&name.mesh));
         match &service.provider {
-            Provider::None => assert!(service.ports.is_empty()),
-            Provider::Node(node) => assert!(graph.nodes.contains_key(node)),
-            Provider::Router(router) => assert!(graph.routers.contains_key(router)),
+            ServiceProvider::None => assert!(service.ports.is_empty()),
+            ServiceProvider::Node(node) => assert!(graph.nodes.contains_key(node)),
+            ServiceProvider::Router(router) => assert!(graph.routers.contains_key(router)),
         }
     }
     for (name, router) in &*graph.routers {

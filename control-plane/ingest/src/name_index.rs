@@ -1,6 +1,6 @@
 //! What may be referred to, by object and by `awsName`, and how a reference is read.
 //!
-//! A [`Face`] is all that others may know of an object: its name and its ports. As long as it stays the
+//! A [`IndexEntry`] is all that others may know of an object: its name and its ports. As long as it stays the
 //! same, nothing that refers to the object has to be looked at again.
 //!
 //! Must not know any kind of object beyond its name.
@@ -9,13 +9,13 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use evermesh_model::{
     Kind, Memo, ObjectRef, Problem, Protocol, Reason, ResourceName, ServiceName, ServicePort,
-    Shared, problem::FieldPath,
+    SharedMap, problem::FieldPath,
 };
 
-use crate::stage::{Once, Problems};
+use crate::stage::{CachedValue, Problems};
 
 /// A mesh and a name in it, as they are compared.
-type Folded = (Arc<str>, Arc<str>);
+type FoldedName = (Arc<str>, Arc<str>);
 
 /// A name that is unique in a mesh.
 pub(crate) trait Name: Ord + Clone {
@@ -32,7 +32,7 @@ pub(crate) trait Name: Ord + Clone {
     fn fold(text: &Arc<str>) -> Arc<str>;
 
     /// The name as it is compared.
-    fn folded(&self) -> Folded {
+    fn folded(&self) -> FoldedName {
         (Arc::clone(self.mesh()), Self::fold(self.text()))
     }
 }
@@ -76,7 +76,7 @@ impl Name for ServiceName {
 
 /// What others may know of an object.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Face<N> {
+pub(crate) struct IndexEntry<N> {
     pub(crate) name: N,
     pub(crate) object: ObjectRef,
     pub(crate) ports: Vec<ServicePort>,
@@ -84,13 +84,13 @@ pub(crate) struct Face<N> {
 
 /// Everything of one kind that may be referred to.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Directory<N> {
-    by_object: BTreeMap<ObjectRef, Arc<Face<N>>>,
-    by_name: BTreeMap<Folded, Arc<Face<N>>>,
+pub(crate) struct NameIndex<N> {
+    by_object: BTreeMap<ObjectRef, Arc<IndexEntry<N>>>,
+    by_name: BTreeMap<FoldedName, Arc<IndexEntry<N>>>,
 }
 
-impl<N: Name> Directory<N> {
-    fn new(faces: &Shared<N, Face<N>>) -> Self {
+impl<N: Name> NameIndex<N> {
+    fn new(faces: &SharedMap<N, IndexEntry<N>>) -> Self {
         Self {
             by_object: faces
                 .values()
@@ -104,81 +104,83 @@ impl<N: Name> Directory<N> {
     }
 
     /// What a reference from inside `mesh` leads to.
-    pub(crate) fn find(&self, reference: &Reference, mesh: &Arc<str>) -> Found<N> {
+    pub(crate) fn look_up(&self, reference: &UnresolvedRef, mesh: &Arc<str>) -> Lookup<N> {
         let face = match reference {
-            Reference::Object(object) => self.by_object.get(object),
-            Reference::Name { mesh: named, .. } if named != mesh => {
-                return Err(Miss::OtherMesh(Arc::clone(named)));
+            UnresolvedRef::Object(object) => self.by_object.get(object),
+            UnresolvedRef::Name { mesh: named, .. } if named != mesh => {
+                return Err(LookupError::OtherMesh(Arc::clone(named)));
             }
-            Reference::Name { mesh, name } => self.by_name.get(&(Arc::clone(mesh), N::fold(name))),
+            UnresolvedRef::Name { mesh, name } => {
+                self.by_name.get(&(Arc::clone(mesh), N::fold(name)))
+            }
         };
         match face {
             Some(face) if face.name.mesh() == mesh => Ok(Arc::clone(face)),
-            Some(face) => Err(Miss::OtherMesh(Arc::clone(face.name.mesh()))),
-            None => Err(Miss::NotFound),
+            Some(face) => Err(LookupError::OtherMesh(Arc::clone(face.name.mesh()))),
+            None => Err(LookupError::NotFound),
         }
     }
 }
 
 /// The directory of a kind, made again only when a face changes.
 #[derive(Debug)]
-pub(crate) struct DirectoryMemo<N, T> {
-    values: Shared<N, T>,
-    faces: Memo<N, Arc<T>, Face<N>>,
-    directory: Once<Shared<N, Face<N>>, Directory<N>>,
+pub(crate) struct NameIndexMemo<N, T> {
+    values: SharedMap<N, T>,
+    faces: Memo<N, Arc<T>, IndexEntry<N>>,
+    directory: CachedValue<SharedMap<N, IndexEntry<N>>, NameIndex<N>>,
 }
 
-impl<N, T> Default for DirectoryMemo<N, T> {
+impl<N, T> Default for NameIndexMemo<N, T> {
     fn default() -> Self {
         Self {
             values: Arc::default(),
             faces: Memo::default(),
-            directory: Once::default(),
+            directory: CachedValue::default(),
         }
     }
 }
 
-impl<N: Name, T> DirectoryMemo<N, T> {
+impl<N: Name, T> NameIndexMemo<N, T> {
     /// Of what is there now.
-    pub(crate) fn turn(
+    pub(crate) fn update(
         &mut self,
-        values: &Shared<N, T>,
-        face: impl Fn(&T) -> Face<N>,
-    ) -> Arc<Directory<N>> {
+        values: &SharedMap<N, T>,
+        index_entry: impl Fn(&T) -> IndexEntry<N>,
+    ) -> Arc<NameIndex<N>> {
         if !Arc::ptr_eq(&self.values, values) {
             self.values = Arc::clone(values);
-            self.faces.turn(&**values, |_, value| face(value));
+            self.faces.update(&**values, |_, value| index_entry(value));
         }
         let faces = Arc::clone(self.faces.outputs());
-        self.directory.turn(faces, Directory::new)
+        self.directory.update(faces, NameIndex::new)
     }
 }
 
 /// What a reference leads to, or why it leads nowhere.
-pub(crate) type Found<N> = Result<Arc<Face<N>>, Miss>;
+pub(crate) type Lookup<N> = Result<Arc<IndexEntry<N>>, LookupError>;
 
 /// Why a reference leads nowhere.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Miss {
+pub(crate) enum LookupError {
     /// There is no such object, or it is not served.
     NotFound,
     /// The object belongs to another mesh.
     OtherMesh(Arc<str>),
 }
 
-impl Miss {
+impl LookupError {
     /// Says so. `consequence` is what is not served because of it.
     pub(crate) fn report(
         &self,
-        reference: &Reference,
+        reference: &UnresolvedRef,
         kind: Kind,
         field: FieldPath,
         consequence: &str,
         problems: &mut Problems<'_>,
     ) {
         let what = match reference {
-            Reference::Object(object) => object.to_string(),
-            Reference::Name { name, .. } => format!("the {kind} with the awsName `{name}`"),
+            UnresolvedRef::Object(object) => object.to_string(),
+            UnresolvedRef::Name { name, .. } => format!("the {kind} with the awsName `{name}`"),
         };
         match self {
             Self::NotFound => problems.add(
@@ -197,7 +199,7 @@ impl Miss {
 
 /// A reference as written, not yet followed.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Reference {
+pub(crate) enum UnresolvedRef {
     /// `…Ref`
     Object(ObjectRef),
     /// `…ARN`
@@ -211,16 +213,20 @@ pub(crate) enum Reference {
 
 /// `…Ref` and `…ARN` of one kind, of which exactly one must be set.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Written<'a> {
+pub(crate) struct RefOrArn<'a> {
     pub(crate) kind: Kind,
     /// Name and namespace; the referrer's when absent.
     pub(crate) object: Option<(&'a str, Option<&'a str>)>,
     pub(crate) arn: Option<&'a str>,
 }
 
-impl Written<'_> {
+impl RefOrArn<'_> {
     /// Reads it. `field` holds both fields.
-    pub(crate) fn read(self, field: &FieldPath, problems: &mut Problems<'_>) -> Option<Reference> {
+    pub(crate) fn read(
+        self,
+        field: &FieldPath,
+        problems: &mut Problems<'_>,
+    ) -> Option<UnresolvedRef> {
         let word = camel_case(self.kind);
         match (self.object, self.arn) {
             (Some((name, namespace)), None) => {
@@ -228,7 +234,7 @@ impl Written<'_> {
                     Some(namespace) => namespace.into(),
                     None => Arc::clone(&problems.object().namespace),
                 };
-                Some(Reference::Object(ObjectRef::new(
+                Some(UnresolvedRef::Object(ObjectRef::new(
                     self.kind, namespace, name,
                 )))
             }
@@ -267,7 +273,7 @@ fn read_arn(
     word: &str,
     field: FieldPath,
     problems: &mut Problems<'_>,
-) -> Option<Reference> {
+) -> Option<UnresolvedRef> {
     let resource = arn
         .strip_prefix("arn:")
         .and_then(|rest| rest.splitn(5, ':').nth(4))
@@ -276,7 +282,7 @@ fn read_arn(
     let message = match parts[..] {
         ["mesh", mesh, kind, name] if kind == word => {
             let mesh = mesh.split_once('@').map_or(mesh, |(mesh, _owner)| mesh);
-            return Some(Reference::Name {
+            return Some(UnresolvedRef::Name {
                 mesh: mesh.into(),
                 name: name.into(),
             });
@@ -292,20 +298,20 @@ fn read_arn(
 
 /// Objects by name; the second of two with one name is left out with a problem.
 #[derive(Debug, PartialEq)]
-pub(crate) struct ByName<N: Ord, T> {
-    pub(crate) values: Shared<N, T>,
+pub(crate) struct UniqueByName<N: Ord, T> {
+    pub(crate) values: SharedMap<N, T>,
     pub(crate) problems: Arc<[Problem]>,
 }
 
 /// Drafts that know their name.
-pub(crate) trait Draft {
+pub(crate) trait Unresolved {
     /// What kind of name.
     type Name: Name;
     /// Its name in the mesh.
     fn name(&self) -> &Self::Name;
 }
 
-impl<N: Name, T: Draft<Name = N>> ByName<N, T> {
+impl<N: Name, T: Unresolved<Name = N>> UniqueByName<N, T> {
     /// Of drafts by their object. The first of two with one name counts.
     pub(crate) fn new(drafts: &BTreeMap<ObjectRef, Arc<T>>) -> Self {
         let mut sorted: Vec<_> = drafts

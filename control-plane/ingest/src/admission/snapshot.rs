@@ -9,27 +9,27 @@ use evermesh_crds::v1beta2;
 use evermesh_model::{Kind, ObjectRef, Reason, problem::FieldPath};
 use k8s_openapi::api::core::v1::Namespace;
 
-use super::Denial;
+use super::AdmissionDenial;
 use crate::{
-    inputs::{Inputs, Objects},
+    inputs::{Inputs, ObjectMap},
     membership::{Labels, list, namespace_labels, selects, there_are},
     stage::Problems,
 };
 
 /// The objects that decide which mesh and which gateway an object belongs to.
 #[derive(Debug, Clone, Default)]
-pub struct Surroundings {
+pub struct ClusterSnapshot {
     /// `Namespace`: their labels are what meshes and gateways select
-    pub namespaces: Objects<Namespace>,
+    pub namespaces: ObjectMap<Namespace>,
     /// `Mesh`
-    pub meshes: Objects<v1beta2::Mesh>,
+    pub meshes: ObjectMap<v1beta2::Mesh>,
     /// `VirtualNode`: what pods may be
-    pub virtual_nodes: Objects<v1beta2::VirtualNode>,
+    pub virtual_nodes: ObjectMap<v1beta2::VirtualNode>,
     /// `VirtualGateway`
-    pub virtual_gateways: Objects<v1beta2::VirtualGateway>,
+    pub virtual_gateways: ObjectMap<v1beta2::VirtualGateway>,
 }
 
-impl From<&Inputs> for Surroundings {
+impl From<&Inputs> for ClusterSnapshot {
     fn from(inputs: &Inputs) -> Self {
         Self {
             namespaces: Arc::clone(&inputs.namespaces),
@@ -40,7 +40,7 @@ impl From<&Inputs> for Surroundings {
     }
 }
 
-impl Surroundings {
+impl ClusterSnapshot {
     /// Whether these are the same pointers: nothing that admission looks at changed.
     pub fn is_same(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.namespaces, &other.namespaces)
@@ -58,7 +58,7 @@ impl Surroundings {
     }
 
     /// The labels of the namespace of `object`. Without them a selector such as `NotIn` would take what it must not.
-    fn labels_around(&self, object: &ObjectRef) -> Result<Labels, Denial> {
+    fn labels_around(&self, object: &ObjectRef) -> Result<Labels, AdmissionDenial> {
         self.labels(&object.namespace).ok_or_else(|| {
             let message = format!(
                 "the namespace `{}` is not known here yet: try again in a moment",
@@ -70,7 +70,7 @@ impl Surroundings {
     }
 
     /// The one mesh that selects the namespace of `object`.
-    pub(crate) fn mesh(&self, object: &ObjectRef) -> Result<&v1beta2::Mesh, Denial> {
+    pub(crate) fn mesh(&self, object: &ObjectRef) -> Result<&v1beta2::Mesh, AdmissionDenial> {
         let labels = self.labels_around(object)?;
         let selecting: Vec<_> = self
             .meshes
@@ -127,7 +127,7 @@ impl Surroundings {
         object: &ObjectRef,
         route: &Labels,
         mesh: &v1beta2::Mesh,
-    ) -> Result<(&ObjectRef, &v1beta2::VirtualGateway), Denial> {
+    ) -> Result<(&ObjectRef, &v1beta2::VirtualGateway), AdmissionDenial> {
         let namespace = self.labels_around(object)?;
         let selecting: Vec<_> = self
             .virtual_gateways
@@ -190,8 +190,13 @@ pub(crate) fn uid(uid: Option<&String>) -> &str {
     uid.map_or("", String::as_str)
 }
 
-fn denial(object: &ObjectRef, field: FieldPath, reason: Reason, message: String) -> Denial {
+fn denial(
+    object: &ObjectRef,
+    field: FieldPath,
+    reason: Reason,
+    message: String,
+) -> AdmissionDenial {
     let mut problems = Problems::of(object);
     problems.add(field, reason, message);
-    Denial::by_others(problems)
+    AdmissionDenial::by_others(problems)
 }
