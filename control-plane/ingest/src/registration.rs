@@ -73,7 +73,7 @@ pub struct NodeRegistration {
     /// The object's `metadata.uid`.
     pub uid: String,
     /// Whether it is being deleted: it has no pods then.
-    pub leaving: bool,
+    pub terminating: bool,
     /// The port of its first listener.
     pub port: Option<u16>,
     /// Attributes of its own, which each of its instances has.
@@ -131,7 +131,7 @@ pub fn registrations(
             continue;
         };
         let mut registrant = registrant(name.clone(), &node.object, object);
-        if !registrant.leaving {
+        if !registrant.terminating {
             registrant.pods = pods(objects, &node.object, object);
         }
         for pod in &mut registrant.pods {
@@ -147,7 +147,7 @@ pub fn registrations(
 }
 
 /// A node that is being deleted and is not in the graph (any more). `last_name` is what it was called when it was.
-pub fn leaving(
+pub fn terminating_node(
     objects: &RegistrationSnapshot,
     node: &ObjectRef,
     last_name: Option<ResourceName>,
@@ -161,7 +161,7 @@ pub fn leaving(
     };
     let name = last_name.unwrap_or_else(by_default);
     let registrant = registrant(name, node, object);
-    registrant.leaving.then_some((service, registrant))
+    registrant.terminating.then_some((service, registrant))
 }
 
 fn service(node: &v1beta2::VirtualNode) -> Option<CloudMapService> {
@@ -188,7 +188,7 @@ fn registrant(
         name,
         object: object.clone(),
         uid: node.metadata.uid.clone().unwrap_or_default(),
-        leaving: node.metadata.deletion_timestamp.is_some(),
+        terminating: node.metadata.deletion_timestamp.is_some(),
         port: listeners.first().map(|listener| listener.port_mapping.port),
         attributes: attributes
             .map(|attribute| (attribute.key.clone(), attribute.value.clone()))

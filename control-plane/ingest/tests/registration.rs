@@ -5,7 +5,7 @@ mod fixture;
 
 use evermesh_ingest::{
     BuildMemo, build,
-    registration::{GateState, NodeRegistration, RegistrationSnapshot, leaving, registrations},
+    registration::{GateState, NodeRegistration, RegistrationSnapshot, registrations, terminating_node},
 };
 use evermesh_model::{Graph, Kind, ObjectRef, ProxyKind, ResourceName};
 
@@ -148,22 +148,22 @@ fn a_node_that_leaves_has_no_pods_whether_or_not_it_is_served() {
     let deleting = ", deletionTimestamp: 2026-01-01T00:00:00Z";
     let yaml = [MESH, &node("v1", deleting, ALL), &pod("a", "shop", READY)].concat();
     let served = of(&yaml).remove(0);
-    assert!(served.leaving);
+    assert!(served.terminating);
     assert_eq!(names(&served), [""; 0]);
 
     let objects = RegistrationSnapshot::from(&fixture::inputs(&yaml));
     assert!(registrations(&objects, &Graph::default()).is_empty());
     let object = ObjectRef::new(Kind::VirtualNode, "shop", "v1");
     let last_name = ResourceName::new("another", ProxyKind::VirtualNode, "v1_shop");
-    let (service, unserved) = leaving(&objects, &object, Some(last_name.clone())).unwrap();
+    let (service, unserved) = terminating_node(&objects, &object, Some(last_name.clone())).unwrap();
     assert_eq!(service.to_string(), "color.shop.local");
     assert_eq!(unserved.name, last_name);
-    assert!(unserved.leaving);
-    let (_, guessed) = leaving(&objects, &object, None).unwrap();
+    assert!(unserved.terminating);
+    let (_, guessed) = terminating_node(&objects, &object, None).unwrap();
     assert_eq!(&*guessed.name.name, "v1_shop");
 
     let staying = [MESH, &node("v1", "", ALL)].concat();
     let objects = RegistrationSnapshot::from(&fixture::inputs(&staying));
-    assert_eq!(leaving(&objects, &object, None), None);
+    assert_eq!(terminating_node(&objects, &object, None), None);
     assert!(objects.is_same(&objects.clone()));
 }

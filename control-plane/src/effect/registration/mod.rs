@@ -21,7 +21,7 @@ mod worker;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use evermesh_ingest::registration::{
-    NodeRegistration, RegistrationSnapshot, leaving, registrations,
+    NodeRegistration, RegistrationSnapshot, registrations, terminating_node,
 };
 use evermesh_model::{CloudMapService, Graph, ObjectRef, ResourceName};
 use kube::Client;
@@ -215,7 +215,7 @@ impl Registrants {
             }
             let arn = observation.status["virtualNodeARN"].as_str();
             let last_name: Option<ResourceName> = arn.and_then(|arn| arn.parse().ok());
-            if let Some((service, node)) = leaving(registrable, node, last_name) {
+            if let Some((service, node)) = terminating_node(registrable, node, last_name) {
                 found.entry(service).or_default().push(node);
             }
         }

@@ -126,12 +126,12 @@ pub(super) fn plan(
         }
     }
     plan.actions.append(&mut registrations);
-    for node in nodes.iter().filter(|node| node.leaving) {
+    for node in nodes.iter().filter(|node| node.terminating) {
         if !remaining.contains(&node.object) {
             plan.gone.push(node.object.clone());
         }
     }
-    plan.is_unsettled |= nodes.iter().any(|node| node.leaving);
+    plan.is_unsettled |= nodes.iter().any(|node| node.terminating);
     for node in nodes {
         for pod in &node.pods {
             let holder = wanted.get(&instance::id(pod)).map(|(_, pod)| *pod);

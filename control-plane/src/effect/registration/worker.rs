@@ -139,7 +139,7 @@ impl ServiceWorker {
         let mut round = Round::Settled;
         let mut held = Vec::new();
         for node in nodes {
-            let is_held = if node.leaving {
+            let is_held = if node.terminating {
                 Ok(true)
             } else {
                 self.shared.objects.hold(node).await
@@ -154,7 +154,7 @@ impl ServiceWorker {
             }
         }
         let Some(service) = self.service(&held, &mut problems).await? else {
-            for node in held.iter().filter(|node| node.leaving) {
+            for node in held.iter().filter(|node| node.terminating) {
                 self.release(&node.object, &mut problems).await;
             }
             self.tell(nodes, &problems);
@@ -197,13 +197,13 @@ impl ServiceWorker {
             return Ok(Some(service.clone()));
         }
         let registry = &self.shared.registry;
-        let staying = nodes.iter().find(|node| !node.leaving);
+        let staying = nodes.iter().find(|node| !node.terminating);
         let Some(namespace) = registry.namespace(&self.name.namespace).await? else {
             let message = format!(
                 "Cloud Map has no namespace {} of the type DNS_PRIVATE or HTTP in this account and region: create it",
                 self.name.namespace
             );
-            for node in nodes.iter().filter(|node| !node.leaving) {
+            for node in nodes.iter().filter(|node| !node.terminating) {
                 problems.insert(node.object.clone(), message.clone());
             }
             self.set_gates(gate::unanswered(nodes, &message), problems)
@@ -235,7 +235,7 @@ impl ServiceWorker {
         problems: &mut Problems,
     ) {
         let Some(arn) = &service.arn else { return };
-        for node in nodes.iter().filter(|node| !node.leaving) {
+        for node in nodes.iter().filter(|node| !node.terminating) {
             if let Err(error) = self.shared.objects.note_service(node, arn).await {
                 let message = format!("its annotation could not be set: {error}");
                 problems.insert(node.object.clone(), message);

@@ -19,7 +19,7 @@ pub(super) fn node(name: &str, pods: Vec<PodRegistration>) -> NodeRegistration {
         name: ResourceName::new("shop", ProxyKind::VirtualNode, format!("{name}_ns")),
         object: ObjectRef::new(Kind::VirtualNode, "ns", name),
         uid: format!("uid-of-{name}"),
-        leaving: false,
+        terminating: false,
         port: Some(8080),
         attributes: BTreeMap::new(),
         service_arn: None,
@@ -29,7 +29,7 @@ pub(super) fn node(name: &str, pods: Vec<PodRegistration>) -> NodeRegistration {
 
 pub(super) fn leaving(name: &str) -> NodeRegistration {
     NodeRegistration {
-        leaving: true,
+        terminating: true,
         ..node(name, Vec::new())
     }
 }
