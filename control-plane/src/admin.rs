@@ -14,7 +14,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use evermesh_proto::{Key, Resource, ResourceType, View, json};
+use evermesh_proto::{ResourceKey, Resource, ResourceType, ProxyView, json};
 use evermesh_xds::{ProxyRegistry, ProxyStatus, Store};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -195,7 +195,7 @@ async fn resources(
 }
 
 /// How many resources of each type each proxy may see.
-fn overview(views: &[(Arc<str>, Arc<View>)], kinds: &[ResourceType]) -> Value {
+fn overview(views: &[(Arc<str>, Arc<ProxyView>)], kinds: &[ResourceType]) -> Value {
     views
         .iter()
         .map(|(name, view)| {
@@ -209,7 +209,7 @@ fn overview(views: &[(Arc<str>, Arc<View>)], kinds: &[ResourceType]) -> Value {
 }
 
 /// One resource with its content as protobuf JSON.
-fn shown(key: &Key, resource: &Resource) -> anyhow::Result<Value> {
+fn shown(key: &ResourceKey, resource: &Resource) -> anyhow::Result<Value> {
     Ok(json!({
         "type": key.kind.as_str(),
         "name": key.name,

@@ -24,7 +24,7 @@ use evermesh_model::{
     CloudMapService, CloudMapState, Endpoint, Graph, ObjectRef, Problem, ResourceName,
     endpoint::CloudMapFailure,
 };
-use evermesh_translate::{Changes, DeriveMemo};
+use evermesh_translate::{ResourceChanges, DeriveMemo};
 use evermesh_xds::Store;
 use tokio::sync::{mpsc, watch};
 use tracing::{Span, info_span};
@@ -318,7 +318,7 @@ impl Engine {
         span: &Span,
     ) {
         let graph = Arc::clone(&self.built.graph);
-        let mut changes = Changes::default();
+        let mut changes = ResourceChanges::default();
         let nodes = services
             .iter()
             .filter_map(|service| self.users.get(service))
@@ -343,7 +343,7 @@ impl Engine {
         self.commit(changes, noticed, origins, span);
     }
 
-    fn commit(&mut self, changes: Changes, noticed: Instant, origins: Vec<Arc<str>>, span: &Span) {
+    fn commit(&mut self, changes: ResourceChanges, noticed: Instant, origins: Vec<Arc<str>>, span: &Span) {
         if self.committed && changes.is_empty() {
             return;
         }
@@ -433,7 +433,7 @@ fn knowledge(state: Option<&Arc<CloudMapState>>) -> Option<(bool, Option<&CloudM
     state.map(|state| (state.instances.is_empty(), state.failure.as_ref()))
 }
 
-fn to_commit(changes: Changes) -> evermesh_xds::StoreCommit {
+fn to_commit(changes: ResourceChanges) -> evermesh_xds::StoreCommit {
     let mut commit = evermesh_xds::StoreCommit {
         views: changes.views.into_iter().collect(),
         ..evermesh_xds::StoreCommit::default()

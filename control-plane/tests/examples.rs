@@ -41,7 +41,7 @@ fn examples_are_without_errors_and_accepted_by_envoy() {
                 secrets: contents(&store, &view, ResourceType::Secret),
             };
             let bootstrap = static_bootstrap(&served).unwrap().to_string();
-            for version in Version::ALL {
+            for version in ContentVersion::ALL {
                 validate(version, &bootstrap)
                     .unwrap_or_else(|error| panic!("{}: {name}: {error:#}", folder.display()));
             }

@@ -6,10 +6,10 @@
 
 use std::{process::ExitCode, sync::Arc};
 
-use evermesh_proto::{ResourceType, View};
+use evermesh_proto::{ResourceType, ProxyView};
 use evermesh_testkit::{
-    envoy::{Version, validate},
-    static_bootstrap::{Served, static_bootstrap},
+    envoy::{EnvoyVersion, validate},
+    static_bootstrap::{ServedResources, static_bootstrap},
 };
 use evermesh_translate::Derived;
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -25,7 +25,7 @@ fn main() -> ExitCode {
         .unwrap_or_else(|error| panic!("{testdata}: {error}"));
     assert!(!cases.is_empty(), "no case below {testdata}");
     let trials = cases.into_iter().map(Arc::new).flat_map(|golden| {
-        Version::ALL.map(|version| {
+        EnvoyVersion::ALL.map(|version| {
             let golden = Arc::clone(&golden);
             let name = format!("{}/{}", golden.name, version.number());
             Trial::test(name, move || {
@@ -36,7 +36,7 @@ fn main() -> ExitCode {
     libtest_mimic::run(&Arguments::from_args(), trials.collect()).exit_code()
 }
 
-fn envoy_accepts(case: &TranslatedCase, version: Version) -> Result<(), Failed> {
+fn envoy_accepts(case: &TranslatedCase, version: EnvoyVersion) -> Result<(), Failed> {
     for (name, view) in case.shown() {
         let valid = static_bootstrap(&served(&case.derived, view))
             .and_then(|bootstrap| validate(version, &bootstrap.to_string()));
@@ -47,8 +47,8 @@ fn envoy_accepts(case: &TranslatedCase, version: Version) -> Result<(), Failed> 
     Ok(())
 }
 
-fn served(derived: &Derived, view: &View) -> Served {
-    let mut served = Served::default();
+fn served(derived: &Derived, view: &ProxyView) -> ServedResources {
+    let mut served = ServedResources::default();
     for (_, resource) in case::resources(derived, view) {
         let of_type = match resource.kind {
             ResourceType::Cluster => &mut served.clusters,

@@ -12,7 +12,7 @@ pub mod json;
 pub mod resource;
 
 pub use any::{Any, pack, unpack};
-pub use resource::{Key, Resource, ResourceType, Version, View};
+pub use resource::{ContentVersion, ProxyView, Resource, ResourceKey, ResourceType};
 
 /// The generated modules, one a protobuf package.
 #[allow(clippy::all, clippy::pedantic, missing_docs, unreachable_pub)] // generated

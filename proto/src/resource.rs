@@ -1,6 +1,6 @@
 //! One served resource: encoded once, named, and versioned by its content.
 //!
-//! The translation makes [`Resource`]s under [`Key`]s and lists what each proxy sees in a [`View`];
+//! The translation makes [`Resource`]s under [`ResourceKey`]s and lists what each proxy sees in a [`ProxyView`];
 //! the xDS server serves them without looking inside.
 
 use std::{fmt, sync::Arc};
@@ -87,33 +87,33 @@ impl fmt::Display for ResourceType {
 }
 
 /// A message that is served as a resource of its own.
-pub trait Served: Name {
+pub trait ServedMessage: Name {
     /// Its type.
     const TYPE: ResourceType;
 }
 
-impl Served for config::cluster::v3::Cluster {
+impl ServedMessage for config::cluster::v3::Cluster {
     const TYPE: ResourceType = ResourceType::Cluster;
 }
-impl Served for config::endpoint::v3::ClusterLoadAssignment {
+impl ServedMessage for config::endpoint::v3::ClusterLoadAssignment {
     const TYPE: ResourceType = ResourceType::Endpoint;
 }
-impl Served for config::listener::v3::Listener {
+impl ServedMessage for config::listener::v3::Listener {
     const TYPE: ResourceType = ResourceType::Listener;
 }
-impl Served for config::route::v3::RouteConfiguration {
+impl ServedMessage for config::route::v3::RouteConfiguration {
     const TYPE: ResourceType = ResourceType::Route;
 }
-impl Served for tls::v3::Secret {
+impl ServedMessage for tls::v3::Secret {
     const TYPE: ResourceType = ResourceType::Secret;
 }
 
 /// A content version: the XXH3-128 of the encoded message. Equal bytes have equal versions on every
 /// replica and after a restart. On the wire it is 32 lower-case hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Version(u128);
+pub struct ContentVersion(u128);
 
-impl Version {
+impl ContentVersion {
     /// The version of these bytes.
     pub fn of(bytes: &[u8]) -> Self {
         Self(XxHash3_128::oneshot(bytes))
@@ -132,13 +132,13 @@ impl Version {
     }
 }
 
-impl fmt::Display for Version {
+impl fmt::Display for ContentVersion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:032x}", self.0)
     }
 }
 
-impl fmt::Debug for Version {
+impl fmt::Debug for ContentVersion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
     }
@@ -152,7 +152,7 @@ pub struct Resource {
     /// The name clients subscribe to.
     pub name: Arc<str>,
     /// The hash of `body`.
-    pub version: Version,
+    pub version: ContentVersion,
     /// The encoded message, without the `Any` around it.
     pub body: Bytes,
     /// Names of the clusters a client must have before it gets this resource (make before break).
@@ -163,7 +163,7 @@ pub struct Resource {
 
 impl Resource {
     /// Encodes a message under the name clients subscribe to.
-    pub fn encode<M: Served>(name: Arc<str>, message: &M) -> Self {
+    pub fn encode<M: ServedMessage>(name: Arc<str>, message: &M) -> Self {
         Self::from_encoded(M::TYPE, name, message.encode_to_vec().into())
     }
 
@@ -173,7 +173,7 @@ impl Resource {
         Self {
             kind,
             name,
-            version: Version::of(&body),
+            version: ContentVersion::of(&body),
             body,
             needs: Arc::default(),
             origins: Arc::default(),
@@ -201,7 +201,7 @@ impl Resource {
 /// own backends): such a resource has the view's name as `scope`. A resource without a scope is shared
 /// by every view that lists it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Key {
+pub struct ResourceKey {
     /// The type.
     pub kind: ResourceType,
     /// The name clients subscribe to.
@@ -212,30 +212,30 @@ pub struct Key {
 
 /// What one proxy may see: keys in ascending order, at most one for each type and name.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct View(Arc<[Key]>);
+pub struct ProxyView(Arc<[ResourceKey]>);
 
-impl View {
+impl ProxyView {
     /// A view of these keys; sorts them, and of several with one type and name keeps the first.
-    pub fn new(mut keys: Vec<Key>) -> Self {
+    pub fn new(mut keys: Vec<ResourceKey>) -> Self {
         keys.sort();
         keys.dedup_by(|later, earlier| later.kind == earlier.kind && later.name == earlier.name);
         Self(keys.into())
     }
 
     /// Every key, ascending: by type in sending order, then by name.
-    pub fn keys(&self) -> &[Key] {
+    pub fn keys(&self) -> &[ResourceKey] {
         &self.0
     }
 
     /// The keys of one type, ascending by name.
-    pub fn of_type(&self, kind: ResourceType) -> &[Key] {
+    pub fn of_type(&self, kind: ResourceType) -> &[ResourceKey] {
         let start = self.0.partition_point(|key| key.kind < kind);
         let end = self.0.partition_point(|key| key.kind <= kind);
         &self.0[start..end]
     }
 
     /// The key under which a client of this view finds a name.
-    pub fn find(&self, kind: ResourceType, name: &str) -> Option<&Key> {
+    pub fn find(&self, kind: ResourceType, name: &str) -> Option<&ResourceKey> {
         let keys = self.of_type(kind);
         keys.binary_search_by(|key| key.name.as_ref().cmp(name))
             .ok()
@@ -248,8 +248,8 @@ mod tests {
     use super::*;
     use crate::pb::envoy::config::cluster::v3::Cluster;
 
-    fn key(kind: ResourceType, name: &str, scope: Option<&str>) -> Key {
-        Key {
+    fn key(kind: ResourceType, name: &str, scope: Option<&str>) -> ResourceKey {
+        ResourceKey {
             kind,
             name: name.into(),
             scope: scope.map(Into::into),
@@ -271,23 +271,23 @@ mod tests {
 
     #[test]
     fn a_version_names_the_bytes() {
-        let version = Version::of(b"abc");
-        assert_eq!(version, Version::of(b"abc"));
-        assert_ne!(version, Version::of(b"abd"));
-        assert_eq!(Version::parse(&version.to_string()), Some(version));
+        let version = ContentVersion::of(b"abc");
+        assert_eq!(version, ContentVersion::of(b"abc"));
+        assert_ne!(version, ContentVersion::of(b"abd"));
+        assert_eq!(ContentVersion::parse(&version.to_string()), Some(version));
         for other in [
             "",
             "1",
             "0123456789ABCDEF0123456789ABCDEF",
             "+123456789abcdef0123456789abcdef",
         ] {
-            assert_eq!(Version::parse(other), None, "{other}");
+            assert_eq!(ContentVersion::parse(other), None, "{other}");
         }
     }
 
     #[test]
     fn a_view_is_sorted_and_finds_by_type_and_name() {
-        let view = View::new(vec![
+        let view = ProxyView::new(vec![
             key(ResourceType::Route, "r", Some("v")),
             key(ResourceType::Cluster, "b", None),
             key(ResourceType::Cluster, "a", None),

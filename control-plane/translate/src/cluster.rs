@@ -9,7 +9,7 @@ use evermesh_model::{
     Discovery, DnsResponse, IpFamilyPreference, Protocol, ResolvedMesh, ResolvedNode, ServicePort,
 };
 use evermesh_proto::{
-    Any, Key, Resource, ResourceType,
+    Any, Resource, ResourceKey, ResourceType,
     cluster::{
         CircuitBreakers, Cluster,
         circuit_breakers::Thresholds,
@@ -31,7 +31,7 @@ use evermesh_proto::{
     },
 };
 
-use crate::{endpoint, names, scope::Part, wire};
+use crate::{endpoint, names, scope::EncodedResources, wire};
 
 /// App Mesh's word for "without a limit".
 const UNLIMITED: u32 = 2_147_483_647;
@@ -41,7 +41,7 @@ const REMOTE_CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 const LOCAL_CONNECT_TIMEOUT: Duration = Duration::from_millis(250);
 
 /// A node as others call it: one cluster for each of its listeners.
-pub(crate) fn node_clusters(node: &ResolvedNode, mesh: &ResolvedMesh) -> Part {
+pub(crate) fn node_clusters(node: &ResolvedNode, mesh: &ResolvedMesh) -> EncodedResources {
     node.listeners
         .iter()
         .map(endpoint::port)
@@ -50,7 +50,7 @@ pub(crate) fn node_clusters(node: &ResolvedNode, mesh: &ResolvedMesh) -> Part {
             let cluster = node_cluster(&name, node, mesh, port);
             let resource = Resource::encode(Arc::clone(&name), &cluster)
                 .with_origins([wire::origin(&node.object)]);
-            (shared(name), Arc::new(resource))
+            (shared_key(name), Arc::new(resource))
         })
         .collect()
 }
@@ -64,16 +64,16 @@ fn node_cluster(
     let cluster = Cluster {
         // An endpoint that discovery has dropped is gone, whatever health checks think of it.
         ignore_health_on_host_removal: true,
-        ..remote(name, REMOTE_CONNECT_TIMEOUT, port.protocol)
+        ..base_cluster(name, REMOTE_CONNECT_TIMEOUT, port.protocol)
     };
     let (discovery, assignment) = match &node.discovery {
-        None => (DiscoveryType::Static, Some(nobody(name))),
+        None => (DiscoveryType::Static, Some(empty_assignment(name))),
         Some(Discovery::Dns { hostname, response }) => (
             match response {
                 DnsResponse::LoadBalancer => DiscoveryType::LogicalDns,
                 DnsResponse::Endpoints => DiscoveryType::StrictDns,
             },
-            Some(one_host(name, hostname.to_string(), port.port)),
+            Some(single_endpoint(name, hostname.to_string(), port.port)),
         ),
         Some(Discovery::CloudMap { .. } | Discovery::Slices { .. }) => (DiscoveryType::Eds, None),
     };
@@ -98,13 +98,17 @@ fn node_cluster(
 pub(crate) fn local_cluster(name: &str, mesh: &ResolvedMesh, port: ServicePort) -> Cluster {
     Cluster {
         cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Static.into())),
-        load_assignment: Some(one_host(name, wire::loopback(mesh).to_string(), port.port)),
-        ..remote(name, LOCAL_CONNECT_TIMEOUT, port.protocol)
+        load_assignment: Some(single_endpoint(
+            name,
+            wire::loopback(mesh).to_string(),
+            port.port,
+        )),
+        ..base_cluster(name, LOCAL_CONNECT_TIMEOUT, port.protocol)
     }
 }
 
 /// The two clusters of a mesh that keep the destination the application asked for.
-pub(crate) fn original_destinations(mesh: &ResolvedMesh) -> Part {
+pub(crate) fn original_destinations(mesh: &ResolvedMesh) -> EncodedResources {
     [
         names::amazonaws_cluster(&mesh.name),
         names::allow_all_cluster(&mesh.name),
@@ -123,18 +127,18 @@ pub(crate) fn original_destinations(mesh: &ResolvedMesh) -> Part {
                     ..Default::default()
                 }),
             ),
-            ..remote(&name, REMOTE_CONNECT_TIMEOUT, Protocol::Tcp)
+            ..base_cluster(&name, REMOTE_CONNECT_TIMEOUT, Protocol::Tcp)
         };
         let resource = Resource::encode(Arc::clone(&name), &cluster)
             .with_origins([wire::origin(&mesh.object)]);
-        (shared(name), Arc::new(resource))
+        (shared_key(name), Arc::new(resource))
     })
     .collect()
 }
 
 /// The key of a cluster that every view may list.
-pub(crate) fn shared(name: Arc<str>) -> Key {
-    Key {
+pub(crate) fn shared_key(name: Arc<str>) -> ResourceKey {
+    ResourceKey {
         kind: ResourceType::Cluster,
         name,
         scope: None,
@@ -143,7 +147,7 @@ pub(crate) fn shared(name: Arc<str>) -> Key {
 
 /// What all clusters have in common. App Mesh sets no limit where the user sets none, and Envoy's own limits are
 /// low; `max_retries` is one of them: with Envoy's 3 a retry policy fails under load.
-fn remote(name: &str, connect_timeout: Duration, protocol: Protocol) -> Cluster {
+fn base_cluster(name: &str, connect_timeout: Duration, protocol: Protocol) -> Cluster {
     let explicit = |protocol| {
         protocol_options(UpstreamProtocolOptions::ExplicitHttpConfig(
             ExplicitHttpConfig {
@@ -189,7 +193,7 @@ fn protocol_options(options: UpstreamProtocolOptions) -> BTreeMap<String, Any> {
 }
 
 /// An assignment of one host.
-fn one_host(cluster: &str, host: String, port: u16) -> ClusterLoadAssignment {
+fn single_endpoint(cluster: &str, host: String, port: u16) -> ClusterLoadAssignment {
     ClusterLoadAssignment {
         endpoints: vec![LocalityLbEndpoints {
             lb_endpoints: vec![LbEndpoint {
@@ -200,12 +204,12 @@ fn one_host(cluster: &str, host: String, port: u16) -> ClusterLoadAssignment {
             }],
             ..Default::default()
         }],
-        ..nobody(cluster)
+        ..empty_assignment(cluster)
     }
 }
 
 /// An assignment without hosts: requests get 503.
-fn nobody(cluster: &str) -> ClusterLoadAssignment {
+fn empty_assignment(cluster: &str) -> ClusterLoadAssignment {
     ClusterLoadAssignment {
         cluster_name: cluster.to_owned(),
         ..Default::default()

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use evermesh_model::{Endpoint, Health, Locality, NodeListener, ResolvedNode, ServicePort};
 use evermesh_proto::{
-    Key, Resource, ResourceType, core,
+    Resource, ResourceKey, ResourceType, core,
     endpoint::{
         self, ClusterLoadAssignment, LbEndpoint, LocalityLbEndpoints, lb_endpoint::HostIdentifier,
     },
@@ -18,7 +18,10 @@ use crate::{names, wire};
 /// same endpoints. None if the endpoints are not ours to serve.
 ///
 /// Without endpoints there still is an assignment, an empty one: a proxy that waits for it would not start.
-pub fn load_assignments(node: &ResolvedNode, endpoints: &[Endpoint]) -> Vec<(Key, Arc<Resource>)> {
+pub fn load_assignments(
+    node: &ResolvedNode,
+    endpoints: &[Endpoint],
+) -> Vec<(ResourceKey, Arc<Resource>)> {
     if !node
         .discovery
         .as_ref()
@@ -46,7 +49,7 @@ pub fn load_assignments(node: &ResolvedNode, endpoints: &[Endpoint]) -> Vec<(Key
                     .collect(),
                 ..Default::default()
             };
-            let key = Key {
+            let key = ResourceKey {
                 kind: ResourceType::Endpoint,
                 name: Arc::clone(&name),
                 scope: None,

@@ -6,12 +6,12 @@
 //!
 //! ```text
 //! mesh ──► original destinations      node ──► clusters      node, endpoints ──► load assignments
-//! service, router, nodes ──► Reach ──┐
-//! node, mesh ──► Inbound ────────────┼─► Outbound (listener) ─► View
-//! service, router ──► Hosts ─────────┴─► routes of the node     (a gateway is one stage)
+//! service, router, nodes ──► ReachableClusters ──┐
+//! node, mesh ──► NodeIngress ────────────┼─► NodeEgress (listener) ─► ProxyView
+//! service, router ──► ServiceRoutes ─────────┴─► routes of the node     (a gateway is one stage)
 //! ```
 //!
-//! The routes of a node with local ports come from its services and their routers at once: their `Hosts` are for
+//! The routes of a node with local ports come from its services and their routers at once: their `ServiceRoutes` are for
 //! callers that say by name whom they mean.
 //!
 //! Total on every graph that holds what [`Graph`] promises: a user's mistake has become a problem before.
@@ -34,7 +34,7 @@ mod wire;
 use std::{collections::BTreeMap, sync::Arc};
 
 use evermesh_model::{Endpoint, Graph, ResourceName};
-use evermesh_proto::{Key, Resource, View};
+use evermesh_proto::{ProxyView, Resource, ResourceKey};
 
 pub use endpoint::load_assignments;
 pub use stages::DeriveMemo;
@@ -43,22 +43,22 @@ pub use stages::DeriveMemo;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Derived {
     /// Every resource, whoever sees it.
-    pub resources: BTreeMap<Key, Arc<Resource>>,
+    pub resources: BTreeMap<ResourceKey, Arc<Resource>>,
     /// What each proxy sees, by the text of its name (`mesh/shop/virtualNode/color_ns`). Every key leads to a
     /// resource, but for load assignments of nodes whose endpoints are not known yet.
-    pub views: BTreeMap<Arc<str>, Arc<View>>,
+    pub views: BTreeMap<Arc<str>, Arc<ProxyView>>,
 }
 
 /// What a turn changed in [`Derived`]; `None` is gone.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Changes {
+pub struct ResourceChanges {
     /// Resources that are new, or have another content.
-    pub resources: BTreeMap<Key, Option<Arc<Resource>>>,
+    pub resources: BTreeMap<ResourceKey, Option<Arc<Resource>>>,
     /// Views that are new, or list other keys.
-    pub views: BTreeMap<Arc<str>, Option<Arc<View>>>,
+    pub views: BTreeMap<Arc<str>, Option<Arc<ProxyView>>>,
 }
 
-impl Changes {
+impl ResourceChanges {
     /// Whether nothing changed.
     pub fn is_empty(&self) -> bool {
         self.resources.is_empty() && self.views.is_empty()
@@ -73,8 +73,8 @@ pub fn derive(graph: &Graph, memo: &mut DeriveMemo) -> Derived {
 
 /// What the graph changes in the configuration since the last turn of `memo`: the same as comparing two [`Derived`],
 /// without making and comparing everything. [`DeriveMemo::derived`] has the whole.
-pub fn derive_changes(graph: &Graph, memo: &mut DeriveMemo) -> Changes {
-    memo.turn(graph)
+pub fn derive_changes(graph: &Graph, memo: &mut DeriveMemo) -> ResourceChanges {
+    memo.update(graph)
 }
 
 /// What other endpoints of one node change: the short cut for the most frequent change. The next turn expects a graph
@@ -83,6 +83,6 @@ pub fn derive_endpoints(
     node: &ResourceName,
     endpoints: Arc<Vec<Endpoint>>,
     memo: &mut DeriveMemo,
-) -> Changes {
-    memo.endpoints(node, endpoints)
+) -> ResourceChanges {
+    memo.update_endpoints(node, endpoints)
 }

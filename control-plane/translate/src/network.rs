@@ -14,18 +14,29 @@ use evermesh_proto::{
     },
 };
 
-use crate::{http::Side, route, wire};
+use crate::{http::ListenerDirection, route, wire};
 
 /// Everything to one cluster.
-pub(crate) fn to_cluster(side: Side, cluster: &str, idle: Option<Duration>) -> Filter {
-    proxy(side, ClusterSpecifier::Cluster(cluster.to_owned()), idle)
+pub(crate) fn proxy_to_cluster(
+    direction: ListenerDirection,
+    cluster: &str,
+    idle: Option<Duration>,
+) -> Filter {
+    proxy(
+        direction,
+        ClusterSpecifier::Cluster(cluster.to_owned()),
+        idle,
+    )
 }
 
 /// The filters of a rule, and the clusters they name.
 ///
 /// Unlike a route, a TCP proxy may not name a cluster with weight zero. Where no weight is left there is no filter
 /// at all: Envoy closes connections of such a chain at once.
-pub(crate) fn by_rule(side: Side, rule: &TcpRule) -> (Vec<Filter>, Vec<Arc<str>>) {
+pub(crate) fn proxy_by_rule(
+    direction: ListenerDirection,
+    rule: &TcpRule,
+) -> (Vec<Filter>, Vec<Arc<str>>) {
     let TcpRule { targets, idle } = rule;
     let weighted: Vec<(Arc<str>, &RouteTarget)> = targets
         .iter()
@@ -34,7 +45,7 @@ pub(crate) fn by_rule(side: Side, rule: &TcpRule) -> (Vec<Filter>, Vec<Arc<str>>
         .collect();
     let filters = match weighted.as_slice() {
         [] => Vec::new(),
-        [(cluster, _)] => vec![to_cluster(side, cluster, *idle)],
+        [(cluster, _)] => vec![proxy_to_cluster(direction, cluster, *idle)],
         several => {
             let clusters = several
                 .iter()
@@ -45,16 +56,20 @@ pub(crate) fn by_rule(side: Side, rule: &TcpRule) -> (Vec<Filter>, Vec<Arc<str>>
                 })
                 .collect();
             let specifier = ClusterSpecifier::WeightedClusters(WeightedCluster { clusters });
-            vec![proxy(side, specifier, *idle)]
+            vec![proxy(direction, specifier, *idle)]
         }
     };
     let clusters = weighted.into_iter().map(|(cluster, _)| cluster).collect();
     (filters, clusters)
 }
 
-fn proxy(side: Side, clusters: ClusterSpecifier, idle: Option<Duration>) -> Filter {
+fn proxy(
+    direction: ListenerDirection,
+    clusters: ClusterSpecifier,
+    idle: Option<Duration>,
+) -> Filter {
     let proxy = tcp_proxy::TcpProxy {
-        stat_prefix: side.stat_prefix(),
+        stat_prefix: direction.stat_prefix(),
         idle_timeout: idle.map(wire::duration),
         cluster_specifier: Some(clusters),
         ..TcpProxy::default()

@@ -46,7 +46,7 @@ pub(crate) fn http_route(name: &str, rule: &HttpRule) -> Route {
                 None => Some(default_retry_policy()),
                 Some(policy) => retry_policy(policy),
             },
-            ..bounded(clusters, *timeout)
+            ..route_action(clusters, *timeout)
         }),
         None => Action::DirectResponse(DirectResponseAction {
             status: 503,
@@ -62,7 +62,7 @@ pub(crate) fn http_route(name: &str, rule: &HttpRule) -> Route {
 }
 
 /// An action with App Mesh's timeouts. The idle timeout of a route takes the place of the connection manager's.
-pub(crate) fn bounded(clusters: ClusterSpecifier, timeout: Timeout) -> RouteAction {
+pub(crate) fn route_action(clusters: ClusterSpecifier, timeout: Timeout) -> RouteAction {
     let Timeout { per_request, idle } = timeout;
     let per_request = per_request.unwrap_or(Timeout::DEFAULT_PER_REQUEST);
     RouteAction {
@@ -146,7 +146,7 @@ pub(crate) fn route_match(matches: &HttpMatch) -> RouteMatch {
         path_specifier: Some(match path {
             PathMatch::Exact(path) => PathSpecifier::Path(path.to_string()),
             PathMatch::Prefix(prefix) => PathSpecifier::Prefix(prefix.to_string()),
-            PathMatch::Regex(regex) => PathSpecifier::SafeRegex(self::regex(regex)),
+            PathMatch::Regex(regex) => PathSpecifier::SafeRegex(regex_matcher(regex)),
         }),
         ..Default::default()
     }
@@ -156,7 +156,7 @@ pub(crate) fn route_match(matches: &HttpMatch) -> RouteMatch {
 pub(crate) fn exact_header(name: &str, value: &str) -> HeaderMatcher {
     HeaderMatcher {
         name: name.to_owned(),
-        header_match_specifier: Some(HeaderMatchSpecifier::StringMatch(string(
+        header_match_specifier: Some(HeaderMatchSpecifier::StringMatch(string_matcher(
             MatchPattern::Exact(value.to_owned()),
         ))),
         ..Default::default()
@@ -178,14 +178,14 @@ fn header_matcher(header: &RequestHeaderMatch) -> HeaderMatcher {
         ValueMatch::Exact(exact) => Ok(MatchPattern::Exact(exact.to_string())),
         ValueMatch::Prefix(prefix) => Ok(MatchPattern::Prefix(prefix.to_string())),
         ValueMatch::Suffix(suffix) => Ok(MatchPattern::Suffix(suffix.to_string())),
-        ValueMatch::Regex(regex) => Ok(MatchPattern::SafeRegex(self::regex(regex))),
+        ValueMatch::Regex(regex) => Ok(MatchPattern::SafeRegex(regex_matcher(regex))),
     };
     HeaderMatcher {
         name: name.to_string(),
         invert_match: *invert,
         header_match_specifier: Some(pattern.map_or_else(
             |whole| whole,
-            |it| HeaderMatchSpecifier::StringMatch(string(it)),
+            |it| HeaderMatchSpecifier::StringMatch(string_matcher(it)),
         )),
         ..Default::default()
     }
@@ -196,14 +196,14 @@ fn query_matcher(QueryMatch { name, exact }: &QueryMatch) -> QueryParameterMatch
         name: name.to_string(),
         query_parameter_match_specifier: Some(match exact {
             None => QueryParameterMatchSpecifier::PresentMatch(true),
-            Some(value) => QueryParameterMatchSpecifier::StringMatch(string(MatchPattern::Exact(
-                value.to_string(),
-            ))),
+            Some(value) => QueryParameterMatchSpecifier::StringMatch(string_matcher(
+                MatchPattern::Exact(value.to_string()),
+            )),
         }),
     }
 }
 
-fn string(pattern: MatchPattern) -> StringMatcher {
+fn string_matcher(pattern: MatchPattern) -> StringMatcher {
     StringMatcher {
         match_pattern: Some(pattern),
         ..Default::default()
@@ -211,7 +211,7 @@ fn string(pattern: MatchPattern) -> StringMatcher {
 }
 
 /// An RE2 expression.
-pub(crate) fn regex(regex: &str) -> RegexMatcher {
+pub(crate) fn regex_matcher(regex: &str) -> RegexMatcher {
     RegexMatcher {
         regex: regex.to_owned(),
         ..Default::default()
@@ -221,7 +221,7 @@ pub(crate) fn regex(regex: &str) -> RegexMatcher {
 /// What App Mesh did for routes without a policy: two more tries, each at another host, after a connection that
 /// failed or broke, a refused stream, a 503 and gRPC's `unavailable`.
 fn default_retry_policy() -> route::RetryPolicy {
-    retries(
+    retry_policy_on(
         &[
             "connect-failure",
             "refused-stream",
@@ -258,11 +258,11 @@ fn retry_policy(policy: &RetryPolicy) -> Option<route::RetryPolicy> {
     Some(route::RetryPolicy {
         per_try_timeout: (*per_try_timeout != Duration::ZERO)
             .then(|| wire::duration(*per_try_timeout)),
-        ..retries(&conditions, codes.into_iter().collect(), *max_retries)
+        ..retry_policy_on(&conditions, codes.into_iter().collect(), *max_retries)
     })
 }
 
-fn retries(on: &[&str], codes: Vec<u32>, num_retries: u32) -> route::RetryPolicy {
+fn retry_policy_on(on: &[&str], codes: Vec<u32>, num_retries: u32) -> route::RetryPolicy {
     route::RetryPolicy {
         retry_on: on.join(","),
         num_retries: Some(wire::uint32(num_retries)),

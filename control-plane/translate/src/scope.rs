@@ -6,18 +6,18 @@
 use std::sync::Arc;
 
 use evermesh_model::ResourceName;
-use evermesh_proto::{Key, Resource, ResourceType, View};
+use evermesh_proto::{ProxyView, Resource, ResourceKey, ResourceType};
 
-use crate::{cluster, service::Target};
+use crate::{cluster, service::TargetCluster};
 
 /// Resources that one step of the translation made.
-pub(crate) type Part = Vec<(Key, Arc<Resource>)>;
+pub(crate) type EncodedResources = Vec<(ResourceKey, Arc<Resource>)>;
 
 /// The scope of one proxy: the name of its view.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Scope(Arc<str>);
+pub(crate) struct ProxyScope(Arc<str>);
 
-impl Scope {
+impl ProxyScope {
     pub(crate) fn new(proxy: &ResourceName) -> Self {
         Self(proxy.to_string().into())
     }
@@ -28,8 +28,8 @@ impl Scope {
     }
 
     /// The key of a resource that only this proxy sees.
-    pub(crate) fn key(&self, kind: ResourceType, name: Arc<str>) -> Key {
-        Key {
+    pub(crate) fn key(&self, kind: ResourceType, name: Arc<str>) -> ResourceKey {
+        ResourceKey {
             kind,
             name,
             scope: Some(self.name()),
@@ -37,24 +37,27 @@ impl Scope {
     }
 
     /// A resource that only this proxy sees.
-    pub(crate) fn own(&self, resource: Resource) -> (Key, Arc<Resource>) {
+    pub(crate) fn scoped(&self, resource: Resource) -> (ResourceKey, Arc<Resource>) {
         let key = self.key(resource.kind, Arc::clone(&resource.name));
         (key, Arc::new(resource))
     }
 
     /// The keys of a cluster that all who call share: itself, and its load assignment if it needs one.
-    pub(crate) fn target_keys(target: &Target) -> impl Iterator<Item = Key> {
-        let assignment = target.eds.then(|| Key {
+    pub(crate) fn target_keys(target: &TargetCluster) -> impl Iterator<Item = ResourceKey> {
+        let assignment = target.eds.then(|| ResourceKey {
             kind: ResourceType::Endpoint,
             name: Arc::clone(&target.cluster),
             scope: None,
         });
-        std::iter::once(cluster::shared(Arc::clone(&target.cluster))).chain(assignment)
+        std::iter::once(cluster::shared_key(Arc::clone(&target.cluster))).chain(assignment)
     }
 }
 
 /// The view of a proxy that has these resources of its own, and lists these keys besides.
-pub(crate) fn view<'a>(own: &'a Part, others: impl IntoIterator<Item = &'a Key>) -> View {
+pub(crate) fn view<'a>(
+    own: &'a EncodedResources,
+    others: impl IntoIterator<Item = &'a ResourceKey>,
+) -> ProxyView {
     let own = own.iter().map(|(key, _)| key);
-    View::new(own.chain(others).cloned().collect())
+    ProxyView::new(own.chain(others).cloned().collect())
 }

@@ -1,5 +1,5 @@
-//! What a virtual service means to its callers, in two parts that change at different times: [`Reach`] makes
-//! their listeners and views and changes seldom; [`Hosts`] makes their routes and changes with every weight.
+//! What a virtual service means to its callers, in two parts that change at different times: [`ReachableClusters`] makes
+//! their listeners and views and changes seldom; [`ServiceRoutes`] makes their routes and changes with every weight.
 //!
 //! Must not know which proxy calls.
 
@@ -7,8 +7,8 @@ use std::{borrow::Cow, collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use evermesh_model::{
-    Discovery, ServiceProvider, ResolvedNode, ResolvedRouter, ResolvedService, ResourceName, RouteRule,
-    RouteTarget, ServicePort, Timeout,
+    Discovery, ResolvedNode, ResolvedRouter, ResolvedService, ResourceName, RouteRule, RouteTarget,
+    ServicePort, ServiceProvider, Timeout,
     route::{HttpMatch, HttpRule, PathMatch, TcpRule},
 };
 use evermesh_proto::route::{self as envoy, RouteConfiguration, VirtualHost};
@@ -21,39 +21,39 @@ const STREAM_IDLE_TIMEOUT: Duration = Duration::from_mins(5);
 
 /// Where calls of a service can lead.
 #[derive(Debug, PartialEq)]
-pub(crate) struct Reach {
+pub(crate) struct ReachableClusters {
     /// Ascending by port.
-    pub(crate) ports: Vec<(ServicePort, Carried)>,
+    pub(crate) ports: Vec<(ServicePort, PortTraffic)>,
     /// Every cluster that its routes and connections name, ascending.
-    pub(crate) clusters: Vec<Target>,
+    pub(crate) clusters: Vec<TargetCluster>,
     /// The user's objects it was made from.
     pub(crate) origins: Vec<Arc<str>>,
 }
 
 /// What a port carries.
 #[derive(Debug, PartialEq)]
-pub(crate) enum Carried {
-    /// Requests; their routes are in [`Hosts`].
-    Requests,
+pub(crate) enum PortTraffic {
+    /// Requests; their routes are in [`ServiceRoutes`].
+    Http,
     /// Connections. Without a rule they are closed.
-    Connections(Option<TcpRule>),
+    Tcp(Option<TcpRule>),
 }
 
 /// A cluster of a node.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Target {
+pub(crate) struct TargetCluster {
     pub(crate) cluster: Arc<str>,
     /// Whether it needs a load assignment.
     pub(crate) eds: bool,
 }
 
-/// The routes of a service, in the form its callers need: [`NodeHosts`] or [`GatewayHosts`].
+/// The routes of a service, in the form its callers need: [`NodeServiceRoutes`] or [`GatewayServiceRoutes`].
 #[derive(Debug, PartialEq)]
-pub(crate) struct Hosts<T> {
+pub(crate) struct ServiceRoutes<T> {
     /// The name that clients put into `Host`.
     pub(crate) hostname: Arc<str>,
     /// By port; those that carry requests.
-    pub(crate) ports: BTreeMap<u16, Host<T>>,
+    pub(crate) ports: BTreeMap<u16, PortRoutes<T>>,
     /// Whether nobody provides it: its name then is known on every port and leads nowhere.
     pub(crate) reserved: bool,
     /// The user's objects it was made from.
@@ -62,20 +62,20 @@ pub(crate) struct Hosts<T> {
 
 /// A service on one port.
 #[derive(Debug, PartialEq)]
-pub(crate) struct Host<T> {
+pub(crate) struct PortRoutes<T> {
     /// Its routes, in the order in which they are tried.
     pub(crate) routes: T,
     /// The clusters its routes name, ascending.
     pub(crate) needs: Vec<Arc<str>>,
     /// The longest any of its routes allows: whoever stands before it must not give up earlier.
-    pub(crate) longest: Timeout,
+    pub(crate) longest_timeout: Timeout,
 }
 
 /// For nodes: an encoded `RouteConfiguration` with nothing but one virtual host. Encoded messages concatenate, so
 /// the routes of a node are put together from these without encoding them again.
-pub(crate) type NodeHosts = Hosts<Bytes>;
+pub(crate) type NodeServiceRoutes = ServiceRoutes<Bytes>;
 /// For gateways: routes that match on the header by which a gateway names service and port.
-pub(crate) type GatewayHosts = Hosts<Vec<envoy::Route>>;
+pub(crate) type GatewayServiceRoutes = ServiceRoutes<Vec<envoy::Route>>;
 
 /// The nodes that a service may lead to, each once, ascending.
 pub(crate) fn nodes<'a>(
@@ -98,11 +98,11 @@ pub(crate) fn nodes<'a>(
 }
 
 /// `nodes` are those of [`nodes()`].
-pub(crate) fn reach(
+pub(crate) fn reachable_clusters(
     service: &ResolvedService,
     router: Option<&ResolvedRouter>,
     nodes: &[Arc<ResolvedNode>],
-) -> Reach {
+) -> ReachableClusters {
     let is_eds = |name: &ResourceName| {
         nodes
             .iter()
@@ -117,23 +117,23 @@ pub(crate) fn reach(
         .map(|&port| {
             let rules = rules(service, router, port);
             for target in rules.iter().flat_map(|(_, rule)| targets(rule)) {
-                clusters.push(Target {
+                clusters.push(TargetCluster {
                     cluster: route::target_cluster(target),
                     eds: is_eds(&target.node),
                 });
             }
             let first = rules.into_iter().next().map(|(_, rule)| rule.into_owned());
             let carried = match first {
-                _ if port.protocol.is_http() => Carried::Requests,
-                Some(RouteRule::Tcp(rule)) => Carried::Connections(Some(rule)),
-                Some(RouteRule::Http(_)) | None => Carried::Connections(None),
+                _ if port.protocol.is_http() => PortTraffic::Http,
+                Some(RouteRule::Tcp(rule)) => PortTraffic::Tcp(Some(rule)),
+                Some(RouteRule::Http(_)) | None => PortTraffic::Tcp(None),
             };
             (port, carried)
         })
         .collect();
     clusters.sort();
     clusters.dedup();
-    Reach {
+    ReachableClusters {
         ports,
         clusters,
         origins: origins(service, router),
@@ -141,9 +141,12 @@ pub(crate) fn reach(
 }
 
 /// The virtual hosts in the routes of a node: `color.ns` and, for clients that add it, `color.ns:8080`.
-pub(crate) fn node_hosts(service: &ResolvedService, router: Option<&ResolvedRouter>) -> NodeHosts {
-    hosts(service, router, |port, routes| {
-        encode(VirtualHost {
+pub(crate) fn node_service_routes(
+    service: &ResolvedService,
+    router: Option<&ResolvedRouter>,
+) -> NodeServiceRoutes {
+    service_routes(service, router, |port, routes| {
+        encode_virtual_host(VirtualHost {
             routes,
             ..virtual_host(&service.name.hostname, port)
         })
@@ -151,11 +154,11 @@ pub(crate) fn node_hosts(service: &ResolvedService, router: Option<&ResolvedRout
 }
 
 /// The routes of a service behind a gateway.
-pub(crate) fn gateway_hosts(
+pub(crate) fn gateway_service_routes(
     service: &ResolvedService,
     router: Option<&ResolvedRouter>,
-) -> GatewayHosts {
-    hosts(service, router, |port, mut routes| {
+) -> GatewayServiceRoutes {
+    service_routes(service, router, |port, mut routes| {
         let authority = names::authority(&service.name.hostname, port);
         for matches in routes.iter_mut().filter_map(|route| route.r#match.as_mut()) {
             let named = route::exact_header(names::SERVICE_HEADER, &authority);
@@ -166,12 +169,12 @@ pub(crate) fn gateway_hosts(
 }
 
 /// The routes of a service on one port, for callers that do not say by `Host` whom they mean.
-pub(crate) fn host_on(
+pub(crate) fn routes_for_port(
     service: &ResolvedService,
     router: Option<&ResolvedRouter>,
     port: ServicePort,
-) -> Host<Vec<envoy::Route>> {
-    host(&rules(service, router, port), |routes| routes)
+) -> PortRoutes<Vec<envoy::Route>> {
+    port_routes(&rules(service, router, port), |routes| routes)
 }
 
 /// A virtual host without routes: what it gets is answered 404.
@@ -184,7 +187,7 @@ pub(crate) fn virtual_host(hostname: &str, port: u16) -> VirtualHost {
 }
 
 /// A `RouteConfiguration` with nothing but this virtual host.
-pub(crate) fn encode(host: VirtualHost) -> Bytes {
+pub(crate) fn encode_virtual_host(host: VirtualHost) -> Bytes {
     let lone = RouteConfiguration {
         virtual_hosts: vec![host],
         ..Default::default()
@@ -192,21 +195,24 @@ pub(crate) fn encode(host: VirtualHost) -> Bytes {
     lone.encode_to_vec().into()
 }
 
-fn hosts<T>(
+fn service_routes<T>(
     service: &ResolvedService,
     router: Option<&ResolvedRouter>,
     form: impl Fn(u16, Vec<envoy::Route>) -> T,
-) -> Hosts<T> {
+) -> ServiceRoutes<T> {
     let ports = service
         .ports
         .iter()
         .filter(|port| port.protocol.is_http())
         .map(|&port| {
             let rules = rules(service, router, port);
-            (port.port, host(&rules, |routes| form(port.port, routes)))
+            (
+                port.port,
+                port_routes(&rules, |routes| form(port.port, routes)),
+            )
         })
         .collect();
-    Hosts {
+    ServiceRoutes {
         hostname: Arc::clone(&service.name.hostname),
         ports,
         reserved: service.provider == ServiceProvider::None,
@@ -214,10 +220,10 @@ fn hosts<T>(
     }
 }
 
-fn host<T>(
+fn port_routes<T>(
     rules: &[(&str, Cow<'_, RouteRule>)],
     form: impl FnOnce(Vec<envoy::Route>) -> T,
-) -> Host<T> {
+) -> PortRoutes<T> {
     let http: Vec<(&str, &HttpRule)> = rules
         .iter()
         .filter_map(|(name, rule)| match rule.as_ref() {
@@ -234,15 +240,15 @@ fn host<T>(
         .flat_map(|(_, rule)| route::served_targets(&rule.targets))
         .map(route::target_cluster)
         .collect();
-    Host {
+    PortRoutes {
         routes: form(routes),
         needs: wire::sorted(needs),
-        longest: longest(http.iter().map(|(_, rule)| rule.timeout)),
+        longest_timeout: longest_timeout(http.iter().map(|(_, rule)| rule.timeout)),
     }
 }
 
 /// Of each timeout the longest, where zero is the longest of all.
-fn longest(timeouts: impl Iterator<Item = Timeout> + Clone) -> Timeout {
+fn longest_timeout(timeouts: impl Iterator<Item = Timeout> + Clone) -> Timeout {
     let per_request = timeouts
         .clone()
         .map(|timeout| timeout.per_request.unwrap_or(Timeout::DEFAULT_PER_REQUEST));
@@ -352,7 +358,7 @@ mod tests {
             ),
         ] {
             assert_eq!(
-                longest(timeouts.clone().into_iter()),
+                longest_timeout(timeouts.clone().into_iter()),
                 expected,
                 "{timeouts:?}"
             );

@@ -5,33 +5,34 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use evermesh_model::{
-    Endpoint, Graph, ServiceProvider, ResolvedRouter, ResolvedService, ResourceName, ServiceName, SharedMap,
+    Endpoint, Graph, ResolvedRouter, ResolvedService, ResourceName, ServiceName, ServiceProvider,
+    SharedMap,
 };
-use evermesh_proto::{Key, View};
+use evermesh_proto::{ProxyView, ResourceKey};
 
 use crate::{
-    Changes, Derived, cluster, endpoint, listener,
-    listener::{Gateway, Inbound, Outbound},
-    scope::{self, Part, Scope},
-    service::{self, GatewayHosts, NodeHosts, Reach},
-    stage::{Change, Read, Reads, Stage},
+    Derived, ResourceChanges, cluster, endpoint, listener,
+    listener::{GatewayResources, NodeEgress, NodeIngress},
+    scope::{self, EncodedResources, ProxyScope},
+    service::{self, GatewayServiceRoutes, NodeServiceRoutes, ReachableClusters},
+    stage::{Dependency, DerivationStage, OutputChange, TrackedReads},
 };
 
 /// What [`crate::derive`] remembers from one turn to the next. It only saves time: the result is that of a fresh one.
 #[derive(Debug, Default)]
 pub struct DeriveMemo {
     last: Graph,
-    originals: Stage<Arc<str>, Part>,
-    clusters: Stage<ResourceName, Part>,
-    assignments: Stage<ResourceName, Part>,
-    reach: Stage<ServiceName, Reach>,
-    node_hosts: Stage<ServiceName, NodeHosts>,
-    gateway_hosts: Stage<ServiceName, GatewayHosts>,
-    inbound: Stage<ResourceName, Inbound>,
-    outbound: Stage<ResourceName, Outbound>,
-    routes: Stage<ResourceName, Part>,
-    views: Stage<ResourceName, View>,
-    gateways: Stage<ResourceName, Gateway>,
+    original_destinations: DerivationStage<Arc<str>, EncodedResources>,
+    clusters: DerivationStage<ResourceName, EncodedResources>,
+    assignments: DerivationStage<ResourceName, EncodedResources>,
+    reachable: DerivationStage<ServiceName, ReachableClusters>,
+    node_routes: DerivationStage<ServiceName, NodeServiceRoutes>,
+    gateway_routes: DerivationStage<ServiceName, GatewayServiceRoutes>,
+    ingress: DerivationStage<ResourceName, NodeIngress>,
+    egress: DerivationStage<ResourceName, NodeEgress>,
+    routes: DerivationStage<ResourceName, EncodedResources>,
+    views: DerivationStage<ResourceName, ProxyView>,
+    gateways: DerivationStage<ResourceName, GatewayResources>,
     /// The services that gateways lead to.
     targeted: BTreeSet<ServiceName>,
     derived: Derived,
@@ -43,205 +44,279 @@ impl DeriveMemo {
         &self.derived
     }
 
-    pub(crate) fn turn(&mut self, graph: &Graph) -> Changes {
-        let mut changed = self.inputs(graph);
-        let mut out = Changes::default();
-        self.services(graph, &mut changed);
-        self.nodes(graph, &mut changed, &mut out);
-        self.gateways(graph, &changed, &mut out);
+    pub(crate) fn update(&mut self, graph: &Graph) -> ResourceChanges {
+        let mut changed = self.changed_inputs(graph);
+        let mut out = ResourceChanges::default();
+        self.update_services(graph, &mut changed);
+        self.update_nodes(graph, &mut changed, &mut out);
+        self.update_gateways(graph, &changed, &mut out);
         out
     }
 
     /// The last graph again, with other endpoints of one node.
-    pub(crate) fn endpoints(
+    pub(crate) fn update_endpoints(
         &mut self,
         node: &ResourceName,
         endpoints: Arc<Vec<Endpoint>>,
-    ) -> Changes {
-        let mut out = Changes::default();
+    ) -> ResourceChanges {
+        let mut out = ResourceChanges::default();
         Arc::make_mut(&mut self.last.endpoints).insert(node.clone(), endpoints);
-        assignments(
+        update_assignments(
             &mut self.assignments,
             &mut self.derived,
             &self.last,
-            &[Read::Endpoints(node.clone())].into(),
+            &[Dependency::Endpoints(node.clone())].into(),
             &mut out,
         );
         out
     }
 
     /// The objects that are not those of the last turn, by pointer.
-    fn inputs(&mut self, graph: &Graph) -> BTreeSet<Read> {
+    fn changed_inputs(&mut self, graph: &Graph) -> BTreeSet<Dependency> {
         let mut changed = BTreeSet::new();
         let last = std::mem::replace(&mut self.last, graph.clone());
-        compare(&last.meshes, &graph.meshes, Read::Mesh, &mut changed);
-        compare(&last.nodes, &graph.nodes, Read::Node, &mut changed);
-        compare(&last.services, &graph.services, Read::Service, &mut changed);
-        compare(&last.routers, &graph.routers, Read::Router, &mut changed);
-        compare(
-            &last.endpoints,
-            &graph.endpoints,
-            Read::Endpoints,
+        collect_changed(&last.meshes, &graph.meshes, Dependency::Mesh, &mut changed);
+        collect_changed(&last.nodes, &graph.nodes, Dependency::Node, &mut changed);
+        collect_changed(
+            &last.services,
+            &graph.services,
+            Dependency::Service,
             &mut changed,
         );
-        if compare(&last.gateways, &graph.gateways, Read::Gateway, &mut changed) {
+        collect_changed(
+            &last.routers,
+            &graph.routers,
+            Dependency::Router,
+            &mut changed,
+        );
+        collect_changed(
+            &last.endpoints,
+            &graph.endpoints,
+            Dependency::Endpoints,
+            &mut changed,
+        );
+        if collect_changed(
+            &last.gateways,
+            &graph.gateways,
+            Dependency::Gateway,
+            &mut changed,
+        ) {
             let routes = graph.gateways.values().flat_map(|gateway| &gateway.routes);
             let targeted = routes.map(|route| route.target.clone()).collect();
             let other = self.targeted.symmetric_difference(&targeted).cloned();
-            changed.extend(other.map(Read::Targeted));
+            changed.extend(other.map(Dependency::Targeted));
             self.targeted = targeted;
         }
         changed
     }
 
     /// What services mean to their callers.
-    fn services(&mut self, graph: &Graph, changed: &mut BTreeSet<Read>) {
-        let reach = self.reach.turn(changed, service_of, |name, reads| {
+    fn update_services(&mut self, graph: &Graph, changed: &mut BTreeSet<Dependency>) {
+        let reach = self.reachable.update(changed, service_of, |name, reads| {
             let (service, router) = read_service(graph, name, reads)?;
             let nodes: Vec<_> = service::nodes(&service, router.as_deref())
                 .into_iter()
-                .filter_map(|node| reads.get(&graph.nodes, node, Read::Node))
+                .filter_map(|node| reads.get(&graph.nodes, node, Dependency::Node))
                 .collect();
-            Some(service::reach(&service, router.as_deref(), &nodes))
+            Some(service::reachable_clusters(
+                &service,
+                router.as_deref(),
+                &nodes,
+            ))
         });
-        let node_hosts = self.node_hosts.turn(changed, service_of, |name, reads| {
+        let node_hosts = self.node_routes.update(changed, service_of, |name, reads| {
             let (service, router) = read_service(graph, name, reads)?;
-            Some(service::node_hosts(&service, router.as_deref()))
+            Some(service::node_service_routes(&service, router.as_deref()))
         });
-        let gateway_hosts = self.gateway_hosts.turn(changed, target_of, |name, reads| {
-            if !self.targeted.contains(name) {
-                return None;
-            }
-            let (service, router) = read_service(graph, name, reads)?;
-            Some(service::gateway_hosts(&service, router.as_deref()))
-        });
-        changed.extend(reach.into_iter().map(|it| Read::Reach(it.key)));
-        changed.extend(node_hosts.into_iter().map(|it| Read::NodeHosts(it.key)));
+        let gateway_hosts = self
+            .gateway_routes
+            .update(changed, target_of, |name, reads| {
+                if !self.targeted.contains(name) {
+                    return None;
+                }
+                let (service, router) = read_service(graph, name, reads)?;
+                Some(service::gateway_service_routes(&service, router.as_deref()))
+            });
+        changed.extend(
+            reach
+                .into_iter()
+                .map(|it| Dependency::ReachableClusters(it.key)),
+        );
+        changed.extend(
+            node_hosts
+                .into_iter()
+                .map(|it| Dependency::NodeServiceRoutes(it.key)),
+        );
         changed.extend(
             gateway_hosts
                 .into_iter()
-                .map(|it| Read::GatewayHosts(it.key)),
+                .map(|it| Dependency::GatewayServiceRoutes(it.key)),
         );
     }
 
-    fn nodes(&mut self, graph: &Graph, changed: &mut BTreeSet<Read>, out: &mut Changes) {
+    fn update_nodes(
+        &mut self,
+        graph: &Graph,
+        changed: &mut BTreeSet<Dependency>,
+        out: &mut ResourceChanges,
+    ) {
         let derived = &mut self.derived;
-        for change in self.originals.turn(changed, mesh_of, |name, reads| {
-            let mesh = reads.get(&graph.meshes, name, Read::Mesh)?;
-            Some(cluster::original_destinations(&mesh))
-        }) {
-            derived.put(&change, |part| part, out);
+        for change in self
+            .original_destinations
+            .update(changed, mesh_of, |name, reads| {
+                let mesh = reads.get(&graph.meshes, name, Dependency::Mesh)?;
+                Some(cluster::original_destinations(&mesh))
+            })
+        {
+            derived.apply(&change, |resources| resources, out);
         }
-        for change in self.clusters.turn(changed, node_of, |name, reads| {
-            let node = reads.get(&graph.nodes, name, Read::Node)?;
-            let mesh = reads.get(&graph.meshes, &name.mesh, Read::Mesh)?;
+        for change in self.clusters.update(changed, node_of, |name, reads| {
+            let node = reads.get(&graph.nodes, name, Dependency::Node)?;
+            let mesh = reads.get(&graph.meshes, &name.mesh, Dependency::Mesh)?;
             Some(cluster::node_clusters(&node, &mesh))
         }) {
-            derived.put(&change, |part| part, out);
+            derived.apply(&change, |resources| resources, out);
         }
-        assignments(&mut self.assignments, derived, graph, changed, out);
-        let inbound = self.inbound.turn(changed, node_of, |name, reads| {
-            let node = reads.get(&graph.nodes, name, Read::Node)?;
-            let mesh = reads.get(&graph.meshes, &name.mesh, Read::Mesh)?;
-            Some(listener::inbound(&node, &mesh))
+        update_assignments(&mut self.assignments, derived, graph, changed, out);
+        let inbound = self.ingress.update(changed, node_of, |name, reads| {
+            let node = reads.get(&graph.nodes, name, Dependency::Node)?;
+            let mesh = reads.get(&graph.meshes, &name.mesh, Dependency::Mesh)?;
+            Some(listener::node_ingress(&node, &mesh))
         });
-        let outbound = self.outbound.turn(changed, node_of, |name, reads| {
-            let node = reads.get(&graph.nodes, name, Read::Node)?;
-            let mesh = reads.get(&graph.meshes, &name.mesh, Read::Mesh)?;
+        let outbound = self.egress.update(changed, node_of, |name, reads| {
+            let node = reads.get(&graph.nodes, name, Dependency::Node)?;
+            let mesh = reads.get(&graph.meshes, &name.mesh, Dependency::Mesh)?;
             if let Some(ports) = &node.local_ports {
                 let ports = listener::local_ports(&node, ports, |service| {
-                    reads.get(self.reach.outputs(), service, Read::Reach)
+                    reads.get(
+                        self.reachable.outputs(),
+                        service,
+                        Dependency::ReachableClusters,
+                    )
                 });
-                return Some(listener::local_outbound(&node, &mesh, &ports));
+                return Some(listener::local_egress(&node, &mesh, &ports));
             }
             let backends: Vec<_> = backends(&node)
-                .filter_map(|service| reads.get(self.reach.outputs(), &service, Read::Reach))
+                .filter_map(|service| {
+                    reads.get(
+                        self.reachable.outputs(),
+                        &service,
+                        Dependency::ReachableClusters,
+                    )
+                })
                 .collect();
-            Some(listener::outbound(&node, &mesh, &backends))
+            Some(listener::node_egress(&node, &mesh, &backends))
         });
         for change in inbound {
-            derived.put(&change, |inbound| &inbound.part, out);
-            changed.insert(Read::Inbound(change.key));
+            derived.apply(&change, |inbound| &inbound.resources, out);
+            changed.insert(Dependency::NodeIngress(change.key));
         }
         for change in outbound {
-            derived.put(&change, |outbound| &outbound.part, out);
-            changed.insert(Read::Outbound(change.key));
+            derived.apply(&change, |outbound| &outbound.resources, out);
+            changed.insert(Dependency::NodeEgress(change.key));
         }
-        for change in self.routes.turn(changed, node_of, |name, reads| {
-            let node = reads.get(&graph.nodes, name, Read::Node)?;
+        for change in self.routes.update(changed, node_of, |name, reads| {
+            let node = reads.get(&graph.nodes, name, Dependency::Node)?;
             if let Some(ports) = &node.local_ports {
                 let ports = listener::local_ports(&node, ports, |service| {
                     read_service(graph, service, reads)
                 });
-                return Some(listener::local_routes(&node, &ports));
+                return Some(listener::local_egress_routes(&node, &ports));
             }
-            let outbound = reads.get(self.outbound.outputs(), name, Read::Outbound)?;
+            let outbound = reads.get(self.egress.outputs(), name, Dependency::NodeEgress)?;
             let backends: Vec<_> = backends(&node)
-                .filter_map(|it| reads.get(self.node_hosts.outputs(), &it, Read::NodeHosts))
+                .filter_map(|it| {
+                    reads.get(
+                        self.node_routes.outputs(),
+                        &it,
+                        Dependency::NodeServiceRoutes,
+                    )
+                })
                 .collect();
-            Some(listener::outbound_routes(&outbound, &backends))
+            Some(listener::node_egress_routes(&outbound, &backends))
         }) {
-            derived.put(&change, |part| part, out);
+            derived.apply(&change, |resources| resources, out);
         }
-        for change in self.views.turn(changed, sides_of, |name, reads| {
-            let inbound = reads.get(self.inbound.outputs(), name, Read::Inbound)?;
-            let outbound = reads.get(self.outbound.outputs(), name, Read::Outbound)?;
-            Some(scope::view(&inbound.part, &outbound.keys))
-        }) {
-            derived.put_view(&change.key, change.after, out);
+        for change in self
+            .views
+            .update(changed, node_direction_of, |name, reads| {
+                let inbound = reads.get(self.ingress.outputs(), name, Dependency::NodeIngress)?;
+                let outbound = reads.get(self.egress.outputs(), name, Dependency::NodeEgress)?;
+                Some(scope::view(&inbound.resources, &outbound.keys))
+            })
+        {
+            derived.apply_view(&change.key, change.after, out);
         }
     }
 
-    fn gateways(&mut self, graph: &Graph, changed: &BTreeSet<Read>, out: &mut Changes) {
-        for change in self.gateways.turn(changed, gateway_of, |name, reads| {
-            let gateway = reads.get(&graph.gateways, name, Read::Gateway)?;
-            let mesh = reads.get(&graph.meshes, &name.mesh, Read::Mesh)?;
+    fn update_gateways(
+        &mut self,
+        graph: &Graph,
+        changed: &BTreeSet<Dependency>,
+        out: &mut ResourceChanges,
+    ) {
+        for change in self.gateways.update(changed, gateway_of, |name, reads| {
+            let gateway = reads.get(&graph.gateways, name, Dependency::Gateway)?;
+            let mesh = reads.get(&graph.meshes, &name.mesh, Dependency::Mesh)?;
             let routes = gateway.routes.iter();
             let targets: BTreeSet<&ServiceName> = routes.map(|route| &route.target).collect();
             let targets: Vec<_> = targets
                 .into_iter()
                 .filter_map(|target| {
-                    let reach = reads.get(self.reach.outputs(), target, Read::Reach)?;
-                    let hosts =
-                        reads.get(self.gateway_hosts.outputs(), target, Read::GatewayHosts)?;
+                    let reach = reads.get(
+                        self.reachable.outputs(),
+                        target,
+                        Dependency::ReachableClusters,
+                    )?;
+                    let hosts = reads.get(
+                        self.gateway_routes.outputs(),
+                        target,
+                        Dependency::GatewayServiceRoutes,
+                    )?;
                     Some((reach, hosts))
                 })
                 .collect();
-            Some(listener::gateway(&gateway, &mesh, &targets))
+            Some(listener::gateway_resources(&gateway, &mesh, &targets))
         }) {
-            self.derived.put(&change, |gateway| &gateway.part, out);
+            self.derived
+                .apply(&change, |gateway| &gateway.resources, out);
             let view = change.after.map(|gateway| Arc::clone(&gateway.view));
-            self.derived.put_view(&change.key, view, out);
+            self.derived.apply_view(&change.key, view, out);
         }
     }
 }
 
 /// The load assignments of nodes. As long as nothing is known there is nothing to say: a proxy keeps what it has.
-fn assignments(
-    stage: &mut Stage<ResourceName, Part>,
+fn update_assignments(
+    stage: &mut DerivationStage<ResourceName, EncodedResources>,
     derived: &mut Derived,
     graph: &Graph,
-    changed: &BTreeSet<Read>,
-    out: &mut Changes,
+    changed: &BTreeSet<Dependency>,
+    out: &mut ResourceChanges,
 ) {
-    for change in stage.turn(changed, node_of, |name, reads| {
-        let node = reads.get(&graph.nodes, name, Read::Node)?;
-        let Some(endpoints) = reads.get(&graph.endpoints, name, Read::Endpoints) else {
-            return Some(Part::new());
+    for change in stage.update(changed, node_of, |name, reads| {
+        let node = reads.get(&graph.nodes, name, Dependency::Node)?;
+        let Some(endpoints) = reads.get(&graph.endpoints, name, Dependency::Endpoints) else {
+            return Some(EncodedResources::new());
         };
         Some(endpoint::load_assignments(&node, &endpoints))
     }) {
-        derived.put(&change, |part| part, out);
+        derived.apply(&change, |resources| resources, out);
     }
 }
 
 impl Derived {
     /// Takes over a part. A key has one owner, so what the part no longer holds is gone; a resource that is equal
     /// keeps its pointer, whatever else in its part changed.
-    fn put<K, T>(&mut self, change: &Change<K, T>, part: impl Fn(&T) -> &Part, out: &mut Changes) {
+    fn apply<K, T>(
+        &mut self,
+        change: &OutputChange<K, T>,
+        part: impl Fn(&T) -> &EncodedResources,
+        out: &mut ResourceChanges,
+    ) {
         let before = change.before.as_deref().map_or(&[][..], |it| part(it));
         let after = change.after.as_deref().map_or(&[][..], |it| part(it));
-        let kept = |key: &Key| after.iter().any(|(it, _)| it == key);
+        let kept = |key: &ResourceKey| after.iter().any(|(it, _)| it == key);
         for (key, _) in before.iter().filter(|(key, _)| !kept(key)) {
             self.resources.remove(key);
             out.resources.insert(key.clone(), None);
@@ -255,8 +330,13 @@ impl Derived {
         }
     }
 
-    fn put_view(&mut self, proxy: &ResourceName, view: Option<Arc<View>>, out: &mut Changes) {
-        let name = Scope::new(proxy).name();
+    fn apply_view(
+        &mut self,
+        proxy: &ResourceName,
+        view: Option<Arc<ProxyView>>,
+        out: &mut ResourceChanges,
+    ) {
+        let name = ProxyScope::new(proxy).name();
         if self.views.get(&name) == view.as_ref() {
             return;
         }
@@ -270,11 +350,11 @@ impl Derived {
 
 /// Notes what is not the same, by pointer, and says whether there may be anything. Both are walked side by side,
 /// unless they are one.
-fn compare<K: Ord + Clone, T>(
+fn collect_changed<K: Ord + Clone, T>(
     last: &SharedMap<K, T>,
     now: &SharedMap<K, T>,
-    read: fn(K) -> Read,
-    changed: &mut BTreeSet<Read>,
+    read: fn(K) -> Dependency,
+    changed: &mut BTreeSet<Dependency>,
 ) -> bool {
     if Arc::ptr_eq(last, now) {
         return false;
@@ -303,11 +383,11 @@ fn compare<K: Ord + Clone, T>(
 fn read_service(
     graph: &Graph,
     name: &ServiceName,
-    reads: &mut Reads,
+    reads: &mut TrackedReads,
 ) -> Option<(Arc<ResolvedService>, Option<Arc<ResolvedRouter>>)> {
-    let service = reads.get(&graph.services, name, Read::Service)?;
+    let service = reads.get(&graph.services, name, Dependency::Service)?;
     let router = match &service.provider {
-        ServiceProvider::Router(router) => reads.get(&graph.routers, router, Read::Router),
+        ServiceProvider::Router(router) => reads.get(&graph.routers, router, Dependency::Router),
         ServiceProvider::Node(_) | ServiceProvider::None => None,
     };
     Some((service, router))
@@ -321,45 +401,45 @@ fn backends(node: &evermesh_model::ResolvedNode) -> impl Iterator<Item = Service
     })
 }
 
-fn mesh_of(read: &Read) -> Option<&Arc<str>> {
+fn mesh_of(read: &Dependency) -> Option<&Arc<str>> {
     match read {
-        Read::Mesh(name) => Some(name),
+        Dependency::Mesh(name) => Some(name),
         _ => None,
     }
 }
 
-fn node_of(read: &Read) -> Option<&ResourceName> {
+fn node_of(read: &Dependency) -> Option<&ResourceName> {
     match read {
-        Read::Node(name) => Some(name),
+        Dependency::Node(name) => Some(name),
         _ => None,
     }
 }
 
 /// Both sides of a node: the one object that a view has.
-fn sides_of(read: &Read) -> Option<&ResourceName> {
+fn node_direction_of(read: &Dependency) -> Option<&ResourceName> {
     match read {
-        Read::Inbound(name) | Read::Outbound(name) => Some(name),
+        Dependency::NodeIngress(name) | Dependency::NodeEgress(name) => Some(name),
         _ => None,
     }
 }
 
-fn service_of(read: &Read) -> Option<&ServiceName> {
+fn service_of(read: &Dependency) -> Option<&ServiceName> {
     match read {
-        Read::Service(name) => Some(name),
+        Dependency::Service(name) => Some(name),
         _ => None,
     }
 }
 
-fn target_of(read: &Read) -> Option<&ServiceName> {
+fn target_of(read: &Dependency) -> Option<&ServiceName> {
     match read {
-        Read::Service(name) | Read::Targeted(name) => Some(name),
+        Dependency::Service(name) | Dependency::Targeted(name) => Some(name),
         _ => None,
     }
 }
 
-fn gateway_of(read: &Read) -> Option<&ResourceName> {
+fn gateway_of(read: &Dependency) -> Option<&ResourceName> {
     match read {
-        Read::Gateway(name) => Some(name),
+        Dependency::Gateway(name) => Some(name),
         _ => None,
     }
 }

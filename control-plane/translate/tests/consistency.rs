@@ -5,9 +5,9 @@ mod support;
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use evermesh_model::{
-    EgressPolicy, Graph, Health, IpFamilyPreference, Protocol, ServiceProvider, ResolvedMesh,
+    EgressPolicy, Graph, Health, IpFamilyPreference, Protocol, ResolvedMesh, ServiceProvider,
 };
-use evermesh_proto::{Key, ResourceType};
+use evermesh_proto::{ResourceKey, ResourceType};
 use evermesh_translate::{DeriveMemo, Derived, derive, derive_changes, derive_endpoints};
 use proptest::{prelude::*, test_runner::FileFailurePersistence};
 use support::{builders, check};
@@ -279,7 +279,7 @@ proptest! {
         let derived = derive(&graph, &mut DeriveMemo::default());
         check::consistent(&graph, &derived);
         for resource in derived.resources.values() {
-            prop_assert_eq!(resource.version, evermesh_proto::Version::of(&resource.body));
+            prop_assert_eq!(resource.version, evermesh_proto::ContentVersion::of(&resource.body));
         }
     }
 }
@@ -332,7 +332,7 @@ fn unknown_endpoints_are_not_none() {
     let name = name.clone();
     let assignments = |graph: &Graph| {
         let derived = derive(graph, &mut DeriveMemo::default());
-        let of_kind = |key: &&Key| key.kind == ResourceType::Endpoint;
+        let of_kind = |key: &&ResourceKey| key.kind == ResourceType::Endpoint;
         derived.resources.keys().filter(of_kind).count()
     };
     assert_eq!(assignments(&graph), 3);

@@ -10,7 +10,7 @@ use std::{collections::BTreeMap, process::ExitCode};
 
 use evermesh_golden::GoldenCase;
 use evermesh_model::Problem;
-use evermesh_proto::{Key, View};
+use evermesh_proto::{ProxyView, ResourceKey};
 use evermesh_translate::{Derived, load_assignments};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -57,21 +57,21 @@ fn manifests_become_resources(golden: &GoldenCase) {
     });
 }
 
-fn keys(view: &View) -> Vec<String> {
+fn keys(view: &ProxyView) -> Vec<String> {
     view.keys().iter().map(text).collect()
 }
 
 /// `cluster cds_egress_shop_blue_shop_http_8080`, or `mesh/shop/virtualNode/front_shop route rds_egress_http_8080` if
 /// the resource is scoped to a proxy.
-fn text(key: &Key) -> String {
-    let Key { kind, name, scope } = key;
+fn text(key: &ResourceKey) -> String {
+    let ResourceKey { kind, name, scope } = key;
     match scope {
         None => format!("{kind} {name}"),
         Some(scope) => format!("{scope} {kind} {name}"),
     }
 }
 
-fn resources(derived: &Derived, view: &View) -> Vec<(String, Value)> {
+fn resources(derived: &Derived, view: &ProxyView) -> Vec<(String, Value)> {
     case::resources(derived, view)
         .map(|(key, resource)| {
             let out = json!({

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use divan::{Bencher, black_box};
 use evermesh_proto::{
-    View,
+    ProxyView,
     discovery::DeltaDiscoveryRequest,
-    resource::{Key, Resource, ResourceType},
+    resource::{ResourceKey, Resource, ResourceType},
 };
 use evermesh_xds::{Connection, Delta, DiscoveryProtocol, Sotw, Store, StoreCommit, XdsVariant};
 use prost::Message;
@@ -21,9 +21,9 @@ fn names(count: usize) -> Vec<String> {
         .collect()
 }
 
-fn put(kind: ResourceType, name: &str, content: u8) -> (Key, Arc<Resource>) {
+fn put(kind: ResourceType, name: &str, content: u8) -> (ResourceKey, Arc<Resource>) {
     let name: Arc<str> = name.into();
-    let key = Key {
+    let key = ResourceKey {
         kind,
         name: Arc::clone(&name),
         scope: None,
@@ -35,7 +35,7 @@ fn put(kind: ResourceType, name: &str, content: u8) -> (Key, Arc<Resource>) {
 fn store(kind: ResourceType, names: &[String]) -> Arc<Store> {
     let store = Store::new();
     let upserts: Vec<_> = names.iter().map(|name| put(kind, name, 0)).collect();
-    let view = View::new(upserts.iter().map(|(key, _)| key.clone()).collect());
+    let view = ProxyView::new(upserts.iter().map(|(key, _)| key.clone()).collect());
     store.commit(StoreCommit {
         upserts,
         views: vec![("node".into(), Some(Arc::new(view)))],

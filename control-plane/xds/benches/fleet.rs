@@ -14,9 +14,9 @@ use std::{
 };
 
 use evermesh_proto::{
-    View, core,
+    ProxyView, core,
     discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse},
-    resource::{Key, Resource, ResourceType},
+    resource::{ResourceKey, Resource, ResourceType},
 };
 use evermesh_xds::{ProxyRegistry, Store, StoreCommit, XdsServerOptions, serve};
 use tokio::{net::TcpListener, runtime, sync::mpsc};
@@ -51,10 +51,10 @@ fn name(number: usize) -> String {
     format!("cds_egress_mesh_node-{number}_http_8080")
 }
 
-fn put(name: &str, content: u8) -> (Key, Arc<Resource>) {
+fn put(name: &str, content: u8) -> (ResourceKey, Arc<Resource>) {
     let name: Arc<str> = name.into();
     let kind = ResourceType::Endpoint;
-    let key = Key {
+    let key = ResourceKey {
         kind,
         name: Arc::clone(&name),
         scope: None,
@@ -67,7 +67,7 @@ fn measure() -> AnyResult<()> {
     let streams = fleet();
     let store = Store::new();
     let upserts: Vec<_> = (0..1000).map(|number| put(&name(number), 0)).collect();
-    let view = View::new(upserts.iter().map(|(key, _)| key.clone()).collect());
+    let view = ProxyView::new(upserts.iter().map(|(key, _)| key.clone()).collect());
     store.commit(StoreCommit {
         upserts,
         views: vec![("node".into(), Some(Arc::new(view)))],

@@ -10,7 +10,7 @@ use std::{collections::BTreeSet, mem, sync::Arc, time::SystemTime};
 use evermesh_proto::{
     core,
     pb::google::rpc,
-    resource::{Key, Resource, ResourceType, Version, View},
+    resource::{ResourceKey, Resource, ResourceType, ContentVersion, ProxyView},
 };
 use prost::Message;
 
@@ -75,9 +75,9 @@ pub struct ResourceStatus {
     /// The name.
     pub name: Arc<str>,
     /// The version sent last.
-    pub sent: Option<Version>,
+    pub sent: Option<ContentVersion>,
     /// The version in use: the last one accepted.
-    pub acked: Option<Version>,
+    pub acked: Option<ContentVersion>,
     /// The last refusal.
     pub rejection: Option<Rejection>,
 }
@@ -88,7 +88,7 @@ pub struct Connection {
     handle: StreamHandle,
     view_name: Arc<str>,
     /// What the view is; none while it is unknown, and then nothing is said.
-    view: Option<Arc<View>>,
+    view: Option<Arc<ProxyView>>,
     types: SubscriptionsByType,
     last_nonce: u64,
     reports: Vec<(Arc<Resource>, DeliveryOutcome)>,
@@ -138,9 +138,9 @@ impl Connection {
     /// not concerned: it knows everything that could name the resource, and did not ask for it.
     pub(crate) fn answer_to(
         &self,
-        key: &Key,
+        key: &ResourceKey,
         aggregated: bool,
-    ) -> Option<(Option<Version>, Option<Rejection>)> {
+    ) -> Option<(Option<ContentVersion>, Option<Rejection>)> {
         let subscription = self.subscription(key.kind);
         if let Some(entry) = subscription.find(&key.name).filter(|it| it.is_wanted()) {
             return Some((entry.held.version(), entry.refused.as_deref().cloned()));

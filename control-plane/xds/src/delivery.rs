@@ -4,7 +4,7 @@
 
 use std::{fmt, sync::Arc, time::SystemTime};
 
-use evermesh_proto::resource::{Resource, Version};
+use evermesh_proto::resource::{Resource, ContentVersion};
 
 /// One stream among all since the start of the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -42,7 +42,7 @@ pub enum DeliveryOutcome {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rejection {
     /// The refused version.
-    pub version: Version,
+    pub version: ContentVersion,
     /// The client's own words.
     pub message: String,
     /// When.

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use evermesh_proto::resource::{Resource, Version};
+use evermesh_proto::resource::{Resource, ContentVersion};
 
 use crate::{delivery::Rejection, store::ResourceId, subscription::Grouping};
 
@@ -15,7 +15,7 @@ pub(crate) enum ClientCopy {
     #[default]
     Nothing,
     /// What it says it kept from an earlier stream: one of our versions, or something else.
-    Claimed(Option<Box<Version>>),
+    Claimed(Option<Box<ContentVersion>>),
     /// What it accepted.
     Resource(Arc<Resource>),
 }
@@ -30,7 +30,7 @@ impl ClientCopy {
     }
 
     /// The version, if it is one of ours.
-    pub(crate) fn version(&self) -> Option<Version> {
+    pub(crate) fn version(&self) -> Option<ContentVersion> {
         match self {
             Self::Nothing => None,
             Self::Claimed(version) => version.as_deref().copied(),
@@ -174,7 +174,7 @@ impl Entry {
     }
 
     /// The version that was sent last and is answered.
-    pub(crate) fn last_sent(&self) -> Option<Version> {
+    pub(crate) fn last_sent(&self) -> Option<ContentVersion> {
         let refused = self.refused.as_ref().map(|rejection| rejection.version);
         let newest = self.want.as_ref().map(|want| want.version);
         let held = self.held.resource().map(|held| held.version);

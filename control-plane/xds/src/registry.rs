@@ -15,7 +15,7 @@ use std::{
 };
 
 use dashmap::DashMap;
-use evermesh_proto::{Key, Version, core};
+use evermesh_proto::{ResourceKey, ContentVersion, core};
 use parking_lot::Mutex;
 
 use crate::{
@@ -68,7 +68,7 @@ pub struct AckStatus {
     /// The node id it gave.
     pub node_id: String,
     /// The version in use: the last one accepted. None if it has none yet.
-    pub acked: Option<Version>,
+    pub acked: Option<ContentVersion>,
     /// The last refusal.
     pub rejection: Option<Rejection>,
     /// When it connected.
@@ -161,7 +161,7 @@ impl ProxyRegistry {
 
     /// What each proxy concerned has made of a resource, in the order in which they came. Concerned is whose view in
     /// the store has it and who asked for it, or who has not accepted everything that could make it ask.
-    pub fn ack_statuses(&self, store: &Store, key: &Key) -> Vec<AckStatus> {
+    pub fn ack_statuses(&self, store: &Store, key: &ResourceKey) -> Vec<AckStatus> {
         let has_it = |view: &str| {
             let view = store.view(view);
             view.is_some_and(|view| view.find(key.kind, &key.name) == Some(key))
@@ -241,7 +241,7 @@ impl RegisteredProxy {
         self.id
     }
 
-    fn answer(&self, key: &Key) -> Option<AckStatus> {
+    fn answer(&self, key: &ResourceKey) -> Option<AckStatus> {
         let (acked, rejection) = self.connection.lock().answer_to(key, self.aggregated)?;
         Some(AckStatus {
             proxy: self.id,

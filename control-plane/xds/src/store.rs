@@ -11,7 +11,7 @@ use std::{
     task::Waker,
 };
 
-use evermesh_proto::resource::{Key, Resource, View};
+use evermesh_proto::resource::{ResourceKey, Resource, ProxyView};
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
@@ -29,12 +29,12 @@ pub struct Store {
 #[derive(Debug, Default)]
 pub struct StoreCommit {
     /// Resources that are new or have a new content, each with the key it is found under.
-    pub upserts: Vec<(Key, Arc<Resource>)>,
+    pub upserts: Vec<(ResourceKey, Arc<Resource>)>,
     /// Resources that are gone.
-    pub removals: Vec<Key>,
+    pub removals: Vec<ResourceKey>,
     /// Views that are new, changed, or gone (`None`). The clients of a view that is gone keep what they
     /// have and wait for it to come back.
-    pub views: Vec<(Arc<str>, Option<Arc<View>>)>,
+    pub views: Vec<(Arc<str>, Option<Arc<ProxyView>>)>,
 }
 
 /// The place of a key among all that are served or watched. Reused when nobody needs it.
@@ -48,7 +48,7 @@ pub(crate) struct StreamId(u32);
 #[derive(Debug, Default)]
 struct State {
     ready: bool,
-    ids: HashMap<Key, ResourceId>,
+    ids: HashMap<ResourceKey, ResourceId>,
     slots: Vec<Slot>,
     free_slots: Vec<ResourceId>,
     views: BTreeMap<Arc<str>, Followed>,
@@ -61,14 +61,14 @@ struct State {
 
 #[derive(Debug)]
 struct Slot {
-    key: Key,
+    key: ResourceKey,
     resource: Option<Arc<Resource>>,
     watchers: BTreeSet<StreamId>,
 }
 
 #[derive(Debug, Default)]
 struct Followed {
-    view: Option<Arc<View>>,
+    view: Option<Arc<ProxyView>>,
     followers: BTreeSet<StreamId>,
 }
 
@@ -111,7 +111,7 @@ impl Store {
     }
 
     /// Every resource with its key, in the order of keys.
-    pub fn resources(&self) -> Vec<(Key, Arc<Resource>)> {
+    pub fn resources(&self) -> Vec<(ResourceKey, Arc<Resource>)> {
         let state = self.state.lock();
         let mut all: Vec<_> = state
             .slots
@@ -124,7 +124,7 @@ impl Store {
     }
 
     /// Every view with its name, in the order of names.
-    pub fn views(&self) -> Vec<(Arc<str>, Arc<View>)> {
+    pub fn views(&self) -> Vec<(Arc<str>, Arc<ProxyView>)> {
         let state = self.state.lock();
         let views = state.views.iter();
         views
@@ -133,19 +133,19 @@ impl Store {
     }
 
     /// The resource under this key.
-    pub fn get(&self, key: &Key) -> Option<Arc<Resource>> {
+    pub fn get(&self, key: &ResourceKey) -> Option<Arc<Resource>> {
         let state = self.state.lock();
         let id = state.ids.get(key)?;
         state.slot(*id).resource.clone()
     }
 
     /// The view of this name.
-    pub fn view(&self, name: &str) -> Option<Arc<View>> {
+    pub fn view(&self, name: &str) -> Option<Arc<ProxyView>> {
         self.state.lock().views.get(name)?.view.clone()
     }
 
     /// How many streams watch each of these, in their order: as many ack_statuses will come when it changes.
-    pub fn watchers<'k>(&self, keys: impl IntoIterator<Item = &'k Key>) -> Vec<usize> {
+    pub fn watchers<'k>(&self, keys: impl IntoIterator<Item = &'k ResourceKey>) -> Vec<usize> {
         let state = self.state.lock();
         let ids = keys.into_iter().map(|key| state.ids.get(key));
         ids.map(|id| id.map_or(0, |id| state.slot(*id).watchers.len()))
@@ -208,7 +208,7 @@ impl State {
     }
 
     /// The id of a key; a new one if there is none.
-    fn intern(&mut self, key: &Key) -> ResourceId {
+    fn intern(&mut self, key: &ResourceKey) -> ResourceId {
         if let Some(id) = self.ids.get(key) {
             return *id;
         }
@@ -239,7 +239,7 @@ impl State {
         }
     }
 
-    fn upsert(&mut self, key: &Key, resource: Arc<Resource>) {
+    fn upsert(&mut self, key: &ResourceKey, resource: Arc<Resource>) {
         let id = self.intern(key);
         let slot = self.slot_mut(id);
         let same = slot.resource.as_ref();
@@ -249,7 +249,7 @@ impl State {
         }
     }
 
-    fn remove(&mut self, key: &Key) {
+    fn remove(&mut self, key: &ResourceKey) {
         let Some(&id) = self.ids.get(key) else { return };
         if self.slot_mut(id).resource.take().is_some() {
             self.inbox.insert(id);
@@ -257,7 +257,7 @@ impl State {
         }
     }
 
-    fn set_view(&mut self, name: Arc<str>, view: Option<Arc<View>>) {
+    fn set_view(&mut self, name: Arc<str>, view: Option<Arc<ProxyView>>) {
         let followed = self.views.entry(Arc::clone(&name)).or_default();
         if followed.view == view {
             return;
@@ -368,7 +368,7 @@ pub(crate) struct StoreReader<'a> {
 
 impl StoreReader<'_> {
     /// Follows a view: its changes are marked from now on. Returns what it is today.
-    pub(crate) fn follow(&mut self, name: &Arc<str>) -> Option<Arc<View>> {
+    pub(crate) fn follow(&mut self, name: &Arc<str>) -> Option<Arc<ProxyView>> {
         let followed = self.state.views.entry(Arc::clone(name)).or_default();
         followed.followers.insert(self.stream);
         followed.view.clone()
@@ -383,7 +383,7 @@ impl StoreReader<'_> {
     }
 
     /// Watches a key, whether there is a resource or not: its changes are marked from now on.
-    pub(crate) fn watch(&mut self, key: &Key) -> (ResourceId, Option<Arc<Resource>>) {
+    pub(crate) fn watch(&mut self, key: &ResourceKey) -> (ResourceId, Option<Arc<Resource>>) {
         let id = self.state.intern(key);
         let stream = self.stream;
         let slot = self.state.slot_mut(id);
@@ -399,7 +399,7 @@ impl StoreReader<'_> {
     }
 
     /// A slot's key and resource.
-    pub(crate) fn get(&self, id: ResourceId) -> (&Key, Option<&Arc<Resource>>) {
+    pub(crate) fn get(&self, id: ResourceId) -> (&ResourceKey, Option<&Arc<Resource>>) {
         let slot = self.state.slot(id);
         (&slot.key, slot.resource.as_ref())
     }

@@ -13,7 +13,7 @@ use std::{
     sync::Arc,
 };
 
-use evermesh_proto::resource::{Resource, ResourceType, Version, View};
+use evermesh_proto::resource::{Resource, ResourceType, ContentVersion, ProxyView};
 
 use self::pending::InFlightResponse;
 pub(crate) use self::pending::{AllowedRemovals, ResponseBatch};
@@ -248,7 +248,7 @@ impl Subscription {
         for (name, version) in versions {
             self.answer_due = false;
             if let Some(entry) = self.find_mut(name) {
-                entry.held = ClientCopy::Claimed(Version::parse(version).map(Box::new));
+                entry.held = ClientCopy::Claimed(ContentVersion::parse(version).map(Box::new));
             }
         }
     }
@@ -269,7 +269,7 @@ impl Subscription {
     /// changed. Collects what a reconnecting client turns out to have already.
     pub(crate) fn resolve(
         &mut self,
-        view: &View,
+        view: &ProxyView,
         reading: &mut StoreReader<'_>,
         all: bool,
         resumed: &mut Vec<Arc<Resource>>,

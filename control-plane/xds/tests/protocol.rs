@@ -142,7 +142,7 @@ fn two_scopes_give_two_clients_their_own_under_one_name() {
     };
     let upserts = vec![scoped("blue", "blue"), scoped("green", "green")];
     let views = upserts.iter().map(|(key, _)| {
-        let view = evermesh_proto::View::new(vec![key.clone()]);
+        let view = evermesh_proto::ProxyView::new(vec![key.clone()]);
         (key.scope.clone().unwrap(), Some(view.into()))
     });
     world.apply(StoreCommit {
@@ -170,7 +170,7 @@ fn a_name_that_moves_to_another_key_follows_the_view() {
         world.apply(StoreCommit {
             views: vec![(
                 "node".into(),
-                Some(evermesh_proto::View::new(vec![key.clone()]).into()),
+                Some(evermesh_proto::ProxyView::new(vec![key.clone()]).into()),
             )],
             upserts: vec![(key.clone(), resource)],
             ..StoreCommit::default()

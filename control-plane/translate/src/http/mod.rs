@@ -20,16 +20,16 @@ use evermesh_proto::{
 
 use crate::wire;
 
-/// The side of the proxy that a connection manager or a TCP proxy is on.
+/// The direction of the proxy that a connection manager or a TCP proxy is on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Side {
+pub(crate) enum ListenerDirection {
     /// From others to the application, on this port of a node or gateway
     Ingress(ServicePort),
     /// From the application to others
     Egress,
 }
 
-impl Side {
+impl ListenerDirection {
     /// In names of statistics: `http.egress.downstream_rq_total`, `http.ingress.http.8080.downstream_rq_total`. App
     /// Mesh's tags take protocol and port out of the latter, so that in Prometheus both have a short prefix.
     pub(crate) fn stat_prefix(self) -> String {
@@ -66,12 +66,12 @@ impl HttpFilter {
 /// bootstrap takes effect, and callers count as part of the mesh (no `use_remote_address`).
 /// `stream_idle_timeout` bounds a request until its route is known; the route's own holds from there.
 pub(crate) fn connection_manager(
-    side: Side,
+    direction: ListenerDirection,
     routes: &str,
     stream_idle_timeout: Option<protobuf::Duration>,
 ) -> Filter {
     let manager = HttpConnectionManager {
-        stat_prefix: side.stat_prefix(),
+        stat_prefix: direction.stat_prefix(),
         route_specifier: Some(RouteSpecifier::Rds(Rds {
             config_source: Some(wire::ads()),
             route_config_name: routes.to_owned(),

@@ -9,7 +9,7 @@ use std::{
 use bytes::Bytes;
 use evermesh_model::{EgressPolicy, ResolvedMesh, ResolvedNode, ServicePort, Timeout};
 use evermesh_proto::{
-    Key, Resource, ResourceType, core,
+    Resource, ResourceKey, ResourceType, core,
     listener::{self, FilterChain, FilterChainMatch},
     route::{
         Route, RouteConfiguration, VirtualHost, route::Action, route_action::ClusterSpecifier,
@@ -20,22 +20,22 @@ use prost::Message;
 use super::TLS_PORT;
 use crate::{
     cluster,
-    http::{self, Side},
+    http::{self, ListenerDirection},
     names, network, route,
-    scope::{Part, Scope},
-    service::{self, Carried, NodeHosts, Reach},
+    scope::{EncodedResources, ProxyScope},
+    service::{self, NodeServiceRoutes, PortTraffic, ReachableClusters},
     wire,
 };
 
-/// A node's outbound side but for the routes.
+/// A node's egress side but for the routes.
 #[derive(Debug, Default, PartialEq)]
-pub(crate) struct Outbound {
+pub(crate) struct NodeEgress {
     /// The listeners.
-    pub(crate) part: Part,
-    /// Every key that the outbound side adds to the node's view.
-    pub(crate) keys: Vec<Key>,
+    pub(crate) resources: EncodedResources,
+    /// Every key that the egress side adds to the node's view.
+    pub(crate) keys: Vec<ResourceKey>,
     /// The ports that carry requests, ascending; with the key of their routes.
-    routes: Vec<(u16, Key)>,
+    routes: Vec<(u16, ResourceKey)>,
     /// The virtual host for names that no backend has, if they may pass, and its cluster.
     fallback: Option<(Bytes, Arc<str>)>,
     /// The user's objects that all routes are made from.
@@ -45,17 +45,17 @@ pub(crate) struct Outbound {
 /// `backends` are what the node's backends reach, in their order. The protocol in the names of a port that several
 /// backends share is that of the first by host name: a port has one filter chain, and requests of every
 /// protocol fit it.
-pub(crate) fn outbound(
+pub(crate) fn node_egress(
     node: &ResolvedNode,
     mesh: &ResolvedMesh,
-    backends: &[Arc<Reach>],
-) -> Outbound {
-    let scope = Scope::new(&node.name);
+    backends: &[Arc<ReachableClusters>],
+) -> NodeEgress {
+    let scope = ProxyScope::new(&node.name);
     let amazonaws = names::amazonaws_cluster(&mesh.name);
     let allow_all =
         (mesh.egress == EgressPolicy::AllowAll).then(|| names::allow_all_cluster(&mesh.name));
 
-    let ports = ports(backends);
+    let ports = egress_ports(backends);
     let mut chains = Vec::new();
     let mut needs = vec![Arc::clone(&amazonaws)];
     let mut routes = Vec::new();
@@ -65,15 +65,15 @@ pub(crate) fn outbound(
             protocol: *protocol,
         };
         let filters = match carried {
-            Carried::Requests => {
+            PortTraffic::Http => {
                 let name = names::egress_routes(port);
-                let manager = http::connection_manager(Side::Egress, &name, None);
+                let manager = http::connection_manager(ListenerDirection::Egress, &name, None);
                 routes.push((port.port, scope.key(ResourceType::Route, name)));
                 vec![manager]
             }
-            Carried::Connections(None) => Vec::new(),
-            Carried::Connections(Some(rule)) => {
-                let (filters, clusters) = network::by_rule(Side::Egress, rule);
+            PortTraffic::Tcp(None) => Vec::new(),
+            PortTraffic::Tcp(Some(rule)) => {
+                let (filters, clusters) = network::proxy_by_rule(ListenerDirection::Egress, rule);
                 needs.extend(clusters);
                 filters
             }
@@ -105,54 +105,67 @@ pub(crate) fn outbound(
     let resource = Resource::encode(name, &listener)
         .with_needs(wire::sorted(needs))
         .with_origins(wire::sorted(origins.chain(own.clone()).collect()));
-    let part = vec![scope.own(resource)];
+    let resources = vec![scope.scoped(resource)];
 
     let clusters = backends.iter().flat_map(|reach| &reach.clusters);
     let special = [Some(amazonaws), allow_all.clone()];
     let keys = clusters
-        .flat_map(Scope::target_keys)
-        .chain(special.into_iter().flatten().map(cluster::shared))
+        .flat_map(ProxyScope::target_keys)
+        .chain(special.into_iter().flatten().map(cluster::shared_key))
         .chain(routes.iter().map(|(_, key)| key.clone()))
-        .chain(part.iter().map(|(key, _)| key.clone()))
+        .chain(resources.iter().map(|(key, _)| key.clone()))
         .collect();
-    Outbound {
-        part,
+    NodeEgress {
+        resources,
         keys,
         routes,
-        fallback: allow_all.map(|cluster| (service::encode(pass_through(&cluster)), cluster)),
+        fallback: allow_all.map(|cluster| {
+            (
+                service::encode_virtual_host(pass_through_host(&cluster)),
+                cluster,
+            )
+        }),
         origins: own.into(),
     }
 }
 
-/// The routes of every port of `outbound`; `backends` as there. Nothing is encoded here but a name: virtual hosts
+/// The routes of every port of `egress`; `backends` as there. Nothing is encoded here but a name: virtual hosts
 /// come encoded.
-pub(crate) fn outbound_routes(outbound: &Outbound, backends: &[Arc<NodeHosts>]) -> Part {
-    outbound
+pub(crate) fn node_egress_routes(
+    egress: &NodeEgress,
+    backends: &[Arc<NodeServiceRoutes>],
+) -> EncodedResources {
+    egress
         .routes
         .iter()
         .map(|(port, key)| {
             (
                 key.clone(),
-                Arc::new(port_routes(outbound, *port, key, backends)),
+                Arc::new(route_configuration(egress, *port, key, backends)),
             )
         })
         .collect()
 }
 
-fn port_routes(outbound: &Outbound, port: u16, key: &Key, backends: &[Arc<NodeHosts>]) -> Resource {
+fn route_configuration(
+    egress: &NodeEgress,
+    port: u16,
+    key: &ResourceKey,
+    backends: &[Arc<NodeServiceRoutes>],
+) -> Resource {
     let mut body = RouteConfiguration {
         name: key.name.to_string(),
         ..Default::default()
     }
     .encode_to_vec();
     let mut needs = Vec::new();
-    let mut origins = outbound.origins.clone();
+    let mut origins = egress.origins.clone();
     for hosts in backends {
         if let Some(host) = hosts.ports.get(&port) {
             body.extend_from_slice(&host.routes);
             needs.extend(host.needs.iter().cloned());
         } else if hosts.reserved {
-            body.extend_from_slice(&service::encode(service::virtual_host(
+            body.extend_from_slice(&service::encode_virtual_host(service::virtual_host(
                 &hosts.hostname,
                 port,
             )));
@@ -161,7 +174,7 @@ fn port_routes(outbound: &Outbound, port: u16, key: &Key, backends: &[Arc<NodeHo
         }
         origins.extend(hosts.origins.iter().cloned());
     }
-    if let Some((host, cluster)) = &outbound.fallback {
+    if let Some((host, cluster)) = &egress.fallback {
         body.extend_from_slice(host);
         needs.push(Arc::clone(cluster));
     }
@@ -172,7 +185,9 @@ fn port_routes(outbound: &Outbound, port: u16, key: &Key, backends: &[Arc<NodeHo
 
 /// The modelled ports. Nothing but the port tells connections apart, so requests and connections cannot share
 /// one, nor can two services that carry connections: the first backend by host name counts.
-fn ports(backends: &[Arc<Reach>]) -> BTreeMap<u16, (evermesh_model::Protocol, &Carried)> {
+fn egress_ports(
+    backends: &[Arc<ReachableClusters>],
+) -> BTreeMap<u16, (evermesh_model::Protocol, &PortTraffic)> {
     let mut ports = BTreeMap::new();
     for (port, carried) in backends.iter().flat_map(|reach| &reach.ports) {
         if let Entry::Vacant(entry) = ports.entry(port.port) {
@@ -191,7 +206,11 @@ fn amazonaws_chain(cluster: &str) -> FilterChain {
             server_names: vec!["*.amazonaws.com".to_owned()],
             ..Default::default()
         }),
-        filters: vec![network::to_cluster(Side::Egress, cluster, None)],
+        filters: vec![network::proxy_to_cluster(
+            ListenerDirection::Egress,
+            cluster,
+            None,
+        )],
         ..Default::default()
     }
 }
@@ -206,19 +225,23 @@ fn not_redirected_chain() -> FilterChain {
 fn allow_all_chain(cluster: &str) -> FilterChain {
     FilterChain {
         name: "mesh-allow-all".to_owned(),
-        filters: vec![network::to_cluster(Side::Egress, cluster, None)],
+        filters: vec![network::proxy_to_cluster(
+            ListenerDirection::Egress,
+            cluster,
+            None,
+        )],
         ..Default::default()
     }
 }
 
 /// Requests for names that no backend has, on a port that one has. The mesh does not know them, so it sets them no
 /// time limit.
-fn pass_through(cluster: &str) -> VirtualHost {
+fn pass_through_host(cluster: &str) -> VirtualHost {
     let unlimited = Timeout {
         per_request: Some(Duration::ZERO),
         idle: None,
     };
-    let action = route::bounded(ClusterSpecifier::Cluster(cluster.to_owned()), unlimited);
+    let action = route::route_action(ClusterSpecifier::Cluster(cluster.to_owned()), unlimited);
     VirtualHost {
         name: "mesh-allow-all".to_owned(),
         domains: vec!["*".to_owned()],

@@ -20,7 +20,7 @@ use evermesh_model::{
     route::PathMatch,
 };
 use evermesh_proto::{
-    Resource, View,
+    ProxyView, Resource,
     core::{self, HeaderValue, HeaderValueOption, header_value_option::HeaderAppendAction},
     listener::{self, FilterChain},
     matcher::RegexMatchAndSubstitute,
@@ -34,63 +34,64 @@ use evermesh_proto::{
 
 use crate::{
     cluster,
-    http::{self, Side},
+    http::{self, ListenerDirection},
     names, route,
-    scope::{self, Part, Scope},
-    service::{self, GatewayHosts, Host, Reach},
+    scope::{self, EncodedResources, ProxyScope},
+    service::{self, GatewayServiceRoutes, PortRoutes, ReachableClusters},
     wire,
 };
 
 /// Everything of a gateway.
 #[derive(Debug, PartialEq)]
-pub(crate) struct Gateway {
-    pub(crate) part: Part,
-    pub(crate) view: Arc<View>,
+pub(crate) struct GatewayResources {
+    pub(crate) resources: EncodedResources,
+    pub(crate) view: Arc<ProxyView>,
 }
 
 /// A virtual service that a gateway leads to.
-pub(crate) type GatewayTarget = (Arc<Reach>, Arc<GatewayHosts>);
+pub(crate) type GatewayTarget = (Arc<ReachableClusters>, Arc<GatewayServiceRoutes>);
 
-type GatewayHost = Host<Vec<Route>>;
+type GatewayPortRoutes = PortRoutes<Vec<Route>>;
 
 /// `targets` are the services of its routes, each once.
-pub(crate) fn gateway(
+pub(crate) fn gateway_resources(
     gateway: &ResolvedGateway,
     mesh: &ResolvedMesh,
     targets: &[GatewayTarget],
-) -> Gateway {
-    let scope = Scope::new(&gateway.name);
-    let hosts: BTreeMap<&str, &GatewayHosts> = targets
+) -> GatewayResources {
+    let scope = ProxyScope::new(&gateway.name);
+    let hosts: BTreeMap<&str, &GatewayServiceRoutes> = targets
         .iter()
         .map(|(_, hosts)| (hosts.hostname.as_ref(), hosts.as_ref()))
         .collect();
-    let mut part = Part::new();
+    let mut resources = EncodedResources::new();
     for listener in &gateway.listeners {
-        part.extend(ingress(gateway, mesh, *listener, &hosts).map(|it| scope.own(it)));
+        resources
+            .extend(ingress_resources(gateway, mesh, *listener, &hosts).map(|it| scope.scoped(it)));
     }
     let mut keys = Vec::new();
     if let Some(first) = gateway.listeners.first() {
-        let [listener, routes] = egress(gateway, mesh, *first, &hosts);
+        let [listener, routes] = egress_resources(gateway, mesh, *first, &hosts);
         let needs = Arc::clone(&routes.needs);
-        part.extend([scope.own(listener), scope.own(routes)]);
+        resources.extend([scope.scoped(listener), scope.scoped(routes)]);
         let reached = targets.iter().flat_map(|(reach, _)| &reach.clusters);
         keys.extend(
             reached
                 .filter(|target| needs.binary_search(&target.cluster).is_ok())
-                .flat_map(Scope::target_keys),
+                .flat_map(ProxyScope::target_keys),
         );
     }
-    let view = Arc::new(scope::view(&part, &keys));
-    Gateway { part, view }
+    let view = Arc::new(scope::view(&resources, &keys));
+    GatewayResources { resources, view }
 }
 
 /// One port of the gateway: its listener, its routes, and the cluster by which it calls itself. That one has the
 /// listener's protocol, so that what comes in as HTTP/2 stays it.
-fn ingress(
+fn ingress_resources(
     gateway: &ResolvedGateway,
     mesh: &ResolvedMesh,
     port: ServicePort,
-    hosts: &BTreeMap<&str, &GatewayHosts>,
+    hosts: &BTreeMap<&str, &GatewayServiceRoutes>,
 ) -> [Resource; 3] {
     let own = wire::origin(&gateway.object);
     let itself = ServicePort {
@@ -105,7 +106,7 @@ fn ingress(
     );
 
     let name = names::ingress_routes(port);
-    let manager = http::connection_manager(Side::Ingress(port), &name, None);
+    let manager = http::connection_manager(ListenerDirection::Ingress(port), &name, None);
     let listener_name = names::ingress_listener(port.port);
     let listener = listener::Listener {
         name: listener_name.to_string(),
@@ -127,7 +128,7 @@ fn ingress(
         .collect();
     let configuration = RouteConfiguration {
         name: name.to_string(),
-        virtual_hosts: virtual_hosts(&routes, &cluster, hosts),
+        virtual_hosts: ingress_hosts(&routes, &cluster, hosts),
         // Clients behind a load balancer name its port, or none.
         ignore_port_in_host_matching: true,
         ..Default::default()
@@ -151,10 +152,10 @@ fn ingress(
 /// A virtual host for every host name that some route asks for, and one for all others. Envoy looks into one virtual
 /// host only, the most specific: so each holds, in order, every route that takes its requests, those without a
 /// host name among them.
-fn virtual_hosts(
+fn ingress_hosts(
     routes: &[&ResolvedGatewayRoute],
     cluster: &str,
-    hosts: &BTreeMap<&str, &GatewayHosts>,
+    hosts: &BTreeMap<&str, &GatewayServiceRoutes>,
 ) -> Vec<VirtualHost> {
     let asked = routes.iter().filter_map(|route| route.hostname.as_ref());
     let domains: BTreeSet<String> = std::iter::once("*".to_owned())
@@ -166,7 +167,7 @@ fn virtual_hosts(
             name: names::gateway_host(&domain),
             routes: routes
                 .iter()
-                .filter(|route| takes(route.hostname.as_ref(), &domain))
+                .filter(|route| accepts(route.hostname.as_ref(), &domain))
                 .flat_map(|route| gateway_routes(route, cluster, hosts))
                 .collect(),
             domains: vec![domain],
@@ -193,7 +194,7 @@ fn domains(hostname: &HostnameMatch) -> Vec<String> {
 }
 
 /// Whether a match takes every request that Envoy finds this domain for.
-fn takes(hostname: Option<&HostnameMatch>, domain: &str) -> bool {
+fn accepts(hostname: Option<&HostnameMatch>, domain: &str) -> bool {
     match hostname {
         None => true,
         Some(HostnameMatch::Exact(name)) => domain == name.to_lowercase(),
@@ -208,7 +209,7 @@ fn takes(hostname: Option<&HostnameMatch>, domain: &str) -> bool {
 fn gateway_routes(
     route: &ResolvedGatewayRoute,
     cluster: &str,
-    hosts: &BTreeMap<&str, &GatewayHosts>,
+    hosts: &BTreeMap<&str, &GatewayServiceRoutes>,
 ) -> Vec<Route> {
     let ResolvedGatewayRoute {
         name,
@@ -227,7 +228,7 @@ fn gateway_routes(
     let action = RouteAction {
         host_rewrite_specifier: rewrite_hostname
             .then(|| HostRewriteSpecifier::HostRewriteLiteral(target.hostname.to_string())),
-        ..patient(cluster, host)
+        ..redirect_action(cluster, host)
     };
     let service = match target_port {
         None => target.hostname.to_string(),
@@ -236,7 +237,7 @@ fn gateway_routes(
     let first = Route {
         name: name.to_string(),
         r#match: Some(route::route_match(matches)),
-        request_headers_to_add: vec![overwrite(names::SERVICE_HEADER, service)],
+        request_headers_to_add: vec![overwrite_header(names::SERVICE_HEADER, service)],
         ..Default::default()
     };
     match (rewrite_path, &matches.path) {
@@ -254,7 +255,7 @@ fn gateway_routes(
         (PathRewrite::Full(value), _) => {
             let action = RouteAction {
                 regex_rewrite: Some(RegexMatchAndSubstitute {
-                    pattern: Some(route::regex("^.+$")),
+                    pattern: Some(route::regex_matcher("^.+$")),
                     // A backslash would refer to a group.
                     substitution: value.replace('\\', r"\\"),
                 }),
@@ -268,15 +269,15 @@ fn gateway_routes(
 }
 
 /// To the gateway itself, not giving up before the service's routes do; without a limit where there are none.
-fn patient(cluster: &str, host: Option<&GatewayHost>) -> RouteAction {
+fn redirect_action(cluster: &str, host: Option<&GatewayPortRoutes>) -> RouteAction {
     let timeout = host.map_or(
         Timeout {
             per_request: Some(Duration::ZERO),
             idle: None,
         },
-        |host| host.longest,
+        |host| host.longest_timeout,
     );
-    route::bounded(ClusterSpecifier::Cluster(cluster.to_owned()), timeout)
+    route::route_action(ClusterSpecifier::Cluster(cluster.to_owned()), timeout)
 }
 
 fn with_prefix(route: &Route, prefix: String) -> Route {
@@ -294,7 +295,7 @@ fn with_action(route: Route, action: RouteAction) -> Route {
     }
 }
 
-fn overwrite(key: &str, value: String) -> HeaderValueOption {
+fn overwrite_header(key: &str, value: String) -> HeaderValueOption {
     HeaderValueOption {
         header: Some(HeaderValue {
             key: key.to_owned(),
@@ -307,11 +308,11 @@ fn overwrite(key: &str, value: String) -> HeaderValueOption {
 }
 
 /// The second pass: a listener that only the gateway itself can reach, and the routes of all services it leads to.
-fn egress(
+fn egress_resources(
     gateway: &ResolvedGateway,
     mesh: &ResolvedMesh,
     first: ServicePort,
-    hosts: &BTreeMap<&str, &GatewayHosts>,
+    hosts: &BTreeMap<&str, &GatewayServiceRoutes>,
 ) -> [Resource; 2] {
     let own = wire::origin(&gateway.object);
     let port = ServicePort {
@@ -325,7 +326,11 @@ fn egress(
         address: Some(wire::address(wire::loopback(mesh).to_string(), port.port)),
         filter_chains: vec![FilterChain {
             name: names::filter_chain(port),
-            filters: vec![http::connection_manager(Side::Egress, &name, None)],
+            filters: vec![http::connection_manager(
+                ListenerDirection::Egress,
+                &name,
+                None,
+            )],
             ..Default::default()
         }],
         traffic_direction: core::TrafficDirection::Outbound.into(),
@@ -336,7 +341,7 @@ fn egress(
     let kept = destinations(gateway, hosts, false);
     let configuration = RouteConfiguration {
         name: name.to_string(),
-        virtual_hosts: second_hosts(&rewritten, &kept),
+        virtual_hosts: egress_hosts(&rewritten, &kept),
         request_headers_to_remove: vec![names::SERVICE_HEADER.to_owned()],
         ..Default::default()
     };
@@ -360,9 +365,9 @@ fn egress(
 /// that do not.
 fn destinations<'a>(
     gateway: &ResolvedGateway,
-    hosts: &BTreeMap<&'a str, &'a GatewayHosts>,
+    hosts: &BTreeMap<&'a str, &'a GatewayServiceRoutes>,
     rewrite_hostname: bool,
-) -> BTreeMap<(&'a str, u16), &'a GatewayHost> {
+) -> BTreeMap<(&'a str, u16), &'a GatewayPortRoutes> {
     gateway
         .routes
         .iter()
@@ -377,9 +382,9 @@ fn destinations<'a>(
 
 /// A virtual host for each name that `Host` is rewritten to. A client's own `Host` may be any of these too, so each
 /// also holds the routes of requests that keep theirs.
-fn second_hosts(
-    rewritten: &BTreeMap<(&str, u16), &GatewayHost>,
-    kept: &BTreeMap<(&str, u16), &GatewayHost>,
+fn egress_hosts(
+    rewritten: &BTreeMap<(&str, u16), &GatewayPortRoutes>,
+    kept: &BTreeMap<(&str, u16), &GatewayPortRoutes>,
 ) -> Vec<VirtualHost> {
     let own_names: BTreeSet<&str> = rewritten.keys().map(|(hostname, _)| *hostname).collect();
     let named = own_names.into_iter().map(|hostname| {

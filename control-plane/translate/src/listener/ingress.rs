@@ -14,24 +14,24 @@ use evermesh_proto::{
 
 use crate::{
     cluster, endpoint,
-    http::{self, Side},
+    http::{self, ListenerDirection},
     names, network, route,
-    scope::{Part, Scope},
+    scope::{EncodedResources, ProxyScope},
     wire,
 };
 
 /// A node's inbound side.
 #[derive(Debug, PartialEq)]
-pub(crate) struct Inbound {
-    pub(crate) part: Part,
+pub(crate) struct NodeIngress {
+    pub(crate) resources: EncodedResources,
 }
 
 /// Nothing at all for a node without listeners.
-pub(crate) fn inbound(node: &ResolvedNode, mesh: &ResolvedMesh) -> Inbound {
-    let scope = Scope::new(&node.name);
+pub(crate) fn node_ingress(node: &ResolvedNode, mesh: &ResolvedMesh) -> NodeIngress {
+    let scope = ProxyScope::new(&node.name);
     let origins = [wire::origin(&node.object)];
-    let mut part = Part::new();
-    let mut redirected = Socket::default();
+    let mut resources = EncodedResources::new();
+    let mut redirected = IngressListener::default();
     for listener in &node.listeners {
         let called = endpoint::port(listener);
         let Some(application) = application_port(node, called) else {
@@ -39,10 +39,10 @@ pub(crate) fn inbound(node: &ResolvedNode, mesh: &ResolvedMesh) -> Inbound {
         };
         let name = names::local_cluster(&node.name, called);
         let local = cluster::local_cluster(&name, mesh, application);
-        part.push(
-            scope.own(Resource::encode(Arc::clone(&name), &local).with_origins(origins.clone())),
+        resources.push(
+            scope.scoped(Resource::encode(Arc::clone(&name), &local).with_origins(origins.clone())),
         );
-        let mut own = Socket::default();
+        let mut own = IngressListener::default();
         let socket = match node.local_ports {
             Some(_) => &mut own,
             None => &mut redirected,
@@ -55,19 +55,19 @@ pub(crate) fn inbound(node: &ResolvedNode, mesh: &ResolvedMesh) -> Inbound {
             let resource = Resource::encode(routes.name.as_str().into(), &routes)
                 .with_needs([name])
                 .with_origins(origins.clone());
-            part.push(scope.own(resource));
+            resources.push(scope.scoped(resource));
         }
         if !own.chains.is_empty() {
             let listener = own.listener(mesh, called.port, Vec::new());
-            part.push(scope.own(listener.with_origins(origins.clone())));
+            resources.push(scope.scoped(listener.with_origins(origins.clone())));
         }
     }
     if !redirected.chains.is_empty() {
         let filters = vec![super::original_dst()];
         let listener = redirected.listener(mesh, names::INGRESS_PORT, filters);
-        part.push(scope.own(listener.with_origins(origins)));
+        resources.push(scope.scoped(listener.with_origins(origins)));
     }
-    Inbound { part }
+    NodeIngress { resources }
 }
 
 /// Where the application takes what comes for a listener; nowhere, if nothing is redirected and nobody says where.
@@ -84,12 +84,12 @@ fn application_port(node: &ResolvedNode, port: ServicePort) -> Option<ServicePor
 
 /// A listener in the making.
 #[derive(Default)]
-struct Socket {
+struct IngressListener {
     chains: Vec<FilterChain>,
     needs: Vec<Arc<str>>,
 }
 
-impl Socket {
+impl IngressListener {
     fn listener(
         self,
         mesh: &ResolvedMesh,
@@ -113,9 +113,9 @@ fn chain(listener: &NodeListener, cluster: &str) -> FilterChain {
     let port = endpoint::port(listener);
     let idle = listener.timeout.idle;
     let filter = match listener.protocol {
-        Protocol::Tcp => network::to_cluster(Side::Ingress(port), cluster, idle),
+        Protocol::Tcp => network::proxy_to_cluster(ListenerDirection::Ingress(port), cluster, idle),
         Protocol::Http | Protocol::Http2 | Protocol::Grpc => http::connection_manager(
-            Side::Ingress(port),
+            ListenerDirection::Ingress(port),
             &names::ingress_routes(port),
             idle.map(wire::duration),
         ),
@@ -125,7 +125,7 @@ fn chain(listener: &NodeListener, cluster: &str) -> FilterChain {
 
 /// Every request to the application, within the bounds of the listener.
 fn routes(listener: &NodeListener, cluster: &str) -> RouteConfiguration {
-    let action = route::bounded(
+    let action = route::route_action(
         ClusterSpecifier::Cluster(cluster.to_owned()),
         listener.timeout,
     );

@@ -14,12 +14,12 @@ use evermesh_proto::{
     route::{RouteConfiguration, VirtualHost},
 };
 
-use super::egress::Outbound;
+use super::egress::NodeEgress;
 use crate::{
-    http::{self, Side},
+    http::{self, ListenerDirection},
     names, network,
-    scope::{Part, Scope},
-    service::{self, Carried, Reach},
+    scope::{EncodedResources, ProxyScope},
+    service::{self, PortTraffic, ReachableClusters},
     wire,
 };
 
@@ -33,7 +33,7 @@ pub(crate) struct LocalPort<T> {
 }
 
 /// A service with the router behind it.
-pub(crate) type Routed = (Arc<ResolvedService>, Option<Arc<ResolvedRouter>>);
+pub(crate) type RoutedService = (Arc<ResolvedService>, Option<Arc<ResolvedRouter>>);
 
 /// The local ports of a node, with what `find` knows of each service.
 pub(crate) fn local_ports<T>(
@@ -57,7 +57,7 @@ pub(crate) fn local_ports<T>(
 
 impl<T> LocalPort<T> {
     /// The port in names: the local one, of which there is one, with what is spoken there.
-    const fn speaking(&self, protocol: Protocol) -> ServicePort {
+    const fn in_names(&self, protocol: Protocol) -> ServicePort {
         ServicePort {
             port: self.local,
             protocol,
@@ -65,43 +65,43 @@ impl<T> LocalPort<T> {
     }
 }
 
-/// The outbound side of a node but for the routes.
-pub(crate) fn local_outbound(
+/// The egress side of a node but for the routes.
+pub(crate) fn local_egress(
     node: &ResolvedNode,
     mesh: &ResolvedMesh,
-    ports: &[LocalPort<Arc<Reach>>],
-) -> Outbound {
-    let scope = Scope::new(&node.name);
+    ports: &[LocalPort<Arc<ReachableClusters>>],
+) -> NodeEgress {
+    let scope = ProxyScope::new(&node.name);
     let own = [wire::origin(&node.object), wire::origin(&mesh.object)];
-    let mut outbound = Outbound::default();
+    let mut egress = NodeEgress::default();
     for local in ports {
         let reach = &local.service;
         let mut served = reach.ports.iter();
         let Some((port, carried)) = served.find(|(port, _)| port.port == local.port) else {
             continue;
         };
-        let port = local.speaking(port.protocol);
+        let port = local.in_names(port.protocol);
         let (filters, needs) = match carried {
-            Carried::Requests => {
+            PortTraffic::Http => {
                 let name = names::egress_routes(port);
-                let manager = http::connection_manager(Side::Egress, &name, None);
+                let manager = http::connection_manager(ListenerDirection::Egress, &name, None);
                 let key = scope.key(ResourceType::Route, name);
-                outbound.keys.push(key);
+                egress.keys.push(key);
                 (vec![manager], Vec::new())
             }
-            Carried::Connections(None) => (Vec::new(), Vec::new()),
-            Carried::Connections(Some(rule)) => network::by_rule(Side::Egress, rule),
+            PortTraffic::Tcp(None) => (Vec::new(), Vec::new()),
+            PortTraffic::Tcp(Some(rule)) => network::proxy_by_rule(ListenerDirection::Egress, rule),
         };
         let origins = own.iter().chain(&reach.origins).cloned().collect();
         let listener = local_listener(mesh, port, filters)
             .with_needs(wire::sorted(needs))
             .with_origins(wire::sorted(origins));
-        let (key, listener) = scope.own(listener);
-        let clusters = reach.clusters.iter().flat_map(Scope::target_keys);
-        outbound.keys.extend(clusters.chain([key.clone()]));
-        outbound.part.push((key, listener));
+        let (key, listener) = scope.scoped(listener);
+        let clusters = reach.clusters.iter().flat_map(ProxyScope::target_keys);
+        egress.keys.extend(clusters.chain([key.clone()]));
+        egress.resources.push((key, listener));
     }
-    outbound
+    egress
 }
 
 fn local_listener(mesh: &ResolvedMesh, port: ServicePort, filters: Vec<Filter>) -> Resource {
@@ -122,16 +122,19 @@ fn local_listener(mesh: &ResolvedMesh, port: ServicePort, filters: Vec<Filter>) 
 }
 
 /// The routes of every local port that carries requests.
-pub(crate) fn local_routes(node: &ResolvedNode, ports: &[LocalPort<Routed>]) -> Part {
-    let scope = Scope::new(&node.name);
+pub(crate) fn local_egress_routes(
+    node: &ResolvedNode,
+    ports: &[LocalPort<RoutedService>],
+) -> EncodedResources {
+    let scope = ProxyScope::new(&node.name);
     let own = wire::origin(&node.object);
     let routes = ports.iter().filter_map(|local| {
         let (service, router) = &local.service;
         let router = router.as_deref();
         let mut served = service.ports.iter();
         let port = served.find(|it| it.port == local.port && it.protocol.is_http())?;
-        let host = service::host_on(service, router, *port);
-        let name = names::egress_routes(local.speaking(port.protocol));
+        let host = service::routes_for_port(service, router, *port);
+        let name = names::egress_routes(local.in_names(port.protocol));
         let configuration = RouteConfiguration {
             name: name.to_string(),
             virtual_hosts: vec![VirtualHost {
@@ -147,7 +150,7 @@ pub(crate) fn local_routes(node: &ResolvedNode, ports: &[LocalPort<Routed>]) -> 
         let resource = Resource::encode(name, &configuration)
             .with_needs(host.needs)
             .with_origins(wire::sorted(origins));
-        Some(scope.own(resource))
+        Some(scope.scoped(resource))
     });
     routes.collect()
 }

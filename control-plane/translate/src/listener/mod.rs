@@ -22,10 +22,10 @@ use evermesh_proto::{
     types::Int32Range,
 };
 
-pub(crate) use egress::{Outbound, outbound, outbound_routes};
-pub(crate) use gateway::{Gateway, gateway};
-pub(crate) use ingress::{Inbound, inbound};
-pub(crate) use local::{local_outbound, local_ports, local_routes};
+pub(crate) use egress::{NodeEgress, node_egress, node_egress_routes};
+pub(crate) use gateway::{GatewayResources, gateway_resources};
+pub(crate) use ingress::{NodeIngress, node_ingress};
+pub(crate) use local::{local_egress, local_egress_routes, local_ports};
 
 use crate::wire;
 
@@ -57,7 +57,7 @@ fn original_dst() -> ListenerFilter {
     )
 }
 
-/// Reads the server name of TLS connections to port 443 and nothing else: on another port it would wait for a
+/// TrackedReads the server name of TLS connections to port 443 and nothing else: on another port it would wait for a
 /// client that waits for its server to speak first (SMTP, some databases).
 fn tls_inspector() -> ListenerFilter {
     let tls = ListenerFilterChainMatchPredicate {

@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use evermesh_model::{
     Discovery, DnsResponse, EgressPolicy, Endpoint, Graph, Health, Kind, LocalBackend, LocalPorts,
-    Locality, NodeBackend, NodeListener, ObjectRef, Protocol, ServiceProvider, ProxyKind, ResolvedGateway,
+    Locality, NodeBackend, NodeListener, ObjectRef, Protocol, ProxyKind, ResolvedGateway,
     ResolvedGatewayRoute, ResolvedMesh, ResolvedNode, ResolvedRoute, ResolvedRouter,
-    ResolvedService, ResourceName, RouteRule, RouteTarget, ServiceName, ServicePort, Timeout,
+    ResolvedService, ResourceName, RouteRule, RouteTarget, ServiceName, ServicePort,
+    ServiceProvider, Timeout,
     gateway::PathRewrite,
     route::{HttpMatch, HttpRule, PathMatch, TcpRule},
 };
@@ -105,7 +106,11 @@ pub fn endpoint(zone: &str, address: [u8; 4], health: Health) -> Endpoint {
     }
 }
 
-pub fn service(hostname: &str, provider: ServiceProvider, ports: &[(u16, Protocol)]) -> ResolvedService {
+pub fn service(
+    hostname: &str,
+    provider: ServiceProvider,
+    ports: &[(u16, Protocol)],
+) -> ResolvedService {
     ResolvedService {
         name: ServiceName {
             mesh: "m".into(),

@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use evermesh_golden::GoldenCase;
 use evermesh_ingest::{BuildMemo, BuildOutput, build};
-use evermesh_proto::{Key, Resource, ResourceType, View, json};
+use evermesh_proto::{ProxyView, Resource, ResourceKey, ResourceType, json};
 use evermesh_translate::{DeriveMemo, Derived, derive};
 use serde_json::Value;
 
@@ -52,8 +52,8 @@ impl TranslatedCase {
     /// # Panics
     ///
     /// If a name of the `# Show:` line is not that of exactly one proxy.
-    pub fn shown(&self) -> Vec<(&str, &View)> {
-        let views: Vec<(&str, &View)> = self
+    pub fn shown(&self) -> Vec<(&str, &ProxyView)> {
+        let views: Vec<(&str, &ProxyView)> = self
             .derived
             .views
             .iter()
@@ -76,8 +76,8 @@ impl TranslatedCase {
 /// If any other resource of the view does not exist.
 pub fn resources<'a>(
     derived: &'a Derived,
-    view: &'a View,
-) -> impl Iterator<Item = (&'a Key, &'a Arc<Resource>)> {
+    view: &'a ProxyView,
+) -> impl Iterator<Item = (&'a ResourceKey, &'a Arc<Resource>)> {
     view.keys().iter().filter_map(|key| {
         let found = derived.resources.get(key);
         assert!(

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use evermesh_model::Graph;
 use evermesh_proto::{
-    Key, Resource, ResourceType,
+    Resource, ResourceKey, ResourceType,
     cluster::{Cluster, cluster::ClusterDiscoveryType, cluster::DiscoveryType},
     endpoint::ClusterLoadAssignment,
     listener::Listener,
@@ -23,9 +23,9 @@ pub fn consistent(graph: &Graph, derived: &Derived) {
         let node = graph.nodes.get(name);
         node.map(|node| load_assignments(node, endpoints))
     });
-    let known: BTreeSet<Key> = known.flatten().map(|(key, _)| key).collect();
+    let known: BTreeSet<ResourceKey> = known.flatten().map(|(key, _)| key).collect();
     let keys = derived.resources.keys().cloned();
-    let served: BTreeSet<Key> = keys
+    let served: BTreeSet<ResourceKey> = keys
         .filter(|key| key.kind == ResourceType::Endpoint)
         .collect();
     assert_eq!(served, known);

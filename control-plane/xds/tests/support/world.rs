@@ -3,14 +3,14 @@
 use std::{ops::Deref, sync::Arc};
 
 use bytes::Bytes;
-use evermesh_proto::resource::{Key, Resource, ResourceType, View};
+use evermesh_proto::resource::{ResourceKey, Resource, ResourceType, ProxyView};
 use evermesh_xds::{Store, StoreCommit};
 use prost::Message;
 
 use super::Named;
 
-pub fn key(kind: ResourceType, name: &str) -> Key {
-    Key {
+pub fn key(kind: ResourceType, name: &str) -> ResourceKey {
+    ResourceKey {
         kind,
         name: name.into(),
         scope: None,
@@ -31,7 +31,7 @@ pub fn needing(kind: ResourceType, name: &str, content: &str, needs: &[&str]) ->
     Resource::from_encoded(kind, name.into(), body).with_needs(needs)
 }
 
-pub fn upsert(kind: ResourceType, name: &str, content: &str) -> (Key, Arc<Resource>) {
+pub fn upsert(kind: ResourceType, name: &str, content: &str) -> (ResourceKey, Arc<Resource>) {
     (key(kind, name), resource(kind, name, content))
 }
 
@@ -39,7 +39,7 @@ pub fn upsert(kind: ResourceType, name: &str, content: &str) -> (Key, Arc<Resour
 #[derive(Default)]
 pub struct Change {
     commit: StoreCommit,
-    gone: Vec<Key>,
+    gone: Vec<ResourceKey>,
 }
 
 impl Change {
@@ -95,7 +95,7 @@ impl World {
             change = change.put(*kind, name, content);
         }
         let keys = resources.iter().map(|(kind, name, _)| key(*kind, name));
-        let view = View::new(keys.collect());
+        let view = ProxyView::new(keys.collect());
         change.commit.views = vec![("node".into(), Some(Arc::new(view)))];
         self.apply(change.commit);
     }
@@ -106,7 +106,7 @@ impl World {
         keys.retain(|key| !change.gone.contains(key));
         keys.extend(change.commit.upserts.iter().map(|(key, _)| key.clone()));
         change.commit.removals = change.gone;
-        change.commit.views = vec![("node".into(), Some(Arc::new(View::new(keys))))];
+        change.commit.views = vec![("node".into(), Some(Arc::new(ProxyView::new(keys))))];
         self.apply(change.commit);
     }
 
@@ -139,7 +139,7 @@ impl World {
         self.commit(Change::default().remove(kind, name));
     }
 
-    pub fn keys(&self) -> Vec<Key> {
+    pub fn keys(&self) -> Vec<ResourceKey> {
         let view = self.store.view("node").unwrap_or_default();
         view.keys().to_vec()
     }
