@@ -10,8 +10,8 @@ use std::{fs, net::Ipv4Addr, time::Duration};
 use evermesh_testkit::{
     app_mesh_agent::{XdsEndpoint, bootstrap},
     control_plane::ControlPlane,
-    envoy::{Envoy, EnvoyOptions, Version},
-    hosts::{Host, Lab},
+    envoy::{Envoy, EnvoyOptions, EnvoyVersion},
+    hosts::{Lab, LabHost},
     interception::Interception,
     process::Process,
     self_signed::SelfSigned,
@@ -100,7 +100,7 @@ struct Scene {
     certificate: SelfSigned,
     socket: String,
     dir: TempDir,
-    control: Host,
+    control: LabHost,
     lab: Lab,
     _apps: Vec<Process>,
 }
@@ -152,7 +152,12 @@ impl Scene {
     }
 
     /// A caller whose traffic goes through the Envoy with this bootstrap.
-    async fn caller(&mut self, name: &str, version: Version, bootstrap: String) -> (Host, Envoy) {
+    async fn caller(
+        &mut self,
+        name: &str,
+        version: EnvoyVersion,
+        bootstrap: String,
+    ) -> (LabHost, Envoy) {
         let host = self.lab.host(name).await.unwrap();
         // Where Envoy has no user of its own, its own gRPC client has no mark either.
         let interception = Interception {
@@ -182,14 +187,14 @@ impl Scene {
     }
 }
 
-async fn answer(host: &Host) -> Option<String> {
+async fn answer(host: &LabHost) -> Option<String> {
     let request = http::Request::get("/").header("host", "color.demo.local");
     let request = request.body(http_body_util::Full::default()).unwrap();
     let answer = host.reach(COLOR.into()).send(request).await.ok()?;
     answer.status.is_success().then_some(answer.body)
 }
 
-async fn proxies_of_app_mesh_are_served(version: Version) {
+async fn proxies_of_app_mesh_are_served(version: EnvoyVersion) {
     let mut scene = Scene::build().await;
     let authorities = scene.certificate.certificate();
     let socket = scene.socket.clone();
@@ -251,10 +256,10 @@ async fn proxies_of_app_mesh_are_served(version: Version) {
 
 #[tokio::test]
 async fn the_oldest_envoy_with_the_bootstrap_of_app_mesh() {
-    proxies_of_app_mesh_are_served(Version::Oldest).await;
+    proxies_of_app_mesh_are_served(EnvoyVersion::Oldest).await;
 }
 
 #[tokio::test]
 async fn the_newest_envoy_with_the_bootstrap_of_app_mesh() {
-    proxies_of_app_mesh_are_served(Version::Newest).await;
+    proxies_of_app_mesh_are_served(EnvoyVersion::Newest).await;
 }

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use evermesh_testkit::{
-    canary::{Stage, StageOptions, by_version},
+    canary::{CanaryLab, CanaryLabOptions, by_version},
     chi_square,
 };
 use tokio::{
@@ -30,7 +30,7 @@ const REPLACEMENTS: usize = 50;
 /// What a split is judged by.
 const REQUESTS_PER_STEP: u64 = 2000;
 
-async fn shift_weights(stage: &Stage) {
+async fn shift_weights(stage: &CanaryLab) {
     let mut pace = interval(PACE);
     pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
     for shift in 0..SHIFTS {
@@ -42,7 +42,7 @@ async fn shift_weights(stage: &Stage) {
 }
 
 /// Each version has two instances; one of them is registered at a time, both while they change places.
-async fn replace_instances(stage: &Stage) {
+async fn replace_instances(stage: &CanaryLab) {
     let versions = ["v1", "v2"];
     for version in versions {
         stage
@@ -70,7 +70,9 @@ async fn replace_instances(stage: &Stage) {
 #[tokio::test]
 async fn no_request_fails_while_weights_and_instances_change() {
     let _machine = MACHINE.lock().await;
-    let stage = Stage::build(StageOptions::default(), |_| ()).await.unwrap();
+    let stage = CanaryLab::build(CanaryLabOptions::default(), |_| ())
+        .await
+        .unwrap();
     let traffic = stage.traffic().unwrap();
     tokio::join!(shift_weights(&stage), replace_instances(&stage));
     let total = traffic.finish().await.unwrap();
@@ -99,7 +101,9 @@ async fn no_request_fails_while_weights_and_instances_change() {
 #[tokio::test]
 async fn every_step_of_the_example_has_its_split() {
     let _machine = MACHINE.lock().await;
-    let stage = Stage::build(StageOptions::default(), |_| ()).await.unwrap();
+    let stage = CanaryLab::build(CanaryLabOptions::default(), |_| ())
+        .await
+        .unwrap();
     let steps = [[100, 0], [90, 10], [50, 50], [0, 100]];
     for weights in steps {
         // The first weights are those of the example as it stands.
@@ -110,13 +114,13 @@ async fn every_step_of_the_example_has_its_split() {
         let mut traffic = stage.traffic().unwrap();
         let mut requests = 0;
         while requests < REQUESTS_PER_STEP {
-            requests += traffic.report.second().await.unwrap().requests();
+            requests += traffic.report.next_second().await.unwrap().requests();
         }
         let total = traffic.finish().await.unwrap();
         assert_eq!(total.failed(), 0, "{total:?}");
         let split = by_version(&total.answers);
-        let fit = chi_square::fit(&split, &weights);
+        let fit = chi_square::goodness_of_fit(&split, &weights);
         println!("{weights:?}: {split:?}, {fit}");
-        assert!(fit.holds(), "{split:?} at {weights:?}: {fit}");
+        assert!(fit.is_consistent(), "{split:?} at {weights:?}: {fit}");
     }
 }

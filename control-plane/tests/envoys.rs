@@ -8,8 +8,8 @@ use std::{collections::BTreeMap, fs, path::PathBuf, time::Duration};
 
 use evermesh_testkit::{
     control_plane::{ControlPlane, bootstrap},
-    envoy::{Envoy, EnvoyOptions, Version},
-    hosts::{Host, Lab},
+    envoy::{Envoy, EnvoyOptions, EnvoyVersion},
+    hosts::{Lab, LabHost},
     moto::Moto,
     tools,
 };
@@ -31,11 +31,11 @@ fn examples() -> Vec<PathBuf> {
 /// A host for every proxy of the largest example, made as they are needed.
 struct Hosts {
     lab: Lab,
-    hosts: Vec<Host>,
+    hosts: Vec<LabHost>,
 }
 
 impl Hosts {
-    async fn nth(&mut self, index: usize) -> Host {
+    async fn nth(&mut self, index: usize) -> LabHost {
         while self.hosts.len() <= index {
             let host = self
                 .lab
@@ -81,7 +81,7 @@ async fn accepts(what: &str, envoy: &Envoy) {
     assert_eq!(stats["control_plane.connected_state"], 1, "{what}");
 }
 
-async fn every_proxy_accepts_its_configuration(version: Version, sotw: bool) {
+async fn every_proxy_accepts_its_configuration(version: EnvoyVersion, sotw: bool) {
     let mut lab = Lab::start().await.unwrap();
     let control = lab.host("control").await.unwrap();
     let moto = Moto::start_on(&control).await.unwrap();
@@ -129,20 +129,20 @@ async fn every_proxy_accepts_its_configuration(version: Version, sotw: bool) {
 
 #[tokio::test]
 async fn the_oldest_over_delta() {
-    every_proxy_accepts_its_configuration(Version::Oldest, false).await;
+    every_proxy_accepts_its_configuration(EnvoyVersion::Oldest, false).await;
 }
 
 #[tokio::test]
 async fn the_oldest_over_state_of_the_world() {
-    every_proxy_accepts_its_configuration(Version::Oldest, true).await;
+    every_proxy_accepts_its_configuration(EnvoyVersion::Oldest, true).await;
 }
 
 #[tokio::test]
 async fn the_newest_over_delta() {
-    every_proxy_accepts_its_configuration(Version::Newest, false).await;
+    every_proxy_accepts_its_configuration(EnvoyVersion::Newest, false).await;
 }
 
 #[tokio::test]
 async fn the_newest_over_state_of_the_world() {
-    every_proxy_accepts_its_configuration(Version::Newest, true).await;
+    every_proxy_accepts_its_configuration(EnvoyVersion::Newest, true).await;
 }

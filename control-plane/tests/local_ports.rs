@@ -6,9 +6,9 @@ use std::{fs, net::SocketAddr, time::Duration};
 
 use evermesh_testkit::{
     control_plane::{ControlPlane, bootstrap},
-    envoy::{Envoy, EnvoyOptions, Version},
-    hosts::{Host, Lab},
-    http::{Address, Answer},
+    envoy::{Envoy, EnvoyOptions, EnvoyVersion},
+    hosts::{Lab, LabHost},
+    http::{Address, HttpResponse},
     load::Load,
     process::Process,
     tools, wait,
@@ -29,8 +29,8 @@ const HOST: &str = "whatever.example";
 struct Scene {
     config: TempDir,
     control_plane: ControlPlane,
-    front: Host,
-    back: Host,
+    front: LabHost,
+    back: LabHost,
     /// In the order of the hosts.
     envoys: Vec<Envoy>,
     _processes: Vec<Process>,
@@ -38,7 +38,7 @@ struct Scene {
 }
 
 impl Scene {
-    async fn new(version: Version) -> Self {
+    async fn new(version: EnvoyVersion) -> Self {
         let mut lab = Lab::start().await.unwrap();
         let control = lab.host("control").await.unwrap();
         let front = lab.host("front").await.unwrap();
@@ -81,14 +81,14 @@ impl Scene {
         write(&self.config, &self.back, &MANIFESTS.replace(from, to));
     }
 
-    async fn call(&self, port: u16) -> anyhow::Result<Answer> {
+    async fn call(&self, port: u16) -> anyhow::Result<HttpResponse> {
         let request = Request::get("/").header("host", HOST);
         let request = request.body(Full::default()).unwrap();
         self.front.loopback(port).send(request).await
     }
 }
 
-fn write(config: &TempDir, back: &Host, manifests: &str) {
+fn write(config: &TempDir, back: &LabHost, manifests: &str) {
     // Renamed into its place, as what is read halfway is no manifest.
     let draft = config.path().join("mesh.draft");
     fs::write(&draft, manifests.replace("BACK", &back.ip().to_string())).unwrap();
@@ -103,7 +103,7 @@ async fn is_closed(address: &Address) -> bool {
     !matches!(stream.read(&mut [0]).await, Ok(1..))
 }
 
-async fn calls_and_is_called(version: Version) {
+async fn calls_and_is_called(version: EnvoyVersion) {
     let scene = Scene::new(version).await;
     let answer = scene.call(9001).await.unwrap();
     assert_eq!(answer.body, "color");
@@ -140,7 +140,7 @@ async fn calls_and_is_called(version: Version) {
     }
 }
 
-async fn ports_change_under_load(version: Version) {
+async fn ports_change_under_load(version: EnvoyVersion) {
     let scene = Scene::new(version).await;
     let load = Load {
         target: scene.front.loopback(9001),
@@ -191,20 +191,20 @@ async fn ports_change_under_load(version: Version) {
 
 #[tokio::test]
 async fn the_oldest_calls_and_is_called() {
-    calls_and_is_called(Version::Oldest).await;
+    calls_and_is_called(EnvoyVersion::Oldest).await;
 }
 
 #[tokio::test]
 async fn the_newest_calls_and_is_called() {
-    calls_and_is_called(Version::Newest).await;
+    calls_and_is_called(EnvoyVersion::Newest).await;
 }
 
 #[tokio::test]
 async fn ports_of_the_oldest_change_under_load() {
-    ports_change_under_load(Version::Oldest).await;
+    ports_change_under_load(EnvoyVersion::Oldest).await;
 }
 
 #[tokio::test]
 async fn ports_of_the_newest_change_under_load() {
-    ports_change_under_load(Version::Newest).await;
+    ports_change_under_load(EnvoyVersion::Newest).await;
 }

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use evermesh_testkit::{
-    canary::{Stage, StageOptions},
+    canary::{CanaryLab, CanaryLabOptions},
     control_plane::ControlPlane,
     wait,
 };
@@ -45,15 +45,17 @@ async fn eventually(what: &str, holds: impl AsyncFnMut() -> bool) {
 
 #[tokio::test]
 async fn a_crash_of_the_control_plane_costs_nothing() {
-    let mut stage = Stage::build(StageOptions::default(), |_| ()).await.unwrap();
+    let mut stage = CanaryLab::build(CanaryLabOptions::default(), |_| ())
+        .await
+        .unwrap();
     let mut traffic = stage.traffic().unwrap();
-    traffic.report.second().await.unwrap();
+    traffic.report.next_second().await.unwrap();
     let before = held(&stage.control_plane).await;
 
     stage.control_plane.kill();
-    while traffic.report.past_second().is_some() {}
+    while traffic.report.try_next_second().is_some() {}
     for _ in 0..=DEAD {
-        traffic.report.second().await.unwrap();
+        traffic.report.next_second().await.unwrap();
     }
     for envoy in stage.proxies() {
         assert_eq!(

@@ -9,9 +9,9 @@ use std::{collections::BTreeMap, fs, net::SocketAddr, time::Duration};
 use evermesh_testkit::{
     collector::{self, Span},
     control_plane::{ControlPlane, bootstrap_with},
-    envoy::{Envoy, EnvoyOptions, Version},
-    hosts::{Host, Lab},
-    http::{Address, Answer},
+    envoy::{Envoy, EnvoyOptions, EnvoyVersion},
+    hosts::{Lab, LabHost},
+    http::{Address, HttpResponse},
     interception::Interception,
     process::Process,
     tools, wait,
@@ -36,16 +36,16 @@ const NOWHERE: ([u8; 4], u16) = ([10, 77, 200, 1], 8080);
 /// A caller, a gateway and a service on hosts of their own, each behind its Envoy.
 struct Scene {
     control_plane: ControlPlane,
-    control: Host,
-    front: Host,
-    gate: Host,
+    control: LabHost,
+    front: LabHost,
+    gate: LabHost,
     _envoys: Vec<Envoy>,
     _processes: [Process; 2],
     _lab: Lab,
 }
 
 impl Scene {
-    async fn new(version: Version, is_traced: bool) -> Self {
+    async fn new(version: EnvoyVersion, is_traced: bool) -> Self {
         let mut lab = Lab::start().await.unwrap();
         let control = lab.host("control").await.unwrap();
         let front = lab.host("front").await.unwrap();
@@ -103,17 +103,17 @@ impl Scene {
     }
 
     /// From the application beside the caller's proxy.
-    async fn call(&self) -> Answer {
+    async fn call(&self) -> HttpResponse {
         call(&self.front.reach(NOWHERE.into())).await
     }
 
     /// From outside the mesh, by the gateway.
-    async fn enter(&self) -> Answer {
+    async fn enter(&self) -> HttpResponse {
         call(&self.gate.loopback(8088)).await
     }
 }
 
-async fn call(address: &Address) -> Answer {
+async fn call(address: &Address) -> HttpResponse {
     let request = Request::get("/").header("host", "color.shop");
     let answer = address.send(request.body(Full::default()).unwrap()).await;
     let answer = answer.unwrap();
@@ -122,7 +122,7 @@ async fn call(address: &Address) -> Answer {
 }
 
 /// What the application saw of a header.
-fn seen(answer: &Answer, header: &str) -> Option<String> {
+fn seen(answer: &HttpResponse, header: &str) -> Option<String> {
     let headers = answer.headers["x-seen-headers"].to_str().unwrap();
     let mut headers = headers.split(';');
     let value = headers.find_map(|it| it.strip_prefix(header)?.strip_prefix('='))?;
@@ -130,7 +130,7 @@ fn seen(answer: &Answer, header: &str) -> Option<String> {
 }
 
 /// Whether Envoy's mark in the request id says that the request is traced.
-fn is_sampled(answer: &Answer) -> bool {
+fn is_sampled(answer: &HttpResponse) -> bool {
     seen(answer, "x-request-id").unwrap().as_bytes()[14] == b'9'
 }
 
@@ -146,7 +146,7 @@ fn chain(trace: &[Span]) -> Vec<(&str, &str)> {
     chain
 }
 
-async fn every_request_is_one_trace(version: Version) {
+async fn every_request_is_one_trace(version: EnvoyVersion) {
     let scene = Scene::new(version, true).await;
     let mut expected = BTreeMap::new();
     for _ in 0..CALLS {
@@ -182,7 +182,7 @@ async fn every_request_is_one_trace(version: Version) {
 }
 
 /// The listeners ask for traces all the same: what shows is Envoy's decision in the request id, as with a tracer.
-async fn nobody_is_traced_without_a_tracer(version: Version) {
+async fn nobody_is_traced_without_a_tracer(version: EnvoyVersion) {
     let scene = Scene::new(version, false).await;
     for answer in [scene.call().await, scene.enter().await] {
         for header in ["x-b3-traceid", "x-b3-sampled", "traceparent"] {
@@ -194,20 +194,20 @@ async fn nobody_is_traced_without_a_tracer(version: Version) {
 
 #[tokio::test]
 async fn every_request_is_one_trace_on_the_oldest() {
-    every_request_is_one_trace(Version::Oldest).await;
+    every_request_is_one_trace(EnvoyVersion::Oldest).await;
 }
 
 #[tokio::test]
 async fn every_request_is_one_trace_on_the_newest() {
-    every_request_is_one_trace(Version::Newest).await;
+    every_request_is_one_trace(EnvoyVersion::Newest).await;
 }
 
 #[tokio::test]
 async fn nobody_is_traced_without_a_tracer_on_the_oldest() {
-    nobody_is_traced_without_a_tracer(Version::Oldest).await;
+    nobody_is_traced_without_a_tracer(EnvoyVersion::Oldest).await;
 }
 
 #[tokio::test]
 async fn nobody_is_traced_without_a_tracer_on_the_newest() {
-    nobody_is_traced_without_a_tracer(Version::Newest).await;
+    nobody_is_traced_without_a_tracer(EnvoyVersion::Newest).await;
 }

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use evermesh_testkit::{control_plane::ControlPlane, tools, wait, xds::ask};
+use evermesh_testkit::{control_plane::ControlPlane, tools, wait, xds::open_stream};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
 use tonic::{
     Code,
@@ -101,15 +101,15 @@ async fn a_certificate_says_which_proxy_its_owner_may_be() {
 
     let front = authority.client(Some(&format!("spiffe://demo/{FRONT}")));
     let channel = connect(address, front.clone()).await.unwrap();
-    let _stream = ask(channel.clone(), FRONT, None).await.unwrap();
-    let status = ask(channel, OTHER, None).await.unwrap_err();
+    let _stream = open_stream(channel.clone(), FRONT, None).await.unwrap();
+    let status = open_stream(channel, OTHER, None).await.unwrap_err();
     assert_eq!(status.code(), Code::PermissionDenied);
     let seen = control_plane.proxies().await.unwrap();
     assert!(seen.to_string().contains("127.0.0.1"), "{seen}");
     // There is no cluster to ask what an account is.
     let account = authority.client(Some("spiffe://cluster.local/ns/demo/sa/front"));
     let channel = connect(address, account).await.unwrap();
-    let status = ask(channel, FRONT, None).await.unwrap_err();
+    let status = open_stream(channel, FRONT, None).await.unwrap_err();
     assert_eq!(status.code(), Code::PermissionDenied);
 
     // In TLS 1.3 a client learns only later that its certificate was wanted.
@@ -117,7 +117,7 @@ async fn a_certificate_says_which_proxy_its_owner_may_be() {
     let strangers = strangers.ca_certificate(Certificate::from_pem(&authority.pem));
     for stranger in [authority.client(None), strangers] {
         let served = match connect(address, stranger).await {
-            Ok(channel) => ask(channel, FRONT, None).await.is_ok(),
+            Ok(channel) => open_stream(channel, FRONT, None).await.is_ok(),
             Err(_) => false,
         };
         assert!(!served);
@@ -136,7 +136,7 @@ async fn a_certificate_says_which_proxy_its_owner_may_be() {
             let Ok(channel) = connect(address, new.clone()).await else {
                 return false;
             };
-            ask(channel, FRONT, None).await.is_ok()
+            open_stream(channel, FRONT, None).await.is_ok()
         },
     )
     .await;
@@ -153,17 +153,17 @@ async fn a_shared_token_lets_in_over_tls() {
     let control_plane = authority.control_plane(&by).await;
     let tls = authority.client(None);
     let channel = connect(control_plane.xds(), tls).await.unwrap();
-    ask(channel.clone(), FRONT, Some("Bearer secret"))
+    open_stream(channel.clone(), FRONT, Some("Bearer secret"))
         .await
         .unwrap();
     for bad in [None, Some("Bearer other")] {
-        let status = ask(channel.clone(), FRONT, bad).await.unwrap_err();
+        let status = open_stream(channel.clone(), FRONT, bad).await.unwrap_err();
         assert_eq!(status.code(), Code::Unauthenticated);
     }
     // Without TLS nobody hears anything.
     let plain = Endpoint::from_shared(format!("http://{}", control_plane.xds())).unwrap();
     if let Ok(channel) = plain.connect().await {
-        ask(channel, FRONT, Some("Bearer secret"))
+        open_stream(channel, FRONT, Some("Bearer secret"))
             .await
             .unwrap_err();
     }

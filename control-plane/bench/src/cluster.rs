@@ -7,9 +7,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use evermesh_testkit::{
-    chart::Chart,
-    control_plane::{ControlPlane, free_addresses},
-    kubernetes::ApiServer,
+    chart::Chart, control_plane::ControlPlane, kubernetes::ApiServer, port::reserve_addresses,
 };
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use kube::{
@@ -184,12 +182,12 @@ pub(crate) fn resource(object: &Value) -> Result<ApiResource> {
 
 /// Evermesh as its chart installs it, whose webhooks the API server asks, and where they are.
 pub(crate) async fn with_webhooks(api: &ApiServer) -> Result<(ControlPlane, SocketAddr)> {
-    let [webhook] = free_addresses()?;
+    let [webhook] = reserve_addresses()?;
     let installed = Chart::render(&[])?.install(api, webhook).await?;
     let mut control_plane =
         ControlPlane::start_installed(&installed, &installed.kubeconfig, webhook)?;
     control_plane.ready().await?;
-    installed.admission(api).await?;
+    installed.wait_for_webhooks(api).await?;
     Ok((control_plane, webhook))
 }
 

@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Result, bail};
 use evermesh_testkit::{
     control_plane::{ControlPlane, bootstrap},
-    envoy::{Envoy, EnvoyOptions, Version},
+    envoy::{Envoy, EnvoyOptions, EnvoyVersion},
 };
 
 /// Proxies of one node, all of which hold the route that changes.
@@ -26,7 +26,7 @@ pub(crate) async fn start(xds: SocketAddr) -> Result<Vec<Envoy>> {
     for _ in 0..ENVOYS {
         let bootstrap = bootstrap(NODE, xds, false)?;
         envoys.push(Envoy::start(&EnvoyOptions::new(
-            Version::Newest,
+            EnvoyVersion::Newest,
             bootstrap,
         ))?);
     }

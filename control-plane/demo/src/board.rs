@@ -10,8 +10,8 @@ use std::{
 
 use evermesh_testkit::{
     canary::by_version,
-    chi_square::{self, Fit},
-    load::Tally,
+    chi_square::{self, GoodnessOfFit},
+    load::LoadStats,
 };
 
 /// With it a line has 79 columns: a terminal of 80 does not wrap it.
@@ -45,7 +45,7 @@ impl Step {
         }
     }
 
-    pub(crate) fn add(&mut self, tally: &Tally) {
+    pub(crate) fn add(&mut self, tally: &LoadStats) {
         self.requests += tally.requests();
         for (answer, count) in &tally.answers {
             *self.answers.entry(answer.clone()).or_default() += count;
@@ -56,8 +56,8 @@ impl Step {
     }
 
     /// How well the split follows the weights.
-    pub(crate) fn fit(&self) -> Fit {
-        chi_square::fit(&by_version(&self.answers), &self.weights)
+    pub(crate) fn fit(&self) -> GoodnessOfFit {
+        chi_square::goodness_of_fit(&by_version(&self.answers), &self.weights)
     }
 
     fn applied(&self) -> String {
@@ -68,7 +68,7 @@ impl Step {
 }
 
 /// The table and the sums over all of it.
-pub(crate) struct Board {
+pub(crate) struct ProgressTable {
     drawn_over: bool,
     requests: u64,
     failed: u64,
@@ -76,7 +76,7 @@ pub(crate) struct Board {
     failures: BTreeMap<String, u64>,
 }
 
-impl Board {
+impl ProgressTable {
     pub(crate) fn new() -> Self {
         Self {
             drawn_over: std::io::stdout().is_terminal(),
@@ -95,7 +95,7 @@ impl Board {
     }
 
     /// Shows one second while a step runs.
-    pub(crate) fn second(&mut self, step: &Step, tally: &Tally) {
+    pub(crate) fn second(&mut self, step: &Step, tally: &LoadStats) {
         self.requests += tally.requests();
         self.failed += tally.failed();
         let statuses = tally
@@ -139,7 +139,7 @@ impl Board {
             &step.applied(),
         );
         let fit = step.fit();
-        let verdict = if !fit.holds() {
+        let verdict = if !fit.is_consistent() {
             "OFF".to_owned()
         } else if step.weights.contains(&0) {
             "exact".to_owned()

@@ -10,11 +10,11 @@ mod pods;
 use std::{fmt::Write as _, process::ExitCode};
 
 use anyhow::{Result, bail};
-use board::{Board, Step, say};
+use board::{ProgressTable, Step, say};
 use clap::Parser;
 use evermesh_testkit::{
-    canary::{Stage, StageOptions},
-    report::Report,
+    canary::{CanaryLab, CanaryLabOptions},
+    report::LoadReport,
 };
 
 /// Weights of v1 and v2, step by step.
@@ -51,11 +51,11 @@ struct Args {
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     let args = Args::parse();
-    let options = StageOptions {
+    let options = CanaryLabOptions {
         cluster: args.kubernetes,
-        ..StageOptions::default()
+        ..CanaryLabOptions::default()
     };
-    let mut board = Board::new();
+    let mut board = ProgressTable::new();
     let played = async {
         if args.pods {
             pods::play(&mut board).await
@@ -80,15 +80,15 @@ async fn main() -> ExitCode {
     }
 }
 
-async fn play(board: &mut Board, options: StageOptions) -> Result<()> {
-    let stage = Stage::build(options, |step| say(&format!("==> {step}"))).await?;
+async fn play(board: &mut ProgressTable, options: CanaryLabOptions) -> Result<()> {
+    let stage = CanaryLab::build(options, |step| say(&format!("==> {step}"))).await?;
     say(&format!(
         "==> front calls http://color.demo.local, {} times a second\n",
         options.rate
     ));
     let mut traffic = stage.traffic()?;
     if !options.cluster {
-        Board::open();
+        ProgressTable::open();
     }
 
     let mut faults = String::new();
@@ -104,7 +104,7 @@ async fn play(board: &mut Board, options: StageOptions) -> Result<()> {
                 say("\n$ kubectl apply -f route.yaml");
             }
             say(&format!("{shown}\n"));
-            Board::open();
+            ProgressTable::open();
         }
         let label = format!("{} / {}", weights[0], weights[1]);
         let step = measure(
@@ -129,7 +129,7 @@ async fn play(board: &mut Board, options: StageOptions) -> Result<()> {
 }
 
 /// Says that all went well, or fails with what did not.
-fn conclude(board: &Board, mut faults: String) -> Result<()> {
+fn conclude(board: &ProgressTable, mut faults: String) -> Result<()> {
     let (requests, failed) = board.totals();
     if failed > 0 {
         writeln!(
@@ -149,7 +149,7 @@ fn conclude(board: &Board, mut faults: String) -> Result<()> {
 
 /// What is wrong with the split of a step; nothing if it is as asked for.
 fn off(step: &Step) -> String {
-    if step.fit().holds() {
+    if step.fit().is_consistent() {
         return String::new();
     }
     format!("at {} the split was off: {}\n", step.label, step.fit())
@@ -157,18 +157,18 @@ fn off(step: &Step) -> String {
 
 /// Collects whole seconds for a step until it has enough requests.
 async fn measure(
-    board: &mut Board,
-    report: &mut Report,
+    board: &mut ProgressTable,
+    report: &mut LoadReport,
     mut step: Step,
     requests: u64,
 ) -> Result<Step> {
     // What came before, and the second in which the change fell, belong to no step.
-    while let Some(tally) = report.past_second() {
+    while let Some(tally) = report.try_next_second() {
         board.second(&step, &tally);
     }
-    board.second(&step, &report.second().await?);
+    board.second(&step, &report.next_second().await?);
     while step.requests < requests {
-        let tally = report.second().await?;
+        let tally = report.next_second().await?;
         step.add(&tally);
         board.second(&step, &tally);
     }

@@ -1,12 +1,12 @@
 //! The canary release with pods.
 
 use anyhow::Result;
-use evermesh_local_cluster::{Cluster, canary::Canary};
-use evermesh_testkit::envoy::Version;
+use evermesh_local_cluster::{TestCluster, canary::CanaryCluster};
+use evermesh_testkit::envoy::EnvoyVersion;
 
 use crate::{
     STEPS,
-    board::{Board, Step, say},
+    board::{ProgressTable, Step, say},
     conclude, measure, off,
 };
 
@@ -16,12 +16,14 @@ const RATE: u32 = 100;
 /// What a split is judged by.
 const REQUESTS_PER_STEP: u64 = 1000;
 
-pub(crate) async fn play(board: &mut Board) -> Result<()> {
+pub(crate) async fn play(board: &mut ProgressTable) -> Result<()> {
     say("==> A Kubernetes of one node: etcd, API server, controllers, kubelet, containerd");
-    let cluster = Cluster::obtain(|step| say(&format!("    {step}"))).await?;
+    let cluster = TestCluster::obtain(|step| say(&format!("    {step}"))).await?;
     let is_ours = cluster.logs().is_some();
-    let canary =
-        Canary::build(cluster, Version::Newest, |step| say(&format!("==> {step}"))).await?;
+    let canary = CanaryCluster::build(cluster, EnvoyVersion::Newest, |step| {
+        say(&format!("==> {step}"))
+    })
+    .await?;
     say(&format!(
         "==> the pod front calls http://color.shop, {RATE} times a second; ACKed is from before kubectl apply to \
          Programmed\n"
@@ -37,7 +39,7 @@ pub(crate) async fn play(board: &mut Board) -> Result<()> {
             Some(canary.shift(weights).await?)
         };
         say(&canary.shown().await?);
-        Board::open();
+        ProgressTable::open();
         let step = Step::new(format!("{} / {}", weights[0], weights[1]), weights, applied);
         faults += &off(&measure(board, &mut traffic.report, step, REQUESTS_PER_STEP).await?);
     }

@@ -7,8 +7,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use tokio::process::Command;
 
-use crate::{Cluster, ROLLOUT, install::install, traffic::Traffic, workload::Workload};
-use evermesh_testkit::{chart, envoy::Version, http::Address, process, tools};
+use crate::{
+    ROLLOUT, TestCluster, install::install, traffic::PodTraffic, workload::CanaryDeployment,
+};
+use evermesh_testkit::{chart, envoy::EnvoyVersion, http::Address, process, tools};
 
 /// The mesh and its Services.
 const MESH: &str = include_str!("canary.yaml");
@@ -19,26 +21,26 @@ const GATE: u16 = 30088;
 /// The node port leads to the gateway a moment after its pod is ready.
 const FIRST_ANSWER: Duration = Duration::from_secs(30);
 
-const WORKLOADS: [Workload; 4] = [
-    Workload {
+const WORKLOADS: [CanaryDeployment; 4] = [
+    CanaryDeployment {
         name: "color-v1",
         labels: &[("app", "color"), ("version", "v1")],
         replicas: 2,
         has_app: true,
     },
-    Workload {
+    CanaryDeployment {
         name: "color-v2",
         labels: &[("app", "color"), ("version", "v2")],
         replicas: 2,
         has_app: true,
     },
-    Workload {
+    CanaryDeployment {
         name: "front",
         labels: &[("app", "front")],
         replicas: 1,
         has_app: true,
     },
-    Workload {
+    CanaryDeployment {
         name: "gate",
         labels: &[("app", "gate")],
         replicas: 1,
@@ -48,16 +50,16 @@ const WORKLOADS: [Workload; 4] = [
 
 /// A cluster in which the canary runs.
 #[derive(Debug)]
-pub struct Canary {
+pub struct CanaryCluster {
     /// Where it runs.
-    pub cluster: Cluster,
+    pub cluster: TestCluster,
 }
 
-impl Canary {
+impl CanaryCluster {
     /// Builds it up in a cluster, with this Envoy; `say` hears of each step.
     pub async fn build(
-        cluster: Cluster,
-        version: Version,
+        cluster: TestCluster,
+        version: EnvoyVersion,
         mut say: impl FnMut(&str),
     ) -> Result<Self> {
         install(&cluster, version, &mut say).await?;
@@ -74,7 +76,7 @@ impl Canary {
         for workload in WORKLOADS {
             canary
                 .cluster
-                .rolled_out("shop", workload.name, ROLLOUT)
+                .wait_for_rollout("shop", workload.name, ROLLOUT)
                 .await?;
         }
         Ok(canary)
@@ -137,8 +139,8 @@ impl Canary {
     }
 
     /// Requests of the caller to the service, from within its pod.
-    pub fn traffic(&self, rate: u32) -> Result<Traffic> {
-        Traffic::start(
+    pub fn traffic(&self, rate: u32) -> Result<PodTraffic> {
+        PodTraffic::start(
             &self.cluster,
             "shop",
             "deployment/front",
@@ -148,7 +150,7 @@ impl Canary {
     }
 
     /// The gateway, as somebody outside of the cluster reaches it, once it answers.
-    pub async fn gate(&self) -> Result<Address> {
+    pub async fn gateway(&self) -> Result<Address> {
         let gate = self.cluster.node_port(GATE).await?;
         let deadline = Instant::now() + FIRST_ANSWER;
         while let Err(error) = gate.get("/").await {

@@ -3,13 +3,17 @@
 use anyhow::{Context as _, Result, bail};
 use tokio::process::Command;
 
-use crate::{Cluster, ROLLOUT, images};
-use evermesh_testkit::{chart, envoy::Version};
+use crate::{ROLLOUT, TestCluster, images};
+use evermesh_testkit::{chart, envoy::EnvoyVersion};
 
 /// Installs Evermesh by its chart, with this Envoy for pods, and waits until its webhooks answer.
 ///
 /// The images that pods of tests need are loaded too; `say` hears of each step.
-pub async fn install(cluster: &Cluster, version: Version, mut say: impl FnMut(&str)) -> Result<()> {
+pub async fn install(
+    cluster: &TestCluster,
+    version: EnvoyVersion,
+    mut say: impl FnMut(&str),
+) -> Result<()> {
     say("loading images: Evermesh, Envoy, a test application");
     let envoy = format!("envoy-{}", version.number());
     let needed = [
@@ -50,14 +54,14 @@ pub async fn install(cluster: &Cluster, version: Version, mut say: impl FnMut(&s
         let state = ["get", "pods,events", "--namespace", chart::NAMESPACE];
         bail!("helm: {why}\n{}", cluster.kubectl().run(&state).await?);
     }
-    serving(cluster).await
+    wait_until_serving(cluster).await
 }
 
 /// Waits until Evermesh's pods are there, and the API server reaches them: a cluster IP answers a moment after its pods
 /// are ready.
-pub async fn serving(cluster: &Cluster) -> Result<()> {
+pub async fn wait_until_serving(cluster: &TestCluster) -> Result<()> {
     cluster
-        .rolled_out(chart::NAMESPACE, "evermesh", ROLLOUT)
+        .wait_for_rollout(chart::NAMESPACE, "evermesh", ROLLOUT)
         .await?;
-    chart::admission(cluster.kubectl()).await
+    chart::wait_for_webhooks(cluster.kubectl()).await
 }

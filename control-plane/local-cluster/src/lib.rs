@@ -33,8 +33,8 @@ use tempfile::TempDir;
 
 use self::local::Local;
 pub use self::{
-    install::{install, serving},
-    traffic::Traffic,
+    install::{install, wait_until_serving},
+    traffic::PodTraffic,
 };
 use evermesh_testkit::{
     http::Address,
@@ -53,7 +53,7 @@ const ROLLOUT: Duration = Duration::from_mins(3);
 
 /// A cluster that runs pods.
 #[derive(Debug)]
-pub struct Cluster {
+pub struct TestCluster {
     kubectl: Kubectl,
     place: Place,
     /// Held until the cluster is gone.
@@ -66,7 +66,7 @@ enum Place {
     Theirs { dir: TempDir },
 }
 
-impl Cluster {
+impl TestCluster {
     /// The cluster of the variable `KUBECONFIG`, or one of our own; `say` hears of each step.
     ///
     /// One at a time on a machine, whichever it is: a second caller waits for the first to end.
@@ -161,7 +161,7 @@ impl Cluster {
     }
 
     /// Waits until every pod that a Deployment asks for is new and available.
-    pub async fn rolled_out(
+    pub async fn wait_for_rollout(
         &self,
         namespace: &str,
         deployment: &str,
@@ -197,7 +197,7 @@ impl Cluster {
     }
 
     /// The sum of those counters of a pod's Envoy whose name this expression finds.
-    pub async fn count(&self, namespace: &str, pod: &str, names: &str) -> Result<u64> {
+    pub async fn counter_sum(&self, namespace: &str, pod: &str, names: &str) -> Result<u64> {
         let filter = names.replace('^', "%5E").replace('$', "%24");
         let path = format!("/stats?type=Counters&filter={filter}");
         let counters = self.get(namespace, pod, ENVOY_ADMIN, &path).await?;

@@ -19,11 +19,11 @@ use crate::{
     parts::{self, DNS_READY_PORT, NODE, PROXY_HEALTH_PORT, Parts},
 };
 use evermesh_testkit::{
-    hosts::{Host, Lab},
+    hosts::{Lab, LabHost},
     http::Address,
     kubernetes::{self, ApiServer},
     process::Process,
-    relay::Door,
+    relay::PortForward,
     tools,
 };
 
@@ -36,11 +36,11 @@ const POLL: Duration = Duration::from_millis(50);
 /// What runs, in the order in which it ends: a part before those that it asks, files after those who use them.
 #[derive(Debug)]
 pub(crate) struct Local {
-    _door: Door,
+    _door: PortForward,
     parts: Vec<Part>,
     _api: ApiServer,
-    node: Host,
-    outside: Host,
+    node: LabHost,
+    outside: LabHost,
     _cgroup: Cgroup,
     dir: TempDir,
     logs: TempDir,
@@ -96,7 +96,7 @@ impl Local {
         parts.push(spawn("coredns", plan.dns(&api)?)?);
         tell("the other parts are started");
 
-        let door = Door::open(node.loopback(api.address().port())).await?;
+        let door = PortForward::open(node.loopback(api.address().port())).await?;
         write_kubeconfig(&dir.path().join("kubeconfig"), &api, &door)?;
         let mut local = Self {
             _door: door,
@@ -255,7 +255,7 @@ async fn get(client: &Client, path: &str) -> Result<Value> {
 }
 
 /// That of the administrator, with the address of the door.
-fn write_kubeconfig(path: &Path, api: &ApiServer, door: &Door) -> Result<()> {
+fn write_kubeconfig(path: &Path, api: &ApiServer, door: &PortForward) -> Result<()> {
     let mut config: Value = serde_json::from_str(&fs::read_to_string(api.kubeconfig())?)?;
     config["clusters"][0]["cluster"]["server"] = json!(format!("https://{}", door.address()));
     fs::write(path, config.to_string()).context("the kubeconfig")

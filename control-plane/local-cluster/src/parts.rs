@@ -6,7 +6,7 @@ use anyhow::Result;
 use serde_json::json;
 
 use crate::images;
-use evermesh_testkit::{hosts::Host, kubernetes::ApiServer, process, tools};
+use evermesh_testkit::{hosts::LabHost, kubernetes::ApiServer, process, tools};
 
 /// The name of the one node.
 pub(crate) const NODE: &str = "node";
@@ -35,7 +35,7 @@ const TUNABLES: [(&str, &str); 6] = [
 
 /// Where the node's files are, and who starts its parts.
 pub(crate) struct Parts<'a> {
-    pub(crate) node: &'a Host,
+    pub(crate) node: &'a LabHost,
     pub(crate) dir: &'a Path,
     pub(crate) cgroup: String,
 }

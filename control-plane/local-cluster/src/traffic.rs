@@ -5,26 +5,26 @@ use std::{process::Stdio, time::Duration};
 use anyhow::{Context as _, Result, bail};
 use tokio::process::{Child, ChildStdin};
 
-use crate::Cluster;
-use evermesh_testkit::{load::Tally, report::Report};
+use crate::TestCluster;
+use evermesh_testkit::{load::LoadStats, report::LoadReport};
 
 /// Longer than the load client waits for an answer.
 const LAST_ANSWER: Duration = Duration::from_secs(30);
 
 /// The requests of a pod's application while they are sent.
 #[derive(Debug)]
-pub struct Traffic {
+pub struct PodTraffic {
     child: Child,
     /// As long as it is open, requests are sent.
     input: Option<ChildStdin>,
     /// What came back so far.
-    pub report: Report,
+    pub report: LoadReport,
 }
 
-impl Traffic {
+impl PodTraffic {
     /// Sends requests to port 80 of a host from the container `app` of a pod, or of one of a Deployment's.
     pub fn start(
-        cluster: &Cluster,
+        cluster: &TestCluster,
         namespace: &str,
         pod: &str,
         host: &str,
@@ -45,18 +45,18 @@ impl Traffic {
         let output = child.stdout.take().context("the output is a pipe")?;
         Ok(Self {
             input: child.stdin.take(),
-            report: Report::read(output),
+            report: LoadReport::read(output),
             child,
         })
     }
 
     /// The answers of the next seconds, from one that begins later than now.
-    pub async fn seconds(&mut self, count: u32) -> Result<Tally> {
-        while self.report.past_second().is_some() {}
-        self.report.second().await?;
-        let mut sum = Tally::default();
+    pub async fn seconds(&mut self, count: u32) -> Result<LoadStats> {
+        while self.report.try_next_second().is_some() {}
+        self.report.next_second().await?;
+        let mut sum = LoadStats::default();
         for _ in 0..count {
-            for (answer, count) in self.report.second().await?.answers {
+            for (answer, count) in self.report.next_second().await?.answers {
                 *sum.answers.entry(answer).or_default() += count;
             }
         }
@@ -64,9 +64,9 @@ impl Traffic {
     }
 
     /// Sends no more, waits for every answer, and returns the sum of all that was sent.
-    pub async fn finish(mut self) -> Result<Tally> {
+    pub async fn finish(mut self) -> Result<LoadStats> {
         self.input = None;
-        let sum = self.report.sum().await?;
+        let sum = self.report.total().await?;
         let ended = tokio::time::timeout(LAST_ANSWER, self.child.wait()).await;
         let status = ended.context("kubectl exec does not end")??;
         if !status.success() {

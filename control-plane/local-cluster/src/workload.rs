@@ -12,7 +12,7 @@ const APP_PORT: u16 = 8080;
 
 /// One Deployment in the namespace `shop`.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Workload {
+pub(crate) struct CanaryDeployment {
     pub(crate) name: &'static str,
     pub(crate) labels: &'static [(&'static str, &'static str)],
     pub(crate) replicas: u32,
@@ -20,7 +20,7 @@ pub(crate) struct Workload {
     pub(crate) has_app: bool,
 }
 
-impl Workload {
+impl CanaryDeployment {
     /// The object. Nothing in it is of Evermesh: labels say which node or gateway it is. All pods are replaced at a
     /// time, each after another is ready.
     pub(crate) fn object(&self) -> Result<Value> {

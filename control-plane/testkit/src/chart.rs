@@ -54,7 +54,7 @@ pub struct Chart {
 
 /// The chart as it is installed in an API server.
 #[derive(Clone, Debug)]
-pub struct Installed {
+pub struct InstalledChart {
     /// The kubeconfig of the service account that Evermesh runs as.
     pub kubeconfig: PathBuf,
     /// Where the API server calls the webhooks.
@@ -98,9 +98,9 @@ impl Chart {
     }
 
     /// Installs it, its definitions and its namespace, and waits until its rights are in force.
-    pub async fn install(&self, api: &ApiServer, webhook: SocketAddr) -> Result<Installed> {
+    pub async fn install(&self, api: &ApiServer, webhook: SocketAddr) -> Result<InstalledChart> {
         api.apply_path(&path()?.join("crds")).await?;
-        api.established().await?;
+        api.wait_for_crds().await?;
         api.create_namespace(NAMESPACE).await?;
         let objects = self.objects.iter().filter(|it| {
             let kind = it["kind"].as_str().unwrap_or_default();
@@ -121,7 +121,7 @@ impl Chart {
             }
             noticed(api, account, role).await?;
         }
-        Ok(Installed {
+        Ok(InstalledChart {
             kubeconfig: api.service_account_kubeconfig(NAMESPACE, account).await?,
             webhook,
             arguments: self.arguments()?,
@@ -129,7 +129,7 @@ impl Chart {
     }
 }
 
-impl Installed {
+impl InstalledChart {
     /// The arguments of the program with other addresses.
     pub fn arguments(
         &self,
@@ -158,13 +158,13 @@ impl Installed {
     }
 
     /// Waits until the API server asks the webhooks, trusts them and has an answer.
-    pub async fn admission(&self, api: &ApiServer) -> Result<()> {
-        admission(&api.kubectl).await
+    pub async fn wait_for_webhooks(&self, api: &ApiServer) -> Result<()> {
+        wait_for_webhooks(&api.kubectl).await
     }
 }
 
 /// Waits until the API server asks the webhooks, trusts them and has an answer.
-pub async fn admission(kubectl: &Kubectl) -> Result<()> {
+pub async fn wait_for_webhooks(kubectl: &Kubectl) -> Result<()> {
     let probe = json!({
         "apiVersion": "appmesh.k8s.aws/v1beta2",
         "kind": "Mesh",
@@ -249,6 +249,6 @@ async fn eventually(what: &str, mut attempt: impl AsyncFnMut() -> Result<()>) ->
 }
 
 /// The values of somebody who installed the chart appmesh-controller.
-pub fn old_values() -> PathBuf {
+pub fn appmesh_controller_values() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/chart/appmesh-controller.yaml")
 }

@@ -11,21 +11,21 @@ const CRITICAL: [f64; 10] = [
 
 /// The outcome of the test.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Fit {
+pub struct GoodnessOfFit {
     /// The distance between what was measured and what was asked for.
     pub statistic: f64,
     /// The distance that a fair split stays below, but once in a thousand times.
     pub critical: f64,
 }
 
-impl Fit {
+impl GoodnessOfFit {
     /// Whether the split may be called fair.
-    pub fn holds(self) -> bool {
+    pub fn is_consistent(self) -> bool {
         self.statistic <= self.critical
     }
 }
 
-impl fmt::Display for Fit {
+impl fmt::Display for GoodnessOfFit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "χ² {:.2}, limit {:.2}", self.statistic, self.critical)
     }
@@ -38,7 +38,7 @@ impl fmt::Display for Fit {
 /// # Panics
 ///
 /// When there is not one weight per count, no weight above zero, or more than eleven of them.
-pub fn fit(counts: &[u64], weights: &[u32]) -> Fit {
+pub fn goodness_of_fit(counts: &[u64], weights: &[u32]) -> GoodnessOfFit {
     assert_eq!(counts.len(), weights.len(), "one weight per count");
     let total_weight: u32 = weights.iter().sum();
     assert!(total_weight > 0, "some weight is above zero");
@@ -63,7 +63,7 @@ pub fn fit(counts: &[u64], weights: &[u32]) -> Fit {
         1 => 0.0, // Everything goes to the one target, whatever the number.
         weights => CRITICAL[weights - 2],
     };
-    Fit {
+    GoodnessOfFit {
         statistic,
         critical,
     }
@@ -80,25 +80,25 @@ mod tests {
 
     #[test]
     fn a_split_near_its_weights_holds() {
-        assert!(fit(&[1795, 205], &[90, 10]).holds());
-        assert!(fit(&[1000, 1000], &[1, 1]).holds());
-        assert!(fit(&[2000, 0], &[100, 0]).holds());
-        assert!(fit(&[330, 340, 330], &[1, 1, 1]).holds());
+        assert!(goodness_of_fit(&[1795, 205], &[90, 10]).is_consistent());
+        assert!(goodness_of_fit(&[1000, 1000], &[1, 1]).is_consistent());
+        assert!(goodness_of_fit(&[2000, 0], &[100, 0]).is_consistent());
+        assert!(goodness_of_fit(&[330, 340, 330], &[1, 1, 1]).is_consistent());
     }
 
     #[test]
     fn a_split_off_its_weights_does_not() {
-        assert!(!fit(&[1700, 300], &[90, 10]).holds());
-        assert!(!fit(&[2000, 0], &[50, 50]).holds());
-        assert!(!fit(&[1999, 1], &[100, 0]).holds());
+        assert!(!goodness_of_fit(&[1700, 300], &[90, 10]).is_consistent());
+        assert!(!goodness_of_fit(&[2000, 0], &[50, 50]).is_consistent());
+        assert!(!goodness_of_fit(&[1999, 1], &[100, 0]).is_consistent());
     }
 
     #[test]
     fn the_statistic_is_pearsons() {
         // 60/40 of 100 against 50/50: 10²/50 twice.
         assert_eq!(
-            fit(&[60, 40], &[50, 50]),
-            Fit {
+            goodness_of_fit(&[60, 40], &[50, 50]),
+            GoodnessOfFit {
                 statistic: 4.0,
                 critical: 10.828
             }

@@ -14,7 +14,7 @@ use hyper_util::rt::TokioIo;
 use serde::{Deserialize, Serialize};
 use tokio::{net::TcpListener, sync::Mutex};
 
-use crate::{hosts::Host, http::Address, process::Process, tools};
+use crate::{hosts::LabHost, http::Address, process::Process, tools};
 
 /// Where spans are posted.
 const SPANS: &str = "/api/v2/spans";
@@ -35,19 +35,19 @@ pub struct Span {
     /// `CLIENT` where a request leaves for another, `SERVER` where it arrives.
     pub kind: String,
     /// Who saw it.
-    pub local_endpoint: Endpoint,
+    pub local_endpoint: SpanEndpoint,
 }
 
 /// Who saw a span.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Endpoint {
+pub struct SpanEndpoint {
     /// The cluster in Envoy's bootstrap.
     pub service_name: String,
 }
 
 /// Starts a collector on a host, and waits until it answers.
-pub async fn start_on(host: &Host, listen: SocketAddr) -> Result<Process> {
+pub async fn start_on(host: &LabHost, listen: SocketAddr) -> Result<Process> {
     let mut command = host.command(tools::built("evermesh-test-app")?);
     command.args(["collector", "--listen", &listen.to_string()]);
     let mut process = host.spawn("collector", command)?;

@@ -3,7 +3,7 @@
 use std::{
     ffi::OsString,
     fmt::Display,
-    net::{Ipv4Addr, SocketAddr, TcpListener},
+    net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
@@ -15,9 +15,10 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::{
-    chart::Installed,
-    hosts::Host,
+    chart::InstalledChart,
+    hosts::LabHost,
     http::Address,
+    port::reserve_addresses,
     process::{self, Process},
     tools,
 };
@@ -37,7 +38,7 @@ const METRICS_PORT: u16 = 18002;
 /// A running control plane.
 #[derive(Debug)]
 pub struct ControlPlane {
-    place: Option<Host>,
+    place: Option<LabHost>,
     arguments: Vec<OsString>,
     /// The cluster it reads, if it reads one.
     kubeconfig: Option<PathBuf>,
@@ -50,7 +51,7 @@ pub struct ControlPlane {
 
 /// One change and how far it came.
 #[derive(Clone, Debug, Deserialize, PartialEq)]
-pub struct Change {
+pub struct ChangeRecord {
     /// Counts up.
     pub id: u64,
     /// When it was noticed, in milliseconds since 1970.
@@ -82,18 +83,18 @@ impl ControlPlane {
     ///
     /// It serves its webhooks at `webhook`, which need not be where the API server calls them.
     pub fn start_installed(
-        installed: &Installed,
+        installed: &InstalledChart,
         kubeconfig: &Path,
         webhook: SocketAddr,
     ) -> Result<Self> {
-        let [xds, admin, metrics] = free_addresses()?;
+        let [xds, admin, metrics] = reserve_addresses()?;
         let arguments = installed.arguments(xds, [admin, metrics], webhook)?;
         let arguments = arguments.into_iter().map(Into::into).collect();
         Self::launch_on_loopback([xds, admin], Some(kubeconfig.to_owned()), arguments)
     }
 
     /// The same on a host of a lab, on whose loopback the API server is; it is not ready yet.
-    pub fn start_installed_on(host: &Host, installed: &Installed) -> Result<Self> {
+    pub fn start_installed_on(host: &LabHost, installed: &InstalledChart) -> Result<Self> {
         let [xds, admin] = addresses_on(host);
         let metrics = SocketAddr::from((Ipv4Addr::LOCALHOST, METRICS_PORT));
         let arguments = installed.arguments(xds, [admin, metrics], installed.webhook)?;
@@ -106,7 +107,7 @@ impl ControlPlane {
         kubeconfig: Option<PathBuf>,
         arguments: &[&str],
     ) -> Result<Self> {
-        let [xds, admin] = free_addresses()?;
+        let [xds, admin] = reserve_addresses()?;
         let arguments = arguments_of(source, xds, admin, arguments);
         Self::launch_on_loopback([xds, admin], kubeconfig, arguments)
     }
@@ -132,14 +133,14 @@ impl ControlPlane {
     }
 
     /// Starts a control plane on a host of a lab, on [`XDS_PORT`] and [`ADMIN_PORT`]; it is not ready yet.
-    pub fn start_on(host: &Host, config: &Path, arguments: &[&str]) -> Result<Self> {
+    pub fn start_on(host: &LabHost, config: &Path, arguments: &[&str]) -> Result<Self> {
         let [xds, admin] = addresses_on(host);
         let source = ["--config".into(), config.into()];
         Self::launch_on(host, None, arguments_of(&source, xds, admin, arguments))
     }
 
     fn launch_on(
-        host: &Host,
+        host: &LabHost,
         kubeconfig: Option<PathBuf>,
         arguments: Vec<OsString>,
     ) -> Result<Self> {
@@ -229,8 +230,8 @@ impl ControlPlane {
     }
 
     /// The last changes, oldest first.
-    pub async fn changes(&self) -> Result<Vec<Change>> {
-        let mut changes: Vec<Change> =
+    pub async fn changes(&self) -> Result<Vec<ChangeRecord>> {
+        let mut changes: Vec<ChangeRecord> =
             serde_json::from_str(&self.admin.get("/debug/changes").await?)?;
         changes.sort_by_key(|change| change.id);
         Ok(changes)
@@ -252,22 +253,8 @@ impl ControlPlane {
     }
 }
 
-/// Addresses on loopback where nobody listens.
-///
-/// Held until the end of the function only: another process may take them, which no test does.
-pub fn free_addresses<const N: usize>() -> Result<[SocketAddr; N]> {
-    let mut sockets = Vec::new();
-    let mut addresses = [SocketAddr::from((Ipv4Addr::LOCALHOST, 0)); N];
-    for address in &mut addresses {
-        let socket = TcpListener::bind(*address)?;
-        *address = socket.local_addr()?;
-        sockets.push(socket);
-    }
-    Ok(addresses)
-}
-
 /// For xDS and for operators, on a host of a lab.
-fn addresses_on(host: &Host) -> [SocketAddr; 2] {
+fn addresses_on(host: &LabHost) -> [SocketAddr; 2] {
     [
         SocketAddr::from((host.ip(), XDS_PORT)),
         SocketAddr::from((Ipv4Addr::LOCALHOST, ADMIN_PORT)),

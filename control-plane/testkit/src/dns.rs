@@ -14,11 +14,11 @@ const TTL_SECONDS: u32 = 1;
 
 /// A DNS server on loopback; it lives as long as the runtime that it was started on.
 #[derive(Clone, Copy, Debug)]
-pub struct Dns {
+pub struct DnsServer {
     address: SocketAddr,
 }
 
-impl Dns {
+impl DnsServer {
     /// Answers for these names; others do not exist.
     pub async fn start(names: &[(&str, Ipv4Addr)]) -> Result<Self> {
         let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await?;
@@ -42,7 +42,7 @@ impl Dns {
     }
 
     /// A bootstrap, YAML or JSON, whose Envoy asks this server.
-    pub fn asked_by(&self, bootstrap: &str) -> Result<String> {
+    pub fn bootstrap_with_resolver(&self, bootstrap: &str) -> Result<String> {
         let mut bootstrap: Value = serde_saphyr::from_str(bootstrap).context("a bootstrap")?;
         bootstrap["typed_dns_resolver_config"] = json!({
             "name": "envoy.network.dns_resolver.cares",

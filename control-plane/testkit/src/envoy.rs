@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::{
-    hosts::{Host, PROXY_MARK, ProxyIdentity},
+    hosts::{LabHost, PROXY_MARK, ProxyIdentity},
     http::Address,
     process::{self, Process},
     tools,
@@ -23,14 +23,14 @@ const START: Duration = Duration::from_secs(30);
 
 /// The Envoys that we test with.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Version {
+pub enum EnvoyVersion {
     /// The oldest that we support, 1.36.4.
     Oldest,
     /// The newest that we test with, 1.40.0.
     Newest,
 }
 
-impl Version {
+impl EnvoyVersion {
     /// Both, oldest first.
     pub const ALL: [Self; 2] = [Self::Oldest, Self::Newest];
 
@@ -52,7 +52,7 @@ impl Version {
 #[derive(Clone, Debug)]
 pub struct EnvoyOptions {
     /// Which Envoy.
-    pub version: Version,
+    pub version: EnvoyVersion,
     /// The bootstrap, YAML or JSON. Its `admin` is replaced by a Unix socket.
     pub bootstrap: String,
     /// Further arguments, for example `--drain-time-s 1`.
@@ -61,7 +61,7 @@ pub struct EnvoyOptions {
 
 impl EnvoyOptions {
     /// The given Envoy with the given bootstrap, and nothing else.
-    pub fn new(version: Version, bootstrap: impl Into<String>) -> Self {
+    pub fn new(version: EnvoyVersion, bootstrap: impl Into<String>) -> Self {
         Self {
             version,
             bootstrap: bootstrap.into(),
@@ -86,7 +86,7 @@ impl Envoy {
     }
 
     /// Starts the Envoy of a lab's host, as the user that interception leaves alone.
-    pub fn start_on(host: &Host, options: &EnvoyOptions) -> Result<Self> {
+    pub fn start_on(host: &LabHost, options: &EnvoyOptions) -> Result<Self> {
         let binary = options.version.binary()?;
         // The checkout may lie where only its owner reads.
         let shared = host
@@ -188,14 +188,14 @@ impl Envoy {
 ///
 /// Such Envoys talk to themselves on a port that App Mesh has fixed, and listeners share ports: on one machine, two of
 /// them would take each other's requests.
-pub fn gateway_turn() -> Result<File> {
+pub fn lock_gateway_ports() -> Result<File> {
     let file = File::create(std::env::temp_dir().join("evermesh-gateway.lock"))?;
     file.lock()?;
     Ok(file)
 }
 
 /// Lets Envoy judge a bootstrap, YAML or JSON, without running it; the error holds Envoy's own words.
-pub fn validate(version: Version, bootstrap: &str) -> Result<()> {
+pub fn validate(version: EnvoyVersion, bootstrap: &str) -> Result<()> {
     let dir = tools::scratch("validate")?;
     let config = write_config(dir.path(), bootstrap)?;
     let mut judge = Command::new(version.binary()?);

@@ -61,7 +61,7 @@ pub struct Lab {
 
 /// One host of a lab; clones are the same host.
 #[derive(Clone, Debug)]
-pub struct Host {
+pub struct LabHost {
     agent: Arc<Agent>,
     switch: Arc<Agent>,
     identity: ProxyIdentity,
@@ -136,19 +136,19 @@ impl Lab {
     }
 
     /// Adds a host with an address of its own.
-    pub async fn host(&mut self, name: &str) -> Result<Host> {
+    pub async fn host(&mut self, name: &str) -> Result<LabHost> {
         self.add(name, false).await
     }
 
     /// Adds a host that has mounts and process ids of its own, for daemons; only as root.
-    pub async fn node(&mut self, name: &str) -> Result<Host> {
+    pub async fn node(&mut self, name: &str) -> Result<LabHost> {
         if self.rights.unshare != RIGHTS[0].unshare {
             bail!("a node needs mounts of its own: run as root");
         }
         self.add(name, true).await
     }
 
-    async fn add(&mut self, name: &str, is_node: bool) -> Result<Host> {
+    async fn add(&mut self, name: &str, is_node: bool) -> Result<LabHost> {
         if self.hosts == u8::MAX - 2 {
             bail!("the lab is full");
         }
@@ -174,7 +174,7 @@ impl Lab {
             "ip link set lo up && ip address add {ip}/16 dev eth0 && ip link set eth0 up \
              && ip route add default via {a}.{b}.0.1"
         ))?;
-        Ok(Host {
+        Ok(LabHost {
             agent: Arc::new(agent),
             switch: Arc::clone(&self.switch),
             identity: self.rights.identity,
@@ -184,7 +184,7 @@ impl Lab {
     }
 }
 
-impl Host {
+impl LabHost {
     /// The host's name.
     pub fn name(&self) -> &str {
         &self.agent.name

@@ -32,13 +32,13 @@ pub enum Address {
 }
 
 /// A byte stream of either kind.
-pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+pub trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {}
 
-impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> ByteStream for S {}
 
 /// An answer, read to its end.
 #[derive(Clone, Debug)]
-pub struct Answer {
+pub struct HttpResponse {
     /// The status code.
     pub status: StatusCode,
     /// The headers.
@@ -49,7 +49,7 @@ pub struct Answer {
 
 impl Address {
     /// Opens a connection.
-    pub async fn connect(&self) -> io::Result<Box<dyn Stream>> {
+    pub async fn connect(&self) -> io::Result<Box<dyn ByteStream>> {
         Ok(match self {
             Self::Tcp(address) => {
                 let stream = TcpStream::connect(address).await?;
@@ -66,7 +66,7 @@ impl Address {
     }
 
     /// Sends one request over a connection of its own.
-    pub async fn send(&self, request: Request<Full<Bytes>>) -> Result<Answer> {
+    pub async fn send(&self, request: Request<Full<Bytes>>) -> Result<HttpResponse> {
         let what = format!("{} {} at {self:?}", request.method(), request.uri());
         let exchange = async {
             let (mut sender, connection) =
@@ -76,7 +76,7 @@ impl Address {
             let (head, body) = response.into_parts();
             let body = body.collect().await?.to_bytes();
             connection.abort();
-            anyhow::Ok(Answer {
+            anyhow::Ok(HttpResponse {
                 status: head.status,
                 headers: head.headers,
                 body: String::from_utf8_lossy(&body).into_owned(),

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use anyhow::Result;
 
 use crate::{
-    hosts::{Host, PROXY_MARK, PROXY_UID, ProxyIdentity},
+    hosts::{LabHost, PROXY_MARK, PROXY_UID, ProxyIdentity},
     process, tools,
 };
 
@@ -32,12 +32,12 @@ pub struct Interception {
 
 impl Interception {
     /// Writes the rules into the host, replacing earlier ones.
-    pub fn install(&self, host: &Host) -> Result<()> {
+    pub fn install(&self, host: &LabHost) -> Result<()> {
         self.run(host, &[]).map(drop)
     }
 
     /// Runs the program with these arguments, and returns what it printed.
-    pub fn run(&self, host: &Host, arguments: &[&str]) -> Result<String> {
+    pub fn run(&self, host: &LabHost, arguments: &[&str]) -> Result<String> {
         let (exempt, id) = match host.proxy_identity() {
             ProxyIdentity::Uid => ("APPMESH_IGNORE_UID", PROXY_UID),
             ProxyIdentity::Mark => ("EVERMESH_IGNORE_MARK", PROXY_MARK),

@@ -47,7 +47,7 @@ pub struct Load {
 
 /// What came back, in one second or altogether.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
-pub struct Tally {
+pub struct LoadStats {
     /// The second, counted from zero; none in the summary.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub second: Option<u64>,
@@ -65,7 +65,7 @@ pub struct Tally {
     pub max_ms: f64,
 }
 
-impl Tally {
+impl LoadStats {
     /// How many requests came to an end.
     pub fn requests(&self) -> u64 {
         self.statuses.values().sum::<u64>() + self.failures()
@@ -86,20 +86,20 @@ impl Tally {
 }
 
 /// The end of one request.
-struct Outcome {
+struct RequestOutcome {
     latency: Duration,
     answer: Result<(u16, String), String>,
 }
 
 /// Collects outcomes of a period.
 #[derive(Default)]
-struct Collector {
-    tally: Tally,
+struct StatsCollector {
+    tally: LoadStats,
     latencies: Vec<Duration>,
 }
 
-impl Collector {
-    fn add(&mut self, outcome: &Outcome) {
+impl StatsCollector {
+    fn add(&mut self, outcome: &RequestOutcome) {
         match &outcome.answer {
             Ok((status, body)) => {
                 *self.tally.statuses.entry(*status).or_default() += 1;
@@ -110,7 +110,7 @@ impl Collector {
         }
     }
 
-    fn finish(mut self, second: Option<u64>) -> Tally {
+    fn finish(mut self, second: Option<u64>) -> LoadStats {
         self.latencies.sort_unstable();
         let at = |percent: usize| {
             let last = self.latencies.len().saturating_sub(1);
@@ -118,7 +118,7 @@ impl Collector {
                 .get(last * percent / 100)
                 .map_or(0.0, |latency| latency.as_secs_f64() * 1000.0)
         };
-        Tally {
+        LoadStats {
             second,
             p50_ms: at(50),
             p99_ms: at(99),
@@ -130,7 +130,7 @@ impl Collector {
 
 impl Load {
     /// Sends the load; `every_second` hears of each second as it ends, the return value sums up.
-    pub async fn run(self, every_second: impl FnMut(&Tally)) -> Result<Tally> {
+    pub async fn run(self, every_second: impl FnMut(&LoadStats)) -> Result<LoadStats> {
         self.run_until(std::future::pending(), every_second).await
     }
 
@@ -138,8 +138,8 @@ impl Load {
     pub async fn run_until(
         self,
         stop: impl Future<Output = ()> + Send + 'static,
-        mut every_second: impl FnMut(&Tally),
-    ) -> Result<Tally> {
+        mut every_second: impl FnMut(&LoadStats),
+    ) -> Result<LoadStats> {
         if self.rate == 0 {
             bail!("a load of no requests");
         }
@@ -147,7 +147,8 @@ impl Load {
         let start = Instant::now();
         let sender = tokio::spawn(self.send(start, stop, outcomes));
 
-        let (mut total, mut period, mut second) = (Collector::default(), Collector::default(), 0);
+        let (mut total, mut period, mut second) =
+            (StatsCollector::default(), StatsCollector::default(), 0);
         let mut clock =
             tokio::time::interval_at(start + Duration::from_secs(1), Duration::from_secs(1));
         loop {
@@ -172,7 +173,7 @@ impl Load {
         self,
         start: Instant,
         stop: impl Future<Output = ()>,
-        outcomes: mpsc::UnboundedSender<Outcome>,
+        outcomes: mpsc::UnboundedSender<RequestOutcome>,
     ) {
         tokio::pin!(stop);
         let mut due = tokio::time::interval_at(start, Duration::from_secs(1) / self.rate);
@@ -196,7 +197,7 @@ impl Load {
             tokio::spawn(async move {
                 let answer = client.request().await.map_err(|error| format!("{error:#}"));
                 // The receiver is gone only when the whole load is given up.
-                let _ = outcomes.send(Outcome {
+                let _ = outcomes.send(RequestOutcome {
                     latency: due.elapsed(),
                     answer,
                 });

@@ -6,7 +6,7 @@
 
 use std::{
     collections::BTreeMap,
-    net::{Ipv4Addr, SocketAddr, TcpListener},
+    net::{Ipv4Addr, SocketAddr},
     time::Duration,
 };
 
@@ -18,8 +18,9 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::{
-    hosts::Host,
+    hosts::LabHost,
     http::Address,
+    port::reserve_addresses,
     process::{self, Process},
     tools,
 };
@@ -40,7 +41,7 @@ type Instances = BTreeMap<String, BTreeMap<String, String>>;
 /// A running Cloud Map.
 #[derive(Debug)]
 pub struct Moto {
-    place: Option<Host>,
+    place: Option<LabHost>,
     listen: SocketAddr,
     address: Address,
     dir: TempDir,
@@ -52,12 +53,12 @@ pub struct Moto {
 impl Moto {
     /// Starts a Cloud Map on a free port of loopback.
     pub async fn start() -> Result<Self> {
-        let listen = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
+        let [listen] = reserve_addresses()?;
         Self::launch(None, listen, Address::Tcp(listen)).await
     }
 
     /// Starts a Cloud Map on the loopback of a lab's host.
-    pub async fn start_on(host: &Host) -> Result<Self> {
+    pub async fn start_on(host: &LabHost) -> Result<Self> {
         Self::launch(
             Some(host.clone()),
             (Ipv4Addr::LOCALHOST, PORT).into(),
@@ -66,7 +67,7 @@ impl Moto {
         .await
     }
 
-    async fn launch(place: Option<Host>, listen: SocketAddr, address: Address) -> Result<Self> {
+    async fn launch(place: Option<LabHost>, listen: SocketAddr, address: Address) -> Result<Self> {
         let dir = tools::scratch("moto")?;
         let mut moto = Self {
             place,

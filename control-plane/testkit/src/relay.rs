@@ -21,12 +21,12 @@ use crate::http::Address;
 
 /// A port of loopback that leads to a server inside a lab, until it is dropped.
 #[derive(Debug)]
-pub struct Door {
+pub struct PortForward {
     address: SocketAddr,
     task: JoinHandle<()>,
 }
 
-impl Door {
+impl PortForward {
     /// Opens one; each connection is relayed to the server.
     pub async fn open(server: Address) -> Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
@@ -50,7 +50,7 @@ impl Door {
     }
 }
 
-impl Drop for Door {
+impl Drop for PortForward {
     fn drop(&mut self) {
         self.task.abort();
     }

@@ -8,18 +8,18 @@ use tokio::{
     sync::mpsc,
 };
 
-use crate::load::Tally;
+use crate::load::LoadStats;
 
 /// How long the load client may stay silent; it speaks once a second.
 const SILENCE: Duration = Duration::from_secs(30);
 
 /// The tallies of a load client that runs elsewhere.
 #[derive(Debug)]
-pub struct Report {
-    tallies: mpsc::UnboundedReceiver<Tally>,
+pub struct LoadReport {
+    tallies: mpsc::UnboundedReceiver<LoadStats>,
 }
 
-impl Report {
+impl LoadReport {
     /// Reads what the client prints.
     pub fn read(output: impl AsyncRead + Send + Unpin + 'static) -> Self {
         let (sender, tallies) = mpsc::unbounded_channel();
@@ -38,7 +38,7 @@ impl Report {
     }
 
     /// What came back in the next second that nobody asked for yet.
-    pub async fn second(&mut self) -> Result<Tally> {
+    pub async fn next_second(&mut self) -> Result<LoadStats> {
         let tally = tokio::time::timeout(SILENCE, self.tallies.recv()).await;
         tally
             .context("the load client is silent")?
@@ -46,14 +46,14 @@ impl Report {
     }
 
     /// The same, if that second is over.
-    pub fn past_second(&mut self) -> Option<Tally> {
+    pub fn try_next_second(&mut self) -> Option<LoadStats> {
         self.tallies.try_recv().ok()
     }
 
     /// The sum of all that was sent, which comes last.
-    pub async fn sum(&mut self) -> Result<Tally> {
+    pub async fn total(&mut self) -> Result<LoadStats> {
         loop {
-            let tally = self.second().await?;
+            let tally = self.next_second().await?;
             if tally.second.is_none() {
                 return Ok(tally);
             }

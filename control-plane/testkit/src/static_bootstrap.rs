@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 
 /// What one proxy is served, as protobuf JSON.
 #[derive(Clone, Debug, Default)]
-pub struct Served {
+pub struct ServedResources {
     /// `envoy.config.cluster.v3.Cluster`
     pub clusters: Vec<Value>,
     /// `envoy.config.endpoint.v3.ClusterLoadAssignment`
@@ -26,7 +26,7 @@ pub struct Served {
 }
 
 /// Builds the bootstrap; an error names the resource that something refers to and nobody serves.
-pub fn static_bootstrap(served: &Served) -> Result<Value> {
+pub fn static_bootstrap(served: &ServedResources) -> Result<Value> {
     let endpoints = by_name(&served.endpoints, "cluster_name")?;
     let routes = by_name(&served.routes, "name")?;
     let mut clusters = served.clusters.clone();
@@ -152,17 +152,17 @@ mod tests {
     fn what_nobody_serves_is_named() {
         let cluster =
             json!({"name": "color", "type": "EDS", "edsClusterConfig": {"serviceName": "blue"}});
-        let error = static_bootstrap(&Served {
+        let error = static_bootstrap(&ServedResources {
             clusters: vec![cluster],
-            ..Served::default()
+            ..ServedResources::default()
         })
         .unwrap_err();
         assert_eq!(error.to_string(), "no endpoints for blue");
 
         let listener = json!({"filterChains": [{"filters": [{"typedConfig": {"rds": {"routeConfigName": "r"}}}]}]});
-        let error = static_bootstrap(&Served {
+        let error = static_bootstrap(&ServedResources {
             listeners: vec![listener],
-            ..Served::default()
+            ..ServedResources::default()
         })
         .unwrap_err();
         assert_eq!(error.to_string(), "no route configuration r");

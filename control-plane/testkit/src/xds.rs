@@ -19,7 +19,7 @@ pub const DELTA: &str =
 
 /// A stream that was answered; it ends when dropped.
 #[derive(Debug)]
-pub struct Stream {
+pub struct DeltaStream {
     _requests: mpsc::UnboundedSender<DeltaDiscoveryRequest>,
     /// What comes after the first answer.
     pub responses: Streaming<DeltaDiscoveryResponse>,
@@ -28,11 +28,11 @@ pub struct Stream {
 /// Asks for every cluster of this node, with this header `authorization`; returns the stream once it was answered.
 ///
 /// A refusal is an error with the server's status; so is a connection that breaks.
-pub async fn ask(
+pub async fn open_stream(
     channel: Channel,
     node: &str,
     authorization: Option<&str>,
-) -> Result<Stream, Status> {
+) -> Result<DeltaStream, Status> {
     let mut grpc = Grpc::new(channel);
     grpc.ready()
         .await
@@ -59,7 +59,7 @@ pub async fn ask(
     let path = PathAndQuery::from_static(DELTA);
     let mut responses = grpc.streaming(request, path, codec).await?.into_inner();
     match responses.message().await? {
-        Some(_) => Ok(Stream {
+        Some(_) => Ok(DeltaStream {
             _requests: requests,
             responses,
         }),

@@ -9,7 +9,7 @@ use std::{
 };
 
 use evermesh_testkit::{
-    chart::{self, Chart, NAMESPACE, old_values},
+    chart::{self, Chart, NAMESPACE, appmesh_controller_values},
     kubernetes::ApiServer,
     process, tools,
 };
@@ -62,14 +62,14 @@ async fn api_server() -> ApiServer {
         .await
         .unwrap();
     api.apply(CERT_MANAGER).await.unwrap();
-    api.established().await.unwrap();
+    api.wait_for_crds().await.unwrap();
     api
 }
 
 #[test]
 fn helm_finds_nothing_to_complain_about() {
     let version = ["--strict", "--kube-version", "1.36.0"];
-    for values in [None, Some(old_values())] {
+    for values in [None, Some(appmesh_controller_values())] {
         let mut lint = helm(&["lint"], &version);
         if let Some(values) = values {
             lint.arg("--values").arg(values);
@@ -182,7 +182,7 @@ async fn pods_are_asked_about_where_nodes_are_read() {
 #[tokio::test]
 async fn the_api_server_takes_what_it_renders() {
     let api = api_server().await;
-    let old = old_values();
+    let old = appmesh_controller_values();
     let everything = [
         "--set",
         "networkPolicy.enabled=true,watchNamespaces={a,b},ipFamily=ipv6,region=us-west-2,env.A=1",
@@ -264,7 +264,7 @@ async fn the_service_account_may_do_what_it_must_and_no_more() {
 
 #[tokio::test]
 async fn old_values_are_mapped_and_what_is_ignored_is_named() {
-    let old = old_values();
+    let old = appmesh_controller_values();
     let values = ["--values", old.to_str().unwrap()];
     let rendered = render(&values);
     for expected in [

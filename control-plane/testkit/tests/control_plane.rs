@@ -5,8 +5,8 @@
 use std::{fs, time::Duration};
 
 use evermesh_testkit::{
-    control_plane::{Change, ControlPlane, bootstrap},
-    envoy::{Envoy, EnvoyOptions, Version},
+    control_plane::{ChangeRecord, ControlPlane, bootstrap},
+    envoy::{Envoy, EnvoyOptions, EnvoyVersion},
     tools,
 };
 
@@ -22,7 +22,7 @@ async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
 }
 
 /// The change of a file, once the last proxy has answered.
-async fn acked(control_plane: &ControlPlane, file: &str) -> Option<Change> {
+async fn acked(control_plane: &ControlPlane, file: &str) -> Option<ChangeRecord> {
     let mut changes = control_plane.changes().await.ok()?.into_iter();
     changes.find(|change| {
         change.acked_ms.is_some() && change.origins.iter().any(|origin| origin.contains(file))
@@ -40,7 +40,7 @@ async fn an_envoy_follows_a_change_and_survives_a_crash() {
     control_plane.ready().await.unwrap();
     let bootstrap =
         bootstrap("mesh/dns/virtualNode/front_dns", control_plane.xds(), false).unwrap();
-    let mut envoy = Envoy::start(&EnvoyOptions::new(Version::Oldest, bootstrap)).unwrap();
+    let mut envoy = Envoy::start(&EnvoyOptions::new(EnvoyVersion::Oldest, bootstrap)).unwrap();
     envoy.ready().await.unwrap();
     let clusters = "cluster_manager.cds.update_success";
     let before = envoy.stat(clusters).await.unwrap();

@@ -1,12 +1,12 @@
 //! Both Envoys start, answer and judge.
 
-use evermesh_testkit::envoy::{Envoy, EnvoyOptions, Version, validate};
+use evermesh_testkit::envoy::{Envoy, EnvoyOptions, EnvoyVersion, validate};
 
 const EMPTY: &str = "static_resources: {}";
 
 #[tokio::test]
 async fn both_versions_start_and_answer() {
-    for version in Version::ALL {
+    for version in EnvoyVersion::ALL {
         let mut envoy = Envoy::start(&EnvoyOptions::new(version, EMPTY)).unwrap();
         envoy.ready().await.unwrap();
         assert_eq!(envoy.stat("server.live").await.unwrap(), 1);
@@ -25,7 +25,7 @@ async fn both_versions_start_and_answer() {
 #[tokio::test]
 async fn a_bad_bootstrap_is_quoted() {
     let mut envoy = Envoy::start(&EnvoyOptions::new(
-        Version::Newest,
+        EnvoyVersion::Newest,
         "static_resources: {lorry: 1}",
     ))
     .unwrap();
@@ -35,7 +35,7 @@ async fn a_bad_bootstrap_is_quoted() {
 
 #[test]
 fn validation_quotes_envoy() {
-    for version in Version::ALL {
+    for version in EnvoyVersion::ALL {
         validate(version, EMPTY).unwrap();
         let error = format!(
             "{:#}",

@@ -3,8 +3,8 @@
 use std::{net::SocketAddr, time::Duration};
 
 use evermesh_testkit::{
-    envoy::{Envoy, EnvoyOptions, Version},
-    hosts::{Host, Lab},
+    envoy::{Envoy, EnvoyOptions, EnvoyVersion},
+    hosts::{Lab, LabHost},
     interception::Interception,
     load::Load,
 };
@@ -20,7 +20,7 @@ const ANYWHERE: ([u8; 4], u16) = ([0, 0, 0, 0], 8080);
 const LOOPBACK: ([u8; 4], u16) = ([127, 0, 0, 1], 8080);
 
 /// One request per 10 ms for half a second, from `host`.
-fn load(host: &Host, target: impl Into<SocketAddr>) -> Load {
+fn load(host: &LabHost, target: impl Into<SocketAddr>) -> Load {
     Load {
         target: host.reach(target.into()),
         host: "color.demo.local".to_owned(),
@@ -93,7 +93,7 @@ async fn a_call_passes_both_proxies() {
         (&color, include_str!("envoys/color.yaml").to_owned()),
     ] {
         let mut envoy =
-            Envoy::start_on(host, &EnvoyOptions::new(Version::Newest, bootstrap)).unwrap();
+            Envoy::start_on(host, &EnvoyOptions::new(EnvoyVersion::Newest, bootstrap)).unwrap();
         envoy.ready().await.unwrap();
         proxies.push(envoy);
     }

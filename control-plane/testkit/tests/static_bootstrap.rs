@@ -1,13 +1,13 @@
 //! A proxy's snapshot as one static bootstrap, judged by both Envoys.
 
 use evermesh_testkit::{
-    envoy::{Version, validate},
-    static_bootstrap::{Served, static_bootstrap},
+    envoy::{EnvoyVersion, validate},
+    static_bootstrap::{ServedResources, static_bootstrap},
 };
 use serde_json::{Value, json};
 
 /// One listener, its routes over RDS, one cluster, its endpoints over EDS.
-fn served(route_to: &str) -> Served {
+fn served(route_to: &str) -> ServedResources {
     let ads = json!({"ads": {}, "resource_api_version": "V3"});
     let manager = json!({
         "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
@@ -24,7 +24,7 @@ fn served(route_to: &str) -> Served {
         "domains": ["color.demo.local"],
         "routes": [{"match": {"prefix": "/"}, "route": {"cluster": route_to}}],
     });
-    Served {
+    ServedResources {
         clusters: vec![
             json!({"name": "color", "type": "EDS", "eds_cluster_config": {"eds_config": ads}}),
         ],
@@ -48,7 +48,7 @@ fn served(route_to: &str) -> Served {
 #[test]
 fn a_complete_snapshot_is_accepted() {
     let bootstrap = static_bootstrap(&served("color")).unwrap().to_string();
-    for version in Version::ALL {
+    for version in EnvoyVersion::ALL {
         validate(version, &bootstrap).unwrap();
     }
 }
@@ -56,7 +56,7 @@ fn a_complete_snapshot_is_accepted() {
 #[test]
 fn a_route_to_an_unknown_cluster_is_refused() {
     let bootstrap = static_bootstrap(&served("colour")).unwrap().to_string();
-    for version in Version::ALL {
+    for version in EnvoyVersion::ALL {
         let error = format!("{:#}", validate(version, &bootstrap).unwrap_err());
         assert!(error.contains("unknown cluster 'colour'"), "{error}");
     }

@@ -10,8 +10,8 @@ mod pod;
 mod pods;
 mod shop;
 
-use evermesh_local_cluster::{Cluster, canary::Canary};
-use evermesh_testkit::envoy::Version;
+use evermesh_local_cluster::{TestCluster, canary::CanaryCluster};
+use evermesh_testkit::envoy::EnvoyVersion;
 
 /// Where a test is, in its output.
 fn say(line: &str) {
@@ -19,7 +19,7 @@ fn say(line: &str) {
 }
 
 /// The canary in a cluster.
-async fn canary(version: Version) -> Canary {
-    let cluster = Cluster::obtain(say).await.unwrap();
-    Canary::build(cluster, version, say).await.unwrap()
+async fn canary(version: EnvoyVersion) -> CanaryCluster {
+    let cluster = TestCluster::obtain(say).await.unwrap();
+    CanaryCluster::build(cluster, version, say).await.unwrap()
 }

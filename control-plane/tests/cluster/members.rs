@@ -5,8 +5,8 @@ use std::{
     time::Duration,
 };
 
-use evermesh_local_cluster::{Cluster, images};
-use evermesh_testkit::{envoy::Version, load::Tally};
+use evermesh_local_cluster::{TestCluster, images};
+use evermesh_testkit::{envoy::EnvoyVersion, load::LoadStats};
 
 use crate::{canary, say};
 
@@ -24,11 +24,11 @@ const ROUNDS: usize = 10;
 
 #[tokio::test]
 async fn a_hundred_pods_are_replaced_and_a_job_ends_while_traffic_goes_on() {
-    let canary = canary(Version::Newest).await;
+    let canary = canary(EnvoyVersion::Newest).await;
     let cluster = &canary.cluster;
     canary.shift([50, 50]).await.unwrap();
     let mut traffic = canary.traffic(100).unwrap();
-    traffic.report.second().await.unwrap();
+    traffic.report.next_second().await.unwrap();
 
     let tally = job(cluster).await;
     say(&format!("job {tally:?}"));
@@ -63,19 +63,19 @@ async fn a_hundred_pods_are_replaced_and_a_job_ends_while_traffic_goes_on() {
 }
 
 /// Tells `kubectl` to do this to the Deployments and waits until their pods are as it says.
-async fn change(cluster: &Cluster, what: &[&str]) {
+async fn change(cluster: &TestCluster, what: &[&str]) {
     let deployments = COLORS.map(|name| format!("deployment/{name}"));
     let mut command = what.to_vec();
     command.extend(deployments.iter().map(String::as_str));
     command.push("--namespace=shop");
     cluster.kubectl().run(&command).await.unwrap();
     for name in COLORS {
-        cluster.rolled_out("shop", name, LIMIT).await.unwrap();
+        cluster.wait_for_rollout("shop", name, LIMIT).await.unwrap();
     }
 }
 
 /// The pods of an application that are not about to end: names by UID.
-async fn pods(cluster: &Cluster, app: &str) -> BTreeMap<String, String> {
+async fn pods(cluster: &TestCluster, app: &str) -> BTreeMap<String, String> {
     let selector = format!("--selector=app={app}");
     let list = [
         "get",
@@ -92,15 +92,15 @@ async fn pods(cluster: &Cluster, app: &str) -> BTreeMap<String, String> {
 }
 
 /// How many requests the caller's Envoy has sent again.
-async fn retries(cluster: &Cluster) -> u64 {
+async fn retries(cluster: &TestCluster) -> u64 {
     let front = pods(cluster, "front").await;
     let (_, front) = front.first_key_value().unwrap();
     let names = "upstream_rq_retry$";
-    cluster.count("shop", front, names).await.unwrap()
+    cluster.counter_sum("shop", front, names).await.unwrap()
 }
 
 /// Runs a Job whose application calls out as the first thing it does and ends after a second; returns what it got.
-async fn job(cluster: &Cluster) -> Tally {
+async fn job(cluster: &TestCluster) -> LoadStats {
     let image = images::tag("evermesh-test-app").unwrap();
     let job = format!(
         "apiVersion: batch/v1

@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path, process::Command, time::Duration};
 
-use evermesh_local_cluster::{Cluster, Traffic, images};
+use evermesh_local_cluster::{PodTraffic, TestCluster, images};
 use evermesh_testkit::process;
 
 use crate::say;
@@ -42,12 +42,15 @@ spec: {{selector: {{app: echo}}, ports: [{{port: 80, targetPort: 8080}}]}}
 
 #[tokio::test]
 async fn a_cluster_runs_pods_and_leaves_nothing_behind() {
-    let cluster = Cluster::obtain(say).await.unwrap();
+    let cluster = TestCluster::obtain(say).await.unwrap();
     cluster.load(&["evermesh-test-app"]).await.unwrap();
     cluster.clear("echo").await.unwrap();
     let kubectl = cluster.kubectl();
     kubectl.apply(&echo()).await.unwrap();
-    cluster.rolled_out("echo", "echo", LIMIT).await.unwrap();
+    cluster
+        .wait_for_rollout("echo", "echo", LIMIT)
+        .await
+        .unwrap();
 
     // A cluster IP answers a moment after its pods are ready.
     evermesh_testkit::wait::eventually("an answer by name", LIMIT, async || {
@@ -58,7 +61,10 @@ async fn a_cluster_runs_pods_and_leaves_nothing_behind() {
     let before = pods(&cluster).await;
     let restart = ["rollout", "restart", "deployment/echo", "--namespace=echo"];
     kubectl.run(&restart).await.unwrap();
-    cluster.rolled_out("echo", "echo", LIMIT).await.unwrap();
+    cluster
+        .wait_for_rollout("echo", "echo", LIMIT)
+        .await
+        .unwrap();
     let after = pods(&cluster).await;
     assert_eq!((before.len(), after.len()), (2, 2), "{before:?} {after:?}");
     assert!(before.iter().all(|pod| !after.contains(pod)), "{after:?}");
@@ -74,10 +80,10 @@ async fn a_cluster_runs_pods_and_leaves_nothing_behind() {
 }
 
 /// How many of some requests are answered by the Service of this name.
-async fn answers(cluster: &Cluster, name: &str) -> u64 {
-    let mut traffic = Traffic::start(cluster, "echo", "deployment/echo", name, 50).unwrap();
+async fn answers(cluster: &TestCluster, name: &str) -> u64 {
+    let mut traffic = PodTraffic::start(cluster, "echo", "deployment/echo", name, 50).unwrap();
     // No first second means that the name was not found.
-    if traffic.report.second().await.is_err() {
+    if traffic.report.next_second().await.is_err() {
         return 0;
     }
     let tally = traffic.finish().await.unwrap();
@@ -85,7 +91,7 @@ async fn answers(cluster: &Cluster, name: &str) -> u64 {
 }
 
 /// The names of the pods that are not about to end.
-async fn pods(cluster: &Cluster) -> Vec<String> {
+async fn pods(cluster: &TestCluster) -> Vec<String> {
     let get = [
         "get",
         "pods",

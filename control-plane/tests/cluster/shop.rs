@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use evermesh_local_cluster::canary::Canary;
+use evermesh_local_cluster::canary::CanaryCluster;
 use evermesh_testkit::{
     canary::by_version,
     chi_square,
-    envoy::Version,
-    load::{Load, Tally},
+    envoy::EnvoyVersion,
+    load::{Load, LoadStats},
 };
 use tokio::{sync::oneshot, task::JoinHandle};
 
@@ -18,15 +18,15 @@ const RATE: u32 = 100;
 
 #[tokio::test]
 async fn a_canary_release_with_pods_of_the_oldest_envoy_fails_no_request() {
-    release(Version::Oldest).await;
+    release(EnvoyVersion::Oldest).await;
 }
 
 #[tokio::test]
 async fn a_canary_release_with_pods_of_the_newest_envoy_fails_no_request() {
-    release(Version::Newest).await;
+    release(EnvoyVersion::Newest).await;
 }
 
-async fn release(version: Version) {
+async fn release(version: EnvoyVersion) {
     let canary = canary(version).await;
     everything_is_active(&canary).await;
 
@@ -41,7 +41,7 @@ async fn release(version: Version) {
         say(&format!("{weights:?}: {split:?}"));
         assert!(split[0] + split[1] > 0, "{tally:?}");
         assert!(
-            chi_square::fit(&split, &weights).holds(),
+            chi_square::goodness_of_fit(&split, &weights).is_consistent(),
             "{weights:?}: {split:?}"
         );
     }
@@ -57,7 +57,7 @@ async fn release(version: Version) {
     canary.cluster.kubectl().run(&gone).await.unwrap();
 }
 
-async fn everything_is_active(canary: &Canary) {
+async fn everything_is_active(canary: &CanaryCluster) {
     for (kind, condition) in [
         ("virtualnodes", "VirtualNodeActive"),
         ("virtualservices", "VirtualServiceActive"),
@@ -71,8 +71,10 @@ async fn everything_is_active(canary: &Canary) {
     }
 }
 
-async fn through_the_gateway(canary: &Canary) -> (oneshot::Sender<()>, JoinHandle<Tally>) {
-    let target = canary.gate().await.unwrap();
+async fn through_the_gateway(
+    canary: &CanaryCluster,
+) -> (oneshot::Sender<()>, JoinHandle<LoadStats>) {
+    let target = canary.gateway().await.unwrap();
     let load = Load {
         target,
         host: "color.shop".to_owned(),

@@ -6,10 +6,10 @@ use evermesh_testkit::{
     app_mesh_agent::{XdsEndpoint, bootstrap},
     chart::Chart,
     control_plane::ControlPlane,
-    envoy::{Envoy, EnvoyOptions, Version, gateway_turn},
+    envoy::{Envoy, EnvoyOptions, EnvoyVersion, lock_gateway_ports},
     http::Address,
     kubernetes::ApiServer,
-    port::Port,
+    port::ReservedPort,
     process,
     self_signed::SelfSigned,
     tools,
@@ -30,12 +30,12 @@ struct Scene {
     control_plane: ControlPlane,
     certificate: SelfSigned,
     objects: Vec<String>,
-    port: Port,
+    port: ReservedPort,
 }
 
 impl Scene {
     async fn build(set: &str) -> Self {
-        let port = Port::take().unwrap();
+        let port = ReservedPort::reserve().unwrap();
         let api = ApiServer::start().await.unwrap();
         let versions = [app("v1"), app("v2")];
         let objects = old_cluster(&api, port.address().port(), versions).await;
@@ -58,7 +58,7 @@ impl Scene {
     fn gateway(&self) -> Envoy {
         let authorities = self.certificate.certificate();
         let endpoint = XdsEndpoint::Tls(self.control_plane.xds(), &authorities);
-        let options = EnvoyOptions::new(Version::Newest, bootstrap(GATE, endpoint));
+        let options = EnvoyOptions::new(EnvoyVersion::Newest, bootstrap(GATE, endpoint));
         Envoy::start(&options).unwrap()
     }
 
@@ -80,7 +80,7 @@ impl Scene {
 
 #[tokio::test]
 async fn proxies_of_app_mesh_are_served_and_nothing_is_written() {
-    let _turn = gateway_turn().unwrap();
+    let _turn = lock_gateway_ports().unwrap();
     let scene = Scene::build("beside=true").await;
     let before = scene.versions().await;
     let mut gateway = scene.gateway();
@@ -153,7 +153,7 @@ async fn what_is_there_can_be_linted_before() {
 
 #[tokio::test]
 async fn a_signature_of_aws_is_no_token() {
-    let _turn = gateway_turn().unwrap();
+    let _turn = lock_gateway_ports().unwrap();
     let scene = Scene::build("xds.authentication=kubernetes").await;
     let _gateway = scene.gateway();
     eventually("it is refused", async || {

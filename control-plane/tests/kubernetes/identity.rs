@@ -11,7 +11,7 @@ use evermesh_testkit::{
     chart::Chart,
     control_plane::ControlPlane,
     kubernetes::ApiServer,
-    xds::{self, Stream},
+    xds::{self, DeltaStream},
 };
 use rustls::pki_types::{PrivatePkcs8KeyDer, pem::PemObject};
 use serde_json::{Value, json};
@@ -31,10 +31,10 @@ async fn ask(
     control_plane: &ControlPlane,
     node: &str,
     authorization: Option<&str>,
-) -> Result<Stream, Status> {
+) -> Result<DeltaStream, Status> {
     let address = format!("http://{}", control_plane.xds());
     let channel = Channel::from_shared(address).unwrap();
-    xds::ask(channel.connect().await.unwrap(), node, authorization).await
+    xds::open_stream(channel.connect().await.unwrap(), node, authorization).await
 }
 
 /// What somebody with this token hears who wants to be this node.

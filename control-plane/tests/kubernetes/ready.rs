@@ -3,11 +3,8 @@
 use std::{fs, net::SocketAddr, process::Command};
 
 use evermesh_testkit::{
-    control_plane::{ControlPlane, free_addresses},
-    kubernetes::ApiServer,
-    process,
-    self_signed::SelfSigned,
-    tools,
+    control_plane::ControlPlane, kubernetes::ApiServer, port::reserve_addresses, process,
+    self_signed::SelfSigned, tools,
 };
 use rustls::{
     ClientConfig, RootCertStore,
@@ -42,7 +39,7 @@ async fn others_are_sent_to_a_replica_that_can_answer_and_stays() {
     let api = ApiServer::start().await.unwrap();
     api.install_crds().await.unwrap();
     let folder = tools::scratch("webhook").unwrap();
-    let [webhook] = free_addresses().unwrap();
+    let [webhook] = reserve_addresses().unwrap();
     let mut control_plane = ControlPlane::start_on_cluster(
         &api.kubeconfig(),
         &[

@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use clap::Parser as _;
 use evermesh::args::{CommandLine, EvermeshCommand, ServeArgs};
-use evermesh_testkit::chart::{Chart, NAMESPACE, old_values};
+use evermesh_testkit::chart::{Chart, NAMESPACE, appmesh_controller_values};
 use serde_json::Value;
 
 use crate::{Scene, eventually};
@@ -37,7 +37,7 @@ fn the_program_takes_the_charts_arguments() {
     assert_eq!(webhook.webhook_secret, webhook.webhook_service);
     assert_eq!(webhook.webhook_certificates, None);
 
-    let old = old_values();
+    let old = appmesh_controller_values();
     let old = parsed(&["--values", old.to_str().unwrap()]);
     assert_eq!(old.kubernetes.aws_region.as_deref(), Some("us-west-2"));
     assert_eq!(old.kubernetes.aws_account_id, "012345678901");

@@ -11,14 +11,14 @@ use std::{
 use evermesh_local_cluster::canary::route;
 use evermesh_testkit::{
     app,
-    chart::{Chart, Installed, NAMESPACE},
-    control_plane::{ControlPlane, bootstrap, free_addresses},
-    dns::Dns,
-    envoy::{Envoy, EnvoyOptions, Version, gateway_turn},
+    chart::{Chart, InstalledChart, NAMESPACE},
+    control_plane::{ControlPlane, bootstrap},
+    dns::DnsServer,
+    envoy::{Envoy, EnvoyOptions, EnvoyVersion, lock_gateway_ports},
     http::Address,
     kubernetes::ApiServer,
-    load::{Load, Tally},
-    port::Port,
+    load::{Load, LoadStats},
+    port::{ReservedPort, reserve_addresses},
     relay::Relay,
     tools,
 };
@@ -99,7 +99,7 @@ pub(crate) struct Cluster {
     pub(crate) relay: Relay,
     /// What the API server takes for the Service of the webhooks.
     webhooks: Relay,
-    installed: Installed,
+    installed: InstalledChart,
     dir: TempDir,
 }
 
@@ -120,12 +120,12 @@ impl Cluster {
 
     /// Waits until admission is in force.
     pub(crate) async fn admits(&self) {
-        self.installed.admission(&self.api).await.unwrap();
+        self.installed.wait_for_webhooks(&self.api).await.unwrap();
     }
 
     /// Starts a replica, with a token of its own, behind the Service of the webhooks.
     pub(crate) async fn start_replica(&self) -> ControlPlane {
-        let [webhook] = free_addresses().unwrap();
+        let [webhook] = reserve_addresses().unwrap();
         let kubeconfig = self.dir.path().join(format!("replica-{}", webhook.port()));
         let account = self.api.service_account_kubeconfig(NAMESPACE, "evermesh");
         let through_relay = fs::read_to_string(account.await.unwrap()).unwrap().replace(
@@ -148,7 +148,7 @@ pub(crate) struct Scene {
     /// What the gateway takes for the control plane.
     pub(crate) xds: Relay,
     pub(crate) gateway: Envoy,
-    port: Port,
+    port: ReservedPort,
     _turn: File,
 }
 
@@ -174,8 +174,8 @@ impl Scene {
     /// The same, with this chart.
     pub(crate) async fn build_with(chart: &Chart) -> Self {
         let api = ApiServer::start().await.unwrap();
-        let turn = gateway_turn().unwrap();
-        let port = Port::take().unwrap();
+        let turn = lock_gateway_ports().unwrap();
+        let port = ReservedPort::reserve().unwrap();
         let versions = [app("v1"), app("v2")];
         let cluster = Cluster::of(api, chart).await;
         let control_plane = cluster.start_replica().await;
@@ -207,11 +207,11 @@ impl Scene {
     }
 
     /// Requests until they are told to stop.
-    pub(crate) fn traffic(&self) -> (oneshot::Sender<()>, JoinHandle<Tally>) {
+    pub(crate) fn traffic(&self) -> (oneshot::Sender<()>, JoinHandle<LoadStats>) {
         self.traffic_to("/")
     }
 
-    pub(crate) fn traffic_to(&self, path: &str) -> (oneshot::Sender<()>, JoinHandle<Tally>) {
+    pub(crate) fn traffic_to(&self, path: &str) -> (oneshot::Sender<()>, JoinHandle<LoadStats>) {
         let load = Load {
             target: self.address(),
             host: "color.shop".to_owned(),
@@ -260,7 +260,7 @@ fn host_of(url: &str) -> SocketAddr {
 
 /// Starts an application that answers with its name; returns its port.
 pub(crate) fn app(name: &'static str) -> u16 {
-    let [listen] = free_addresses().unwrap();
+    let [listen] = reserve_addresses().unwrap();
     tokio::spawn(async move { app::serve_http(listen, name).await.unwrap() });
     listen.port()
 }
@@ -271,10 +271,10 @@ pub(crate) async fn gateway_envoy(xds: SocketAddr) -> Envoy {
         ("podinfo-primary.shop.svc.cluster.local", PRIMARY),
         ("podinfo-canary.shop.svc.cluster.local", CANARY),
     ];
-    let dns = Dns::start(&names).await.unwrap();
+    let dns = DnsServer::start(&names).await.unwrap();
     let bootstrap = bootstrap("mesh/shop/virtualGateway/gate_shop", xds, false).unwrap();
-    let bootstrap = dns.asked_by(&bootstrap).unwrap();
-    let mut gateway = Envoy::start(&EnvoyOptions::new(Version::Newest, bootstrap)).unwrap();
+    let bootstrap = dns.bootstrap_with_resolver(&bootstrap).unwrap();
+    let mut gateway = Envoy::start(&EnvoyOptions::new(EnvoyVersion::Newest, bootstrap)).unwrap();
     gateway.ready().await.unwrap();
     gateway
 }

@@ -3,7 +3,8 @@
 use std::fs;
 
 use evermesh_testkit::{
-    chart::Chart, envoy::gateway_turn, http::Address, kubernetes::ApiServer, port::Port, tools,
+    chart::Chart, envoy::lock_gateway_ports, http::Address, kubernetes::ApiServer,
+    port::ReservedPort, tools,
 };
 use serde_json::{Value, json};
 
@@ -96,7 +97,7 @@ pub(crate) async fn get(api: &ApiServer, object: &str) -> Value {
 /// Fills a cluster as the old controller left it; returns the mesh's objects as `kind/name`.
 pub(crate) async fn old_cluster(api: &ApiServer, gateway: u16, versions: [u16; 2]) -> Vec<String> {
     api.apply(&old_definitions()).await.unwrap();
-    api.established().await.unwrap();
+    api.wait_for_crds().await.unwrap();
     let mut uids = Vec::new();
     let mut names = Vec::new();
     let objects: Vec<Value> = serde_saphyr::from_multiple(&mesh(gateway, versions)).unwrap();
@@ -123,8 +124,8 @@ pub(crate) async fn old_cluster(api: &ApiServer, gateway: u16, versions: [u16; 2
 
 #[tokio::test]
 async fn what_the_old_controller_left_is_served_and_can_be_deleted() {
-    let _turn = gateway_turn().unwrap();
-    let port = Port::take().unwrap();
+    let _turn = lock_gateway_ports().unwrap();
+    let port = ReservedPort::reserve().unwrap();
     let api = ApiServer::start().await.unwrap();
     let versions = [app("v1"), app("v2")];
     let objects = old_cluster(&api, port.address().port(), versions).await;

@@ -8,7 +8,7 @@ use std::{
 };
 
 use evermesh_testkit::{
-    hosts::{Host, Lab, ProxyIdentity},
+    hosts::{Lab, LabHost, ProxyIdentity},
     http::Address,
     interception::Interception,
     process::{self, Process},
@@ -27,8 +27,8 @@ const IGNORED: u16 = 2222;
 const OTHER: u16 = 80;
 
 struct Scene {
-    inside: Host,
-    outside: Host,
+    inside: LabHost,
+    outside: LabHost,
     _apps: Vec<Process>,
 }
 
@@ -58,7 +58,7 @@ impl Scene {
         }
     }
 
-    fn of_both_families(host: &Host, v6: &str) -> [IpAddr; 2] {
+    fn of_both_families(host: &LabHost, v6: &str) -> [IpAddr; 2] {
         [host.ip().into(), v6.parse().unwrap()]
     }
 
@@ -92,7 +92,7 @@ const INTERCEPTED: [&str; 8] = [
     "ingress", "app", "ingress", "app", "egress", "outside", "egress", "outside",
 ];
 
-fn add_addresses(host: &Host, addresses: &[&str]) {
+fn add_addresses(host: &LabHost, addresses: &[&str]) {
     for address in addresses {
         let (prefix, more) = match address.parse().unwrap() {
             IpAddr::V4(_) => (16, ""),

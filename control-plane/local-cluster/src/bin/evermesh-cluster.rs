@@ -13,7 +13,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use clap::Parser;
-use evermesh_local_cluster::Cluster;
+use evermesh_local_cluster::TestCluster;
 use evermesh_testkit::tools;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -145,7 +145,7 @@ async fn hold() -> Result<()> {
     };
     tokio::pin!(ended);
     let cluster = tokio::select! {
-        started = Cluster::start(say) => started?,
+        started = TestCluster::start(say) => started?,
         () = &mut ended => return Ok(()),
     };
     fs::copy(cluster.kubectl().kubeconfig(), &kubeconfig)?;

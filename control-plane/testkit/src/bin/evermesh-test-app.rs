@@ -7,7 +7,7 @@ use clap::Parser;
 use evermesh_testkit::{
     app, collector,
     http::Address,
-    load::{Load, Tally},
+    load::{Load, LoadStats},
     xds,
 };
 use futures::future::try_join_all;
@@ -116,7 +116,7 @@ async fn main() -> Result<()> {
             let channel = channel.connect().await?;
             let token = token_file.map(std::fs::read_to_string).transpose()?;
             let authorization = token.map(|it| format!("Bearer {}", it.trim()));
-            let asked = xds::ask(channel, &node, authorization.as_deref()).await;
+            let asked = xds::open_stream(channel, &node, authorization.as_deref()).await;
             let code = asked.err().map_or(Code::Ok, |status| status.code());
             writeln!(std::io::stdout(), "{code:?}")?;
             Ok(())
@@ -173,7 +173,7 @@ async fn input_ends() {
     let _ = noticed.await;
 }
 
-fn print(tally: &Tally) {
+fn print(tally: &LoadStats) {
     let line = serde_json::to_string(tally).expect("a tally has string keys");
     // Whoever read us is gone; the load goes on to its end.
     let _ = writeln!(std::io::stdout(), "{line}");

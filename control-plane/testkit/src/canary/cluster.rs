@@ -5,7 +5,7 @@ use std::{net::Ipv4Addr, path::Path, time::Duration};
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
-use crate::{chart::Chart, control_plane::ControlPlane, hosts::Host, kubernetes::ApiServer};
+use crate::{chart::Chart, control_plane::ControlPlane, hosts::LabHost, kubernetes::ApiServer};
 
 /// Where the API server calls the webhooks.
 const WEBHOOK_PORT: u16 = 9443;
@@ -22,14 +22,14 @@ const POLL: Duration = Duration::from_millis(50);
 const PATIENCE: Duration = Duration::from_secs(10);
 
 #[derive(Debug)]
-pub(super) struct Cluster {
+pub(super) struct CanaryApi {
     api: ApiServer,
 }
 
-impl Cluster {
+impl CanaryApi {
     /// Builds it up on a host, with a control plane that has these arguments too.
     pub(super) async fn build(
-        host: &Host,
+        host: &LabHost,
         arguments: &[String],
         mut say: impl FnMut(&str),
     ) -> Result<(Self, ControlPlane)> {
@@ -44,7 +44,7 @@ impl Cluster {
         let installed = chart.install(&api, webhook).await?;
         let mut control_plane = ControlPlane::start_installed_on(host, &installed)?;
         control_plane.ready().await?;
-        installed.admission(&api).await?;
+        installed.wait_for_webhooks(&api).await?;
         Ok((Self { api }, control_plane))
     }
 

@@ -18,18 +18,18 @@ use anyhow::{Context as _, Result, bail};
 use tokio::sync::Mutex;
 
 use self::{
-    cluster::Cluster,
+    cluster::CanaryApi,
     manifests::{copy_manifests, with_weights},
 };
 use crate::{
     control_plane::{ControlPlane, bootstrap},
-    envoy::{Envoy, EnvoyOptions, Version},
-    hosts::{Host, Lab},
+    envoy::{Envoy, EnvoyOptions, EnvoyVersion},
+    hosts::{Lab, LabHost},
     interception::Interception,
-    load::Tally,
+    load::LoadStats,
     moto::Moto,
     process::Process,
-    report::Report,
+    report::LoadReport,
     tools,
 };
 
@@ -62,9 +62,9 @@ const LAST_ANSWER: Duration = Duration::from_secs(30);
 
 /// How the stage is built.
 #[derive(Clone, Copy, Debug)]
-pub struct StageOptions {
+pub struct CanaryLabOptions {
     /// The Envoy on every host.
-    pub version: Version,
+    pub version: EnvoyVersion,
     /// Whether the proxies speak state-of-the-world xDS instead of delta.
     pub sotw: bool,
     /// Requests per second.
@@ -73,10 +73,10 @@ pub struct StageOptions {
     pub cluster: bool,
 }
 
-impl Default for StageOptions {
+impl Default for CanaryLabOptions {
     fn default() -> Self {
         Self {
-            version: Version::Newest,
+            version: EnvoyVersion::Newest,
             sotw: false,
             rate: 200,
             cluster: false,
@@ -86,17 +86,17 @@ impl Default for StageOptions {
 
 /// Everything that runs; dropping it ends it all.
 #[derive(Debug)]
-pub struct Stage {
+pub struct CanaryLab {
     /// The control plane; it reads a copy of the example.
     pub control_plane: ControlPlane,
-    options: StageOptions,
+    options: CanaryLabOptions,
     moto: Mutex<Moto>,
-    front: Host,
+    front: LabHost,
     /// The instances of color and their versions.
-    colors: Vec<(&'static str, Host)>,
+    colors: Vec<(&'static str, LabHost)>,
     config: PathBuf,
     /// The API that the manifests are in, if they are in one.
-    cluster: Option<Cluster>,
+    cluster: Option<CanaryApi>,
     proxies: Vec<Envoy>,
     _apps: Vec<Process>,
     _lab: Lab,
@@ -104,15 +104,15 @@ pub struct Stage {
 
 /// The requests of front while they are sent.
 #[derive(Debug)]
-pub struct Traffic {
+pub struct LabTraffic {
     process: Process,
     /// What came back so far.
-    pub report: Report,
+    pub report: LoadReport,
 }
 
-impl Stage {
+impl CanaryLab {
     /// Builds it up; `say` hears of each step.
-    pub async fn build(options: StageOptions, mut say: impl FnMut(&str)) -> Result<Self> {
+    pub async fn build(options: CanaryLabOptions, mut say: impl FnMut(&str)) -> Result<Self> {
         say("making hosts: network namespaces, joined by a bridge");
         let mut lab = Lab::start().await?;
         let control = lab.host("control").await?;
@@ -149,7 +149,7 @@ impl Stage {
         ];
         let cloud_map = cloud_map.map(|(flag, value)| format!("{flag}={value}"));
         let (cluster, control_plane) = if options.cluster {
-            let (cluster, control_plane) = Cluster::build(&control, &cloud_map, &mut say).await?;
+            let (cluster, control_plane) = CanaryApi::build(&control, &cloud_map, &mut say).await?;
             for command in cluster.apply_all(&config).await? {
                 say(&command);
             }
@@ -199,7 +199,7 @@ impl Stage {
     }
 
     /// Starts the requests of front.
-    pub fn traffic(&self) -> Result<Traffic> {
+    pub fn traffic(&self) -> Result<LabTraffic> {
         let mut command: Command = self.front.command(tools::built("evermesh-test-app")?);
         command.args([
             "load",
@@ -211,9 +211,9 @@ impl Stage {
         command.args(["--rate", &self.options.rate.to_string(), "--seconds", "600"]);
         let (process, output) =
             Process::spawn_reading("load", command, &self.front.dir().join("load.log"))?;
-        Ok(Traffic {
+        Ok(LabTraffic {
             process,
-            report: Report::read(output),
+            report: LoadReport::read(output),
         })
     }
 
@@ -322,11 +322,11 @@ impl Stage {
     }
 }
 
-impl Traffic {
+impl LabTraffic {
     /// Sends no more, waits for every answer, and returns the sum of all that was sent.
-    pub async fn finish(mut self) -> Result<Tally> {
+    pub async fn finish(mut self) -> Result<LoadStats> {
         self.process.terminate(LAST_ANSWER).await?;
-        self.report.sum().await
+        self.report.total().await
     }
 }
 
@@ -342,7 +342,12 @@ pub fn by_version(answers: &BTreeMap<String, u64>) -> [u64; 2] {
 }
 
 /// Starts the Envoy of a virtual node on its host and waits for its configuration.
-async fn proxy(host: &Host, node: &str, xds: SocketAddr, options: StageOptions) -> Result<Envoy> {
+async fn proxy(
+    host: &LabHost,
+    node: &str,
+    xds: SocketAddr,
+    options: CanaryLabOptions,
+) -> Result<Envoy> {
     let bootstrap = bootstrap(&format!("mesh/demo/virtualNode/{node}"), xds, options.sotw)?;
     let mut envoy = Envoy::start_on(host, &EnvoyOptions::new(options.version, bootstrap))?;
     envoy.ready().await?;

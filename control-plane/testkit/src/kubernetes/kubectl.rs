@@ -8,13 +8,13 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use tokio::process::Command;
 
-use crate::{hosts::Host, tools};
+use crate::{hosts::LabHost, tools};
 
 /// Runs `kubectl` as one user of one cluster.
 #[derive(Clone, Debug)]
 pub struct Kubectl {
     /// The host that it runs on, unless it is this machine.
-    place: Option<Host>,
+    place: Option<LabHost>,
     kubeconfig: PathBuf,
     /// For its cache and for files to apply.
     scratch: PathBuf,
@@ -22,7 +22,7 @@ pub struct Kubectl {
 
 impl Kubectl {
     /// By this kubeconfig; `scratch` is a folder that lives as long.
-    pub fn new(place: Option<Host>, kubeconfig: PathBuf, scratch: &Path) -> Self {
+    pub fn new(place: Option<LabHost>, kubeconfig: PathBuf, scratch: &Path) -> Self {
         Self {
             place,
             kubeconfig,

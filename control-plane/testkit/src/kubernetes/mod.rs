@@ -33,8 +33,8 @@ use tokio::process::Command;
 
 pub use self::{kubectl::Kubectl, pki::Pki};
 use crate::{
-    hosts::Host,
-    port::Port,
+    hosts::LabHost,
+    port::ReservedPort,
     process::{self, Process},
     tools,
 };
@@ -70,11 +70,11 @@ pub enum PodState {
 #[derive(Debug)]
 pub struct ApiServer {
     /// The host that it runs on, unless it is this machine.
-    place: Option<Host>,
+    place: Option<LabHost>,
     of_cluster: bool,
     pub(crate) kubectl: Kubectl,
-    etcd_port: Port,
-    port: Port,
+    etcd_port: ReservedPort,
+    port: ReservedPort,
     pki: Pki,
     // Ended before etcd, which it would complain about.
     process: Option<Process>,
@@ -89,19 +89,23 @@ impl ApiServer {
     }
 
     /// Starts them on the loopback of a lab's host, where `kubectl` runs too and whatever else asks this API.
-    pub async fn start_on(host: &Host) -> Result<Self> {
+    pub async fn start_on(host: &LabHost) -> Result<Self> {
         Self::start_at(Some(host.clone()), false).await
     }
 
     /// The same for a whole cluster: pods reach it by its Service, and it reaches the kubelet.
-    pub async fn start_of_cluster(host: &Host) -> Result<Self> {
+    pub async fn start_of_cluster(host: &LabHost) -> Result<Self> {
         Self::start_at(Some(host.clone()), true).await
     }
 
-    async fn start_at(place: Option<Host>, of_cluster: bool) -> Result<Self> {
+    async fn start_at(place: Option<LabHost>, of_cluster: bool) -> Result<Self> {
         let dir = tools::scratch("kubernetes")?;
         let pki = Pki::create(dir.path())?;
-        let [etcd_port, peer_port, port] = [Port::take()?, Port::take()?, Port::take()?];
+        let [etcd_port, peer_port, port] = [
+            ReservedPort::reserve()?,
+            ReservedPort::reserve()?,
+            ReservedPort::reserve()?,
+        ];
         let etcd = start_etcd(place.as_ref(), dir.path(), &etcd_port, &peer_port)?;
         let kubeconfig = dir.path().join("admin.kubeconfig");
         let mut server = Self {
@@ -241,11 +245,11 @@ impl ApiServer {
     pub async fn install_crds(&self) -> Result<()> {
         self.apply_path(&tools::workspace()?.join("crds/yaml"))
             .await?;
-        self.established().await
+        self.wait_for_crds().await
     }
 
     /// Waits until the API serves every kind that is defined.
-    pub async fn established(&self) -> Result<()> {
+    pub async fn wait_for_crds(&self) -> Result<()> {
         self.kubectl(&[
             "wait",
             "--for=condition=Established",
@@ -317,14 +321,19 @@ pub async fn client(kubeconfig: &Path) -> Result<Client> {
 }
 
 /// A command on a host, or on this machine.
-fn command(place: Option<&Host>, program: PathBuf) -> std::process::Command {
+fn command(place: Option<&LabHost>, program: PathBuf) -> std::process::Command {
     match place {
         Some(host) => host.command(program),
         None => process::command(program),
     }
 }
 
-fn start_etcd(place: Option<&Host>, dir: &Path, client: &Port, peer: &Port) -> Result<Process> {
+fn start_etcd(
+    place: Option<&LabHost>,
+    dir: &Path,
+    client: &ReservedPort,
+    peer: &ReservedPort,
+) -> Result<Process> {
     let [client, peer] = [client, peer].map(|port| format!("http://{}", port.address()));
     let mut command = command(place, tools::installed("kubernetes/etcd")?);
     command

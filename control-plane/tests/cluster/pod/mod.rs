@@ -5,15 +5,15 @@ mod interception;
 mod probes;
 mod scene;
 
-use evermesh_local_cluster::{self as cluster, Cluster};
-use evermesh_testkit::envoy::Version;
+use evermesh_local_cluster::{self as cluster, TestCluster};
+use evermesh_testkit::envoy::EnvoyVersion;
 
 use crate::say;
 
 #[tokio::test]
 async fn a_pod_is_intercepted_probed_and_known_by_its_token() {
-    let cluster = Cluster::obtain(say).await.unwrap();
-    cluster::install(&cluster, Version::Oldest, say)
+    let cluster = TestCluster::obtain(say).await.unwrap();
+    cluster::install(&cluster, EnvoyVersion::Oldest, say)
         .await
         .unwrap();
     let yard = scene::build(&cluster).await;

@@ -2,8 +2,8 @@
 
 use std::{net::Ipv4Addr, ops::RangeInclusive};
 
-use evermesh_local_cluster::{Cluster, images};
-use evermesh_testkit::load::Tally;
+use evermesh_local_cluster::{TestCluster, images};
+use evermesh_testkit::load::LoadStats;
 use rcgen::generate_simple_self_signed;
 use serde_json::{Value, json};
 
@@ -24,7 +24,7 @@ pub(super) const TOKEN: &str = "/var/run/secrets/mine/token";
 
 /// The namespace `yard` and its pods.
 pub(super) struct Yard<'a> {
-    pub(super) cluster: &'a Cluster,
+    pub(super) cluster: &'a TestCluster,
     /// A pod outside of the mesh, whose address the member calls without Envoy.
     pub(super) ignored: Ipv4Addr,
     /// Another one.
@@ -32,7 +32,7 @@ pub(super) struct Yard<'a> {
 }
 
 /// Builds it up; every pod is ready but `strict`.
-pub(super) async fn build(cluster: &Cluster) -> Yard<'_> {
+pub(super) async fn build(cluster: &TestCluster) -> Yard<'_> {
     cluster.clear("yard").await.unwrap();
     let kubectl = cluster.kubectl();
     kubectl.apply(&mesh("DROP_ALL")).await.unwrap();
@@ -81,7 +81,10 @@ impl Yard<'_> {
     /// A counter of the member's Envoy.
     pub(super) async fn count(&self, name: &str) -> u64 {
         let name = format!("^{name}$");
-        self.cluster.count("yard", "member", &name).await.unwrap()
+        self.cluster
+            .counter_sum("yard", "member", &name)
+            .await
+            .unwrap()
     }
 
     /// How many requests the member's Envoy has passed on to this port of the application.
@@ -107,7 +110,7 @@ impl Yard<'_> {
     }
 
     /// What ten requests from a container of the member come to.
-    pub(super) async fn call(&self, container: &str, ip: Ipv4Addr, port: u16) -> Tally {
+    pub(super) async fn call(&self, container: &str, ip: Ipv4Addr, port: u16) -> LoadStats {
         let address = format!("{ip}:{port}");
         let load = ["load", "--connect", &address, "--host", "yard"];
         let load = [&load[..], &["--rate=10", "--seconds=1"]].concat();
@@ -197,7 +200,7 @@ fn probe(port: u16) -> Value {
 
 /// Creates a pod of this node.
 async fn create(
-    cluster: &Cluster,
+    cluster: &TestCluster,
     name: &str,
     node: &str,
     annotations: &Value,
@@ -221,13 +224,13 @@ async fn create(
     cluster.kubectl().apply(&pod.to_string()).await.unwrap();
 }
 
-async fn ready(cluster: &Cluster, pods: &[&str]) {
+async fn ready(cluster: &TestCluster, pods: &[&str]) {
     let wait = ["wait", "--for=condition=Ready", "--timeout=90s"];
     let wait = [&wait[..], &["--namespace=yard"], pods].concat();
     cluster.kubectl().run(&wait).await.unwrap();
 }
 
-async fn ip(cluster: &Cluster, pod: &str) -> Ipv4Addr {
+async fn ip(cluster: &TestCluster, pod: &str) -> Ipv4Addr {
     let get = ["get", "pod", pod, "--namespace=yard"];
     let get = [&get[..], &["--output=jsonpath={.status.podIP}"]].concat();
     let ip = cluster.kubectl().run(&get).await.unwrap();
