@@ -1,7 +1,9 @@
 //! Generates the Envoy API types from the descriptor set that the `envoy-types` package carries.
 //!
-//! The package is an optional dependency behind a feature that is never enabled: it is locked with a
-//! checksum and fetched like any other, and never compiled. No third-party proto lies in this repository.
+//! The package is an optional dependency behind the feature `carrier`, which is never enabled. So Cargo locks it with a
+//! checksum and fetches it, and never compiles it. The repository contains no third-party proto.
+//!
+//! The gRPC clients and servers are generated too; the crate compiles them with the feature `grpc` only.
 
 use std::{collections::BTreeSet, env, error::Error, fs, path::PathBuf};
 
@@ -9,7 +11,7 @@ use cargo_metadata::{CargoOpt, MetadataCommand};
 use prost::Message;
 use prost_types::FileDescriptorSet;
 
-/// The files and folders whose types we name; what they import follows by itself.
+/// Files and folders of protos whose types Evermesh uses. Their imports are added by [`with_imports`].
 const ROOTS: &[&str] = &[
     "envoy/config/bootstrap/v3/",
     "envoy/config/trace/v3/",
@@ -49,7 +51,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     let mut config = tonic_prost_build::Config::new();
     config
-        .btree_map(["."]) // equal messages have equal bytes
+        .btree_map(["."]) // ordered: equal messages have equal bytes
         .bytes([".google.protobuf.Any"]) // a clone shares the payload
         .enable_type_names()
         .type_name_domain(["."], "type.googleapis.com")
@@ -65,7 +67,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// The folder where cargo unpacked `envoy-types`; naming the feature puts the package in the graph.
+/// The folder where Cargo unpacked `envoy-types`. The feature `carrier` puts the package into the dependency graph.
 fn carrier() -> Result<PathBuf, Box<dyn Error>> {
     let metadata = MetadataCommand::new()
         .manifest_path(PathBuf::from(env::var("CARGO_MANIFEST_DIR")?).join("Cargo.toml"))
@@ -85,11 +87,11 @@ fn carrier() -> Result<PathBuf, Box<dyn Error>> {
         .manifest_path;
     Ok(manifest
         .parent()
-        .ok_or("a manifest lies in a folder")?
+        .ok_or("the manifest of envoy-types has no parent folder")?
         .into())
 }
 
-/// The names of the files under [`ROOTS`] and of everything they import.
+/// The names of the files under [`ROOTS`] and of all files that these import, directly or not.
 fn with_imports(set: &FileDescriptorSet) -> BTreeSet<String> {
     let mut wanted = BTreeSet::new();
     for root in ROOTS {
@@ -100,7 +102,10 @@ fn with_imports(set: &FileDescriptorSet) -> BTreeSet<String> {
                 .map(|file| file.name().to_owned())
                 .filter(|name| name.starts_with(root)),
         );
-        assert!(before < wanted.len(), "no new file under {root}");
+        assert!(
+            before < wanted.len(),
+            "ROOTS: no file that is not listed yet begins with {root}"
+        );
     }
     let mut queue: Vec<String> = wanted.iter().cloned().collect();
     while let Some(name) = queue.pop() {
@@ -108,7 +113,7 @@ fn with_imports(set: &FileDescriptorSet) -> BTreeSet<String> {
             .file
             .iter()
             .find(|file| file.name() == name)
-            .expect("a descriptor set is closed under imports");
+            .expect("the descriptor set contains every imported file");
         queue.extend(
             file.dependency
                 .iter()

@@ -1,10 +1,12 @@
-//! `google.protobuf.Any`: the only place that writes a type URL.
+//! Packs messages into `google.protobuf.Any` and unpacks them.
+//!
+//! The type URL is always `type.googleapis.com/` and the full name of the message.
 
 use prost::{DecodeError, Name};
 
 pub use crate::pb::google::protobuf::Any;
 
-/// Packs a message; the type URL is `type.googleapis.com/` and the message's full name.
+/// Encodes a message and adds its type URL.
 pub fn pack<M: Name>(message: &M) -> Any {
     Any {
         type_url: M::type_url(),
@@ -15,7 +17,8 @@ pub fn pack<M: Name>(message: &M) -> Any {
 /// Unpacks a message whose type the caller knows.
 ///
 /// # Errors
-/// The type URL names another message, or the payload is not one.
+///
+/// If the type URL names another message, or if the payload does not decode.
 pub fn unpack<M: Name + Default>(any: &Any) -> Result<M, UnpackError> {
     if any.type_url != M::type_url() {
         return Err(UnpackError::Type {
@@ -26,18 +29,18 @@ pub fn unpack<M: Name + Default>(any: &Any) -> Result<M, UnpackError> {
     Ok(M::decode(any.value.clone())?)
 }
 
-/// Why an `Any` did not unpack.
+/// An `Any` could not be unpacked.
 #[derive(Debug, thiserror::Error)]
 pub enum UnpackError {
-    /// It holds another message.
+    /// The `Any` holds a message of another type.
     #[error("expected {expected}, found {found}")]
     Type {
-        /// The type URL the caller asked for.
+        /// The type URL of the requested message.
         expected: String,
         /// The type URL in the `Any`.
         found: String,
     },
-    /// Its payload does not decode.
+    /// The payload is not an encoding of the message.
     #[error("the payload does not decode")]
     Decode(#[from] DecodeError),
 }
@@ -48,7 +51,7 @@ mod tests {
     use crate::core::Locality;
 
     #[test]
-    fn packs_and_unpacks() {
+    fn unpack_gives_the_packed_message() {
         let locality = Locality {
             zone: "eu-west-1a".into(),
             ..Default::default()
@@ -62,7 +65,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_another_type() {
+    fn unpack_refuses_another_type() {
         let any = pack(&Locality::default());
         let error = unpack::<crate::core::Node>(&any).unwrap_err();
         assert!(

@@ -1,5 +1,7 @@
-//! Protobuf JSON both ways, with proto field names and expanded `Any`s: golden files, debug pages,
-//! bootstraps.
+//! Converts messages to and from protobuf JSON, for debug pages, bootstraps and golden files.
+//!
+//! Fields have their proto names (`connect_timeout`), and the contents of an `Any` are written out beside its `@type`.
+//! The conversion knows every generated message by name, so it also works on encoded bytes.
 
 use std::sync::LazyLock;
 
@@ -7,32 +9,32 @@ use prost::{Message, Name};
 use prost_reflect::{DescriptorPool, DynamicMessage, SerializeOptions};
 use serde_json::Value;
 
-/// Descriptors of every generated message.
+/// Descriptors of all generated messages.
 static POOL: LazyLock<DescriptorPool> = LazyLock::new(|| {
     DescriptorPool::decode(include_bytes!(concat!(env!("OUT_DIR"), "/envoy.fds")).as_slice())
-        .expect("the descriptor set written by build.rs decodes")
+        .expect("build.rs writes a valid descriptor set")
 });
 
-/// Why a message and JSON do not convert.
+/// A message could not be converted to JSON, or JSON to a message.
 #[derive(Debug, thiserror::Error)]
 pub enum JsonError {
-    /// No generated message has this name.
-    #[error("unknown message type {0}")]
+    /// No generated message has this full name.
+    #[error("unknown message type `{0}`")]
     UnknownType(String),
-    /// The bytes are not that message.
+    /// The bytes are not an encoding of the message.
     #[error("the message does not decode")]
     Decode(#[from] prost::DecodeError),
-    /// A field, or an `Any` inside, has no JSON form, or the JSON is not that message.
+    /// The JSON does not fit the message, or an `Any` in the message holds a type that is not generated.
     #[error(transparent)]
     Json(#[from] serde_json::Error),
 }
 
-/// A message as protobuf JSON with proto field names.
+/// Converts a message to protobuf JSON.
 pub fn to_json<M: Message + Name>(message: &M) -> Result<Value, JsonError> {
     encoded_to_json(&M::full_name(), &message.encode_to_vec())
 }
 
-/// The encoded message `full_name` (`envoy.config.cluster.v3.Cluster`) as protobuf JSON.
+/// Converts an encoded message to protobuf JSON. `full_name` is, for instance, `envoy.config.cluster.v3.Cluster`.
 pub fn encoded_to_json(full_name: &str, bytes: &[u8]) -> Result<Value, JsonError> {
     let descriptor = POOL
         .get_message_by_name(full_name)
@@ -42,7 +44,7 @@ pub fn encoded_to_json(full_name: &str, bytes: &[u8]) -> Result<Value, JsonError
     Ok(message.serialize_with_options(serde_json::value::Serializer, &options)?)
 }
 
-/// A message from its protobuf JSON. An unknown field is an error.
+/// Converts protobuf JSON to a message. An unknown field is an error.
 pub fn from_json<M: Message + Name + Default>(json: Value) -> Result<M, JsonError> {
     let name = M::full_name();
     let descriptor = POOL
@@ -58,7 +60,7 @@ mod tests {
     use crate::{core, listener, pack};
 
     #[test]
-    fn round_trips_with_a_nested_any() {
+    fn json_with_a_nested_any_converts_back() {
         let listener = listener::Listener {
             name: "ingress".into(),
             listener_filters: vec![listener::ListenerFilter {
@@ -79,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn names_an_unknown_field() {
+    fn error_names_the_unknown_field() {
         let error = from_json::<core::Locality>(serde_json::json!({"zoone": "a"})).unwrap_err();
         assert!(error.to_string().contains("zoone"), "{error}");
     }

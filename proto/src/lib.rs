@@ -1,11 +1,49 @@
-//! The Envoy API as Rust types, generated at build time, and the few things every user of them needs:
-//! packing an `Any`, protobuf JSON, and an encoded resource with its content version.
+//! The Envoy API as Rust types, and the resources that Evermesh serves over xDS.
 //!
-//! Import the aliases below and use their types qualified (`route::VirtualHost`), so that a reader sees
-//! which world a type is from. Maps are ordered and `Any` payloads are shared `Bytes`: equal messages
-//! have equal bytes, and a clone of a packed message copies nothing.
+//! Envoy fetches its configuration from a control plane as *resources*: protobuf messages of five types, each with a
+//! name. A resource refers to others by name:
 //!
-//! Must not know App Mesh, Kubernetes or streams.
+//! ```text
+//! Listener ─────────▶ RouteConfiguration ─────▶ Cluster ────────▶ ClusterLoadAssignment
+//! sockets, filters    host and path to cluster  how to connect    addresses of the cluster
+//! (LDS)               (RDS)                     (CDS)             (EDS)
+//!    └────────────────────────────────────────────┴─────────────▶ Secret
+//!                                                                 certificates (SDS)
+//! ```
+//!
+//! The modules below are the messages, generated at build time from Envoy's protos. [`Resource`] is an encoded message
+//! with its name and version, [`ResourceKey`] identifies it among all resources, and [`ProxyView`] lists the keys of
+//! one proxy:
+//!
+//! ```
+//! use evermesh_proto::{ProxyView, Resource, ResourceKey, ResourceType, cluster::Cluster};
+//!
+//! let message = Cluster {
+//!     name: "cds_egress_shop_color_ns_http_8080".into(),
+//!     ..Default::default()
+//! };
+//! let resource = Resource::encode(message.name.as_str().into(), &message);
+//!
+//! // Callers of the node share its cluster, so the key has no scope.
+//! let key = ResourceKey {
+//!     kind: ResourceType::Cluster,
+//!     name: resource.name.clone(),
+//!     scope: None,
+//! };
+//! let view = ProxyView::new(vec![key.clone()]);
+//! assert_eq!(view.find(ResourceType::Cluster, &message.name), Some(&key));
+//!
+//! // The version depends on the contents alone.
+//! let again = Resource::encode(message.name.as_str().into(), &message);
+//! assert_eq!(resource.version, again.version);
+//! ```
+//!
+//! Write the types with their module (`route::VirtualHost`), because the model and the CRDs have types of similar names.
+//! Maps are ordered, so equal messages have equal bytes. The payload of an `Any` is a shared `Bytes`, so a clone of a
+//! packed message copies no payload.
+//!
+//! The generated gRPC clients and servers exist with the feature `grpc` only; without it the crate does not depend on
+//! tonic. The crate knows nothing of App Mesh, Kubernetes or streams.
 
 pub mod any;
 pub mod json;
@@ -14,7 +52,7 @@ pub mod resource;
 pub use any::{Any, pack, unpack};
 pub use resource::{ContentVersion, ProxyView, Resource, ResourceKey, ResourceType};
 
-/// The generated modules, one a protobuf package.
+/// The generated modules, one for each protobuf package.
 #[allow(clippy::all, clippy::pedantic, missing_docs, unreachable_pub)] // generated
 #[allow(rustdoc::all)] // generated
 pub mod pb {

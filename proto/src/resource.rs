@@ -1,7 +1,7 @@
-//! One served resource: encoded once, named, and versioned by its content.
+//! Encoded xDS resources, the keys that identify them, and the views that say which proxy gets which.
 //!
-//! The translation makes [`Resource`]s under [`ResourceKey`]s and lists what each proxy sees in a [`ProxyView`];
-//! the xDS server serves them without looking inside.
+//! `evermesh-translate` derives [`Resource`]s and [`ProxyView`]s; `evermesh-xds` sends them without decoding them. The
+//! crate documentation has an example.
 
 use std::{fmt, sync::Arc};
 
@@ -10,8 +10,8 @@ use twox_hash::XxHash3_128;
 
 use crate::pb::envoy::{config, extensions::transport_sockets::tls};
 
-/// The resource types served, **declared in the order in which they are sent**: what is referred to
-/// goes before what refers to it; removals go in reverse.
+/// The types of resources that Evermesh serves, **declared in the order in which they are sent**: a resource is sent
+/// after the resources that it refers to, and removed before them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ResourceType {
     /// `envoy.config.cluster.v3.Cluster` (CDS)
@@ -27,7 +27,7 @@ pub enum ResourceType {
 }
 
 impl ResourceType {
-    /// Every type, in the order in which they are sent.
+    /// All types, in sending order.
     pub const ALL: [Self; 5] = [
         Self::Cluster,
         Self::Endpoint,
@@ -36,7 +36,7 @@ impl ResourceType {
         Self::Secret,
     ];
 
-    /// The full name of the message, such as `envoy.config.cluster.v3.Cluster`.
+    /// The full name of the protobuf message, such as `envoy.config.cluster.v3.Cluster`.
     pub const fn message_name(self) -> &'static str {
         match self {
             Self::Cluster => "envoy.config.cluster.v3.Cluster",
@@ -47,7 +47,7 @@ impl ResourceType {
         }
     }
 
-    /// The type URL of requests, responses and `Any`s.
+    /// The type URL in discovery requests and responses.
     pub const fn type_url(self) -> &'static str {
         match self {
             Self::Cluster => "type.googleapis.com/envoy.config.cluster.v3.Cluster",
@@ -58,17 +58,18 @@ impl ResourceType {
         }
     }
 
-    /// The type with this type URL, if it is served.
+    /// The type with this type URL, or `None` if Evermesh does not serve it.
     pub fn from_type_url(url: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.type_url() == url)
     }
 
-    /// Whether a client may ask for all resources of the type at once (`*`, or no name at all).
+    /// Whether a client may subscribe to all resources of the type, with `*` or with a first request without names
+    /// (xDS protocol, "How the client specifies what resources to return").
     pub const fn supports_wildcard(self) -> bool {
         matches!(self, Self::Cluster | Self::Listener)
     }
 
-    /// The word in metrics, logs and debug pages: `cluster`, `endpoint`, `listener`, `route`, `secret`.
+    /// The type as a word for metrics, logs and debug pages: `cluster`, `endpoint`, `listener`, `route`, `secret`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Cluster => "cluster",
@@ -86,9 +87,9 @@ impl fmt::Display for ResourceType {
     }
 }
 
-/// A message that is served as a resource of its own.
+/// A protobuf message that is a resource.
 pub trait ServedMessage: Name {
-    /// Its type.
+    /// The resource type of the message.
     const TYPE: ResourceType;
 }
 
@@ -108,18 +109,20 @@ impl ServedMessage for tls::v3::Secret {
     const TYPE: ResourceType = ResourceType::Secret;
 }
 
-/// A content version: the XXH3-128 of the encoded message. Equal bytes have equal versions on every
-/// replica and after a restart. On the wire it is 32 lower-case hexadecimal digits.
+/// The version of a resource: the XXH3-128 hash of its encoded message.
+///
+/// Equal bytes have equal versions, on every replica and after a restart. The text form, which is sent to clients, is
+/// 32 lower-case hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ContentVersion(u128);
 
 impl ContentVersion {
-    /// The version of these bytes.
+    /// Hashes an encoded message.
     pub fn of(bytes: &[u8]) -> Self {
         Self(XxHash3_128::oneshot(bytes))
     }
 
-    /// The version a client names; `None` if it is not one of ours.
+    /// Parses a version that a client sent; `None` if it does not have the text form of a version.
     pub fn parse(text: &str) -> Option<Self> {
         let digits = text.len() == 32
             && text
@@ -144,7 +147,7 @@ impl fmt::Debug for ContentVersion {
     }
 }
 
-/// One resource as it is served. Never changed: a new content is a new `Resource`.
+/// An encoded resource. Immutable: a change of the contents makes a new `Resource`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Resource {
     /// The type of the message in `body`.
@@ -155,20 +158,28 @@ pub struct Resource {
     pub version: ContentVersion,
     /// The encoded message, without the `Any` around it.
     pub body: Bytes,
-    /// Names of the clusters a client must have before it gets this resource (make before break).
+    /// Names of the clusters that the message refers to, ascending.
+    ///
+    /// The server uses them for removals: as long as a proxy keeps an older listener or route, because the newer one was
+    /// refused or not answered yet, the clusters that the older one needs are not removed. They do not delay additions.
+    /// The order of additions depends on types alone: all listeners and routes of a proxy wait while any new or changed
+    /// cluster of that proxy is unanswered, needed or not. A cluster that the proxy refused delays nothing, so a route
+    /// to it is sent; until the cluster is accepted, Envoy answers such requests with 503. The rules are in
+    /// `xds/src/barrier.rs`.
     pub needs: Arc<[Arc<str>]>,
-    /// The user's objects it was made from (`VirtualRouter/shop/color`), for verdicts on them.
+    /// The user's objects from which the resource was derived (`VirtualRouter/shop/color`). An ACK or NACK of the
+    /// resource counts for each of them.
     pub origins: Arc<[Arc<str>]>,
 }
 
 impl Resource {
-    /// Encodes a message under the name clients subscribe to.
+    /// Encodes a message. `name` is the name that the message carries.
     pub fn encode<M: ServedMessage>(name: Arc<str>, message: &M) -> Self {
         Self::from_encoded(M::TYPE, name, message.encode_to_vec().into())
     }
 
-    /// A resource whose message is already encoded: the caller vouches that `body` is a message of type
-    /// `kind` that carries `name`.
+    /// A resource from an encoded message. The caller guarantees that `body` is a message of type `kind` that carries
+    /// `name`; this is not checked.
     pub fn from_encoded(kind: ResourceType, name: Arc<str>, body: Bytes) -> Self {
         Self {
             kind,
@@ -180,14 +191,14 @@ impl Resource {
         }
     }
 
-    /// Names the clusters it refers to.
+    /// Sets [`needs`](Self::needs).
     #[must_use]
     pub fn with_needs(mut self, needs: impl Into<Arc<[Arc<str>]>>) -> Self {
         self.needs = needs.into();
         self
     }
 
-    /// Names the user's objects it was made from.
+    /// Sets [`origins`](Self::origins).
     #[must_use]
     pub fn with_origins(mut self, origins: impl Into<Arc<[Arc<str>]>>) -> Self {
         self.origins = origins.into();
@@ -195,34 +206,34 @@ impl Resource {
     }
 }
 
-/// The identity of a resource among all that are served.
+/// The identity of a resource among all resources that are served.
 ///
-/// Two proxies may see different resources under one name (`rds_egress_http_8080` lists each proxy's
-/// own backends): such a resource has the view's name as `scope`. A resource without a scope is shared
-/// by every view that lists it.
+/// Different proxies may have different resources of one name: `rds_egress_http_8080` contains the backends of its
+/// proxy. The `scope` of such a resource is the name of that proxy's view. A resource without a scope, such as the
+/// cluster of a node, is shared by all views that list it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ResourceKey {
-    /// The type.
+    /// The resource type.
     pub kind: ResourceType,
     /// The name clients subscribe to.
     pub name: Arc<str>,
-    /// The one view it is for, or none if it is shared.
+    /// The name of the only view that may list the resource; `None` if views share it.
     pub scope: Option<Arc<str>>,
 }
 
-/// What one proxy may see: keys in ascending order, at most one for each type and name.
+/// The resources that one proxy may have: keys in ascending order, at most one for each type and name.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ProxyView(Arc<[ResourceKey]>);
 
 impl ProxyView {
-    /// A view of these keys; sorts them, and of several with one type and name keeps the first.
+    /// Sorts the keys. Of several keys with one type and name, the first in that order stays: the one without a scope.
     pub fn new(mut keys: Vec<ResourceKey>) -> Self {
         keys.sort();
         keys.dedup_by(|later, earlier| later.kind == earlier.kind && later.name == earlier.name);
         Self(keys.into())
     }
 
-    /// Every key, ascending: by type in sending order, then by name.
+    /// All keys, ascending: by type in sending order, then by name.
     pub fn keys(&self) -> &[ResourceKey] {
         &self.0
     }
@@ -234,7 +245,7 @@ impl ProxyView {
         &self.0[start..end]
     }
 
-    /// The key under which a client of this view finds a name.
+    /// The key of the resource that has this type and name for the proxy.
     pub fn find(&self, kind: ResourceType, name: &str) -> Option<&ResourceKey> {
         let keys = self.of_type(kind);
         keys.binary_search_by(|key| key.name.as_ref().cmp(name))
@@ -257,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn type_urls_are_those_of_the_messages() {
+    fn type_url_belongs_to_the_message() {
         for kind in ResourceType::ALL {
             assert_eq!(
                 kind.type_url(),
@@ -270,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn a_version_names_the_bytes() {
+    fn version_depends_on_the_bytes_alone() {
         let version = ContentVersion::of(b"abc");
         assert_eq!(version, ContentVersion::of(b"abc"));
         assert_ne!(version, ContentVersion::of(b"abd"));
@@ -286,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn a_view_is_sorted_and_finds_by_type_and_name() {
+    fn view_is_sorted_and_finds_keys_by_type_and_name() {
         let view = ProxyView::new(vec![
             key(ResourceType::Route, "r", Some("v")),
             key(ResourceType::Cluster, "b", None),
