@@ -6,7 +6,7 @@ use divan::{Bencher, black_box};
 use evermesh_proto::{
     ProxyView,
     discovery::DeltaDiscoveryRequest,
-    resource::{ResourceKey, Resource, ResourceType},
+    resource::{Resource, ResourceKey, ResourceType},
 };
 use evermesh_xds::{Connection, Delta, DiscoveryProtocol, Sotw, Store, StoreCommit, XdsVariant};
 use prost::Message;

@@ -16,7 +16,7 @@ use std::{
 use evermesh_proto::{
     ProxyView, core,
     discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse},
-    resource::{ResourceKey, Resource, ResourceType},
+    resource::{Resource, ResourceKey, ResourceType},
 };
 use evermesh_xds::{ProxyRegistry, Store, StoreCommit, XdsServerOptions, serve};
 use tokio::{net::TcpListener, runtime, sync::mpsc};

@@ -1,16 +1,16 @@
-//! One stream as a machine without I/O: requests in, responses out.
+//! The protocol state of one stream, without I/O.
 //!
-//! In: requests through a [`DiscoveryProtocol`], the marks in its signal. Out: the next response, when there is
-//! one, and reports of what the client answered. A response is made from the newest state at the moment
-//! it can be sent; one response of a type is in flight at a time.
-//! Must not do I/O, wait, or know the fields of a resource.
+//! Requests enter through a [`DiscoveryProtocol`], stale resources through the stream's signal. Responses leave through
+//! [`DiscoveryProtocol::next_response`], ACKs and NACKs through [`Connection::take_outcomes`]. A response is made from
+//! the newest resources at the moment at which it can be sent, and at most one response per type is in flight, so that
+//! a slow client skips intermediate versions.
 
 use std::{collections::BTreeSet, mem, sync::Arc, time::SystemTime};
 
 use evermesh_proto::{
     core,
     pb::google::rpc,
-    resource::{ResourceKey, Resource, ResourceType, ContentVersion, ProxyView},
+    resource::{ContentVersion, ProxyView, Resource, ResourceKey, ResourceType},
 };
 use prost::Message;
 
@@ -21,17 +21,18 @@ use crate::{
     subscription::{Grouping, ResponseBatch, Subscription},
 };
 
-/// The two ways to speak xDS.
+/// The variants of the xDS protocol that are served (xDS protocol, "Four Variants"; aggregated or not is a property of
+/// the service).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum XdsVariant {
-    /// Incremental xDS.
+    /// Incremental.
     Delta,
     /// State of the world.
     Sotw,
 }
 
 impl XdsVariant {
-    /// The word in metrics, logs and debug pages: `delta`, `sotw`.
+    /// The word in metrics, logs and debug pages: `delta` or `sotw`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Delta => "delta",
@@ -48,56 +49,56 @@ impl XdsVariant {
     }
 }
 
-/// A variant's messages, and what they do to a [`Connection`].
+/// The messages of one variant, and their effect on a [`Connection`].
 pub trait DiscoveryProtocol: Send + 'static {
-    /// Which one it is.
+    /// The variant that this type implements.
     const VARIANT: XdsVariant;
-    /// What the client sends.
+    /// `DeltaDiscoveryRequest` or `DiscoveryRequest`.
     type Request: Message + Default;
-    /// What it gets.
+    /// `DeltaDiscoveryResponse` or `DiscoveryResponse`.
     type Response: Message;
 
-    /// The type a request is about.
+    /// The type URL of a request; empty if the client left it out.
     fn type_url(request: &Self::Request) -> &str;
-    /// The client's description of itself, moved out of its first request.
+    /// Moves the node out of a request. Only the first request of a stream is guaranteed to have one.
     fn take_node(request: &mut Self::Request) -> Option<core::Node>;
-    /// Takes a request about a type.
+    /// Handles a request for a type: an ACK or NACK, a change of the subscription, or both.
     fn on_request(connection: &mut Connection, kind: ResourceType, request: Self::Request);
-    /// The next response, if there is anything to say now.
+    /// Makes the next response, or returns `None` if nothing may be sent now.
     fn next_response(connection: &mut Connection) -> Option<Self::Response>;
 }
 
-/// What a client was sent of one resource, and what it made of it.
+/// The versions of one resource that a client received, and its last rejection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ResourceStatus {
-    /// The type.
+    /// Type of the resource.
     pub kind: ResourceType,
-    /// The name.
+    /// Name under which the client subscribed.
     pub name: Arc<str>,
-    /// The version sent last.
+    /// ContentVersion that was sent last.
     pub sent: Option<ContentVersion>,
-    /// The version in use: the last one accepted.
+    /// ContentVersion that the client ACKed last and uses.
     pub acked: Option<ContentVersion>,
-    /// The last refusal.
+    /// Last NACK, until the client ACKs a newer version.
     pub rejection: Option<Rejection>,
 }
 
-/// The state of one stream.
+/// The protocol state of one stream.
 #[derive(Debug)]
 pub struct Connection {
     handle: StreamHandle,
     view_name: Arc<str>,
-    /// What the view is; none while it is unknown, and then nothing is said.
+    /// Absent until the view is committed, and after it was removed. Nothing is sent then.
     view: Option<Arc<ProxyView>>,
-    types: SubscriptionsByType,
+    subscriptions: SubscriptionsByType,
     last_nonce: u64,
-    reports: Vec<(Arc<Resource>, DeliveryOutcome)>,
+    outcomes: Vec<(Arc<Resource>, DeliveryOutcome)>,
 }
 
 impl Connection {
-    /// A client of this view that has asked for nothing yet.
+    /// Opens a stream of a client with this view.
     pub fn new(store: &Arc<Store>, view: Arc<str>, variant: XdsVariant) -> Self {
-        Self::with_handle(store.open(), view, variant)
+        Self::with_handle(store.open_stream(), view, variant)
     }
 
     pub(crate) fn with_handle(
@@ -105,72 +106,79 @@ impl Connection {
         view_name: Arc<str>,
         variant: XdsVariant,
     ) -> Self {
-        let view = handle.read().follow(&view_name);
+        let view = handle.read().watch_view(&view_name);
         Self {
             handle,
             view_name,
             view,
-            types: ResourceType::ALL.map(|kind| Subscription::new(kind, variant.grouping(kind))),
+            subscriptions: ResourceType::ALL
+                .map(|kind| Subscription::new(kind, variant.grouping(kind))),
             last_nonce: 0,
-            reports: Vec::new(),
+            outcomes: Vec::new(),
         }
     }
 
-    /// What the client has of each resource, in the order of types and names.
+    /// The status of each subscribed resource, ordered by type and name.
     pub fn resources(&self) -> Vec<ResourceStatus> {
-        let kinds = ResourceType::ALL.into_iter().zip(&self.types);
-        let statuses = kinds.flat_map(|(kind, subscription)| {
+        let subscriptions = ResourceType::ALL.into_iter().zip(&self.subscriptions);
+        let statuses = subscriptions.flat_map(|(kind, subscription)| {
             subscription.entries().iter().map(move |entry| {
-                let flying = subscription.flying(&entry.name);
+                let in_flight = subscription.in_flight_resource(&entry.name);
                 ResourceStatus {
                     kind,
                     name: Arc::clone(&entry.name),
-                    sent: flying.map_or_else(|| entry.last_sent(), |flying| Some(flying.version)),
-                    acked: entry.held.resource().map(|held| held.version),
-                    rejection: entry.refused.as_deref().cloned(),
+                    sent: in_flight
+                        .map_or_else(|| entry.last_answered(), |resource| Some(resource.version)),
+                    acked: entry.client_copy.acked().map(|acked| acked.version),
+                    rejection: entry.rejection.as_deref().cloned(),
                 }
             })
         });
         statuses.collect()
     }
 
-    /// The version of a resource of its view that the client has accepted, and its last refusal. None if the client is
-    /// not concerned: it knows everything that could name the resource, and did not ask for it.
-    pub(crate) fn answer_to(
+    /// The version of a resource that the client ACKed, and its last rejection.
+    ///
+    /// Returns `None` if the resource does not concern the client: it did not subscribe to it, and has ACKed everything
+    /// that could make it subscribe.
+    pub(crate) fn ack_status(
         &self,
         key: &ResourceKey,
         aggregated: bool,
     ) -> Option<(Option<ContentVersion>, Option<Rejection>)> {
         let subscription = self.subscription(key.kind);
-        if let Some(entry) = subscription.find(&key.name).filter(|it| it.is_wanted()) {
-            return Some((entry.held.version(), entry.refused.as_deref().cloned()));
+        let entry = subscription.find(&key.name);
+        if let Some(entry) = entry.filter(|entry| entry.is_subscribed()) {
+            let rejection = entry.rejection.as_deref().cloned();
+            return Some((entry.client_copy.version(), rejection));
         }
-        if !aggregated && subscription.is_untouched() {
+        if !aggregated && subscription.is_unused() {
             return None;
         }
         let view = self.view.as_ref();
-        let is_known = view.is_some_and(|view| view.find(key.kind, &key.name) == Some(key));
-        let names_it = match key.kind {
+        let is_in_view = view.is_some_and(|view| view.find(key.kind, &key.name) == Some(key));
+        // Listeners name routes, and clusters name endpoints.
+        let referring = match key.kind {
             ResourceType::Route => ResourceType::Listener,
             ResourceType::Endpoint => ResourceType::Cluster,
             ResourceType::Cluster | ResourceType::Listener | ResourceType::Secret => key.kind,
         };
-        let is_to_come = !is_known || !self.subscription(names_it).is_settled();
-        is_to_come.then_some((None, None))
+        let may_subscribe = !is_in_view || !self.subscription(referring).is_up_to_date();
+        may_subscribe.then_some((None, None))
     }
 
-    /// The client's ack_statuses since the last call.
+    /// Takes the client's answers since the last call.
     pub fn take_outcomes(&mut self) -> Vec<(Arc<Resource>, DeliveryOutcome)> {
-        mem::take(&mut self.reports)
+        mem::take(&mut self.outcomes)
     }
 
     pub(crate) fn subscription(&self, kind: ResourceType) -> &Subscription {
-        &self.types[kind as usize]
+        &self.subscriptions[kind as usize]
     }
 
-    /// Takes the answer in a request; returns whether the request is about the newest response. The
-    /// others came while that was on its way (xDS protocol, "Resource updates").
-    pub(crate) fn answer(
+    /// Handles the ACK or NACK in a request. Returns false if the nonce is stale: the client sent the request before it
+    /// read the newest response (xDS protocol, "Resource updates").
+    pub(crate) fn handle_nonce(
         &mut self,
         kind: ResourceType,
         nonce: &str,
@@ -178,56 +186,57 @@ impl Connection {
     ) -> bool {
         let metrics = self.handle.metrics();
         metrics.requests.add(1);
-        let subscription = &mut self.types[kind as usize];
-        let report = |resource, outcome| self.reports.push((resource, outcome));
+        let subscription = &mut self.subscriptions[kind as usize];
+        let report = |resource, outcome| self.outcomes.push((resource, outcome));
         if !subscription.is_current(nonce) {
             metrics.stale_nonces.add(1);
             return false;
         }
-        if subscription.answers_flight(nonce) {
+        if subscription.answers_in_flight(nonce) {
             if let Some(error) = error {
                 metrics.nacks.add(1);
-                subscription.refuse(&error.message, SystemTime::now(), report);
+                subscription.on_nack(&error.message, SystemTime::now(), report);
             } else {
                 metrics.acks.add(1);
-                subscription.accept(report);
+                subscription.on_ack(report);
             }
         }
         true
     }
 
-    /// Changes what the client subscribes to, and finds it.
-    pub(crate) fn change(
+    /// Changes the subscribed names of a type and looks new names up in the view.
+    pub(crate) fn update_subscription(
         &mut self,
         kind: ResourceType,
-        change: impl FnOnce(&mut Subscription, &mut StoreReader<'_>),
+        update: impl FnOnce(&mut Subscription, &mut StoreReader<'_>),
     ) {
-        let mut reading = self.handle.read();
-        let subscription = &mut self.types[kind as usize];
-        let before = subscription.is_wildcard();
-        change(subscription, &mut reading);
+        let mut reader = self.handle.read();
+        let subscription = &mut self.subscriptions[kind as usize];
+        let was_wildcard = subscription.is_wildcard();
+        update(subscription, &mut reader);
         let mut resumed = Vec::new();
         if let Some(view) = &self.view {
-            let all = subscription.is_wildcard() && !before;
-            subscription.resolve(view, &mut reading, all, &mut resumed);
+            let all = subscription.is_wildcard() && !was_wildcard;
+            subscription.resolve(view, &mut reader, all, &mut resumed);
         }
-        drop(reading);
+        drop(reader);
         self.on_resumed(resumed);
     }
 
-    /// Makes the next response: of the first type in order that has something to say and may.
+    /// Makes the next response, of the first type that has a pending change and that the barrier lets through.
     pub(crate) fn respond<R>(
         &mut self,
         encode: impl FnOnce(ResourceType, &Subscription, &ResponseBatch, String) -> R,
     ) -> Option<R> {
-        self.refresh();
+        self.read_stale();
         self.view.as_ref()?;
         let (kind, batch) = ResourceType::ALL.into_iter().find_map(|kind| {
-            if !self.subscription(kind).is_ready() || !barrier::may_send(&self.types, kind) {
+            if !self.subscription(kind).is_ready() || !barrier::may_send(&self.subscriptions, kind)
+            {
                 return None;
             }
-            let removals = barrier::removals(&self.types, kind);
-            let batch = self.types[kind as usize].select(&removals)?;
+            let removals = barrier::allowed_removals(&self.subscriptions, kind);
+            let batch = self.subscriptions[kind as usize].select(&removals)?;
             Some((kind, batch))
         })?;
         self.last_nonce += 1;
@@ -240,9 +249,9 @@ impl Connection {
         if kind == ResourceType::Cluster {
             let clusters = subscription.upserts(&batch);
             let clusters = clusters.map(|cluster| Arc::clone(&cluster.name)).collect();
-            self.warm(&clusters);
+            self.resend_endpoints(&clusters);
         }
-        self.types[kind as usize].launch(&batch, self.last_nonce);
+        self.subscriptions[kind as usize].mark_sent(&batch, self.last_nonce);
         Some(response)
     }
 
@@ -250,50 +259,53 @@ impl Connection {
         self.handle.metrics().resources.add(count);
     }
 
-    /// Takes what is marked in the signal.
-    fn refresh(&mut self) {
+    /// Reads the newest versions of the resources that the signal lists as stale.
+    fn read_stale(&mut self) {
         if !self.handle.signal().is_stale() {
             return;
         }
         let mut resumed = Vec::new();
-        let mut reading = self.handle.read();
+        let mut reader = self.handle.read();
         let stale = self.handle.signal().take();
         if stale.view {
-            self.view = reading.follow(&self.view_name);
+            self.view = reader.watch_view(&self.view_name);
             if let Some(view) = &self.view {
-                for subscription in &mut self.types {
-                    subscription.resolve(view, &mut reading, true, &mut resumed);
+                for subscription in &mut self.subscriptions {
+                    subscription.resolve(view, &mut reader, true, &mut resumed);
                 }
             }
         }
         for id in stale.ids {
-            let (key, resource) = reading.get(id);
-            self.types[key.kind as usize].refresh(&key.name, id, resource, &mut resumed);
+            let (key, resource) = reader.get(id);
+            self.subscriptions[key.kind as usize].update(&key.name, id, resource, &mut resumed);
         }
-        drop(reading);
+        drop(reader);
         self.on_resumed(resumed);
     }
 
-    /// A reconnecting client had these already: as good as accepted.
+    /// Reports resources that a reconnecting client has already as ACKed.
     fn on_resumed(&mut self, resumed: Vec<Arc<Resource>>) {
         if resumed.is_empty() {
             return;
         }
         self.handle.metrics().resumed.add(resumed.len());
         for resource in resumed {
-            self.reports.push((resource, DeliveryOutcome::Acked));
+            self.outcomes.push((resource, DeliveryOutcome::Acked));
         }
+        // Resumed endpoints are not sent, unless their cluster was sent on this stream and is warming.
         let clusters = self.subscription(ResourceType::Cluster).entries().iter();
         let sent = clusters.filter(|cluster| cluster.sent);
         let sent = sent.map(|cluster| Arc::clone(&cluster.name)).collect();
-        self.warm(&sent);
+        self.resend_endpoints(&sent);
     }
 
-    /// A cluster that is sent serves nothing new until its endpoints follow, even if they are the same
-    /// (xDS protocol, "Resource warming"). Its endpoints have its name, or name it as what they need.
-    fn warm(&mut self, clusters: &BTreeSet<Arc<str>>) {
-        let endpoints = &mut self.types[ResourceType::Endpoint as usize];
-        endpoints.ask_again(|name, needs| {
+    /// Sends the endpoints of these clusters again, even if they did not change: an updated cluster stays in warming
+    /// until a new `ClusterLoadAssignment` arrives (xDS protocol, "Resource warming").
+    ///
+    /// Endpoints belong to the cluster of the same name and to the clusters that they need.
+    fn resend_endpoints(&mut self, clusters: &BTreeSet<Arc<str>>) {
+        let endpoints = &mut self.subscriptions[ResourceType::Endpoint as usize];
+        endpoints.resend(|name, needs| {
             clusters.contains(name) || needs.iter().any(|need| clusters.contains(need))
         });
     }
@@ -301,10 +313,10 @@ impl Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        let mut reading = self.handle.read();
-        for subscription in &mut self.types {
-            subscription.unwatch(&mut reading);
+        let mut reader = self.handle.read();
+        for subscription in &mut self.subscriptions {
+            subscription.unwatch_all(&mut reader);
         }
-        reading.unfollow(&self.view_name);
+        reader.unwatch_view(&self.view_name);
     }
 }

@@ -1,12 +1,11 @@
-//! What clients answered: for each resource version, accepted or refused and why.
-//!
-//! Must not decide anything; the subscription does.
+//! A client's answers, resource by resource: ACKed or rejected
+//! (xDS protocol, "ACK/NACK and resource type instance version").
 
 use std::{fmt, sync::Arc, time::SystemTime};
 
-use evermesh_proto::resource::{Resource, ContentVersion};
+use evermesh_proto::resource::{ContentVersion, Resource};
 
-/// One stream among all since the start of the process.
+/// Identifies one stream among all streams since the start of the process. Never reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ProxyId(pub(crate) u64);
 
@@ -16,35 +15,35 @@ impl fmt::Display for ProxyId {
     }
 }
 
-/// What one client answered to one resource.
+/// One resource that one client answered.
 #[derive(Debug, Clone)]
 pub struct Delivery {
-    /// The stream.
+    /// The client's stream.
     pub proxy: ProxyId,
-    /// The view of its client.
+    /// Name of the client's view.
     pub view: Arc<str>,
-    /// What it answered to: type, name, version, and the objects it was made from.
+    /// The resource in the version that the client answered.
     pub resource: Arc<Resource>,
-    /// The answer.
+    /// The client's answer.
     pub outcome: DeliveryOutcome,
 }
 
-/// An answer.
+/// A client's answer to one resource.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DeliveryOutcome {
-    /// It is in use.
+    /// The client uses this version.
     Acked,
-    /// It was refused, in the client's own words. The client keeps the last version it accepted.
+    /// The client refused this version with this message and keeps the last version that it accepted.
     Rejected(String),
 }
 
-/// The last time a client refused a resource.
+/// The last NACK that blamed a resource.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rejection {
     /// The refused version.
     pub version: ContentVersion,
-    /// The client's own words.
+    /// `error_detail.message` of the NACK.
     pub message: String,
-    /// When.
+    /// Time at which the server read the NACK.
     pub at: SystemTime,
 }

@@ -1,7 +1,6 @@
-//! Incremental xDS (xDS protocol, "Incremental xDS").
+//! The incremental variant (xDS protocol, "Incremental xDS").
 //!
-//! In: `DeltaDiscoveryRequest`. Out: `DeltaDiscoveryResponse`, which carries only what changed.
-//! Must not keep state of its own, do I/O or wait.
+//! A request subscribes to and unsubscribes from names; a response contains only what changed.
 
 use evermesh_proto::{
     Any, core,
@@ -11,7 +10,7 @@ use evermesh_proto::{
 
 use crate::connection::{Connection, DiscoveryProtocol, XdsVariant};
 
-/// Incremental xDS.
+/// The incremental variant.
 #[derive(Debug)]
 pub enum Delta {}
 
@@ -28,28 +27,27 @@ impl DiscoveryProtocol for Delta {
         request.node.take()
     }
 
-    /// A request may answer a response, change the subscription, or both. The change counts even if the
-    /// answer is to an older response: it is not repeated.
+    /// Applies changes of the subscription even if the nonce is stale, because the client does not repeat them.
     fn on_request(connection: &mut Connection, kind: ResourceType, request: Self::Request) {
-        connection.answer(kind, &request.response_nonce, request.error_detail);
+        connection.handle_nonce(kind, &request.response_nonce, request.error_detail);
         let subscription = connection.subscription(kind);
         let subscribes = &request.resource_names_subscribe;
         let unsubscribes = &request.resource_names_unsubscribe;
-        let all = subscribes.is_empty()
+        let is_new_wildcard = subscribes.is_empty()
             && subscription.is_legacy_wildcard()
             && !subscription.is_wildcard();
-        if !all && subscribes.is_empty() && unsubscribes.is_empty() {
+        if !is_new_wildcard && subscribes.is_empty() && unsubscribes.is_empty() {
             return;
         }
-        let first = subscription.is_untouched();
-        connection.change(kind, |subscription, reading| {
-            if all {
-                subscription.subscribe_all();
+        let is_first = subscription.is_unused();
+        connection.update_subscription(kind, |subscription, reader| {
+            if is_new_wildcard {
+                subscription.subscribe_wildcard();
             }
             subscription.subscribe(subscribes.iter().map(String::as_str));
-            subscription.unsubscribe(unsubscribes, reading);
-            if first {
-                subscription.claim(&request.initial_resource_versions);
+            subscription.unsubscribe(unsubscribes, reader);
+            if is_first {
+                subscription.set_initial_versions(&request.initial_resource_versions);
             }
         });
     }

@@ -1,91 +1,84 @@
-//! One name of a subscription: what the store has, what the client has, and what follows from it.
+//! One name of a subscription: the store's newest version, the client's copy, and the change that is pending.
 //!
-//! Must not know how a response is put together.
+//! [`Entry::pending`] compares the two, so a lost or late event cannot make them diverge for good.
 
 use std::sync::Arc;
 
-use evermesh_proto::resource::{Resource, ContentVersion};
+use evermesh_proto::resource::{ContentVersion, Resource};
 
 use crate::{delivery::Rejection, store::ResourceId, subscription::Grouping};
 
-/// What the client has under a name.
+/// The client's copy of a resource.
 #[derive(Debug, Default)]
 pub(crate) enum ClientCopy {
-    /// Nothing.
+    /// The client has no copy.
     #[default]
-    Nothing,
-    /// What it says it kept from an earlier stream: one of our versions, or something else.
+    None,
+    /// The client kept a copy from an earlier stream. The version is absent if it is not one that Evermesh could have
+    /// sent, or if the client could not tell it.
     Claimed(Option<Box<ContentVersion>>),
-    /// What it accepted.
-    Resource(Arc<Resource>),
+    /// The client accepted this resource.
+    Acked(Arc<Resource>),
 }
 
 impl ClientCopy {
     fn is(&self, resource: &Resource) -> bool {
-        match self {
-            Self::Nothing => false,
-            Self::Claimed(version) => version.as_deref() == Some(&resource.version),
-            Self::Resource(held) => held.version == resource.version,
-        }
+        self.version() == Some(resource.version)
     }
 
-    /// The version, if it is one of ours.
     pub(crate) fn version(&self) -> Option<ContentVersion> {
         match self {
-            Self::Nothing => None,
+            Self::None => None,
             Self::Claimed(version) => version.as_deref().copied(),
-            Self::Resource(resource) => Some(resource.version),
+            Self::Acked(resource) => Some(resource.version),
         }
     }
 
-    fn is_nothing(&self) -> bool {
-        matches!(self, Self::Nothing)
+    fn is_none(&self) -> bool {
+        matches!(self, Self::None)
     }
 
-    /// The resource, if we know it.
-    pub(crate) fn resource(&self) -> Option<&Arc<Resource>> {
+    pub(crate) fn acked(&self) -> Option<&Arc<Resource>> {
         match self {
-            Self::Resource(resource) => Some(resource),
-            Self::Nothing | Self::Claimed(_) => None,
+            Self::Acked(resource) => Some(resource),
+            Self::None | Self::Claimed(_) => None,
         }
     }
 }
 
-/// What must be said of a name.
+/// The change of one name that the client has not received yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum PendingChange {
-    /// Nothing.
-    Nothing,
-    /// Its content.
-    Send,
-    /// That it is gone.
-    Remove,
-    /// That it was never there, to a client that asked.
-    Absent,
+    None,
+    /// Send the resource.
+    Upsert,
+    /// Tell the client that the resource was removed.
+    Removal,
+    /// Tell an incremental client that a name it subscribed to does not exist
+    /// (xDS protocol, "Knowing When a Requested Resource Does Not Exist").
+    NotFound,
 }
 
-/// One name.
+/// One name of a subscription.
 #[derive(Debug)]
 #[allow(clippy::struct_excessive_bools)] // independent facts, not one state
 pub(crate) struct Entry {
     pub(crate) name: Arc<str>,
-    /// Where the view finds the name today.
+    /// The store's slot to which the view resolves the name; absent if the view does not list it.
     pub(crate) id: Option<ResourceId>,
-    /// What the store had at the last look.
-    want: Option<Arc<Resource>>,
-    /// What the client has.
-    pub(crate) held: ClientCopy,
-    /// What the client refused last, with its words.
-    pub(crate) refused: Option<Box<Rejection>>,
-    /// The client named it; otherwise it is here by the wildcard.
+    /// The store's version when this stream last read it.
+    newest: Option<Arc<Resource>>,
+    pub(crate) client_copy: ClientCopy,
+    pub(crate) rejection: Option<Box<Rejection>>,
+    /// The client subscribed to this name explicitly, not only by the wildcard.
     pub(crate) named: bool,
-    /// It is due even if the client has it.
-    pub(crate) asked: bool,
-    /// It was in a response that was refused and goes alone now.
+    /// The next response must contain the name even if the client's copy is the newest version.
+    pub(crate) must_send: bool,
+    /// The name was in a NACKed response with others. It is sent alone until it is ACKed, rejected or changed.
     pub(crate) suspect: bool,
-    /// It is in the response that waits for its answer.
-    pub(crate) flying: bool,
-    /// It was sent on this stream.
+    /// The name is in the response that the client has not answered yet.
+    pub(crate) in_flight: bool,
+    /// The resource was sent at least once on this stream.
     pub(crate) sent: bool,
 }
 
@@ -94,132 +87,136 @@ impl Entry {
         Self {
             name,
             id: None,
-            want: None,
-            held: ClientCopy::Nothing,
-            refused: None,
+            newest: None,
+            client_copy: ClientCopy::None,
+            rejection: None,
             named: false,
-            asked: false,
+            must_send: false,
             suspect: false,
-            flying: false,
+            in_flight: false,
             sent: false,
         }
     }
 
-    /// The client names it. That is answered, with what it refused before too if that is the newest.
+    /// Records an explicit subscription. The server must send a newly requested resource even if it sent it before,
+    /// and even if the client rejected it before
+    /// (xDS protocol, "How the client specifies what resources to return").
     pub(crate) fn subscribe(&mut self) {
         self.named = true;
-        self.asked = true;
-        self.refused = None;
-        if let ClientCopy::Claimed(version) = &mut self.held {
+        self.must_send = true;
+        self.rejection = None;
+        if let ClientCopy::Claimed(version) = &mut self.client_copy {
             *version = None;
         }
     }
 
-    /// Takes what the store has; collects it if the client turns out to have had it from before.
-    pub(crate) fn set_want(
+    /// Takes the store's newest version. Adds it to `resumed` if a reconnecting client claimed exactly this version.
+    pub(crate) fn set_newest(
         &mut self,
-        want: Option<Arc<Resource>>,
+        newest: Option<Arc<Resource>>,
         resumed: &mut Vec<Arc<Resource>>,
     ) {
         self.suspect = false;
-        if let Some(want) = want.as_ref().filter(|want| self.held.is(want)) {
-            if matches!(self.held, ClientCopy::Claimed(_)) {
-                self.asked = false;
-                resumed.push(Arc::clone(want));
+        if let Some(newest) = newest.as_ref().filter(|newest| self.client_copy.is(newest)) {
+            if matches!(self.client_copy, ClientCopy::Claimed(_)) {
+                self.must_send = false;
+                resumed.push(Arc::clone(newest));
             }
-            self.held = ClientCopy::Resource(Arc::clone(want));
+            self.client_copy = ClientCopy::Acked(Arc::clone(newest));
         }
-        self.want = want;
+        self.newest = newest;
     }
 
-    /// The names of the clusters the newest needs.
+    /// Names of the clusters that the newest version needs.
     pub(crate) fn needs(&self) -> &[Arc<str>] {
-        self.want.as_ref().map_or(&[], |want| &want.needs)
+        self.newest.as_ref().map_or(&[], |newest| &newest.needs)
     }
 
-    /// The client accepted a resource.
     pub(crate) fn accept(&mut self, resource: Arc<Resource>) {
-        self.held = ClientCopy::Resource(resource);
-        self.refused = None;
+        self.client_copy = ClientCopy::Acked(resource);
+        self.rejection = None;
         self.suspect = false;
     }
 
-    /// It was in a response that was refused. A client that speaks state of the world may have an older
-    /// version from an earlier stream, without a way to say so: it must hear when the resource goes.
-    pub(crate) fn doubt(&mut self) {
-        if self.held.is_nothing() {
-            self.held = ClientCopy::Claimed(None);
+    /// Assumes that the client has an unknown copy.
+    ///
+    /// A state-of-the-world client cannot list the versions that it kept from an earlier stream. If it NACKs a
+    /// response, it may still use such a version, and must be told when the resource is removed.
+    pub(crate) fn assume_unknown_copy(&mut self) {
+        if self.client_copy.is_none() {
+            self.client_copy = ClientCopy::Claimed(None);
         }
     }
 
-    /// The client refused it.
-    pub(crate) fn refuse(&mut self, rejection: Rejection) {
+    pub(crate) fn reject(&mut self, rejection: Rejection) {
         self.suspect = false;
-        self.refused = Some(Box::new(rejection));
+        self.rejection = Some(Box::new(rejection));
     }
 
-    fn refuses(&self, resource: &Resource) -> bool {
-        let refused = self.refused.as_ref();
-        refused.is_some_and(|rejection| rejection.version == resource.version)
+    fn has_rejected(&self, resource: &Resource) -> bool {
+        let rejection = self.rejection.as_ref();
+        rejection.is_some_and(|rejection| rejection.version == resource.version)
     }
 
-    /// What to send: the newest, or the last good one if the client refused the newest.
-    pub(crate) fn offer(&self) -> Option<&Arc<Resource>> {
-        let want = self.want.as_ref()?;
-        if self.refuses(want) {
-            self.held.resource()
+    /// The version to send: the newest, or the last good one if the client rejected the newest.
+    pub(crate) fn to_send(&self) -> Option<&Arc<Resource>> {
+        let newest = self.newest.as_ref()?;
+        if self.has_rejected(newest) {
+            self.client_copy.acked()
         } else {
-            Some(want)
+            Some(newest)
         }
     }
 
-    /// The version that was sent last and is answered.
-    pub(crate) fn last_sent(&self) -> Option<ContentVersion> {
-        let refused = self.refused.as_ref().map(|rejection| rejection.version);
-        let newest = self.want.as_ref().map(|want| want.version);
-        let held = self.held.resource().map(|held| held.version);
-        refused.filter(|_| refused == newest).or(held)
+    /// The version that was sent last and that the client has answered.
+    pub(crate) fn last_answered(&self) -> Option<ContentVersion> {
+        let rejected = self.rejection.as_ref().map(|rejection| rejection.version);
+        let newest = self.newest.as_ref().map(|newest| newest.version);
+        let acked = self.client_copy.acked().map(|acked| acked.version);
+        rejected.filter(|_| rejected == newest).or(acked)
     }
 
-    /// What must be said of it.
-    pub(crate) fn due(&self, grouping: Grouping) -> PendingChange {
-        match &self.want {
-            Some(_) if self.asked && self.offer().is_some() => PendingChange::Send,
-            Some(want) if !self.held.is(want) && !self.refuses(want) => PendingChange::Send,
-            None if grouping == Grouping::Partial => PendingChange::Nothing,
-            None if !self.held.is_nothing() => PendingChange::Remove,
-            None if self.asked && grouping == Grouping::Delta => PendingChange::Absent,
-            Some(_) | None => PendingChange::Nothing,
+    pub(crate) fn pending(&self, grouping: Grouping) -> PendingChange {
+        match &self.newest {
+            Some(_) if self.must_send && self.to_send().is_some() => PendingChange::Upsert,
+            Some(newest) if !self.client_copy.is(newest) && !self.has_rejected(newest) => {
+                PendingChange::Upsert
+            }
+            None if grouping == Grouping::Partial => PendingChange::None,
+            None if !self.client_copy.is_none() => PendingChange::Removal,
+            None if self.must_send && grouping == Grouping::Delta => PendingChange::NotFound,
+            Some(_) | None => PendingChange::None,
         }
     }
 
-    /// Whether the client has nothing under the name, or waits for it to be sent again.
-    pub(crate) fn is_new(&self) -> bool {
-        self.asked || self.held.is_nothing()
+    /// Whether the client cannot work with its copy: it has none, or it waits for the resource to be sent again.
+    pub(crate) fn is_missing(&self) -> bool {
+        self.must_send || self.client_copy.is_none()
     }
 
-    /// The last good one, if it is not what the store has: the client refused that, or is yet to get it.
-    pub(crate) fn outdated(&self) -> Option<&Arc<Resource>> {
-        let held = self.held.resource()?;
-        let newest = self.want.as_ref().is_some_and(|want| self.held.is(want));
-        (!newest).then_some(held)
+    /// The last good version, if it is not the newest: the client rejected the newest or has not received it yet.
+    pub(crate) fn superseded_copy(&self) -> Option<&Arc<Resource>> {
+        let acked = self.client_copy.acked()?;
+        (!self.is_up_to_date()).then_some(acked)
     }
 
-    /// Whether the client asked for it.
-    pub(crate) fn is_wanted(&self) -> bool {
+    pub(crate) fn is_subscribed(&self) -> bool {
         self.named || self.id.is_some()
     }
 
-    /// Whether the client has what the store has.
-    pub(crate) fn is_settled(&self) -> bool {
-        match &self.want {
-            Some(want) => self.held.is(want),
-            None => self.held.is_nothing(),
+    pub(crate) fn is_up_to_date(&self) -> bool {
+        match &self.newest {
+            Some(newest) => self.client_copy.is(newest),
+            None => self.client_copy.is_none(),
         }
     }
 
-    /// Whether there is still a reason to keep it.
-    pub(crate) fn is_needed(&self) -> bool {
-        self.named || self.id.is_some() || self.asked || self.flying || !self.held.is_nothing()
+    /// Whether the subscription must keep the entry.
+    pub(crate) fn is_in_use(&self) -> bool {
+        self.named
+            || self.id.is_some()
+            || self.must_send
+            || self.in_flight
+            || !self.client_copy.is_none()
     }
 }

@@ -1,7 +1,8 @@
-//! gRPC's framing of messages in a body ("gRPC over HTTP2", section "Length-Prefixed-Message"): one byte
-//! that says whether the message is compressed, four of length, then the message.
+//! gRPC framing of messages in an HTTP body (gRPC over HTTP2, "Length-Prefixed-Message").
 //!
-//! Must not know which messages these are.
+//! A frame consists of one byte that tells whether the message is compressed, four bytes of length, and the message.
+//! [`encode`] allocates each frame at its exact size, and [`MessageReader`] keeps no buffer between messages, because
+//! thousands of streams are idle most of the time.
 
 use std::mem;
 
@@ -9,91 +10,98 @@ use bytes::{BufMut, Bytes, BytesMut};
 use prost::Message;
 use tonic::Status;
 
-const HEADER: usize = 5;
+/// Length in bytes of the compression flag and the message length.
+const PREFIX: usize = 5;
 
-/// Encodes a message with its header.
+/// Encodes a message as one uncompressed frame.
 pub(crate) fn encode(message: &impl Message) -> Result<Bytes, Status> {
     let length = message.encoded_len();
-    let announced = u32::try_from(length)
-        .map_err(|_error| Status::internal("a response is larger than gRPC can frame"))?;
-    let mut frame = BytesMut::with_capacity(HEADER + length);
+    let prefix_length = u32::try_from(length).map_err(|_error| {
+        Status::internal("the response exceeds the gRPC message size limit of 4 GiB")
+    })?;
+    let mut frame = BytesMut::with_capacity(PREFIX + length);
     frame.put_u8(0);
-    frame.put_u32(announced);
+    frame.put_u32(prefix_length);
     message
         .encode(&mut frame)
         .map_err(|error| Status::internal(error.to_string()))?;
     Ok(frame.freeze())
 }
 
-/// Cuts chunks of a body into messages. A message that is whole in one chunk is read in place; one that
-/// is split is gathered in a buffer that does not outlive it.
+/// Cuts the chunks of a body into messages.
+///
+/// A message that lies within one chunk is returned without a copy. A message that spans chunks is collected in a buffer
+/// that is freed with the message.
 #[derive(Debug)]
 pub(crate) struct MessageReader {
     limit: usize,
     chunk: Bytes,
-    gathered: BytesMut,
+    /// The beginning of a message that continues in the next chunk.
+    partial: BytesMut,
 }
 
 impl MessageReader {
-    /// A reader that refuses messages over a size.
+    /// Creates a reader that refuses messages over `limit` bytes.
     pub(crate) fn new(limit: usize) -> Self {
         Self {
             limit,
             chunk: Bytes::new(),
-            gathered: BytesMut::new(),
+            partial: BytesMut::new(),
         }
     }
 
-    /// Takes the next chunk. The one before must be used up: [`MessageReader::message`] has returned none.
+    /// Adds the next chunk. [`MessageReader::message`] must have returned `None` before.
     pub(crate) fn push(&mut self, chunk: Bytes) {
         debug_assert!(self.chunk.is_empty());
         self.chunk = chunk;
     }
 
-    /// The next whole message.
+    /// The next complete message, or `None` if another chunk is needed.
     pub(crate) fn message(&mut self) -> Result<Option<Bytes>, Status> {
-        if self.gathered.is_empty()
+        if self.partial.is_empty()
             && let Some(length) = self.length(&self.chunk)?
             && self.chunk.len() >= length
         {
-            return Ok(Some(self.chunk.split_to(length).slice(HEADER..)));
+            return Ok(Some(self.chunk.split_to(length).slice(PREFIX..)));
         }
         loop {
-            let wanted = self.length(&self.gathered)?.unwrap_or(HEADER);
-            let missing = wanted - self.gathered.len();
+            let wanted = self.length(&self.partial)?.unwrap_or(PREFIX);
+            let missing = wanted - self.partial.len();
             if missing == 0 {
-                let whole = mem::take(&mut self.gathered).freeze();
-                return Ok(Some(whole.slice(HEADER..)));
+                let whole = mem::take(&mut self.partial).freeze();
+                return Ok(Some(whole.slice(PREFIX..)));
             }
             if self.chunk.is_empty() {
                 return Ok(None);
             }
             let part = self.chunk.split_to(missing.min(self.chunk.len()));
-            self.gathered.extend_from_slice(&part);
+            self.partial.extend_from_slice(&part);
         }
     }
 
-    /// Whether a message has begun and not ended.
-    pub(crate) fn is_within(&self) -> bool {
-        !self.gathered.is_empty()
+    /// Whether the body ends inside a message if no further chunk follows.
+    pub(crate) fn is_incomplete(&self) -> bool {
+        !self.partial.is_empty()
     }
 
-    /// The length of the message that these bytes begin, with its header, once the header is there.
+    /// The length of the frame at the start of `bytes`, once the prefix is complete.
     fn length(&self, bytes: &[u8]) -> Result<Option<usize>, Status> {
         let Some(&[compressed, a, b, c, d]) = bytes.first_chunk() else {
             return Ok(None);
         };
         if compressed != 0 {
-            return Err(Status::unimplemented("compressed messages are not read"));
+            return Err(Status::unimplemented(
+                "compressed messages are not supported; send messages without compression",
+            ));
         }
         let length = u32::from_be_bytes([a, b, c, d]) as usize;
         if length > self.limit {
             return Err(Status::resource_exhausted(format!(
-                "a message of {length} bytes is over the limit of {}",
+                "the request has {length} bytes, which exceeds the limit of {} bytes",
                 self.limit
             )));
         }
-        Ok(Some(HEADER + length))
+        Ok(Some(PREFIX + length))
     }
 }
 
@@ -113,12 +121,12 @@ mod tests {
     }
 
     #[test]
-    fn a_whole_message_is_read_in_place() {
+    fn a_message_within_one_chunk_is_not_copied() {
         let frame = encode(&locality("a")).unwrap();
         let mut reader = MessageReader::new(100);
         reader.push(frame.clone());
         let message = reader.message().unwrap().unwrap();
-        assert_eq!(message.as_ptr(), frame[HEADER..].as_ptr());
+        assert_eq!(message.as_ptr(), frame[PREFIX..].as_ptr());
         assert_eq!(Locality::decode(message).unwrap(), locality("a"));
         assert_eq!(reader.message().unwrap(), None);
     }
@@ -131,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_over_the_limit_is_refused_before_it_is_there() {
+    fn a_message_over_the_limit_is_refused_once_its_prefix_is_read() {
         let mut reader = MessageReader::new(100);
         reader.push(Bytes::from_static(&[0, 0, 0, 0, 101]));
         assert_eq!(
@@ -142,7 +150,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn messages_come_out_as_they_went_in(
+        fn messages_survive_any_split_into_chunks(
             zones in prop::collection::vec("[a-z]{0,40}", 0..6),
             cuts in prop::collection::vec(1_usize..12, 1..8),
         ) {
@@ -162,7 +170,7 @@ mod tests {
                 }
             }
             prop_assert_eq!(read, zones);
-            prop_assert!(!reader.is_within());
+            prop_assert!(!reader.is_incomplete());
         }
     }
 }

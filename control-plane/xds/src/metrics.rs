@@ -1,44 +1,42 @@
-//! Plain counters of what the server did. Whoever exports metrics reads them.
-//!
-//! Must not know a metrics library.
+//! Counters of the server, independent of any metrics library. The control plane exports them.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-/// Counters since the start; every one only grows, but for `streams_open`.
+/// Counters since the start of the process. All of them only grow, except `streams_open`.
 #[derive(Debug, Default)]
 pub struct XdsMetrics {
     /// Streams opened.
     pub streams: Counter,
     /// Streams open now.
     pub streams_open: Counter,
-    /// Requests read, ACKs and NACKs among them.
+    /// Requests read, including ACKs and NACKs.
     pub requests: Counter,
     /// Responses sent.
     pub responses: Counter,
-    /// Bytes of responses sent, with gRPC's five bytes in front of each.
+    /// Bytes of the responses sent, including the five-byte gRPC prefix of each.
     pub response_bytes: Counter,
-    /// Resources in these responses.
+    /// Resources in the responses sent.
     pub resources: Counter,
-    /// AllowedRemovals in delta responses, and resources left out of a state-of-the-world response.
+    /// Names removed by delta responses, and resources left out of state-of-the-world responses.
     pub removals: Counter,
-    /// Responses accepted.
+    /// Responses that clients ACKed.
     pub acks: Counter,
-    /// Responses refused.
+    /// Responses that clients NACKed.
     pub nacks: Counter,
-    /// Requests ignored since they answer an older response.
+    /// Requests whose nonce was not that of the newest response.
     pub stale_nonces: Counter,
-    /// Resources a reconnecting client had already, so that they were not sent.
+    /// Resources that were not sent because a reconnecting client already had the newest version.
     pub resumed: Counter,
     /// Commits to the store.
     pub commits: Counter,
 }
 
-/// One number.
+/// An atomic counter.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
 
 impl Counter {
-    /// Its value.
+    /// Reads the current value.
     pub fn get(&self) -> u64 {
         self.0.load(Relaxed)
     }

@@ -1,8 +1,8 @@
-//! The connected proxies: who they are, what they were sent and what they answered.
+//! The connected proxies, with the resources that they were sent and their answers.
 //!
-//! In: every stream enters itself, and leaves when it ends. Out: snapshots for status and debug pages,
-//! and verdicts to whoever asked for them when the registry was made.
-//! Must not copy what a stream knows: a snapshot reads the stream's own state.
+//! A stream registers itself once its client is identified, and unregisters when it ends. Status and debug pages read
+//! snapshots; each ACK and NACK goes to the [`DeliverySink`] at once. The registry keeps no copy of a stream's state: it
+//! shares the [`Connection`] with the stream, behind a mutex.
 
 use std::{
     fmt,
@@ -15,7 +15,7 @@ use std::{
 };
 
 use dashmap::DashMap;
-use evermesh_proto::{ResourceKey, ContentVersion, core};
+use evermesh_proto::{ContentVersion, ResourceKey, core};
 use parking_lot::Mutex;
 
 use crate::{
@@ -24,10 +24,10 @@ use crate::{
     delivery::{Delivery, ProxyId, Rejection},
 };
 
-/// Where verdicts go. Called on the stream's task, so it must be quick; it may read the registry.
+/// Receiver of ACKs and NACKs. Runs on the stream's task, so it must not block; it may read the registry.
 pub type DeliverySink = Arc<dyn Fn(Delivery) + Send + Sync>;
 
-/// All connected proxies. A proxy that uses a stream for each type is in it once for each.
+/// The connected proxies, one entry per stream: a proxy that opens one stream per type has several entries.
 #[derive(Default)]
 pub struct ProxyRegistry {
     proxies: DashMap<ProxyId, Arc<RegisteredProxy>>,
@@ -35,58 +35,58 @@ pub struct ProxyRegistry {
     sink: Option<DeliverySink>,
 }
 
-/// A connected proxy at one moment.
+/// Snapshot of one stream and its proxy.
 #[derive(Debug, Clone)]
 pub struct ProxyStatus {
     /// The stream.
     pub id: ProxyId,
-    /// The node id it gave.
+    /// `node.id`, as the proxy sent it.
     pub node_id: String,
-    /// The cluster it says it is of.
+    /// `node.cluster`, as the proxy sent it.
     pub node_cluster: String,
-    /// What it runs: its user agent's name, such as `envoy`.
+    /// `node.user_agent_name`, such as `envoy`.
     pub user_agent: String,
-    /// The view it gets.
+    /// Name of the proxy's view.
     pub view: Arc<str>,
-    /// Its address, if the connection has one.
+    /// Remote address; absent on a Unix socket.
     pub peer: Option<SocketAddr>,
-    /// Incremental or state of the world.
+    /// Variant of the protocol.
     pub variant: XdsVariant,
-    /// One stream for all types, or one for each.
+    /// Whether the stream carries all types.
     pub aggregated: bool,
-    /// When it connected.
+    /// Time at which the client was identified.
     pub since: SystemTime,
-    /// What it has of each resource, in the order of types and names.
+    /// Subscribed resources, ordered by type and name.
     pub resources: Vec<ResourceStatus>,
 }
 
-/// What one connected proxy has made of one resource of its view.
+/// The ACKed version and the last rejection of one resource at one proxy.
 #[derive(Debug, Clone)]
 pub struct AckStatus {
     /// The stream.
     pub proxy: ProxyId,
-    /// The node id it gave.
+    /// `node.id`, as the proxy sent it.
     pub node_id: String,
-    /// The version in use: the last one accepted. None if it has none yet.
+    /// Version that the proxy ACKed last and uses; absent if it has ACKed none.
     pub acked: Option<ContentVersion>,
-    /// The last refusal.
+    /// Last NACK, until the proxy ACKs a newer version.
     pub rejection: Option<Rejection>,
-    /// When it connected.
+    /// Time at which the proxy was identified.
     pub since: SystemTime,
 }
 
-/// That a proxy is connected.
+/// One stream without its resources, cheaper than [`ProxyStatus`].
 #[derive(Debug, Clone)]
 pub struct ConnectedProxy {
     /// The stream.
     pub id: ProxyId,
-    /// The view it gets.
+    /// Name of the proxy's view.
     pub view: Arc<str>,
-    /// When it connected.
+    /// Time at which the proxy was identified.
     pub since: SystemTime,
 }
 
-/// Who is at the other end of a stream.
+/// Description of the client of a stream.
 #[derive(Debug)]
 pub(crate) struct StreamPeer {
     pub(crate) node: core::Node,
@@ -96,7 +96,7 @@ pub(crate) struct StreamPeer {
     pub(crate) aggregated: bool,
 }
 
-/// A connected proxy, shared by its stream and the registry.
+/// Entry of the registry, shared with the stream.
 #[derive(Debug)]
 pub(crate) struct RegisteredProxy {
     id: ProxyId,
@@ -112,7 +112,7 @@ pub(crate) struct RegisteredProxy {
 }
 
 impl ProxyRegistry {
-    /// An empty registry; verdicts go to the sink, if there is one.
+    /// Creates an empty registry.
     pub fn new(sink: Option<DeliverySink>) -> Arc<Self> {
         Arc::new(Self {
             sink,
@@ -120,17 +120,17 @@ impl ProxyRegistry {
         })
     }
 
-    /// How many streams there are.
+    /// The number of identified streams.
     pub fn len(&self) -> usize {
         self.proxies.len()
     }
 
-    /// Whether there is none.
+    /// Whether no identified stream is open.
     pub fn is_empty(&self) -> bool {
         self.proxies.is_empty()
     }
 
-    /// Every connected proxy, in the order in which they came.
+    /// Snapshots of all streams, oldest first.
     pub fn proxies(&self) -> Vec<ProxyStatus> {
         let mut proxies: Vec<_> = self
             .proxies
@@ -141,7 +141,7 @@ impl ProxyRegistry {
         proxies.iter().map(|proxy| proxy.status()).collect()
     }
 
-    /// Every stream, in no order.
+    /// All streams, in arbitrary order.
     pub fn connected(&self) -> Vec<ConnectedProxy> {
         let proxies = self.proxies.iter();
         proxies
@@ -153,30 +153,36 @@ impl ProxyRegistry {
             .collect()
     }
 
-    /// One connected proxy.
+    /// Snapshot of one stream; `None` if it has ended.
     pub fn proxy(&self, id: ProxyId) -> Option<ProxyStatus> {
         let proxy = Arc::clone(self.proxies.get(&id)?.value());
         Some(proxy.status())
     }
 
-    /// What each proxy concerned has made of a resource, in the order in which they came. Concerned is whose view in
-    /// the store has it and who asked for it, or who has not accepted everything that could make it ask.
+    /// The ACK status of a resource at each proxy that it concerns, oldest stream first.
+    ///
+    /// A resource concerns a proxy if the proxy's view in the store lists it, and if the proxy subscribed to it or has
+    /// not ACKed yet everything that could make it subscribe.
     pub fn ack_statuses(&self, store: &Store, key: &ResourceKey) -> Vec<AckStatus> {
-        let has_it = |view: &str| {
+        let lists_key = |view: &str| {
             let view = store.view(view);
             view.is_some_and(|view| view.find(key.kind, &key.name) == Some(key))
         };
         let proxies = self.proxies.iter();
-        let mut ack_statuses: Vec<AckStatus> = proxies
+        let mut statuses: Vec<AckStatus> = proxies
             .filter(|entry| key.scope.as_ref().is_none_or(|scope| *scope == entry.view))
-            .filter(|entry| has_it(&entry.view))
-            .filter_map(|entry| entry.answer(key))
+            .filter(|entry| lists_key(&entry.view))
+            .filter_map(|entry| entry.ack_status(key))
             .collect();
-        ack_statuses.sort_by_key(|answer| answer.proxy);
-        ack_statuses
+        statuses.sort_by_key(|status| status.proxy);
+        statuses
     }
 
-    pub(crate) fn enter(&self, peer: StreamPeer, connection: Connection) -> Arc<RegisteredProxy> {
+    pub(crate) fn register(
+        &self,
+        peer: StreamPeer,
+        connection: Connection,
+    ) -> Arc<RegisteredProxy> {
         let StreamPeer {
             node,
             view,
@@ -200,22 +206,22 @@ impl ProxyRegistry {
         proxy
     }
 
-    pub(crate) fn leave(&self, proxy: &RegisteredProxy) {
+    pub(crate) fn unregister(&self, proxy: &RegisteredProxy) {
         self.proxies.remove(&proxy.id);
     }
 
-    /// Lets a stream use its connection, and passes on what its client answered.
-    pub(crate) fn with<R>(
+    /// Runs `run` on the connection of a stream, then passes the client's answers to the sink.
+    pub(crate) fn with_connection<R>(
         &self,
         proxy: &RegisteredProxy,
         run: impl FnOnce(&mut Connection) -> R,
     ) -> R {
         let mut connection = proxy.connection.lock();
         let result = run(&mut connection);
-        let reports = connection.take_outcomes();
+        let outcomes = connection.take_outcomes();
         drop(connection);
         if let Some(sink) = &self.sink {
-            for (resource, outcome) in reports {
+            for (resource, outcome) in outcomes {
                 sink(Delivery {
                     proxy: proxy.id,
                     view: Arc::clone(&proxy.view),
@@ -241,8 +247,8 @@ impl RegisteredProxy {
         self.id
     }
 
-    fn answer(&self, key: &ResourceKey) -> Option<AckStatus> {
-        let (acked, rejection) = self.connection.lock().answer_to(key, self.aggregated)?;
+    fn ack_status(&self, key: &ResourceKey) -> Option<AckStatus> {
+        let (acked, rejection) = self.connection.lock().ack_status(key, self.aggregated)?;
         Some(AckStatus {
             proxy: self.id,
             node_id: self.node_id.to_string(),

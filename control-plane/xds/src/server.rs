@@ -1,8 +1,9 @@
-//! The gRPC services on tonic's server and routing: aggregated and one for each type, both flavours, all
-//! of them thin shells over the same machine.
+//! The gRPC services: the aggregated discovery service and one service per resource type, each with an incremental and
+//! a state-of-the-world method.
 //!
-//! In: connections of a listener. Out: a [`StreamBody`] for each stream.
-//! Must not read messages; the body does.
+//! tonic accepts connections and routes calls. Each call of a streaming method becomes a [`StreamBody`], which reads and
+//! writes the messages itself; the generated services of tonic are not used. The unary `Fetch…` methods of the API are
+//! not implemented.
 
 use std::{
     convert::Infallible,
@@ -44,45 +45,45 @@ use crate::{
     unix::UnixConnection,
 };
 
-/// Who is calling, from the node a client describes itself as, and the request's headers and connection
-/// (in the extensions: `TcpConnectInfo`, or `TlsConnectInfo` of it).
+/// Identifies the client of a stream by the node of its first request and by the HTTP request, whose extensions contain
+/// `TcpConnectInfo` or `TlsConnectInfo<TcpConnectInfo>`.
 pub type Identify = Arc<dyn Fn(&core::Node, &request::Parts) -> Identity + Send + Sync>;
 
-/// The name of the view that a client gets, or the status that its stream ends with.
+/// The name of the client's view, or the status with which its stream ends.
 pub enum Identity {
-    /// Known at once.
+    /// The client was identified without waiting.
     Now(Result<Arc<str>, Status>),
-    /// Known when this is ready. Until then the stream reads and sends nothing.
+    /// The client is identified once the future is ready. Until then the stream neither reads nor sends messages.
     Later(Pin<Box<dyn Future<Output = Result<Arc<str>, Status>> + Send>>),
 }
 
 impl From<Result<Arc<str>, Status>> for Identity {
-    fn from(known: Result<Arc<str>, Status>) -> Self {
-        Self::Now(known)
+    fn from(view: Result<Arc<str>, Status>) -> Self {
+        Self::Now(view)
     }
 }
 
-/// How to serve.
+/// Settings of an xDS server.
 #[derive(Clone)]
 pub struct XdsServerOptions {
-    /// Who is calling.
+    /// Identifies each client.
     pub identify: Identify,
-    /// Serves over TLS by these settings, each new connection by the newest; without TLS if none.
+    /// TLS settings; a new connection uses the newest. Without them the server accepts plain TCP.
     pub tls: Option<watch::Receiver<Arc<ServerConfig>>>,
-    /// Ends every stream with `UNAVAILABLE`, then the server.
+    /// Ends every stream with `UNAVAILABLE`, and then the server.
     pub shutdown: CancellationToken,
-    /// The largest request read. A client that reconnects lists every resource it has.
+    /// Largest request in bytes (default 16 MiB). A reconnecting incremental client lists every resource that it has.
     pub max_request_bytes: usize,
-    /// After this much silence a client is asked whether it is still there.
+    /// Interval between HTTP/2 pings (default 30 s).
     pub keep_alive_interval: Duration,
-    /// How long it may take to answer.
+    /// Time limit for the answer to a ping (default 20 s). The connection is closed afterwards.
     pub keep_alive_timeout: Duration,
-    /// How long the server waits for clients that do not read the end of their streams.
+    /// Time for which a shutdown waits until clients have read the end of their streams (default 5 s).
     pub shutdown_grace: Duration,
 }
 
 impl XdsServerOptions {
-    /// The usual ones.
+    /// Default settings, without TLS.
     pub fn new(identify: Identify) -> Self {
         Self {
             identify,
@@ -107,7 +108,7 @@ impl fmt::Debug for XdsServerOptions {
     }
 }
 
-/// What all streams share.
+/// State that all streams share.
 pub(crate) struct XdsServerState {
     pub(crate) store: Arc<Store>,
     pub(crate) registry: Arc<ProxyRegistry>,
@@ -119,7 +120,7 @@ pub(crate) struct XdsServerState {
 /// Serves xDS on a listener until [`XdsServerOptions::shutdown`].
 ///
 /// # Errors
-/// The listener fails.
+/// Fails if the listener fails.
 pub async fn serve(
     listener: TcpListener,
     store: Arc<Store>,
@@ -153,10 +154,12 @@ pub async fn serve(
     }
 }
 
-/// Serves xDS on a Unix socket, without TLS, until [`XdsServerOptions::shutdown`]; beside a [`serve`] of the same store.
+/// Serves xDS on a Unix socket, without TLS, until [`XdsServerOptions::shutdown`].
+///
+/// Needs a [`serve`] of the same store beside it, which dispatches commits and closes the streams.
 ///
 /// # Errors
-/// The listener fails.
+/// Fails if the listener fails.
 pub async fn serve_socket(
     listener: UnixListener,
     store: Arc<Store>,
@@ -166,7 +169,7 @@ pub async fn serve_socket(
     let end = options.shutdown.clone().cancelled_owned();
     let mut server = server(&options);
     let router = server.add_routes(routes(store, registry, options));
-    let incoming = UnixListenerStream::new(listener).map(|it| it.map(UnixConnection::new));
+    let incoming = UnixListenerStream::new(listener).map(|stream| stream.map(UnixConnection::new));
     router.serve_with_incoming_shutdown(incoming, end).await
 }
 
@@ -176,8 +179,10 @@ fn server(options: &XdsServerOptions) -> Server {
         .http2_keepalive_timeout(Some(options.keep_alive_timeout))
 }
 
-/// The services, to be mounted on a server of one's own; that one must also run [`Store::dispatch`] and,
-/// to end the streams, cancel [`XdsServerOptions::shutdown`] and then call [`Store::close_streams`].
+/// The discovery services, for a tonic server of the caller.
+///
+/// The caller must also run [`Store::dispatch`]. To end the streams, it cancels [`XdsServerOptions::shutdown`] and then
+/// calls [`Store::close_streams`].
 pub fn routes(
     store: Arc<Store>,
     registry: Arc<ProxyRegistry>,
@@ -190,91 +195,93 @@ pub fn routes(
         max_request_bytes: options.max_request_bytes,
         shutdown: options.shutdown,
     });
-    Routes::new(Discovery::<Aggregated>::new(&shared))
-        .add_service(Discovery::<Clusters>::new(&shared))
-        .add_service(Discovery::<Endpoints>::new(&shared))
-        .add_service(Discovery::<Listeners>::new(&shared))
-        .add_service(Discovery::<RouteConfigurations>::new(&shared))
-        .add_service(Discovery::<Secrets>::new(&shared))
+    Routes::new(ServiceRoute::<Aggregated>::new(&shared))
+        .add_service(ServiceRoute::<Clusters>::new(&shared))
+        .add_service(ServiceRoute::<Endpoints>::new(&shared))
+        .add_service(ServiceRoute::<Listeners>::new(&shared))
+        .add_service(ServiceRoute::<RouteConfigurations>::new(&shared))
+        .add_service(ServiceRoute::<Secrets>::new(&shared))
         .prepare()
 }
 
-/// One of the discovery services.
-trait Api: Send + Sync + 'static {
+/// One discovery service.
+trait DiscoveryService: Send + Sync + 'static {
     const SERVICE: &'static str;
     const METHODS: [(&'static str, XdsVariant); 2];
-    const ONLY: Option<ResourceType>;
+    /// The type that the service serves; absent for the aggregated service.
+    const SINGLE_TYPE: Option<ResourceType>;
 }
 
-macro_rules! api {
-    ($name:ident, $service:literal, $method:literal, $only:expr) => {
+macro_rules! discovery_service {
+    ($name:ident, $service:literal, $method:literal, $single_type:expr) => {
         enum $name {}
 
-        impl Api for $name {
+        impl DiscoveryService for $name {
             const SERVICE: &'static str = $service;
             const METHODS: [(&'static str, XdsVariant); 2] = [
                 (concat!("/", $service, "/Stream", $method), XdsVariant::Sotw),
                 (concat!("/", $service, "/Delta", $method), XdsVariant::Delta),
             ];
-            const ONLY: Option<ResourceType> = $only;
+            const SINGLE_TYPE: Option<ResourceType> = $single_type;
         }
     };
 }
 
-api!(
+discovery_service!(
     Aggregated,
     "envoy.service.discovery.v3.AggregatedDiscoveryService",
     "AggregatedResources",
     None
 );
-api!(
+discovery_service!(
     Clusters,
     "envoy.service.cluster.v3.ClusterDiscoveryService",
     "Clusters",
     Some(ResourceType::Cluster)
 );
-api!(
+discovery_service!(
     Endpoints,
     "envoy.service.endpoint.v3.EndpointDiscoveryService",
     "Endpoints",
     Some(ResourceType::Endpoint)
 );
-api!(
+discovery_service!(
     Listeners,
     "envoy.service.listener.v3.ListenerDiscoveryService",
     "Listeners",
     Some(ResourceType::Listener)
 );
-api!(
+discovery_service!(
     RouteConfigurations,
     "envoy.service.route.v3.RouteDiscoveryService",
     "Routes",
     Some(ResourceType::Route)
 );
-api!(
+discovery_service!(
     Secrets,
     "envoy.service.secret.v3.SecretDiscoveryService",
     "Secrets",
     Some(ResourceType::Secret)
 );
 
-struct Discovery<A> {
+struct ServiceRoute<A> {
     shared: Arc<XdsServerState>,
-    api: PhantomData<A>,
+    service: PhantomData<A>,
 }
 
-impl<A: Api> Discovery<A> {
+impl<A: DiscoveryService> ServiceRoute<A> {
     fn new(shared: &Arc<XdsServerState>) -> Self {
         Self {
             shared: Arc::clone(shared),
-            api: PhantomData,
+            service: PhantomData,
         }
     }
 
     fn open<P: DiscoveryProtocol>(&self, request: http::Request<Body>) -> http::Response<Body> {
-        let body = StreamBody::<P>::new(Arc::clone(&self.shared), A::ONLY, request);
+        let body = StreamBody::<P>::new(Arc::clone(&self.shared), A::SINGLE_TYPE, request);
         if self.shared.shutdown.is_cancelled() {
-            return Status::unavailable("the server is going away").into_http();
+            return Status::unavailable("the server is shutting down; connect to another replica")
+                .into_http();
         }
         let mut response = http::Response::new(Body::new(body));
         let content_type = HeaderValue::from_static("application/grpc");
@@ -283,20 +290,20 @@ impl<A: Api> Discovery<A> {
     }
 }
 
-impl<A> Clone for Discovery<A> {
+impl<A> Clone for ServiceRoute<A> {
     fn clone(&self) -> Self {
         Self {
             shared: Arc::clone(&self.shared),
-            api: PhantomData,
+            service: PhantomData,
         }
     }
 }
 
-impl<A: Api> NamedService for Discovery<A> {
+impl<A: DiscoveryService> NamedService for ServiceRoute<A> {
     const NAME: &'static str = A::SERVICE;
 }
 
-impl<A: Api> Service<http::Request<Body>> for Discovery<A> {
+impl<A: DiscoveryService> Service<http::Request<Body>> for ServiceRoute<A> {
     type Response = http::Response<Body>;
     type Error = Infallible;
     type Future = Ready<Result<Self::Response, Infallible>>;
@@ -311,7 +318,8 @@ impl<A: Api> Service<http::Request<Body>> for Discovery<A> {
         let response = match method {
             Some((_, XdsVariant::Sotw)) => self.open::<Sotw>(request),
             Some((_, XdsVariant::Delta)) => self.open::<Delta>(request),
-            None => Status::unimplemented("only streams are served").into_http(),
+            None => Status::unimplemented("only the Stream and Delta methods are implemented")
+                .into_http(),
         };
         future::ready(Ok(response))
     }

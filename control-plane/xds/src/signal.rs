@@ -1,8 +1,7 @@
-//! What reaches a stream from outside: the set of resource ids that may be stale, and a wake.
+//! The signal from the store to one stream: the set of resource IDs that are stale, and a wake-up.
 //!
-//! In: marks from the store's dispatcher. Out: everything marked since the last look, at once.
-//! A slow reader costs a set that is bounded by the number of resources; it never queues.
-//! Must not hold resources: the stream reads the newest when it can send.
+//! The store's dispatcher marks IDs; the stream takes all of them at once and reads the newest resources from the
+//! store. The set is bounded by the number of resources, however slowly the stream reads, and it holds no resource.
 
 use std::{
     collections::BTreeSet,
@@ -14,20 +13,20 @@ use parking_lot::Mutex;
 
 use crate::store::ResourceId;
 
-/// One stream's letter box, shared by the stream, the store and nobody else.
+/// One stream's signal, shared by the stream and the store.
 #[derive(Debug, Default)]
 pub(crate) struct Signal(Mutex<State>);
 
-/// What may have changed since the stream last looked.
+/// Changes since the stream last looked.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Stale {
-    /// Resources with a new content, or gone.
+pub(crate) struct StaleSet {
+    /// Resources that were changed or removed.
     pub(crate) ids: BTreeSet<ResourceId>,
-    /// The stream's view is another one now.
+    /// The stream's view was changed or removed.
     pub(crate) view: bool,
 }
 
-impl Stale {
+impl StaleSet {
     fn is_empty(&self) -> bool {
         self.ids.is_empty() && !self.view
     }
@@ -35,49 +34,48 @@ impl Stale {
 
 #[derive(Debug, Default)]
 struct State {
-    stale: Stale,
+    stale: StaleSet,
     closed: bool,
     waker: Option<Waker>,
 }
 
 impl Signal {
-    /// Notes a change; returns whom to wake, once per sleep.
+    /// Marks a resource as stale. Returns the waker of the stream if it sleeps.
     pub(crate) fn mark_resource(&self, id: ResourceId) -> Option<Waker> {
         let mut state = self.0.lock();
         state.stale.ids.insert(id);
         state.waker.take()
     }
 
-    /// Notes that the stream's view changed.
+    /// Marks the view as stale. Returns the waker of the stream if it sleeps.
     pub(crate) fn mark_view(&self) -> Option<Waker> {
         let mut state = self.0.lock();
         state.stale.view = true;
         state.waker.take()
     }
 
-    /// Tells the stream to end.
+    /// Requests the end of the stream. Returns the waker of the stream if it sleeps.
     pub(crate) fn close(&self) -> Option<Waker> {
         let mut state = self.0.lock();
         state.closed = true;
         state.waker.take()
     }
 
-    /// Whether the stream was told to end.
     pub(crate) fn is_closed(&self) -> bool {
         self.0.lock().closed
     }
 
-    /// Whether there is something to take.
     pub(crate) fn is_stale(&self) -> bool {
         !self.0.lock().stale.is_empty()
     }
 
-    /// Takes everything noted so far.
-    pub(crate) fn take(&self) -> Stale {
+    /// Takes all changes that were marked so far.
+    pub(crate) fn take(&self) -> StaleSet {
         mem::take(&mut self.0.lock().stale)
     }
 
-    /// Asks to be woken at the next note; false if there is one already.
+    /// Registers the waker for the next change. Returns false if the stream must not sleep, because a change is marked
+    /// already or the stream must end.
     pub(crate) fn sleep(&self, context: &Context<'_>) -> bool {
         let mut state = self.0.lock();
         if state.closed || !state.stale.is_empty() {
@@ -96,7 +94,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn many_marks_are_one_wake_and_one_set() {
+    fn several_changes_wake_a_stream_once() {
         let signal = Signal::default();
         let context = Context::from_waker(Waker::noop());
         assert!(signal.sleep(&context));

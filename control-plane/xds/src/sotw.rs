@@ -1,8 +1,7 @@
-//! State-of-the-world xDS (xDS protocol, "Streaming gRPC subscriptions").
+//! The state-of-the-world variant (xDS protocol, "Streaming gRPC subscriptions").
 //!
-//! In: `DiscoveryRequest`, each with the whole list of names. Out: `DiscoveryResponse`: the whole set of
-//! clusters or listeners each time, of the other types what changed.
-//! Must not keep state of its own, do I/O or wait.
+//! A request lists all subscribed names of a type. A response contains the complete set of clusters or listeners, or
+//! the changed resources of the other types (xDS protocol, "Grouping Resources into Responses").
 
 use evermesh_proto::{
     Any, core,
@@ -12,7 +11,7 @@ use evermesh_proto::{
 
 use crate::connection::{Connection, DiscoveryProtocol, XdsVariant};
 
-/// State-of-the-world xDS.
+/// The state-of-the-world variant.
 #[derive(Debug)]
 pub enum Sotw {}
 
@@ -29,28 +28,31 @@ impl DiscoveryProtocol for Sotw {
         request.node.take()
     }
 
-    /// A request about an older response is ignored, its names too: the one that ack_statuses the newest
-    /// repeats them.
+    /// Ignores a request with a stale nonce, including its names: the client repeats them when it answers the newest
+    /// response.
     fn on_request(connection: &mut Connection, kind: ResourceType, request: Self::Request) {
-        if !connection.answer(kind, &request.response_nonce, request.error_detail) {
+        if !connection.handle_nonce(kind, &request.response_nonce, request.error_detail) {
             return;
         }
         let subscription = connection.subscription(kind);
         let names = &request.resource_names;
         if names.is_empty() && subscription.is_legacy_wildcard() {
             if !subscription.is_wildcard() {
-                connection.change(kind, |subscription, _| subscription.subscribe_all());
+                connection.update_subscription(kind, |subscription, _| {
+                    subscription.subscribe_wildcard();
+                });
             }
-        } else if !subscription.lists(names) {
-            connection.change(kind, |subscription, reading| {
-                subscription.set_names(names, reading);
+        } else if !subscription.has_exactly(names) {
+            connection.update_subscription(kind, |subscription, reader| {
+                subscription.set_names(names, reader);
             });
         }
     }
 
     fn next_response(connection: &mut Connection) -> Option<Self::Response> {
         let response = connection.respond(|kind, subscription, batch, nonce| {
-            let resources = subscription.carried(batch).into_iter().map(|resource| Any {
+            let resources = subscription.response_resources(batch);
+            let resources = resources.into_iter().map(|resource| Any {
                 type_url: kind.type_url().to_owned(),
                 value: resource.body.clone(),
             });

@@ -1,8 +1,14 @@
-//! What is served: resources in slots by id, views by name, and who watches what.
+//! The resources and views that are served, and the streams that watch them.
 //!
-//! In: [`Store::commit`], the only writer. Out: marks in the signals of the streams concerned, and the
-//! newest resources for whoever reads. One short lock; a body is never copied under it.
-//! Must not know the protocol: a stream is an id with a signal.
+//! [`Store::commit`] is the only way in. A dispatcher then marks the changed IDs in the signals of the streams that
+//! watch them, and the streams read the newest resources. One mutex protects the state; resource bodies are
+//! reference-counted and never copied under it. The store does not know the xDS protocol.
+//!
+//! ```text
+//! commit ──▶ slots, views ──▶ inbox ──dispatch──▶ Signal of each watching stream
+//!                 ▲                                          │ wakes
+//!                 └────────────── StoreReader ◀── Connection ┘
+//! ```
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -11,13 +17,13 @@ use std::{
     task::Waker,
 };
 
-use evermesh_proto::resource::{ResourceKey, Resource, ProxyView};
+use evermesh_proto::resource::{ProxyView, Resource, ResourceKey};
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
 use crate::{metrics::XdsMetrics, signal::Signal};
 
-/// Everything that is served to every client. XdsServerState by the one that commits and all streams.
+/// The resources and views of all clients, shared by the writer and all streams.
 #[derive(Debug, Default)]
 pub struct Store {
     state: Mutex<State>,
@@ -25,23 +31,23 @@ pub struct Store {
     metrics: XdsMetrics,
 }
 
-/// One change of what is served. Streams see all of it or nothing.
+/// One atomic change of the store: a stream sees all of it or nothing.
 #[derive(Debug, Default)]
 pub struct StoreCommit {
-    /// Resources that are new or have a new content, each with the key it is found under.
+    /// New and changed resources with their keys.
     pub upserts: Vec<(ResourceKey, Arc<Resource>)>,
-    /// Resources that are gone.
+    /// Keys of removed resources.
     pub removals: Vec<ResourceKey>,
-    /// Views that are new, changed, or gone (`None`). The clients of a view that is gone keep what they
-    /// have and wait for it to come back.
+    /// New, changed and removed (`None`) views by name. Clients of a removed view keep their configuration and receive
+    /// nothing until the view returns.
     pub views: Vec<(Arc<str>, Option<Arc<ProxyView>>)>,
 }
 
-/// The place of a key among all that are served or watched. Reused when nobody needs it.
+/// Index of the slot of a key. Reused after the resource was removed and no stream watches the key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct ResourceId(u32);
 
-/// The place of a stream among all that are open. Reused when it is closed.
+/// Index of an open stream. Reused after the stream was closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct StreamId(u32);
 
@@ -51,10 +57,10 @@ struct State {
     ids: HashMap<ResourceKey, ResourceId>,
     slots: Vec<Slot>,
     free_slots: Vec<ResourceId>,
-    views: BTreeMap<Arc<str>, Followed>,
+    views: BTreeMap<Arc<str>, ViewSlot>,
     streams: Vec<Option<Arc<Signal>>>,
     free_streams: Vec<StreamId>,
-    /// What was committed and not yet passed on to the streams.
+    /// Resources and views that were committed and not yet dispatched to streams.
     inbox: BTreeSet<ResourceId>,
     inbox_views: BTreeSet<Arc<str>>,
 }
@@ -67,19 +73,18 @@ struct Slot {
 }
 
 #[derive(Debug, Default)]
-struct Followed {
+struct ViewSlot {
     view: Option<Arc<ProxyView>>,
-    followers: BTreeSet<StreamId>,
+    watchers: BTreeSet<StreamId>,
 }
 
 impl Store {
-    /// An empty store, not ready.
+    /// Creates an empty store that is not ready.
     pub fn new() -> Arc<Self> {
         Arc::default()
     }
 
-    /// Applies a change and tells the streams concerned. The first commit, even an empty one, makes the
-    /// store ready.
+    /// Applies a change and wakes the dispatcher. The first commit, even an empty one, makes the store ready.
     pub fn commit(&self, commit: StoreCommit) {
         let StoreCommit {
             upserts,
@@ -105,12 +110,12 @@ impl Store {
         }
     }
 
-    /// Whether there was a commit.
+    /// Whether anything was committed yet. Streams are not answered before.
     pub fn is_ready(&self) -> bool {
         self.state.lock().ready
     }
 
-    /// Every resource with its key, in the order of keys.
+    /// Every resource with its key, ordered by key.
     pub fn resources(&self) -> Vec<(ResourceKey, Arc<Resource>)> {
         let state = self.state.lock();
         let mut all: Vec<_> = state
@@ -123,28 +128,28 @@ impl Store {
         all
     }
 
-    /// Every view with its name, in the order of names.
+    /// Every view with its name, ordered by name.
     pub fn views(&self) -> Vec<(Arc<str>, Arc<ProxyView>)> {
         let state = self.state.lock();
         let views = state.views.iter();
         views
-            .filter_map(|(name, followed)| Some((Arc::clone(name), followed.view.clone()?)))
+            .filter_map(|(name, slot)| Some((Arc::clone(name), slot.view.clone()?)))
             .collect()
     }
 
-    /// The resource under this key.
+    /// The newest version of a resource.
     pub fn get(&self, key: &ResourceKey) -> Option<Arc<Resource>> {
         let state = self.state.lock();
         let id = state.ids.get(key)?;
         state.slot(*id).resource.clone()
     }
 
-    /// The view of this name.
+    /// The newest version of a view.
     pub fn view(&self, name: &str) -> Option<Arc<ProxyView>> {
         self.state.lock().views.get(name)?.view.clone()
     }
 
-    /// How many streams watch each of these, in their order: as many ack_statuses will come when it changes.
+    /// The number of streams that watch each key, in the order of `keys`. As many clients will answer a change of it.
     pub fn watchers<'k>(&self, keys: impl IntoIterator<Item = &'k ResourceKey>) -> Vec<usize> {
         let state = self.state.lock();
         let ids = keys.into_iter().map(|key| state.ids.get(key));
@@ -152,13 +157,13 @@ impl Store {
             .collect()
     }
 
-    /// What the server did so far.
+    /// Counters of the server that serves this store.
     pub fn metrics(&self) -> &XdsMetrics {
         &self.metrics
     }
 
-    /// Passes commits on to streams, for ever: one task, in the runtime of the streams. The server's
-    /// [`serve`](crate::serve) runs it; whoever mounts [`routes`](crate::routes) itself spawns it.
+    /// Dispatches commits to streams, for ever. [`serve`](crate::serve) runs it; a caller that mounts
+    /// [`routes`](crate::routes) itself spawns it once, on the runtime of the streams.
     pub async fn dispatch(&self) {
         loop {
             self.changed.notified().await;
@@ -166,16 +171,15 @@ impl Store {
         }
     }
 
-    /// Passes what was committed so far on to streams.
+    /// Dispatches everything that was committed so far.
     pub fn flush(&self) {
         let wakers = self.state.lock().dispatch();
         wakers.into_iter().for_each(Waker::wake);
     }
 
-    /// Registers a stream.
-    pub(crate) fn open(self: &Arc<Self>) -> StreamHandle {
+    pub(crate) fn open_stream(self: &Arc<Self>) -> StreamHandle {
         let signal = Arc::<Signal>::default();
-        let id = self.state.lock().open(Arc::clone(&signal));
+        let id = self.state.lock().open_stream(Arc::clone(&signal));
         StreamHandle {
             store: Arc::clone(self),
             signal,
@@ -183,7 +187,7 @@ impl Store {
         }
     }
 
-    /// Tells every open stream to end.
+    /// Ends every open stream.
     pub fn close_streams(&self) {
         let signals: Vec<_> = self
             .state
@@ -207,7 +211,7 @@ impl State {
         &mut self.slots[id.0 as usize]
     }
 
-    /// The id of a key; a new one if there is none.
+    /// Finds the slot of a key or allocates one.
     fn intern(&mut self, key: &ResourceKey) -> ResourceId {
         if let Some(id) = self.ids.get(key) {
             return *id;
@@ -228,7 +232,7 @@ impl State {
         id
     }
 
-    /// Forgets a slot that is neither served nor watched.
+    /// Frees a slot that has neither a resource nor a watcher.
     fn release(&mut self, id: ResourceId) {
         let slot = &self.slots[id.0 as usize];
         if slot.resource.is_none()
@@ -242,8 +246,8 @@ impl State {
     fn upsert(&mut self, key: &ResourceKey, resource: Arc<Resource>) {
         let id = self.intern(key);
         let slot = self.slot_mut(id);
-        let same = slot.resource.as_ref();
-        if !same.is_some_and(|same| Arc::ptr_eq(same, &resource)) {
+        let current = slot.resource.as_ref();
+        if !current.is_some_and(|current| Arc::ptr_eq(current, &resource)) {
             slot.resource = Some(resource);
             self.inbox.insert(id);
         }
@@ -258,11 +262,11 @@ impl State {
     }
 
     fn set_view(&mut self, name: Arc<str>, view: Option<Arc<ProxyView>>) {
-        let followed = self.views.entry(Arc::clone(&name)).or_default();
-        if followed.view == view {
+        let slot = self.views.entry(Arc::clone(&name)).or_default();
+        if slot.view == view {
             return;
         }
-        followed.view = view;
+        slot.view = view;
         self.drop_view_if_unused(&name);
         self.inbox_views.insert(name);
     }
@@ -271,13 +275,13 @@ impl State {
         let unused = self
             .views
             .get(name)
-            .is_some_and(|followed| followed.view.is_none() && followed.followers.is_empty());
+            .is_some_and(|slot| slot.view.is_none() && slot.watchers.is_empty());
         if unused {
             self.views.remove(name);
         }
     }
 
-    fn open(&mut self, signal: Arc<Signal>) -> StreamId {
+    fn open_stream(&mut self, signal: Arc<Signal>) -> StreamId {
         if let Some(id) = self.free_streams.pop() {
             self.streams[id.0 as usize] = Some(signal);
             return id;
@@ -286,7 +290,7 @@ impl State {
         StreamId::new(self.streams.len() - 1)
     }
 
-    /// Marks what was committed in the signals of the streams that watch it.
+    /// Marks the inbox in the signals of the watching streams. Returns the wakers of those that sleep.
     fn dispatch(&mut self) -> Vec<Waker> {
         let mut wakers = Vec::new();
         for id in mem::take(&mut self.inbox) {
@@ -297,10 +301,10 @@ impl State {
             }
         }
         for name in mem::take(&mut self.inbox_views) {
-            let Some(followed) = self.views.get(&name) else {
+            let Some(slot) = self.views.get(&name) else {
                 continue;
             };
-            for stream in &followed.followers {
+            for stream in &slot.watchers {
                 if let Some(signal) = &self.streams[stream.0 as usize] {
                     wakers.extend(signal.mark_view());
                 }
@@ -312,18 +316,17 @@ impl State {
 
 impl ResourceId {
     pub(crate) fn new(index: usize) -> Self {
-        Self(u32::try_from(index).expect("resources are fewer than memory has room for"))
+        Self(u32::try_from(index).expect("the number of resources fits into 32 bits"))
     }
 }
 
 impl StreamId {
     fn new(index: usize) -> Self {
-        Self(u32::try_from(index).expect("streams are fewer than a machine has sockets"))
+        Self(u32::try_from(index).expect("the number of streams fits into 32 bits"))
     }
 }
 
-/// An open stream's hold on the store. Dropping it closes the stream there; what it watches and follows
-/// must be given back before.
+/// An open stream's access to the store. Dropping it closes the stream; the owner must end all watches before.
 #[derive(Debug)]
 pub(crate) struct StreamHandle {
     store: Arc<Store>,
@@ -340,8 +343,10 @@ impl StreamHandle {
         &self.store.metrics
     }
 
-    /// Locks the store for reading a consistent state: every commit that can be read is also marked in
-    /// this stream's signal, so a reader that takes the marks too never mixes two commits.
+    /// Locks the store for a consistent read.
+    ///
+    /// Dispatches the inbox first, so every commit that the reader can see is also marked in the stream's signal. A
+    /// stream that takes its signal under the same lock never mixes two commits.
     pub(crate) fn read(&self) -> StoreReader<'_> {
         let mut state = self.store.state.lock();
         state.dispatch().into_iter().for_each(Waker::wake);
@@ -360,29 +365,28 @@ impl Drop for StreamHandle {
     }
 }
 
-/// The locked store as one stream sees it.
+/// The locked store, on behalf of one stream.
 pub(crate) struct StoreReader<'a> {
     state: MutexGuard<'a, State>,
     stream: StreamId,
 }
 
 impl StoreReader<'_> {
-    /// Follows a view: its changes are marked from now on. Returns what it is today.
-    pub(crate) fn follow(&mut self, name: &Arc<str>) -> Option<Arc<ProxyView>> {
-        let followed = self.state.views.entry(Arc::clone(name)).or_default();
-        followed.followers.insert(self.stream);
-        followed.view.clone()
+    /// Reads a view, and marks its changes in the stream's signal from now on.
+    pub(crate) fn watch_view(&mut self, name: &Arc<str>) -> Option<Arc<ProxyView>> {
+        let slot = self.state.views.entry(Arc::clone(name)).or_default();
+        slot.watchers.insert(self.stream);
+        slot.view.clone()
     }
 
-    /// Follows it no longer.
-    pub(crate) fn unfollow(&mut self, name: &str) {
-        if let Some(followed) = self.state.views.get_mut(name) {
-            followed.followers.remove(&self.stream);
+    pub(crate) fn unwatch_view(&mut self, name: &str) {
+        if let Some(slot) = self.state.views.get_mut(name) {
+            slot.watchers.remove(&self.stream);
         }
         self.state.drop_view_if_unused(name);
     }
 
-    /// Watches a key, whether there is a resource or not: its changes are marked from now on.
+    /// Reads the resource of a key, if one exists, and marks its changes in the stream's signal from now on.
     pub(crate) fn watch(&mut self, key: &ResourceKey) -> (ResourceId, Option<Arc<Resource>>) {
         let id = self.state.intern(key);
         let stream = self.stream;
@@ -391,14 +395,12 @@ impl StoreReader<'_> {
         (id, slot.resource.clone())
     }
 
-    /// Watches it no longer.
     pub(crate) fn unwatch(&mut self, id: ResourceId) {
         let stream = self.stream;
         self.state.slot_mut(id).watchers.remove(&stream);
         self.state.release(id);
     }
 
-    /// A slot's key and resource.
     pub(crate) fn get(&self, id: ResourceId) -> (&ResourceKey, Option<&Arc<Resource>>) {
         let slot = self.state.slot(id);
         (&slot.key, slot.resource.as_ref())

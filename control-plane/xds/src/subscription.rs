@@ -1,9 +1,12 @@
-//! What one client wants of one type, what it was sent and what it accepted. XdsServerState by both flavours.
+//! The state of one resource type on one stream, for both protocol variants: subscribed names, the client's copies
+//! and the response in flight.
 //!
-//! In: names from requests, keys from the view, contents from the store, ack_statuses. Out: what is due.
-//! An [`Entry`] is one name. It *wants* what the store has and *holds* what the client accepted; what is
-//! due follows from the difference, so a late or lost step can never leave the two apart.
-//! Must not encode messages, and must not know other types: their order is the barrier's business.
+//! Names come from requests, keys from the view, resources from the store, ACKs and NACKs from the client. The next
+//! response follows from the [`Entry`] of each name. The rules are those of the xDS protocol, sections
+//! "How the client specifies what resources to return" and "Unsubscribing From Resources"; `ack` handles ACKs and
+//! NACKs, `pending` selects what the next response contains.
+//!
+//! A subscription does not encode messages and does not know the other types. `barrier` orders the types.
 
 mod ack;
 mod pending;
@@ -13,7 +16,7 @@ use std::{
     sync::Arc,
 };
 
-use evermesh_proto::resource::{Resource, ResourceType, ContentVersion, ProxyView};
+use evermesh_proto::resource::{ContentVersion, ProxyView, Resource, ResourceType};
 
 use self::pending::InFlightResponse;
 pub(crate) use self::pending::{AllowedRemovals, ResponseBatch};
@@ -22,15 +25,15 @@ use crate::{
     store::{ResourceId, StoreReader},
 };
 
-/// The three ways in which responses describe a set of resources
+/// The way in which responses describe a set of resources
 /// (xDS protocol, "Grouping Resources into Responses" and "Deleting Resources").
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Grouping {
-    /// Changed resources and removed names.
+    /// Incremental: a response contains changed resources and removed names.
     Delta,
-    /// The whole set, each time; what is left out is removed.
+    /// State of the world, clusters and listeners: a response contains the complete set and removes all others.
     Full,
-    /// Changed resources; a removal cannot be said.
+    /// State of the world, other types: a response contains changed resources and cannot express a removal.
     Partial,
 }
 
@@ -40,15 +43,16 @@ pub(crate) enum Grouping {
 pub(crate) struct Subscription {
     kind: ResourceType,
     grouping: Grouping,
-    /// The client has named something on this stream: an empty list means nothing from now on.
-    named: bool,
+    /// A request on this stream named at least one resource. From then on, an empty list subscribes to nothing.
+    has_named: bool,
     wildcard: bool,
-    /// The client must hear an answer, even an empty one.
-    answer_due: bool,
-    /// Something may be due.
+    /// The client expects a response even if it contains no resource.
+    must_respond: bool,
+    /// An entry may have a pending change. False only if no entry has one.
     dirty: bool,
     last_nonce: u64,
-    flight: Option<Box<InFlightResponse>>,
+    in_flight: Option<Box<InFlightResponse>>,
+    /// Ascending by name.
     entries: Vec<Entry>,
 }
 
@@ -57,12 +61,12 @@ impl Subscription {
         Self {
             kind,
             grouping,
-            named: false,
+            has_named: false,
             wildcard: false,
-            answer_due: false,
+            must_respond: false,
             dirty: false,
             last_nonce: 0,
-            flight: None,
+            in_flight: None,
             entries: Vec::new(),
         }
     }
@@ -71,22 +75,22 @@ impl Subscription {
         self.wildcard
     }
 
-    /// Whether the client has not asked for anything of the type on this stream.
-    pub(crate) fn is_untouched(&self) -> bool {
-        !self.named && !self.wildcard && self.last_nonce == 0
+    /// Whether no request on this stream subscribed to the type.
+    pub(crate) fn is_unused(&self) -> bool {
+        !self.has_named && !self.wildcard && self.last_nonce == 0
     }
 
     pub(crate) fn is_in_flight(&self) -> bool {
-        self.flight.is_some()
+        self.in_flight.is_some()
     }
 
     pub(crate) fn entries(&self) -> &[Entry] {
         &self.entries
     }
 
-    /// Whether the client has asked for something of the type and has the newest of everything.
-    pub(crate) fn is_settled(&self) -> bool {
-        !self.is_untouched() && !self.dirty && self.entries.iter().all(Entry::is_settled)
+    /// Whether the client subscribed to the type and has ACKed the newest version of every resource.
+    pub(crate) fn is_up_to_date(&self) -> bool {
+        !self.is_unused() && !self.dirty && self.entries.iter().all(Entry::is_up_to_date)
     }
 
     fn position(&self, name: &str) -> Result<usize, usize> {
@@ -102,7 +106,7 @@ impl Subscription {
         self.position(name).ok().map(|at| &mut self.entries[at])
     }
 
-    fn entry(&mut self, name: &str) -> &mut Entry {
+    fn find_or_add(&mut self, name: &str) -> &mut Entry {
         let at = self.position(name).unwrap_or_else(|at| {
             self.entries.insert(at, Entry::new(name.into()));
             at
@@ -111,50 +115,49 @@ impl Subscription {
     }
 }
 
-/// What the client asks for. Every change is followed by [`Subscription::resolve`].
+/// Changes of the subscribed names. The caller runs [`Subscription::resolve`] after each.
 impl Subscription {
-    fn means_wildcard(&self, name: &str) -> bool {
+    fn is_wildcard_name(&self, name: &str) -> bool {
         name == "*" && self.kind.supports_wildcard()
     }
 
-    /// Whether a request that names nothing means everything: only if none ever named anything
-    /// (xDS protocol, "How the client specifies what resources to return").
+    /// Whether a request without names means the wildcard, which holds until a request names a resource
+    /// (xDS protocol, "How the client specifies what resources to return": "for historical reasons").
     pub(crate) fn is_legacy_wildcard(&self) -> bool {
-        !self.named && self.kind.supports_wildcard()
+        !self.has_named && self.kind.supports_wildcard()
     }
 
-    /// Subscribes to all resources there are.
-    pub(crate) fn subscribe_all(&mut self) {
-        self.answer_due |= !self.wildcard;
+    pub(crate) fn subscribe_wildcard(&mut self) {
+        self.must_respond |= !self.wildcard;
         self.wildcard = true;
         self.dirty = true;
     }
 
-    /// Subscribes to names, and to all for `*`. The client hears of each even if it should have it.
+    /// Adds names, and the wildcard for `*`. The next responses contain each name even if the client has it already.
     pub(crate) fn subscribe<'a>(&mut self, names: impl Iterator<Item = &'a str> + Clone) {
-        self.add(names.clone());
+        self.add_entries(names.clone());
         let mut wildcard = false;
         for name in names {
-            self.named = true;
+            self.has_named = true;
             self.dirty = true;
-            wildcard |= self.means_wildcard(name);
+            wildcard |= self.is_wildcard_name(name);
             if let Some(entry) = self.find_mut(name) {
                 entry.subscribe();
             }
         }
         if wildcard {
             self.wildcard = true;
-            self.answer_due = true;
+            self.must_respond = true;
             for entry in &mut self.entries {
-                entry.asked |= !entry.named;
+                entry.must_send |= !entry.named;
             }
         }
     }
 
-    /// Makes entries for the names that have none, at once: one by one a hostile list would take long.
-    fn add<'a>(&mut self, names: impl Iterator<Item = &'a str>) {
+    /// Adds entries for new names with one sort: inserting each would take quadratic time for a hostile request.
+    fn add_entries<'a>(&mut self, names: impl Iterator<Item = &'a str>) {
         let new: BTreeSet<&str> = names
-            .filter(|name| !self.means_wildcard(name) && self.find(name).is_none())
+            .filter(|name| !self.is_wildcard_name(name) && self.find(name).is_none())
             .collect();
         if !new.is_empty() {
             let new = new.into_iter().map(|name| Entry::new(name.into()));
@@ -164,57 +167,57 @@ impl Subscription {
         }
     }
 
-    /// Takes subscriptions back, by name or `*`.
-    pub(crate) fn unsubscribe(&mut self, names: &[String], reading: &mut StoreReader<'_>) {
+    /// Removes names, and the wildcard for `*`.
+    pub(crate) fn unsubscribe(&mut self, names: &[String], reader: &mut StoreReader<'_>) {
         for name in names {
-            if self.means_wildcard(name) {
+            if self.is_wildcard_name(name) {
                 self.wildcard = false;
-                self.answer_due = false;
+                self.must_respond = false;
             } else if let Some(entry) = self.find_mut(name) {
                 entry.named = false;
-                // Still there by the wildcard: the client dropped it and must hear what it is now.
-                entry.asked = true;
+                // If the wildcard still covers the name, the client has dropped the resource and needs it again.
+                entry.must_send = true;
                 self.dirty = true;
             }
         }
-        self.drop_unsubscribed(reading);
+        self.drop_unsubscribed(reader);
     }
 
-    /// Makes the subscription exactly this list, as a state-of-the-world request says it. An empty name
-    /// names nothing.
-    pub(crate) fn set_names(&mut self, names: &[String], reading: &mut StoreReader<'_>) {
-        self.named |= !names.is_empty();
-        // What the client kept from an earlier stream goes by being left out of a response.
-        let first = self.grouping == Grouping::Full && self.last_nonce == 0;
+    /// Replaces the subscribed names, as a state-of-the-world request does. Ignores empty names.
+    pub(crate) fn set_names(&mut self, names: &[String], reader: &mut StoreReader<'_>) {
+        self.has_named |= !names.is_empty();
+        // The first complete set must be sent even if it is empty: it removes what the client kept from an earlier
+        // stream.
+        let is_first_set = self.grouping == Grouping::Full && self.last_nonce == 0;
         let wanted: BTreeSet<&str> = names.iter().map(String::as_str).collect();
-        let wildcard = wanted.iter().any(|name| self.means_wildcard(name));
+        let wildcard = wanted.iter().any(|name| self.is_wildcard_name(name));
         for entry in &mut self.entries {
             entry.named &= wanted.contains(entry.name.as_ref());
         }
         let new: Vec<_> = wanted
             .into_iter()
-            .filter(|name| !name.is_empty() && !self.means_wildcard(name))
+            .filter(|name| !name.is_empty() && !self.is_wildcard_name(name))
             .filter(|name| !self.find(name).is_some_and(|entry| entry.named))
             .collect();
         self.subscribe(new.into_iter());
         if wildcard {
-            self.subscribe_all();
+            self.subscribe_wildcard();
         } else {
             self.wildcard = false;
-            self.answer_due = first && self.entries.iter().any(|entry| entry.named);
+            self.must_respond = is_first_set && self.entries.iter().any(|entry| entry.named);
         }
-        self.drop_unsubscribed(reading);
+        self.drop_unsubscribed(reader);
     }
 
-    /// Whether the subscription is exactly this list already, as in a plain answer.
-    pub(crate) fn lists(&self, names: &[String]) -> bool {
-        if !names.is_empty() && !self.named {
+    /// Whether the subscription already consists of exactly these names, as in an ACK that changes no name.
+    pub(crate) fn has_exactly(&self, names: &[String]) -> bool {
+        if !names.is_empty() && !self.has_named {
             return false;
         }
         let mut wildcard = false;
         let mut count = 0;
         for name in names.iter().filter(|name| !name.is_empty()) {
-            if self.means_wildcard(name) {
+            if self.is_wildcard_name(name) {
                 wildcard = true;
             } else if self.find(name).is_some_and(|entry| entry.named) {
                 count += 1;
@@ -226,7 +229,7 @@ impl Subscription {
         wildcard == self.wildcard && count == all
     }
 
-    fn drop_unsubscribed(&mut self, reading: &mut StoreReader<'_>) {
+    fn drop_unsubscribed(&mut self, reader: &mut StoreReader<'_>) {
         if self.wildcard {
             return;
         }
@@ -234,49 +237,49 @@ impl Subscription {
             if !entry.named
                 && let Some(id) = entry.id
             {
-                reading.unwatch(id);
+                reader.unwatch(id);
             }
             entry.named
         });
     }
 
-    /// Notes the versions that a reconnecting client says it has, of what it subscribes to now.
-    pub(crate) fn claim(&mut self, versions: &BTreeMap<String, String>) {
+    /// Records the `initial_resource_versions` of a reconnecting client, for the names that it subscribes to.
+    pub(crate) fn set_initial_versions(&mut self, versions: &BTreeMap<String, String>) {
         if self.wildcard {
-            self.add(versions.keys().map(String::as_str));
+            self.add_entries(versions.keys().map(String::as_str));
         }
         for (name, version) in versions {
-            self.answer_due = false;
+            self.must_respond = false;
             if let Some(entry) = self.find_mut(name) {
-                entry.held = ClientCopy::Claimed(ContentVersion::parse(version).map(Box::new));
+                entry.client_copy =
+                    ClientCopy::Claimed(ContentVersion::parse(version).map(Box::new));
             }
         }
     }
 
-    /// Makes resources the client subscribes to due again, even if it has them: those whose name and
-    /// needs are right.
-    pub(crate) fn ask_again(&mut self, right: impl Fn(&str, &[Arc<str>]) -> bool) {
-        for entry in self.entries.iter_mut().filter(|entry| !entry.asked) {
-            entry.asked = right(&entry.name, entry.needs());
-            self.dirty |= entry.asked;
+    /// Sends again the resources whose name and needed clusters match, even if the client has the newest version.
+    pub(crate) fn resend(&mut self, matches: impl Fn(&str, &[Arc<str>]) -> bool) {
+        for entry in self.entries.iter_mut().filter(|entry| !entry.must_send) {
+            entry.must_send = matches(&entry.name, entry.needs());
+            self.dirty |= entry.must_send;
         }
     }
 }
 
-/// What the store says.
+/// Changes of the store and the view.
 impl Subscription {
-    /// Finds the names in the view: those without a place, or all of them when the view or the wildcard
-    /// changed. Collects what a reconnecting client turns out to have already.
+    /// Looks names up in the view and reads their newest versions: new names only, or all of them if the view or the
+    /// wildcard changed. Adds to `resumed` the resources that a reconnecting client has already.
     pub(crate) fn resolve(
         &mut self,
         view: &ProxyView,
-        reading: &mut StoreReader<'_>,
+        reader: &mut StoreReader<'_>,
         all: bool,
         resumed: &mut Vec<Arc<Resource>>,
     ) {
         if all && self.wildcard {
             let keys = view.of_type(self.kind).iter();
-            self.add(keys.map(|key| key.name.as_ref()));
+            self.add_entries(keys.map(|key| key.name.as_ref()));
         }
         for entry in &mut self.entries {
             if entry.id.is_some() && !all {
@@ -284,48 +287,49 @@ impl Subscription {
             }
             let Some(key) = view.find(self.kind, &entry.name) else {
                 if let Some(id) = entry.id.take() {
-                    reading.unwatch(id);
+                    reader.unwatch(id);
                 }
-                entry.set_want(None, resumed);
+                entry.set_newest(None, resumed);
                 continue;
             };
-            let (id, want) = reading.watch(key);
+            let (id, newest) = reader.watch(key);
             if let Some(old) = entry.id.replace(id)
                 && old != id
             {
-                reading.unwatch(old);
+                reader.unwatch(old);
             }
+            // Share one allocation of the name with all other streams.
             entry.name = Arc::clone(&key.name);
-            entry.set_want(want, resumed);
+            entry.set_newest(newest, resumed);
         }
-        self.forget_unused();
+        self.drop_unused_entries();
         self.dirty = true;
     }
 
-    /// Takes the newest content of a name that is marked.
-    pub(crate) fn refresh(
+    /// Takes the newest version of a stale resource.
+    pub(crate) fn update(
         &mut self,
         name: &str,
         id: ResourceId,
-        want: Option<&Arc<Resource>>,
+        newest: Option<&Arc<Resource>>,
         resumed: &mut Vec<Arc<Resource>>,
     ) {
         if let Some(entry) = self.find_mut(name).filter(|entry| entry.id == Some(id)) {
-            entry.set_want(want.cloned(), resumed);
+            entry.set_newest(newest.cloned(), resumed);
             self.dirty = true;
         }
     }
 
-    /// Gives back everything it watches.
-    pub(crate) fn unwatch(&mut self, reading: &mut StoreReader<'_>) {
+    /// Ends the watch of every resource.
+    pub(crate) fn unwatch_all(&mut self, reader: &mut StoreReader<'_>) {
         for entry in &mut self.entries {
             if let Some(id) = entry.id.take() {
-                reading.unwatch(id);
+                reader.unwatch(id);
             }
         }
     }
 
-    fn forget_unused(&mut self) {
-        self.entries.retain(Entry::is_needed);
+    fn drop_unused_entries(&mut self) {
+        self.entries.retain(Entry::is_in_use);
     }
 }

@@ -1,7 +1,8 @@
-//! Connections over TLS: each handshake in a task of its own, so that a slow one holds up nobody.
+//! TLS on the xDS listener: accepts TCP connections and runs each handshake in its own task, so that a slow client
+//! does not delay others.
 //!
-//! In: connections of a listener, and settings that may be replaced at any time. Out: connections that are encrypted.
-//! Must not know where certificates come from, nor what a client's says of it.
+//! Each handshake uses the newest TLS settings; established connections keep theirs. Client certificates are verified
+//! by those settings and interpreted by [`Identify`](crate::Identify).
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -14,48 +15,48 @@ use tokio_rustls::{TlsAcceptor, rustls::ServerConfig, server::TlsStream};
 use tokio_stream::wrappers::ReceiverStream;
 use tracing::debug;
 
-/// How long a client may take.
-const HANDSHAKE: Duration = Duration::from_secs(10);
+/// Time limit of a handshake.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Handshakes at a time; further connections wait in the kernel.
-const HANDSHAKES: usize = 256;
+/// Number of concurrent handshakes. Further connections wait in the kernel's backlog.
+const MAX_HANDSHAKES: usize = 256;
 
-/// What to do when the kernel has no connection to give, as when the process has too many files open.
-const PAUSE: Duration = Duration::from_millis(100);
+/// Pause after a failed `accept`, for instance when the process has too many open files.
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
-/// The connections of a listener, each by the newest settings. It ends with what reads it.
+/// Streams the encrypted connections of a listener. Accepting stops when the returned stream is dropped.
 pub(crate) fn accept(
     listener: TcpListener,
     settings: watch::Receiver<Arc<ServerConfig>>,
 ) -> ReceiverStream<io::Result<TlsStream<TcpStream>>> {
     let (connected, incoming) = mpsc::channel(1);
     tokio::spawn(async move {
-        let places = Arc::new(Semaphore::new(HANDSHAKES));
+        let permits = Arc::new(Semaphore::new(MAX_HANDSHAKES));
         loop {
             let accepted = async {
-                let place = Arc::clone(&places).acquire_owned().await;
-                (place, listener.accept().await)
+                let permit = Arc::clone(&permits).acquire_owned().await;
+                (permit, listener.accept().await)
             };
-            let (place, accepted) = tokio::select! {
+            let (permit, accepted) = tokio::select! {
                 accepted = accepted => accepted,
                 () = connected.closed() => return,
             };
             let stream = match accepted {
                 Ok((stream, _)) => stream,
                 Err(error) => {
-                    debug!(%error, "no connection");
-                    time::sleep(PAUSE).await;
+                    debug!(%error, "could not accept a connection");
+                    time::sleep(ACCEPT_RETRY).await;
                     continue;
                 }
             };
             let acceptor = TlsAcceptor::from(Arc::clone(&settings.borrow()));
             let connected = connected.clone();
             tokio::spawn(async move {
-                let _place = place;
+                let _permit = permit;
                 match handshake(&acceptor, stream).await {
-                    // Nobody takes it when the server is going away.
+                    // Sending fails only if the server is shutting down.
                     Ok(stream) => drop(connected.send(Ok(stream)).await),
-                    Err(error) => debug!(%error, "no handshake"),
+                    Err(error) => debug!(%error, "TLS handshake failed"),
                 }
             });
         }
@@ -65,5 +66,5 @@ pub(crate) fn accept(
 
 async fn handshake(acceptor: &TlsAcceptor, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
     stream.set_nodelay(true)?;
-    time::timeout(HANDSHAKE, acceptor.accept(stream)).await?
+    time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await?
 }

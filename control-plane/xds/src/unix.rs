@@ -1,11 +1,12 @@
-//! Connections of a Unix socket, on which gRPC's C library, as in Envoy's `google_grpc`, calls the server by a name that
-//! HTTP/2 does not know.
+//! Connections on a Unix socket, with a repair of the `:authority` header that gRPC's C library sends.
 //!
-//! It takes the socket's path for the `:authority`, with `%2F` for a slash (`run%2Fxds.sock`), and our HTTP/2 ends such a
-//! stream as malformed. So each `%` in that name becomes a `-` on its way in. The length stays, and with it everything
-//! that refers to the name later on the connection. The library sends it as it is, without compression.
+//! Envoy's `google_grpc` uses that library. For a Unix socket it sends the percent-encoded socket path as `:authority`,
+//! such as `run%2Fxds.sock` (<https://github.com/grpc/grpc/issues/38142>). `h2` resets such a stream as malformed
+//! (<https://github.com/hyperium/h2/pull/487>). [`UnixConnection`] replaces each `%` of the header by `-` while it reads.
+//! The length does not change, so HPACK references to the header on the same connection stay valid. The library sends
+//! the header as a plain literal, without Huffman coding. All other bytes pass unchanged.
 //!
-//! Must not change anything else.
+//! The module can go once `h2` accepts these authorities.
 
 use std::{
     io,
@@ -20,82 +21,83 @@ use tokio::{
 };
 use tonic::transport::server::{Connected, UdsConnectInfo};
 
-/// What a client says before its first frame (RFC 9113, 3.4).
+/// Length in bytes of the connection preface (RFC 9113, section 3.4).
 const PREFACE: usize = 24;
-/// A frame's length, type, flags and stream (RFC 9113, 4.1).
+/// Length in bytes of a frame header: payload length, type, flags and stream ID (RFC 9113, section 4.1).
 const FRAME_HEADER: usize = 9;
-/// The type of a frame that begins a request (RFC 9113, 6.2).
+/// Type of the frame that begins a request (RFC 9113, section 6.2).
 const HEADERS: u8 = 1;
-/// The largest frame that we allow clients to send (RFC 9113, 6.5.2).
+/// Largest payload in bytes that the server accepts, the default of `SETTINGS_MAX_FRAME_SIZE` (RFC 9113, section 6.5.2).
 const MAX_FRAME: usize = 16384;
-/// The header as a literal, with its length before it (RFC 7541, 6.2).
+/// The header name as a literal with its length in front (RFC 7541, section 6.2).
 const AUTHORITY: &[u8] = b"\x0a:authority";
 
-/// A connection whose `:authority` is made one.
+/// A connection that repairs `:authority` while it is read.
 #[derive(Debug)]
 pub(crate) struct UnixConnection {
     stream: UnixStream,
     frames: Frames,
 }
 
-/// What was read, frame by frame.
+/// Splits the bytes of a client into HTTP/2 frames.
 #[derive(Debug)]
 struct Frames {
-    /// What was read and not looked at yet.
+    /// Bytes that were read from the socket and not passed on yet.
     unread: BytesMut,
-    /// How many of the next bytes may pass as they are.
-    passing: usize,
+    /// Number of bytes at the start of `unread`, or still to be read, that need no further inspection.
+    inspected: usize,
 }
 
 impl UnixConnection {
     pub(crate) fn new(stream: UnixStream) -> Self {
         let frames = Frames {
             unread: BytesMut::new(),
-            passing: PREFACE,
+            inspected: PREFACE,
         };
         Self { stream, frames }
     }
 }
 
 impl Frames {
-    /// What may pass by now, at most so many bytes; none if more has to be read first.
+    /// Takes at most `limit` bytes that may be passed on. Returns `None` if more bytes must be read first.
     fn next(&mut self, limit: usize) -> Option<Bytes> {
-        if self.passing == 0 {
-            self.passing = self.frame()?;
+        if self.inspected == 0 {
+            self.inspected = self.frame()?;
         }
-        let length = self.passing.min(self.unread.len()).min(limit);
-        self.passing -= length;
+        let length = self.inspected.min(self.unread.len()).min(limit);
+        self.inspected -= length;
         (length > 0).then(|| self.unread.split_to(length).freeze())
     }
 
-    /// The length of the next frame. If it begins a request, all of it must be there, and is looked at.
+    /// The length of the next frame with its header. Repairs a HEADERS frame, for which it must be complete.
     fn frame(&mut self) -> Option<usize> {
         let &[high, middle, low, kind, ..] = self.unread.get(..FRAME_HEADER)? else {
             return None;
         };
         let length = FRAME_HEADER + u32::from_be_bytes([0, high, middle, low]) as usize;
-        // A larger one is refused by HTTP/2 in any case.
+        // The HTTP/2 server refuses larger frames.
         if kind == HEADERS && length <= FRAME_HEADER + MAX_FRAME {
-            correct(self.unread.get_mut(FRAME_HEADER..length)?);
+            repair_authority(self.unread.get_mut(FRAME_HEADER..length)?);
         }
         Some(length)
     }
 }
 
-/// Corrects the name, if there is one.
-fn correct(headers: &mut [u8]) {
+/// Replaces each `%` of a literal `:authority` by `-`.
+fn repair_authority(headers: &mut [u8]) {
     let found = headers
         .windows(AUTHORITY.len())
-        .position(|it| it == AUTHORITY);
+        .position(|window| window == AUTHORITY);
     let Some([length, rest @ ..]) = found.map(|at| &mut headers[at + AUTHORITY.len()..]) else {
         return;
     };
-    // A name that is compressed, or longer than a byte can say, is none of that library's.
-    if let Some(name) = rest
+    // A length from 0x7f marks Huffman coding or a longer integer (RFC 7541, section 5), neither of which that library
+    // uses here.
+    if let Some(value) = rest
         .get_mut(..usize::from(*length))
         .filter(|_| *length < 0x7f)
     {
-        for byte in name.iter_mut().filter(|byte| **byte == b'%') {
+        for byte in value.iter_mut().filter(|byte| **byte == b'%') {
             *byte = b'-';
         }
     }
@@ -162,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn the_name_is_corrected_and_nothing_else_however_it_is_cut() {
+    fn only_the_authority_is_repaired_for_any_split_into_chunks() {
         let request = |name: &[u8]| {
             let length = u8::try_from(name.len()).unwrap();
             let name = [b"@", AUTHORITY, &[length], name, b"@\x01a\x03%2F"].concat();
@@ -187,7 +189,7 @@ mod tests {
         for step in [1, 7, 100, 100_000] {
             let mut frames = Frames {
                 unread: BytesMut::new(),
-                passing: PREFACE,
+                inspected: PREFACE,
             };
             let mut passed = Vec::new();
             for chunk in sent(b"run%2Fxds.sock").chunks(step) {

@@ -1,7 +1,8 @@
-//! What the client ack_statuses to the response in flight: it accepts it, or refuses it and the one to blame
-//! is found.
+//! ACK and NACK of the response in flight (xDS protocol, "ACK/NACK and resource type instance version").
 //!
-//! Must not know how a response was put together.
+//! A NACK refuses a whole response. To find the resource that caused it, the server sends the suspects of a refused
+//! response again one by one, and the other resources together. Each rejection is therefore about one resource, and
+//! one bad resource does not hold up the others.
 
 use std::{sync::Arc, time::SystemTime};
 
@@ -14,85 +15,87 @@ use crate::{
 };
 
 impl Subscription {
-    /// Whether a request with this nonce ack_statuses the newest response, or came before any.
+    /// Whether a nonce is that of the newest response. The empty nonce is current too: a first request has no nonce,
+    /// and an incremental client may change its subscription without one.
     pub(crate) fn is_current(&self, nonce: &str) -> bool {
         nonce.is_empty() || nonce.parse() == Ok(self.last_nonce)
     }
 
-    /// Whether it ack_statuses the response in flight.
-    pub(crate) fn answers_flight(&self, nonce: &str) -> bool {
+    /// Whether a nonce is that of the response in flight.
+    pub(crate) fn answers_in_flight(&self, nonce: &str) -> bool {
         self.is_in_flight() && nonce.parse() == Ok(self.last_nonce)
     }
 
-    /// The response in flight was accepted; reports each resource in it.
-    pub(crate) fn accept(&mut self, mut report: impl FnMut(Arc<Resource>, DeliveryOutcome)) {
-        let Some(flight) = self.flight.take() else {
+    /// Handles an ACK of the response in flight. Reports each resource of the response.
+    pub(crate) fn on_ack(&mut self, mut report: impl FnMut(Arc<Resource>, DeliveryOutcome)) {
+        let Some(in_flight) = self.in_flight.take() else {
             return;
         };
-        for (name, resource) in flight.items {
-            // The client may have unsubscribed it since, and subscribed it again, by name or by the
-            // wildcard: then it has it, and is due an answer all the same.
+        for (name, resource) in in_flight.items {
+            // The client may have unsubscribed from the name after the response was sent. If it subscribed again, or
+            // the wildcard covers the name, then it has the resource, and the new subscription is still answered.
             let wildcard = self.wildcard;
             let entry = match self.find_mut(&name) {
                 Some(entry) => entry,
-                None if wildcard => self.entry(&name),
+                None if wildcard => self.find_or_add(&name),
                 None => continue,
             };
-            entry.flying = false;
+            entry.in_flight = false;
             if let Some(resource) = resource {
                 entry.accept(Arc::clone(&resource));
                 report(resource, DeliveryOutcome::Acked);
             } else {
-                entry.held = ClientCopy::Nothing;
+                entry.client_copy = ClientCopy::None;
             }
         }
-        self.forget_unused();
+        self.drop_unused_entries();
         self.dirty = true;
     }
 
-    /// The entry of a name that was in a refused response; none if the client has unsubscribed it since,
-    /// even if it has subscribed it again: that is answered by itself.
-    fn land(&mut self, name: &str) -> Option<&mut Entry> {
-        let entry = self.find_mut(name).filter(|entry| entry.flying)?;
-        entry.flying = false;
+    /// The entry of a name in a NACKed response. Returns `None` if the client unsubscribed from the name since, even if
+    /// it subscribed again: the new subscription has its own response.
+    fn take_in_flight(&mut self, name: &str) -> Option<&mut Entry> {
+        let entry = self.find_mut(name).filter(|entry| entry.in_flight)?;
+        entry.in_flight = false;
         Some(entry)
     }
 
-    /// The response in flight was refused. A single resource in it is to blame: it is reported and not
-    /// sent again until it changes. Of several, those that the client's words name (or, if they name
-    /// none, all) are suspects and go again one by one; the rest go again together. So every verdict is
-    /// about one resource, and a bad one holds nothing else up.
-    pub(crate) fn refuse(
+    /// Handles a NACK of the response in flight.
+    ///
+    /// If the response carried one resource, that resource is rejected: the rejection is reported, and this version is
+    /// not sent again. If it carried several, the resources that the message names become suspects, or all of them if
+    /// the message names none.
+    pub(crate) fn on_nack(
         &mut self,
         message: &str,
         now: SystemTime,
         mut report: impl FnMut(Arc<Resource>, DeliveryOutcome),
     ) {
-        let Some(flight) = self.flight.take() else {
+        let Some(in_flight) = self.in_flight.take() else {
             return;
         };
-        let sent = flight
+        let upserts = in_flight
             .items
             .iter()
             .filter(|(_, resource)| resource.is_some());
-        let sent = sent.count();
+        let upserts = upserts.count();
         let grouping = self.grouping;
         let mut refused = Vec::new();
-        for (name, resource) in flight.items {
-            match (resource, self.land(&name)) {
+        for (name, resource) in in_flight.items {
+            match (resource, self.take_in_flight(&name)) {
                 (Some(resource), Some(entry)) => {
                     if grouping == Grouping::Full {
-                        entry.doubt();
+                        entry.assume_unknown_copy();
                     }
                     refused.push((name, resource));
                 }
-                // A removal by itself cannot be wrong, and again it would say the same; with others it
-                // may have been thrown away with them.
-                (None, Some(entry)) if sent == 0 => entry.held = ClientCopy::Nothing,
+                // The server does not repeat a response that only removed names: the next one would be the same.
+                // Removals beside refused resources stay pending, because the client may have ignored them.
+                (None, Some(entry)) if upserts == 0 => entry.client_copy = ClientCopy::None,
                 (None, Some(_)) | (_, None) => {}
             }
         }
-        if sent == 1
+        if upserts == 1
             && let [(name, resource)] = refused.as_slice()
         {
             if let Some(entry) = self.find_mut(name) {
@@ -101,7 +104,7 @@ impl Subscription {
                     message: message.to_owned(),
                     at: now,
                 };
-                entry.refuse(rejection);
+                entry.reject(rejection);
             }
             report(
                 Arc::clone(resource),
@@ -110,30 +113,30 @@ impl Subscription {
         } else {
             let named: Vec<_> = refused
                 .iter()
-                .map(|(name, _)| names(message, name))
+                .map(|(name, _)| contains_word(message, name))
                 .collect();
-            let none = !named.contains(&true);
+            let names_none = !named.contains(&true);
             for ((name, _), named) in refused.iter().zip(named) {
                 if let Some(entry) = self.find_mut(name) {
-                    entry.suspect |= named || none;
+                    entry.suspect |= named || names_none;
                 }
             }
         }
-        self.forget_unused();
+        self.drop_unused_entries();
         self.dirty = true;
     }
 }
 
-/// Whether a message contains a name as a word.
-fn names(message: &str, name: &str) -> bool {
-    let inside = |byte: Option<&u8>| {
+/// Whether a message contains a resource name as a whole word. Letters, digits, `_` and `-` continue a word.
+fn contains_word(message: &str, name: &str) -> bool {
+    let continues_word = |byte: Option<&u8>| {
         byte.is_some_and(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'))
     };
     let bytes = message.as_bytes();
     !name.is_empty()
         && message.match_indices(name).any(|(start, _)| {
             let before = start.checked_sub(1).and_then(|at| bytes.get(at));
-            !inside(before) && !inside(bytes.get(start + name.len()))
+            !continues_word(before) && !continues_word(bytes.get(start + name.len()))
         })
 }
 
@@ -142,12 +145,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_is_found_as_a_word() {
-        assert!(names("Error adding/updating cluster(s) blue: no", "blue"));
-        assert!(names("'blue' is bad", "blue"));
-        assert!(!names("bluebird is bad", "blue"));
-        assert!(!names("dark-blue is bad", "blue"));
-        assert!(!names("", "blue"));
-        assert!(!names("bad", ""));
+    fn a_name_matches_only_as_a_whole_word() {
+        assert!(contains_word(
+            "Error adding/updating cluster(s) blue: no",
+            "blue"
+        ));
+        assert!(contains_word("'blue' is bad", "blue"));
+        assert!(!contains_word("bluebird is bad", "blue"));
+        assert!(!contains_word("dark-blue is bad", "blue"));
+        assert!(!contains_word("", "blue"));
+        assert!(!contains_word("bad", ""));
     }
 }

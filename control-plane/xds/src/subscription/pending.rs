@@ -1,55 +1,56 @@
-//! What is due to the client: which entries go into the next response, and the response in flight.
+//! Selection of the next response of one type: the entries with a pending change, and the response in flight.
 //!
-//! Must not know other types; the barrier says what may go.
+//! At most one response per type is in flight. The caller passes the removals that `barrier` allows.
 
 use std::{
     collections::BTreeSet,
-    hash::{DefaultHasher, Hash, Hasher},
+    hash::{Hash, Hasher},
     sync::Arc,
 };
 
 use evermesh_proto::resource::Resource;
+use twox_hash::XxHash3_64;
 
 use super::{Grouping, Subscription};
 use crate::entry::{Entry, PendingChange};
 
-/// A response larger than this is cut in several where the protocol allows it: some gRPC clients read no
-/// message over 4 MiB.
+/// Size from which a response is split, except where the protocol demands the complete set: 2 MiB, because gRPC
+/// clients refuse messages over 4 MiB by default.
 const BATCH_BYTES: usize = 2 << 20;
 
-/// Which removals a response may carry.
+/// The removals that a response may contain.
 #[derive(Debug)]
 pub(crate) enum AllowedRemovals {
-    /// None yet.
     None,
-    /// All but these.
+    /// All removals except those of these names.
     AllExcept(BTreeSet<Arc<str>>),
 }
 
-/// What one response changes, as indices of entries, ascending.
+/// The changes of one response, as ascending indices of entries.
 #[derive(Debug, Default)]
 pub(crate) struct ResponseBatch {
     upserts: Vec<usize>,
     removals: Vec<usize>,
 }
 
-/// The response that waits for its answer.
+/// A response that the client has not answered yet.
 #[derive(Debug)]
 pub(super) struct InFlightResponse {
+    /// Each name with the resource that was sent, or `None` for a removal.
     pub(super) items: Vec<(Arc<str>, Option<Arc<Resource>>)>,
-    /// It carries something the client cannot work without, so that later types wait for it.
-    brings_new: bool,
+    /// The response contains a resource that the client was missing ([`Entry::is_missing`]).
+    has_missing: bool,
 }
 
 impl Subscription {
-    /// What the response in flight says of a name.
-    pub(crate) fn flying(&self, name: &str) -> Option<&Arc<Resource>> {
-        let items = &self.flight.as_ref()?.items;
-        let item = items.iter().find(|(flying, _)| flying.as_ref() == name);
+    /// The resource that the response in flight contains under a name.
+    pub(crate) fn in_flight_resource(&self, name: &str) -> Option<&Arc<Resource>> {
+        let items = &self.in_flight.as_ref()?.items;
+        let item = items.iter().find(|(sent, _)| sent.as_ref() == name);
         item?.1.as_ref()
     }
 
-    fn due(&self) -> impl Iterator<Item = (usize, &Entry, PendingChange)> {
+    fn pending(&self) -> impl Iterator<Item = (usize, &Entry, PendingChange)> {
         let grouping = self.grouping;
         let entries = if self.dirty {
             self.entries.as_slice()
@@ -57,91 +58,105 @@ impl Subscription {
             &[]
         };
         let numbered = entries.iter().enumerate();
-        numbered.map(move |(at, entry)| (at, entry, entry.due(grouping)))
+        numbered.map(move |(at, entry)| (at, entry, entry.pending(grouping)))
     }
 
-    /// Whether a response is due or waits for its answer, removals apart.
+    /// Whether a response is in flight or a resource is waiting to be sent. Pending removals do not count.
     pub(crate) fn is_sending(&self) -> bool {
-        self.is_in_flight() || self.due().any(|(_, _, due)| due == PendingChange::Send)
-    }
-
-    /// Whether the client waits for something it does not have at all.
-    pub(crate) fn is_bringing_new(&self) -> bool {
-        let flying = self.flight.as_ref().is_some_and(|flight| flight.brings_new);
-        flying
+        self.is_in_flight()
             || self
-                .due()
-                .any(|(_, entry, due)| due == PendingChange::Send && entry.is_new())
+                .pending()
+                .any(|(_, _, change)| change == PendingChange::Upsert)
     }
 
-    /// Whether anything is due or waits for its answer.
+    /// Whether a resource that the client is missing is in flight or waiting to be sent.
+    pub(crate) fn is_sending_missing(&self) -> bool {
+        let in_flight = self
+            .in_flight
+            .as_ref()
+            .is_some_and(|in_flight| in_flight.has_missing);
+        in_flight
+            || self
+                .pending()
+                .any(|(_, entry, change)| change == PendingChange::Upsert && entry.is_missing())
+    }
+
+    /// Whether a response is in flight or any change is pending, including removals.
     pub(crate) fn is_busy(&self) -> bool {
-        self.is_in_flight() || self.due().any(|(_, _, due)| due != PendingChange::Nothing)
+        self.is_in_flight()
+            || self
+                .pending()
+                .any(|(_, _, change)| change != PendingChange::None)
     }
 
-    /// Whether something may be due and nothing waits for its answer.
+    /// Whether a change may be pending and no response is in flight.
     pub(crate) fn is_ready(&self) -> bool {
         self.dirty && !self.is_in_flight()
     }
 
-    /// What to send now, if anything: everything that is due in one response. A resource under suspicion
-    /// of having spoiled a response goes alone.
+    /// Selects the next response: every pending change up to [`BATCH_BYTES`], or else one suspect alone.
     pub(crate) fn select(&mut self, removals: &AllowedRemovals) -> Option<ResponseBatch> {
         let mut batch = ResponseBatch::default();
         let mut suspect = None;
         let mut bytes = 0;
-        let mut waits = false;
-        for (at, entry, due) in self.due() {
-            match due {
-                PendingChange::Nothing => {}
-                PendingChange::Send if entry.suspect => suspect = suspect.or(Some(at)),
-                PendingChange::Send => {
-                    let size = entry.offer().map_or(0, |offer| offer.body.len());
+        let mut has_held_removal = false;
+        for (at, entry, change) in self.pending() {
+            match change {
+                PendingChange::None => {}
+                PendingChange::Upsert if entry.suspect => suspect = suspect.or(Some(at)),
+                PendingChange::Upsert => {
+                    let size = entry.to_send().map_or(0, |resource| resource.body.len());
                     if self.grouping != Grouping::Full && bytes > 0 && bytes + size > BATCH_BYTES {
                         continue;
                     }
                     bytes += size;
                     batch.upserts.push(at);
                 }
-                PendingChange::Absent => batch.removals.push(at),
-                PendingChange::Remove => match removals {
-                    AllowedRemovals::AllExcept(kept) if !kept.contains(&entry.name) => {
+                PendingChange::NotFound => batch.removals.push(at),
+                PendingChange::Removal => match removals {
+                    AllowedRemovals::AllExcept(held) if !held.contains(&entry.name) => {
                         batch.removals.push(at);
                     }
-                    AllowedRemovals::None | AllowedRemovals::AllExcept(_) => waits = true,
+                    AllowedRemovals::None | AllowedRemovals::AllExcept(_) => {
+                        has_held_removal = true;
+                    }
                 },
             }
         }
         if batch.upserts.is_empty() {
             batch.upserts.extend(suspect);
         }
-        let empty = batch.upserts.is_empty() && batch.removals.is_empty();
-        if empty && !self.answer_due {
-            self.dirty = waits;
+        let is_empty = batch.upserts.is_empty() && batch.removals.is_empty();
+        if is_empty && !self.must_respond {
+            self.dirty = has_held_removal;
             return None;
         }
         Some(batch)
     }
 
-    /// The resources of a batch, ascending by name.
+    /// The changed resources of a batch, ascending by name.
     pub(crate) fn upserts<'a>(
         &'a self,
         batch: &'a ResponseBatch,
     ) -> impl Iterator<Item = &'a Arc<Resource>> {
         let entries = batch.upserts.iter().map(|at| &self.entries[*at]);
-        entries.filter_map(Entry::offer)
+        entries.filter_map(Entry::to_send)
     }
 
-    /// The resources in the response of a batch, ascending by name.
-    pub(crate) fn carried<'a>(&'a self, batch: &'a ResponseBatch) -> Vec<&'a Arc<Resource>> {
+    /// The resources that the response for a batch contains, ascending by name: the complete set or the changed ones,
+    /// depending on the grouping.
+    pub(crate) fn response_resources<'a>(
+        &'a self,
+        batch: &'a ResponseBatch,
+    ) -> Vec<&'a Arc<Resource>> {
         if self.grouping == Grouping::Full {
-            self.after(batch).collect()
+            self.set_after(batch).collect()
         } else {
             self.upserts(batch).collect()
         }
     }
 
-    /// The names a batch removes, ascending.
+    /// The names that a batch removes, ascending.
     pub(crate) fn removed<'a>(
         &'a self,
         batch: &'a ResponseBatch,
@@ -149,8 +164,8 @@ impl Subscription {
         batch.removals.iter().map(|at| &self.entries[*at].name)
     }
 
-    /// Everything the client holds once it accepted a batch, ascending by name.
-    pub(crate) fn after<'a>(
+    /// The resources that the client has after it ACKed a batch, ascending by name.
+    fn set_after<'a>(
         &'a self,
         batch: &'a ResponseBatch,
     ) -> impl Iterator<Item = &'a Arc<Resource>> {
@@ -161,44 +176,47 @@ impl Subscription {
             .enumerate()
             .filter_map(move |(at, entry)| {
                 if upserts.next_if_eq(&&at).is_some() {
-                    entry.offer()
+                    entry.to_send()
                 } else if removals.next_if_eq(&&at).is_some() {
                     None
                 } else {
-                    entry.held.resource()
+                    entry.client_copy.acked()
                 }
             })
     }
 
-    /// A version of the whole set after a batch: a hash of the versions in it, equal on every replica.
+    /// The version of the client's set after a batch: the XXH3-64 of the versions of its resources, ascending by name.
+    ///
+    /// The protocol defines the version as a property of the resources, not of a stream or a server process, so it is
+    /// equal on every replica (xDS protocol, "ACK/NACK and resource type instance version").
     pub(crate) fn set_version(&self, batch: &ResponseBatch) -> String {
-        let mut hasher = DefaultHasher::new();
-        for resource in self.after(batch) {
+        let mut hasher = XxHash3_64::new();
+        for resource in self.set_after(batch) {
             resource.version.hash(&mut hasher);
         }
         format!("{:016x}", hasher.finish())
     }
 
-    /// Marks a batch as sent under a nonce.
-    pub(crate) fn launch(&mut self, batch: &ResponseBatch, nonce: u64) {
+    /// Records that a batch was sent with this nonce.
+    pub(crate) fn mark_sent(&mut self, batch: &ResponseBatch, nonce: u64) {
         let mut items = Vec::with_capacity(batch.upserts.len() + batch.removals.len());
-        let mut brings_new = false;
+        let mut has_missing = false;
         for &at in &batch.upserts {
             let entry = &mut self.entries[at];
-            brings_new |= entry.is_new();
-            items.push((Arc::clone(&entry.name), entry.offer().cloned()));
-            entry.asked = false;
-            entry.flying = true;
+            has_missing |= entry.is_missing();
+            items.push((Arc::clone(&entry.name), entry.to_send().cloned()));
+            entry.must_send = false;
+            entry.in_flight = true;
             entry.sent = true;
         }
         for &at in &batch.removals {
             let entry = &mut self.entries[at];
-            entry.asked = false;
-            entry.flying = true;
+            entry.must_send = false;
+            entry.in_flight = true;
             items.push((Arc::clone(&entry.name), None));
         }
-        self.answer_due = false;
+        self.must_respond = false;
         self.last_nonce = nonce;
-        self.flight = Some(Box::new(InFlightResponse { items, brings_new }));
+        self.in_flight = Some(Box::new(InFlightResponse { items, has_missing }));
     }
 }

@@ -3,7 +3,7 @@
 use std::{ops::Deref, sync::Arc};
 
 use bytes::Bytes;
-use evermesh_proto::resource::{ResourceKey, Resource, ResourceType, ProxyView};
+use evermesh_proto::resource::{ProxyView, Resource, ResourceKey, ResourceType};
 use evermesh_xds::{Store, StoreCommit};
 use prost::Message;
 
