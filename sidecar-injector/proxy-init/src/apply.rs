@@ -1,4 +1,4 @@
-//! Writes what is asked for by the backend that is asked for.
+//! Runs the program without a subcommand: writes, prints or removes the rules with the chosen backend.
 
 use std::{
     io::{self, Write},
@@ -8,153 +8,152 @@ use std::{
 
 use crate::{
     iptables,
-    nftables::{self, Refusal},
-    plan::{InvalidSettings, Plan},
-    rules::{Chain, Family, chains},
-    settings::{Backend, Settings},
+    nftables::{self, NetlinkError},
+    plan::{InterceptionPlan, InvalidInterceptionSettings},
+    rules::{Chain, NetfilterFamily, chains},
+    settings::{FirewallBackend, InterceptionSettings},
 };
 
-/// It is there where the kernel knows IPv6.
+/// A file that exists if the kernel has IPv6.
 const IPV6: &str = "/proc/net/if_inet6";
 
-/// What kept it from being done.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Error {
-    /// What is asked for cannot be read.
+pub(crate) enum InterceptionError {
     #[error(transparent)]
-    Settings(#[from] InvalidSettings),
-    /// nftables was asked.
+    Settings(#[from] InvalidInterceptionSettings),
     #[error(transparent)]
-    Nftables(#[from] Refusal),
-    /// iptables was asked.
+    Nftables(#[from] NetlinkError),
     #[error(transparent)]
     Iptables(#[from] IptablesError),
-    /// The rules cannot be printed.
     #[error("the rules cannot be printed: {0}")]
     Print(#[from] io::Error),
 }
 
-/// What iptables has to say.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum IptablesError {
-    /// It is not there.
-    #[error("{program} is needed for --backend iptables: {source}")]
+    #[error("`--backend iptables` requires the program {program}: {source}")]
     Missing {
         program: &'static str,
         source: io::Error,
     },
-    /// A right is missing.
     #[error(
-        "{program} may not change rules: it needs the capability NET_ADMIN (securityContext.capabilities.add: [NET_ADMIN]): {words}"
+        "{program} is not permitted to change rules: add the capability NET_ADMIN to the container (securityContext.capabilities.add: [NET_ADMIN]): {stderr}"
     )]
     NotPermitted {
         program: &'static str,
-        words: String,
+        stderr: String,
     },
-    /// It failed.
-    #[error("{program}: {words}")]
+    #[error("{program} failed: {stderr}")]
     Failed {
         program: &'static str,
-        words: String,
+        stderr: String,
     },
 }
 
-/// Does what is asked for.
-pub(crate) fn run(settings: &Settings, out: &mut impl Write) -> Result<(), Error> {
+/// Writes the rules, or prints or removes them if the settings say so. Messages and printed rules go to `out`.
+pub(crate) fn run(
+    settings: &InterceptionSettings,
+    out: &mut impl Write,
+) -> Result<(), InterceptionError> {
     if settings.clean {
         return clean(settings.backend);
     }
-    let Some(plan) = Plan::read(settings)? else {
-        writeln!(out, "APPMESH_START_ENABLED is not 1: nothing is done")?;
+    let Some(plan) = InterceptionPlan::read(settings)? else {
+        writeln!(
+            out,
+            "no rules are written because APPMESH_START_ENABLED is not 1"
+        )?;
         return Ok(());
     };
     let has_ipv6 = Path::new(IPV6).exists();
-    let rules: Vec<(Family, Vec<Chain>)> = families(plan.ipv6, has_ipv6)
+    let rules: Vec<(NetfilterFamily, Vec<Chain>)> = families(plan.ipv6, has_ipv6)
         .iter()
         .map(|family| (*family, chains(&plan, *family)))
         .collect();
     if settings.dry_run {
         for (family, chains) in &rules {
             let text = match settings.backend {
-                Backend::Auto | Backend::Nftables => nftables::text(*family, chains),
-                Backend::Iptables => iptables::script("", chains),
+                FirewallBackend::Auto | FirewallBackend::Nftables => {
+                    nftables::text(*family, chains)
+                }
+                FirewallBackend::Iptables => iptables::script("", chains),
             };
             out.write_all(text.as_bytes())?;
         }
         return Ok(());
     }
     if plan.ipv6 && !has_ipv6 {
-        writeln!(out, "there is no IPv6 here: IPv4 alone is intercepted")?;
+        writeln!(out, "the kernel has no IPv6: only IPv4 is intercepted")?;
     }
     match settings.backend {
-        Backend::Nftables => nftables::write(&rules)?,
-        Backend::Iptables => write_iptables(&rules)?,
-        Backend::Auto => match nftables::write(&rules) {
-            Err(refusal @ Refusal::Unsupported { .. }) => match write_iptables(&rules) {
-                Err(IptablesError::Missing { .. }) => return Err(refusal.into()),
-                other => other?,
+        FirewallBackend::Nftables => nftables::write(&rules)?,
+        FirewallBackend::Iptables => write_iptables(&rules)?,
+        FirewallBackend::Auto => match nftables::write(&rules) {
+            Err(unsupported @ NetlinkError::Unsupported { .. }) => match write_iptables(&rules) {
+                Err(IptablesError::Missing { .. }) => return Err(unsupported.into()),
+                result => result?,
             },
-            other => other?,
+            result => result?,
         },
     }
     Ok(())
 }
 
-/// App Mesh's controller asked every pod for IPv6, also where there is none.
-fn families(ipv6: bool, is_present: bool) -> &'static [Family] {
-    if ipv6 && is_present {
-        &[Family::V4, Family::V6]
+/// The families to intercept. App Mesh's controller asked for IPv6 in every pod, so a missing IPv6 is not an error.
+fn families(ipv6: bool, has_ipv6: bool) -> &'static [NetfilterFamily] {
+    if ipv6 && has_ipv6 {
+        &[NetfilterFamily::V4, NetfilterFamily::V6]
     } else {
-        &[Family::V4]
+        &[NetfilterFamily::V4]
     }
 }
 
-/// Removes the rules of both backends, or of one; what is not there is removed already.
-fn clean(backend: Backend) -> Result<(), Error> {
-    for family in [Family::V4, Family::V6] {
-        if backend != Backend::Iptables {
+/// Removes the rules of the backend, or of both for `auto`. A backend that the kernel or the image lacks has no rules.
+fn clean(backend: FirewallBackend) -> Result<(), InterceptionError> {
+    for family in [NetfilterFamily::V4, NetfilterFamily::V6] {
+        if backend != FirewallBackend::Iptables {
             match nftables::remove(family) {
-                Err(Refusal::Unsupported { .. }) => {}
-                other => other?,
+                Err(NetlinkError::Unsupported { .. }) => {}
+                result => result?,
             }
         }
-        if backend != Backend::Nftables {
+        if backend != FirewallBackend::Nftables {
             match restore(family, &[]) {
                 Err(IptablesError::Missing { .. }) => {}
-                other => other?,
+                result => result?,
             }
         }
     }
     Ok(())
 }
 
-fn write_iptables(rules: &[(Family, Vec<Chain>)]) -> Result<(), IptablesError> {
+fn write_iptables(rules: &[(NetfilterFamily, Vec<Chain>)]) -> Result<(), IptablesError> {
     rules
         .iter()
         .try_for_each(|(family, chains)| restore(*family, chains))
 }
 
 /// Replaces the chains of a family.
-fn restore(family: Family, chains: &[Chain]) -> Result<(), IptablesError> {
+fn restore(family: NetfilterFamily, chains: &[Chain]) -> Result<(), IptablesError> {
     let [save, restore] = match family {
-        Family::V4 => ["iptables-save", "iptables-restore"],
-        Family::V6 => ["ip6tables-save", "ip6tables-restore"],
+        NetfilterFamily::V4 => ["iptables-save", "iptables-restore"],
+        NetfilterFamily::V6 => ["ip6tables-save", "ip6tables-restore"],
     };
-    let present = program(save, &["-t", "nat"], "")?;
-    let script = iptables::script(&present, chains);
+    let current = program(save, &["-t", "nat"], "")?;
+    let script = iptables::script(&current, chains);
     if script == iptables::script("", &[]) {
         return Ok(());
     }
     program(restore, &["--noflush", "--wait"], &script).map(drop)
 }
 
-/// Runs a program to its end and returns what it printed.
+/// Runs a program to its end and returns its standard output.
 fn program(
     program: &'static str,
     arguments: &[&str],
     input: &str,
 ) -> Result<String, IptablesError> {
-    let running = || -> io::Result<Output> {
+    let run = || -> io::Result<Output> {
         let mut child = Command::new(program)
             .args(arguments)
             .stdin(Stdio::piped())
@@ -162,20 +161,20 @@ fn program(
             .stderr(Stdio::piped())
             .spawn()?;
         if let Some(mut stdin) = child.stdin.take() {
-            // It may fail before it has read everything, and then says why.
+            // A program that fails early closes its standard input; its standard error has the reason.
             let _ = stdin.write_all(input.as_bytes());
         }
         child.wait_with_output()
     };
-    let output = running().map_err(|source| IptablesError::Missing { program, source })?;
+    let output = run().map_err(|source| IptablesError::Missing { program, source })?;
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
-    let words = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-    if words.contains("Permission denied") || words.contains("Operation not permitted") {
-        return Err(IptablesError::NotPermitted { program, words });
+    let stderr = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    if stderr.contains("Permission denied") || stderr.contains("Operation not permitted") {
+        return Err(IptablesError::NotPermitted { program, stderr });
     }
-    Err(IptablesError::Failed { program, words })
+    Err(IptablesError::Failed { program, stderr })
 }
 
 #[cfg(test)]
@@ -184,8 +183,8 @@ mod tests {
     use crate::plan::tests::settings;
 
     #[test]
-    fn nothing_is_written_to_be_printed() {
-        let settings = Settings {
+    fn dry_run_prints_the_rules() {
+        let settings = InterceptionSettings {
             dry_run: true,
             enable_ipv6: Some("0".to_owned()),
             ..settings()

@@ -1,53 +1,57 @@
-//! The rules in the words of `iptables-restore`: chains in the table nat, as App Mesh's init container wrote them. Pure.
+//! The iptables backend: a script for `iptables-restore` with the chains of App Mesh's init container in the table nat.
+//!
+//! No I/O: the caller runs `iptables-save` and `iptables-restore`.
 
 use std::fmt::Write as _;
 
 use crate::{
     plan::Exempt,
-    rules::{Chain, EGRESS, Hook, INGRESS, Match, Rule, Verdict},
+    rules::{Chain, EGRESS, Hook, INGRESS, Match, Rule, RuleVerdict},
 };
 
-/// How many ports one rule may list (iptables-extensions, multiport).
-const PORTS: usize = 15;
+/// Limit for the ports of one rule (iptables-extensions(8), multiport).
+const PORTS_PER_RULE: usize = 15;
 
-/// What turns the table nat, as `iptables-save` printed it, into one with these chains and without earlier ones, for
-/// `iptables-restore --noflush`: in one step, and whatever is not ours stays.
-pub(crate) fn script(present: &str, chains: &[Chain]) -> String {
+/// The input of `iptables-restore --noflush` that replaces the chains of this program in one step. Other chains and
+/// rules stay.
+///
+/// `current` is the table nat as `iptables-save` prints it.
+pub(crate) fn script(current: &str, chains: &[Chain]) -> String {
     let mut script = "*nat\n".to_owned();
-    let ours = |chain: &str| {
-        present
+    let exists = |chain: &str| {
+        current
             .lines()
             .any(|it| it.starts_with(&format!(":{chain} ")))
     };
     for chain in chains {
-        // Makes it, or empties it.
+        // Creates the chain, or empties an existing one.
         line(&mut script, &format!(":{} - [0:0]", chain.name));
     }
-    for entry in present.lines().filter_map(|it| it.strip_prefix("-A ")) {
+    for entry in current.lines().filter_map(|it| it.strip_prefix("-A ")) {
         let target = entry.rsplit(' ').next().unwrap_or_default();
         if [INGRESS, EGRESS].contains(&target) {
             line(&mut script, &format!("-D {entry}"));
         }
     }
     for chain in [INGRESS, EGRESS] {
-        if ours(chain) && chains.iter().all(|it| it.name != chain) {
+        if exists(chain) && chains.iter().all(|it| it.name != chain) {
             line(&mut script, &format!("-F {chain}"));
             line(&mut script, &format!("-X {chain}"));
         }
     }
     for chain in chains {
-        let elsewhere = match chain.hook {
+        let remote = match chain.hook {
             Hook::Prerouting => "! --src-type LOCAL",
             Hook::Output => "! --dst-type LOCAL",
         };
         let (hook, name) = (chain.hook.as_str(), chain.name);
         line(
             &mut script,
-            &format!("-A {hook} -p tcp -m addrtype {elsewhere} -j {name}"),
+            &format!("-A {hook} -p tcp -m addrtype {remote} -j {name}"),
         );
         for rule in &chain.rules {
-            for words in words(rule) {
-                line(&mut script, &format!("-A {name} {words}"));
+            for specification in specifications(rule) {
+                line(&mut script, &format!("-A {name} {specification}"));
             }
         }
     }
@@ -55,17 +59,17 @@ pub(crate) fn script(present: &str, chains: &[Chain]) -> String {
     script
 }
 
-/// One rule may take several.
-fn words(rule: &Rule) -> Vec<String> {
+/// The rule specifications for one rule: several if it has more ports than iptables allows.
+fn specifications(rule: &Rule) -> Vec<String> {
     let verdict = match rule.verdict {
-        Verdict::Return => "-j RETURN".to_owned(),
-        Verdict::Redirect(port) => format!("-j REDIRECT --to-ports {port}"),
+        RuleVerdict::Return => "-j RETURN".to_owned(),
+        RuleVerdict::Redirect(port) => format!("-j REDIRECT --to-ports {port}"),
     };
     let matches = match &rule.matches {
         Match::Any => vec!["-p tcp".to_owned()],
         Match::Ports(_, ports) => {
             let ports: Vec<String> = ports.iter().map(u16::to_string).collect();
-            let chunks = ports.chunks(PORTS).map(|ports| ports.join(","));
+            let chunks = ports.chunks(PORTS_PER_RULE).map(|ports| ports.join(","));
             chunks
                 .map(|ports| format!("-p tcp -m multiport --dports {ports}"))
                 .collect()
@@ -75,26 +79,28 @@ fn words(rule: &Rule) -> Vec<String> {
         Match::Of(Exempt::Gid(gid)) => vec![format!("-m owner --gid-owner {gid}")],
         Match::Of(Exempt::Mark(mark)) => vec![format!("-m mark --mark {mark}")],
     };
-    let all = matches.into_iter();
-    all.map(|matches| format!("{matches} {verdict}")).collect()
+    let matches = matches.into_iter();
+    matches
+        .map(|matches| format!("{matches} {verdict}"))
+        .collect()
 }
 
-fn line(script: &mut String, words: &str) {
+fn line(script: &mut String, line: &str) {
     // Writing to a string does not fail.
-    let _ = writeln!(script, "{words}");
+    let _ = writeln!(script, "{line}");
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::{
-        plan::{Plan, tests::settings},
-        rules::{Family, chains},
+        plan::{InterceptionPlan, tests::settings},
+        rules::{NetfilterFamily, chains},
     };
 
     #[test]
-    fn the_rules_are_those_of_app_mesh() {
-        let plan = Plan::read(&settings()).unwrap().unwrap();
+    fn rules_equal_those_of_app_mesh() {
+        let plan = InterceptionPlan::read(&settings()).unwrap().unwrap();
         let expected = "\
 *nat
 :APPMESH_INGRESS - [0:0]
@@ -109,26 +115,26 @@ mod tests {
 -A APPMESH_EGRESS -p tcp -j REDIRECT --to-ports 15001
 COMMIT
 ";
-        assert_eq!(script("", &chains(&plan, Family::V4)), expected);
-        let v6 = script("", &chains(&plan, Family::V6));
+        assert_eq!(script("", &chains(&plan, NetfilterFamily::V4)), expected);
+        let v6 = script("", &chains(&plan, NetfilterFamily::V6));
         assert!(v6.contains("-d fd00:ec2::254/128 -j RETURN"), "{v6}");
         assert!(!v6.contains("169.254"), "{v6}");
     }
 
     #[test]
-    fn a_rule_lists_fifteen_ports() {
+    fn rule_lists_at_most_fifteen_ports() {
         let mut settings = settings();
         let ports: Vec<String> = (1..=40).map(|port| port.to_string()).collect();
         settings.app_ports = Some(ports.join(","));
-        let plan = Plan::read(&settings).unwrap().unwrap();
-        let script = script("", &chains(&plan, Family::V4));
+        let plan = InterceptionPlan::read(&settings).unwrap().unwrap();
+        let script = script("", &chains(&plan, NetfilterFamily::V4));
         let rules = script.lines().filter(|it| it.contains("15000")).count();
         assert_eq!(rules, 3, "{script}");
     }
 
     #[test]
-    fn what_is_there_is_replaced_and_others_stay() {
-        let present = "\
+    fn existing_chains_are_replaced_and_others_stay() {
+        let current = "\
 *nat
 :PREROUTING ACCEPT [0:0]
 :OUTPUT ACCEPT [0:0]
@@ -151,11 +157,11 @@ COMMIT
 -X APPMESH_EGRESS
 COMMIT
 ";
-        assert_eq!(script(present, &[]), cleaned);
+        assert_eq!(script(current, &[]), cleaned);
         let mut settings = settings();
         settings.app_ports = None;
-        let plan = Plan::read(&settings).unwrap().unwrap();
-        let again = script(present, &chains(&plan, Family::V4));
+        let plan = InterceptionPlan::read(&settings).unwrap().unwrap();
+        let again = script(current, &chains(&plan, NetfilterFamily::V4));
         assert!(again.contains("-X APPMESH_INGRESS"), "{again}");
         assert!(!again.contains("-X APPMESH_EGRESS"), "{again}");
         assert!(again.contains("-D OUTPUT"), "{again}");

@@ -1,61 +1,61 @@
-//! What is asked for, read and checked. Pure.
+//! The settings, parsed and checked: which connections are intercepted.
+//!
+//! No I/O: text becomes an [`InterceptionPlan`] or an error that names the variable.
 
-use std::{collections::BTreeSet, fmt::Display, net::IpAddr, str::FromStr};
+use std::{collections::BTreeSet, net::IpAddr};
 
 use ipnet::IpNet;
 
-use crate::settings::Settings;
+use crate::settings::InterceptionSettings;
 
-/// What to intercept.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Plan {
-    /// Envoy's port for what comes in.
+pub(crate) struct InterceptionPlan {
+    /// Envoy's port for inbound connections.
     pub(crate) ingress_port: u16,
-    /// Envoy's port for what goes out.
+    /// Envoy's port for outbound connections.
     pub(crate) egress_port: u16,
-    /// Ports of the application that others reach through Envoy.
+    /// Ports of the application whose inbound connections are intercepted.
     pub(crate) app_ports: BTreeSet<u16>,
-    /// Whose connections are not intercepted, each by itself.
+    /// Connections to which any of these applies are not intercepted. Never empty.
     pub(crate) exempt: Vec<Exempt>,
-    /// Ports that are called without Envoy.
+    /// Destination ports whose outbound connections are not intercepted.
     pub(crate) ignored_ports: BTreeSet<u16>,
-    /// Networks that are called without Envoy.
+    /// Destination networks, IPv4 and IPv6, whose outbound connections are not intercepted.
     pub(crate) ignored_networks: BTreeSet<IpNet>,
-    /// Whether IPv6 is intercepted too, where there is some.
+    /// Whether IPv6 is intercepted as well, if the kernel has it.
     pub(crate) ipv6: bool,
 }
 
-/// Whose connections are not intercepted.
+/// The owner of connections that are not intercepted: Envoy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Exempt {
-    /// Those of this user.
+    /// A user ID.
     Uid(u32),
-    /// Those of this group.
+    /// A group ID.
     Gid(u32),
-    /// Those of sockets with this mark.
+    /// A socket mark (`SO_MARK`).
     Mark(u32),
 }
 
-/// What is asked for cannot be read.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum InvalidSettings {
-    /// A value is malformed.
-    #[error("{variable}: `{value}`: {reason}")]
+pub(crate) enum InvalidInterceptionSettings {
+    #[error("{variable} is `{value}`: {reason}")]
     Value {
         variable: &'static str,
         value: String,
         reason: String,
     },
-    /// Envoy's own connections would come back to it.
     #[error(
-        "APPMESH_IGNORE_UID or APPMESH_IGNORE_GID is needed, or Envoy's own connections would come back to it"
+        "set APPMESH_IGNORE_UID, APPMESH_IGNORE_GID or EVERMESH_IGNORE_MARK; otherwise Envoy's own connections would be redirected to Envoy"
     )]
-    NobodyIsExempt,
+    NoExemption,
 }
 
-impl Plan {
-    /// What is asked for; none if nothing is to be done.
-    pub(crate) fn read(settings: &Settings) -> Result<Option<Self>, InvalidSettings> {
+impl InterceptionPlan {
+    /// Parses the settings. Nothing if `APPMESH_START_ENABLED` is not 1.
+    pub(crate) fn read(
+        settings: &InterceptionSettings,
+    ) -> Result<Option<Self>, InvalidInterceptionSettings> {
         let start = &settings.start_enabled;
         if switch("APPMESH_START_ENABLED", start.as_ref())? != Some(true) {
             return Ok(None);
@@ -67,7 +67,7 @@ impl Plan {
         ];
         let exempt: Vec<Exempt> = exempt.into_iter().flatten().collect();
         if exempt.is_empty() {
-            return Err(InvalidSettings::NobodyIsExempt);
+            return Err(InvalidInterceptionSettings::NoExemption);
         }
         let ingress = settings.envoy_ingress_port.as_ref();
         let egress = settings.envoy_egress_port.as_ref();
@@ -88,57 +88,66 @@ impl Plan {
     }
 }
 
-/// Reads a value; an empty one counts as none, as manifests often have it.
+/// Parses a value. An empty value counts as unset, because manifests often contain empty variables.
 fn one<T>(
     variable: &'static str,
     value: Option<&String>,
-    read: impl Fn(&str) -> Result<T, String>,
-) -> Result<Option<T>, InvalidSettings> {
+    parse: impl Fn(&str) -> Result<T, String>,
+) -> Result<Option<T>, InvalidInterceptionSettings> {
     let value = value.map(|value| value.trim());
     let Some(value) = value.filter(|value| !value.is_empty()) else {
         return Ok(None);
     };
-    let reading = read(value).map_err(|reason| InvalidSettings::Value {
+    let parsed = parse(value).map_err(|reason| InvalidInterceptionSettings::Value {
         variable,
         value: value.to_owned(),
         reason,
     });
-    reading.map(Some)
+    parsed.map(Some)
 }
 
-/// Reads what is separated by commas.
+/// Parses a list whose items are separated by commas.
 fn list<T: Ord>(
     variable: &'static str,
     value: Option<&String>,
-    read: impl Fn(&str) -> Result<T, String>,
-) -> Result<BTreeSet<T>, InvalidSettings> {
+    parse: impl Fn(&str) -> Result<T, String>,
+) -> Result<BTreeSet<T>, InvalidInterceptionSettings> {
     let all = one(variable, value, |value| {
         let parts = value.split(',').map(str::trim);
-        parts.filter(|part| !part.is_empty()).map(&read).collect()
+        parts.filter(|part| !part.is_empty()).map(&parse).collect()
     });
     Ok(all?.unwrap_or_default())
 }
 
-fn switch(variable: &'static str, value: Option<&String>) -> Result<Option<bool>, InvalidSettings> {
+fn switch(
+    variable: &'static str,
+    value: Option<&String>,
+) -> Result<Option<bool>, InvalidInterceptionSettings> {
     one(variable, value, |value| match value {
         "1" | "true" => Ok(true),
         "0" | "false" => Ok(false),
-        _ => Err("1 or 0 is needed".to_owned()),
+        _ => Err("must be 1 or 0".to_owned()),
     })
 }
 
-fn number(variable: &'static str, value: Option<&String>) -> Result<Option<u32>, InvalidSettings> {
-    one(variable, value, parsed)
+fn number(
+    variable: &'static str,
+    value: Option<&String>,
+) -> Result<Option<u32>, InvalidInterceptionSettings> {
+    one(variable, value, |value| {
+        let number = value.parse();
+        number.map_err(|_error| format!("must be a number from 0 to {}", u32::MAX))
+    })
 }
 
 fn port(text: &str) -> Result<u16, String> {
     match text.parse::<u16>() {
-        Ok(0) | Err(_) => Err(format!("`{text}` is no port: 1 to 65535 is needed")),
+        Ok(0) | Err(_) => Err(format!("`{text}` is not a port from 1 to 65535")),
         Ok(port) => Ok(port),
     }
 }
 
-/// An address or a network; of a network only the prefix counts.
+/// Parses an address or a network. The host bits of a network are set to zero.
 fn network(text: &str) -> Result<IpNet, String> {
     if let Ok(address) = text.parse::<IpAddr>() {
         return Ok(address.into());
@@ -146,21 +155,17 @@ fn network(text: &str) -> Result<IpNet, String> {
     let network = text.parse::<IpNet>();
     network
         .map(|network| network.trunc())
-        .map_err(|_malformed| format!("`{text}` is neither an IP address nor a CIDR"))
-}
-
-fn parsed<T: FromStr<Err: Display>>(text: &str) -> Result<T, String> {
-    text.parse::<T>().map_err(|error| error.to_string())
+        .map_err(|_error| format!("`{text}` is not an IP address or a CIDR"))
 }
 
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
 
-    /// What App Mesh's controller sets, and more.
-    pub(crate) fn settings() -> Settings {
+    /// The variables that App Mesh's controller sets, and some more.
+    pub(crate) fn settings() -> InterceptionSettings {
         let set = |text: &str| Some(text.to_owned());
-        Settings {
+        InterceptionSettings {
             start_enabled: set("1"),
             ignore_uid: set("1337"),
             ignore_gid: set(""),
@@ -170,16 +175,16 @@ pub(crate) mod tests {
             egress_ignored_ip: set("169.254.169.254,fd00:ec2::254,10.1.2.3/8"),
             egress_ignored_ports: set("22,25"),
             enable_ipv6: set("1"),
-            ..Settings::default()
+            ..InterceptionSettings::default()
         }
     }
 
     #[test]
-    fn reads_the_variables_of_app_mesh() {
-        let plan = Plan::read(&settings()).unwrap().unwrap();
+    fn variables_of_app_mesh_become_a_plan() {
+        let plan = InterceptionPlan::read(&settings()).unwrap().unwrap();
         let networks = ["169.254.169.254/32", "fd00:ec2::254/128", "10.0.0.0/8"];
         let networks = networks.map(|it| it.parse().unwrap());
-        let expected = Plan {
+        let expected = InterceptionPlan {
             ingress_port: 15000,
             egress_port: 15001,
             app_ports: [443, 8080].into(),
@@ -192,66 +197,69 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn nothing_is_done_unless_asked_for() {
+    fn no_plan_unless_start_is_enabled() {
         for start in [None, Some(""), Some("0")] {
-            let settings = Settings {
+            let settings = InterceptionSettings {
                 start_enabled: start.map(str::to_owned),
                 ..settings()
             };
-            assert_eq!(Plan::read(&settings), Ok(None), "{start:?}");
+            assert_eq!(InterceptionPlan::read(&settings), Ok(None), "{start:?}");
         }
     }
 
     #[test]
-    fn without_ports_and_families_there_are_defaults() {
-        let settings = Settings {
+    fn envoy_ports_and_ipv6_have_defaults() {
+        let settings = InterceptionSettings {
             start_enabled: Some("1".to_owned()),
             ignore_gid: Some("1337".to_owned()),
-            ..Settings::default()
+            ..InterceptionSettings::default()
         };
-        let plan = Plan::read(&settings).unwrap().unwrap();
+        let plan = InterceptionPlan::read(&settings).unwrap().unwrap();
         assert_eq!((plan.ingress_port, plan.egress_port), (15000, 15001));
         assert_eq!(plan.exempt, [Exempt::Gid(1337)]);
         assert!(plan.ipv6);
     }
 
     #[test]
-    fn an_error_names_the_variable_the_value_and_the_reason() {
-        type Break = fn(&mut Settings);
-        let cases: [(Break, &str); 7] = [
+    fn error_names_the_variable_the_value_and_the_reason() {
+        type Mutation = fn(&mut InterceptionSettings);
+        let cases: [(Mutation, &str); 7] = [
             (
                 |it| it.start_enabled = Some("yes".into()),
-                "APPMESH_START_ENABLED: `yes`: 1 or 0 is needed",
+                "APPMESH_START_ENABLED is `yes`: must be 1 or 0",
             ),
             (
                 |it| it.ignore_uid = Some("envoy".into()),
-                "APPMESH_IGNORE_UID: `envoy`: invalid digit found in string",
+                "APPMESH_IGNORE_UID is `envoy`: must be a number from 0 to 4294967295",
             ),
             (
                 |it| it.envoy_egress_port = Some("0".into()),
-                "APPMESH_ENVOY_EGRESS_PORT: `0`: `0` is no port: 1 to 65535 is needed",
+                "APPMESH_ENVOY_EGRESS_PORT is `0`: `0` is not a port from 1 to 65535",
             ),
             (
                 |it| it.app_ports = Some("80,65536".into()),
-                "APPMESH_APP_PORTS: `80,65536`: `65536` is no port: 1 to 65535 is needed",
+                "APPMESH_APP_PORTS is `80,65536`: `65536` is not a port from 1 to 65535",
             ),
             (
                 |it| it.egress_ignored_ip = Some("10.0.0.0/33".into()),
-                "APPMESH_EGRESS_IGNORED_IP: `10.0.0.0/33`: `10.0.0.0/33` is neither an IP address nor a CIDR",
+                "APPMESH_EGRESS_IGNORED_IP is `10.0.0.0/33`: `10.0.0.0/33` is not an IP address or a CIDR",
             ),
             (
                 |it| it.enable_ipv6 = Some("2".into()),
-                "APPMESH_ENABLE_IPV6: `2`: 1 or 0 is needed",
+                "APPMESH_ENABLE_IPV6 is `2`: must be 1 or 0",
             ),
             (
                 |it| it.ignore_uid = None,
-                "APPMESH_IGNORE_UID or APPMESH_IGNORE_GID is needed, or Envoy's own connections would come back to it",
+                "set APPMESH_IGNORE_UID, APPMESH_IGNORE_GID or EVERMESH_IGNORE_MARK; otherwise Envoy's own connections would be redirected to Envoy",
             ),
         ];
-        for (spoil, expected) in cases {
+        for (mutate, expected) in cases {
             let mut settings = settings();
-            spoil(&mut settings);
-            assert_eq!(Plan::read(&settings).unwrap_err().to_string(), expected);
+            mutate(&mut settings);
+            assert_eq!(
+                InterceptionPlan::read(&settings).unwrap_err().to_string(),
+                expected
+            );
         }
     }
 }

@@ -1,73 +1,72 @@
-//! The rules of one IP family, in words that every backend has. Pure.
+//! The chains of one IP family, in terms that both backends have.
+//!
+//! No I/O: a plan becomes chains, and the backends write the chains.
 
 use std::collections::BTreeSet;
 
 use ipnet::IpNet;
 
-use crate::plan::{Exempt, Plan};
+use crate::plan::{Exempt, InterceptionPlan};
 
-/// What comes in to a port of the application.
+/// The chain for inbound connections.
 pub(crate) const INGRESS: &str = "APPMESH_INGRESS";
 
-/// What goes out.
+/// The chain for outbound connections.
 pub(crate) const EGRESS: &str = "APPMESH_EGRESS";
 
-/// An IP family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Family {
+pub(crate) enum NetfilterFamily {
     V4,
     V6,
 }
 
-/// Where the kernel enters the rules.
+/// The netfilter hook from which the kernel enters a chain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Hook {
-    /// Of what comes in.
+    /// Inbound connections.
     Prerouting,
-    /// Of what goes out.
+    /// Outbound connections.
     Output,
 }
 
-/// A chain that is entered from a hook by TCP connections from or to somewhere else.
+/// A chain of rules. The backends let connections that stay on this host skip it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Chain {
     pub(crate) name: &'static str,
     pub(crate) hook: Hook,
-    /// The first that matches decides.
+    /// The first rule that matches decides.
     pub(crate) rules: Vec<Rule>,
 }
 
-/// What matches, and what then happens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Rule {
     pub(crate) matches: Match,
-    pub(crate) verdict: Verdict,
+    pub(crate) verdict: RuleVerdict,
 }
 
-/// Of which connections a rule is.
+/// The connections that a rule applies to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Match {
-    /// All.
+    /// Every TCP connection.
     Any,
-    /// Those to a port of a set, which has a name.
+    /// TCP connections to one of these ports. nftables keeps the ports in a set of this name.
     Ports(&'static str, BTreeSet<u16>),
-    /// Those to a network.
+    /// Connections to this network.
     Network(IpNet),
-    /// Those of somebody.
+    /// Connections of this user or group, or with this mark.
     Of(Exempt),
 }
 
-/// What happens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Verdict {
-    /// It goes where it wanted.
+pub(crate) enum RuleVerdict {
+    /// Leave the connection unchanged.
     Return,
-    /// It goes to this port of ours.
+    /// Send the connection to this port of the host.
     Redirect(u16),
 }
 
 impl Hook {
-    /// The kernel's name.
+    /// The name in iptables.
     pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Prerouting => "PREROUTING",
@@ -76,8 +75,8 @@ impl Hook {
     }
 }
 
-/// The chains of a family.
-pub(crate) fn chains(plan: &Plan, family: Family) -> Vec<Chain> {
+/// The chains of a family. Without application ports there is no inbound chain.
+pub(crate) fn chains(plan: &InterceptionPlan, family: NetfilterFamily) -> Vec<Chain> {
     let mut chains = Vec::new();
     if !plan.app_ports.is_empty() {
         chains.push(Chain {
@@ -85,7 +84,7 @@ pub(crate) fn chains(plan: &Plan, family: Family) -> Vec<Chain> {
             hook: Hook::Prerouting,
             rules: vec![Rule {
                 matches: Match::Ports("app_ports", plan.app_ports.clone()),
-                verdict: Verdict::Redirect(plan.ingress_port),
+                verdict: RuleVerdict::Redirect(plan.ingress_port),
             }],
         });
     }
@@ -94,21 +93,22 @@ pub(crate) fn chains(plan: &Plan, family: Family) -> Vec<Chain> {
         let ports = plan.ignored_ports.clone();
         ignored.push(Match::Ports("ignored_ports", ports));
     }
+    let is_v4 = family == NetfilterFamily::V4;
     let networks = plan.ignored_networks.iter();
-    let networks = networks.filter(|network| (family == Family::V4) == network.addr().is_ipv4());
+    let networks = networks.filter(|network| is_v4 == network.addr().is_ipv4());
     ignored.extend(networks.copied().map(Match::Network));
-    let rules = ignored.into_iter().map(|matches| Rule {
+    let ignored = ignored.into_iter().map(|matches| Rule {
         matches,
-        verdict: Verdict::Return,
+        verdict: RuleVerdict::Return,
     });
-    let rest = Rule {
+    let others = Rule {
         matches: Match::Any,
-        verdict: Verdict::Redirect(plan.egress_port),
+        verdict: RuleVerdict::Redirect(plan.egress_port),
     };
     chains.push(Chain {
         name: EGRESS,
         hook: Hook::Output,
-        rules: rules.chain([rest]).collect(),
+        rules: ignored.chain([others]).collect(),
     });
     chains
 }

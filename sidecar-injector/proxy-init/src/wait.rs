@@ -1,7 +1,7 @@
-//! Waits until a URL answers 200.
+//! The command `wait`: requests a URL until the answer has status 200.
 
 use std::{
-    io::{self, Read, Write},
+    io::{self, BufRead as _, BufReader, Read, Write as _},
     net::{TcpStream, ToSocketAddrs},
     str::FromStr,
     thread,
@@ -10,42 +10,44 @@ use std::{
 
 use crate::settings::WaitArgs;
 
-/// Between two questions.
+/// Pause between two requests.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// How long an answer may take.
-const ANSWER: Duration = Duration::from_secs(1);
+/// Limit for connecting, and for the rest of a request up to the end of the status line.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// `http://HOST:PORT/PATH`
+/// Limit for a status line, in bytes. Envoy's are shorter than 40.
+const STATUS_LINE_LIMIT: u64 = 256;
+
+/// A URL of the form `http://HOST:PORT/PATH`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Target {
+pub(crate) struct WaitUrl {
     authority: String,
     path: String,
 }
 
-/// It did not answer 200 in time.
 #[derive(Debug, thiserror::Error)]
-#[error("http://{authority}{path} did not answer 200 within {timeout:?}: {last}", authority = .target.authority, path = .target.path)]
+#[error("http://{authority}{path} did not answer with status 200 within {timeout:?}; last answer: {last}", authority = .url.authority, path = .url.path)]
 pub(crate) struct NotReady {
-    target: Target,
+    url: WaitUrl,
     timeout: Duration,
+    /// The last status line or error.
     last: String,
 }
 
-impl FromStr for Target {
+impl FromStr for WaitUrl {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        const SHAPE: &str = "http://HOST:PORT/PATH is needed";
-        let rest = text.strip_prefix("http://").ok_or(SHAPE)?;
+        const FORM: &str = "the URL must have the form http://HOST:PORT/PATH";
+        let rest = text.strip_prefix("http://").ok_or(FORM)?;
         let (authority, path) = rest
             .find('/')
             .map_or((rest, "/"), |slash| rest.split_at(slash));
         let port = authority.rsplit_once(':').map(|(_, port)| port);
-        port.and_then(|port| port.parse::<u16>().ok())
-            .ok_or(SHAPE)?;
+        port.and_then(|port| port.parse::<u16>().ok()).ok_or(FORM)?;
         if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Err(SHAPE);
+            return Err(FORM);
         }
         Ok(Self {
             authority: authority.to_owned(),
@@ -54,18 +56,18 @@ impl FromStr for Target {
     }
 }
 
-/// Asks until the answer is 200, or it has been too long.
+/// Requests the URL until the answer has status 200 or the timeout has passed.
 pub(crate) fn run(args: &WaitArgs) -> Result<(), NotReady> {
     let end = Instant::now() + args.timeout;
     loop {
-        let last = match status(&args.url) {
+        let last = match request(&args.url) {
             Ok(line) if line.split(' ').nth(1) == Some("200") => return Ok(()),
             Ok(line) => line,
             Err(error) => error.to_string(),
         };
         if Instant::now() + PAUSE >= end {
             return Err(NotReady {
-                target: args.url.clone(),
+                url: args.url.clone(),
                 timeout: args.timeout,
                 last,
             });
@@ -74,36 +76,73 @@ pub(crate) fn run(args: &WaitArgs) -> Result<(), NotReady> {
     }
 }
 
-/// The first line of the answer.
-fn status(target: &Target) -> io::Result<String> {
-    let Target { authority, path } = target;
-    let nowhere = || io::Error::other(format!("{authority} has no address"));
-    let address = authority.to_socket_addrs()?.next().ok_or_else(nowhere)?;
-    let mut stream = TcpStream::connect_timeout(&address, ANSWER)?;
-    stream.set_read_timeout(Some(ANSWER))?;
-    stream.set_write_timeout(Some(ANSWER))?;
+/// Sends one request and returns the status line of the answer.
+fn request(url: &WaitUrl) -> io::Result<String> {
+    let WaitUrl { authority, path } = url;
+    let no_address = || io::Error::other(format!("{authority} has no address"));
+    let address = authority.to_socket_addrs()?.next().ok_or_else(no_address)?;
+    let mut stream = TcpStream::connect_timeout(&address, REQUEST_TIMEOUT)?;
+    let deadline = Instant::now() + REQUEST_TIMEOUT;
+    stream.set_write_timeout(Some(REQUEST_TIMEOUT))?;
     let request = format!("GET {path} HTTP/1.1\r\nHost: {authority}\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes())?;
-    // A status line is shorter than this.
-    let mut answer = [0; 256];
-    let length = stream.read(&mut answer)?;
-    let text = String::from_utf8_lossy(&answer[..length]).into_owned();
-    Ok(text.lines().next().unwrap_or_default().to_owned())
+    status_line(DeadlineReader { stream, deadline })
+}
+
+/// Reads up to the end of the first line, which may arrive in any number of segments.
+fn status_line(answer: impl Read) -> io::Result<String> {
+    let mut line = Vec::new();
+    BufReader::new(answer)
+        .take(STATUS_LINE_LIMIT)
+        .read_until(b'\n', &mut line)?;
+    let text = String::from_utf8_lossy(&line);
+    text.strip_suffix('\n')
+        .map(|line| line.trim_end().to_owned())
+        .ok_or_else(|| io::Error::other(format!("`{text}` is not a complete status line")))
+}
+
+/// Reads from a connection until a deadline.
+struct DeadlineReader {
+    stream: TcpStream,
+    deadline: Instant,
+}
+
+impl Read for DeadlineReader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let remaining = self.deadline.saturating_duration_since(Instant::now());
+        if remaining.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        self.stream.set_read_timeout(Some(remaining))?;
+        self.stream.read(buffer)
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::{net::TcpListener, thread};
+    use std::{collections::VecDeque, net::TcpListener, thread};
 
     use super::*;
 
+    /// A connection from which each read returns one segment.
+    struct Segments(VecDeque<&'static [u8]>);
+
+    impl Read for Segments {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            let segment = self.0.pop_front().unwrap_or_default();
+            buffer[..segment.len()].copy_from_slice(segment);
+            Ok(segment.len())
+        }
+    }
+
+    fn segments(segments: impl IntoIterator<Item = &'static [u8]>) -> Segments {
+        Segments(segments.into_iter().collect())
+    }
+
     #[test]
-    fn reads_urls() {
-        let target = "http://[::1]:9901/ready".parse::<Target>().unwrap();
-        assert_eq!(
-            (&*target.authority, &*target.path),
-            ("[::1]:9901", "/ready")
-        );
+    fn urls_need_http_a_host_and_a_port() {
+        let url = "http://[::1]:9901/ready".parse::<WaitUrl>().unwrap();
+        assert_eq!((&*url.authority, &*url.path), ("[::1]:9901", "/ready"));
         for bad in [
             "",
             "https://a:1/",
@@ -111,33 +150,63 @@ mod tests {
             "http://a:b/",
             "http://a:1/ b",
         ] {
-            assert!(bad.parse::<Target>().is_err(), "{bad}");
+            assert!(bad.parse::<WaitUrl>().is_err(), "{bad}");
         }
     }
 
     #[test]
-    fn waits_until_it_is_ready() {
+    fn status_line_is_read_from_any_number_of_segments() {
+        const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nserver: envoy\r\n\r\nLIVE";
+        for answer in [
+            segments([ANSWER]),
+            segments(ANSWER.split_inclusive(|byte| *byte == b' ')),
+            segments([&ANSWER[..10], &ANSWER[10..16], &ANSWER[16..]]),
+            segments(ANSWER.chunks(1)),
+        ] {
+            assert_eq!(status_line(answer).unwrap(), "HTTP/1.1 200 OK");
+        }
+    }
+
+    #[test]
+    fn incomplete_or_endless_status_line_is_an_error() {
+        let cut = status_line(segments([&b"HTTP/1.1 "[..], b"200"]));
+        let cut = cut.unwrap_err().to_string();
+        assert_eq!(cut, "`HTTP/1.1 200` is not a complete status line");
+        let endless = status_line(io::repeat(b'x')).unwrap_err().to_string();
+        assert!(endless.contains("xxx"), "{endless}");
+    }
+
+    #[test]
+    fn waits_until_the_status_is_200() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}/ready", listener.local_addr().unwrap());
-        let answering = thread::spawn(move || {
+        let server = thread::spawn(move || {
             for status in ["503 Service Unavailable", "200 OK"] {
-                let (mut stream, _) = listener.accept().unwrap();
-                let mut request = [0; 256];
-                assert!(stream.read(&mut request).unwrap() > 0);
-                write!(stream, "HTTP/1.1 {status}\r\n\r\n").unwrap();
+                let (stream, _) = listener.accept().unwrap();
+                let mut request = BufReader::new(stream);
+                let mut line = String::new();
+                while line != "\r\n" {
+                    line.clear();
+                    assert!(request.read_line(&mut line).unwrap() > 0);
+                }
+                let mut stream = request.into_inner();
+                stream.set_nodelay(true).unwrap();
+                for byte in format!("HTTP/1.1 {status}\r\n").bytes() {
+                    stream.write_all(&[byte]).unwrap();
+                }
             }
         });
         let args = WaitArgs {
             url: url.parse().unwrap(),
-            timeout: Duration::from_secs(10),
+            timeout: Duration::from_secs(60),
         };
         run(&args).unwrap();
-        answering.join().unwrap();
+        server.join().unwrap();
         let error = run(&WaitArgs {
             timeout: Duration::ZERO,
             ..args
         });
         let error = error.unwrap_err().to_string();
-        assert!(error.contains("did not answer 200"), "{error}");
+        assert!(error.contains("did not answer with status 200"), "{error}");
     }
 }

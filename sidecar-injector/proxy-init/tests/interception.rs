@@ -1,4 +1,5 @@
-//! Two hosts, one of them intercepted: what its connections, and those to it, arrive at.
+//! Runs the program in network namespaces: two hosts, one of them intercepted, and the process that answers each
+//! connection between them.
 
 #![allow(clippy::unwrap_used)] // what fails here fails a test
 
@@ -16,11 +17,11 @@ use evermesh_testkit::{
 };
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 
-/// Addresses of both hosts beside the lab's own; the last ones are called without Envoy.
+/// Further addresses of both hosts. The last two of `OUTSIDE` are ignored.
 const INSIDE: [&str; 1] = ["fd77::1"];
 const OUTSIDE: [&str; 3] = ["fd77::2", "fd77::3", "10.77.9.9"];
 
-/// The last of forty ports of the application, one that is not listed, and one that is ignored.
+/// The last of forty application ports, a port that is not an application port, an ignored port and any other.
 const LISTED: u16 = 8040;
 const UNLISTED: u16 = 9000;
 const IGNORED: u16 = 2222;
@@ -62,8 +63,8 @@ impl Scene {
         [host.ip().into(), v6.parse().unwrap()]
     }
 
-    /// Who answers connections: from outside to a listed port and to another, and from inside to a port and to one
-    /// that is ignored.
+    /// The processes that answer connections, first over IPv4 and then over IPv6: from outside to an application port
+    /// and to another port, then from inside to any port and to an ignored port.
     async fn answers(&self) -> Vec<String> {
         let mut answers = Vec::new();
         for ip in Self::of_both_families(&self.inside, INSIDE[0]) {
@@ -82,12 +83,12 @@ impl Scene {
     }
 }
 
-/// With nothing intercepted.
+/// The answers without interception.
 const DIRECT: [&str; 8] = [
     "app", "app", "app", "app", "outside", "outside", "outside", "outside",
 ];
 
-/// With everything intercepted, IPv4 first.
+/// The answers with interception.
 const INTERCEPTED: [&str; 8] = [
     "ingress", "app", "ingress", "app", "egress", "outside", "egress", "outside",
 ];
@@ -103,7 +104,7 @@ fn add_addresses(host: &LabHost, addresses: &[&str]) {
     }
 }
 
-/// The name that a server greets with.
+/// The name that the server at this address sends.
 async fn greeting(address: &Address) -> String {
     let mut stream = BufReader::new(address.connect().await.unwrap());
     let mut line = String::new();
@@ -119,7 +120,7 @@ fn interception() -> Interception {
     }
 }
 
-async fn intercepts_both_ways(backend: &str) {
+async fn intercepts_both_directions(backend: &str) {
     let scene = Scene::build().await;
     let Scene {
         inside, outside, ..
@@ -132,12 +133,12 @@ async fn intercepts_both_ways(backend: &str) {
         let address = SocketAddr::new(ip.parse().unwrap(), OTHER);
         assert_eq!(greeting(&inside.reach(address)).await, "outside", "{ip}");
     }
-    // Calls to itself are left alone.
+    // Connections of the host to itself are not intercepted.
     for ip in [Ipv4Addr::LOCALHOST, inside.ip()] {
         let address = SocketAddr::from((ip, LISTED));
         assert_eq!(greeting(&inside.reach(address)).await, "app", "{ip}");
     }
-    // Envoy's own connections are left alone; without a user of its own, this is the mark's to say.
+    // Envoy's own connections are not intercepted. The program can run as Envoy's user, but not with Envoy's mark.
     let _app = outside
         .http_app("ready", (Ipv4Addr::UNSPECIFIED, 8888).into())
         .await
@@ -159,7 +160,7 @@ async fn intercepts_both_ways(backend: &str) {
     let once = rules(list);
     assert!(once.contains("APPMESH_EGRESS"), "{once}");
     interception().run(inside, &backend).unwrap();
-    assert_eq!(rules(list), once, "twice is once");
+    assert_eq!(rules(list), once, "a second run changes nothing");
     Interception::default().run(inside, &backend).unwrap();
     let fewer = rules(list);
     assert!(
@@ -174,17 +175,17 @@ async fn intercepts_both_ways(backend: &str) {
 }
 
 #[tokio::test]
-async fn nftables_intercepts_both_ways() {
-    intercepts_both_ways("nftables").await;
+async fn nftables_intercepts_both_directions() {
+    intercepts_both_directions("nftables").await;
 }
 
 #[tokio::test]
-async fn iptables_intercepts_both_ways() {
-    intercepts_both_ways("iptables").await;
+async fn iptables_intercepts_both_directions() {
+    intercepts_both_directions("iptables").await;
 }
 
 #[tokio::test]
-async fn what_is_printed_is_what_is_written() {
+async fn printed_rules_equal_written_rules() {
     let mut lab = Lab::start().await.unwrap();
     let host = lab.host("pod").await.unwrap();
     let mut interception = interception();
@@ -209,9 +210,9 @@ async fn what_is_printed_is_what_is_written() {
     }
 }
 
-/// As App Mesh's controller asked for it in every pod.
+/// App Mesh's controller asked for IPv6 in every pod.
 #[tokio::test]
-async fn a_host_without_ipv6_is_no_error() {
+async fn host_without_ipv6_gets_ipv4_rules() {
     let mut lab = Lab::start().await.unwrap();
     let host = lab.host("pod").await.unwrap();
     let hidden = "mount -t tmpfs none /proc/$$/net && exec \"$0\"";
@@ -223,19 +224,19 @@ async fn a_host_without_ipv6_is_no_error() {
         .env("APPMESH_START_ENABLED", "1")
         .env("APPMESH_IGNORE_UID", "1337")
         .env("APPMESH_ENABLE_IPV6", "1");
-    let said = process::run(&mut command).unwrap();
-    assert!(said.contains("no IPv6"), "{said}");
+    let output = process::run(&mut command).unwrap();
+    assert!(output.contains("the kernel has no IPv6"), "{output}");
     let rules = host.shell("nft list ruleset").unwrap();
     assert!(rules.contains("table ip evermesh"), "{rules}");
     assert!(!rules.contains("ip6"), "{rules}");
 }
 
 #[tokio::test]
-async fn ipv4_alone_leaves_ipv6_alone() {
+async fn no_ipv6_rules_if_ipv6_is_disabled() {
     let mut lab = Lab::start().await.unwrap();
     let host = lab.host("pod").await.unwrap();
-    let only = ["--enable-ipv6", "0"];
-    interception().run(&host, &only).unwrap();
+    let ipv4_only = ["--enable-ipv6", "0"];
+    interception().run(&host, &ipv4_only).unwrap();
     let rules = host.shell("nft list ruleset").unwrap();
     assert!(rules.contains("table ip evermesh"), "{rules}");
     assert!(!rules.contains("ip6"), "{rules}");

@@ -1,43 +1,42 @@
-//! The rules as tables of nftables, one for each family, in the words of `nft` and as messages for the kernel.
+//! The nftables backend: one table per family, as netlink messages for the kernel and as input for `nft`.
 //!
-//! The kernel is told by netlink and not through `nft`, so that the image is one static file: what is needed of the
-//! protocol fits in [`message`]. A test holds that both ways make the same table.
+//! The program talks to the kernel over netlink instead of running `nft`, so that the image is one static file. A test
+//! checks that the messages and the text create the same table.
 
 mod message;
 mod socket;
 
 use std::fmt::Write as _;
 
-pub(crate) use self::socket::Refusal;
+pub(crate) use self::socket::NetlinkError;
 use crate::{
     plan::Exempt,
-    rules::{Chain, Family, Hook, Match, Rule, Verdict},
+    rules::{Chain, Hook, Match, NetfilterFamily, Rule, RuleVerdict},
 };
 
-/// The name of the table.
 const TABLE: &str = "evermesh";
 
-/// Where the kernel translates destinations (`NF_IP_PRI_NAT_DST`).
+/// The priority of destination NAT (`NF_IP_PRI_NAT_DST`).
 const PRIORITY: i32 = -100;
 
-/// Makes these the only chains of ours in each family, in one step.
-pub(crate) fn write(families: &[(Family, Vec<Chain>)]) -> Result<(), Refusal> {
+/// Replaces the tables of these families, all in one step.
+pub(crate) fn write(families: &[(NetfilterFamily, Vec<Chain>)]) -> Result<(), NetlinkError> {
     socket::send(message::replace(families))
 }
 
-/// Removes what [`write()`] wrote, in one step.
-pub(crate) fn remove(family: Family) -> Result<(), Refusal> {
+/// Removes the table of a family, if it exists.
+pub(crate) fn remove(family: NetfilterFamily) -> Result<(), NetlinkError> {
     socket::send(message::remove(family))
 }
 
-/// What [`write()`] does, in the words of `nft -f -`.
-pub(crate) fn text(family: Family, chains: &[Chain]) -> String {
+/// The input of `nft -f -` that does the same as [`write()`] for one family.
+pub(crate) fn text(family: NetfilterFamily, chains: &[Chain]) -> String {
     let family_name = match family {
-        Family::V4 => "ip",
-        Family::V6 => "ip6",
+        NetfilterFamily::V4 => "ip",
+        NetfilterFamily::V6 => "ip6",
     };
     let table = format!("table {family_name} {TABLE}");
-    // It is made first so that there is one to delete.
+    // Deleting a table that does not exist is an error, so it is created first.
     let mut text = format!("{table}\ndelete {table}\n{table} {{\n");
     // Writing to a string does not fail.
     for (name, ports) in sets(chains) {
@@ -49,7 +48,7 @@ pub(crate) fn text(family: Family, chains: &[Chain]) -> String {
         );
     }
     for chain in chains {
-        let (hook, end) = match chain.hook {
+        let (hook, remote_address) = match chain.hook {
             Hook::Prerouting => ("prerouting", "saddr"),
             Hook::Output => ("output", "daddr"),
         };
@@ -58,9 +57,9 @@ pub(crate) fn text(family: Family, chains: &[Chain]) -> String {
             text,
             "\t\ttype nat hook {hook} priority {PRIORITY}; policy accept;"
         );
-        let _ = writeln!(text, "\t\tfib {end} type local return");
+        let _ = writeln!(text, "\t\tfib {remote_address} type local return");
         for rule in &chain.rules {
-            let _ = writeln!(text, "\t\t{}", words(family_name, rule));
+            let _ = writeln!(text, "\t\t{}", statement(family_name, rule));
         }
         text.push_str("\t}\n");
     }
@@ -68,7 +67,7 @@ pub(crate) fn text(family: Family, chains: &[Chain]) -> String {
     text
 }
 
-fn words(family: &str, rule: &Rule) -> String {
+fn statement(family: &str, rule: &Rule) -> String {
     let matches = match &rule.matches {
         Match::Any => "meta l4proto tcp".to_owned(),
         Match::Ports(set, _) => format!("tcp dport @{set}"),
@@ -78,12 +77,12 @@ fn words(family: &str, rule: &Rule) -> String {
         Match::Of(Exempt::Mark(mark)) => format!("meta mark {mark}"),
     };
     match rule.verdict {
-        Verdict::Return => format!("{matches} return"),
-        Verdict::Redirect(port) => format!("{matches} redirect to :{port}"),
+        RuleVerdict::Return => format!("{matches} return"),
+        RuleVerdict::Redirect(port) => format!("{matches} redirect to :{port}"),
     }
 }
 
-/// The sets that rules refer to.
+/// The sets of ports that rules refer to, by name.
 fn sets(chains: &[Chain]) -> impl Iterator<Item = (&'static str, impl Iterator<Item = u16>)> {
     let rules = chains.iter().flat_map(|chain| &chain.rules);
     rules.filter_map(|rule| match &rule.matches {
@@ -96,13 +95,13 @@ fn sets(chains: &[Chain]) -> impl Iterator<Item = (&'static str, impl Iterator<I
 mod tests {
     use super::*;
     use crate::{
-        plan::{Plan, tests::settings},
+        plan::{InterceptionPlan, tests::settings},
         rules::chains,
     };
 
     #[test]
-    fn the_rules_are_those_of_app_mesh() {
-        let plan = Plan::read(&settings()).unwrap().unwrap();
+    fn rules_equal_those_of_app_mesh() {
+        let plan = InterceptionPlan::read(&settings()).unwrap().unwrap();
         let expected = "\
 table ip evermesh
 delete table ip evermesh
@@ -131,18 +130,21 @@ table ip evermesh {
 	}
 }
 ";
-        assert_eq!(text(Family::V4, &chains(&plan, Family::V4)), expected);
-        let v6 = text(Family::V6, &chains(&plan, Family::V6));
+        assert_eq!(
+            text(NetfilterFamily::V4, &chains(&plan, NetfilterFamily::V4)),
+            expected
+        );
+        let v6 = text(NetfilterFamily::V6, &chains(&plan, NetfilterFamily::V6));
         assert!(v6.contains("ip6 daddr fd00:ec2::254/128 return"), "{v6}");
         assert!(!v6.contains("169.254"), "{v6}");
     }
 
     #[test]
-    fn without_ports_of_the_application_nothing_that_comes_in_is_caught() {
+    fn no_inbound_chain_without_application_ports() {
         let mut settings = settings();
         settings.app_ports = None;
-        let plan = Plan::read(&settings).unwrap().unwrap();
-        let text = text(Family::V4, &chains(&plan, Family::V4));
+        let plan = InterceptionPlan::read(&settings).unwrap().unwrap();
+        let text = text(NetfilterFamily::V4, &chains(&plan, NetfilterFamily::V4));
         assert!(!text.contains("INGRESS"), "{text}");
     }
 }

@@ -1,4 +1,4 @@
-//! Hands messages to the kernel, and reads what it makes of them.
+//! Sends messages to the kernel and reads its replies.
 
 use std::time::Duration;
 
@@ -12,59 +12,45 @@ use rustix::{
     },
 };
 
-use super::message::Batch;
+use super::message::NftBatch;
 
-/// Loading modules takes the kernel a moment.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// Limit for a reply. The kernel may load modules before it replies.
+const REPLY_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// `NLMSG_ERROR`: the kind of the kernel's answer, also of a good one.
-const ANSWER: u16 = 2;
+/// The type of replies, for errors and acknowledgements (`linux/netlink.h`).
+const NLMSG_ERROR: u16 = 2;
 
-/// The kernel did not take the rules.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Refusal {
-    /// A right is missing.
+pub(crate) enum NetlinkError {
     #[error(
-        "the kernel does not let this process change rules: it needs the capability NET_ADMIN (securityContext.capabilities.add: [NET_ADMIN])"
+        "the process is not permitted to change nftables rules: add the capability NET_ADMIN to the container (securityContext.capabilities.add: [NET_ADMIN])"
     )]
     NotPermitted,
-    /// There is no nftables, or none that translates addresses.
     #[error(
-        "the kernel has no nftables that can redirect, for {about}: {errno}; it needs the modules nf_tables, nft_chain_nat, nft_redir and nft_fib, or iptables and --backend iptables"
+        "the kernel does not support nftables with redirection: {object}: {errno}; load the modules nf_tables, nft_chain_nat, nft_redir and nft_fib, or use `--backend iptables` in an image with iptables"
     )]
-    Unsupported {
-        /// What was asked of it.
-        about: String,
-        /// What it said.
-        errno: Errno,
-    },
-    /// Anything else.
-    #[error("the kernel refuses {about}: {errno}")]
-    Other {
-        /// What was asked of it.
-        about: String,
-        /// What it said.
-        errno: Errno,
-    },
+    Unsupported { object: String, errno: Errno },
+    #[error("the kernel rejected {object}: {errno}")]
+    Rejected { object: String, errno: Errno },
 }
 
-impl Refusal {
-    fn of(errno: Errno, about: &str) -> Self {
-        let about = about.to_owned();
+impl NetlinkError {
+    fn new(errno: Errno, object: &str) -> Self {
+        let object = object.to_owned();
         match errno {
             Errno::PERM | Errno::ACCESS => Self::NotPermitted,
             Errno::NOENT | Errno::OPNOTSUPP | Errno::AFNOSUPPORT | Errno::PROTONOSUPPORT => {
-                Self::Unsupported { about, errno }
+                Self::Unsupported { object, errno }
             }
-            _ => Self::Other { about, errno },
+            _ => Self::Rejected { object, errno },
         }
     }
 }
 
-/// Has the kernel carry it out.
+/// Sends a batch and waits until the kernel has carried it out.
 #[expect(clippy::needless_pass_by_value, reason = "a batch is sent once")]
-pub(super) fn send(batch: Batch) -> Result<(), Refusal> {
-    let failed = |errno| Refusal::of(errno, "a netlink socket");
+pub(super) fn send(batch: NftBatch) -> Result<(), NetlinkError> {
+    let failed = |errno| NetlinkError::new(errno, "a netlink socket");
     let socket = socket_with(
         AddressFamily::NETLINK,
         SocketType::RAW,
@@ -72,26 +58,26 @@ pub(super) fn send(batch: Batch) -> Result<(), Refusal> {
         Some(NETFILTER),
     )
     .map_err(failed)?;
-    set_socket_timeout(&socket, Timeout::Recv, Some(PATIENCE)).map_err(failed)?;
+    set_socket_timeout(&socket, Timeout::Recv, Some(REPLY_TIMEOUT)).map_err(failed)?;
     let kernel = SocketAddrNetlink::new(0, 0);
     sendto(&socket, batch.as_bytes(), SendFlags::empty(), &kernel).map_err(failed)?;
     let mut buffer = vec![0; 64 << 10];
     loop {
         let (read, _) = recv(&socket, buffer.as_mut_slice(), RecvFlags::empty()).map_err(failed)?;
-        for (sequence, result) in Answers(&buffer[..read]) {
-            let about = batch.about.get(sequence).map_or("", String::as_str);
-            result.map_err(|errno| Refusal::of(errno, about))?;
-            if sequence == batch.last() {
+        for (sequence, result) in KernelReplies(&buffer[..read]) {
+            let object = batch.objects.get(sequence).map_or("", String::as_str);
+            result.map_err(|errno| NetlinkError::new(errno, object))?;
+            if sequence == batch.last_command() {
                 return Ok(());
             }
         }
     }
 }
 
-/// The answers in what was read: to which message, and what.
-struct Answers<'a>(&'a [u8]);
+/// The replies in a datagram: the sequence number of the message, and its result.
+struct KernelReplies<'a>(&'a [u8]);
 
-impl Iterator for Answers<'_> {
+impl Iterator for KernelReplies<'_> {
     type Item = (usize, Result<(), Errno>);
 
     fn next(&mut self) -> Option<Self::Item> {
@@ -105,7 +91,7 @@ impl Iterator for Answers<'_> {
             let kind = u16::from_ne_bytes([header[4], header[5]]);
             let message = self.0.get(..length)?;
             self.0 = self.0.get(length.next_multiple_of(4)..).unwrap_or_default();
-            if kind == ANSWER {
+            if kind == NLMSG_ERROR {
                 let code = message.get(16..)?.first_chunk::<4>()?;
                 let code = i32::from_ne_bytes(*code);
                 let result = match code {
@@ -125,7 +111,7 @@ impl Iterator for Answers<'_> {
 mod tests {
     use super::*;
 
-    fn answer(kind: u16, sequence: u32, code: i32) -> Vec<u8> {
+    fn reply(kind: u16, sequence: u32, code: i32) -> Vec<u8> {
         let mut bytes = 20_u32.to_ne_bytes().to_vec();
         bytes.extend(kind.to_ne_bytes());
         bytes.extend([0; 2]);
@@ -136,21 +122,26 @@ mod tests {
     }
 
     #[test]
-    fn reads_answers() {
-        let bytes = [answer(ANSWER, 3, -1), answer(9, 0, 0), answer(ANSWER, 4, 0)].concat();
-        let answers: Vec<_> = Answers(&bytes).collect();
-        assert_eq!(answers, [(3, Err(Errno::PERM)), (4, Ok(()))]);
+    fn replies_are_parsed_and_truncated_ones_ignored() {
+        let bytes = [
+            reply(NLMSG_ERROR, 3, -1),
+            reply(9, 0, 0),
+            reply(NLMSG_ERROR, 4, 0),
+        ]
+        .concat();
+        let replies: Vec<_> = KernelReplies(&bytes).collect();
+        assert_eq!(replies, [(3, Err(Errno::PERM)), (4, Ok(()))]);
         for length in 0..bytes.len() {
-            let _ = Answers(&bytes[..length]).count();
+            let _ = KernelReplies(&bytes[..length]).count();
         }
-        assert_eq!(Answers(&[0; 16]).count(), 0);
+        assert_eq!(KernelReplies(&[0; 16]).count(), 0);
     }
 
     #[test]
-    fn says_what_is_missing() {
-        let refusal = Refusal::of(Errno::PERM, "the table (IPv4)").to_string();
-        assert!(refusal.contains("NET_ADMIN"), "{refusal}");
-        let refusal = Refusal::of(Errno::NOENT, "APPMESH_EGRESS (IPv4)").to_string();
-        assert!(refusal.contains("nft_chain_nat"), "{refusal}");
+    fn errors_name_the_missing_capability_or_module() {
+        let error = NetlinkError::new(Errno::PERM, "the table (IPv4)").to_string();
+        assert!(error.contains("NET_ADMIN"), "{error}");
+        let error = NetlinkError::new(Errno::NOENT, "APPMESH_EGRESS (IPv4)").to_string();
+        assert!(error.contains("nft_chain_nat"), "{error}");
     }
 }
