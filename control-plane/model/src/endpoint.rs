@@ -1,4 +1,4 @@
-//! Where the traffic of a node finally goes, and what Cloud Map said of it.
+//! Endpoints of nodes, and the state of Cloud Map services from which some of them are derived.
 
 use std::{
     collections::BTreeMap,
@@ -9,21 +9,21 @@ use std::{
 
 use serde::{Serialize, Serializer};
 
-/// One address of a node. The port is that of the listener which is called.
+/// One address of a node. The port is the port of the called listener, unless `target_ports` maps it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Endpoint {
-    /// Where it is, as far as known.
+    /// Region and zone, as far as they are known.
     pub locality: Locality,
-    /// Its address.
+    /// The IP address.
     pub address: IpAddr,
-    /// The port, where it is not the listener's (a Service whose `targetPort` differs from its `port`),
-    /// by listener port.
+    /// From a listener's port to the endpoint's port, if the two differ. Source: a Kubernetes Service whose `targetPort`
+    /// differs from its `port`.
     pub target_ports: BTreeMap<u16, u16>,
-    /// Whether it takes new requests.
+    /// Whether the endpoint accepts new requests.
     pub health: Health,
 }
 
-/// Region and zone of an endpoint; empty where unknown.
+/// Region and zone of an endpoint; empty if unknown.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Locality {
     /// Such as `eu-west-1`
@@ -32,22 +32,22 @@ pub struct Locality {
     pub zone: Arc<str>,
 }
 
-/// What we know of an endpoint's health.
+/// The health of an endpoint.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub enum Health {
-    /// Takes requests.
+    /// The endpoint accepts requests.
     #[default]
     Healthy,
-    /// Finishes what it has, takes nothing new.
+    /// The endpoint finishes open requests and accepts no new ones.
     Draining,
 }
 
-/// A service in a Cloud Map namespace, by the names `DiscoverInstances` takes.
+/// The identity of a Cloud Map service: the two parameters of `DiscoverInstances`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CloudMapService {
-    /// The namespace's name.
+    /// The name of the Cloud Map namespace.
     pub namespace: Arc<str>,
-    /// The service's name.
+    /// The name of the service in the namespace.
     pub service: Arc<str>,
 }
 
@@ -63,33 +63,33 @@ impl Serialize for CloudMapService {
     }
 }
 
-/// What is known of a Cloud Map service.
+/// The state of a Cloud Map service after the last call.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct CloudMapState {
-    /// The last known healthy instances, ascending by id; none before the first answer.
+    /// The last known healthy instances, in ascending order of ID; empty before the first answer.
     pub instances: Vec<Instance>,
-    /// Why the last call failed, if it did; the instances are then those of the last one that succeeded.
+    /// The failure of the last call. `instances` then come from the last successful call.
     pub failure: Option<CloudMapFailure>,
 }
 
-/// Why Cloud Map gave no answer.
+/// The failure of a call to Cloud Map.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub enum CloudMapFailure {
-    /// The namespace or the service does not exist; Cloud Map's words.
+    /// The namespace or the service does not exist. Contains the message of Cloud Map.
     NotFound(String),
-    /// Throttled, refused, or not reached; the SDK's words.
+    /// The call was throttled, denied or did not reach Cloud Map. Contains the message of the AWS SDK.
     Unavailable(String),
 }
 
 /// A healthy instance of a Cloud Map service.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Instance {
-    /// Its id in Cloud Map.
+    /// The instance ID in Cloud Map.
     pub id: Arc<str>,
-    /// `AWS_INSTANCE_IPV4`
+    /// The attribute `AWS_INSTANCE_IPV4`.
     pub ipv4: Option<Ipv4Addr>,
-    /// `AWS_INSTANCE_IPV6`
+    /// The attribute `AWS_INSTANCE_IPV6`.
     pub ipv6: Option<Ipv6Addr>,
-    /// Every attribute, those that Cloud Map reserves among them.
+    /// All attributes, including those that Cloud Map reserves.
     pub attributes: BTreeMap<Arc<str>, Arc<str>>,
 }

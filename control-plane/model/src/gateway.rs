@@ -1,4 +1,4 @@
-//! Virtual gateways and the routes that lead from them into the mesh.
+//! Virtual gateways and their routes into the mesh.
 
 use std::sync::Arc;
 
@@ -6,60 +6,61 @@ use serde::Serialize;
 
 use crate::{ObjectRef, Protocol, ResourceName, ServiceName, ServicePort, route::HttpMatch};
 
-/// A virtual gateway. Ports of its listeners are unique and none is TCP.
+/// A resolved `VirtualGateway`. Ports of listeners are unique, and no listener uses [`Protocol::Tcp`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ResolvedGateway {
-    /// Its name, and the identity of its proxies.
+    /// The identity of the gateway and of its proxies.
     pub name: ResourceName,
-    /// Where it comes from.
+    /// The object from which the gateway was read.
     pub object: ObjectRef,
-    /// Ports open to the outside, in the order of the manifest.
+    /// Inbound ports, in the order of the manifest.
     pub listeners: Vec<ServicePort>,
-    /// In the order in which they are tried: the first that matches counts.
+    /// Routes in descending precedence: the first one that matches a request handles it.
     pub routes: Vec<Arc<ResolvedGatewayRoute>>,
 }
 
-/// One gateway route.
+/// A resolved `GatewayRoute`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ResolvedGatewayRoute {
-    /// Its `awsName`.
+    /// `awsName`, unique in the gateway.
     pub name: Arc<str>,
-    /// Where it comes from.
+    /// The object from which the route was read.
     pub object: ObjectRef,
-    /// Which of the three kinds it was written as; never [`Protocol::Tcp`].
+    /// The protocol of the field that holds the route (`httpRoute`, `http2Route` or `grpcRoute`); never
+    /// [`Protocol::Tcp`].
     pub protocol: Protocol,
-    /// `match.port`: only requests to this port of the gateway; all of them when absent.
+    /// `match.port`: the gateway's port to which the route is limited; all ports if absent.
     pub port: Option<u16>,
-    /// The host name of the request; any when absent.
+    /// The match of the request's host name; any host name if absent.
     pub hostname: Option<HostnameMatch>,
-    /// Which requests it takes.
+    /// The conditions on path, method, headers and query parameters.
     pub matches: HttpMatch,
-    /// A virtual service of the same mesh.
+    /// The virtual service, of the same mesh, that receives the requests.
     pub target: ServiceName,
-    /// One of the target's ports; absent while the target has none (no provider).
+    /// The port of the target; absent while the target has no provider and therefore no ports.
     pub target_port: Option<ServicePort>,
-    /// Whether `Host` becomes the target's host name. App Mesh's default is yes.
+    /// Whether `Host` is rewritten to the target's host name. App Mesh's default is `true`.
     pub rewrite_hostname: bool,
-    /// What happens to the path.
+    /// The rewrite of the request's path.
     pub rewrite_path: PathRewrite,
 }
 
-/// A match of a request's host name, its port left aside.
+/// A match of a request's host name without its port.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub enum HostnameMatch {
-    /// The whole name
+    /// The complete name
     Exact(Arc<str>),
-    /// Its end, such as `.example.com`
+    /// The end of the name, such as `.example.com`
     Suffix(Arc<str>),
 }
 
-/// What happens to a request's path on its way in.
+/// The rewrite of a request's path.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub enum PathRewrite {
-    /// It stays.
+    /// The path is not changed.
     Keep,
-    /// What the match's prefix took is replaced: App Mesh's default, with `/`.
+    /// The matched prefix is replaced by this one. App Mesh's default is `/`.
     Prefix(Arc<str>),
-    /// All of it is replaced.
+    /// The complete path is replaced.
     Full(Arc<str>),
 }

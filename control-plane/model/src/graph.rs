@@ -1,4 +1,4 @@
-//! Everything known, resolved.
+//! The graph: all meshes with their members, resolved.
 
 use std::sync::Arc;
 
@@ -9,24 +9,25 @@ use crate::{
     ResourceName, ServiceName, memo::SharedMap,
 };
 
-/// All meshes and their members. Immutable: a change makes a new graph that shares what stayed,
-/// down to whole maps.
+/// All meshes and their members. A change produces a new graph, which shares unchanged values and maps with the old one.
 ///
-/// Every name in it leads to an entry: the mesh of a member, the service of a backend or a gateway route,
-/// the provider of a service, the node of a target.
+/// Every name in a graph is a key of one of its maps: the mesh of a member, the service of a backend or gateway route,
+/// the provider of a service and the node of a route target.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Graph {
-    /// By `awsName`.
+    /// Meshes by `awsName`.
     pub meshes: SharedMap<Arc<str>, ResolvedMesh>,
-    /// By name.
+    /// Virtual nodes.
     pub nodes: SharedMap<ResourceName, ResolvedNode>,
-    /// By mesh and host name.
+    /// Virtual services by mesh and host name.
     pub services: SharedMap<ServiceName, ResolvedService>,
-    /// By name.
+    /// Virtual routers.
     pub routers: SharedMap<ResourceName, ResolvedRouter>,
-    /// By name.
+    /// Virtual gateways.
     pub gateways: SharedMap<ResourceName, ResolvedGateway>,
-    /// Of every node whose endpoints are ours to serve, ascending. Empty where there is none; absent as long
-    /// as nothing is known, which is not the same: a proxy that has some keeps them.
+    /// Endpoints, in ascending order, of every node whose endpoints the control plane serves (EDS).
+    ///
+    /// An empty list means that the node has no endpoint. A missing entry means that its endpoints are not known yet;
+    /// proxies keep the endpoints that they have.
     pub endpoints: SharedMap<ResourceName, Vec<Endpoint>>,
 }

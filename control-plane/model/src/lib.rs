@@ -1,11 +1,76 @@
-//! The vocabulary of the middle: everything known about the mesh, resolved, immutable and ordered.
+//! The resolved, immutable form of a service mesh: what ingest produces and translation reads.
 //!
-//! Ingest turns the user's objects into a [`Graph`] and a list of [`Problem`]s; translation turns the
-//! graph into Envoy resources. The words for objects are App Mesh's, the words for traffic are Envoy's.
-//! Every reference inside a graph has been resolved: a name found in one map leads to an entry in
-//! another, or the graph would not hold it.
+//! # Domain
 //!
-//! Must not depend on tokio, kube, prost or tonic; no clock, no environment, no hash order.
+//! AWS App Mesh, whose API Evermesh serves, describes a *mesh* of applications by Kubernetes objects:
+//!
+//! - A *virtual node* is an application with an Envoy sidecar: the ports it listens on, how its endpoints are found and
+//!   which services it may call (its backends).
+//! - A *virtual service* is a host name that applications call. Its provider is a virtual node or a virtual router.
+//! - A *virtual router* splits the requests for a virtual service among virtual nodes by matches and weights.
+//! - A *virtual gateway* is an Envoy through which requests enter the mesh; *gateway routes* send them to virtual
+//!   services.
+//!
+//! Ingest turns these objects into a [`Graph`] and a list of [`Problem`]s. Translation turns the graph into Envoy
+//! resources:
+//!
+//! ```text
+//!  Kubernetes objects ──ingest──► Graph ──translate──► Envoy listeners, routes, clusters, endpoints
+//!                          │
+//!                          └────► Problems ──► statuses, lint output, metrics
+//! ```
+//!
+//! Types that stand for an App Mesh object begin with `Resolved`. Every reference in a graph is resolved: a name found
+//! in one map of the graph is a key of another map.
+//!
+//! # Example
+//!
+//! A mesh with a virtual service `color.shop` whose provider is the virtual node `color`, which listens on port 8080:
+//!
+//! ```
+//! use std::sync::Arc;
+//! use evermesh_model::{
+//!     EgressPolicy, Graph, Kind, NodeListener, ObjectRef, Protocol, ProxyKind, ResolvedMesh, ResolvedNode,
+//!     ResolvedService, ResourceName, ServiceName, ServicePort, ServiceProvider, Timeout,
+//! };
+//!
+//! let node = ResourceName::new("m", ProxyKind::VirtualNode, "color_shop");
+//! let service = ServiceName { mesh: "m".into(), hostname: "color.shop".into() };
+//! let graph = Graph {
+//!     meshes: Arc::new([("m".into(), Arc::new(ResolvedMesh {
+//!         name: "m".into(),
+//!         object: ObjectRef::new(Kind::Mesh, "", "m"),
+//!         egress: EgressPolicy::DropAll,
+//!         ip_preference: None,
+//!         endpoint_slices: None,
+//!     }))].into()),
+//!     nodes: Arc::new([(node.clone(), Arc::new(ResolvedNode {
+//!         name: node.clone(),
+//!         object: ObjectRef::new(Kind::VirtualNode, "shop", "color"),
+//!         listeners: vec![NodeListener { port: 8080, protocol: Protocol::Http, timeout: Timeout::default() }],
+//!         discovery: None,
+//!         backends: Vec::new(),
+//!         local_ports: None,
+//!     }))].into()),
+//!     services: Arc::new([(service.clone(), Arc::new(ResolvedService {
+//!         name: service.clone(),
+//!         object: ObjectRef::new(Kind::VirtualService, "shop", "color"),
+//!         provider: ServiceProvider::Node(node.clone()),
+//!         ports: vec![ServicePort { port: 8080, protocol: Protocol::Http }],
+//!     }))].into()),
+//!     ..Graph::default()
+//! };
+//!
+//! // The provider of a service is always a key of `nodes` or `routers`.
+//! assert!(matches!(&graph.services[&service].provider, ServiceProvider::Node(name) if graph.nodes.contains_key(name)));
+//! ```
+//!
+//! The doc of `evermesh_ingest` shows how manifests become such a graph.
+//!
+//! # Constraints
+//!
+//! This crate does not depend on tokio, kube, prost or tonic. It has no clock, no environment and no hash order, so
+//! equal inputs give equal graphs on every replica; `clippy.toml` enforces this.
 
 pub mod endpoint;
 pub mod gateway;

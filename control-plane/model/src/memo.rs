@@ -1,22 +1,37 @@
-//! Rebuild everything, recompute nothing.
+//! Memoisation of the pipeline's stages.
 //!
-//! A stage of the pipeline walks all its keys at every turn. For each key a [`Memo`] compares the inputs
-//! with those of the last turn *by pointer*, and where they are the same it hands out the last output.
-//! There are no dirty flags and no invalidation rules: the result cannot depend on the order of events.
+//! A stage walks all its keys in every rebuild. For each key a [`Memo`] compares the inputs *by pointer* with those of
+//! the previous rebuild. If they are the same, it returns the previous output; otherwise it runs the stage's function:
+//!
+//! ```
+//! use std::sync::Arc;
+//! use evermesh_model::Memo;
+//!
+//! let input = Arc::new(21);
+//! let mut memo = Memo::default();
+//! let first = memo.update([(&"key", &input)], |_, input: &Arc<u32>| **input * 2);
+//! let again = memo.update([(&"key", &input)], |_, _| unreachable!("the input has the same pointer"));
+//! assert_eq!(*again["key"], 42);
+//! assert!(Arc::ptr_eq(&first, &again));
+//! ```
+//!
+//! Dirty flags and invalidation rules do not exist, so the result cannot depend on the order of events.
 
 use std::{
     collections::BTreeMap,
     sync::{Arc, Weak},
 };
 
-/// Values by key. The pointer stays while none of them changes, so whoever walked the map last time need not look
-/// inside to know.
+/// Immutable map from keys to shared values. The pointer of the map stays while no value changes, so a reader can skip
+/// the whole map after one comparison.
 pub type SharedMap<K, T> = Arc<BTreeMap<K, Arc<T>>>;
 
-/// Whether two inputs are the same without looking inside: pointers for what is shared, values for what is small.
-/// `false` is always a correct answer, only a slower one.
+/// Equality that costs O(1) per shared value: pointers are compared instead of contents, small values are compared
+/// directly.
+///
+/// `true` guarantees equality. `false` may be wrong and then costs an unnecessary computation.
 pub trait FastEq {
-    /// Whether `self` and `other` are known to be the same.
+    /// Returns whether `self` and `other` are known to be equal.
     fn fast_eq(&self, other: &Self) -> bool;
 }
 
@@ -26,8 +41,8 @@ impl<T: ?Sized> FastEq for Arc<T> {
     }
 }
 
-/// Enough to know a pointer again, and whoever owns the value may still change it in place: [`Arc::make_mut`] moves it
-/// to another pointer instead of copying it.
+/// A weak pointer identifies a value without keeping the owner from changing it in place: [`Arc::make_mut`] moves the
+/// value to another allocation instead of copying it, and the weak pointer no longer compares equal.
 impl<T> FastEq for Weak<T> {
     fn fast_eq(&self, other: &Self) -> bool {
         self.ptr_eq(other)
@@ -76,16 +91,17 @@ impl FastEq for () {
     }
 }
 
-/// An input that is borrowed where it can be, and owned only if it is not the last one: to count thousands of
-/// pointers up and down takes longer than to compare them.
+/// An input that is borrowed for the comparison and cloned only if it changed.
+///
+/// Incrementing and decrementing thousands of reference counts takes longer than comparing the pointers.
 pub trait MemoInput {
-    /// What a memo keeps of it.
+    /// The owned form, which the memo keeps until the next rebuild.
     type Stored;
 
-    /// Whether it is known to be the last one, as in [`FastEq`].
+    /// Returns whether the input is known to equal the previous one; see [`FastEq`].
     fn is_unchanged(&self, last: &Self::Stored) -> bool;
 
-    /// To keep.
+    /// Converts the input into the form that the memo keeps.
     fn into_stored(self) -> Self::Stored;
 }
 
@@ -146,9 +162,9 @@ for_tuples! {
     (A 0, B 1, C 2, D 3, E 4, F 5)
 }
 
-/// The last input and output of every key, ascending.
+/// The previous input and output of every key, in ascending order of the keys.
 ///
-/// Holding the inputs keeps them alive, so a pointer can never be reused for something else.
+/// The entries keep their inputs alive, so an address cannot be reused for another value.
 #[derive(Debug)]
 pub struct MemoEntries<K, I, O>(Vec<(K, I, O)>);
 
@@ -159,10 +175,10 @@ impl<K, I, O> Default for MemoEntries<K, I, O> {
 }
 
 impl<K: Ord + Clone, I, O> MemoEntries<K, I, O> {
-    /// Runs `derive` for every key whose input is not the same as in the last turn; it gets the last input and
-    /// output, if there are any. Keys that are not in `inputs` are forgotten; these are returned.
+    /// Runs `derive` for every key whose input changed, with the previous input and output if the key is not new.
+    /// Removes the keys that are not in `inputs` and returns them.
     ///
-    /// `inputs` must come in strictly ascending order of their keys: old and new are merged in one walk.
+    /// `inputs` must be in strictly ascending order of the keys, because old and new entries are merged in one walk.
     pub fn update<'a, B: MemoInput<Stored = I>>(
         &mut self,
         inputs: impl IntoIterator<Item = (&'a K, B)>,
@@ -172,15 +188,16 @@ impl<K: Ord + Clone, I, O> MemoEntries<K, I, O> {
         K: 'a,
     {
         let inputs = inputs.into_iter();
-        let mut last = std::mem::take(&mut self.0).into_iter().peekable();
-        self.0.reserve(last.len().max(inputs.size_hint().0));
-        let mut gone = Vec::new();
+        let mut previous = std::mem::take(&mut self.0).into_iter().peekable();
+        self.0.reserve(previous.len().max(inputs.size_hint().0));
+        let mut removed = Vec::new();
         for (key, input) in inputs {
-            // Most keys are the very same strings, which is quicker to see than which of two comes first.
-            while let Some((passed, ..)) = last.next_if(|(it, ..)| it != key && it < key) {
-                gone.push(passed);
+            // Most keys are equal and share their strings, so `==` is faster than `<`.
+            while let Some((key, ..)) = previous.next_if(|(other, ..)| other != key && other < key)
+            {
+                removed.push(key);
             }
-            let entry = match last.next_if(|(it, ..)| it == key) {
+            let entry = match previous.next_if(|(other, ..)| other == key) {
                 Some((key, last, output)) if input.is_unchanged(&last) => (key, last, output),
                 Some((key, last, output)) => {
                     let input = input.into_stored();
@@ -195,17 +212,17 @@ impl<K: Ord + Clone, I, O> MemoEntries<K, I, O> {
             };
             self.0.push(entry);
         }
-        gone.extend(last.map(|(key, ..)| key));
-        gone
+        removed.extend(previous.map(|(key, ..)| key));
+        removed
     }
 
-    /// What was made of every key, ascending.
+    /// The outputs in ascending order of the keys.
     pub fn outputs(&self) -> impl Iterator<Item = &O> {
         self.0.iter().map(|(.., output)| output)
     }
 }
 
-/// The last inputs and outputs of one stage, by key.
+/// The previous inputs and outputs of one stage.
 #[derive(Debug)]
 pub struct Memo<K, I, T> {
     entries: MemoEntries<K, I, Arc<T>>,
@@ -222,11 +239,12 @@ impl<K, I, T> Default for Memo<K, I, T> {
 }
 
 impl<K: Ord + Clone, I, T: PartialEq> Memo<K, I, T> {
-    /// One turn: the output of every key, computed by `derive` only where the inputs are not the same as
-    /// in the last turn. An output that comes out equal to the last one keeps its pointer, so later
-    /// stages see no change; and so does the map of them all. Keys that are not in `inputs` are forgotten.
+    /// Returns the output of every key in `inputs`. Runs `derive` only for inputs that changed since the previous call.
     ///
-    /// `inputs` must come in strictly ascending order of their keys.
+    /// An output that equals the previous one keeps its pointer, and so does the map if no output changed: later
+    /// stages see no change. Keys that are not in `inputs` are removed.
+    ///
+    /// `inputs` must be in strictly ascending order of the keys.
     pub fn update<'a, B: MemoInput<Stored = I>>(
         &mut self,
         inputs: impl IntoIterator<Item = (&'a K, B)>,
@@ -236,7 +254,7 @@ impl<K: Ord + Clone, I, T: PartialEq> Memo<K, I, T> {
         K: 'a,
     {
         let mut differences = Vec::new();
-        let gone = self.entries.update(inputs, |key, input, last| {
+        let removed = self.entries.update(inputs, |key, input, last| {
             let fresh = derive(key, input);
             match last {
                 Some((_, output)) if *output == fresh => output,
@@ -247,20 +265,19 @@ impl<K: Ord + Clone, I, T: PartialEq> Memo<K, I, T> {
                 }
             }
         });
-        differences.extend(gone.into_iter().map(|key| (key, None)));
-        patch(&mut self.outputs, differences);
+        differences.extend(removed.into_iter().map(|key| (key, None)));
+        apply_differences(&mut self.outputs, differences);
         Arc::clone(&self.outputs)
     }
 
-    /// What the last turn made.
+    /// The outputs of the previous [`update`](Self::update).
     pub const fn outputs(&self) -> &SharedMap<K, T> {
         &self.outputs
     }
 }
 
-/// Brings a map up to date, with these values and without the keys that have none. If nothing differs it keeps its
-/// pointer.
-pub fn patch<K: Ord + Clone, T>(
+/// Inserts every key with a value and removes every key without one. Without differences the map keeps its pointer.
+pub fn apply_differences<K: Ord + Clone, T>(
     map: &mut SharedMap<K, T>,
     differences: impl IntoIterator<Item = (K, Option<Arc<T>>)>,
 ) {
@@ -286,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn derives_only_what_has_another_input() {
+    fn only_changed_inputs_are_derived_again() {
         let (a, b, b_again): (Arc<str>, Arc<str>, Arc<str>) = ("a".into(), "b".into(), "bb".into());
         let mut memo = Memo::default();
         let mut derived = Vec::new();
@@ -308,27 +325,30 @@ mod tests {
         assert!(ran.is_empty());
         assert_eq!(third.len(), 1);
         let (_, ran) = update(&[(1, &a)]);
-        assert_eq!(ran, [1], "a key that was away is forgotten");
+        assert_eq!(ran, [1], "a removed key is derived again");
     }
 
     #[test]
-    fn an_equal_output_keeps_its_pointer() {
+    fn equal_output_keeps_its_pointer() {
         let (lower, upper): (Arc<str>, Arc<str>) = ("a".into(), "A".into());
         let mut memo = Memo::default();
         let upper_case = |_: &u8, input: &Arc<str>| input.to_uppercase();
         let first = memo.update(inputs(&[(1, &lower)]), upper_case);
         let second = memo.update(inputs(&[(1, &upper)]), upper_case);
         assert!(Arc::ptr_eq(&first[&1], &second[&1]));
-        assert!(Arc::ptr_eq(&first, &second), "and so does the map");
+        assert!(
+            Arc::ptr_eq(&first, &second),
+            "the map keeps its pointer too"
+        );
         let third = memo.update(inputs(&[(1, &upper), (2, &lower)]), upper_case);
-        assert_eq!(first.len(), 1, "what was handed out stays as it is");
+        assert_eq!(first.len(), 1, "a returned map does not change");
         let fourth = memo.update(inputs(&[(2, &lower)]), upper_case);
         assert_eq!((third.len(), fourth.len()), (2, 1));
         assert!(Arc::ptr_eq(&third[&2], &fourth[&2]));
     }
 
     #[test]
-    fn sameness_is_by_pointer_and_shape() {
+    fn fast_equality_compares_pointers_and_lengths() {
         let (a, b): (Arc<str>, Arc<str>) = ("a".into(), "a".into());
         assert!(vec![a.clone()].fast_eq(&vec![a.clone()]));
         assert!(!vec![a.clone()].fast_eq(&vec![b.clone()]));
@@ -340,12 +360,12 @@ mod tests {
     }
 
     #[test]
-    fn what_is_known_weakly_is_changed_in_place_and_not_the_same() {
+    fn value_with_weak_pointer_is_changed_in_place_and_compares_unequal() {
         let mut value = Arc::new(vec![1]);
-        let (known, content) = (Arc::downgrade(&value), value.as_ptr());
-        assert!(known.fast_eq(&Arc::downgrade(&value)));
+        let (seen, content) = (Arc::downgrade(&value), value.as_ptr());
+        assert!(seen.fast_eq(&Arc::downgrade(&value)));
         Arc::make_mut(&mut value)[0] = 2;
         assert_eq!(value.as_ptr(), content);
-        assert!(!known.fast_eq(&Arc::downgrade(&value)));
+        assert!(!seen.fast_eq(&Arc::downgrade(&value)));
     }
 }

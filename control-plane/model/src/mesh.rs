@@ -1,4 +1,4 @@
-//! What holds for every member of a mesh.
+//! Meshes: settings that apply to all members.
 
 use std::sync::Arc;
 
@@ -6,19 +6,19 @@ use serde::Serialize;
 
 use crate::ObjectRef;
 
-/// A mesh.
+/// A resolved `Mesh`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ResolvedMesh {
-    /// Its `awsName`: in node ids, ARNs and cluster names.
+    /// `awsName`, which is part of node IDs, ARNs and cluster names.
     pub name: Arc<str>,
-    /// Where it comes from.
+    /// The object from which the mesh was read.
     pub object: ObjectRef,
-    /// What a node may reach besides its backends.
+    /// The destinations that a node may call in addition to its backends.
     pub egress: EgressPolicy,
-    /// The IP family of discovery and listeners, if the user chose one.
+    /// The IP family of endpoints and listeners; both families if absent.
     pub ip_preference: Option<IpFamilyPreference>,
-    /// Whether a DNS name that means a Service of the cluster is served from its EndpointSlices, if the user chose for
-    /// this mesh.
+    /// Whether DNS names of Kubernetes Services are served from EndpointSlices. Absent if the mesh uses the setting of
+    /// the control plane. Source: the annotation `evermesh.dev/endpoint-slices` of the `Mesh`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub endpoint_slices: Option<bool>,
 }
@@ -26,18 +26,18 @@ pub struct ResolvedMesh {
 /// App Mesh `egressFilter.type`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub enum EgressPolicy {
-    /// Declared backends, and TLS on port 443 with a server name under `amazonaws.com`.
+    /// Only backends, and TLS on port 443 with a server name below `amazonaws.com`.
     #[default]
     DropAll,
-    /// Whatever no backend claims passes to its original destination.
+    /// Traffic that belongs to no backend passes to its original destination.
     AllowAll,
 }
 
 /// App Mesh `meshServiceDiscovery.ipPreference`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub enum IpFamilyPreference {
-    /// IPv4 addresses only
+    /// `IPv4_ONLY`
     Ipv4Only,
-    /// IPv6 addresses only
+    /// `IPv6_ONLY`
     Ipv6Only,
 }

@@ -1,22 +1,22 @@
-//! Names inside a mesh, parsed once.
+//! Names of nodes, gateways and routers, and the parser of node IDs.
 
 use std::{fmt, str::FromStr, sync::Arc};
 
 use serde::{Serialize, Serializer};
 
-/// The kinds a [`ResourceName`] may have: the two that a proxy can be, and the routers.
+/// The kind in a [`ResourceName`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ProxyKind {
-    /// A virtual node: the proxy beside an application.
+    /// A virtual node, whose proxies are sidecars.
     VirtualNode,
-    /// A virtual gateway: a proxy that traffic enters the mesh by.
+    /// A virtual gateway, whose proxies accept traffic from outside the mesh.
     VirtualGateway,
-    /// A virtual router; no proxy is one.
+    /// A virtual router. Routers do not have proxies of their own.
     VirtualRouter,
 }
 
 impl ProxyKind {
-    /// The word in names and ARNs: `virtualNode`, `virtualGateway`, `virtualRouter`.
+    /// The kind in names and ARNs: `virtualNode`, `virtualGateway`, `virtualRouter`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::VirtualNode => "virtualNode",
@@ -26,23 +26,31 @@ impl ProxyKind {
     }
 }
 
-/// `mesh/M/virtualNode/N`: who a proxy is, and so what it may see. The parts are `awsName`s.
+/// The identity of a node, gateway or router: `mesh/M/virtualNode/N`, where `M` and `N` are `awsName`s.
 ///
-/// Parses every form that a proxy of App Mesh sends as its node id: the resource part of an ARN, with or
-/// without the mesh owner's account (`mesh/M@111122223333/…`), or the whole ARN
-/// (`arn:aws:appmesh:eu-west-1:111122223333:mesh/M/virtualNode/N`). Account and region are dropped.
+/// Proxies send this name as their node ID, and it decides which resources they receive. Parsing accepts every form
+/// that proxies of App Mesh send: the resource part of an ARN, with or without the account of the mesh owner
+/// (`mesh/M@111122223333/…`), and the complete ARN
+/// (`arn:aws:appmesh:eu-west-1:111122223333:mesh/M/virtualNode/N`). Account and region are ignored.
+///
+/// ```
+/// use evermesh_model::{ProxyKind, ResourceName};
+///
+/// let arn = "arn:aws:appmesh:eu-west-1:111122223333:mesh/shop/virtualNode/color_ns";
+/// assert_eq!(arn.parse(), Ok(ResourceName::new("shop", ProxyKind::VirtualNode, "color_ns")));
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ResourceName {
-    /// The mesh.
+    /// The `awsName` of the mesh.
     pub mesh: Arc<str>,
-    /// What it is.
+    /// Node, gateway or router.
     pub kind: ProxyKind,
-    /// Its `awsName`.
+    /// The `awsName` of the node, gateway or router.
     pub name: Arc<str>,
 }
 
 impl ResourceName {
-    /// The resource of this mesh, kind and `awsName`.
+    /// Creates a name from `awsName`s, which are not checked.
     pub fn new(mesh: impl Into<Arc<str>>, kind: ProxyKind, name: impl Into<Arc<str>>) -> Self {
         Self {
             mesh: mesh.into(),
@@ -64,7 +72,7 @@ impl Serialize for ResourceName {
     }
 }
 
-/// The text names no virtual node, gateway or router.
+/// The text is not the name of a virtual node, gateway or router.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is not of the form mesh/MESH/virtualNode/NAME or mesh/MESH/virtualGateway/NAME")]
 pub struct InvalidResourceName(pub String);
@@ -107,7 +115,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn parses_every_form_a_proxy_sends() {
+    fn every_form_of_node_id_is_parsed() {
         let expected = ResourceName::new("shop", ProxyKind::VirtualNode, "color_ns");
         for text in [
             "mesh/shop/virtualNode/color_ns",
@@ -125,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_everything_else() {
+    fn other_texts_are_rejected() {
         for text in [
             "",
             "mesh",

@@ -1,4 +1,4 @@
-//! Virtual nodes: an application, how others find it, and whom it may call.
+//! Virtual nodes: an application, the discovery of its endpoints and the services that it may call.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -6,43 +6,46 @@ use serde::Serialize;
 
 use crate::{CloudMapService, ObjectRef, Protocol, ResourceName, Timeout};
 
-/// A virtual node. Ports of its listeners are unique.
+/// A resolved `VirtualNode`. Ports of listeners are unique.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ResolvedNode {
-    /// Its name, and the identity of its proxies.
+    /// The identity of the node and of its proxies.
     pub name: ResourceName,
-    /// Where it comes from.
+    /// The object from which the node was read.
     pub object: ObjectRef,
     /// Inbound ports, in the order of the manifest.
     pub listeners: Vec<NodeListener>,
-    /// How others find it; without one nobody does.
+    /// The source of the node's endpoints. Without it other nodes cannot call this one.
     pub discovery: Option<Discovery>,
-    /// Services it may call, ascending by host name, each at most once. On any port either all of them
-    /// are HTTP-like or exactly one is TCP, unless there are local ports: ingest leaves the others out with a problem.
+    /// Services that the node may call, in ascending order of host name, without duplicates.
+    ///
+    /// Without `local_ports`, each port has either one TCP backend or any number of HTTP, HTTP/2 and gRPC backends,
+    /// because only the port distinguishes TCP connections. Ingest drops conflicting backends and reports a problem.
     pub backends: Vec<NodeBackend>,
-    /// The ports on which application and proxy meet where nothing is intercepted; absent where it is.
+    /// Loopback ports between application and proxy. Absent if the node's traffic is intercepted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub local_ports: Option<LocalPorts>,
 }
 
-/// Ports of a node whose traffic nobody intercepts: the application calls its proxy, and is called by it, on loopback.
+/// Local ports of a node whose traffic is not intercepted: application and proxy call each other on loopback.
 ///
-/// The proxy has a port to itself: none of `backends` is a listener's or one of the application's.
+/// No key of `backends` is the port of a listener or a port of the application.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct LocalPorts {
-    /// By the proxy's port on loopback: what is called there, whatever `Host` says.
+    /// From the port on which the proxy listens for the application to the backend that it forwards to, regardless of
+    /// `Host`.
     pub backends: BTreeMap<u16, LocalBackend>,
-    /// By a listener's port, on which the proxy is called by others: the application's own port on loopback. A listener
-    /// that is not here is reached by nobody.
+    /// From a listener's port, on which the proxy accepts requests of other nodes, to the application's port on
+    /// loopback. A listener without an entry is not served.
     pub application: BTreeMap<u16, u16>,
 }
 
 /// A port of one of the node's backends.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct LocalBackend {
-    /// The host name of the backend.
+    /// The host name of the virtual service.
     pub service: Arc<str>,
-    /// One of its ports.
+    /// A port of the virtual service.
     pub port: u16,
 }
 
@@ -51,43 +54,42 @@ pub struct LocalBackend {
 pub struct NodeListener {
     /// 1 to 65535
     pub port: u16,
-    /// What it speaks.
+    /// The protocol of the application behind the listener.
     pub protocol: Protocol,
-    /// Bounds on what the application behind it may take.
+    /// The timeouts of requests to the application.
     pub timeout: Timeout,
 }
 
-/// How the endpoints of a node are found.
+/// The source of a node's endpoints.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub enum Discovery {
-    /// Envoy resolves a name.
+    /// Envoy resolves a DNS name.
     Dns {
-        /// Handed to Envoy as it is: short names and trailing dots included.
+        /// The name, passed to Envoy unchanged: it may be relative or end with a dot.
         hostname: Arc<str>,
-        /// What an answer means.
+        /// The meaning of the addresses in a DNS answer.
         response: DnsResponse,
     },
-    /// We ask Cloud Map and serve what it answers.
+    /// The control plane serves the instances of a Cloud Map service.
     CloudMap {
-        /// The Cloud Map service.
+        /// The Cloud Map service to query.
         service: CloudMapService,
-        /// An instance counts if its attributes contain all of these.
+        /// Attributes that an instance must have to be an endpoint.
         attributes: BTreeMap<Arc<str>, Arc<str>>,
-        /// Whether the pods that the node selects are served as this cluster knows them, whatever Cloud Map says of
-        /// their addresses.
+        /// Whether the state of the pods that the node selects comes from this Kubernetes cluster instead of Cloud Map.
         own_pods: bool,
     },
-    /// `EndpointSlice`s of a Kubernetes Service that the node's DNS name means.
+    /// The control plane serves the `EndpointSlice`s of the Kubernetes Service to which the node's DNS name refers.
     Slices {
-        /// The Service's namespace.
+        /// The namespace of the Kubernetes Service.
         namespace: Arc<str>,
-        /// The Service's name.
+        /// The name of the Kubernetes Service.
         service: Arc<str>,
     },
 }
 
 impl Discovery {
-    /// Whether the endpoints are ours to serve (EDS), rather than Envoy's to resolve.
+    /// Returns whether the control plane serves the endpoints (EDS), instead of Envoy resolving a DNS name.
     pub const fn is_eds(&self) -> bool {
         !matches!(self, Self::Dns { .. })
     }
@@ -96,16 +98,16 @@ impl Discovery {
 /// App Mesh `dns.responseType`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub enum DnsResponse {
-    /// The name stands for a load balancer: one address at a time (Envoy `LOGICAL_DNS`).
+    /// The name belongs to a load balancer; Envoy uses one address at a time (`LOGICAL_DNS`).
     #[default]
     LoadBalancer,
-    /// Every address is an endpoint (Envoy `STRICT_DNS`).
+    /// Every address is an endpoint (`STRICT_DNS`).
     Endpoints,
 }
 
-/// A service that a node may call.
+/// A virtual service that a node may call (`spec.backends`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct NodeBackend {
-    /// The host name of a virtual service of the same mesh.
+    /// The host name of the virtual service, which belongs to the same mesh.
     pub service: Arc<str>,
 }

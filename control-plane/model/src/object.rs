@@ -1,10 +1,10 @@
-//! Which of the user's objects something is about.
+//! Kinds and names of the Kubernetes objects that Evermesh reads.
 
 use std::{fmt, str::FromStr, sync::Arc};
 
 use serde::{Serialize, Serializer};
 
-/// The kinds that a source may bring.
+/// A kind of object that a source may deliver.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub enum Kind {
     /// `appmesh.k8s.aws/v1beta2`, cluster-scoped
@@ -21,7 +21,7 @@ pub enum Kind {
     GatewayRoute,
     /// `appmesh.k8s.aws/v1beta2`
     BackendGroup,
-    /// `evermesh.dev/v1alpha1`: one route of a virtual router as an object of its own
+    /// `evermesh.dev/v1alpha1`: one route of a virtual router in an object of its own
     Route,
     /// `v1`, cluster-scoped
     Namespace,
@@ -53,7 +53,7 @@ impl Kind {
         Self::Node,
     ];
 
-    /// The `kind` of its manifests.
+    /// The `kind` field of manifests.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Mesh => "Mesh",
@@ -72,7 +72,7 @@ impl Kind {
         }
     }
 
-    /// The `apiVersion` of its manifests.
+    /// The `apiVersion` field of manifests.
     pub const fn api_version(self) -> &'static str {
         match self {
             Self::Mesh
@@ -88,7 +88,7 @@ impl Kind {
         }
     }
 
-    /// The name of its objects together, in the API's paths.
+    /// The plural in the paths of the Kubernetes API.
     pub const fn plural(self) -> &'static str {
         match self {
             Self::Mesh => "meshes",
@@ -114,7 +114,7 @@ impl Kind {
             .find(|known| known.as_str() == kind && known.api_version() == api_version)
     }
 
-    /// Whether its objects live in a namespace.
+    /// Returns whether objects of the kind belong to a namespace.
     pub const fn is_namespaced(self) -> bool {
         !matches!(self, Self::Mesh | Self::Namespace | Self::Node)
     }
@@ -126,19 +126,19 @@ impl fmt::Display for Kind {
     }
 }
 
-/// One object: `VirtualNode/shop/color`, or `Mesh/global` where there is no namespace.
+/// The identity of an object. Displays as `VirtualNode/shop/color`, or `Mesh/global` for cluster-scoped kinds.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ObjectRef {
-    /// Its kind.
+    /// The kind, which implies the API group and version.
     pub kind: Kind,
-    /// Its `metadata.namespace`; empty for cluster-scoped kinds.
+    /// `metadata.namespace`; empty for cluster-scoped kinds.
     pub namespace: Arc<str>,
-    /// Its `metadata.name`.
+    /// `metadata.name`
     pub name: Arc<str>,
 }
 
 impl ObjectRef {
-    /// The object of this kind, namespace (empty for cluster-scoped kinds) and name.
+    /// Creates a reference. `namespace` is empty for cluster-scoped kinds.
     pub fn new(kind: Kind, namespace: impl Into<Arc<str>>, name: impl Into<Arc<str>>) -> Self {
         Self {
             kind,
@@ -158,18 +158,18 @@ impl fmt::Display for ObjectRef {
     }
 }
 
-/// Text that names no object.
+/// The text is not of the form `KIND/NAMESPACE/NAME` or `KIND/NAME` with a known kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct InvalidObjectRef;
 
-/// What [`ObjectRef`] displays.
+/// Parses the form that [`ObjectRef`] displays.
 impl FromStr for ObjectRef {
     type Err = InvalidObjectRef;
 
     fn from_str(text: &str) -> Result<Self, InvalidObjectRef> {
         let mut parts = text.split('/');
         let kind = parts.next().ok_or(InvalidObjectRef)?;
-        let kind = Kind::ALL.into_iter().find(|it| it.as_str() == kind);
+        let kind = Kind::ALL.into_iter().find(|known| known.as_str() == kind);
         let kind = kind.ok_or(InvalidObjectRef)?;
         let (namespace, name) = match (parts.next().ok_or(InvalidObjectRef)?, parts.next()) {
             (namespace, Some(name)) => (namespace, name),
@@ -190,7 +190,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn finds_a_kind_by_both_names() {
+    fn kind_is_found_by_api_version_and_kind() {
         for kind in Kind::ALL {
             assert_eq!(Kind::find(kind.api_version(), kind.as_str()), Some(kind));
         }
@@ -198,13 +198,13 @@ mod tests {
     }
 
     #[test]
-    fn displays_with_and_without_namespace() {
+    fn object_displays_with_and_without_namespace() {
         assert_eq!(ObjectRef::new(Kind::Mesh, "", "m").to_string(), "Mesh/m");
         assert_eq!(ObjectRef::new(Kind::Pod, "n", "p").to_string(), "Pod/n/p");
     }
 
     #[test]
-    fn reads_what_it_displays() {
+    fn object_is_parsed_from_its_display_form() {
         for object in [
             ObjectRef::new(Kind::Mesh, "", "m"),
             ObjectRef::new(Kind::Pod, "n", "p"),

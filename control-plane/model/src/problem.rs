@@ -1,6 +1,7 @@
-//! A user's mistake as data: which object, which field, which reason, and what to do.
+//! Problems: mistakes of users as data.
 //!
-//! A problem never stops the work: what can be made of the rest is made and served.
+//! A problem names the object, the field path, a [`Reason`] that programs compare, a [`Severity`] and a message for
+//! people. A problem never stops a rebuild: the parts of an object that are valid are served.
 
 use std::{fmt, sync::Arc};
 
@@ -8,28 +9,29 @@ use serde::{Serialize, Serializer};
 
 use crate::ObjectRef;
 
-/// What was found wrong, and where.
+/// A mistake in a user's object, file or document.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Problem {
-    /// The object, when it is known which one.
+    /// The object; absent if a document could not be recognised as an object.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub object: Option<ObjectRef>,
-    /// Where the object was read: `shop/color.yaml`, document 2 is `shop/color.yaml#2`.
+    /// The file and document from which the object was read: `shop/color.yaml`, or `shop/color.yaml#2` for the second
+    /// document of a file.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub origin: Option<Arc<str>>,
-    /// The field, from the object's root; empty when the object as a whole is meant.
+    /// The field, from the object's root; the root if the problem concerns the whole object.
     #[serde(skip_serializing_if = "FieldPath::is_root")]
     pub field: FieldPath,
-    /// The cause, one word a program may compare.
+    /// The cause, for programs.
     pub reason: Reason,
-    /// What it means for what is served.
+    /// The effect on what is served.
     pub severity: Severity,
-    /// A sentence for a person: what is wrong and what to do.
+    /// A description of the mistake and of its remedy, for people.
     pub message: String,
 }
 
 impl Problem {
-    /// A problem of an object, with the severity of its reason.
+    /// A problem of an object, with the default severity of its reason.
     pub fn new(
         object: &ObjectRef,
         field: FieldPath,
@@ -62,7 +64,7 @@ impl Problem {
         }
     }
 
-    /// Says where the object was read.
+    /// Sets the file and document from which the object was read.
     #[must_use]
     pub fn with_origin(mut self, origin: impl Into<Arc<str>>) -> Self {
         self.origin = Some(origin.into());
@@ -70,6 +72,7 @@ impl Problem {
     }
 }
 
+/// Formats as `ORIGIN: OBJECT: FIELD: MESSAGE (REASON)` without the parts that are absent.
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(origin) = &self.origin {
@@ -81,131 +84,157 @@ impl fmt::Display for Problem {
         if !self.field.is_root() {
             write!(f, "{}: ", self.field)?;
         }
-        write!(f, "{} ({:?})", self.message, self.reason)
+        write!(f, "{} ({})", self.message, self.reason)
     }
 }
 
-/// What a problem means for what is served.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "lowercase")]
+/// The effect of a problem on what is served. The names are API.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
-    /// A part of the object, or all of it, is not served as written.
+    /// The object, or a part of it, is not served as written.
     Error,
-    /// It is served; the user would want to know.
+    /// The object is served as written, or with a difference that does not affect traffic.
     Warning,
 }
 
-/// The cause of a problem. The names are API: people's scripts and alerts compare them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-pub enum Reason {
-    /// A file or folder could not be read. What it last held stays in force.
-    Unreadable,
-    /// A document is not YAML, not UTF-8, or not a Kubernetes object. The last good one stays in force.
-    InvalidYaml,
-    /// A file, or a document once its aliases are expanded, is over the limit. The last good one stays in force.
-    TooLarge,
-    /// `apiVersion` and `kind` name nothing that a mesh needs. The document is left out.
-    UnknownKind,
-    /// Two documents hold the same object. The first, by file name and position, counts.
-    DuplicateObject,
-    /// A value breaks the schema of its kind: wrong type, missing, out of range. The last good object stays in force.
-    InvalidValue,
-    /// A field the schema does not know; an API server would prune it, and so do we.
-    UnknownField,
-    /// Exactly one of several fields must be set.
-    InvalidUnion,
-    /// No mesh selects the namespace, or `meshRef` names one that does not exist.
-    MeshNotFound,
-    /// Several meshes select the namespace.
-    MeshAmbiguous,
-    /// The mesh is being deleted and takes no new members.
-    MeshTerminating,
-    /// No virtual gateway selects the gateway route, or `virtualGatewayRef` names one that does not exist.
-    GatewayNotFound,
-    /// Several virtual gateways select the gateway route.
-    GatewayAmbiguous,
-    /// A reference or an ARN names an object that does not exist.
-    ReferenceNotFound,
-    /// A reference leads into another mesh.
-    MeshMismatch,
-    /// Two objects of one mesh have the same `awsName`. The older by namespace and name counts.
-    DuplicateName,
-    /// Two virtual services of one mesh have the same host name. The first by namespace and name counts.
-    DuplicateHostname,
-    /// Two routes of one router have the same name. An inline route wins over a Route object.
-    DuplicateRoute,
-    /// Two routes of one router take the same requests. The one with the smaller priority counts, then an inline one,
-    /// then the older object.
-    DuplicateMatch,
-    /// Two listeners of one object have the same port. The first counts.
-    DuplicateListener,
-    /// A backend is listed twice.
-    DuplicateBackend,
-    /// Every weight of a route is zero: its requests are answered 503.
-    AllWeightsZero,
-    /// A port that no listener has.
-    PortNotFound,
-    /// Several listeners could be meant, or nothing is intercepted and no local port is given: a port must be given.
-    PortRequired,
-    /// Two backends need one port in ways that Envoy cannot tell apart (TCP with anything else), or a local port is
-    /// somebody else's.
-    PortConflict,
-    /// A protocol, or a variant named after one, does not fit the listener's.
-    ProtocolMismatch,
-    /// The field cannot be changed once the object is there.
-    Immutable,
-    /// The field is filled in by the control plane and cannot be set by hand.
-    ReadOnly,
-    /// Listeners without `serviceDiscovery`: nobody can find the node.
-    DiscoveryMissing,
-    /// The field is part of the API and not served yet; traffic flows without it.
-    UnsupportedField,
-    /// The field protects traffic and is not served yet: what it protects is not served either.
-    UnsupportedSecurity,
-    /// The Cloud Map namespace or service does not exist.
-    CloudMapNotFound,
-    /// Cloud Map did not answer; the last known endpoints stay in force.
-    CloudMapUnavailable,
+impl Severity {
+    /// Every severity.
+    pub const ALL: [Self; 2] = [Self::Error, Self::Warning];
+
+    /// The name in outputs and metric labels.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warning => "warning",
+        }
+    }
 }
 
-impl Reason {
-    /// What it means for what is served.
-    pub const fn severity(self) -> Severity {
-        match self {
-            Self::UnknownField
-            | Self::UnknownKind
-            | Self::DuplicateBackend
-            | Self::AllWeightsZero
-            | Self::ProtocolMismatch
-            | Self::DiscoveryMissing
-            | Self::UnsupportedField
-            | Self::CloudMapUnavailable => Severity::Warning,
-            Self::Unreadable
-            | Self::InvalidYaml
-            | Self::TooLarge
-            | Self::DuplicateObject
-            | Self::InvalidValue
-            | Self::InvalidUnion
-            | Self::MeshNotFound
-            | Self::MeshAmbiguous
-            | Self::MeshTerminating
-            | Self::GatewayNotFound
-            | Self::GatewayAmbiguous
-            | Self::ReferenceNotFound
-            | Self::MeshMismatch
-            | Self::DuplicateName
-            | Self::DuplicateHostname
-            | Self::DuplicateRoute
-            | Self::DuplicateMatch
-            | Self::DuplicateListener
-            | Self::PortNotFound
-            | Self::PortRequired
-            | Self::PortConflict
-            | Self::Immutable
-            | Self::ReadOnly
-            | Self::UnsupportedSecurity
-            | Self::CloudMapNotFound => Severity::Error,
+impl fmt::Display for Severity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl Serialize for Severity {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+/// Declares [`Reason`] with the default severity of each reason, so that no list of reasons can miss one.
+macro_rules! reasons {
+    ($($(#[$doc:meta])+ $name:ident: $severity:ident,)+) => {
+        /// The cause of a problem. The names are API: users' scripts and alerts compare them.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Reason {
+            $($(#[$doc])+ $name,)+
         }
+
+        impl Reason {
+            /// Every reason, in the order in which problems of one field are sorted.
+            pub const ALL: [Self; [$(Self::$name),+].len()] = [$(Self::$name),+];
+
+            /// The name in conditions, outputs and metric labels.
+            pub const fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$name => stringify!($name),)+
+                }
+            }
+
+            /// The severity of a problem with this reason, unless the problem overrides it.
+            pub const fn severity(self) -> Severity {
+                match self {
+                    $(Self::$name => Severity::$severity,)+
+                }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// A file or folder could not be read. Its last good content stays in force.
+    Unreadable: Error,
+    /// A document is not YAML, not UTF-8 or not a Kubernetes object. Its last good version stays in force.
+    InvalidYaml: Error,
+    /// A file, or a document after the expansion of its aliases, exceeds the size limit. Its last good version stays in
+    /// force.
+    TooLarge: Error,
+    /// No kind of a mesh has this `apiVersion` and `kind`. The document is ignored.
+    UnknownKind: Warning,
+    /// Two documents contain the same object. The first by file name and position is used.
+    DuplicateObject: Error,
+    /// A value violates the schema of its kind: wrong type, missing or out of range. The last good version of the
+    /// object stays in force.
+    InvalidValue: Error,
+    /// The schema does not contain the field. The field is pruned, as an API server does.
+    UnknownField: Warning,
+    /// Not exactly one of several alternative fields is set.
+    InvalidUnion: Error,
+    /// No mesh selects the namespace, or `meshRef` names a mesh that does not exist.
+    MeshNotFound: Error,
+    /// Several meshes select the namespace.
+    MeshAmbiguous: Error,
+    /// The mesh is being deleted and accepts no new members.
+    MeshTerminating: Error,
+    /// No virtual gateway selects the gateway route, or `virtualGatewayRef` names one that does not exist.
+    GatewayNotFound: Error,
+    /// Several virtual gateways select the gateway route.
+    GatewayAmbiguous: Error,
+    /// A reference or an ARN names an object that does not exist or is not valid.
+    ReferenceNotFound: Error,
+    /// A reference names an object of another mesh.
+    MeshMismatch: Error,
+    /// Two objects of one mesh have the same `awsName`. The first by namespace and name takes precedence.
+    DuplicateName: Error,
+    /// Two virtual services of one mesh have the same host name. The first by namespace and name takes precedence.
+    DuplicateHostname: Error,
+    /// Two routes of one router have the same name. An inline route takes precedence over a `Route` object.
+    DuplicateRoute: Error,
+    /// Two routes of one router match the same requests. The route with the smaller priority takes precedence, then an
+    /// inline route, then the older object.
+    DuplicateMatch: Error,
+    /// Two listeners of one object have the same port. The first takes precedence.
+    DuplicateListener: Error,
+    /// A backend is listed twice.
+    DuplicateBackend: Warning,
+    /// Every weight of a route is 0. Envoy answers its requests with 503.
+    AllWeightsZero: Warning,
+    /// No listener has the port.
+    PortNotFound: Error,
+    /// The port cannot be inferred: the target has several listeners, or traffic is not intercepted and no local port
+    /// is given.
+    PortRequired: Error,
+    /// Two backends use one port in ways that Envoy cannot distinguish (TCP together with any other protocol), or a
+    /// local port is already in use.
+    PortConflict: Error,
+    /// A protocol, or a field that is named after one, differs from the protocol of the listener.
+    ProtocolMismatch: Warning,
+    /// The field cannot be changed after the object was created.
+    Immutable: Error,
+    /// The control plane sets the field; users cannot.
+    ReadOnly: Error,
+    /// A node has listeners but no `serviceDiscovery`, so callers cannot find its endpoints.
+    DiscoveryMissing: Warning,
+    /// The field is part of the API but not implemented. Traffic flows without it.
+    UnsupportedField: Warning,
+    /// The field protects traffic and is not implemented. The traffic that it protects is not served.
+    UnsupportedSecurity: Error,
+    /// The Cloud Map namespace or service does not exist.
+    CloudMapNotFound: Error,
+    /// Cloud Map did not answer. The last known endpoints stay in force.
+    CloudMapUnavailable: Warning,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl Serialize for Reason {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
     }
 }
 
@@ -214,7 +243,7 @@ impl Reason {
 pub struct FieldPath(String);
 
 impl FieldPath {
-    /// The object itself.
+    /// The empty path, which stands for the object as a whole.
     pub const fn root() -> Self {
         Self(String::new())
     }
@@ -224,12 +253,12 @@ impl FieldPath {
         Self("spec".into())
     }
 
-    /// Whether it is the object itself.
+    /// Returns whether the path is empty and stands for the object as a whole.
     pub fn is_root(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// A field below this one; a dotted name is several steps.
+    /// The path of a field below this one. A dotted name adds several steps.
     #[must_use]
     pub fn field(&self, name: &str) -> Self {
         if self.0.is_empty() {
@@ -239,13 +268,13 @@ impl FieldPath {
         }
     }
 
-    /// The value of this key of a map, where the key is no name.
+    /// The path of a map entry whose key is not an identifier: `metadata.annotations[evermesh.dev/x]`.
     #[must_use]
     pub fn key(&self, key: &str) -> Self {
         Self(format!("{}[{key}]", self.0))
     }
 
-    /// An item of this list, from 0.
+    /// The path of a list item, counted from 0.
     #[must_use]
     pub fn index(&self, index: usize) -> Self {
         Self(format!("{}[{index}]", self.0))
@@ -275,23 +304,62 @@ mod tests {
     use crate::Kind;
 
     #[test]
-    fn reads_as_a_sentence_with_a_place() {
+    fn problem_displays_origin_object_field_message_and_reason() {
         let object = ObjectRef::new(Kind::VirtualRouter, "shop", "color");
         let field = FieldPath::spec()
             .field("routes")
             .index(2)
             .field("httpRoute.action");
-        let problem = Problem::new(
-            &object,
-            field,
-            Reason::AllWeightsZero,
-            "every weight is zero",
-        )
-        .with_origin("color.yaml#2");
+        let problem = Problem::new(&object, field, Reason::AllWeightsZero, "every weight is 0")
+            .with_origin("color.yaml#2");
         assert_eq!(
             problem.to_string(),
-            "color.yaml#2: VirtualRouter/shop/color: spec.routes[2].httpRoute.action: every weight is zero (AllWeightsZero)"
+            "color.yaml#2: VirtualRouter/shop/color: spec.routes[2].httpRoute.action: every weight is 0 (AllWeightsZero)"
         );
         assert_eq!(problem.severity, Severity::Warning);
+    }
+
+    /// The names are API: a change here breaks users' scripts and alerts.
+    #[test]
+    fn names_of_reasons_are_stable() {
+        assert_eq!(
+            Reason::ALL.map(Reason::as_str),
+            [
+                "Unreadable",
+                "InvalidYaml",
+                "TooLarge",
+                "UnknownKind",
+                "DuplicateObject",
+                "InvalidValue",
+                "UnknownField",
+                "InvalidUnion",
+                "MeshNotFound",
+                "MeshAmbiguous",
+                "MeshTerminating",
+                "GatewayNotFound",
+                "GatewayAmbiguous",
+                "ReferenceNotFound",
+                "MeshMismatch",
+                "DuplicateName",
+                "DuplicateHostname",
+                "DuplicateRoute",
+                "DuplicateMatch",
+                "DuplicateListener",
+                "DuplicateBackend",
+                "AllWeightsZero",
+                "PortNotFound",
+                "PortRequired",
+                "PortConflict",
+                "ProtocolMismatch",
+                "Immutable",
+                "ReadOnly",
+                "DiscoveryMissing",
+                "UnsupportedField",
+                "UnsupportedSecurity",
+                "CloudMapNotFound",
+                "CloudMapUnavailable",
+            ]
+        );
+        assert_eq!(Severity::ALL.map(Severity::as_str), ["error", "warning"]);
     }
 }

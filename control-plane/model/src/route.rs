@@ -1,4 +1,4 @@
-//! What is matched and where it goes.
+//! Routes of virtual routers: matches, targets, retries.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -6,20 +6,20 @@ use serde::Serialize;
 
 use crate::{ObjectRef, Protocol, ResourceName, Timeout};
 
-/// One route of a virtual router.
+/// A resolved route of a virtual router.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ResolvedRoute {
-    /// Unique in its router.
+    /// The name, unique in the router.
     pub name: Arc<str>,
-    /// The virtual router, or the `Route` object, it is written in.
+    /// The `VirtualRouter` (inline route) or `Route` object that contains the route.
     pub object: ObjectRef,
-    /// `match.port`: only requests to this port of the router; all of them when absent.
+    /// `match.port`: the router's port to which the route is limited; all ports if absent.
     pub port: Option<u16>,
-    /// What it does.
+    /// The matches and targets.
     pub rule: RouteRule,
 }
 
-/// What a route does, by what it speaks.
+/// The matches and targets of a route, by protocol.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub enum RouteRule {
     /// An `httpRoute`, `http2Route` or `grpcRoute`.
@@ -28,74 +28,76 @@ pub enum RouteRule {
     Tcp(TcpRule),
 }
 
-/// A rule for requests.
+/// A route for HTTP, HTTP/2 or gRPC requests.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct HttpRule {
-    /// Which of the three kinds it was written as; never [`Protocol::Tcp`].
+    /// The protocol of the field that holds the route (`httpRoute`, `http2Route` or `grpcRoute`); never
+    /// [`Protocol::Tcp`].
     pub protocol: Protocol,
-    /// Which requests it takes.
+    /// The conditions on path, method, scheme, headers and query parameters.
     pub matches: HttpMatch,
-    /// Where they go, in the order of the manifest. Empty, or all weights zero: answered 503.
+    /// The targets, in the order of the manifest. Without a weight above 0, Envoy answers with 503.
     pub targets: Vec<RouteTarget>,
-    /// When and how often they are tried again; App Mesh's default policy when absent.
+    /// The retry policy; App Mesh's default policy if absent.
     pub retry: Option<RetryPolicy>,
-    /// How long they may take.
+    /// The timeouts of requests.
     pub timeout: Timeout,
 }
 
-/// A rule for connections.
+/// A route for TCP connections.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct TcpRule {
-    /// Where they go, in the order of the manifest. Empty, or all weights zero: closed.
+    /// The targets, in the order of the manifest. Without a weight above 0, Envoy closes the connection.
     pub targets: Vec<RouteTarget>,
-    /// Closed after this long without a byte; Envoy's 1 hour when absent, never when zero.
+    /// Time without a byte after which Envoy closes a connection; 1 hour (Envoy's default) if absent, unlimited if 0.
     pub idle: Option<Duration>,
 }
 
-/// A share of the traffic for one port of one node.
+/// One weighted target of a route: a port of a node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct RouteTarget {
-    /// A node of the same mesh.
+    /// The node, which belongs to the same mesh.
     pub node: ResourceName,
-    /// One of its listeners' ports.
+    /// The port of one of the node's listeners.
     pub port: u16,
-    /// What that listener speaks.
+    /// The protocol of that listener.
     pub protocol: Protocol,
-    /// Relative to the other targets of the rule. Zero is kept: the cluster stays known and warm.
+    /// Weight relative to the other targets of the route. Targets with weight 0 are kept so that their clusters stay
+    /// warm.
     pub weight: u32,
 }
 
-/// Which requests a rule takes: those that fit all of it.
+/// The conditions of a route; a request must meet all of them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct HttpMatch {
-    /// The path, without the query string. A gRPC service is the prefix `/service/`, one of its methods
-    /// an exact path.
+    /// The path without the query string. A gRPC service is matched as the prefix `/service/`, a gRPC method as an exact
+    /// path.
     pub path: PathMatch,
-    /// The method; any when absent.
+    /// The method; any method if absent.
     pub method: Option<Method>,
-    /// The scheme; any when absent.
+    /// The scheme; any scheme if absent.
     pub scheme: Option<Scheme>,
-    /// Headers, or gRPC metadata.
+    /// Conditions on headers or gRPC metadata.
     pub headers: Vec<RequestHeaderMatch>,
-    /// Query parameters.
+    /// Conditions on query parameters.
     pub query: Vec<QueryMatch>,
 }
 
-/// A match of the path.
+/// A match of a request's path.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub enum PathMatch {
-    /// The whole path
+    /// The complete path
     Exact(Arc<str>),
-    /// Its beginning; not ended at a slash, so `/x` takes `/x1` as it did in App Mesh
+    /// The beginning of the path. As in App Mesh, the prefix need not end at a slash: `/x` matches `/x1`.
     Prefix(Arc<str>),
-    /// An RE2 expression for the whole path
+    /// An RE2 regular expression for the complete path
     Regex(Arc<str>),
 }
 
-/// An HTTP method that App Mesh knows.
+/// An HTTP method in the API of App Mesh.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "UPPERCASE")]
-#[allow(missing_docs)] // RFC 9110 says what they are
+#[allow(missing_docs)] // RFC 9110 defines the methods
 pub enum Method {
     Connect,
     Delete,
@@ -109,7 +111,7 @@ pub enum Method {
 }
 
 impl Method {
-    /// As it stands in a request line.
+    /// The method as it appears in a request line.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Connect => "CONNECT",
@@ -128,14 +130,14 @@ impl Method {
 /// The scheme of a request (`:scheme`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-#[allow(missing_docs)] // the names say it
+#[allow(missing_docs)] // the names are self-explanatory
 pub enum Scheme {
     Http,
     Https,
 }
 
 impl Scheme {
-    /// As it stands in a URL.
+    /// The scheme as it appears in a URL.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Http => "http",
@@ -147,32 +149,32 @@ impl Scheme {
 /// A match of one header.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct RequestHeaderMatch {
-    /// Lower case or not: Envoy compares names without case.
+    /// The name of the header. Envoy ignores case.
     pub name: Arc<str>,
-    /// What its value must be.
+    /// The condition on the value.
     pub value: ValueMatch,
-    /// Whether the whole match is turned round: a header that is absent then fits.
+    /// Whether the match is inverted. An inverted match also accepts requests without the header.
     pub invert: bool,
 }
 
 /// A match of a header's value.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub enum ValueMatch {
-    /// The header is there.
+    /// The header is present, with any value.
     Present,
-    /// The whole value
+    /// The complete value
     Exact(Arc<str>),
-    /// Its beginning
+    /// The beginning of the value
     Prefix(Arc<str>),
-    /// Its end
+    /// The end of the value
     Suffix(Arc<str>),
-    /// An RE2 expression for the whole value
+    /// An RE2 regular expression for the complete value
     Regex(Arc<str>),
-    /// An integer from `start` up to but not including `end`
+    /// An integer in the half-open range from `start` to `end`
     Range {
-        /// inclusive
+        /// First integer in the range.
         start: i64,
-        /// exclusive
+        /// First integer after the range.
         end: i64,
     },
 }
@@ -180,35 +182,35 @@ pub enum ValueMatch {
 /// A match of one query parameter.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct QueryMatch {
-    /// Its name.
+    /// The name of the parameter.
     pub name: Arc<str>,
-    /// Its whole value; any when absent.
+    /// The complete value; any value if absent.
     pub exact: Option<Arc<str>>,
 }
 
 /// App Mesh `retryPolicy`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct RetryPolicy {
-    /// Tries after the first; 0 switches retries off.
+    /// Maximum number of retries after the first attempt; 0 disables retries.
     pub max_retries: u32,
-    /// How long each try may take.
+    /// Timeout of each attempt.
     pub per_try_timeout: Duration,
-    /// What is tried again.
+    /// The events that cause a retry.
     pub on: BTreeSet<RetryEvent>,
 }
 
-/// What a retry policy acts on.
+/// An event that causes a retry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub enum RetryEvent {
-    /// `server-error`: 500 to 508, 510, 511, and resets
+    /// `server-error`: responses 500 to 508, 510 and 511, and resets
     ServerError,
-    /// `gateway-error`: 502, 503, 504, and resets
+    /// `gateway-error`: responses 502, 503 and 504, and resets
     GatewayError,
-    /// `client-error`: 409
+    /// `client-error`: response 409
     ClientError,
     /// `stream-error`: refused streams
     StreamError,
-    /// `connection-error`: no connection
+    /// `connection-error`: failed connection attempts
     ConnectionError,
     /// gRPC `cancelled`
     GrpcCancelled,

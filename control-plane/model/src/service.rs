@@ -1,4 +1,4 @@
-//! Virtual services and the routers behind them.
+//! Virtual services and virtual routers.
 
 use std::{fmt, sync::Arc};
 
@@ -9,9 +9,9 @@ use crate::{ObjectRef, Protocol, ResolvedRoute, ResourceName};
 /// The identity of a virtual service: its mesh and its host name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ServiceName {
-    /// The mesh.
+    /// The `awsName` of the mesh.
     pub mesh: Arc<str>,
-    /// The `awsName`: what clients put into `Host`.
+    /// The `awsName` of the virtual service, which clients send as `Host`.
     pub hostname: Arc<str>,
 }
 
@@ -27,17 +27,17 @@ impl Serialize for ServiceName {
     }
 }
 
-/// A virtual service.
+/// A resolved `VirtualService`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ResolvedService {
-    /// Its identity.
+    /// The mesh and host name.
     pub name: ServiceName,
-    /// Where it comes from.
+    /// The object from which the service was read.
     pub object: ObjectRef,
-    /// Who answers.
+    /// The node or router that answers requests.
     pub provider: ServiceProvider,
-    /// The ports on which clients reach it, ascending: the router's listeners, or the node's. A router
-    /// without listeners has the ports of all its targets. None without a provider.
+    /// The ports on which clients reach the service, in ascending order: the listeners of the router or node that
+    /// provides it. A router without listeners contributes the ports of all its targets. Empty without a provider.
     pub ports: Vec<ServicePort>,
 }
 
@@ -46,30 +46,30 @@ pub struct ResolvedService {
 pub struct ServicePort {
     /// 1 to 65535
     pub port: u16,
-    /// What clients speak on it.
+    /// The protocol that clients use on the port.
     pub protocol: Protocol,
 }
 
-/// Who answers for a virtual service.
+/// The node or router that answers for a virtual service.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub enum ServiceProvider {
-    /// Nobody: the name is reserved, requests get 404.
+    /// No provider. The host name is reserved, and Envoy answers requests with 404.
     None,
-    /// A node of the same mesh, on the port that was called.
+    /// A node of the same mesh, called on the port that the client used.
     Node(ResourceName),
     /// A router of the same mesh.
     Router(ResourceName),
 }
 
-/// A virtual router with all its routes, inline ones and `Route` objects.
+/// A resolved `VirtualRouter` with its inline routes and its `Route` objects.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ResolvedRouter {
-    /// Its name.
+    /// The identity of the router.
     pub name: ResourceName,
-    /// Where it comes from.
+    /// The object from which the router was read.
     pub object: ObjectRef,
-    /// The ports clients use; unique. May be empty.
+    /// The ports on which clients call the router, without duplicates. May be empty.
     pub listeners: Vec<ServicePort>,
-    /// In the order in which they are tried: the first that matches counts.
+    /// Routes in descending precedence: the first one that matches a request handles it.
     pub routes: Vec<Arc<ResolvedRoute>>,
 }

@@ -1,10 +1,10 @@
-//! Values shared by listeners, routes and clusters.
+//! Protocols and timeouts, which listeners, routes and clusters share.
 
 use std::{fmt, time::Duration};
 
 use serde::Serialize;
 
-/// What a listener speaks. App Mesh's words.
+/// The protocol of a listener or route, as App Mesh names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Protocol {
@@ -14,12 +14,12 @@ pub enum Protocol {
     Http2,
     /// gRPC over HTTP/2
     Grpc,
-    /// Anything over TCP
+    /// Any protocol over TCP
     Tcp,
 }
 
 impl Protocol {
-    /// The word in manifests and in Envoy's resource names.
+    /// The name in manifests and in names of Envoy resources.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Http => "http",
@@ -29,12 +29,12 @@ impl Protocol {
         }
     }
 
-    /// Whether Envoy reads requests of it (HTTP connection manager) rather than bytes (TCP proxy).
+    /// Returns whether Envoy parses requests (HTTP connection manager) instead of forwarding bytes (TCP proxy).
     pub const fn is_http(self) -> bool {
         !matches!(self, Self::Tcp)
     }
 
-    /// Whether the upstream connection is HTTP/2.
+    /// Returns whether connections to the application use HTTP/2.
     pub const fn is_http2(self) -> bool {
         matches!(self, Self::Http2 | Self::Grpc)
     }
@@ -46,16 +46,16 @@ impl fmt::Display for Protocol {
     }
 }
 
-/// Timeouts as the user wrote them. `None` is App Mesh's default, zero switches one off.
+/// The `timeout` of a listener or route. `None` means the default of App Mesh; zero disables the timeout.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Timeout {
-    /// From the end of the request to the end of the response; 15 s when absent (HTTP only).
+    /// Maximum time from the end of the request to the end of the response; 15 s if absent. HTTP only.
     pub per_request: Option<Duration>,
-    /// Without a byte in either direction; Envoy's 5 minutes (HTTP) or 1 hour (TCP) when absent.
+    /// Maximum time without a byte in either direction; Envoy's default of 5 minutes (HTTP) or 1 hour (TCP) if absent.
     pub idle: Option<Duration>,
 }
 
 impl Timeout {
-    /// `perRequest` of HTTP-like listeners and routes that say nothing.
+    /// Value of `perRequest` for HTTP, HTTP/2 and gRPC if it is not set. Source: App Mesh.
     pub const DEFAULT_PER_REQUEST: Duration = Duration::from_secs(15);
 }
