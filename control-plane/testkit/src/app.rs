@@ -1,4 +1,6 @@
-//! The applications behind the proxies: servers that answer with their name; and what holds a host or a pod.
+//! The servers behind the proxies, and the processes that hold the namespaces of a host or pod.
+//!
+//! `evermesh-test-app` runs them; tests may also run the servers inside their own process.
 
 use std::{
     convert::Infallible, fmt::Write as _, io, net::SocketAddr, path::Path, sync::Arc,
@@ -9,7 +11,7 @@ use anyhow::Result;
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, StatusCode};
 use http_body_util::Full;
-use hyper::{body::Incoming, service::service_fn};
+use hyper::service::service_fn;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo},
     server::conn::auto,
@@ -22,52 +24,48 @@ use tokio::{
     sync::Notify,
 };
 
-/// What is said to an agent that is to end.
+/// The line that ends an agent.
 pub const END: &str = "end";
+
+/// Runs [`serve_http_on`] at an address.
+pub async fn serve_http(listen: SocketAddr, name: &str) -> Result<()> {
+    serve_http_on(TcpListener::bind(listen).await?, name).await
+}
 
 /// Answers every request with `name`, over HTTP/1.1 and cleartext HTTP/2.
 ///
-/// What the application saw goes back in the headers `x-seen-method`, `x-seen-host`, `x-seen-path` and `x-seen-headers`.
-/// The query may ask for another `status` and for a delay, as in `/?status=503&delay_ms=100`.
-pub async fn serve_http(listen: SocketAddr, name: &str) -> Result<()> {
+/// Response headers describe the request: `x-seen-method`, `x-seen-host`, `x-seen-path` and `x-seen-headers`.
+/// The query can set the status and delay the response: `/?status=503&delay_ms=100`.
+pub async fn serve_http_on(listener: TcpListener, name: &str) -> Result<()> {
     let name = Bytes::from(name.to_owned());
-    let listener = TcpListener::bind(listen).await?;
     loop {
         let (stream, _) = listener.accept().await?;
         stream.set_nodelay(true)?;
         let name = name.clone();
         tokio::spawn(async move {
-            let answer = service_fn(|request| answer(request, name.clone()));
-            // A connection that breaks concerns its caller alone.
+            let service = service_fn(|request| respond(request, name.clone()));
+            // An error of one connection does not concern the others.
             let _ = auto::Builder::new(TokioExecutor::new())
-                .serve_connection(TokioIo::new(stream), answer)
+                .serve_connection(TokioIo::new(stream), service)
                 .await;
         });
     }
 }
 
-async fn answer(
-    request: Request<Incoming>,
-    name: Bytes,
-) -> Result<Response<Full<Bytes>>, Infallible> {
+async fn respond<B>(request: Request<B>, name: Bytes) -> Result<Response<Full<Bytes>>, Infallible> {
     let query = request.uri().query().unwrap_or_default();
-    let asked = |key: &str| {
-        query
-            .split('&')
-            .find_map(|pair| pair.strip_prefix(key)?.strip_prefix('='))
-    };
-    let status = asked("status")
+    let status = parameter(query, "status")
         .and_then(|status| status.parse().ok())
         .unwrap_or(StatusCode::OK);
-    if let Some(delay) = asked("delay_ms").and_then(|delay| delay.parse().ok()) {
+    if let Some(delay) = parameter(query, "delay_ms").and_then(|delay| delay.parse().ok()) {
         tokio::time::sleep(Duration::from_millis(delay)).await;
     }
 
-    let host = request
+    let authority = request
         .uri()
         .authority()
         .map(|authority| authority.as_str().as_bytes());
-    let host = host
+    let host = authority
         .or_else(|| Some(request.headers().get(http::header::HOST)?.as_bytes()))
         .unwrap_or_default();
     let path = request
@@ -77,7 +75,7 @@ async fn answer(
     let mut headers = String::new();
     for (name, value) in request.headers() {
         write!(headers, "{name}={};", value.to_str().unwrap_or("?"))
-            .expect("a string takes every header");
+            .expect("writing to a string succeeds");
     }
     let mut response = Response::new(Full::new(name));
     *response.status_mut() = status;
@@ -94,7 +92,14 @@ async fn answer(
     Ok(response)
 }
 
-/// Greets every connection with `name` before the caller says anything, then echoes.
+/// The value of a query parameter, not decoded.
+fn parameter<'a>(query: &'a str, name: &str) -> Option<&'a str> {
+    query
+        .split('&')
+        .find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))
+}
+
+/// Sends `name` and a newline on every connection before it reads, then echoes.
 pub async fn serve_tcp(listen: SocketAddr, name: &str) -> Result<()> {
     let greeting = format!("{name}\n");
     let listener = TcpListener::bind(listen).await?;
@@ -109,17 +114,17 @@ pub async fn serve_tcp(listen: SocketAddr, name: &str) -> Result<()> {
     }
 }
 
-/// Waits for every child that ends, as the first process of a namespace must: orphans become its children.
+/// Reaps every child that ends, forever. Process 1 of a PID namespace must do so, because orphans become its children.
 pub async fn reap() -> Result<()> {
     let mut ended = signal(SignalKind::child())?;
     loop {
-        // One signal may stand for several children; an error says that there are none.
+        // One signal can stand for several children; an error means that no child is left.
         while let Ok(Some(_)) = process::wait(WaitOptions::NOHANG) {}
         ended.recv().await;
     }
 }
 
-/// Connects whoever comes by the Unix socket to the address that its first line names; [`END`] ends it.
+/// Connects each client of a Unix socket to the TCP address in its first line, until a client sends [`END`].
 pub async fn serve_agent(socket: &Path) -> Result<()> {
     let listener = UnixListener::bind(socket)?;
     let end = Arc::new(Notify::new());
@@ -145,4 +150,51 @@ async fn relay(stream: UnixStream, end: Arc<Notify>) -> io::Result<()> {
     target.set_nodelay(true)?;
     copy_bidirectional(&mut stream, &mut target).await?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::Instant;
+
+    use super::*;
+
+    async fn response_to(request: http::request::Builder) -> Response<Full<Bytes>> {
+        let request = request.body(()).expect("a valid request");
+        let Ok(response) = respond(request, Bytes::from_static(b"blue")).await;
+        response
+    }
+
+    #[tokio::test]
+    async fn response_describes_the_request() {
+        let request = Request::put("/a/b?c=d")
+            .header("host", "color.demo.local")
+            .header("x-team", "blue");
+        let response = response_to(request).await;
+        assert_eq!(response.status(), StatusCode::OK);
+        for (header, value) in [
+            ("x-seen-method", "PUT"),
+            ("x-seen-host", "color.demo.local"),
+            ("x-seen-path", "/a/b?c=d"),
+            ("x-seen-headers", "host=color.demo.local;x-team=blue;"),
+        ] {
+            assert_eq!(response.headers()[header], value);
+        }
+    }
+
+    #[tokio::test]
+    async fn authority_of_http2_is_the_seen_host() {
+        let response = response_to(Request::get("http://color.demo.local/")).await;
+        assert_eq!(response.headers()["x-seen-host"], "color.demo.local");
+        assert_eq!(response.headers()["x-seen-path"], "/");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn query_sets_status_and_delay() {
+        let start = Instant::now();
+        let response = response_to(Request::get("/?status=503&delay_ms=100")).await;
+        assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(start.elapsed(), Duration::from_millis(100));
+        let response = response_to(Request::get("/?status=none&statuses=404")).await;
+        assert_eq!(response.status(), StatusCode::OK);
+    }
 }

@@ -1,27 +1,32 @@
-//! The bootstrap that Envoy runs with in App Mesh's own image, which the agent in it writes
-//! (aws/amazon-ecs-service-connect-agent, `agent/envoy_bootstrap/envoy_bootstrap.go`), in its own spelling.
+//! The bootstrap of Envoy in App Mesh's image.
 //!
-//! Two parts are not the agent's. Plain Envoy has no call credentials `envoy.grpc_credentials.aws_iam`, so the signature
-//! that they would send is metadata of the service. And switches of features that the Envoys that we test have for good
-//! (`envoy.reloadable_features.…`) are left out: these Envoys call them mistakes.
+//! The agent in that image writes it (aws/amazon-ecs-service-connect-agent,
+//! `agent/envoy_bootstrap/envoy_bootstrap.go`); field names are spelled as the agent spells them.
+//!
+//! Two parts differ, because upstream Envoy would reject the agent's bootstrap:
+//!
+//! - Upstream Envoy lacks the call credentials `envoy.grpc_credentials.aws_iam`. The signature that they would send is
+//!   initial metadata of the gRPC service instead.
+//! - Runtime flags `envoy.reloadable_features.…` that newer Envoys removed are left out.
 
 use std::net::SocketAddr;
 
 use serde_json::{Value, json};
 
-/// What the control plane is shown: a signature of AWS (`SigV4`).
+/// The `authorization` header of the proxies: an AWS signature (`SigV4`).
 pub const SIGNATURE: &str = "AWS4-HMAC-SHA256 Credential=AKIAIOSFODNN7EXAMPLE/20260930/eu-west-1/appmesh/aws4_request, SignedHeaders=host;x-amz-date, Signature=fe5f80f77d5fa3beca038a248ff027d0445342fe2855ddc963176630326f1024";
 
-/// The variable `APPMESH_XDS_ENDPOINT`.
+/// The value of the agent's variable `APPMESH_XDS_ENDPOINT`.
 #[derive(Clone, Copy, Debug)]
 pub enum XdsEndpoint<'a> {
-    /// `HOST:PORT`: by TLS, to whom the authorities in this file vouch for, and signed.
+    /// `HOST:PORT`, with TLS and a signature; the second field is the path of the CA certificates.
     Tls(SocketAddr, &'a str),
-    /// `unix://PATH`: in plain text, and not signed.
+    /// `unix://PATH`, without TLS and signature.
     Unix(&'a str),
 }
 
-/// The bootstrap for this `APPMESH_RESOURCE_ARN`, with the defaults of other variables but for the log of admin requests.
+/// The bootstrap for this `APPMESH_RESOURCE_ARN`. Other variables have their defaults, except that the log of admin
+/// requests is off.
 pub fn bootstrap(resource: &str, endpoint: XdsEndpoint<'_>) -> String {
     let over_ads = json!({
         "initialFetchTimeout": "0s",

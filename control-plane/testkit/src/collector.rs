@@ -1,7 +1,7 @@
-//! A collector of traces: what Envoy needs of Zipkin and Jaeger, and no more.
+//! A collector of traces that accepts Zipkin's JSON (version 2), as Envoy's tracers send it to Zipkin and Jaeger.
 //!
-//! Neither can be had here. This is a server on a real socket that keeps the spans that are posted to it, as Zipkin's
-//! JSON (version 2), and hands them out; it judges, stores and joins nothing.
+//! `POST /api/v2/spans` adds spans; `GET` of any path returns all of them as one JSON array.
+//! The collector keeps spans as they come and does not join them to traces.
 
 use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -16,37 +16,33 @@ use tokio::{net::TcpListener, sync::Mutex};
 
 use crate::{hosts::LabHost, http::Address, process::Process, tools};
 
-/// Where spans are posted.
 const SPANS: &str = "/api/v2/spans";
 
-/// A small program starts in milliseconds, on a busy machine in seconds.
+/// Limit for the start of the collector; a start takes milliseconds, or seconds on a busy machine.
 const START: Duration = Duration::from_secs(20);
 
-/// The part of a span that tells where it belongs.
+/// The fields of a span that place it in its trace.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Span {
-    /// The trace.
     pub trace_id: String,
-    /// The span of the caller; none at the beginning of a trace.
+    /// The span of the caller, or `None` for the first span of a trace.
     pub parent_id: Option<String>,
-    /// Unique in its trace.
     pub id: String,
-    /// `CLIENT` where a request leaves for another, `SERVER` where it arrives.
+    /// `CLIENT` for a request that a proxy sends, `SERVER` for one that it receives.
     pub kind: String,
-    /// Who saw it.
     pub local_endpoint: SpanEndpoint,
 }
 
-/// Who saw a span.
+/// The proxy that reported a span.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SpanEndpoint {
-    /// The cluster in Envoy's bootstrap.
+    /// `node.cluster` of the proxy's bootstrap.
     pub service_name: String,
 }
 
-/// Starts a collector on a host, and waits until it answers.
+/// Starts a collector on a host and waits until it answers.
 pub async fn start_on(host: &LabHost, listen: SocketAddr) -> Result<Process> {
     let mut command = host.command(tools::built("evermesh-test-app")?);
     command.args(["collector", "--listen", &listen.to_string()]);
@@ -58,12 +54,12 @@ pub async fn start_on(host: &LabHost, listen: SocketAddr) -> Result<Process> {
     Ok(process)
 }
 
-/// Every span that the collector at this address has.
+/// All spans that the collector at this address received.
 pub async fn spans(collector: &Address) -> Result<Vec<Span>> {
     Ok(serde_json::from_str(&collector.get("/").await?)?)
 }
 
-/// Collects until the process ends.
+/// Runs a collector in this process.
 pub async fn serve(listen: SocketAddr) -> Result<()> {
     let spans = Arc::new(Mutex::new(Vec::new()));
     let listener = TcpListener::bind(listen).await?;
@@ -71,25 +67,27 @@ pub async fn serve(listen: SocketAddr) -> Result<()> {
         let (stream, _) = listener.accept().await?;
         let spans = Arc::clone(&spans);
         tokio::spawn(async move {
-            let answer = service_fn(|request| answer(request, &spans));
-            // A connection that breaks concerns its caller alone.
+            let service = service_fn(|request| respond(request, &spans));
+            // An error of one connection does not concern the others.
             let _ = http1::Builder::new()
-                .serve_connection(TokioIo::new(stream), answer)
+                .serve_connection(TokioIo::new(stream), service)
                 .await;
         });
     }
 }
 
-async fn answer(
+async fn respond(
     request: Request<Incoming>,
     spans: &Mutex<Vec<Span>>,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
-    let answered = match (request.method(), request.uri().path()) {
+    let body = match (request.method(), request.uri().path()) {
         (&Method::GET, _) => serde_json::to_vec(&*spans.lock().await).map_err(Into::into),
         (&Method::POST, SPANS) => collect(request, spans).await.map(|()| Vec::new()),
-        (method, path) => Err(anyhow::anyhow!("{method} {path} is nothing of Zipkin's")),
+        (method, path) => Err(anyhow::anyhow!(
+            "{method} {path} is not part of Zipkin's API; use POST {SPANS}"
+        )),
     };
-    let (status, body) = match answered {
+    let (status, body) = match body {
         Ok(body) => (StatusCode::OK, body),
         Err(error) => (StatusCode::BAD_REQUEST, format!("{error:#}").into_bytes()),
     };
@@ -100,7 +98,8 @@ async fn answer(
 
 async fn collect(request: Request<Incoming>, spans: &Mutex<Vec<Span>>) -> Result<()> {
     let body = request.into_body().collect().await?.to_bytes();
-    let posted: Vec<Span> = serde_json::from_slice(&body).context("no spans of Zipkin's")?;
+    let posted: Vec<Span> =
+        serde_json::from_slice(&body).context("the body is not a list of Zipkin spans")?;
     spans.lock().await.extend(posted);
     Ok(())
 }

@@ -1,8 +1,11 @@
-//! A host's traffic through its Envoy, by the program that does it in a pod.
+//! Redirects the traffic of a lab host to its Envoy with `evermesh-proxy-init`, the program of the init container.
 //!
-//! In: connections from elsewhere to a listed port go to Envoy's port 15000.
-//! Out: every other TCP connection that leaves the host goes to port 15001, but for Envoy's own and what is ignored.
-//! Calls to loopback and to the host's own address are left alone.
+//! | direction | traffic | goes to port |
+//! |---|---|---|
+//! | ingress | connections from other hosts to one of the `app_ports` | 15000 |
+//! | egress | TCP connections to other hosts, except Envoy's own and those to ignored addresses and ports | 15001 |
+//!
+//! Connections to loopback and to the host's own address are not redirected.
 
 use std::net::IpAddr;
 
@@ -13,30 +16,29 @@ use crate::{
     process, tools,
 };
 
-/// Envoy's port for what comes in.
+/// Port on which Envoy accepts ingress traffic.
 pub const INGRESS_PORT: u16 = 15000;
 
-/// Envoy's port for what goes out.
+/// Port on which Envoy accepts egress traffic.
 pub const EGRESS_PORT: u16 = 15001;
 
-/// What to intercept.
 #[derive(Clone, Debug, Default)]
 pub struct Interception {
-    /// Ports of the application that callers reach through Envoy.
+    /// Ports of the application that other hosts reach through Envoy.
     pub app_ports: Vec<u16>,
-    /// Addresses that the application calls directly.
+    /// Destinations that the application calls directly.
     pub ignored_ips: Vec<IpAddr>,
-    /// Ports that the application calls directly, wherever they are.
+    /// Ports that the application calls directly at any address.
     pub ignored_ports: Vec<u16>,
 }
 
 impl Interception {
-    /// Writes the rules into the host, replacing earlier ones.
+    /// Installs the rules on the host; they replace earlier ones.
     pub fn install(&self, host: &LabHost) -> Result<()> {
         self.run(host, &[]).map(drop)
     }
 
-    /// Runs the program with these arguments, and returns what it printed.
+    /// Runs `evermesh-proxy-init` with more arguments and returns its output.
     pub fn run(&self, host: &LabHost, arguments: &[&str]) -> Result<String> {
         let (exempt, id) = match host.proxy_identity() {
             ProxyIdentity::Uid => ("APPMESH_IGNORE_UID", PROXY_UID),
@@ -49,17 +51,22 @@ impl Interception {
             .env(exempt, id.to_string())
             .env("APPMESH_ENVOY_INGRESS_PORT", INGRESS_PORT.to_string())
             .env("APPMESH_ENVOY_EGRESS_PORT", EGRESS_PORT.to_string())
-            .env("APPMESH_APP_PORTS", list(&self.app_ports))
-            .env("APPMESH_EGRESS_IGNORED_IP", list(&self.ignored_ips))
-            .env("APPMESH_EGRESS_IGNORED_PORTS", list(&self.ignored_ports))
-            // The lock of iptables lies where only root may write.
+            .env("APPMESH_APP_PORTS", comma_separated(&self.app_ports))
+            .env(
+                "APPMESH_EGRESS_IGNORED_IP",
+                comma_separated(&self.ignored_ips),
+            )
+            .env(
+                "APPMESH_EGRESS_IGNORED_PORTS",
+                comma_separated(&self.ignored_ports),
+            )
+            // Only root may write to the default folder of this lock.
             .env("XTABLES_LOCKFILE", host.dir().join("xtables.lock"));
         process::run(&mut command)
     }
 }
 
-/// As the variables have it.
-fn list<T: ToString>(all: &[T]) -> String {
+fn comma_separated<T: ToString>(all: &[T]) -> String {
     let all: Vec<String> = all.iter().map(ToString::to_string).collect();
     all.join(",")
 }

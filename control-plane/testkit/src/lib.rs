@@ -1,11 +1,39 @@
-//! Real Envoys, hosts, Cloud Map and a Kubernetes API for tests, benchmarks and the demo.
+//! The library of the tests: real programs, started and stopped by handles.
 //!
-//! Nothing here is a mock: an [`Envoy`](envoy::Envoy) is the upstream binary, a [`Moto`](moto::Moto) a Cloud Map
-//! API server, an [`ApiServer`](kubernetes::ApiServer) Kubernetes' own, a [`Lab`](hosts::Lab) a network of real network namespaces.
-//! `scripts/setup` installs the programs that they start.
-//! Every process started here dies with the process that started it, even when that one is killed.
+//! | to get | use |
+//! |---|---|
+//! | an Envoy, or its verdict on a configuration | [`envoy`], [`static_bootstrap`] |
+//! | hosts with their own network | [`hosts`], [`interception`] |
+//! | the control plane | [`control_plane`] |
+//! | AWS Cloud Map | [`moto`] |
+//! | a Kubernetes API without pods, and the Helm chart in it | [`kubernetes`], [`chart`] |
+//! | applications, and load on them | [`app`], [`load`], [`report`] |
+//! | the canary example on hosts | [`canary`] |
 //!
-//! Must not depend on the crates under test: it starts the control plane as a user does, from its binary.
+//! A test starts what it needs, waits until it is ready, and drops the handles:
+//!
+//! ```no_run
+//! # async fn example() -> anyhow::Result<()> {
+//! use evermesh_testkit::{
+//!     envoy::{Envoy, EnvoyOptions, EnvoyVersion},
+//!     hosts::Lab,
+//! };
+//!
+//! let mut lab = Lab::start().await?;
+//! let host = lab.host("front").await?;
+//! let options = EnvoyOptions::new(EnvoyVersion::Newest, "static_resources: {}");
+//! let mut envoy = Envoy::start_on(&host, &options)?;
+//! envoy.ready().await?;
+//! assert_eq!(envoy.stat("server.live").await?, 1);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! `scripts/setup` installs the programs.
+//! A process that was started here ends with its handle, and the kernel kills it if the test is killed.
+//! The library does not depend on the crates under test: it runs the control plane from its binary, as users do.
+
+#![allow(missing_docs)] // used by tests and by our own tools only
 
 pub mod app;
 pub mod app_mesh_agent;

@@ -1,6 +1,7 @@
-//! A load client: a fixed rate of requests, whatever the answers take.
+//! A load generator: sends requests at a fixed rate, however long responses take.
 //!
-//! The latency of a request counts from when it was due, so a stall is seen in every request that it delayed.
+//! Latency counts from the moment at which a request was due, not from the moment at which it was sent.
+//! A stall therefore shows in every request that it delayed (no coordinated omission).
 
 use std::{
     collections::BTreeMap,
@@ -22,97 +23,96 @@ use tokio::{
 
 use crate::http::Address;
 
-/// Requests that may wait for an answer at a time; the next one counts as failed.
+/// Limit of requests that wait for a response; a request above the limit counts as failed.
 const MAX_IN_FLIGHT: usize = 2000;
 
-/// A request without an answer for so long has failed.
+/// Limit for the response to one request.
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// What to send, and how fast.
+/// A load to generate.
 #[derive(Clone, Debug)]
 pub struct Load {
-    /// Where connections go.
     pub target: Address,
-    /// The `Host` header, or `:authority`.
+    /// The `Host` header, or `:authority` with HTTP/2.
     pub host: String,
-    /// The path.
     pub path: String,
     /// Requests per second.
     pub rate: u32,
-    /// How long requests are sent; their answers are waited for.
+    /// Time during which requests are sent; [`Self::run`] also waits for the responses.
     pub duration: Duration,
-    /// Cleartext HTTP/2 on one connection, instead of kept-alive HTTP/1.1 connections.
+    /// Use cleartext HTTP/2 over one connection instead of persistent HTTP/1.1 connections.
     pub http2: bool,
 }
 
-/// What came back, in one second or altogether.
+/// Statistics of one second or of a whole run.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 pub struct LoadStats {
-    /// The second, counted from zero; none in the summary.
+    /// The second, counted from zero, or `None` for the whole run.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub second: Option<u64>,
-    /// Answers by body, whatever their status.
+    /// Responses by body.
     pub answers: BTreeMap<String, u64>,
-    /// Answers by status code.
+    /// Responses by status code.
     pub statuses: BTreeMap<u16, u64>,
-    /// Requests without an answer, by reason.
+    /// Requests without a response, by reason.
     pub errors: BTreeMap<String, u64>,
-    /// The median latency of the answers.
+    /// Median latency of the responses.
     pub p50_ms: f64,
-    /// The latency that 99 of 100 answers keep.
+    /// 99th percentile of the latency.
     pub p99_ms: f64,
-    /// The largest latency.
     pub max_ms: f64,
 }
 
 impl LoadStats {
-    /// How many requests came to an end.
+    /// Number of requests that were answered or failed.
     pub fn requests(&self) -> u64 {
-        self.statuses.values().sum::<u64>() + self.failures()
+        self.statuses.values().sum::<u64>() + self.unanswered()
     }
 
-    /// How many requests had no answer, or none below 400.
+    /// Number of requests without a response or with a status of 400 or above.
     pub fn failed(&self) -> u64 {
         self.statuses
             .range(400..)
             .map(|(_, count)| count)
             .sum::<u64>()
-            + self.failures()
+            + self.unanswered()
     }
 
-    fn failures(&self) -> u64 {
+    fn unanswered(&self) -> u64 {
         self.errors.values().sum()
     }
 }
 
-/// The end of one request.
+/// Status and body of a response.
+type Response = (u16, String);
+
 struct RequestOutcome {
     latency: Duration,
-    answer: Result<(u16, String), String>,
+    response: Result<Response, String>,
 }
 
-/// Collects outcomes of a period.
+/// Collects outcomes into the statistics of a period.
 #[derive(Default)]
 struct StatsCollector {
-    tally: LoadStats,
+    stats: LoadStats,
     latencies: Vec<Duration>,
 }
 
 impl StatsCollector {
     fn add(&mut self, outcome: &RequestOutcome) {
-        match &outcome.answer {
+        match &outcome.response {
             Ok((status, body)) => {
-                *self.tally.statuses.entry(*status).or_default() += 1;
-                *self.tally.answers.entry(body.clone()).or_default() += 1;
+                *self.stats.statuses.entry(*status).or_default() += 1;
+                *self.stats.answers.entry(body.clone()).or_default() += 1;
                 self.latencies.push(outcome.latency);
             }
-            Err(reason) => *self.tally.errors.entry(reason.clone()).or_default() += 1,
+            Err(reason) => *self.stats.errors.entry(reason.clone()).or_default() += 1,
         }
     }
 
     fn finish(mut self, second: Option<u64>) -> LoadStats {
         self.latencies.sort_unstable();
-        let at = |percent: usize| {
+        let percentile = |percent: usize| {
             let last = self.latencies.len().saturating_sub(1);
             self.latencies
                 .get(last * percent / 100)
@@ -120,105 +120,135 @@ impl StatsCollector {
         };
         LoadStats {
             second,
-            p50_ms: at(50),
-            p99_ms: at(99),
-            max_ms: at(100),
-            ..self.tally
+            p50_ms: percentile(50),
+            p99_ms: percentile(99),
+            max_ms: percentile(100),
+            ..self.stats
         }
     }
 }
 
 impl Load {
-    /// Sends the load; `every_second` hears of each second as it ends, the return value sums up.
+    /// Generates the load; `every_second` gets the statistics of each second as it ends, the result those of the run.
     pub async fn run(self, every_second: impl FnMut(&LoadStats)) -> Result<LoadStats> {
         self.run_until(std::future::pending(), every_second).await
     }
 
-    /// The same, but `stop` may end the sending earlier; the answers are still waited for.
+    /// Like [`Self::run`], but sends no more requests after `stop`; it still waits for the responses.
     pub async fn run_until(
         self,
         stop: impl Future<Output = ()> + Send + 'static,
-        mut every_second: impl FnMut(&LoadStats),
+        every_second: impl FnMut(&LoadStats),
     ) -> Result<LoadStats> {
         if self.rate == 0 {
-            bail!("a load of no requests");
+            bail!("the rate is 0; use at least one request per second");
         }
-        let (outcomes, mut collected) = mpsc::unbounded_channel();
-        let start = Instant::now();
-        let sender = tokio::spawn(self.send(start, stop, outcomes));
+        let schedule = Schedule {
+            start: Instant::now(),
+            rate: self.rate,
+            duration: self.duration,
+        };
+        let client = Arc::new(Client {
+            load: self,
+            idle: Mutex::default(),
+            shared: tokio::sync::Mutex::default(),
+        });
+        let request = move || {
+            let client = Arc::clone(&client);
+            async move { client.request().await }
+        };
+        schedule.run(request, stop, every_second).await
+    }
+}
 
-        let (mut total, mut period, mut second) =
-            (StatsCollector::default(), StatsCollector::default(), 0);
-        let mut clock =
-            tokio::time::interval_at(start + Duration::from_secs(1), Duration::from_secs(1));
+/// The moments at which requests are due.
+struct Schedule {
+    start: Instant,
+    rate: u32,
+    duration: Duration,
+}
+
+impl Schedule {
+    async fn run<F>(
+        self,
+        request: impl Fn() -> F + Send + 'static,
+        stop: impl Future<Output = ()> + Send + 'static,
+        mut every_second: impl FnMut(&LoadStats),
+    ) -> Result<LoadStats>
+    where
+        F: Future<Output = Result<Response>> + Send + 'static,
+    {
+        let (sender, mut outcomes) = mpsc::unbounded_channel();
+        let first_end = self.start + Duration::from_secs(1);
+        let mut seconds = tokio::time::interval_at(first_end, Duration::from_secs(1));
+        let sending = tokio::spawn(self.send(request, stop, sender));
+
+        let (mut total, mut period) = (StatsCollector::default(), StatsCollector::default());
+        let mut second = 0;
         loop {
             tokio::select! {
                 biased;
-                _ = clock.tick() => {
+                _ = seconds.tick() => {
                     every_second(&std::mem::take(&mut period).finish(Some(second)));
                     second += 1;
                 }
-                outcome = collected.recv() => {
+                outcome = outcomes.recv() => {
                     let Some(outcome) = outcome else { break };
                     period.add(&outcome);
                     total.add(&outcome);
                 }
             }
         }
-        sender.await?;
+        sending.await?;
         Ok(total.finish(None))
     }
 
-    async fn send(
+    async fn send<F>(
         self,
-        start: Instant,
+        request: impl Fn() -> F,
         stop: impl Future<Output = ()>,
         outcomes: mpsc::UnboundedSender<RequestOutcome>,
-    ) {
+    ) where
+        F: Future<Output = Result<Response>> + Send + 'static,
+    {
         tokio::pin!(stop);
-        let mut due = tokio::time::interval_at(start, Duration::from_secs(1) / self.rate);
-        // A late tick is caught up with: the rate is a promise.
-        due.set_missed_tick_behavior(MissedTickBehavior::Burst);
-        let end = start + self.duration;
-        let client = Arc::new(Client {
-            load: self,
-            idle: Mutex::default(),
-            shared: tokio::sync::Mutex::default(),
-        });
+        let mut ticks = tokio::time::interval_at(self.start, Duration::from_secs(1) / self.rate);
+        // Late requests are sent at once, so that the rate stays as it was asked for.
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
+        let end = self.start + self.duration;
         loop {
             let due = tokio::select! {
-                due = due.tick() => due,
+                due = ticks.tick() => due,
                 () = &mut stop => return,
             };
             if due >= end {
                 return;
             }
-            let (client, outcomes) = (Arc::clone(&client), outcomes.clone());
+            let (request, outcomes) = (request(), outcomes.clone());
             tokio::spawn(async move {
-                let answer = client.request().await.map_err(|error| format!("{error:#}"));
-                // The receiver is gone only when the whole load is given up.
+                let response = request.await.map_err(|error| format!("{error:#}"));
+                // The receiver is gone only if the caller dropped the whole run.
                 let _ = outcomes.send(RequestOutcome {
                     latency: due.elapsed(),
-                    answer,
+                    response,
                 });
             });
         }
     }
 }
 
-/// The connections of a load.
 struct Client {
     load: Load,
-    /// HTTP/1.1 connections that wait for a request.
+    /// Idle HTTP/1.1 connections.
     idle: Mutex<Vec<http1::SendRequest<Full<Bytes>>>>,
-    /// The HTTP/2 connection.
+    /// The HTTP/2 connection, once it is open.
     shared: tokio::sync::Mutex<Option<http2::SendRequest<Full<Bytes>>>>,
 }
 
 impl Client {
-    async fn request(self: &Arc<Self>) -> Result<(u16, String)> {
+    async fn request(self: &Arc<Self>) -> Result<Response> {
         if Arc::strong_count(self) > MAX_IN_FLIGHT {
-            bail!("more than {MAX_IN_FLIGHT} requests wait for an answer");
+            bail!("more than {MAX_IN_FLIGHT} requests wait for a response");
         }
         let exchange = async {
             if self.load.http2 {
@@ -229,10 +259,10 @@ impl Client {
         };
         tokio::time::timeout(LIMIT, exchange)
             .await
-            .with_context(|| format!("no answer within {LIMIT:?}"))?
+            .with_context(|| format!("no response within {LIMIT:?}"))?
     }
 
-    async fn over_http1(&self) -> Result<(u16, String)> {
+    async fn over_http1(&self) -> Result<Response> {
         let idle = || self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         let reused = {
             let mut idle = idle();
@@ -256,7 +286,7 @@ impl Client {
         Ok((status, String::from_utf8_lossy(&body).into_owned()))
     }
 
-    async fn over_http2(&self) -> Result<(u16, String)> {
+    async fn over_http2(&self) -> Result<Response> {
         let mut sender = {
             let mut shared = self.shared.lock().await;
             match &*shared {
@@ -276,5 +306,112 @@ impl Client {
         let status = response.status().as_u16();
         let body = response.into_body().collect().await?.to_bytes();
         Ok((status, String::from_utf8_lossy(&body).into_owned()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::sleep;
+
+    use super::*;
+
+    fn schedule(rate: u32, duration: Duration) -> Schedule {
+        Schedule {
+            start: Instant::now(),
+            rate,
+            duration,
+        }
+    }
+
+    fn outcome(milliseconds: u64, response: Result<(u16, &str), &str>) -> RequestOutcome {
+        RequestOutcome {
+            latency: Duration::from_millis(milliseconds),
+            response: response
+                .map(|(status, body)| (status, body.to_owned()))
+                .map_err(str::to_owned),
+        }
+    }
+
+    #[test]
+    fn failures_are_bad_statuses_and_missing_responses() {
+        let mut collector = StatsCollector::default();
+        for outcome in [
+            outcome(1, Ok((200, "blue"))),
+            outcome(1, Ok((302, "blue"))),
+            outcome(1, Ok((404, "no route"))),
+            outcome(1, Ok((503, "no host"))),
+            outcome(1, Err("refused")),
+        ] {
+            collector.add(&outcome);
+        }
+        let stats = collector.finish(None);
+        assert_eq!((stats.requests(), stats.failed()), (5, 3));
+        assert_eq!(stats.answers["blue"], 2);
+        assert_eq!(stats.errors, [("refused".to_owned(), 1)].into());
+    }
+
+    #[test]
+    fn percentiles_are_of_responses_only() {
+        let mut collector = StatsCollector::default();
+        for milliseconds in (1..=101).rev() {
+            collector.add(&outcome(milliseconds, Ok((200, "blue"))));
+        }
+        collector.add(&outcome(20_000, Err("no response")));
+        let stats = collector.finish(Some(3));
+        assert_eq!(stats.second, Some(3));
+        assert_eq!(
+            [stats.p50_ms, stats.p99_ms, stats.max_ms],
+            [51.0, 100.0, 101.0]
+        );
+        let empty = StatsCollector::default().finish(None);
+        assert_eq!([empty.p50_ms, empty.p99_ms, empty.max_ms], [0.0; 3]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn requests_are_sent_at_the_rate_and_counted_by_second() {
+        let mut seconds = Vec::new();
+        let request = || async {
+            sleep(Duration::from_millis(5)).await;
+            Ok((200, "blue".to_owned()))
+        };
+        let total = schedule(100, Duration::from_millis(1500))
+            .run(request, std::future::pending(), |second| {
+                seconds.push(second.clone());
+            })
+            .await
+            .expect("a run");
+        assert_eq!(total.answers, [("blue".to_owned(), 150)].into());
+        assert_eq!([total.p50_ms, total.max_ms], [5.0, 5.0]);
+        // The run ends before the second second does.
+        assert_eq!(seconds.len(), 1);
+        assert_eq!((seconds[0].second, seconds[0].requests()), (Some(0), 100));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn latency_counts_from_when_a_request_was_due() {
+        let schedule = schedule(10, Duration::from_secs(1));
+        tokio::time::advance(Duration::from_millis(450)).await;
+        let request = || async { Ok((200, String::new())) };
+        let total = schedule
+            .run(request, std::future::pending(), |_| ())
+            .await
+            .expect("a run");
+        assert_eq!(total.requests(), 10);
+        // Five requests were due before the start, the first one 450 ms before.
+        assert_eq!([total.p50_ms, total.max_ms], [0.0, 450.0]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn stop_ends_the_sending_but_responses_are_awaited() {
+        let request = || async {
+            sleep(Duration::from_secs(3)).await;
+            Ok((200, String::new()))
+        };
+        let stop = sleep(Duration::from_millis(250));
+        let total = schedule(10, Duration::from_mins(10))
+            .run(request, stop, |_| ())
+            .await
+            .expect("a run");
+        assert_eq!((total.requests(), total.failed()), (3, 0));
     }
 }

@@ -1,8 +1,12 @@
-//! AWS Cloud Map, served on loopback by moto.
+//! AWS Cloud Map on loopback, served by moto.
 //!
-//! Two habits of moto differ from AWS and matter to tests:
-//! the revision of a service is a sum over the instances that are registered at the moment, so it also falls, and
-//! replacing one instance by another may leave it unchanged; and registering an id twice lists it twice.
+//! moto differs from AWS in two ways that matter to tests:
+//!
+//! - The revision of a service is a sum over the instances that are registered now. It can fall, and it can stay equal
+//!   when one instance replaces another.
+//! - Registering an instance ID twice lists the instance twice.
+//!
+//! moto keeps its state in memory. [`Moto`] remembers what a test registered and registers it again after a restart.
 
 use std::{
     collections::BTreeMap,
@@ -25,39 +29,40 @@ use crate::{
     tools,
 };
 
-/// Python needs a few seconds on a busy machine.
+/// Limit for the start of the server; Python needs a few seconds on a busy machine.
 const START: Duration = Duration::from_mins(1);
 
-/// Where moto listens on a host of a lab.
+/// Port of moto on a lab host.
 const PORT: u16 = 5000;
 
-/// What AWS clients sign with; moto reads only that the scope is Cloud Map's.
+/// A signature as AWS clients send it; moto reads only the service name in its scope.
 const AUTHORIZATION: &str = "AWS4-HMAC-SHA256 Credential=test/20260101/us-east-1/servicediscovery/aws4_request, \
                              SignedHeaders=host, Signature=none";
 
-/// Instances by id, each with its attributes.
+/// Attributes of each instance, by instance ID.
 type Instances = BTreeMap<String, BTreeMap<String, String>>;
 
-/// A running Cloud Map.
+/// A running moto server.
 #[derive(Debug)]
 pub struct Moto {
-    place: Option<LabHost>,
+    /// The lab host that runs the server, or `None` for this machine.
+    host: Option<LabHost>,
     listen: SocketAddr,
     address: Address,
     dir: TempDir,
     process: Option<Process>,
-    /// What was registered, by namespace and service, to be registered again after a restart.
+    /// Registered instances, by namespace and service.
     registry: BTreeMap<String, BTreeMap<String, Instances>>,
 }
 
 impl Moto {
-    /// Starts a Cloud Map on a free port of loopback.
+    /// Starts a server on a reserved loopback port.
     pub async fn start() -> Result<Self> {
         let [listen] = reserve_addresses()?;
         Self::launch(None, listen, Address::Tcp(listen)).await
     }
 
-    /// Starts a Cloud Map on the loopback of a lab's host.
+    /// Starts a server on the loopback of a lab host.
     pub async fn start_on(host: &LabHost) -> Result<Self> {
         Self::launch(
             Some(host.clone()),
@@ -67,10 +72,10 @@ impl Moto {
         .await
     }
 
-    async fn launch(place: Option<LabHost>, listen: SocketAddr, address: Address) -> Result<Self> {
+    async fn launch(host: Option<LabHost>, listen: SocketAddr, address: Address) -> Result<Self> {
         let dir = tools::scratch("moto")?;
         let mut moto = Self {
-            place,
+            host,
             listen,
             address,
             dir,
@@ -83,7 +88,7 @@ impl Moto {
 
     async fn run(&mut self) -> Result<()> {
         let program = tools::installed("moto/bin/moto_server")?;
-        let mut server = match &self.place {
+        let mut server = match &self.host {
             Some(host) => host.command(program),
             None => process::command(program),
         };
@@ -100,17 +105,17 @@ impl Moto {
         Ok(())
     }
 
-    /// The URL to give to an AWS client as its endpoint.
+    /// The endpoint URL for AWS clients.
     pub fn endpoint(&self) -> String {
         format!("http://{}", self.listen)
     }
 
-    /// Ends the server: from now on connections are refused.
+    /// Stops the server; connections are refused until [`Self::restart`].
     pub fn stop(&mut self) {
         self.process = None;
     }
 
-    /// Starts the server again on the same port, with everything registered as before.
+    /// Starts the server again on the same port and registers everything again.
     pub async fn restart(&mut self) -> Result<()> {
         self.stop();
         self.run().await?;
@@ -127,7 +132,7 @@ impl Moto {
         Ok(())
     }
 
-    /// Creates a namespace that is found by API calls only.
+    /// Creates an HTTP namespace: its services are found by API calls only, not by DNS.
     pub async fn create_http_namespace(&mut self, name: &str) -> Result<()> {
         self.call("CreateHttpNamespace", &json!({"Name": name}))
             .await?;
@@ -135,7 +140,6 @@ impl Moto {
         Ok(())
     }
 
-    /// Creates a service in a namespace.
     pub async fn create_service(&mut self, namespace: &str, name: &str) -> Result<()> {
         let namespace_id = self.namespace_id(namespace).await?;
         self.call(
@@ -151,7 +155,7 @@ impl Moto {
         Ok(())
     }
 
-    /// Registers an instance with its address and further attributes.
+    /// Registers an instance with its IPv4 address and more attributes.
     pub async fn register(
         &mut self,
         namespace: &str,
@@ -169,7 +173,7 @@ impl Moto {
             .await
     }
 
-    /// Registers an instance that has exactly these attributes.
+    /// Registers an instance with exactly these attributes.
     pub async fn register_attributes(
         &mut self,
         namespace: &str,
@@ -185,7 +189,6 @@ impl Moto {
         Ok(())
     }
 
-    /// Removes an instance.
     pub async fn deregister(&mut self, namespace: &str, service: &str, id: &str) -> Result<()> {
         let service_id = self.service_id(namespace, service).await?;
         self.call(
@@ -197,13 +200,13 @@ impl Moto {
         Ok(())
     }
 
-    /// The ids of the instances that `DiscoverInstances` returns now.
+    /// IDs of the instances that `DiscoverInstances` returns.
     pub async fn discover(&self, namespace: &str, service: &str) -> Result<Vec<String>> {
         let body = json!({"NamespaceName": namespace, "ServiceName": service});
         let found = self.call("DiscoverInstances", &body).await?;
         let instances = found["Instances"]
             .as_array()
-            .context("DiscoverInstances answered without Instances")?;
+            .context("the response of DiscoverInstances has no Instances")?;
         Ok(instances
             .iter()
             .filter_map(|instance| Some(instance["InstanceId"].as_str()?.to_owned()))
@@ -221,7 +224,7 @@ impl Moto {
     async fn namespace_id(&self, name: &str) -> Result<String> {
         let listed = self.call("ListNamespaces", &json!({})).await?;
         find_id(&listed["Namespaces"], |namespace| namespace["Name"] == name)
-            .with_context(|| format!("there is no namespace {name}"))
+            .with_context(|| format!("namespace `{name}` does not exist"))
     }
 
     async fn service_id(&self, namespace: &str, name: &str) -> Result<String> {
@@ -229,10 +232,10 @@ impl Moto {
         let filters = json!({"Filters": [{"Name": "NAMESPACE_ID", "Values": [namespace_id], "Condition": "EQ"}]});
         let listed = self.call("ListServices", &filters).await?;
         find_id(&listed["Services"], |service| service["Name"] == name)
-            .with_context(|| format!("there is no service {name} in {namespace}"))
+            .with_context(|| format!("service `{name}` does not exist in namespace `{namespace}`"))
     }
 
-    /// One call of Cloud Map's API.
+    /// Calls one action of Cloud Map's API.
     async fn call(&self, action: &str, body: &Value) -> Result<Value> {
         let request = Request::post("/")
             .header("host", self.listen.to_string())
@@ -243,15 +246,15 @@ impl Moto {
                 format!("Route53AutoNaming_v20170314.{action}"),
             )
             .body(Full::new(Bytes::from(body.to_string())))?;
-        let answer = self.address.send(request).await?;
-        if !answer.status.is_success() {
-            bail!("{action} {body}: {} {}", answer.status, answer.body);
+        let response = self.address.send(request).await?;
+        if !response.status.is_success() {
+            bail!("{action} {body}: {} {}", response.status, response.body);
         }
-        Ok(serde_json::from_str(&answer.body)?)
+        Ok(serde_json::from_str(&response.body)?)
     }
 }
 
-fn find_id(listed: &Value, wanted: impl Fn(&Value) -> bool) -> Option<String> {
-    let found = listed.as_array()?.iter().find(|one| wanted(one))?;
+fn find_id(listed: &Value, is_wanted: impl Fn(&Value) -> bool) -> Option<String> {
+    let found = listed.as_array()?.iter().find(|entry| is_wanted(entry))?;
     Some(found["Id"].as_str()?.to_owned())
 }

@@ -1,8 +1,9 @@
-//! Child processes that never outlive their parent.
+//! Child processes that end with their parent.
 //!
-//! A [`Process`] is killed when it is dropped.
-//! It is also killed by the kernel when the thread that spawned it ends, so a parent that is killed leaves nothing behind:
-//! spawn from the main thread, from a test's own thread or from a task, and not from `spawn_blocking`.
+//! A [`Process`] is killed when its handle is dropped.
+//! The kernel also kills it when the thread that spawned it ends (`PR_SET_PDEATHSIG`), so a killed test leaves nothing
+//! behind.
+//! Spawn from the main thread, from a test's own thread or from a task; a thread of `spawn_blocking` may end too early.
 
 use std::{
     ffi::OsStr,
@@ -17,7 +18,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use tokio::process::ChildStdout;
 
-/// How much of a log is quoted in an error.
+/// Bytes at the end of a log that an error quotes.
 const TAIL: u64 = 4000;
 
 /// A running child process and its log.
@@ -28,7 +29,7 @@ pub struct Process {
     log: PathBuf,
 }
 
-/// A command whose process ends with its parent; `setpriv` replaces itself by the program, so the id stays.
+/// A command whose process ends with its parent. `setpriv` execs the program, so the process id stays the same.
 pub fn command(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL", "--"]).arg(program);
@@ -36,10 +37,12 @@ pub fn command(program: impl AsRef<OsStr>) -> Command {
 }
 
 impl Process {
-    /// Starts `command` with its output in the file `log`, in a process group of its own so that Ctrl-C reaches only us.
+    /// Starts `command` with its output in the file `log`.
+    ///
+    /// The child has its own process group, so that Ctrl-C reaches only the parent.
     pub fn spawn(name: &str, mut command: Command, log: &Path) -> Result<Self> {
         let output = File::create(log).with_context(|| format!("creating {}", log.display()))?;
-        // Envoy opens /dev/stdout by name, under a user of its own.
+        // Envoy opens /dev/stdout by name and may run as another user.
         output.set_permissions(fs::Permissions::from_mode(0o666))?;
         command
             .process_group(0)
@@ -56,7 +59,7 @@ impl Process {
         })
     }
 
-    /// Starts `command` like [`spawn`](Self::spawn), but hands over what it prints; only its complaints go to `log`.
+    /// Starts `command` like [`spawn`](Self::spawn), but returns its standard output; standard error goes to `log`.
     pub fn spawn_reading(
         name: &str,
         mut command: Command,
@@ -79,12 +82,11 @@ impl Process {
         Ok((process, ChildStdout::from_std(output)?))
     }
 
-    /// The process id.
     pub fn id(&self) -> u32 {
         self.child.id()
     }
 
-    /// The end of what the process printed.
+    /// The last 4,000 bytes of the log.
     pub fn log(&self) -> String {
         let tail = || -> std::io::Result<String> {
             let mut file = File::open(&self.log)?;
@@ -97,12 +99,12 @@ impl Process {
         tail().unwrap_or_else(|error| format!("{}: {error}", self.log.display()))
     }
 
-    /// How the process ended, if it has.
+    /// The exit status, or `None` while the process runs.
     pub fn exited(&mut self) -> Result<Option<ExitStatus>> {
         Ok(self.child.try_wait()?)
     }
 
-    /// Asks the process to end, as Kubernetes does, and waits for it.
+    /// Sends SIGTERM, as Kubernetes does, and waits for the end of the process.
     pub async fn terminate(&mut self, limit: Duration) -> Result<ExitStatus> {
         run(Command::new("kill").args(["-TERM", &self.id().to_string()]))?;
         let deadline = Instant::now() + limit;
@@ -115,14 +117,14 @@ impl Process {
         bail!("{} did not end within {limit:?}: {}", self.name, self.log())
     }
 
-    /// Ends the process at once.
+    /// Sends SIGKILL and waits for the end of the process.
     pub fn kill(&mut self) {
-        // Neither fails for a child of ours but when it has ended already.
+        // Both fail only if the child has ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 
-    /// Waits until `ready` says yes; an end of the process or the limit is an error that quotes the log.
+    /// Waits until `ready` returns true. If the process ends or the limit passes, the error quotes the log.
     pub async fn wait_until(
         &mut self,
         what: &str,
@@ -159,7 +161,7 @@ impl Drop for Process {
     }
 }
 
-/// Runs a short command to its end and returns what it printed; a failure is an error with its own words.
+/// Runs a short command and returns its standard output; the error of a failed command quotes its standard error.
 pub fn run(command: &mut Command) -> Result<String> {
     let output = command
         .output()

@@ -1,5 +1,7 @@
-//! TCP relays on loopback: one whose connections a test can cut and whose target it can change, and a plain one that
-//! leads into a lab.
+//! TCP forwarders on loopback.
+//!
+//! [`PortForward`] leads to a server inside a lab. [`Relay`] leads to one of several targets; a test can change the
+//! targets and cut the connections.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -19,7 +21,7 @@ use tokio::{
 
 use crate::http::Address;
 
-/// A port of loopback that leads to a server inside a lab, until it is dropped.
+/// A loopback port that forwards to a server inside a lab until it is dropped.
 #[derive(Debug)]
 pub struct PortForward {
     address: SocketAddr,
@@ -27,7 +29,6 @@ pub struct PortForward {
 }
 
 impl PortForward {
-    /// Opens one; each connection is relayed to the server.
     pub async fn open(server: Address) -> Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = listener.local_addr()?;
@@ -36,7 +37,7 @@ impl PortForward {
                 let server = server.clone();
                 tokio::spawn(async move {
                     client.set_nodelay(true)?;
-                    // Both are told by the end of the streams, whoever hung up.
+                    // Dropping both streams tells both peers of an error.
                     copy_bidirectional(&mut client, &mut server.connect().await?).await
                 });
             }
@@ -44,7 +45,6 @@ impl PortForward {
         Ok(Self { address, task })
     }
 
-    /// Where it is.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
@@ -56,7 +56,7 @@ impl Drop for PortForward {
     }
 }
 
-/// A relay on loopback; it lives as long as the runtime that it was started on.
+/// A relay on loopback; it stops with the tokio runtime that it was started on.
 #[derive(Debug)]
 pub struct Relay {
     address: SocketAddr,
@@ -66,7 +66,7 @@ pub struct Relay {
 }
 
 impl Relay {
-    /// Relays to the first of these targets that takes the connection.
+    /// Starts a relay that connects to the first of these targets that accepts.
     pub async fn start(targets: &[SocketAddr]) -> Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let relay = Self {
@@ -80,29 +80,28 @@ impl Relay {
         Ok(relay)
     }
 
-    /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Leads new connections to these targets, and cuts those that there are.
+    /// Replaces the targets and cuts every open connection.
     pub fn switch(&self, targets: &[SocketAddr]) {
         self.targets.send_replace(targets.to_vec());
         self.cut();
     }
 
-    /// Leads new connections to this target too, where those before it do not take them.
+    /// Adds a target for new connections that no earlier target accepts.
     pub fn add(&self, target: SocketAddr) {
         self.targets.send_modify(|targets| targets.push(target));
     }
 
-    /// Cuts every connection.
+    /// Cuts every open connection.
     pub fn cut(&self) {
-        // Without connections there is nothing to cut.
+        // Fails only if no connection is open.
         let _ = self.cut.send(());
     }
 
-    /// How many connections were cut.
+    /// Number of connections that were cut so far.
     pub fn cuts(&self) -> usize {
         self.count.load(Ordering::Relaxed)
     }
@@ -126,7 +125,7 @@ async fn accept(
                 copy_bidirectional(&mut client, &mut server).await
             };
             tokio::select! {
-                // Whoever hung up first, both are told by the end of the streams.
+                // Dropping both streams tells both peers of the end.
                 _ = relayed => {}
                 _ = cut.recv() => {
                     count.fetch_add(1, Ordering::Relaxed);

@@ -1,4 +1,4 @@
-//! A certificate that vouches for itself, in files.
+//! A self-signed certificate in files.
 
 use std::{fs, net::IpAddr};
 
@@ -8,12 +8,12 @@ use tempfile::TempDir;
 
 use crate::tools;
 
-/// The files, which are gone when this is dropped. Anybody may read them.
+/// A certificate and its key in PEM files that every user may read; the files are removed with this value.
 #[derive(Debug)]
 pub struct SelfSigned(TempDir);
 
 impl SelfSigned {
-    /// Makes one for this address.
+    /// Creates a certificate for a server at this address.
     pub fn new(address: IpAddr) -> Result<Self> {
         let mut params = CertificateParams::default();
         params.subject_alt_names.push(SanType::IpAddress(address));
@@ -25,12 +25,12 @@ impl SelfSigned {
         Ok(Self(dir))
     }
 
-    /// The file with the certificate, in PEM.
+    /// The path of the certificate.
     pub fn certificate(&self) -> String {
         self.0.path().join("tls.crt").display().to_string()
     }
 
-    /// The file with its key, in PEM.
+    /// The path of the private key.
     pub fn key(&self) -> String {
         self.0.path().join("tls.key").display().to_string()
     }

@@ -1,16 +1,23 @@
-//! Turns what a proxy is served into one static bootstrap, so that Envoy judges it whole.
+//! Builds one static bootstrap from everything that a proxy is served, so that Envoy validates the whole.
 //!
-//! Over the wire a route may name a cluster that does not exist: Envoy accepts it and answers 503.
-//! In a static configuration it refuses it.
-//! So route configurations move into their connection managers and endpoints into their clusters.
-//! Works on protobuf JSON alone; field names may be in either of its forms.
+//! Over xDS, Envoy accepts a route to a cluster that does not exist and answers 503.
+//! In a static configuration, Envoy rejects such a route.
+//! So this module moves route configurations into their connection managers and load assignments into their clusters:
+//!
+//! ```text
+//! listener { rds: { route_config_name: r } } + route configuration r  →  listener { route_config: … }
+//! cluster { type: EDS } + load assignment                             →  cluster { type: STATIC, load_assignment: … }
+//! secret reference { sds_config: … }                                  →  secret reference without sds_config
+//! ```
+//!
+//! Input and output are protobuf JSON; field names may be in snake case or camel case.
 
 use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result};
 use serde_json::{Map, Value, json};
 
-/// What one proxy is served, as protobuf JSON.
+/// Everything that one proxy is served, as protobuf JSON.
 #[derive(Clone, Debug, Default)]
 pub struct ServedResources {
     /// `envoy.config.cluster.v3.Cluster`
@@ -25,7 +32,7 @@ pub struct ServedResources {
     pub secrets: Vec<Value>,
 }
 
-/// Builds the bootstrap; an error names the resource that something refers to and nobody serves.
+/// Builds the bootstrap. The error names a resource that is referred to but not served.
 pub fn static_bootstrap(served: &ServedResources) -> Result<Value> {
     let endpoints = by_name(&served.endpoints, "cluster_name")?;
     let routes = by_name(&served.routes, "name")?;
@@ -49,16 +56,18 @@ fn by_name<'a>(resources: &'a [Value], field: &str) -> Result<BTreeMap<&'a str, 
             .and_then(|fields| get(fields, field))
             .and_then(Value::as_str);
         Ok((
-            name.with_context(|| format!("a resource without {field}: {resource}"))?,
+            name.with_context(|| format!("a resource has no `{field}`: {resource}"))?,
             resource,
         ))
     });
     named.collect()
 }
 
-/// An EDS cluster becomes a static one with the endpoints it would have fetched.
+/// Turns an EDS cluster into a static one with its load assignment; other clusters stay as they are.
 fn inline_endpoints(cluster: &mut Value, endpoints: &BTreeMap<&str, &Value>) -> Result<()> {
-    let fields = cluster.as_object_mut().context("a cluster is an object")?;
+    let fields = cluster
+        .as_object_mut()
+        .context("a cluster is not a JSON object")?;
     if get(fields, "type").and_then(Value::as_str) != Some("EDS") {
         return Ok(());
     }
@@ -70,16 +79,16 @@ fn inline_endpoints(cluster: &mut Value, endpoints: &BTreeMap<&str, &Value>) -> 
     let name = service
         .filter(|name| !name.is_empty())
         .or_else(|| get(fields, "name").and_then(Value::as_str));
-    let name = name.context("a cluster without a name")?.to_owned();
+    let name = name.context("a cluster has no name")?.to_owned();
     let assignment = endpoints
         .get(name.as_str())
-        .with_context(|| format!("no endpoints for {name}"))?;
+        .with_context(|| format!("no load assignment is served for `{name}`"))?;
     fields.insert("type".to_owned(), json!("STATIC"));
     fields.insert("load_assignment".to_owned(), (*assignment).clone());
     Ok(())
 }
 
-/// A connection manager, wherever it is, gets the routes it would have fetched.
+/// Replaces `rds` by the route configuration it names, in connection managers at any depth.
 fn inline_routes(value: &mut Value, routes: &BTreeMap<&str, &Value>) -> Result<()> {
     match value {
         Value::Object(fields) => {
@@ -89,10 +98,10 @@ fn inline_routes(value: &mut Value, routes: &BTreeMap<&str, &Value>) -> Result<(
                     .and_then(|source| get(source, "route_config_name"));
                 let name = name
                     .and_then(Value::as_str)
-                    .context("an rds without route_config_name")?;
+                    .context("`rds` has no `route_config_name`")?;
                 let route = routes
                     .get(name)
-                    .with_context(|| format!("no route configuration {name}"))?;
+                    .with_context(|| format!("no route configuration `{name}` is served"))?;
                 fields.insert("route_config".to_owned(), (*route).clone());
             }
             fields
@@ -106,7 +115,7 @@ fn inline_routes(value: &mut Value, routes: &BTreeMap<&str, &Value>) -> Result<(
     }
 }
 
-/// A reference to a secret without a source is one to a static secret.
+/// Removes the source of each secret reference, which makes it refer to a static secret.
 fn make_secrets_static(value: &mut Value) {
     match value {
         Value::Object(fields) => {
@@ -118,7 +127,7 @@ fn make_secrets_static(value: &mut Value) {
     }
 }
 
-/// The field's value under its proto name or its camel-case JSON name.
+/// The value of a field under its proto name or its camel-case JSON name.
 fn get<'a>(fields: &'a Map<String, Value>, name: &str) -> Option<&'a Value> {
     fields.get(name).or_else(|| fields.get(&camel_case(name)))
 }
@@ -143,13 +152,45 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_forms_of_a_name_are_read() {
+    fn field_names_become_camel_case() {
         assert_eq!(camel_case("route_config_name"), "routeConfigName");
         assert_eq!(camel_case("rds"), "rds");
     }
 
     #[test]
-    fn what_nobody_serves_is_named() {
+    fn served_resources_move_to_where_they_are_used() {
+        let assignment = json!({"clusterName": "blue", "endpoints": []});
+        let routes = json!({"name": "r", "virtualHosts": []});
+        let bootstrap = static_bootstrap(&ServedResources {
+            clusters: vec![
+                json!({"name": "color", "type": "EDS", "edsClusterConfig": {"serviceName": "blue"}}),
+                json!({"name": "blue", "type": "EDS", "eds_cluster_config": {}}),
+                json!({"name": "self", "type": "STATIC"}),
+            ],
+            endpoints: vec![assignment.clone()],
+            listeners: vec![
+                json!({"filterChains": [{"filters": [{"typedConfig": {"rds": {"routeConfigName": "r"}}}]}]}),
+            ],
+            routes: vec![routes.clone()],
+            secrets: vec![json!({"name": "s", "sds_config": {"ads": {}}})],
+        })
+        .expect("every reference is served");
+        assert_eq!(
+            bootstrap["static_resources"],
+            json!({
+                "clusters": [
+                    {"name": "color", "type": "STATIC", "load_assignment": assignment},
+                    {"name": "blue", "type": "STATIC", "load_assignment": assignment},
+                    {"name": "self", "type": "STATIC"},
+                ],
+                "listeners": [{"filterChains": [{"filters": [{"typedConfig": {"route_config": routes}}]}]}],
+                "secrets": [{"name": "s"}],
+            })
+        );
+    }
+
+    #[test]
+    fn error_names_the_resource_that_is_not_served() {
         let cluster =
             json!({"name": "color", "type": "EDS", "edsClusterConfig": {"serviceName": "blue"}});
         let error = static_bootstrap(&ServedResources {
@@ -157,7 +198,7 @@ mod tests {
             ..ServedResources::default()
         })
         .unwrap_err();
-        assert_eq!(error.to_string(), "no endpoints for blue");
+        assert_eq!(error.to_string(), "no load assignment is served for `blue`");
 
         let listener = json!({"filterChains": [{"filters": [{"typedConfig": {"rds": {"routeConfigName": "r"}}}]}]});
         let error = static_bootstrap(&ServedResources {
@@ -165,6 +206,6 @@ mod tests {
             ..ServedResources::default()
         })
         .unwrap_err();
-        assert_eq!(error.to_string(), "no route configuration r");
+        assert_eq!(error.to_string(), "no route configuration `r` is served");
     }
 }

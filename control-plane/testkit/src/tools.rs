@@ -1,4 +1,4 @@
-//! Where the programs lie that the tests start.
+//! Paths of the workspace and of the programs that tests start.
 
 use std::{
     env, fs,
@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Result, bail};
 use tempfile::TempDir;
 
-/// The root of the workspace, where `Cargo.lock` and `examples/` are.
+/// The root of the workspace.
 pub fn workspace() -> Result<PathBuf> {
     Ok(Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("../..")
@@ -21,17 +21,17 @@ pub fn installed(path: &str) -> Result<PathBuf> {
     let program = workspace()?.join("target/tools").join(path);
     if !program.exists() {
         bail!(
-            "{} is missing: run scripts/setup (make test does), or scripts/kubernetes cluster for what runs pods",
+            "{} is missing: run scripts/setup, or scripts/kubernetes cluster for the programs that run pods",
             program.display()
         );
     }
     Ok(program)
 }
 
-/// A binary of this workspace, as built next to the running program.
+/// A binary of this workspace, from the target folder of the running program.
 pub fn built(name: &str) -> Result<PathBuf> {
     let this = env::current_exe()?;
-    // Tests lie in `target/<profile>/deps`, binaries in `target/<profile>`.
+    // Tests are in `target/<profile>/deps`, binaries in `target/<profile>`.
     let found = this
         .ancestors()
         .skip(1)
@@ -40,17 +40,17 @@ pub fn built(name: &str) -> Result<PathBuf> {
         .find(|program| program.exists());
     let Some(program) = found else {
         bail!(
-            "{name} is not built next to {}: run cargo build --workspace --bins",
+            "{name} was not built next to {}: run cargo build --workspace --bins",
             this.display()
         );
     };
     Ok(program)
 }
 
-/// A folder for sockets, logs and configuration, gone when it is dropped.
+/// A folder for sockets, logs and configuration, which is removed when the handle is dropped.
 ///
-/// Anybody may write to it: Envoy runs as a user of its own.
-/// The folders of processes that were killed are removed by the next one.
+/// Every user may write to it, because Envoy may run as another user.
+/// A call also removes the folders of processes that were killed.
 pub fn scratch(what: &str) -> Result<TempDir> {
     const PREFIX: &str = "evermesh-";
     for entry in fs::read_dir(env::temp_dir())?.filter_map(Result::ok) {
@@ -59,7 +59,7 @@ pub fn scratch(what: &str) -> Result<TempDir> {
             .strip_prefix(PREFIX)
             .and_then(|rest| rest.split('-').nth(1)?.parse::<u32>().ok());
         if owner.is_some_and(|pid| !is_alive(pid)) {
-            // Another process may be sweeping too, and what is not ours stays.
+            // Fails if another process removes the folder too, or if it belongs to another user.
             let _ = fs::remove_dir_all(entry.path());
         }
     }
@@ -70,7 +70,7 @@ pub fn scratch(what: &str) -> Result<TempDir> {
     Ok(dir)
 }
 
-/// Whether there is a process of this id; one that has ended is none, even if nobody has asked how.
+/// Whether a process with this id runs. A zombie does not count: its command line is empty.
 pub fn is_alive(pid: u32) -> bool {
     fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|words| !words.is_empty())
 }

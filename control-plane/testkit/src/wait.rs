@@ -1,20 +1,21 @@
-//! Waiting for what happens by itself.
+//! Waiting for a condition with a deadline.
 
 use std::time::Duration;
 
-/// Between two looks.
+/// Time between two checks.
 const INTERVAL: Duration = Duration::from_millis(20);
 
-/// Waits until something holds.
+/// Waits until `condition` holds.
 ///
 /// # Panics
-/// If it does not within `patience`; that is what a test fails with.
-pub async fn eventually(what: &str, patience: Duration, mut holds: impl AsyncFnMut() -> bool) {
+///
+/// If it does not hold within `limit`; the message names `what`.
+pub async fn eventually(what: &str, limit: Duration, mut condition: impl AsyncFnMut() -> bool) {
     let poll = async {
-        while !holds().await {
+        while !condition().await {
             tokio::time::sleep(INTERVAL).await;
         }
     };
-    let done = tokio::time::timeout(patience, poll).await;
-    assert!(done.is_ok(), "{what} did not happen");
+    let done = tokio::time::timeout(limit, poll).await;
+    assert!(done.is_ok(), "{what} did not happen within {limit:?}");
 }

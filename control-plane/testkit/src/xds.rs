@@ -1,4 +1,4 @@
-//! A caller of an xDS server that is no Envoy: who is served as whom.
+//! A minimal xDS client, for tests of authentication: it asks for clusters and keeps the stream open.
 
 use evermesh_proto::{
     core,
@@ -13,21 +13,21 @@ use tonic::{
 };
 use tonic_prost::ProstCodec;
 
-/// The method by which Envoys ask for changes.
+/// Path of the gRPC method for delta ADS.
 pub const DELTA: &str =
     "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
 
-/// A stream that was answered; it ends when dropped.
+/// An open stream that received its first response; dropping it closes the stream.
 #[derive(Debug)]
 pub struct DeltaStream {
     _requests: mpsc::UnboundedSender<DeltaDiscoveryRequest>,
-    /// What comes after the first answer.
+    /// Responses after the first one.
     pub responses: Streaming<DeltaDiscoveryResponse>,
 }
 
-/// Asks for every cluster of this node, with this header `authorization`; returns the stream once it was answered.
+/// Subscribes to all clusters of a node, with an optional `authorization` header, and waits for the first response.
 ///
-/// A refusal is an error with the server's status; so is a connection that breaks.
+/// The error is the server's status, or `Unknown` if the connection breaks.
 pub async fn open_stream(
     channel: Channel,
     node: &str,
@@ -63,6 +63,6 @@ pub async fn open_stream(
             _requests: requests,
             responses,
         }),
-        None => Err(Status::unknown("the stream ended without an answer")),
+        None => Err(Status::unknown("the stream ended without a response")),
     }
 }

@@ -1,9 +1,9 @@
-//! Cloud Map on loopback: what is registered is found, an outage is an outage, a restart forgets nothing.
+//! Cloud Map on loopback: registration, an outage and a restart.
 
 use evermesh_testkit::moto::Moto;
 
 #[tokio::test]
-async fn instances_come_go_and_survive_a_restart() {
+async fn registered_instances_survive_a_restart() {
     let mut moto = Moto::start().await.unwrap();
     moto.create_http_namespace("demo.local").await.unwrap();
     moto.create_service("demo.local", "color").await.unwrap();
@@ -32,7 +32,7 @@ async fn instances_come_go_and_survive_a_restart() {
 }
 
 #[tokio::test]
-async fn an_unknown_service_is_an_error_that_names_it() {
+async fn error_names_the_unknown_service() {
     let mut moto = Moto::start().await.unwrap();
     moto.create_http_namespace("demo.local").await.unwrap();
     let error = moto
@@ -41,6 +41,6 @@ async fn an_unknown_service_is_an_error_that_names_it() {
         .unwrap_err();
     assert_eq!(
         error.to_string(),
-        "there is no service colour in demo.local"
+        "service `colour` does not exist in namespace `demo.local`"
     );
 }
