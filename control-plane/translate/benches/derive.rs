@@ -1,7 +1,8 @@
-//! What a turn of the translation costs: the first, after one changed router, after one changed set of endpoints.
+//! Measures an update of the translation: with an empty memo, after a change of one router, and after a change of one
+//! node's endpoints.
 
 #![allow(missing_docs)] // a program, not an API
-#![allow(clippy::unwrap_used)] // what fails here fails the benchmark
+#![allow(clippy::unwrap_used)] // a benchmark may panic
 
 #[path = "../tests/support/builders.rs"]
 #[allow(dead_code, unreachable_pub)] // shared with the tests
@@ -17,14 +18,14 @@ const SIZES: [usize; 2] = [1_000, 5_000];
 
 fn main() {
     for size in SIZES {
-        sizes(size);
+        print_sizes(size);
     }
     divan::main();
 }
 
-/// Bytes on the wire, by type.
+/// Prints the number of resources and their average size in bytes, by type.
 #[allow(clippy::print_stdout)] // a benchmark's result
-fn sizes(n: usize) {
+fn print_sizes(n: usize) {
     let derived = derive(&builders::large(n), &mut DeriveMemo::default());
     println!("{n} nodes: {} views", derived.views.len());
     for kind in evermesh_proto::ResourceType::ALL {
@@ -33,13 +34,13 @@ fn sizes(n: usize) {
             (count + 1, bytes + resource.body.len())
         });
         if let Some(each) = bytes.checked_div(count) {
-            println!("  {kind}: {count}, {each} bytes each");
+            println!("  {kind}: {count}, {each} bytes each on average");
         }
     }
 }
 
 #[divan::bench(args = SIZES, sample_count = 10)]
-fn first(bencher: Bencher<'_, '_>, n: usize) {
+fn empty_memo(bencher: Bencher<'_, '_>, n: usize) {
     let graph = builders::large(n);
     bencher.bench_local(|| derive(&graph, &mut DeriveMemo::default()));
 }
@@ -66,23 +67,23 @@ fn one_set_of_endpoints(bencher: Bencher<'_, '_>, n: usize) {
     alternate(bencher, &shared(graphs));
 }
 
-/// A copy of everything, for whoever wants the whole after a turn.
+/// Measures a copy of all resources, which [`derive`] makes after an update.
 #[divan::bench(args = SIZES)]
-fn everything(bencher: Bencher<'_, '_>, n: usize) {
+fn copy_of_everything(bencher: Bencher<'_, '_>, n: usize) {
     let mut memo = DeriveMemo::default();
     derive_changes(&builders::large(n), &mut memo);
     bencher.bench_local(|| drop(memo.derived().clone()));
 }
 
 #[divan::bench]
-fn short_cut(bencher: Bencher<'_, '_>) {
+fn load_assignments_of_one_node(bencher: Bencher<'_, '_>) {
     let graph = builders::large(10);
     let (name, node) = graph.nodes.first_key_value().unwrap();
     let endpoints = &graph.endpoints[name];
     bencher.bench_local(|| load_assignments(node, endpoints));
 }
 
-/// The two graphs share all that is equal, down to whole maps, as two turns of ingest do.
+/// Makes the graphs share equal objects and equal maps by pointer, as consecutive builds of ingest do.
 fn shared([one, mut other]: [Graph; 2]) -> [Graph; 2] {
     macro_rules! share {
         ($($map:ident)+) => {$(
@@ -103,9 +104,9 @@ fn shared([one, mut other]: [Graph; 2]) -> [Graph; 2] {
 fn alternate(bencher: Bencher<'_, '_>, graphs: &[Graph; 2]) {
     let mut memo = DeriveMemo::default();
     derive_changes(&graphs[0], &mut memo);
-    let mut turn = 0;
+    let mut count = 0;
     bencher.bench_local(|| {
-        turn += 1;
-        derive_changes(&graphs[turn % 2], &mut memo)
+        count += 1;
+        derive_changes(&graphs[count % 2], &mut memo)
     });
 }

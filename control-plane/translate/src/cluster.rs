@@ -1,7 +1,7 @@
-//! Clusters: the nodes that others call, the application beside a proxy, and the two that keep the original
-//! destination.
+//! Clusters: one for each listener of a node, one for the application beside each proxy, and two for each mesh that
+//! forward to the original destination.
 //!
-//! Must not know who calls: a cluster of a node is the same for every caller, and so is served once.
+//! The cluster of a node does not depend on the caller, so all callers share one resource.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -33,14 +33,14 @@ use evermesh_proto::{
 
 use crate::{endpoint, names, scope::EncodedResources, wire};
 
-/// App Mesh's word for "without a limit".
+/// The threshold that App Mesh used in circuit breakers for "no limit" (2³¹ − 1).
 const UNLIMITED: u32 = 2_147_483_647;
-/// How long a connection to another node may take.
+/// Connect timeout towards other nodes and original destinations.
 const REMOTE_CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long a connection to the application beside the proxy, or to the proxy itself, may take.
+/// Connect timeout towards the application beside the proxy, and of a gateway towards itself.
 const LOCAL_CONNECT_TIMEOUT: Duration = Duration::from_millis(250);
 
-/// A node as others call it: one cluster for each of its listeners.
+/// The clusters by which callers reach a node, one for each of its listeners.
 pub(crate) fn node_clusters(node: &ResolvedNode, mesh: &ResolvedMesh) -> EncodedResources {
     node.listeners
         .iter()
@@ -62,7 +62,7 @@ fn node_cluster(
     port: ServicePort,
 ) -> Cluster {
     let cluster = Cluster {
-        // An endpoint that discovery has dropped is gone, whatever health checks think of it.
+        // Without this, Envoy keeps an endpoint that discovery removed as long as health checks succeed.
         ignore_health_on_host_removal: true,
         ..base_cluster(name, REMOTE_CONNECT_TIMEOUT, port.protocol)
     };
@@ -94,7 +94,7 @@ fn node_cluster(
     }
 }
 
-/// One address that the proxy reaches without leaving its pod: the application, or a gateway itself.
+/// A cluster with one endpoint on loopback: the application beside the proxy, or the gateway itself.
 pub(crate) fn local_cluster(name: &str, mesh: &ResolvedMesh, port: ServicePort) -> Cluster {
     Cluster {
         cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Static.into())),
@@ -107,7 +107,8 @@ pub(crate) fn local_cluster(name: &str, mesh: &ResolvedMesh, port: ServicePort) 
     }
 }
 
-/// The two clusters of a mesh that keep the destination the application asked for.
+/// The two clusters of a mesh that forward a connection to its original destination: one for AWS APIs, one for
+/// `egressFilter` `ALLOW_ALL`.
 pub(crate) fn original_destinations(mesh: &ResolvedMesh) -> EncodedResources {
     [
         names::amazonaws_cluster(&mesh.name),
@@ -136,7 +137,7 @@ pub(crate) fn original_destinations(mesh: &ResolvedMesh) -> EncodedResources {
     .collect()
 }
 
-/// The key of a cluster that every view may list.
+/// The key of a cluster that several views share.
 pub(crate) fn shared_key(name: Arc<str>) -> ResourceKey {
     ResourceKey {
         kind: ResourceType::Cluster,
@@ -145,8 +146,10 @@ pub(crate) fn shared_key(name: Arc<str>) -> ResourceKey {
     }
 }
 
-/// What all clusters have in common. App Mesh sets no limit where the user sets none, and Envoy's own limits are
-/// low; `max_retries` is one of them: with Envoy's 3 a retry policy fails under load.
+/// The settings that all clusters share.
+///
+/// App Mesh sets no limit unless the user does, so the circuit breakers are off. Envoy's defaults are low: with at most
+/// 3 concurrent retries a retry policy has no effect under load.
 fn base_cluster(name: &str, connect_timeout: Duration, protocol: Protocol) -> Cluster {
     let explicit = |protocol| {
         protocol_options(UpstreamProtocolOptions::ExplicitHttpConfig(
@@ -192,7 +195,7 @@ fn protocol_options(options: UpstreamProtocolOptions) -> BTreeMap<String, Any> {
     )])
 }
 
-/// An assignment of one host.
+/// A load assignment with one endpoint.
 fn single_endpoint(cluster: &str, host: String, port: u16) -> ClusterLoadAssignment {
     ClusterLoadAssignment {
         endpoints: vec![LocalityLbEndpoints {
@@ -208,7 +211,7 @@ fn single_endpoint(cluster: &str, host: String, port: u16) -> ClusterLoadAssignm
     }
 }
 
-/// An assignment without hosts: requests get 503.
+/// A load assignment without endpoints; requests are answered 503.
 fn empty_assignment(cluster: &str) -> ClusterLoadAssignment {
     ClusterLoadAssignment {
         cluster_name: cluster.to_owned(),

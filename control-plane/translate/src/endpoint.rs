@@ -1,6 +1,7 @@
-//! Endpoints of a node to `ClusterLoadAssignment`s.
+//! Load assignments: the endpoints of a node as `ClusterLoadAssignment`s.
 //!
-//! Must not look at anything but the node and its endpoints: it is the short cut for the most frequent change.
+//! A load assignment depends on nothing but the node and its endpoints. So a change of endpoints, the most frequent
+//! change, needs this module alone ([`crate::derive_endpoints`]).
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -14,10 +15,10 @@ use evermesh_proto::{
 
 use crate::{names, wire};
 
-/// The load assignments of one node, one for each of its listeners: exactly what [`crate::derive`] makes of the
-/// same endpoints. None if the endpoints are not ours to serve.
+/// The load assignments of one node, one for each of its listeners, as [`crate::derive`] derives them.
 ///
-/// Without endpoints there still is an assignment, an empty one: a proxy that waits for it would not start.
+/// Empty if the proxies find the endpoints themselves by DNS. A node that has no endpoints gets empty load assignments,
+/// because a proxy does not start before it has those that it waits for.
 pub fn load_assignments(
     node: &ResolvedNode,
     endpoints: &[Endpoint],
@@ -60,7 +61,6 @@ pub fn load_assignments(
         .collect()
 }
 
-/// Port and protocol of a listener.
 pub(crate) fn port(listener: &NodeListener) -> ServicePort {
     ServicePort {
         port: listener.port,
@@ -68,8 +68,8 @@ pub(crate) fn port(listener: &NodeListener) -> ServicePort {
     }
 }
 
-/// The weight is the number of endpoints that take requests, so that each gets the same share; gRPC clients ignore
-/// a locality whose weight is zero, and refuse an assignment in which none has one.
+/// The endpoints of one locality. Its weight is the number of healthy endpoints, at least 1, so that every endpoint gets
+/// the same share. Proxyless gRPC clients ignore a locality of weight 0, and refuse an assignment that has no other.
 fn locality_endpoints(
     Locality { region, zone }: &Locality,
     endpoints: &[&Endpoint],
@@ -118,7 +118,7 @@ fn lb_endpoint(endpoint: &Endpoint, port: u16) -> LbEndpoint {
     }
 }
 
-/// One host of a cluster that is written out.
+/// An endpoint at an address; in a DNS cluster, at a name.
 pub(crate) fn static_endpoint(host: String, port: u16) -> endpoint::Endpoint {
     endpoint::Endpoint {
         address: Some(wire::address(host, port)),

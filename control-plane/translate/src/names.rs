@@ -1,25 +1,25 @@
-//! Every name that Envoy sees is made here. They are App Mesh's: users search logs and configuration dumps
-//! for them, and alert on them.
+//! The names of all resources, filter chains and virtual hosts.
 //!
-//! Must not depend on anything but names, protocols and ports.
+//! The names are those of App Mesh, because users search logs and configuration dumps for them and alert on them. They
+//! depend on names, protocols and ports alone.
 
 use std::{fmt::Display, sync::Arc};
 
 use evermesh_model::{ResourceName, ServicePort};
 
-/// Where intercepted inbound connections of a node arrive.
+/// The port to which interception redirects the inbound connections of a node.
 pub(crate) const INGRESS_PORT: u16 = 15000;
-/// Where intercepted outbound connections of a node arrive, and where a gateway calls itself.
+/// The port to which interception redirects the outbound connections of a node, and on which a gateway calls itself.
 pub(crate) const EGRESS_PORT: u16 = 15001;
 
-/// The header by which a gateway tells its own egress listener which port of which virtual service is meant.
+/// The header in which a gateway passes virtual service and port (`color.ns:8080`) to its own egress listener.
 pub(crate) const SERVICE_HEADER: &str = "x-app-mesh-virtual-service";
 
-/// A gateway's virtual host for requests that keep their client's `Host`.
+/// The virtual host of a gateway for requests that keep the `Host` of the client.
 pub(crate) const DEFAULT_BACKEND: &str = "default_backend";
 
-/// `lds_ingress_0.0.0.0_15000`; of a gateway, and of a node that nobody intercepts, its own port. The address is part of
-/// the name, not what it binds.
+/// `lds_ingress_0.0.0.0_15000`; for gateways and for nodes with local ports, the name has the listener's own port.
+/// The address is part of the name only; the listener may bind another.
 pub(crate) fn ingress_listener(port: u16) -> Arc<str> {
     format!("lds_ingress_0.0.0.0_{port}").into()
 }
@@ -29,8 +29,8 @@ pub(crate) fn egress_listener() -> Arc<str> {
     format!("lds_egress_0.0.0.0_{EGRESS_PORT}").into()
 }
 
-/// `lds_egress_127.0.0.1_9001`: where a node that nobody intercepts calls a backend. The address is part of the name,
-/// not what it binds.
+/// `lds_egress_127.0.0.1_9001`, a local port on which the application calls a backend. The address is part of the name
+/// only; the listener may bind another.
 pub(crate) fn local_listener(port: u16) -> Arc<str> {
     format!("lds_egress_127.0.0.1_{port}").into()
 }
@@ -45,12 +45,12 @@ pub(crate) fn egress_routes(ServicePort { port, protocol }: ServicePort) -> Arc<
     format!("rds_egress_{protocol}_{port}").into()
 }
 
-/// `http_8080`: a filter chain of either listener.
+/// `http_8080`, for inbound and outbound filter chains.
 pub(crate) fn filter_chain(ServicePort { port, protocol }: ServicePort) -> String {
     format!("{protocol}_{port}")
 }
 
-/// `cds_ingress_shop_color_ns_http_8080`: the application beside a node's proxy.
+/// `cds_ingress_shop_color_ns_http_8080`, the application beside the proxy of a node.
 pub(crate) fn local_cluster(
     ResourceName { mesh, name, .. }: &ResourceName,
     ServicePort { port, protocol }: ServicePort,
@@ -58,7 +58,8 @@ pub(crate) fn local_cluster(
     format!("cds_ingress_{mesh}_{name}_{protocol}_{port}").into()
 }
 
-/// `cds_egress_shop_color_ns_http_8080`: a node, as others call it. Its load assignment has the same name.
+/// `cds_egress_shop_color_ns_http_8080`, the cluster by which callers reach a node. The load assignment has the same
+/// name.
 pub(crate) fn node_cluster(
     ResourceName { mesh, name, .. }: &ResourceName,
     ServicePort { port, protocol }: ServicePort,
@@ -66,18 +67,18 @@ pub(crate) fn node_cluster(
     format!("cds_egress_{mesh}_{name}_{protocol}_{port}").into()
 }
 
-/// `cds_egress_shop_amazonaws`: the AWS APIs, at whatever address the application asked for.
+/// `cds_egress_shop_amazonaws`, the original destination of connections to AWS APIs.
 pub(crate) fn amazonaws_cluster(mesh: &str) -> Arc<str> {
     format!("cds_egress_{mesh}_amazonaws").into()
 }
 
-/// `cds_egress_shop_mesh-allow-all`: what no backend claims, at whatever address the application asked for.
+/// `cds_egress_shop_mesh-allow-all`, the original destination of traffic that belongs to no backend.
 pub(crate) fn allow_all_cluster(mesh: &str) -> Arc<str> {
     format!("cds_egress_{mesh}_mesh-allow-all").into()
 }
 
-/// `cds_ingress_shop_gate_ns_self_redirect_http_15001`: a gateway's own egress listener. With several
-/// listeners each has its own, `…_self_redirect_8080_http_15001`.
+/// `cds_ingress_shop_gate_ns_self_redirect_http_15001`, the egress listener of the gateway itself. A gateway with
+/// several listeners has one such cluster for each: `…_self_redirect_8080_http_15001`.
 pub(crate) fn self_redirect_cluster(
     ResourceName { mesh, name, .. }: &ResourceName,
     ServicePort { port, protocol }: ServicePort,
@@ -91,7 +92,7 @@ pub(crate) fn self_redirect_cluster(
     format!("cds_ingress_{mesh}_{name}_self_redirect_{which}{protocol}_{EGRESS_PORT}").into()
 }
 
-/// The virtual host of a gateway for one domain: `self_redirect` for `*`.
+/// `self_redirect_shop.example.com`, the virtual host of a gateway for one domain; `self_redirect` for `*`.
 pub(crate) fn gateway_host(domain: &str) -> String {
     if domain == "*" {
         "self_redirect".to_owned()
@@ -100,7 +101,7 @@ pub(crate) fn gateway_host(domain: &str) -> String {
     }
 }
 
-/// `color.ns:8080`: a virtual service on one of its ports: a domain, and the value of [`SERVICE_HEADER`].
+/// `color.ns:8080`, a virtual service with one of its ports: a domain, and a value of [`SERVICE_HEADER`].
 pub(crate) fn authority(hostname: &str, port: impl Display) -> String {
     format!("{hostname}:{port}")
 }

@@ -1,6 +1,4 @@
-//! The TCP proxy.
-//!
-//! Must not know which listener it is in.
+//! The TCP proxy filter, for ports that carry connections instead of requests.
 
 use std::{sync::Arc, time::Duration};
 
@@ -16,7 +14,7 @@ use evermesh_proto::{
 
 use crate::{http::ListenerDirection, route, wire};
 
-/// Everything to one cluster.
+/// A TCP proxy that sends every connection to one cluster.
 pub(crate) fn proxy_to_cluster(
     direction: ListenerDirection,
     cluster: &str,
@@ -29,10 +27,10 @@ pub(crate) fn proxy_to_cluster(
     )
 }
 
-/// The filters of a rule, and the clusters they name.
+/// The filters for a TCP rule, and the clusters that they name.
 ///
-/// Unlike a route, a TCP proxy may not name a cluster with weight zero. Where no weight is left there is no filter
-/// at all: Envoy closes connections of such a chain at once.
+/// Targets of weight 0 are left out, because Envoy's `TcpProxy` refuses a weight below 1. If no target is left, the
+/// filter chain has no filter and Envoy closes its connections at once.
 pub(crate) fn proxy_by_rule(
     direction: ListenerDirection,
     rule: &TcpRule,

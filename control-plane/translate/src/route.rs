@@ -1,6 +1,6 @@
-//! Rules of a router to Envoy routes: what they match, where they lead, how long and how often.
+//! Routes: a rule of a router as an Envoy route, with its match, weighted clusters, timeouts and retry policy.
 //!
-//! Must not know which virtual host or proxy a route ends up in.
+//! A route does not depend on the virtual host or proxy that will contain it.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -31,7 +31,7 @@ use evermesh_proto::{
 
 use crate::{names, wire};
 
-/// The route of a rule. `name` shows up in access logs.
+/// The route for an HTTP rule. `name` appears in access logs as `%ROUTE_NAME%`.
 pub(crate) fn http_route(name: &str, rule: &HttpRule) -> Route {
     let HttpRule {
         protocol: _,
@@ -61,7 +61,8 @@ pub(crate) fn http_route(name: &str, rule: &HttpRule) -> Route {
     }
 }
 
-/// An action with App Mesh's timeouts. The idle timeout of a route takes the place of the connection manager's.
+/// A route action with the timeouts of App Mesh: by default 15 seconds for each request. An idle timeout replaces the
+/// `stream_idle_timeout` of the connection manager.
 pub(crate) fn route_action(clusters: ClusterSpecifier, timeout: Timeout) -> RouteAction {
     let Timeout { per_request, idle } = timeout;
     let per_request = per_request.unwrap_or(Timeout::DEFAULT_PER_REQUEST);
@@ -73,7 +74,6 @@ pub(crate) fn route_action(clusters: ClusterSpecifier, timeout: Timeout) -> Rout
     }
 }
 
-/// The cluster of a target.
 pub(crate) fn target_cluster(target: &RouteTarget) -> Arc<str> {
     let RouteTarget {
         node,
@@ -88,7 +88,8 @@ pub(crate) fn target_cluster(target: &RouteTarget) -> Arc<str> {
     names::node_cluster(node, port)
 }
 
-/// The targets that a route names: all, or none if nobody has a weight, for Envoy refuses weights that sum to zero.
+/// The targets that the route names: all of them, or none if every weight is 0, because Envoy refuses weighted clusters
+/// whose weights sum to 0.
 pub(crate) fn served_targets(targets: &[RouteTarget]) -> &[RouteTarget] {
     if targets.iter().all(|target| target.weight == 0) {
         &[]
@@ -97,9 +98,10 @@ pub(crate) fn served_targets(targets: &[RouteTarget]) -> &[RouteTarget] {
     }
 }
 
-/// Several targets keep their weights, zeros among them, so that a cluster about to get traffic is already warm.
-/// One target needs no weights: a plain cluster is less for Envoy to choose from and means the same.
-/// None if it names no target.
+/// The cluster or weighted clusters of a route; `None` if it names no target.
+///
+/// Targets of weight 0 stay in the route, so that their clusters are warm before they get traffic. A single target
+/// becomes a plain cluster, which means the same.
 fn cluster_specifier(targets: &[RouteTarget]) -> Option<ClusterSpecifier> {
     let targets = served_targets(targets);
     if targets.is_empty() {
@@ -123,7 +125,7 @@ fn cluster_specifier(targets: &[RouteTarget]) -> Option<ClusterSpecifier> {
     }))
 }
 
-/// What a rule or gateway route matches.
+/// The match of a router's rule or of a gateway route.
 pub(crate) fn route_match(matches: &HttpMatch) -> RouteMatch {
     let HttpMatch {
         path,
@@ -152,7 +154,7 @@ pub(crate) fn route_match(matches: &HttpMatch) -> RouteMatch {
     }
 }
 
-/// A header with exactly this value.
+/// Matches requests in which the header has exactly this value.
 pub(crate) fn exact_header(name: &str, value: &str) -> HeaderMatcher {
     HeaderMatcher {
         name: name.to_owned(),
@@ -184,7 +186,7 @@ fn header_matcher(header: &RequestHeaderMatch) -> HeaderMatcher {
         name: name.to_string(),
         invert_match: *invert,
         header_match_specifier: Some(pattern.map_or_else(
-            |whole| whole,
+            |other| other,
             |it| HeaderMatchSpecifier::StringMatch(string_matcher(it)),
         )),
         ..Default::default()
@@ -210,7 +212,7 @@ fn string_matcher(pattern: MatchPattern) -> StringMatcher {
     }
 }
 
-/// An RE2 expression.
+/// A regular expression in RE2 syntax.
 pub(crate) fn regex_matcher(regex: &str) -> RegexMatcher {
     RegexMatcher {
         regex: regex.to_owned(),
@@ -218,8 +220,8 @@ pub(crate) fn regex_matcher(regex: &str) -> RegexMatcher {
     }
 }
 
-/// What App Mesh did for routes without a policy: two more tries, each at another host, after a connection that
-/// failed or broke, a refused stream, a 503 and gRPC's `unavailable`.
+/// App Mesh's policy for routes without a `retryPolicy`: at most 2 retries, on a host that was not tried yet, after a
+/// failed or reset connection, a refused stream, status 503, or gRPC status `unavailable`.
 fn default_retry_policy() -> route::RetryPolicy {
     retry_policy_on(
         &[
@@ -234,7 +236,7 @@ fn default_retry_policy() -> route::RetryPolicy {
     )
 }
 
-/// The user's policy; none if it never tries again.
+/// The user's retry policy; `None` if it allows no retry.
 fn retry_policy(policy: &RetryPolicy) -> Option<route::RetryPolicy> {
     let RetryPolicy {
         max_retries,
@@ -278,7 +280,7 @@ fn retry_policy_on(on: &[&str], codes: Vec<u32>, num_retries: u32) -> route::Ret
     }
 }
 
-/// Envoy's `retry_on` conditions of an event.
+/// The conditions of Envoy's `retry_on` for an event.
 fn retry_conditions(event: RetryEvent) -> &'static [&'static str] {
     match event {
         RetryEvent::ServerError | RetryEvent::GatewayError => &["reset", "retriable-status-codes"],
@@ -293,7 +295,7 @@ fn retry_conditions(event: RetryEvent) -> &'static [&'static str] {
     }
 }
 
-/// The answers that an event means.
+/// The HTTP status codes for an event.
 fn status_codes(event: RetryEvent) -> &'static [u32] {
     match event {
         RetryEvent::ServerError => &[500, 501, 502, 503, 504, 505, 506, 507, 508, 510, 511],

@@ -1,7 +1,8 @@
-//! Which resources a proxy sees, and which of them are its own.
+//! Scopes and views: which resources a proxy gets, and which of them it has for itself.
 //!
-//! Listeners, routes and local clusters have the same names in every proxy and other contents: they belong to one
-//! view. Clusters of nodes and their load assignments are the same for all who call: they are shared.
+//! Listeners, routes and clusters of the application have one name in every proxy, and contents that differ by proxy.
+//! Their keys carry the proxy as scope. The clusters and load assignments of nodes are the same for all callers; their
+//! keys have no scope.
 
 use std::sync::Arc;
 
@@ -10,10 +11,10 @@ use evermesh_proto::{ProxyView, Resource, ResourceKey, ResourceType};
 
 use crate::{cluster, service::TargetCluster};
 
-/// Resources that one step of the translation made.
+/// Resources that one derivation made, with their keys.
 pub(crate) type EncodedResources = Vec<(ResourceKey, Arc<Resource>)>;
 
-/// The scope of one proxy: the name of its view.
+/// The scope of the resources that only one proxy has: the name of its view (`mesh/shop/virtualNode/color_ns`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ProxyScope(Arc<str>);
 
@@ -22,12 +23,10 @@ impl ProxyScope {
         Self(proxy.to_string().into())
     }
 
-    /// The name of the view.
     pub(crate) fn name(&self) -> Arc<str> {
         Arc::clone(&self.0)
     }
 
-    /// The key of a resource that only this proxy sees.
     pub(crate) fn key(&self, kind: ResourceType, name: Arc<str>) -> ResourceKey {
         ResourceKey {
             kind,
@@ -36,13 +35,13 @@ impl ProxyScope {
         }
     }
 
-    /// A resource that only this proxy sees.
+    /// Adds the key under which only this proxy gets the resource.
     pub(crate) fn scoped(&self, resource: Resource) -> (ResourceKey, Arc<Resource>) {
         let key = self.key(resource.kind, Arc::clone(&resource.name));
         (key, Arc::new(resource))
     }
 
-    /// The keys of a cluster that all who call share: itself, and its load assignment if it needs one.
+    /// The shared keys of a target: its cluster and, if Evermesh serves the endpoints, its load assignment.
     pub(crate) fn target_keys(target: &TargetCluster) -> impl Iterator<Item = ResourceKey> {
         let assignment = target.eds.then(|| ResourceKey {
             kind: ResourceType::Endpoint,
@@ -53,7 +52,7 @@ impl ProxyScope {
     }
 }
 
-/// The view of a proxy that has these resources of its own, and lists these keys besides.
+/// The view of a proxy with its own resources and further keys.
 pub(crate) fn view<'a>(
     own: &'a EncodedResources,
     others: impl IntoIterator<Item = &'a ResourceKey>,

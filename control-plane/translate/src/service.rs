@@ -1,7 +1,7 @@
-//! What a virtual service means to its callers, in two parts that change at different times: [`ReachableClusters`] makes
-//! their listeners and views and changes seldom; [`ServiceRoutes`] makes their routes and changes with every weight.
+//! The derived forms of a service that its callers contain: the clusters it leads to, and its routes.
 //!
-//! Must not know which proxy calls.
+//! [`ReachableClusters`] goes into listeners and views and changes seldom. [`ServiceRoutes`] goes into route
+//! configurations and changes with every shifted weight. Neither depends on the caller, so all callers share them.
 
 use std::{borrow::Cow, collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -16,68 +16,72 @@ use prost::Message;
 
 use crate::{names, route, wire};
 
-/// `stream_idle_timeout` of Envoy's connection manager.
+/// Envoy's default for `stream_idle_timeout` of the connection manager.
 const STREAM_IDLE_TIMEOUT: Duration = Duration::from_mins(5);
 
-/// Where calls of a service can lead.
+/// The ports of a service, and the clusters to which calls of the service can lead.
 #[derive(Debug, PartialEq)]
 pub(crate) struct ReachableClusters {
-    /// Ascending by port.
+    /// Ascending by port number.
     pub(crate) ports: Vec<(ServicePort, PortTraffic)>,
-    /// Every cluster that its routes and connections name, ascending.
+    /// The clusters that routes and TCP proxies of the service name, ascending.
     pub(crate) clusters: Vec<TargetCluster>,
-    /// The user's objects it was made from.
+    /// The user's objects that this was derived from.
     pub(crate) origins: Vec<Arc<str>>,
 }
 
-/// What a port carries.
+/// The traffic of a port.
 #[derive(Debug, PartialEq)]
 pub(crate) enum PortTraffic {
-    /// Requests; their routes are in [`ServiceRoutes`].
+    /// HTTP requests, of any version, and gRPC calls; their routes are in [`ServiceRoutes`].
     Http,
-    /// Connections. Without a rule they are closed.
+    /// TCP connections, which follow this rule; without a rule they are closed.
     Tcp(Option<TcpRule>),
 }
 
-/// A cluster of a node.
+/// A cluster of a node that is a target.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct TargetCluster {
     pub(crate) cluster: Arc<str>,
-    /// Whether it needs a load assignment.
+    /// Whether Evermesh serves the endpoints of the cluster, so that it needs a load assignment.
     pub(crate) eds: bool,
 }
 
-/// The routes of a service, in the form its callers need: [`NodeServiceRoutes`] or [`GatewayServiceRoutes`].
+/// The routes of a service in the form that its callers need: [`NodeServiceRoutes`] or [`GatewayServiceRoutes`].
 #[derive(Debug, PartialEq)]
 pub(crate) struct ServiceRoutes<T> {
-    /// The name that clients put into `Host`.
+    /// The host name by which clients call the service (`Host` or `:authority`).
     pub(crate) hostname: Arc<str>,
-    /// By port; those that carry requests.
+    /// The HTTP ports of the service.
     pub(crate) ports: BTreeMap<u16, PortRoutes<T>>,
-    /// Whether nobody provides it: its name then is known on every port and leads nowhere.
+    /// Whether the service has no provider. Callers then know its name on every port, and requests are answered 404.
     pub(crate) reserved: bool,
-    /// The user's objects it was made from.
+    /// The user's objects that this was derived from.
     pub(crate) origins: Vec<Arc<str>>,
 }
 
-/// A service on one port.
+/// The routes of a service on one port.
 #[derive(Debug, PartialEq)]
 pub(crate) struct PortRoutes<T> {
-    /// Its routes, in the order in which they are tried.
+    /// The routes, in the order in which Envoy tries them.
     pub(crate) routes: T,
-    /// The clusters its routes name, ascending.
+    /// The clusters that the routes name, ascending.
     pub(crate) needs: Vec<Arc<str>>,
-    /// The longest any of its routes allows: whoever stands before it must not give up earlier.
+    /// The longest timeouts of all routes. The first pass of a gateway uses them, so that it does not end a request before
+    /// the second pass does.
     pub(crate) longest_timeout: Timeout,
 }
 
-/// For nodes: an encoded `RouteConfiguration` with nothing but one virtual host. Encoded messages concatenate, so
-/// the routes of a node are put together from these without encoding them again.
+/// The routes of a service for nodes: for each port an encoded `RouteConfiguration` with one virtual host and no other
+/// field.
+///
+/// Concatenating encoded protobuf messages merges them. So the route configuration of a node is concatenated from these,
+/// and a shifted weight encodes one virtual host only.
 pub(crate) type NodeServiceRoutes = ServiceRoutes<Bytes>;
-/// For gateways: routes that match on the header by which a gateway names service and port.
+/// The routes of a service for gateways. Each matches [`names::SERVICE_HEADER`].
 pub(crate) type GatewayServiceRoutes = ServiceRoutes<Vec<envoy::Route>>;
 
-/// The nodes that a service may lead to, each once, ascending.
+/// The nodes that calls of the service can reach, ascending, each once.
 pub(crate) fn nodes<'a>(
     service: &'a ResolvedService,
     router: Option<&'a ResolvedRouter>,
@@ -97,7 +101,7 @@ pub(crate) fn nodes<'a>(
     nodes
 }
 
-/// `nodes` are those of [`nodes()`].
+/// `nodes` are the nodes that [`nodes()`] lists.
 pub(crate) fn reachable_clusters(
     service: &ResolvedService,
     router: Option<&ResolvedRouter>,
@@ -123,12 +127,12 @@ pub(crate) fn reachable_clusters(
                 });
             }
             let first = rules.into_iter().next().map(|(_, rule)| rule.into_owned());
-            let carried = match first {
+            let traffic = match first {
                 _ if port.protocol.is_http() => PortTraffic::Http,
                 Some(RouteRule::Tcp(rule)) => PortTraffic::Tcp(Some(rule)),
                 Some(RouteRule::Http(_)) | None => PortTraffic::Tcp(None),
             };
-            (port, carried)
+            (port, traffic)
         })
         .collect();
     clusters.sort();
@@ -140,7 +144,7 @@ pub(crate) fn reachable_clusters(
     }
 }
 
-/// The virtual hosts in the routes of a node: `color.ns` and, for clients that add it, `color.ns:8080`.
+/// The virtual host of a service on each port, with the domains `color.ns` and `color.ns:8080`.
 pub(crate) fn node_service_routes(
     service: &ResolvedService,
     router: Option<&ResolvedRouter>,
@@ -153,7 +157,7 @@ pub(crate) fn node_service_routes(
     })
 }
 
-/// The routes of a service behind a gateway.
+/// The routes of a service in the second pass through a gateway.
 pub(crate) fn gateway_service_routes(
     service: &ResolvedService,
     router: Option<&ResolvedRouter>,
@@ -161,14 +165,14 @@ pub(crate) fn gateway_service_routes(
     service_routes(service, router, |port, mut routes| {
         let authority = names::authority(&service.name.hostname, port);
         for matches in routes.iter_mut().filter_map(|route| route.r#match.as_mut()) {
-            let named = route::exact_header(names::SERVICE_HEADER, &authority);
-            matches.headers.push(named);
+            let matcher = route::exact_header(names::SERVICE_HEADER, &authority);
+            matches.headers.push(matcher);
         }
         routes
     })
 }
 
-/// The routes of a service on one port, for callers that do not say by `Host` whom they mean.
+/// The routes of a service on one port, for local ports: there the port selects the service, not `Host`.
 pub(crate) fn routes_for_port(
     service: &ResolvedService,
     router: Option<&ResolvedRouter>,
@@ -177,7 +181,7 @@ pub(crate) fn routes_for_port(
     port_routes(&rules(service, router, port), |routes| routes)
 }
 
-/// A virtual host without routes: what it gets is answered 404.
+/// A virtual host without routes; requests are answered 404.
 pub(crate) fn virtual_host(hostname: &str, port: u16) -> VirtualHost {
     VirtualHost {
         name: hostname.to_owned(),
@@ -186,13 +190,13 @@ pub(crate) fn virtual_host(hostname: &str, port: u16) -> VirtualHost {
     }
 }
 
-/// A `RouteConfiguration` with nothing but this virtual host.
+/// Encodes a `RouteConfiguration` that has this virtual host and no other field.
 pub(crate) fn encode_virtual_host(host: VirtualHost) -> Bytes {
-    let lone = RouteConfiguration {
+    let configuration = RouteConfiguration {
         virtual_hosts: vec![host],
         ..Default::default()
     };
-    lone.encode_to_vec().into()
+    configuration.encode_to_vec().into()
 }
 
 fn service_routes<T>(
@@ -247,12 +251,12 @@ fn port_routes<T>(
     }
 }
 
-/// Of each timeout the longest, where zero is the longest of all.
+/// The longest of each timeout. Zero, which stands for no limit, is the longest.
 fn longest_timeout(timeouts: impl Iterator<Item = Timeout> + Clone) -> Timeout {
     let per_request = timeouts
         .clone()
         .map(|timeout| timeout.per_request.unwrap_or(Timeout::DEFAULT_PER_REQUEST));
-    // Envoy's own idle timeout holds for whoever stands before the routes too: only a longer one says something.
+    // Envoy's default idle timeout applies to the first pass too, so only a longer timeout has to be set.
     let idle = timeouts
         .filter_map(|timeout| timeout.idle)
         .filter(|idle| idle.is_zero() || *idle > STREAM_IDLE_TIMEOUT);
@@ -262,8 +266,8 @@ fn longest_timeout(timeouts: impl Iterator<Item = Timeout> + Clone) -> Timeout {
     }
 }
 
-/// The rules for one port of a service, with their names, in the order in which they are tried: those that carry
-/// what the port carries.
+/// The rules that apply to one port of a service, with their names, in the order in which they are tried. HTTP ports
+/// have HTTP rules, TCP ports have TCP rules.
 fn rules<'a>(
     service: &ResolvedService,
     router: Option<&'a ResolvedRouter>,
@@ -282,7 +286,7 @@ fn rules<'a>(
     }
 }
 
-/// A node that provides a service gets everything, on the port that was called.
+/// The rule of a service whose provider is a node: all traffic goes to the called port of that node.
 fn node_rule(node: &ResourceName, ServicePort { port, protocol }: ServicePort) -> RouteRule {
     let targets = vec![RouteTarget {
         node: node.clone(),
@@ -318,14 +322,16 @@ fn targets(rule: &RouteRule) -> &[RouteTarget] {
     }
 }
 
-/// The user's objects that a service is made from, ascending.
+/// The objects of a service, its router and the routes of the router, ascending.
 pub(crate) fn origins(service: &ResolvedService, router: Option<&ResolvedRouter>) -> Vec<Arc<str>> {
-    let behind = router.into_iter().flat_map(|router| {
+    let objects_of_router = router.into_iter().flat_map(|router| {
         let inline = std::iter::once(&router.object);
         inline.chain(router.routes.iter().map(|route| &route.object))
     });
-    // Inline routes have the router as their object: each object's text is made once.
-    let mut objects: Vec<_> = std::iter::once(&service.object).chain(behind).collect();
+    // The object of an inline route is the router, so many are equal: format each object once.
+    let mut objects: Vec<_> = std::iter::once(&service.object)
+        .chain(objects_of_router)
+        .collect();
     objects.sort();
     objects.dedup();
     wire::sorted(objects.into_iter().map(wire::origin).collect())
@@ -336,7 +342,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_longest_timeout_is_the_one_that_never_ends() {
+    fn zero_is_the_longest_timeout() {
         let timeout = |per_request: Option<u64>, idle: Option<u64>| Timeout {
             per_request: per_request.map(Duration::from_secs),
             idle: idle.map(Duration::from_secs),

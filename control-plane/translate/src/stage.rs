@@ -1,11 +1,11 @@
-//! One stage of the translation: a pure function of a key and what it reads, run again only for keys that read
-//! something that changed.
+//! A stage of the derivation: a pure function of a key, run again only for keys that read something that changed.
 //!
-//! Whatever the function looks up goes through [`TrackedReads`], which keeps a list: so a reader cannot be forgotten, and
-//! nothing else has to say what depends on what. Walking all keys and comparing their inputs by pointer, as
-//! ingest does, took most of a turn with thousands of nodes.
+//! The function looks up its inputs through [`TrackedReads`], which records them as [`Dependency`]s. So the stage knows
+//! which keys a changed input affects, and no other code has to state dependencies. An output that equals the previous
+//! one keeps its pointer and is not a change, so later stages do not run for it.
 //!
-//! Must not know what is derived.
+//! Walking all keys and comparing their inputs by pointer, as ingest does, took most of an update with thousands of
+//! nodes.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,7 +14,7 @@ use std::{
 
 use evermesh_model::{ResourceName, ServiceName};
 
-/// Something that can be read: an object of the graph, or what an earlier stage made.
+/// An input of a stage: an object of the graph, or the output of an earlier stage.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Dependency {
     Mesh(Arc<str>),
@@ -23,21 +23,21 @@ pub(crate) enum Dependency {
     Service(ServiceName),
     Router(ResourceName),
     Gateway(ResourceName),
-    /// Whether some gateway leads to a service.
-    Targeted(ServiceName),
-    ReachableClusters(ServiceName),
-    NodeServiceRoutes(ServiceName),
-    GatewayServiceRoutes(ServiceName),
-    NodeIngress(ResourceName),
-    NodeEgress(ResourceName),
+    /// Whether a route of some gateway targets the service.
+    GatewayTarget(ServiceName),
+    Reachable(ServiceName),
+    NodeRoutes(ServiceName),
+    GatewayRoutes(ServiceName),
+    Ingress(ResourceName),
+    Egress(ResourceName),
 }
 
-/// What one run of a stage's function has read.
+/// Looks up the inputs of one run of a stage's function and records them.
 #[derive(Debug, Default)]
 pub(crate) struct TrackedReads(Vec<Dependency>);
 
 impl TrackedReads {
-    /// Looks up a value; that it is not there is worth as much as what it is.
+    /// Looks up a value. An absent value is recorded too, because the output depends on its absence.
     pub(crate) fn get<K: Ord + Clone, T>(
         &mut self,
         map: &BTreeMap<K, Arc<T>>,
@@ -49,7 +49,7 @@ impl TrackedReads {
     }
 }
 
-/// An output that is not what it was.
+/// An output that is new, changed or removed.
 #[derive(Debug)]
 pub(crate) struct OutputChange<K, T> {
     pub(crate) key: K,
@@ -57,7 +57,7 @@ pub(crate) struct OutputChange<K, T> {
     pub(crate) after: Option<Arc<T>>,
 }
 
-/// What a stage has made, by key, and who reads what.
+/// The outputs of a stage by key, and the dependencies in both directions.
 #[derive(Debug)]
 pub(crate) struct DerivationStage<K, T> {
     outputs: BTreeMap<K, Arc<T>>,
@@ -76,14 +76,14 @@ impl<K, T> Default for DerivationStage<K, T> {
 }
 
 impl<K: Ord + Clone, T: PartialEq> DerivationStage<K, T> {
-    /// What it has made.
     pub(crate) const fn outputs(&self) -> &BTreeMap<K, Arc<T>> {
         &self.outputs
     }
 
-    /// Derives the output of every key that `key_of` a changed object gives, and of every key that read something in
-    /// `changed`. `derive` answers `None` when the key is gone. An output that comes out equal to the last keeps
-    /// its pointer and is no change.
+    /// Runs `derive` for each affected key and returns the outputs that changed.
+    ///
+    /// A key is affected if `key_of` returns it for something in `changed`, or if its last run read something in
+    /// `changed`. `derive` returns `None` for a key that does not exist any more.
     pub(crate) fn update(
         &mut self,
         changed: &BTreeSet<Dependency>,
@@ -99,7 +99,8 @@ impl<K: Ord + Clone, T: PartialEq> DerivationStage<K, T> {
             .filter_map(|key| {
                 let mut reads = TrackedReads::default();
                 let fresh = derive(&key, &mut reads);
-                // Its own object calls for it anyway; so nothing stays of a key whose object is gone.
+                // Reads of the key's own object are not recorded, because `key_of` covers them. So nothing remains
+                // recorded for a key whose object was removed.
                 reads.0.retain(|read| key_of(read) != Some(&key));
                 self.set_dependencies(&key, reads.0);
                 self.store(key, fresh)
@@ -107,7 +108,7 @@ impl<K: Ord + Clone, T: PartialEq> DerivationStage<K, T> {
             .collect()
     }
 
-    /// Makes `key` a reader of `reads` and of nothing else.
+    /// Replaces the recorded dependencies of `key`.
     fn set_dependencies(&mut self, key: &K, reads: Vec<Dependency>) {
         let before = if reads.is_empty() {
             self.reads.remove(key)

@@ -1,6 +1,8 @@
-//! The stages of a turn: which function gets what, in which order, and what came of it.
+//! The memo of translation: its stages, the order in which an update runs them, and the resources and views that they
+//! gave.
 //!
-//! Must not make a resource.
+//! An update compares the graph with the previous one by pointer, runs the affected keys of each stage in order, and
+//! applies the changed outputs to [`Derived`]. The crate documentation has a diagram of the stages.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -18,10 +20,11 @@ use crate::{
     stage::{Dependency, DerivationStage, OutputChange, TrackedReads},
 };
 
-/// What [`crate::derive`] remembers from one turn to the next. It only saves time: the result is that of a fresh one.
+/// The state that [`crate::derive`] keeps between updates. A memo only saves work: the result is that of an empty one.
 #[derive(Debug, Default)]
 pub struct DeriveMemo {
-    last: Graph,
+    /// The graph of the last update.
+    graph: Graph,
     original_destinations: DerivationStage<Arc<str>, EncodedResources>,
     clusters: DerivationStage<ResourceName, EncodedResources>,
     assignments: DerivationStage<ResourceName, EncodedResources>,
@@ -30,16 +33,16 @@ pub struct DeriveMemo {
     gateway_routes: DerivationStage<ServiceName, GatewayServiceRoutes>,
     ingress: DerivationStage<ResourceName, NodeIngress>,
     egress: DerivationStage<ResourceName, NodeEgress>,
-    routes: DerivationStage<ResourceName, EncodedResources>,
+    egress_routes: DerivationStage<ResourceName, EncodedResources>,
     views: DerivationStage<ResourceName, ProxyView>,
     gateways: DerivationStage<ResourceName, GatewayResources>,
-    /// The services that gateways lead to.
-    targeted: BTreeSet<ServiceName>,
+    /// The services that routes of gateways target.
+    gateway_targets: BTreeSet<ServiceName>,
     derived: Derived,
 }
 
 impl DeriveMemo {
-    /// What the last turn made.
+    /// All resources and views as of the last update.
     pub const fn derived(&self) -> &Derived {
         &self.derived
     }
@@ -53,28 +56,28 @@ impl DeriveMemo {
         out
     }
 
-    /// The last graph again, with other endpoints of one node.
+    /// An update in which only the endpoints of one node differ.
     pub(crate) fn update_endpoints(
         &mut self,
         node: &ResourceName,
         endpoints: Arc<Vec<Endpoint>>,
     ) -> ResourceChanges {
         let mut out = ResourceChanges::default();
-        Arc::make_mut(&mut self.last.endpoints).insert(node.clone(), endpoints);
+        Arc::make_mut(&mut self.graph.endpoints).insert(node.clone(), endpoints);
         update_assignments(
             &mut self.assignments,
             &mut self.derived,
-            &self.last,
+            &self.graph,
             &[Dependency::Endpoints(node.clone())].into(),
             &mut out,
         );
         out
     }
 
-    /// The objects that are not those of the last turn, by pointer.
+    /// The objects whose pointers differ from those of the last update.
     fn changed_inputs(&mut self, graph: &Graph) -> BTreeSet<Dependency> {
         let mut changed = BTreeSet::new();
-        let last = std::mem::replace(&mut self.last, graph.clone());
+        let last = std::mem::replace(&mut self.graph, graph.clone());
         collect_changed(&last.meshes, &graph.meshes, Dependency::Mesh, &mut changed);
         collect_changed(&last.nodes, &graph.nodes, Dependency::Node, &mut changed);
         collect_changed(
@@ -102,17 +105,17 @@ impl DeriveMemo {
             &mut changed,
         ) {
             let routes = graph.gateways.values().flat_map(|gateway| &gateway.routes);
-            let targeted = routes.map(|route| route.target.clone()).collect();
-            let other = self.targeted.symmetric_difference(&targeted).cloned();
-            changed.extend(other.map(Dependency::Targeted));
-            self.targeted = targeted;
+            let targets = routes.map(|route| route.target.clone()).collect();
+            let differing = self.gateway_targets.symmetric_difference(&targets).cloned();
+            changed.extend(differing.map(Dependency::GatewayTarget));
+            self.gateway_targets = targets;
         }
         changed
     }
 
-    /// What services mean to their callers.
+    /// The stages with an output for each service. They have no resources of their own.
     fn update_services(&mut self, graph: &Graph, changed: &mut BTreeSet<Dependency>) {
-        let reach = self.reachable.update(changed, service_of, |name, reads| {
+        let reachable = self.reachable.update(changed, service_of, |name, reads| {
             let (service, router) = read_service(graph, name, reads)?;
             let nodes: Vec<_> = service::nodes(&service, router.as_deref())
                 .into_iter()
@@ -124,33 +127,33 @@ impl DeriveMemo {
                 &nodes,
             ))
         });
-        let node_hosts = self.node_routes.update(changed, service_of, |name, reads| {
+        let node_routes = self.node_routes.update(changed, service_of, |name, reads| {
             let (service, router) = read_service(graph, name, reads)?;
             Some(service::node_service_routes(&service, router.as_deref()))
         });
-        let gateway_hosts = self
+        let gateway_routes = self
             .gateway_routes
             .update(changed, target_of, |name, reads| {
-                if !self.targeted.contains(name) {
+                if !self.gateway_targets.contains(name) {
                     return None;
                 }
                 let (service, router) = read_service(graph, name, reads)?;
                 Some(service::gateway_service_routes(&service, router.as_deref()))
             });
         changed.extend(
-            reach
+            reachable
                 .into_iter()
-                .map(|it| Dependency::ReachableClusters(it.key)),
+                .map(|change| Dependency::Reachable(change.key)),
         );
         changed.extend(
-            node_hosts
+            node_routes
                 .into_iter()
-                .map(|it| Dependency::NodeServiceRoutes(it.key)),
+                .map(|change| Dependency::NodeRoutes(change.key)),
         );
         changed.extend(
-            gateway_hosts
+            gateway_routes
                 .into_iter()
-                .map(|it| Dependency::GatewayServiceRoutes(it.key)),
+                .map(|change| Dependency::GatewayRoutes(change.key)),
         );
     }
 
@@ -178,44 +181,36 @@ impl DeriveMemo {
             derived.apply(&change, |resources| resources, out);
         }
         update_assignments(&mut self.assignments, derived, graph, changed, out);
-        let inbound = self.ingress.update(changed, node_of, |name, reads| {
+        let ingress = self.ingress.update(changed, node_of, |name, reads| {
             let node = reads.get(&graph.nodes, name, Dependency::Node)?;
             let mesh = reads.get(&graph.meshes, &name.mesh, Dependency::Mesh)?;
             Some(listener::node_ingress(&node, &mesh))
         });
-        let outbound = self.egress.update(changed, node_of, |name, reads| {
+        let egress = self.egress.update(changed, node_of, |name, reads| {
             let node = reads.get(&graph.nodes, name, Dependency::Node)?;
             let mesh = reads.get(&graph.meshes, &name.mesh, Dependency::Mesh)?;
             if let Some(ports) = &node.local_ports {
                 let ports = listener::local_ports(&node, ports, |service| {
-                    reads.get(
-                        self.reachable.outputs(),
-                        service,
-                        Dependency::ReachableClusters,
-                    )
+                    reads.get(self.reachable.outputs(), service, Dependency::Reachable)
                 });
                 return Some(listener::local_egress(&node, &mesh, &ports));
             }
             let backends: Vec<_> = backends(&node)
                 .filter_map(|service| {
-                    reads.get(
-                        self.reachable.outputs(),
-                        &service,
-                        Dependency::ReachableClusters,
-                    )
+                    reads.get(self.reachable.outputs(), &service, Dependency::Reachable)
                 })
                 .collect();
             Some(listener::node_egress(&node, &mesh, &backends))
         });
-        for change in inbound {
-            derived.apply(&change, |inbound| &inbound.resources, out);
-            changed.insert(Dependency::NodeIngress(change.key));
+        for change in ingress {
+            derived.apply(&change, |ingress| &ingress.resources, out);
+            changed.insert(Dependency::Ingress(change.key));
         }
-        for change in outbound {
-            derived.apply(&change, |outbound| &outbound.resources, out);
-            changed.insert(Dependency::NodeEgress(change.key));
+        for change in egress {
+            derived.apply(&change, |egress| &egress.resources, out);
+            changed.insert(Dependency::Egress(change.key));
         }
-        for change in self.routes.update(changed, node_of, |name, reads| {
+        for change in self.egress_routes.update(changed, node_of, |name, reads| {
             let node = reads.get(&graph.nodes, name, Dependency::Node)?;
             if let Some(ports) = &node.local_ports {
                 let ports = listener::local_ports(&node, ports, |service| {
@@ -223,28 +218,19 @@ impl DeriveMemo {
                 });
                 return Some(listener::local_egress_routes(&node, &ports));
             }
-            let outbound = reads.get(self.egress.outputs(), name, Dependency::NodeEgress)?;
+            let egress = reads.get(self.egress.outputs(), name, Dependency::Egress)?;
             let backends: Vec<_> = backends(&node)
-                .filter_map(|it| {
-                    reads.get(
-                        self.node_routes.outputs(),
-                        &it,
-                        Dependency::NodeServiceRoutes,
-                    )
-                })
+                .filter_map(|it| reads.get(self.node_routes.outputs(), &it, Dependency::NodeRoutes))
                 .collect();
-            Some(listener::node_egress_routes(&outbound, &backends))
+            Some(listener::node_egress_routes(&egress, &backends))
         }) {
             derived.apply(&change, |resources| resources, out);
         }
-        for change in self
-            .views
-            .update(changed, node_direction_of, |name, reads| {
-                let inbound = reads.get(self.ingress.outputs(), name, Dependency::NodeIngress)?;
-                let outbound = reads.get(self.egress.outputs(), name, Dependency::NodeEgress)?;
-                Some(scope::view(&inbound.resources, &outbound.keys))
-            })
-        {
+        for change in self.views.update(changed, node_side_of, |name, reads| {
+            let ingress = reads.get(self.ingress.outputs(), name, Dependency::Ingress)?;
+            let egress = reads.get(self.egress.outputs(), name, Dependency::Egress)?;
+            Some(scope::view(&ingress.resources, &egress.keys))
+        }) {
             derived.apply_view(&change.key, change.after, out);
         }
     }
@@ -258,22 +244,19 @@ impl DeriveMemo {
         for change in self.gateways.update(changed, gateway_of, |name, reads| {
             let gateway = reads.get(&graph.gateways, name, Dependency::Gateway)?;
             let mesh = reads.get(&graph.meshes, &name.mesh, Dependency::Mesh)?;
-            let routes = gateway.routes.iter();
-            let targets: BTreeSet<&ServiceName> = routes.map(|route| &route.target).collect();
+            let targets: BTreeSet<&ServiceName> =
+                gateway.routes.iter().map(|route| &route.target).collect();
             let targets: Vec<_> = targets
                 .into_iter()
                 .filter_map(|target| {
-                    let reach = reads.get(
-                        self.reachable.outputs(),
-                        target,
-                        Dependency::ReachableClusters,
-                    )?;
-                    let hosts = reads.get(
+                    let reachable =
+                        reads.get(self.reachable.outputs(), target, Dependency::Reachable)?;
+                    let routes = reads.get(
                         self.gateway_routes.outputs(),
                         target,
-                        Dependency::GatewayServiceRoutes,
+                        Dependency::GatewayRoutes,
                     )?;
-                    Some((reach, hosts))
+                    Some((reachable, routes))
                 })
                 .collect();
             Some(listener::gateway_resources(&gateway, &mesh, &targets))
@@ -286,7 +269,8 @@ impl DeriveMemo {
     }
 }
 
-/// The load assignments of nodes. As long as nothing is known there is nothing to say: a proxy keeps what it has.
+/// The stage of load assignments. While the endpoints of a node are not known, its load assignments do not exist, and
+/// proxies keep those that they have.
 fn update_assignments(
     stage: &mut DerivationStage<ResourceName, EncodedResources>,
     derived: &mut Derived,
@@ -306,17 +290,19 @@ fn update_assignments(
 }
 
 impl Derived {
-    /// Takes over a part. A key has one owner, so what the part no longer holds is gone; a resource that is equal
-    /// keeps its pointer, whatever else in its part changed.
+    /// Applies the resources of a changed output and records the differences in `out`.
+    ///
+    /// A resource key belongs to one output, so a resource that the new output lacks is removed. An equal resource keeps
+    /// its pointer.
     fn apply<K, T>(
         &mut self,
         change: &OutputChange<K, T>,
-        part: impl Fn(&T) -> &EncodedResources,
+        resources: impl Fn(&T) -> &EncodedResources,
         out: &mut ResourceChanges,
     ) {
-        let before = change.before.as_deref().map_or(&[][..], |it| part(it));
-        let after = change.after.as_deref().map_or(&[][..], |it| part(it));
-        let kept = |key: &ResourceKey| after.iter().any(|(it, _)| it == key);
+        let before = change.before.as_deref().map_or(&[][..], |it| resources(it));
+        let after = change.after.as_deref().map_or(&[][..], |it| resources(it));
+        let kept = |key: &ResourceKey| after.iter().any(|(other, _)| other == key);
         for (key, _) in before.iter().filter(|(key, _)| !kept(key)) {
             self.resources.remove(key);
             out.resources.insert(key.clone(), None);
@@ -348,8 +334,9 @@ impl Derived {
     }
 }
 
-/// Notes what is not the same, by pointer, and says whether there may be anything. Both are walked side by side,
-/// unless they are one.
+/// Adds the keys whose pointers differ between the maps to `changed`. Returns false if both are the same map, by pointer.
+///
+/// Walks both maps in key order at once.
 fn collect_changed<K: Ord + Clone, T>(
     last: &SharedMap<K, T>,
     now: &SharedMap<K, T>,
@@ -360,22 +347,22 @@ fn collect_changed<K: Ord + Clone, T>(
         return false;
     }
     let mut before = last.iter().peekable();
-    let mut note = |key: &K| changed.insert(read(key.clone()));
+    let mut add = |key: &K| changed.insert(read(key.clone()));
     for (key, value) in &**now {
-        let same = |it: &(&K, &Arc<T>)| Arc::ptr_eq(it.1, value) && it.0 == key;
-        if before.next_if(same).is_some() {
+        let unchanged = |it: &(&K, &Arc<T>)| Arc::ptr_eq(it.1, value) && it.0 == key;
+        if before.next_if(unchanged).is_some() {
             continue;
         }
-        while let Some((gone, _)) = before.next_if(|(passed, _)| *passed < key) {
-            note(gone);
+        while let Some((removed, _)) = before.next_if(|(other, _)| *other < key) {
+            add(removed);
         }
-        if before.next_if(same).is_none() {
-            before.next_if(|(found, _)| *found == key);
-            note(key);
+        if before.next_if(unchanged).is_none() {
+            before.next_if(|(other, _)| *other == key);
+            add(key);
         }
     }
-    for (gone, _) in before {
-        note(gone);
+    for (removed, _) in before {
+        add(removed);
     }
     true
 }
@@ -393,7 +380,7 @@ fn read_service(
     Some((service, router))
 }
 
-/// The services that a node may call, in its order.
+/// The names of the backends of a node, in its order.
 fn backends(node: &evermesh_model::ResolvedNode) -> impl Iterator<Item = ServiceName> {
     node.backends.iter().map(|backend| ServiceName {
         mesh: Arc::clone(&node.name.mesh),
@@ -415,10 +402,10 @@ fn node_of(read: &Dependency) -> Option<&ResourceName> {
     }
 }
 
-/// Both sides of a node: the one object that a view has.
-fn node_direction_of(read: &Dependency) -> Option<&ResourceName> {
+/// The node of an ingress or egress output; the view of a node depends on both.
+fn node_side_of(read: &Dependency) -> Option<&ResourceName> {
     match read {
-        Dependency::NodeIngress(name) | Dependency::NodeEgress(name) => Some(name),
+        Dependency::Ingress(name) | Dependency::Egress(name) => Some(name),
         _ => None,
     }
 }
@@ -432,7 +419,7 @@ fn service_of(read: &Dependency) -> Option<&ServiceName> {
 
 fn target_of(read: &Dependency) -> Option<&ServiceName> {
     match read {
-        Dependency::Service(name) | Dependency::Targeted(name) => Some(name),
+        Dependency::Service(name) | Dependency::GatewayTarget(name) => Some(name),
         _ => None,
     }
 }

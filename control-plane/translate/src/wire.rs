@@ -1,6 +1,4 @@
-//! Values of the Envoy API that are written everywhere: durations, addresses, the ADS source.
-//!
-//! Must not decide anything about a mesh.
+//! Small values of the Envoy API that several modules build: durations, addresses, the ADS config source.
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
@@ -18,9 +16,9 @@ use evermesh_proto::{
     protobuf, route,
 };
 
-/// Seconds and nanoseconds; what protobuf cannot hold becomes its longest.
+/// A protobuf duration. A longer duration than protobuf allows becomes the longest that it allows.
 pub(crate) fn duration(value: Duration) -> protobuf::Duration {
-    /// `google.protobuf.Duration` ends at 10,000 years.
+    /// Seconds in the 10,000 years that `google.protobuf.Duration` allows.
     const LONGEST: u64 = 315_576_000_000;
     let seconds = value.as_secs().min(LONGEST);
     protobuf::Duration {
@@ -29,17 +27,15 @@ pub(crate) fn duration(value: Duration) -> protobuf::Duration {
     }
 }
 
-/// A wrapped `uint32`.
 pub(crate) fn uint32(value: u32) -> protobuf::UInt32Value {
     protobuf::UInt32Value { value }
 }
 
-/// A wrapped `bool`.
 pub(crate) fn bool(value: bool) -> protobuf::BoolValue {
     protobuf::BoolValue { value }
 }
 
-/// A TCP address: an IP address or a name to resolve.
+/// A TCP address. `host` is an IP address or, in a DNS cluster, a name.
 pub(crate) fn address(host: String, port: u16) -> Address {
     Address {
         address: Some(AddressKind::SocketAddress(SocketAddress {
@@ -50,8 +46,8 @@ pub(crate) fn address(host: String, port: u16) -> Address {
     }
 }
 
-/// Where a listener that anyone may reach binds: any IPv4 address; once the mesh states a preference, any address
-/// of both families.
+/// The address of a listener that other pods reach: `0.0.0.0`, or `::` with IPv4 compatibility if the mesh has an
+/// `ipPreference`.
 pub(crate) fn any_address(mesh: &ResolvedMesh, port: u16) -> Address {
     if mesh.ip_preference.is_none() {
         return address(Ipv4Addr::UNSPECIFIED.to_string(), port);
@@ -66,7 +62,7 @@ pub(crate) fn any_address(mesh: &ResolvedMesh, port: u16) -> Address {
     }
 }
 
-/// The address of the proxy's own pod or host: `::1` where the mesh is IPv6 only.
+/// The loopback address: `::1` if the mesh is `IPv6_ONLY`, else `127.0.0.1`.
 pub(crate) fn loopback(mesh: &ResolvedMesh) -> IpAddr {
     match mesh.ip_preference {
         Some(IpFamilyPreference::Ipv6Only) => Ipv6Addr::LOCALHOST.into(),
@@ -74,8 +70,8 @@ pub(crate) fn loopback(mesh: &ResolvedMesh) -> IpAddr {
     }
 }
 
-/// The stream on which the listener or cluster itself came. The proxy waits for the answer without a limit:
-/// ours always comes, and a listener without its routes would answer 404.
+/// The ADS stream as config source. `initial_fetch_timeout` is 0, so the proxy waits without a limit: after Envoy's
+/// default of 15 seconds a listener would start without its routes and answer 404.
 pub(crate) fn ads() -> ConfigSource {
     ConfigSource {
         resource_api_version: ApiVersion::V3.into(),
@@ -87,7 +83,7 @@ pub(crate) fn ads() -> ConfigSource {
     }
 }
 
-/// A route for every path.
+/// Matches every path.
 pub(crate) fn any_path() -> route::RouteMatch {
     route::RouteMatch {
         path_specifier: Some(route::route_match::PathSpecifier::Prefix("/".into())),
@@ -95,12 +91,12 @@ pub(crate) fn any_path() -> route::RouteMatch {
     }
 }
 
-/// The user's object in `origins` of a resource.
+/// The text of an object in `Resource::origins`.
 pub(crate) fn origin(object: &ObjectRef) -> Arc<str> {
     object.to_string().into()
 }
 
-/// Ascending, each once.
+/// Sorts and removes duplicates.
 pub(crate) fn sorted(mut names: Vec<Arc<str>>) -> Vec<Arc<str>> {
     names.sort();
     names.dedup();

@@ -1,4 +1,6 @@
-//! Properties of every translation.
+//! Properties of every derivation: a memo changes no result, changes are minimal, and names refer to resources.
+//!
+//! A failing random test prints its input and keeps its seed in `consistency.proptest-regressions`.
 
 mod support;
 
@@ -22,7 +24,7 @@ const PORTS: [(u16, Protocol); 5] = [
 const NODES: [&str; 4] = ["a", "b", "c", "d"];
 const SERVICES: [&str; 4] = ["a.ns", "b.ns", "c.ns", "d.ns"];
 
-/// One change to a graph.
+/// A change of the graph. Numbers are indices into [`NODES`], [`SERVICES`] and [`PORTS`].
 #[derive(Debug, Clone)]
 enum Change {
     Mesh {
@@ -34,7 +36,7 @@ enum Change {
         idle: u64,
         backends: Vec<usize>,
         eds: bool,
-        /// Where a node that nobody intercepts calls which port of its backends.
+        /// For a node with local ports, the service and port behind each local port.
         local: Option<Vec<(usize, usize)>>,
     },
     Endpoints {
@@ -94,7 +96,7 @@ fn change() -> impl Strategy<Value = Change> {
     ]
 }
 
-/// Applies a change as ingest would: what it does not touch keeps its pointer, and every name leads somewhere.
+/// Applies a change as ingest does: unchanged objects keep their pointers, and every reference resolves.
 fn apply(graph: &mut Graph, change: &Change) {
     match change {
         Change::Mesh { allow, ipv6 } => {
@@ -118,7 +120,7 @@ fn apply(graph: &mut Graph, change: &Change) {
             local,
         } => {
             let local = local.as_ref().map(|ports| {
-                // Services of no backend too: what ingest promises is not needed here.
+                // Ingest allows only backends here. Translation does not rely on that, so use any service.
                 let ports = ports
                     .iter()
                     .map(|(it, port)| (SERVICES[*it], PORTS[*port].0));
@@ -188,7 +190,7 @@ fn apply(graph: &mut Graph, change: &Change) {
     }
 }
 
-/// Every name that a change may speak of exists, with every port.
+/// A graph with every node, service and router that a [`Change`] can refer to, each with every port.
 fn full() -> Graph {
     let mut graph = builders::graph();
     for (node, service) in NODES.into_iter().zip(SERVICES) {
@@ -207,19 +209,19 @@ fn changes() -> impl Strategy<Value = Vec<(Change, bool)>> {
     prop::collection::vec((change(), any::<bool>()), 1..12)
 }
 
-/// Applies the changes, in turns that end where a change says so.
-fn history(changes: &[(Change, bool)], mut turn: impl FnMut(&Graph, &Change)) -> Graph {
+/// Applies the changes, and calls `update` after those that are marked to end a batch.
+fn history(changes: &[(Change, bool)], mut update: impl FnMut(&Graph, &Change)) -> Graph {
     let mut graph = full();
     for (change, end) in changes {
         apply(&mut graph, change);
         if *end {
-            turn(&graph, change);
+            update(&graph, change);
         }
     }
     graph
 }
 
-fn cases(cases: u32) -> ProptestConfig {
+fn config(cases: u32) -> ProptestConfig {
     ProptestConfig {
         cases,
         // Keeps failing seeds beside this file, to be committed.
@@ -231,9 +233,9 @@ fn cases(cases: u32) -> ProptestConfig {
 }
 
 proptest! {
-    #![proptest_config(cases(256))]
+    #![proptest_config(config(256))]
     #[test]
-    fn a_memo_only_saves_time(changes in changes()) {
+    fn memo_does_not_change_the_result(changes in changes()) {
         let mut memo = DeriveMemo::default();
         let graph = history(&changes, |graph, change| match change {
             Change::Endpoints { node, .. } => {
@@ -247,17 +249,17 @@ proptest! {
         prop_assert_eq!(memo.derived(), &derive(&graph, &mut DeriveMemo::default()));
 
         let Derived { mut resources, mut views } = before;
-        let mut said = BTreeSet::new();
+        let mut reported = BTreeSet::new();
         for (key, resource) in changes.resources {
-            prop_assert_ne!(resources.get(&key), resource.as_ref(), "{:?} is no change", key);
-            said.insert(key.clone());
+            prop_assert_ne!(resources.get(&key), resource.as_ref(), "{:?} did not change", key);
+            reported.insert(key.clone());
             match resource {
                 Some(resource) => resources.insert(key, resource),
                 None => resources.remove(&key),
             };
         }
         for (name, view) in changes.views {
-            prop_assert_ne!(views.get(&name), view.as_ref(), "{} is no change", name);
+            prop_assert_ne!(views.get(&name), view.as_ref(), "{} did not change", name);
             match view {
                 Some(view) => views.insert(name, view),
                 None => views.remove(&name),
@@ -266,15 +268,15 @@ proptest! {
         prop_assert_eq!(&views, &memo.derived().views);
         prop_assert_eq!(&resources, &memo.derived().resources);
         for (key, resource) in &memo.derived().resources {
-            prop_assert!(said.contains(key) || Arc::ptr_eq(resource, &resources[key]));
+            prop_assert!(reported.contains(key) || Arc::ptr_eq(resource, &resources[key]));
         }
     }
 }
 
 proptest! {
-    #![proptest_config(cases(64))]
+    #![proptest_config(config(64))]
     #[test]
-    fn every_name_leads_somewhere(changes in changes()) {
+    fn every_name_refers_to_a_resource(changes in changes()) {
         let graph = history(&changes, |_, _| ());
         let derived = derive(&graph, &mut DeriveMemo::default());
         check::consistent(&graph, &derived);
@@ -285,7 +287,7 @@ proptest! {
 }
 
 #[test]
-fn a_large_graph_is_consistent() {
+fn large_graph_is_consistent() {
     let graph = builders::large(12);
     let derived = derive(&graph, &mut DeriveMemo::default());
     assert_eq!(derived.views.len(), 12);
@@ -293,7 +295,7 @@ fn a_large_graph_is_consistent() {
 }
 
 #[test]
-fn a_shifted_weight_changes_routes_and_nothing_else() {
+fn shifted_weight_changes_only_routes() {
     let mut graph = builders::large(40);
     let mut memo = DeriveMemo::default();
     let before = derive(&graph, &mut memo);
@@ -307,14 +309,17 @@ fn a_shifted_weight_changes_routes_and_nothing_else() {
             .is_none_or(|held| !Arc::ptr_eq(held, resource))
     });
     let names: Vec<&str> = changed.map(|(key, _)| key.name.as_ref()).collect();
-    assert_eq!(names, ["rds_egress_http_8080"; 5], "the five that call it");
+    assert_eq!(
+        names, ["rds_egress_http_8080"; 5],
+        "the routes of the five callers"
+    );
     for (name, view) in &after.views {
         assert!(Arc::ptr_eq(view, &before.views[name]));
     }
 }
 
 #[test]
-fn what_goes_leaves_nothing_behind() {
+fn removed_objects_leave_no_resources() {
     let mut memo = DeriveMemo::default();
     derive(&full(), &mut memo);
     let mut graph = full();
@@ -326,7 +331,7 @@ fn what_goes_leaves_nothing_behind() {
 }
 
 #[test]
-fn unknown_endpoints_are_not_none() {
+fn unknown_endpoints_have_no_load_assignment() {
     let mut graph = builders::large(3);
     let (name, _) = graph.nodes.first_key_value().unwrap();
     let name = name.clone();
@@ -337,21 +342,29 @@ fn unknown_endpoints_are_not_none() {
     };
     assert_eq!(assignments(&graph), 3);
     Arc::make_mut(&mut graph.endpoints).insert(name.clone(), Arc::default());
-    assert_eq!(assignments(&graph), 3, "an empty one");
+    assert_eq!(
+        assignments(&graph),
+        3,
+        "no endpoints: an empty load assignment"
+    );
     Arc::make_mut(&mut graph.endpoints).remove(&name);
-    assert_eq!(assignments(&graph), 2, "nothing: proxies keep theirs");
+    assert_eq!(
+        assignments(&graph),
+        2,
+        "unknown endpoints: no load assignment, so proxies keep theirs"
+    );
 }
 
 #[test]
-fn what_waited_for_its_mesh_comes_with_it() {
+fn objects_are_served_once_their_mesh_exists() {
     let graph = full();
     let mut memo = DeriveMemo::default();
     derive(&graph, &mut memo);
     let mut without = graph.clone();
     Arc::make_mut(&mut without.meshes).clear();
-    let homeless = derive(&without, &mut memo);
-    assert_eq!(homeless, derive(&without, &mut DeriveMemo::default()));
-    assert!(homeless.views.is_empty());
+    let without_mesh = derive(&without, &mut memo);
+    assert_eq!(without_mesh, derive(&without, &mut DeriveMemo::default()));
+    assert!(without_mesh.views.is_empty());
     let again = derive(&graph, &mut memo);
     assert_eq!(again, derive(&graph, &mut DeriveMemo::default()));
 }

@@ -1,6 +1,6 @@
-//! The HTTP connection manager and its filters.
+//! The HTTP connection manager and its HTTP filters.
 //!
-//! Must not know what the routes are: they come under the name given here.
+//! A connection manager names the route configuration that the proxy fetches over RDS.
 
 use evermesh_model::ServicePort;
 use evermesh_proto::{
@@ -20,18 +20,19 @@ use evermesh_proto::{
 
 use crate::wire;
 
-/// The direction of the proxy that a connection manager or a TCP proxy is on.
+/// The direction of the listener that a connection manager or TCP proxy belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ListenerDirection {
-    /// From others to the application, on this port of a node or gateway
+    /// Traffic that arrives on this port of a node or gateway.
     Ingress(ServicePort),
-    /// From the application to others
+    /// Traffic from the application to other nodes, and the second pass through a gateway.
     Egress,
 }
 
 impl ListenerDirection {
-    /// In names of statistics: `http.egress.downstream_rq_total`, `http.ingress.http.8080.downstream_rq_total`. App
-    /// Mesh's tags take protocol and port out of the latter, so that in Prometheus both have a short prefix.
+    /// The prefix of the filter's statistics, such as `http.egress.downstream_rq_total` and
+    /// `http.ingress.http.8080.downstream_rq_total`. App Mesh's tag rules in the bootstrap turn the protocol and port of
+    /// the latter into tags, so both have a short prefix in Prometheus.
     pub(crate) fn stat_prefix(self) -> String {
         match self {
             Self::Ingress(ServicePort { port, protocol }) => format!("ingress.{protocol}.{port}"),
@@ -40,10 +41,10 @@ impl ListenerDirection {
     }
 }
 
-/// The filters of the connection manager, **declared in the order of the chain**.
+/// The HTTP filters of the connection manager, **declared in the order of the filter chain**.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum HttpFilter {
-    /// Sends the request on; always the last.
+    /// Forwards the request; always the last filter.
     Router,
 }
 
@@ -60,11 +61,11 @@ impl HttpFilter {
     }
 }
 
-/// A connection manager whose routes come over RDS under `routes`.
+/// A connection manager that fetches the route configuration `routes` over RDS.
 ///
-/// As App Mesh had it: paths are normalised and their slashes merged, websockets may be asked for, a tracer in the
-/// bootstrap takes effect, and callers count as part of the mesh (no `use_remote_address`).
-/// `stream_idle_timeout` bounds a request until its route is known; the route's own holds from there.
+/// The settings are those of App Mesh: paths are normalised and repeated slashes merged, WebSocket upgrades are allowed,
+/// a tracer of the bootstrap takes effect, and `use_remote_address` is off.
+/// `stream_idle_timeout` applies until the route is chosen; then the idle timeout of the route replaces it, if set.
 pub(crate) fn connection_manager(
     direction: ListenerDirection,
     routes: &str,

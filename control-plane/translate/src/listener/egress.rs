@@ -1,4 +1,4 @@
-//! What leaves a node: the listener on 15001 and its routes, one `RouteConfiguration` for each port.
+//! The egress side of a node: the listener on port 15001, and one route configuration for each HTTP port.
 
 use std::{
     collections::{BTreeMap, btree_map::Entry},
@@ -27,24 +27,25 @@ use crate::{
     wire,
 };
 
-/// A node's egress side but for the routes.
+/// The egress side of a node without its route configurations.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct NodeEgress {
-    /// The listeners.
+    /// The listener; with local ports, one listener for each.
     pub(crate) resources: EncodedResources,
-    /// Every key that the egress side adds to the node's view.
+    /// All keys that the egress side adds to the view of the node.
     pub(crate) keys: Vec<ResourceKey>,
-    /// The ports that carry requests, ascending; with the key of their routes.
+    /// The HTTP ports, ascending, with the keys of their route configurations.
     routes: Vec<(u16, ResourceKey)>,
-    /// The virtual host for names that no backend has, if they may pass, and its cluster.
+    /// The encoded virtual host for names that belong to no backend, and its cluster; `None` if the mesh drops them.
     fallback: Option<(Bytes, Arc<str>)>,
-    /// The user's objects that all routes are made from.
+    /// The origins that all route configurations share.
     origins: Vec<Arc<str>>,
 }
 
-/// `backends` are what the node's backends reach, in their order. The protocol in the names of a port that several
-/// backends share is that of the first by host name: a port has one filter chain, and requests of every
-/// protocol fit it.
+/// `backends` belong to the backends of the node, in the same order.
+///
+/// A port has one filter chain, which takes HTTP/1.1, HTTP/2 and gRPC alike. If several backends share a port, the
+/// protocol in its names is that of the first backend by host name.
 pub(crate) fn node_egress(
     node: &ResolvedNode,
     mesh: &ResolvedMesh,
@@ -59,12 +60,12 @@ pub(crate) fn node_egress(
     let mut chains = Vec::new();
     let mut needs = vec![Arc::clone(&amazonaws)];
     let mut routes = Vec::new();
-    for (&port, (protocol, carried)) in &ports {
+    for (&port, (protocol, traffic)) in &ports {
         let port = ServicePort {
             port,
             protocol: *protocol,
         };
-        let filters = match carried {
+        let filters = match traffic {
             PortTraffic::Http => {
                 let name = names::egress_routes(port);
                 let manager = http::connection_manager(ListenerDirection::Egress, &name, None);
@@ -100,18 +101,25 @@ pub(crate) fn node_egress(
         traffic_direction: core::TrafficDirection::Outbound.into(),
         ..Default::default()
     };
-    let origins = backends.iter().flat_map(|reach| reach.origins.clone());
-    let own = [wire::origin(&node.object), wire::origin(&mesh.object)];
+    let origins = backends
+        .iter()
+        .flat_map(|reachable| reachable.origins.clone());
+    let own_origins = [wire::origin(&node.object), wire::origin(&mesh.object)];
     let resource = Resource::encode(name, &listener)
         .with_needs(wire::sorted(needs))
-        .with_origins(wire::sorted(origins.chain(own.clone()).collect()));
+        .with_origins(wire::sorted(origins.chain(own_origins.clone()).collect()));
     let resources = vec![scope.scoped(resource)];
 
-    let clusters = backends.iter().flat_map(|reach| &reach.clusters);
-    let special = [Some(amazonaws), allow_all.clone()];
+    let clusters = backends.iter().flat_map(|reachable| &reachable.clusters);
+    let original_destinations = [Some(amazonaws), allow_all.clone()];
     let keys = clusters
         .flat_map(ProxyScope::target_keys)
-        .chain(special.into_iter().flatten().map(cluster::shared_key))
+        .chain(
+            original_destinations
+                .into_iter()
+                .flatten()
+                .map(cluster::shared_key),
+        )
         .chain(routes.iter().map(|(_, key)| key.clone()))
         .chain(resources.iter().map(|(key, _)| key.clone()))
         .collect();
@@ -125,12 +133,14 @@ pub(crate) fn node_egress(
                 cluster,
             )
         }),
-        origins: own.into(),
+        origins: own_origins.into(),
     }
 }
 
-/// The routes of every port of `egress`; `backends` as there. Nothing is encoded here but a name: virtual hosts
-/// come encoded.
+/// The route configuration for each HTTP port of `egress`. `backends` belong to the backends of the node, in the same
+/// order.
+///
+/// The virtual hosts are encoded already, so only the name of the configuration is encoded here.
 pub(crate) fn node_egress_routes(
     egress: &NodeEgress,
     backends: &[Arc<NodeServiceRoutes>],
@@ -160,19 +170,19 @@ fn route_configuration(
     .encode_to_vec();
     let mut needs = Vec::new();
     let mut origins = egress.origins.clone();
-    for hosts in backends {
-        if let Some(host) = hosts.ports.get(&port) {
-            body.extend_from_slice(&host.routes);
-            needs.extend(host.needs.iter().cloned());
-        } else if hosts.reserved {
+    for service in backends {
+        if let Some(routes) = service.ports.get(&port) {
+            body.extend_from_slice(&routes.routes);
+            needs.extend(routes.needs.iter().cloned());
+        } else if service.reserved {
             body.extend_from_slice(&service::encode_virtual_host(service::virtual_host(
-                &hosts.hostname,
+                &service.hostname,
                 port,
             )));
         } else {
             continue;
         }
-        origins.extend(hosts.origins.iter().cloned());
+        origins.extend(service.origins.iter().cloned());
     }
     if let Some((host, cluster)) = &egress.fallback {
         body.extend_from_slice(host);
@@ -183,21 +193,23 @@ fn route_configuration(
         .with_origins(wire::sorted(origins))
 }
 
-/// The modelled ports. Nothing but the port tells connections apart, so requests and connections cannot share
-/// one, nor can two services that carry connections: the first backend by host name counts.
+/// The ports of all backends.
+///
+/// Only its port tells which service a connection is for. So a port is either HTTP or TCP, and two TCP services cannot
+/// share one. The first backend by host name takes precedence.
 fn egress_ports(
     backends: &[Arc<ReachableClusters>],
 ) -> BTreeMap<u16, (evermesh_model::Protocol, &PortTraffic)> {
     let mut ports = BTreeMap::new();
-    for (port, carried) in backends.iter().flat_map(|reach| &reach.ports) {
+    for (port, traffic) in backends.iter().flat_map(|reachable| &reachable.ports) {
         if let Entry::Vacant(entry) = ports.entry(port.port) {
-            entry.insert((port.protocol, carried));
+            entry.insert((port.protocol, traffic));
         }
     }
     ports
 }
 
-/// TLS to AWS APIs passes whatever the mesh's egress filter says.
+/// Lets TLS connections to AWS APIs pass, also if the egress filter of the mesh is `DROP_ALL`.
 fn amazonaws_chain(cluster: &str) -> FilterChain {
     FilterChain {
         name: "amazonaws".to_owned(),
@@ -215,13 +227,13 @@ fn amazonaws_chain(cluster: &str) -> FilterChain {
     }
 }
 
-/// A connection that nobody redirected was made to the listener itself. It is closed: passed on to its original
-/// destination it would come back for ever.
+/// Closes connections that were made to the listener itself instead of being redirected. Forwarded to their original
+/// destination, they would return to the listener endlessly.
 fn not_redirected_chain() -> FilterChain {
     super::chain_for_port("not_redirected".to_owned(), names::EGRESS_PORT, Vec::new())
 }
 
-/// Connections that no other chain takes, TLS to port 443 with another server name among them.
+/// The chain for connections that match no other chain, including TLS to port 443 with other server names.
 fn allow_all_chain(cluster: &str) -> FilterChain {
     FilterChain {
         name: "mesh-allow-all".to_owned(),
@@ -234,8 +246,8 @@ fn allow_all_chain(cluster: &str) -> FilterChain {
     }
 }
 
-/// Requests for names that no backend has, on a port that one has. The mesh does not know them, so it sets them no
-/// time limit.
+/// The virtual host for requests on the port of a backend that name no backend. They have no timeout, because the mesh
+/// does not know the service.
 fn pass_through_host(cluster: &str) -> VirtualHost {
     let unlimited = Timeout {
         per_request: Some(Duration::ZERO),

@@ -1,12 +1,21 @@
-//! A gateway: a listener for each of its ports, and one on loopback that it calls itself.
+//! Gateways: a listener for each port, and one on loopback by which the gateway calls itself.
 //!
-//! As in App Mesh a request passes the proxy twice. The first pass finds the gateway route, rewrites host and path,
-//! and names the virtual service in a header; the second finds the service's own route, with its weights, retries
-//! and timeouts, and takes the header off.
+//! As in App Mesh, a request passes the proxy twice:
 //!
-//! App Mesh looked at the header only where `Host` stayed the client's and named no service: a client could name
-//! one there and be led to it past its gateway route. Here every route of the second pass matches on the
-//! header, `Host` only narrows the search.
+//! ```text
+//! client ─▶ lds_ingress_0.0.0.0_8080     selects the gateway route, rewrites host and path,
+//!                │                       adds x-app-mesh-virtual-service: color.ns:8080
+//!                │ …_self_redirect_http_15001
+//!                ▼
+//!           lds_egress_0.0.0.0_15001     selects the route of the service (weights, retries, timeouts),
+//!                │                       removes the header
+//!                ▼
+//!           cds_egress_shop_blue_ns_http_8080
+//! ```
+//!
+//! Every route of the second pass matches the header; `Host` selects the virtual host only. App Mesh matched the header
+//! only if the gateway route kept the client's `Host` and that named no service. So a client could bypass the gateway
+//! route by sending the name of another service as `Host`.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -41,42 +50,45 @@ use crate::{
     wire,
 };
 
-/// Everything of a gateway.
+/// All resources of a gateway, and its view.
 #[derive(Debug, PartialEq)]
 pub(crate) struct GatewayResources {
     pub(crate) resources: EncodedResources,
     pub(crate) view: Arc<ProxyView>,
 }
 
-/// A virtual service that a gateway leads to.
+/// The derived forms of a service that a gateway route targets.
 pub(crate) type GatewayTarget = (Arc<ReachableClusters>, Arc<GatewayServiceRoutes>);
 
 type GatewayPortRoutes = PortRoutes<Vec<Route>>;
 
-/// `targets` are the services of its routes, each once.
+/// `targets` are the target services of the gateway's routes, each once.
 pub(crate) fn gateway_resources(
     gateway: &ResolvedGateway,
     mesh: &ResolvedMesh,
     targets: &[GatewayTarget],
 ) -> GatewayResources {
     let scope = ProxyScope::new(&gateway.name);
-    let hosts: BTreeMap<&str, &GatewayServiceRoutes> = targets
+    let services: BTreeMap<&str, &GatewayServiceRoutes> = targets
         .iter()
-        .map(|(_, hosts)| (hosts.hostname.as_ref(), hosts.as_ref()))
+        .map(|(_, routes)| (routes.hostname.as_ref(), routes.as_ref()))
         .collect();
     let mut resources = EncodedResources::new();
     for listener in &gateway.listeners {
-        resources
-            .extend(ingress_resources(gateway, mesh, *listener, &hosts).map(|it| scope.scoped(it)));
+        resources.extend(
+            ingress_resources(gateway, mesh, *listener, &services).map(|it| scope.scoped(it)),
+        );
     }
     let mut keys = Vec::new();
     if let Some(first) = gateway.listeners.first() {
-        let [listener, routes] = egress_resources(gateway, mesh, *first, &hosts);
+        let [listener, routes] = egress_resources(gateway, mesh, *first, &services);
         let needs = Arc::clone(&routes.needs);
         resources.extend([scope.scoped(listener), scope.scoped(routes)]);
-        let reached = targets.iter().flat_map(|(reach, _)| &reach.clusters);
+        let clusters = targets
+            .iter()
+            .flat_map(|(reachable, _)| &reachable.clusters);
         keys.extend(
-            reached
+            clusters
                 .filter(|target| needs.binary_search(&target.cluster).is_ok())
                 .flat_map(ProxyScope::target_keys),
         );
@@ -85,15 +97,16 @@ pub(crate) fn gateway_resources(
     GatewayResources { resources, view }
 }
 
-/// One port of the gateway: its listener, its routes, and the cluster by which it calls itself. That one has the
-/// listener's protocol, so that what comes in as HTTP/2 stays it.
+/// The first pass on one port: the cluster by which the gateway calls itself, the listener, and its route configuration.
+///
+/// The cluster has the protocol of the listener, so an HTTP/2 request stays an HTTP/2 request.
 fn ingress_resources(
     gateway: &ResolvedGateway,
     mesh: &ResolvedMesh,
     port: ServicePort,
-    hosts: &BTreeMap<&str, &GatewayServiceRoutes>,
+    services: &BTreeMap<&str, &GatewayServiceRoutes>,
 ) -> [Resource; 3] {
-    let own = wire::origin(&gateway.object);
+    let gateway_origin = wire::origin(&gateway.object);
     let itself = ServicePort {
         port: names::EGRESS_PORT,
         protocol: port.protocol,
@@ -128,8 +141,8 @@ fn ingress_resources(
         .collect();
     let configuration = RouteConfiguration {
         name: name.to_string(),
-        virtual_hosts: ingress_hosts(&routes, &cluster, hosts),
-        // Clients behind a load balancer name its port, or none.
+        virtual_hosts: ingress_hosts(&routes, &cluster, services),
+        // Behind a load balancer, `Host` contains the port of the load balancer or no port.
         ignore_port_in_host_matching: true,
         ..Default::default()
     };
@@ -139,27 +152,28 @@ fn ingress_resources(
         .map(|_| Arc::clone(&cluster))
         .collect();
     let origins = routes.iter().map(|route| wire::origin(&route.object));
-    let origins = wire::sorted(origins.chain([Arc::clone(&own)]).collect());
+    let origins = wire::sorted(origins.chain([Arc::clone(&gateway_origin)]).collect());
     [
-        self_redirect.with_origins([Arc::clone(&own)]),
-        Resource::encode(listener_name, &listener).with_origins([own]),
+        self_redirect.with_origins([Arc::clone(&gateway_origin)]),
+        Resource::encode(listener_name, &listener).with_origins([gateway_origin]),
         Resource::encode(name, &configuration)
             .with_needs(needs)
             .with_origins(origins),
     ]
 }
 
-/// A virtual host for every host name that some route asks for, and one for all others. Envoy looks into one virtual
-/// host only, the most specific: so each holds, in order, every route that takes its requests, those without a
-/// host name among them.
+/// The virtual hosts of the first pass: one for each domain that a route matches, and `*`.
+///
+/// Envoy searches only the virtual host with the most specific domain. So each virtual host contains, in order, all
+/// routes that match its requests, including routes without a host name.
 fn ingress_hosts(
     routes: &[&ResolvedGatewayRoute],
     cluster: &str,
-    hosts: &BTreeMap<&str, &GatewayServiceRoutes>,
+    services: &BTreeMap<&str, &GatewayServiceRoutes>,
 ) -> Vec<VirtualHost> {
-    let asked = routes.iter().filter_map(|route| route.hostname.as_ref());
+    let hostnames = routes.iter().filter_map(|route| route.hostname.as_ref());
     let domains: BTreeSet<String> = std::iter::once("*".to_owned())
-        .chain(asked.flat_map(domains))
+        .chain(hostnames.flat_map(domains))
         .collect();
     domains
         .into_iter()
@@ -168,7 +182,7 @@ fn ingress_hosts(
             routes: routes
                 .iter()
                 .filter(|route| accepts(route.hostname.as_ref(), &domain))
-                .flat_map(|route| gateway_routes(route, cluster, hosts))
+                .flat_map(|route| gateway_routes(route, cluster, services))
                 .collect(),
             domains: vec![domain],
             ..Default::default()
@@ -176,8 +190,10 @@ fn ingress_hosts(
         .collect()
 }
 
-/// The domains of a match, in lower case as Envoy compares them. A wildcard never stands for nothing, so a suffix
-/// that is a name by itself is a domain too.
+/// The domains of a host name match, in lower case as Envoy compares them.
+///
+/// In Envoy, `*` matches at least one character. So the suffix `example.com` becomes two domains, `example.com` and
+/// `*example.com`.
 fn domains(hostname: &HostnameMatch) -> Vec<String> {
     match hostname {
         HostnameMatch::Exact(name) => vec![name.to_lowercase()],
@@ -193,7 +209,7 @@ fn domains(hostname: &HostnameMatch) -> Vec<String> {
     }
 }
 
-/// Whether a match takes every request that Envoy finds this domain for.
+/// Whether a host name match accepts all requests for which Envoy selects this domain.
 fn accepts(hostname: Option<&HostnameMatch>, domain: &str) -> bool {
     match hostname {
         None => true,
@@ -202,14 +218,14 @@ fn accepts(hostname: Option<&HostnameMatch>, domain: &str) -> bool {
     }
 }
 
-/// The first pass of a gateway route: usually one Envoy route, two where the prefix is cut off at a slash.
+/// The Envoy routes of a gateway route in the first pass: one, or two if a rewritten prefix has to end at a slash.
 ///
-/// App Mesh replaced `/x/` before `/x`, so that `/x/1` becomes `/1` and not `//1`; as `/x` ends anywhere, `/x1`
-/// becomes `/1` too.
+/// With two routes, `/x/` is matched and replaced before `/x`, as in App Mesh: `/x/1` becomes `/1` and not `//1`. A prefix
+/// may end anywhere, so `/x1` becomes `/1` too.
 fn gateway_routes(
     route: &ResolvedGatewayRoute,
     cluster: &str,
-    hosts: &BTreeMap<&str, &GatewayServiceRoutes>,
+    services: &BTreeMap<&str, &GatewayServiceRoutes>,
 ) -> Vec<Route> {
     let ResolvedGatewayRoute {
         name,
@@ -223,12 +239,14 @@ fn gateway_routes(
         rewrite_hostname,
         rewrite_path,
     } = route;
-    let host =
-        target_port.and_then(|port| hosts.get(target.hostname.as_ref())?.ports.get(&port.port));
+    let target_routes = target_port.and_then(|port| {
+        let service = services.get(target.hostname.as_ref())?;
+        service.ports.get(&port.port)
+    });
     let action = RouteAction {
         host_rewrite_specifier: rewrite_hostname
             .then(|| HostRewriteSpecifier::HostRewriteLiteral(target.hostname.to_string())),
-        ..redirect_action(cluster, host)
+        ..redirect_action(cluster, target_routes)
     };
     let service = match target_port {
         None => target.hostname.to_string(),
@@ -256,26 +274,27 @@ fn gateway_routes(
             let action = RouteAction {
                 regex_rewrite: Some(RegexMatchAndSubstitute {
                     pattern: Some(route::regex_matcher("^.+$")),
-                    // A backslash would refer to a group.
+                    // A backslash begins a reference to a capture group.
                     substitution: value.replace('\\', r"\\"),
                 }),
                 ..action
             };
             vec![with_action(first, action)]
         }
-        // Exact paths and expressions have no prefix that could be replaced.
+        // Exact and regular-expression matches have no prefix to replace.
         (PathRewrite::Keep | PathRewrite::Prefix(_), _) => vec![with_action(first, action)],
     }
 }
 
-/// To the gateway itself, not giving up before the service's routes do; without a limit where there are none.
-fn redirect_action(cluster: &str, host: Option<&GatewayPortRoutes>) -> RouteAction {
-    let timeout = host.map_or(
+/// The action of the first pass: calls the gateway itself. Its timeouts are the longest of the target's routes, or
+/// unlimited if the target has no routes, so that the second pass decides.
+fn redirect_action(cluster: &str, target: Option<&GatewayPortRoutes>) -> RouteAction {
+    let timeout = target.map_or(
         Timeout {
             per_request: Some(Duration::ZERO),
             idle: None,
         },
-        |host| host.longest_timeout,
+        |routes| routes.longest_timeout,
     );
     route::route_action(ClusterSpecifier::Cluster(cluster.to_owned()), timeout)
 }
@@ -307,14 +326,14 @@ fn overwrite_header(key: &str, value: String) -> HeaderValueOption {
     }
 }
 
-/// The second pass: a listener that only the gateway itself can reach, and the routes of all services it leads to.
+/// The second pass: the listener on loopback and the route configuration with the routes of all target services.
 fn egress_resources(
     gateway: &ResolvedGateway,
     mesh: &ResolvedMesh,
     first: ServicePort,
-    hosts: &BTreeMap<&str, &GatewayServiceRoutes>,
+    services: &BTreeMap<&str, &GatewayServiceRoutes>,
 ) -> [Resource; 2] {
-    let own = wire::origin(&gateway.object);
+    let gateway_origin = wire::origin(&gateway.object);
     let port = ServicePort {
         port: names::EGRESS_PORT,
         protocol: first.protocol,
@@ -337,35 +356,34 @@ fn egress_resources(
         ..Default::default()
     };
 
-    let rewritten = destinations(gateway, hosts, true);
-    let kept = destinations(gateway, hosts, false);
+    let rewritten = destinations(gateway, services, true);
+    let kept = destinations(gateway, services, false);
     let configuration = RouteConfiguration {
         name: name.to_string(),
         virtual_hosts: egress_hosts(&rewritten, &kept),
         request_headers_to_remove: vec![names::SERVICE_HEADER.to_owned()],
         ..Default::default()
     };
-    let used = rewritten.values().chain(kept.values());
-    let needs = used.flat_map(|host| host.needs.iter().cloned());
-    let named = rewritten.keys().chain(kept.keys());
-    let origins = named
-        .filter_map(|(hostname, _)| hosts.get(hostname))
-        .flat_map(|hosts| hosts.origins.iter().cloned());
+    let all_routes = rewritten.values().chain(kept.values());
+    let needs = all_routes.flat_map(|routes| routes.needs.iter().cloned());
+    let destinations = rewritten.keys().chain(kept.keys());
+    let origins = destinations
+        .filter_map(|(hostname, _)| services.get(hostname))
+        .flat_map(|routes| routes.origins.iter().cloned());
     let needs = wire::sorted(needs.collect());
-    let origins = wire::sorted(origins.chain([Arc::clone(&own)]).collect());
+    let origins = wire::sorted(origins.chain([Arc::clone(&gateway_origin)]).collect());
     [
-        Resource::encode(listener_name, &listener).with_origins([own]),
+        Resource::encode(listener_name, &listener).with_origins([gateway_origin]),
         Resource::encode(name, &configuration)
             .with_needs(needs)
             .with_origins(origins),
     ]
 }
 
-/// Services and ports that routes lead to, by host name and port: of the routes that rewrite `Host`, or of those
-/// that do not.
+/// The targets of gateway routes by host name and port: of the routes that rewrite `Host`, or of those that keep it.
 fn destinations<'a>(
     gateway: &ResolvedGateway,
-    hosts: &BTreeMap<&'a str, &'a GatewayServiceRoutes>,
+    services: &BTreeMap<&'a str, &'a GatewayServiceRoutes>,
     rewrite_hostname: bool,
 ) -> BTreeMap<(&'a str, u16), &'a GatewayPortRoutes> {
     gateway
@@ -374,20 +392,23 @@ fn destinations<'a>(
         .filter(|route| route.rewrite_hostname == rewrite_hostname)
         .filter_map(|route| {
             let port = route.target_port?.port;
-            let (hostname, hosts) = hosts.get_key_value(route.target.hostname.as_ref())?;
-            Some(((*hostname, port), hosts.ports.get(&port)?))
+            let (hostname, routes) = services.get_key_value(route.target.hostname.as_ref())?;
+            Some(((*hostname, port), routes.ports.get(&port)?))
         })
         .collect()
 }
 
-/// A virtual host for each name that `Host` is rewritten to. A client's own `Host` may be any of these too, so each
-/// also holds the routes of requests that keep theirs.
+/// The virtual hosts of the second pass: one for each name to which `Host` is rewritten, and `*` for requests that keep
+/// their `Host`.
+///
+/// A kept `Host` may equal one of these names. So each virtual host also contains the routes for requests that keep
+/// theirs.
 fn egress_hosts(
     rewritten: &BTreeMap<(&str, u16), &GatewayPortRoutes>,
     kept: &BTreeMap<(&str, u16), &GatewayPortRoutes>,
 ) -> Vec<VirtualHost> {
-    let own_names: BTreeSet<&str> = rewritten.keys().map(|(hostname, _)| *hostname).collect();
-    let named = own_names.into_iter().map(|hostname| {
+    let hostnames: BTreeSet<&str> = rewritten.keys().map(|(hostname, _)| *hostname).collect();
+    let named = hostnames.into_iter().map(|hostname| {
         let own = rewritten.iter().filter(|((it, _), _)| *it == hostname);
         let others = kept
             .iter()
@@ -395,7 +416,7 @@ fn egress_hosts(
         VirtualHost {
             routes: own
                 .chain(others)
-                .flat_map(|(_, host)| host.routes.iter().cloned())
+                .flat_map(|(_, port)| port.routes.iter().cloned())
                 .collect(),
             ..service::virtual_host(hostname, names::EGRESS_PORT)
         }
@@ -405,7 +426,7 @@ fn egress_hosts(
         domains: vec!["*".to_owned()],
         routes: kept
             .values()
-            .flat_map(|host| host.routes.iter().cloned())
+            .flat_map(|port| port.routes.iter().cloned())
             .collect(),
         ..Default::default()
     });

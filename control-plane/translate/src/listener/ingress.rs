@@ -1,5 +1,5 @@
-//! What reaches a node: the listener on 15000, or one for each of its ports where nobody redirects to that one; the
-//! application's clusters, and the routes between them.
+//! The ingress side of a node: the listener on port 15000 (with local ports, one for each port of the node), the clusters
+//! of the application, and the route configurations between them.
 
 use std::sync::Arc;
 
@@ -20,36 +20,36 @@ use crate::{
     wire,
 };
 
-/// A node's inbound side.
+/// The resources of the ingress side of a node.
 #[derive(Debug, PartialEq)]
 pub(crate) struct NodeIngress {
     pub(crate) resources: EncodedResources,
 }
 
-/// Nothing at all for a node without listeners.
+/// A node without listeners has no ingress resources.
 pub(crate) fn node_ingress(node: &ResolvedNode, mesh: &ResolvedMesh) -> NodeIngress {
     let scope = ProxyScope::new(&node.name);
     let origins = [wire::origin(&node.object)];
     let mut resources = EncodedResources::new();
-    let mut redirected = IngressListener::default();
+    let mut redirected = IngressChains::default();
     for listener in &node.listeners {
-        let called = endpoint::port(listener);
-        let Some(application) = application_port(node, called) else {
+        let port = endpoint::port(listener);
+        let Some(application) = application_port(node, port) else {
             continue;
         };
-        let name = names::local_cluster(&node.name, called);
+        let name = names::local_cluster(&node.name, port);
         let local = cluster::local_cluster(&name, mesh, application);
         resources.push(
             scope.scoped(Resource::encode(Arc::clone(&name), &local).with_origins(origins.clone())),
         );
-        let mut own = IngressListener::default();
-        let socket = match node.local_ports {
+        let mut own = IngressChains::default();
+        let chains = match node.local_ports {
             Some(_) => &mut own,
             None => &mut redirected,
         };
-        socket.chains.push(chain(listener, &name));
+        chains.filter_chains.push(chain(listener, &name));
         if listener.protocol == Protocol::Tcp {
-            socket.needs.push(name);
+            chains.needs.push(name);
         } else {
             let routes = routes(listener, &name);
             let resource = Resource::encode(routes.name.as_str().into(), &routes)
@@ -57,20 +57,22 @@ pub(crate) fn node_ingress(node: &ResolvedNode, mesh: &ResolvedMesh) -> NodeIngr
                 .with_origins(origins.clone());
             resources.push(scope.scoped(resource));
         }
-        if !own.chains.is_empty() {
-            let listener = own.listener(mesh, called.port, Vec::new());
+        if !own.filter_chains.is_empty() {
+            let listener = own.into_listener(mesh, port.port, Vec::new());
             resources.push(scope.scoped(listener.with_origins(origins.clone())));
         }
     }
-    if !redirected.chains.is_empty() {
+    if !redirected.filter_chains.is_empty() {
         let filters = vec![super::original_dst()];
-        let listener = redirected.listener(mesh, names::INGRESS_PORT, filters);
+        let listener = redirected.into_listener(mesh, names::INGRESS_PORT, filters);
         resources.push(scope.scoped(listener.with_origins(origins)));
     }
     NodeIngress { resources }
 }
 
-/// Where the application takes what comes for a listener; nowhere, if nothing is redirected and nobody says where.
+/// The port on which the application receives the traffic of a listener.
+///
+/// `None` if the node has local ports and none is given for this listener.
 fn application_port(node: &ResolvedNode, port: ServicePort) -> Option<ServicePort> {
     let Some(local) = &node.local_ports else {
         return Some(port);
@@ -82,15 +84,15 @@ fn application_port(node: &ResolvedNode, port: ServicePort) -> Option<ServicePor
     })
 }
 
-/// A listener in the making.
+/// The filter chains of a listener, and the clusters that they name.
 #[derive(Default)]
-struct IngressListener {
-    chains: Vec<FilterChain>,
+struct IngressChains {
+    filter_chains: Vec<FilterChain>,
     needs: Vec<Arc<str>>,
 }
 
-impl IngressListener {
-    fn listener(
+impl IngressChains {
+    fn into_listener(
         self,
         mesh: &ResolvedMesh,
         port: u16,
@@ -101,7 +103,7 @@ impl IngressListener {
             name: name.to_string(),
             address: Some(wire::any_address(mesh, port)),
             listener_filters,
-            filter_chains: self.chains,
+            filter_chains: self.filter_chains,
             traffic_direction: core::TrafficDirection::Inbound.into(),
             ..Default::default()
         };
@@ -123,7 +125,7 @@ fn chain(listener: &NodeListener, cluster: &str) -> FilterChain {
     super::chain_for_port(names::filter_chain(port), port.port, vec![filter])
 }
 
-/// Every request to the application, within the bounds of the listener.
+/// Sends every request to the application, with the timeouts of the listener.
 fn routes(listener: &NodeListener, cluster: &str) -> RouteConfiguration {
     let action = route::route_action(
         ClusterSpecifier::Cluster(cluster.to_owned()),

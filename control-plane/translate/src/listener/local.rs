@@ -1,6 +1,6 @@
-//! What leaves a node that nobody intercepts: a listener on loopback for each port of a backend that it calls.
+//! The egress side of a node with local ports: a listener on loopback for each port of a backend that the node calls.
 //!
-//! The port says which service is meant, so `Host` says nothing. Nobody but the node itself can call there.
+//! The local port selects the service, so `Host` is not matched. Only processes in the same pod or host can connect.
 
 use std::sync::Arc;
 
@@ -23,19 +23,19 @@ use crate::{
     wire,
 };
 
-/// A local port, and what is known of the service behind it.
+/// A local port of a backend, with a derived form of the service.
 pub(crate) struct LocalPort<T> {
-    /// Where the application calls.
+    /// The port on loopback that the application calls.
     local: u16,
-    /// The service's own port.
+    /// The port of the service.
     port: u16,
     service: T,
 }
 
-/// A service with the router behind it.
+/// A service, with its router if that is its provider.
 pub(crate) type RoutedService = (Arc<ResolvedService>, Option<Arc<ResolvedRouter>>);
 
-/// The local ports of a node, with what `find` knows of each service.
+/// The local ports of a node, with the result of `find` for each service. Services for which it is `None` are left out.
 pub(crate) fn local_ports<T>(
     node: &ResolvedNode,
     ports: &LocalPorts,
@@ -56,7 +56,7 @@ pub(crate) fn local_ports<T>(
 }
 
 impl<T> LocalPort<T> {
-    /// The port in names: the local one, of which there is one, with what is spoken there.
+    /// The port in names of listeners and routes: the local one, because it is unique in the node.
     const fn in_names(&self, protocol: Protocol) -> ServicePort {
         ServicePort {
             port: self.local,
@@ -65,23 +65,23 @@ impl<T> LocalPort<T> {
     }
 }
 
-/// The egress side of a node but for the routes.
+/// The egress side of a node with local ports, without its route configurations.
 pub(crate) fn local_egress(
     node: &ResolvedNode,
     mesh: &ResolvedMesh,
     ports: &[LocalPort<Arc<ReachableClusters>>],
 ) -> NodeEgress {
     let scope = ProxyScope::new(&node.name);
-    let own = [wire::origin(&node.object), wire::origin(&mesh.object)];
+    let own_origins = [wire::origin(&node.object), wire::origin(&mesh.object)];
     let mut egress = NodeEgress::default();
     for local in ports {
-        let reach = &local.service;
-        let mut served = reach.ports.iter();
-        let Some((port, carried)) = served.find(|(port, _)| port.port == local.port) else {
+        let reachable = &local.service;
+        let mut ports = reachable.ports.iter();
+        let Some((port, traffic)) = ports.find(|(port, _)| port.port == local.port) else {
             continue;
         };
         let port = local.in_names(port.protocol);
-        let (filters, needs) = match carried {
+        let (filters, needs) = match traffic {
             PortTraffic::Http => {
                 let name = names::egress_routes(port);
                 let manager = http::connection_manager(ListenerDirection::Egress, &name, None);
@@ -92,12 +92,16 @@ pub(crate) fn local_egress(
             PortTraffic::Tcp(None) => (Vec::new(), Vec::new()),
             PortTraffic::Tcp(Some(rule)) => network::proxy_by_rule(ListenerDirection::Egress, rule),
         };
-        let origins = own.iter().chain(&reach.origins).cloned().collect();
+        let origins = own_origins
+            .iter()
+            .chain(&reachable.origins)
+            .cloned()
+            .collect();
         let listener = local_listener(mesh, port, filters)
             .with_needs(wire::sorted(needs))
             .with_origins(wire::sorted(origins));
         let (key, listener) = scope.scoped(listener);
-        let clusters = reach.clusters.iter().flat_map(ProxyScope::target_keys);
+        let clusters = reachable.clusters.iter().flat_map(ProxyScope::target_keys);
         egress.keys.extend(clusters.chain([key.clone()]));
         egress.resources.push((key, listener));
     }
@@ -121,36 +125,36 @@ fn local_listener(mesh: &ResolvedMesh, port: ServicePort, filters: Vec<Filter>) 
     Resource::encode(name, &listener)
 }
 
-/// The routes of every local port that carries requests.
+/// The route configuration for each local port of an HTTP service.
 pub(crate) fn local_egress_routes(
     node: &ResolvedNode,
     ports: &[LocalPort<RoutedService>],
 ) -> EncodedResources {
     let scope = ProxyScope::new(&node.name);
-    let own = wire::origin(&node.object);
-    let routes = ports.iter().filter_map(|local| {
+    let node_origin = wire::origin(&node.object);
+    let resources = ports.iter().filter_map(|local| {
         let (service, router) = &local.service;
         let router = router.as_deref();
-        let mut served = service.ports.iter();
-        let port = served.find(|it| it.port == local.port && it.protocol.is_http())?;
-        let host = service::routes_for_port(service, router, *port);
+        let mut ports = service.ports.iter();
+        let port = ports.find(|it| it.port == local.port && it.protocol.is_http())?;
+        let routes = service::routes_for_port(service, router, *port);
         let name = names::egress_routes(local.in_names(port.protocol));
         let configuration = RouteConfiguration {
             name: name.to_string(),
             virtual_hosts: vec![VirtualHost {
                 name: service.name.hostname.to_string(),
                 domains: vec!["*".to_owned()],
-                routes: host.routes,
+                routes: routes.routes,
                 ..Default::default()
             }],
             ..Default::default()
         };
         let mut origins = service::origins(service, router);
-        origins.push(Arc::clone(&own));
+        origins.push(Arc::clone(&node_origin));
         let resource = Resource::encode(name, &configuration)
-            .with_needs(host.needs)
+            .with_needs(routes.needs)
             .with_origins(wire::sorted(origins));
         Some(scope.scoped(resource))
     });
-    routes.collect()
+    resources.collect()
 }

@@ -1,8 +1,9 @@
-//! Listeners: sockets, listener filters and filter chains.
+//! Listeners with their filter chains, and the route configurations that they name.
 //!
-//! A node has one listener for each direction; iptables redirects every connection to one of the two, and the
-//! original destination port chooses the filter chain. A node whose traffic nobody redirects has one for each of its
-//! local ports. A gateway listens on its own ports.
+//! A node has one listener for each direction. Interception redirects each connection to one of the two, and the original
+//! destination port selects the filter chain. A node with local ports is not intercepted: it has one listener for each
+//! of its own ports and one for each local port of a backend. A gateway has one listener for each of its ports and one
+//! for itself.
 
 mod egress;
 mod gateway;
@@ -29,10 +30,10 @@ pub(crate) use local::{local_egress, local_egress_routes, local_ports};
 
 use crate::wire;
 
-/// HTTPS, the only port on which the server name counts.
+/// The HTTPS port, the only one on which filter chains match the TLS server name.
 const TLS_PORT: u16 = 443;
 
-/// A filter chain for connections that were made to `port`.
+/// A filter chain for connections whose original destination port is `port`.
 fn chain_for_port(
     name: String,
     port: u16,
@@ -49,7 +50,7 @@ fn chain_for_port(
     }
 }
 
-/// Finds out where a redirected connection was going; filter chains match on that port.
+/// Restores the original destination of a redirected connection; filter chains match its port.
 fn original_dst() -> ListenerFilter {
     listener_filter(
         "envoy.filters.listener.original_dst",
@@ -57,8 +58,10 @@ fn original_dst() -> ListenerFilter {
     )
 }
 
-/// TrackedReads the server name of TLS connections to port 443 and nothing else: on another port it would wait for a
-/// client that waits for its server to speak first (SMTP, some databases).
+/// Reads the TLS server name on port 443.
+///
+/// On other ports the filter is disabled. It would wait for the first bytes of the client, which never come in protocols
+/// where the server speaks first (SMTP, some databases).
 fn tls_inspector() -> ListenerFilter {
     let tls = ListenerFilterChainMatchPredicate {
         rule: Some(Rule::DestinationPortRange(Int32Range {

@@ -1,4 +1,4 @@
-//! Graphs by a few words each. All in one mesh, `m`, and one namespace, `ns`.
+//! Builders of small graphs. All objects are in the mesh `m` and the namespace `ns`.
 
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ pub fn mesh(egress: EgressPolicy) -> ResolvedMesh {
     }
 }
 
-/// A graph with the mesh and nothing in it.
+/// A graph with the mesh and nothing else.
 pub fn graph() -> Graph {
     let mut graph = Graph::default();
     let mesh = mesh(EgressPolicy::DropAll);
@@ -34,7 +34,7 @@ pub fn node_name(name: &str) -> ResourceName {
     ResourceName::new("m", ProxyKind::VirtualNode, name)
 }
 
-/// A node found by DNS under its name.
+/// A node that is discovered by DNS under its name.
 pub fn node(name: &str, ports: &[(u16, Protocol)], backends: &[&str]) -> ResolvedNode {
     let mut backends: Vec<NodeBackend> = backends
         .iter()
@@ -64,8 +64,8 @@ pub fn node(name: &str, ports: &[(u16, Protocol)], backends: &[&str]) -> Resolve
     }
 }
 
-/// The application of these listeners, but not of others, ten thousand ports above; and each backend on the next port
-/// from 9001 on.
+/// Local ports: for each of these listeners the application listens 10,000 ports above; the backends get the ports from
+/// 9001 on.
 pub fn local_ports<'a>(
     listeners: &[(u16, Protocol)],
     backends: impl Iterator<Item = (&'a str, u16)>,
@@ -83,7 +83,7 @@ pub fn local_ports<'a>(
     }
 }
 
-/// A node whose endpoints are ours.
+/// The node with endpoints that Evermesh serves.
 pub fn eds(node: ResolvedNode) -> ResolvedNode {
     ResolvedNode {
         discovery: Some(Discovery::Slices {
@@ -183,7 +183,7 @@ pub fn matches(path: PathMatch) -> HttpMatch {
     }
 }
 
-/// A gateway on port 8080, and 9090 if it has a second.
+/// A gateway with the HTTP port 8080 and, with `second`, the gRPC port 9090.
 pub fn gateway(routes: Vec<ResolvedGatewayRoute>, second: bool) -> ResolvedGateway {
     let port = |port, protocol| ServicePort { port, protocol };
     let mut listeners = vec![port(8080, Protocol::Http)];
@@ -196,7 +196,7 @@ pub fn gateway(routes: Vec<ResolvedGatewayRoute>, second: bool) -> ResolvedGatew
     }
 }
 
-/// `/service/` of a gateway to a port of that service.
+/// A route from the prefix `/service` to a port of that service.
 pub fn gateway_route(
     service: &str,
     target_port: Option<(u16, Protocol)>,
@@ -235,7 +235,7 @@ pub fn add_router(graph: &mut Graph, router: ResolvedRouter) {
     Arc::make_mut(&mut graph.routers).insert(router.name.clone(), Arc::new(router));
 }
 
-/// `n` nodes, each with a service, a router and five backends, its endpoints served by us.
+/// `n` nodes, each with a service, a router, five backends and two endpoints.
 pub fn large(n: usize) -> Graph {
     const HTTP: (u16, Protocol) = (8080, Protocol::Http);
     let mut graph = graph();
@@ -266,7 +266,7 @@ pub fn large_router_name(i: usize) -> String {
     format!("app-{i:05}-router_team-{:02}", i % 40)
 }
 
-/// The router of service `i` of [`large`]: `weight` for its own node, the rest for the next.
+/// The router of service `i` of [`large`]: `weight` percent for its own node, the rest for the next node.
 pub fn large_router(i: usize, n: usize, weight: u32) -> ResolvedRouter {
     let to = |i: usize, weight| {
         let name = format!("app-{i:05}_team-{:02}", i % 40);

@@ -6,7 +6,7 @@
 //! The input is `in.yaml`, as `ingest/tests/fixture` reads it. A comment line `# Show: NAME, NAME` names the nodes and
 //! gateways (`front_shop` is `front` in the namespace `shop`) whose views the case is about.
 
-#![allow(clippy::unwrap_used)] // what fails here fails a test
+#![allow(clippy::unwrap_used)] // a test may panic
 #![allow(unreachable_pub)] // a module of several test crates
 
 #[path = "../../../ingest/tests/fixture/mod.rs"]

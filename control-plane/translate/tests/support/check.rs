@@ -1,4 +1,5 @@
-//! What must hold for every view, whatever the graph: a proxy never hears a name that leads nowhere.
+//! Checks that hold for the resources derived from any graph: every name that a proxy gets refers to a resource that it
+//! gets too.
 
 use std::collections::BTreeSet;
 
@@ -16,8 +17,12 @@ use serde_json::Value;
 
 use super::case::{json, resources};
 
-/// Panics unless everything that the resources of each view name is in that view, what they name is what they say
-/// they need, and there are load assignments for just the nodes whose endpoints are known.
+/// Checks that the view of each proxy contains every resource that its resources name, that `needs` lists exactly the
+/// named clusters, and that load assignments exist for exactly the nodes whose endpoints are known.
+///
+/// # Panics
+///
+/// If one of these does not hold.
 pub fn consistent(graph: &Graph, derived: &Derived) {
     let known = graph.endpoints.iter().filter_map(|(name, endpoints)| {
         let node = graph.nodes.get(name);
@@ -38,11 +43,15 @@ pub fn consistent(graph: &Graph, derived: &Derived) {
         let mut assignments = BTreeSet::new();
         let mut routes = BTreeSet::new();
         for (_, resource) in resources(derived, view) {
-            let place = format!("{name}: {}", resource.name);
-            assert!(resource.needs.is_sorted(), "{place}: {:?}", resource.needs);
+            let subject = format!("{name}: {}", resource.name);
+            assert!(
+                resource.needs.is_sorted(),
+                "{subject}: {:?}",
+                resource.needs
+            );
             assert!(
                 !resource.origins.is_empty() && resource.origins.is_sorted(),
-                "{place}: {:?}",
+                "{subject}: {:?}",
                 resource.origins
             );
             let json = json(resource);
@@ -50,7 +59,7 @@ pub fn consistent(graph: &Graph, derived: &Derived) {
                 ResourceType::Endpoint => "cluster_name",
                 _ => "name",
             };
-            assert_eq!(json[own_name], *resource.name, "{place}");
+            assert_eq!(json[own_name], *resource.name, "{subject}");
             let mut clusters_named = BTreeSet::new();
             collect(&json, &mut |key, value| match (key, value) {
                 ("cluster", Value::String(cluster)) => {
@@ -67,10 +76,10 @@ pub fn consistent(graph: &Graph, derived: &Derived) {
             });
             assert!(
                 clusters_named.is_subset(&clusters),
-                "{place}: {clusters_named:?} of {clusters:?}"
+                "{subject} names {clusters_named:?}, and the view has {clusters:?}"
             );
             let needs: BTreeSet<String> = resource.needs.iter().map(ToString::to_string).collect();
-            assert_eq!(clusters_named, needs, "{place}");
+            assert_eq!(clusters_named, needs, "{subject}");
             if is_eds(resource) {
                 assignments.insert(resource.name.to_string());
             }
@@ -89,7 +98,7 @@ fn is_eds(resource: &Resource) -> bool {
             == Some(ClusterDiscoveryType::Type(DiscoveryType::Eds.into()))
 }
 
-/// Concatenated messages are bytes that encoding the whole would have given.
+/// Checks that a body that was concatenated from encoded messages has the length of the whole message, encoded again.
 fn decodes_again(resource: &Resource) {
     let body = resource.body.clone();
     let again = match resource.kind {
@@ -97,12 +106,12 @@ fn decodes_again(resource: &Resource) {
         ResourceType::Endpoint => ClusterLoadAssignment::decode(body).unwrap().encode_to_vec(),
         ResourceType::Listener => Listener::decode(body).unwrap().encode_to_vec(),
         ResourceType::Route => RouteConfiguration::decode(body).unwrap().encode_to_vec(),
-        ResourceType::Secret => panic!("no secrets yet"),
+        ResourceType::Secret => panic!("translation derives no secrets"),
     };
     assert_eq!(again.len(), resource.body.len(), "{}", resource.name);
 }
 
-/// Every field below, with its name.
+/// Calls `each` with the name and value of every field, at any depth.
 fn collect(json: &Value, each: &mut impl FnMut(&str, &Value)) {
     match json {
         Value::Object(fields) => {
