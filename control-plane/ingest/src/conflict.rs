@@ -1,6 +1,6 @@
-//! Routes of one router that claim the same requests: the first counts, the others are never reached and say so.
+//! Detection of routes that receive no requests, because a route with precedence matches the same requests.
 //!
-//! Must not order routes: that is [`crate::route::UnresolvedRoute::precedence`].
+//! [`crate::route::UnresolvedRoute::precedence`] defines the order of routes.
 
 use std::sync::Arc;
 
@@ -10,29 +10,30 @@ use evermesh_model::{
 
 use crate::stage::Problems;
 
-/// What is wrong with the routes, in the order in which they are tried, that another one leaves nothing for. For an
-/// object of its own that is an error; App Mesh took such routes within a router.
+/// Returns a problem for each route that a preceding route shadows. `routes` are in descending precedence.
+///
+/// The problem is an error for a `Route` object and a warning for an inline route, which App Mesh accepted.
 pub(crate) fn unreached<'a>(
     routes: impl Iterator<Item = (&'a Arc<ResolvedRoute>, &'a FieldPath)>,
 ) -> Vec<Problem> {
-    let mut before: Vec<&ResolvedRoute> = Vec::new();
+    let mut preceding: Vec<&ResolvedRoute> = Vec::new();
     let mut problems = Vec::new();
     for (route, field) in routes {
-        let Some(winner) = before.iter().find(|first| takes_all_of(first, route)) else {
-            before.push(route);
+        let Some(winner) = preceding.iter().find(|first| shadows(first, route)) else {
+            preceding.push(route);
             continue;
         };
         let severity = match route.object.kind {
             Kind::Route => Severity::Error,
             _ => Severity::Warning,
         };
-        let whose = if winner.object == route.object {
+        let owner = if winner.object == route.object {
             String::new()
         } else {
-            format!(" of {}", winner.object)
+            format!(" of `{}`", winner.object)
         };
         let message = format!(
-            "the route `{}`{whose} takes the same requests and is tried first, so this one is never reached: match something else, or give it a smaller priority",
+            "route `{}`{owner} matches the same requests and takes precedence, so this route receives none; change its match or give it a smaller priority",
             winner.name
         );
         let mut of_route = Problems::of(&route.object);
@@ -47,26 +48,26 @@ pub(crate) fn unreached<'a>(
     problems
 }
 
-fn takes_all_of(first: &ResolvedRoute, route: &ResolvedRoute) -> bool {
+fn shadows(first: &ResolvedRoute, route: &ResolvedRoute) -> bool {
     if first.port.is_some() && first.port != route.port {
         return false;
     }
     match (&first.rule, &route.rule) {
         (RouteRule::Http(first), RouteRule::Http(route)) => {
-            are_same(&first.matches, &route.matches)
+            are_equal(&first.matches, &route.matches)
         }
         (RouteRule::Tcp(_), RouteRule::Tcp(_)) => true,
         _ => false,
     }
 }
 
-fn are_same(one: &HttpMatch, other: &HttpMatch) -> bool {
-    fn are_all_in<T: PartialEq>(one: &[T], other: &[T]) -> bool {
-        one.len() == other.len() && one.iter().all(|it| other.contains(it))
+fn are_equal(one: &HttpMatch, other: &HttpMatch) -> bool {
+    fn have_same_items<T: PartialEq>(one: &[T], other: &[T]) -> bool {
+        one.len() == other.len() && one.iter().all(|item| other.contains(item))
     }
     one.path == other.path
         && one.method == other.method
         && one.scheme == other.scheme
-        && are_all_in(&one.headers, &other.headers)
-        && are_all_in(&one.query, &other.query)
+        && have_same_items(&one.headers, &other.headers)
+        && have_same_items(&one.query, &other.query)
 }

@@ -33,17 +33,17 @@ pub fn endpoints(
     mesh: &ResolvedMesh,
     inputs: &Inputs,
 ) -> Option<Vec<Endpoint>> {
-    let place = |name: &str| {
+    let locality_of = |name: &str| {
         let node = inputs.nodes.get(&ObjectRef::new(Kind::Node, "", name));
         node.map(|node| pods::locality(node)).unwrap_or_default()
     };
-    let sources = Sources::of(node, inputs);
-    is_known(node, &sources).then(|| derive(node, mesh, &sources, place))
+    let sources = EndpointSources::of(node, inputs);
+    is_known(node, &sources).then(|| derive(node, mesh, &sources, locality_of))
 }
 
 /// Whether the endpoints are ours to serve and anything is known of them. Cloud Map that has never answered has
 /// not said that there are none: a proxy that has some from before keeps them.
-fn is_known(node: &ResolvedNode, sources: &Sources) -> bool {
+fn is_known(node: &ResolvedNode, sources: &EndpointSources) -> bool {
     match (&node.discovery, sources.cloud_map.as_deref()) {
         (Some(Discovery::Slices { .. }), _) => true,
         (Some(Discovery::CloudMap { .. }), Some(state)) => {
@@ -68,7 +68,7 @@ pub fn cloud_map_users(graph: &Graph) -> BTreeMap<CloudMapService, Vec<ResourceN
 
 /// What the endpoints of one node are made from.
 #[derive(Debug, Default)]
-struct Sources {
+struct EndpointSources {
     slices: Vec<Arc<EndpointSlice>>,
     service: Option<Arc<Service>>,
     cloud_map: Option<Arc<CloudMapState>>,
@@ -76,7 +76,7 @@ struct Sources {
     own_pods: Option<(Arc<v1beta2::VirtualNode>, ObjectMap<Pod>)>,
 }
 
-impl MemoInput for Sources {
+impl MemoInput for EndpointSources {
     type Stored = Self;
 
     fn is_unchanged(&self, last: &Self) -> bool {
@@ -97,7 +97,7 @@ impl MemoInput for Sources {
     }
 }
 
-impl Sources {
+impl EndpointSources {
     fn of(node: &ResolvedNode, inputs: &Inputs) -> Self {
         let mut sources = Self::default();
         match &node.discovery {
@@ -132,8 +132,8 @@ impl Sources {
 fn derive(
     node: &ResolvedNode,
     mesh: &ResolvedMesh,
-    sources: &Sources,
-    place: impl Fn(&str) -> Locality,
+    sources: &EndpointSources,
+    locality_of: impl Fn(&str) -> Locality,
 ) -> Vec<Endpoint> {
     match &node.discovery {
         Some(Discovery::Slices { .. }) => {
@@ -150,14 +150,14 @@ fn derive(
                 sources.service.as_deref(),
                 &listeners,
                 mesh.ip_preference,
-                place,
+                locality_of,
             )
         }
         Some(Discovery::CloudMap { attributes, .. }) => cloud_map::endpoints(
             sources.cloud_map.as_deref(),
             attributes,
             mesh.ip_preference,
-            OwnPods::of(sources.selected(), mesh.ip_preference, place),
+            OwnPods::of(sources.selected(), mesh.ip_preference, locality_of),
         ),
         Some(Discovery::Dns { .. }) | None => Vec::new(),
     }
@@ -173,16 +173,21 @@ fn problem(node: &ResolvedNode, state: Option<&CloudMapState>) -> Option<Problem
 }
 
 /// Where every Kubernetes node is.
-type Places = SharedMap<ObjectRef, Locality>;
+type NodeLocalities = SharedMap<ObjectRef, Locality>;
 
-type Parts = (Arc<ResolvedNode>, Arc<ResolvedMesh>, Sources, Places);
+type Parts = (
+    Arc<ResolvedNode>,
+    Arc<ResolvedMesh>,
+    EndpointSources,
+    NodeLocalities,
+);
 
 type FailedInput = (Arc<ResolvedNode>, Arc<CloudMapState>);
 
 /// The memory of the endpoint stage.
 #[derive(Debug, Default)]
 pub(crate) struct EndpointMemo {
-    places: Memo<ObjectRef, Arc<Node>, Locality>,
+    localities: Memo<ObjectRef, Arc<Node>, Locality>,
     endpoints: Memo<ResourceName, Parts, Vec<Endpoint>>,
     problems: Memo<ResourceName, FailedInput, Arc<[Problem]>>,
 }
@@ -195,15 +200,15 @@ impl EndpointMemo {
         meshes: &BTreeMap<Arc<str>, Arc<ResolvedMesh>>,
         inputs: &Inputs,
     ) -> StageOutput<ResourceName, Vec<Endpoint>> {
-        let places = self
-            .places
+        let localities = self
+            .localities
             .update(&*inputs.nodes, |_, node| pods::locality(node));
         let served = nodes.iter().filter_map(|(name, node)| {
             node.discovery
                 .as_ref()
                 .filter(|discovery| discovery.is_eds())?;
             let mesh = meshes.get(&name.mesh)?;
-            let sources = Sources::of(node, inputs);
+            let sources = EndpointSources::of(node, inputs);
             Some((name, node, mesh, sources))
         });
         let served: Vec<_> = served.collect();
@@ -215,7 +220,7 @@ impl EndpointMemo {
         let problems = self.problems.update(failed, |_, (node, state)| {
             problem(node, Some(state)).into_iter().collect()
         });
-        let findings = problems
+        let problems = problems
             .values()
             .map(|problems| Arc::clone(&**problems))
             .collect();
@@ -223,15 +228,17 @@ impl EndpointMemo {
             .into_iter()
             .filter(|(_, node, _, sources)| is_known(node, sources));
         let inputs =
-            known.map(|(name, node, mesh, sources)| (name, (node, mesh, sources, &places)));
+            known.map(|(name, node, mesh, sources)| (name, (node, mesh, sources, &localities)));
         let values = self
             .endpoints
-            .update(inputs, |_, (node, mesh, sources, places)| {
+            .update(inputs, |_, (node, mesh, sources, localities)| {
                 derive(node, mesh, sources, |name| {
-                    let place = places.get(&ObjectRef::new(Kind::Node, "", name));
-                    place.map(|place| (**place).clone()).unwrap_or_default()
+                    let locality = localities.get(&ObjectRef::new(Kind::Node, "", name));
+                    locality
+                        .map(|locality| (**locality).clone())
+                        .unwrap_or_default()
                 })
             });
-        StageOutput { values, findings }
+        StageOutput { values, problems }
     }
 }

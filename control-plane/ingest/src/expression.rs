@@ -9,7 +9,7 @@
 use regex_syntax::ast::{ErrorKind, parse::Parser};
 
 /// Why RE2 will not take the expression, if that is certain.
-pub(crate) fn refusal(expression: &str) -> Option<String> {
+pub(crate) fn re2_error(expression: &str) -> Option<String> {
     let error = Parser::new().parse(expression).err()?;
     let at = &expression[error.span().start.offset..];
     let is_certain = match error.kind() {
@@ -41,7 +41,7 @@ mod tests {
         for expression in [
             "(", "a)", "[a", "[z-a]", "*", "a|*", "a{3,1}", "\\", "(?=a)", "(?!a)", "(a)\\1", "\\y",
         ] {
-            assert!(refusal(expression).is_some(), "{expression}");
+            assert!(re2_error(expression).is_some(), "{expression}");
         }
     }
 
@@ -64,7 +64,7 @@ mod tests {
             "/v[0-9]\\.[0-9]/.*",
             "\u{e9}+",
         ] {
-            assert_eq!(refusal(expression), None, "{expression}");
+            assert_eq!(re2_error(expression), None, "{expression}");
         }
     }
 }

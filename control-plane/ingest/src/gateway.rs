@@ -1,6 +1,6 @@
-//! `VirtualGateway` with the gateway routes that are attached to it → [`ResolvedGateway`].
+//! `VirtualGateway` with its attached gateway routes → [`ResolvedGateway`].
 //!
-//! Must not read gateway routes: that is the room next door.
+//! [`parse`] reads the object alone; [`resolve`] adds the routes, which [`crate::gateway_route`] has resolved.
 
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ use crate::{
     values,
 };
 
-/// A virtual gateway without its routes.
+/// A parsed virtual gateway without its routes.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct UnresolvedGateway {
     pub(crate) name: ResourceName,
@@ -30,7 +30,7 @@ pub(crate) struct UnresolvedGateway {
     pub(crate) listeners: Vec<ServicePort>,
     namespace_selector: Option<LabelSelector>,
     gateway_route_selector: Option<LabelSelector>,
-    /// Whether targets may be called: not under a TLS policy that is not served yet.
+    /// Whether targets may be called. A TLS policy, which is not implemented yet, forbids plaintext calls.
     targets_are_served: bool,
 }
 
@@ -43,8 +43,10 @@ impl Unresolved for UnresolvedGateway {
 }
 
 impl UnresolvedGateway {
-    /// Whether a gateway route with these labels, from a namespace with these, attaches by itself. An absent
-    /// selector for namespaces selects none, an absent one for gateway routes all.
+    /// Returns whether the gateway selects a gateway route by the labels of the route and of its namespace.
+    ///
+    /// Without a `namespaceSelector`, the gateway selects no route; without a `gatewayRouteSelector`, all routes of the
+    /// selected namespaces.
     pub(crate) fn selects(&self, namespace: &Labels, route: &Labels) -> bool {
         self.namespace_selector
             .as_ref()
@@ -56,10 +58,8 @@ impl UnresolvedGateway {
     }
 }
 
-/// Gateways by name.
 pub(crate) type GatewaysByName = UniqueByName<ResourceName, UnresolvedGateway>;
 
-/// Reads the object.
 pub(crate) fn parse(
     object: &ObjectRef,
     gateway: &v1beta2::VirtualGateway,
@@ -80,15 +80,15 @@ fn try_parse(
         aws_name,
         namespace_selector,
         gateway_route_selector,
-        pod_selector: _, // the sidecar injector's
+        pod_selector: _, // used by the sidecar injector
         listeners,
         backend_defaults,
         logging,
         mesh_ref,
     } = &gateway.spec;
-    let refusals = admission::virtual_gateway(object, &gateway.spec);
+    let rejections = admission::virtual_gateway(object, &gateway.spec);
     let (mesh, name) =
-        membership.place(mesh_ref.as_ref(), aws_name.as_deref(), refusals, problems)?;
+        membership.mesh_and_name(mesh_ref.as_ref(), aws_name.as_deref(), rejections, problems)?;
     let spec = FieldPath::spec();
     if logging.is_some() {
         unsupported(spec.field("logging"), "no access log is written", problems);
@@ -139,7 +139,7 @@ fn read_listeners(
             if health_check.is_some() {
                 unsupported(
                     field.field("healthCheck"),
-                    "it has no effect: what stands in front of the gateway probes it",
+                    "the gateway is probed by the load balancer in front of it",
                     problems,
                 );
             }
@@ -156,20 +156,19 @@ fn read_listeners(
         .collect()
 }
 
-/// Completes a gateway with the routes that lead from it, in the order in which they are tried.
+/// Adds the attached routes to a gateway, in descending precedence.
 ///
-/// The order is that of [`crate::matches::precedence`], then by name and namespace; host names play no part
-/// in it.
+/// The order is that of [`crate::matches::precedence`], then by name and namespace. Host names do not affect it.
 pub(crate) fn resolve(
-    draft: &UnresolvedGateway,
+    unresolved: &UnresolvedGateway,
     routes: &[Arc<AttachedRoute>],
 ) -> WithProblems<ResolvedGateway> {
-    let mut problems = Problems::of(&draft.object);
+    let mut problems = Problems::of(&unresolved.object);
     let mut sorted: Vec<&AttachedRoute> = Vec::with_capacity(routes.len());
-    if draft.targets_are_served {
+    if unresolved.targets_are_served {
         sorted.extend(routes.iter().map(|route| &**route));
     }
-    // By name first, so that of two with one name the first object counts.
+    // Of two routes with the same name, the first object takes precedence.
     sorted.sort_by(|one, other| {
         (&one.route.name, &one.route.object).cmp(&(&other.route.name, &other.route.object))
     });
@@ -181,8 +180,8 @@ pub(crate) fn resolve(
                 FieldPath::spec().field("awsName"),
                 Reason::DuplicateName,
                 format!(
-                    "{} has the awsName `{}` on the same gateway already and counts; choose another awsName",
-                    first.route.object, first.route.name
+                    "awsName `{}` is already used on this gateway by `{}`, which takes precedence; choose another awsName",
+                    first.route.name, first.route.object
                 ),
             );
             problems.extend(of_route.into_list());
@@ -191,9 +190,9 @@ pub(crate) fn resolve(
     });
     sorted.sort_by(|one, other| one.precedence().cmp(&other.precedence()));
     let gateway = ResolvedGateway {
-        name: draft.name.clone(),
-        object: draft.object.clone(),
-        listeners: draft.listeners.clone(),
+        name: unresolved.name.clone(),
+        object: unresolved.object.clone(),
+        listeners: unresolved.listeners.clone(),
         routes: sorted
             .into_iter()
             .map(|route| Arc::clone(&route.route))

@@ -9,7 +9,7 @@ use evermesh_crds::v1beta2;
 use evermesh_model::{ObjectRef, Problem, Reason, problem::FieldPath};
 
 use crate::{
-    admission::{exact_or_regex, refusals},
+    admission::{exact_or_regex, rejections},
     stage::Problems,
 };
 
@@ -35,7 +35,7 @@ pub(crate) fn validate(object: &ObjectRef, spec: &v1beta2::GatewayRouteSpec) -> 
             "set exactly one of httpRoute, http2Route and grpcRoute",
         ),
     }
-    refusals(problems)
+    rejections(problems)
 }
 
 fn http(route: &v1beta2::HttpGatewayRoute, field: &FieldPath, problems: &mut Problems<'_>) {

@@ -1,8 +1,6 @@
 //! `GatewayRoute` → [`ResolvedGatewayRoute`], attached to a gateway.
 //!
-//! [`draft`] reads the object and finds its gateway, [`resolve`] follows its target.
-//!
-//! Must not know the other routes of the gateway.
+//! [`parse`] reads the object and looks up its gateway; [`resolve`] looks up its target.
 
 mod read;
 mod resolve;
@@ -29,7 +27,7 @@ use crate::{
 use self::read::{read_grpc, read_http};
 pub(crate) use self::resolve::resolve;
 
-/// A gateway route whose target is not followed yet.
+/// A parsed gateway route whose target was not looked up.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct UnresolvedGatewayRoute {
     name: Arc<str>,
@@ -39,7 +37,7 @@ pub(crate) struct UnresolvedGatewayRoute {
     rule: GatewayRule,
 }
 
-/// What is common to the three kinds of gateway route.
+/// The common form of `httpRoute`, `http2Route` and `grpcRoute`.
 #[derive(Debug, Clone, PartialEq)]
 struct GatewayRule {
     protocol: Protocol,
@@ -48,13 +46,13 @@ struct GatewayRule {
     matches: HttpMatch,
     target: UnresolvedRef,
     target_port: Option<u16>,
-    /// `…Route.action.target`
+    /// The field that contains the target: `…Route.action.target`.
     target_field: FieldPath,
     rewrite_hostname: bool,
     rewrite_path: PathRewrite,
 }
 
-/// A gateway route that is complete, and where it belongs.
+/// A resolved gateway route with its gateway.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct AttachedRoute {
     pub(crate) gateway: ResourceName,
@@ -63,7 +61,7 @@ pub(crate) struct AttachedRoute {
 }
 
 impl AttachedRoute {
-    /// Where it stands among the routes of its gateway.
+    /// Sort key of the gateway's routes; the smallest key has the highest precedence.
     pub(crate) fn precedence(&self) -> impl Ord + use<'_> {
         (
             matches::precedence(self.priority, Some(&self.route.matches)),
@@ -73,7 +71,7 @@ impl AttachedRoute {
     }
 }
 
-/// Reads the object. `namespace` are the labels of its namespace.
+/// Parses the object. `namespace` contains the labels of its namespace.
 pub(crate) fn parse(
     object: &ObjectRef,
     route: &v1beta2::GatewayRoute,
@@ -103,9 +101,9 @@ fn try_parse(
         virtual_gateway_ref,
         mesh_ref,
     } = &route.spec;
-    let refusals = gateway_admission::validate(object, &route.spec);
+    let rejections = gateway_admission::validate(object, &route.spec);
     let (mesh, name) =
-        membership.place(mesh_ref.as_ref(), aws_name.as_deref(), refusals, problems)?;
+        membership.mesh_and_name(mesh_ref.as_ref(), aws_name.as_deref(), rejections, problems)?;
     let empty = Labels::new();
     let labels = route.metadata.labels.as_ref().unwrap_or(&empty);
     let gateway = match virtual_gateway_ref {
@@ -116,7 +114,7 @@ fn try_parse(
         (Some(route), _, _) => read_http(Protocol::Http, route, problems),
         (None, Some(route), _) => read_http(Protocol::Http2, route, problems),
         (None, None, Some(route)) => read_grpc(route, problems),
-        // Refused above.
+        // `gateway_admission` has rejected the route.
         (None, None, None) => None,
     }?;
     port_is_served(&rule, gateway, problems).then(|| UnresolvedGatewayRoute {
@@ -137,7 +135,7 @@ fn named_gateway<'a>(
     let v1beta2::VirtualGatewayReference {
         name,
         namespace,
-        uid: _, // another one of the name is as good
+        uid: _, // a gateway that was recreated with the same name is accepted
     } = reference;
     let own = &problems.object().namespace;
     let wanted = ObjectRef::new(
@@ -154,14 +152,14 @@ fn named_gateway<'a>(
         Some(gateway) => (
             Reason::MeshMismatch,
             format!(
-                "{wanted} belongs to the mesh `{}`, this route to `{mesh}`: refer to a gateway of the same mesh",
+                "`{wanted}` belongs to mesh `{}`, but this route belongs to mesh `{mesh}`; refer to a gateway of the same mesh",
                 gateway.name.mesh
             ),
         ),
         None => (
             Reason::GatewayNotFound,
             format!(
-                "{wanted} does not exist or is not usable itself; the route is not served until it is"
+                "`{wanted}` does not exist or is not valid, so the route is not served; create or correct it"
             ),
         ),
     };
@@ -191,7 +189,7 @@ fn selecting_gateway<'a>(
         [] => (
             Reason::GatewayNotFound,
             format!(
-                "no virtual gateway of the mesh `{mesh}` selects this route and its namespace; label them as a gateway's gatewayRouteSelector and namespaceSelector want, or set spec.virtualGatewayRef"
+                "no virtual gateway of mesh `{mesh}` selects this route and its namespace; label them to match a gateway's gatewayRouteSelector and namespaceSelector, or set spec.virtualGatewayRef"
             ),
         ),
         several => {
@@ -199,7 +197,7 @@ fn selecting_gateway<'a>(
             (
                 Reason::GatewayAmbiguous,
                 format!(
-                    "{} all select this route; narrow their selectors to one, or set spec.virtualGatewayRef",
+                    "several virtual gateways select this route: {}; narrow their selectors until only one matches, or set spec.virtualGatewayRef",
                     list(&names)
                 ),
             )
@@ -213,13 +211,13 @@ fn selecting_gateway<'a>(
     None
 }
 
-/// Whether the gateway has the port that is matched.
+/// Returns whether the gateway has a listener for the route. Warns if the protocols differ.
 fn port_is_served(
     rule: &GatewayRule,
     gateway: &UnresolvedGateway,
     problems: &mut Problems<'_>,
 ) -> bool {
-    let field = FieldPath::spec().field(word(rule.protocol));
+    let field = FieldPath::spec().field(field_name(rule.protocol));
     let listeners = &gateway.listeners;
     if let Some(port) = rule.port
         && listeners.iter().all(|listener| listener.port != port)
@@ -228,7 +226,7 @@ fn port_is_served(
             field.field("match.port"),
             Reason::PortNotFound,
             format!(
-                "{} has no listener on port {port}, so the route is left out; its ports are {}",
+                "`{}` has no listener on port {port}, so the route is left out; its ports are {}",
                 gateway.object,
                 ports(listeners)
             ),
@@ -246,7 +244,7 @@ fn port_is_served(
             field,
             Reason::ProtocolMismatch,
             format!(
-                "a route for {} at a listener for {}; it is served all the same: make it {}Route",
+                "the route's protocol is {}, the listener's is {}; the route is served nevertheless; use {}Route",
                 rule.protocol, first.protocol, first.protocol
             ),
         );
@@ -254,7 +252,7 @@ fn port_is_served(
     true
 }
 
-const fn word(protocol: Protocol) -> &'static str {
+const fn field_name(protocol: Protocol) -> &'static str {
     match protocol {
         Protocol::Http | Protocol::Tcp => "httpRoute",
         Protocol::Http2 => "http2Route",

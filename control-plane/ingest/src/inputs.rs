@@ -1,8 +1,7 @@
-//! Everything the sources know: the objects by kind, and what Cloud Map answered.
+//! The inputs of a rebuild: all objects by kind, and the state of the Cloud Map services in use.
 //!
-//! The engine is the only writer: one [`Inputs::apply`] a change. [`crate::build`] reads.
-//!
-//! Must not interpret objects beyond finding an owner to sort them by.
+//! The engine calls [`Inputs::apply`] for every change of a source and then [`crate::build`]. Objects that are needed by
+//! owner (routes by router, slices by Kubernetes Service, pods by namespace) are stored by owner.
 
 use std::{
     collections::BTreeMap,
@@ -18,16 +17,17 @@ use k8s_openapi::api::{
 
 use crate::{object::Object, route, slices};
 
-/// Objects of one kind. While none of them changes, the pointer stays, and a turn does not even walk them.
+/// The objects of one kind. The pointer stays while no object changes; a rebuild then skips the whole kind.
 pub type ObjectMap<T> = Arc<BTreeMap<ObjectRef, Arc<T>>>;
 
-/// Objects of one kind by the object they belong to; the pointer stays while none of them changes.
+/// The objects of one kind by owner. The pointer stays while no object changes.
 pub type ObjectsByOwner<T> = Arc<BTreeMap<ObjectRef, ObjectMap<T>>>;
 
-/// By this a stage knows [`ObjectsByOwner`] again, without making the next change copy it.
+/// A pointer by which a stage recognises an unchanged [`ObjectsByOwner`]. Being weak, it does not force the next change
+/// to copy the map.
 pub(crate) type WeakObjectsByOwner<T> = Weak<BTreeMap<ObjectRef, ObjectMap<T>>>;
 
-/// Everything that a graph is built from.
+/// All inputs of a rebuild.
 #[derive(Debug, Default)]
 pub struct Inputs {
     /// `Mesh`
@@ -44,29 +44,29 @@ pub struct Inputs {
     pub gateway_routes: ObjectMap<v1beta2::GatewayRoute>,
     /// `BackendGroup`
     pub backend_groups: ObjectMap<v1beta2::BackendGroup>,
-    /// `Route`, by the virtual router they belong to
+    /// `Route`, by virtual router
     pub routes: OwnedObjects<extension::Route>,
     /// `Namespace`
     pub namespaces: ObjectMap<Namespace>,
     /// `Service`
     pub services: ObjectMap<Service>,
-    /// `EndpointSlice` of addresses, by the Service they belong to; others are left out
+    /// `EndpointSlice`, by Kubernetes Service. Slices with the address type `FQDN` or without a Service are ignored.
     pub endpoint_slices: OwnedObjects<EndpointSlice>,
     /// `Pod`, by namespace
     pub pods: OwnedObjects<Pod>,
     /// `Node`
     pub nodes: ObjectMap<Node>,
-    /// What Cloud Map said of the services that nodes use.
+    /// The state of the Cloud Map services that nodes use.
     pub cloud_map: BTreeMap<CloudMapService, Arc<CloudMapState>>,
-    /// What the operator chose.
+    /// The settings of the control plane.
     pub settings: IngestSettings,
 }
 
-/// What the operator chose.
+/// Settings of the control plane that apply to all meshes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct IngestSettings {
-    /// Whether a DNS name that means a Service of this cluster is served from its `EndpointSlice`s instead of being
-    /// resolved by Envoy, and the pods of a node that is found in Cloud Map as the cluster knows them.
+    /// Whether endpoints come from the Kubernetes cluster where possible: for DNS names of Kubernetes Services, from
+    /// their `EndpointSlice`s instead of DNS; for a node's own pods, from the pods instead of Cloud Map.
     pub endpoint_slices: bool,
 }
 
@@ -84,7 +84,7 @@ impl FastEq for IngestSettings {
     }
 }
 
-/// Objects of one kind, sorted by the object they belong to.
+/// The objects of one kind, stored by owner.
 #[derive(Debug)]
 pub struct OwnedObjects<T> {
     by_owner: ObjectsByOwner<T>,
@@ -101,7 +101,7 @@ impl<T> Default for OwnedObjects<T> {
 }
 
 impl<T> OwnedObjects<T> {
-    /// The objects of every owner that has any.
+    /// The objects of all owners. Owners without objects have no entry.
     pub const fn by_owner(&self) -> &ObjectsByOwner<T> {
         &self.by_owner
     }
@@ -154,8 +154,8 @@ impl<T> OwnedObjects<T> {
 }
 
 impl Inputs {
-    /// An object came or changed, or went (`None`). Returns whether that makes any difference: an object
-    /// that was not there cannot go, and one that is equal to the last one did not change.
+    /// Stores the object, or removes it if `value` is `None`. Returns whether the inputs changed: storing an equal object
+    /// or removing an unknown one changes nothing.
     pub fn apply(&mut self, object: ObjectRef, value: Option<Object>) -> bool {
         match value {
             Some(value) => self.put(object, value),
@@ -163,7 +163,7 @@ impl Inputs {
         }
     }
 
-    /// What Cloud Map last said of a service; `None` when no node uses it any more.
+    /// Stores the state of a Cloud Map service, or removes it (`None`) when no node uses the service any longer.
     pub fn set_cloud_map(&mut self, service: CloudMapService, state: Option<Arc<CloudMapState>>) {
         match state {
             Some(state) => self.cloud_map.insert(service, state),
@@ -217,7 +217,7 @@ impl Inputs {
     }
 }
 
-/// The namespace of this name.
+/// Reference to the `Namespace` with this name.
 pub(crate) fn namespace(name: &Arc<str>) -> ObjectRef {
     ObjectRef::new(Kind::Namespace, "", Arc::clone(name))
 }

@@ -27,7 +27,7 @@ const BACKENDS: &str = "evermesh.dev/backend-ports";
 const APPLICATION: &str = "evermesh.dev/application-ports";
 
 /// Ports that the proxy has for itself: two for intercepted traffic, and the usual one of its admin interface.
-const OF_PROXY: [u16; 3] = [15000, 15001, 9901];
+const PROXY_PORTS: [u16; 3] = [15000, 15001, 9901];
 
 /// Whether a node's traffic is intercepted: unless one of the annotations, even an empty one, says otherwise.
 pub fn is_intercepted(node: &ObjectMeta) -> bool {
@@ -81,7 +81,7 @@ pub(crate) fn parse(
     if is_intercepted(node) {
         return None;
     }
-    let mut taken: BTreeMap<u16, String> = OF_PROXY
+    let mut taken: BTreeMap<u16, String> = PROXY_PORTS
         .into_iter()
         .map(|port| (port, "the proxy has it for itself".to_owned()))
         .collect();
@@ -107,7 +107,7 @@ fn read_application(
     problems: &mut Problems<'_>,
 ) -> BTreeMap<u16, u16> {
     let mut found = BTreeMap::new();
-    let mut named = BTreeSet::new();
+    let mut by_name = BTreeSet::new();
     let mut refuse = |reason, message| problems.add(field(APPLICATION), reason, message);
     for item in items(node, APPLICATION) {
         let Some((listener, own)) = item.split_once('=') else {
@@ -116,7 +116,7 @@ fn read_application(
             continue;
         };
         let listener = port(listener);
-        named.extend(listener);
+        by_name.extend(listener);
         let (Some(listener), Some(own)) = (listener, port(own)) else {
             refuse(Reason::InvalidValue, not_a_port(item));
             continue;
@@ -124,7 +124,7 @@ fn read_application(
         if !listeners.contains(&listener) {
             let message = format!("`{item}`: no listener has the port {listener}");
             refuse(Reason::PortNotFound, message);
-        } else if OF_PROXY.contains(&listener) {
+        } else if PROXY_PORTS.contains(&listener) {
             let message = format!(
                 "`{item}`: {listener} cannot be a listener's, {}",
                 taken[&listener]
@@ -140,7 +140,7 @@ fn read_application(
             found.insert(listener, own);
         }
     }
-    for listener in listeners.difference(&named) {
+    for listener in listeners.difference(&by_name) {
         let message = format!(
             "nothing is intercepted, so nobody reaches the listener {listener} through the proxy: add `{listener}=PORT` with the port of the application on loopback"
         );
@@ -198,8 +198,9 @@ impl UnresolvedLocalPorts {
         backends: impl Iterator<Item = &'a IndexEntry<ServiceName>>,
         problems: &mut Problems<'_>,
     ) -> LocalPorts {
-        let backends: BTreeMap<Arc<str>, &IndexEntry<ServiceName>> =
-            backends.map(|face| (face.name.folded().1, face)).collect();
+        let backends: BTreeMap<Arc<str>, &IndexEntry<ServiceName>> = backends
+            .map(|entry| (entry.name.folded().1, entry))
+            .collect();
         let mut found = BTreeMap::new();
         for wanted in &self.backends {
             match wanted.look_up(backends.get(&wanted.hostname).copied()) {
@@ -207,9 +208,9 @@ impl UnresolvedLocalPorts {
                 Err((reason, message)) => problems.add(field(BACKENDS), reason, message),
             }
         }
-        let named: BTreeSet<&Arc<str>> = self.backends.iter().map(|it| &it.hostname).collect();
-        for (hostname, face) in &backends {
-            if !named.contains(hostname) && !face.ports.is_empty() {
+        let by_name: BTreeSet<&Arc<str>> = self.backends.iter().map(|it| &it.hostname).collect();
+        for (hostname, entry) in &backends {
+            if !by_name.contains(hostname) && !entry.ports.is_empty() {
                 let message = format!(
                     "nothing is intercepted, so the application cannot call `{hostname}`: add `{hostname}=PORT` with a port on loopback"
                 );
@@ -233,13 +234,13 @@ impl Wanted {
             port,
             local,
         } = self;
-        let Some(face) = backend else {
+        let Some(entry) = backend else {
             let message = format!(
                 "`{hostname}` is not among the backends that are served: list its virtual service in spec.backends"
             );
             return Err((Reason::ReferenceNotFound, message));
         };
-        let ports: Vec<u16> = face.ports.iter().map(|it| it.port).collect();
+        let ports: Vec<u16> = entry.ports.iter().map(|it| it.port).collect();
         let port = match (port, ports.as_slice()) {
             (Some(port), _) if ports.contains(port) => *port,
             (None, [only]) => *only,
@@ -259,7 +260,7 @@ impl Wanted {
             }
         };
         Ok(LocalBackend {
-            service: Arc::clone(&face.name.hostname),
+            service: Arc::clone(&entry.name.hostname),
             port,
         })
     }

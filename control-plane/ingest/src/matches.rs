@@ -1,9 +1,7 @@
-//! Which requests a route takes: paths, headers, query parameters, and the order between routes.
+//! Matches of routes (paths, headers, query parameters) and the order in which routes are tried.
 //!
-//! Routes of routers and of gateways share this. What cannot be matched as written is a problem, and its
-//! route is left out: a match that is wrong takes requests that are not its own.
-//!
-//! Must not know where requests go.
+//! Routes of routers and of gateways share this module. An invalid match is a problem, and its route is left out, because
+//! ignoring a part of a match would attract requests of other routes.
 
 use std::{cmp::Reverse, sync::Arc};
 
@@ -16,7 +14,7 @@ use evermesh_model::{
 
 use crate::{expression, stage::Problems};
 
-/// The path of an HTTP match: a prefix, or a whole path or expression, or anything.
+/// Parses the path of an HTTP match: a prefix, an exact path or a regular expression; every path if none is set.
 pub(crate) fn path(
     prefix: Option<&String>,
     path: Option<&v1beta2::HttpPathMatch>,
@@ -35,7 +33,7 @@ pub(crate) fn path(
             absolute(exact, || field.field("exact"), problems).map(PathMatch::Exact)
         }
         (None, Some(regex)) => {
-            checked(regex, &field.field("regex"), problems).map(PathMatch::Regex)
+            regular_expression(regex, &field.field("regex"), problems).map(PathMatch::Regex)
         }
         (Some(_), Some(_)) | (None, None) => {
             problems.add(
@@ -59,12 +57,12 @@ fn absolute(
     problems.add(
         field(),
         Reason::InvalidValue,
-        format!("`{path}` fits no path: begin it with `/`"),
+        format!("`{path}` does not match any path; begin it with `/`"),
     );
     None
 }
 
-/// The path of a gRPC match: everything, a service, or one of its methods.
+/// Converts a gRPC match to a match of the path: every path, a service or a method.
 pub(crate) fn grpc_path(
     service: Option<&String>,
     method: Option<&String>,
@@ -81,14 +79,14 @@ pub(crate) fn grpc_path(
             problems.add(
                 field.field("methodName"),
                 Reason::InvalidUnion,
-                format!("the method `{method}` needs the serviceName it belongs to"),
+                format!("methodName `{method}` requires serviceName; set both"),
             );
             None
         }
     }
 }
 
-/// Headers or metadata; nothing if one of them cannot be matched.
+/// Parses matches of headers or gRPC metadata. Returns `None` if one of them is invalid.
 pub(crate) fn headers(
     headers: Option<&Vec<v1beta2::HeaderMatch>>,
     field: &FieldPath,
@@ -109,7 +107,10 @@ pub(crate) fn headers(
                 problems.add(
                     field.field("name"),
                     Reason::InvalidValue,
-                    format!("{name:?} is not the name of a header"),
+                    format!(
+                        "`{}` is not a valid header name; use one or more characters without control characters",
+                        name.escape_debug()
+                    ),
                 );
                 return None;
             }
@@ -146,7 +147,7 @@ fn value(
             Some(ValueMatch::Range { start, end })
         }
         (None, None, None, Some(text), None) => {
-            checked(text, &field.field("regex"), problems).map(ValueMatch::Regex)
+            regular_expression(text, &field.field("regex"), problems).map(ValueMatch::Regex)
         }
         (None, None, None, None, Some(text)) => Some(ValueMatch::Suffix(text.as_str().into())),
         _ => {
@@ -160,14 +161,18 @@ fn value(
     }
 }
 
-fn checked(regex: &str, field: &FieldPath, problems: &mut Problems<'_>) -> Option<Arc<str>> {
-    let Some(why) = expression::refusal(regex) else {
+fn regular_expression(
+    regex: &str,
+    field: &FieldPath,
+    problems: &mut Problems<'_>,
+) -> Option<Arc<str>> {
+    let Some(why) = expression::re2_error(regex) else {
         return Some(regex.into());
     };
     problems.add(
         field.clone(),
         Reason::InvalidValue,
-        format!("`{regex}` is not a regular expression that Envoy takes (RE2), so the route is left out: {why}"),
+        format!("`{regex}` is not a valid RE2 regular expression, so the route is left out: {why}"),
     );
     None
 }
@@ -207,12 +212,12 @@ pub(crate) const fn scheme(scheme: v1beta2::HttpScheme) -> Scheme {
     }
 }
 
-/// Where a route stands among the others of its router or gateway; the smallest is tried first.
+/// Sort key of a router's or gateway's routes; the smallest key has the highest precedence.
 ///
-/// App Mesh documents only that priority 0 comes first and no priority last, and that a longer prefix
-/// comes before a shorter one. The rest makes the order complete, so that it never depends on anything
-/// but the routes: exact paths, then prefixes, longer ones first, then regular expressions, longer ones
-/// first; then the route with more headers, query parameters, method and scheme to fit.
+/// The order is: smaller priority (a missing priority is last); exact paths, then prefixes, then regular expressions;
+/// longer prefixes and expressions before shorter ones; more conditions (headers, query parameters, method, scheme)
+/// before fewer. App Mesh documents only the order of priorities and of prefix lengths. The other rules make the order
+/// depend on nothing but the routes.
 pub(crate) fn precedence(priority: Option<u32>, matches: Option<&HttpMatch>) -> impl Ord + use<> {
     let specificity = matches.map(|matches| {
         let HttpMatch {

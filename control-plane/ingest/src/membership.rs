@@ -187,15 +187,15 @@ impl MeshLookup {
 impl Membership {
     /// The mesh of an object and its name there. None, and the problems, if it has either not; none too if there are
     /// `refusals`: admission's words on it.
-    pub(crate) fn place(
+    pub(crate) fn mesh_and_name(
         &self,
         mesh_ref: Option<&v1beta2::MeshReference>,
         aws_name: Option<&str>,
-        refusals: Vec<Problem>,
+        rejections: Vec<Problem>,
         problems: &mut Problems<'_>,
     ) -> Option<(Arc<ResolvedMesh>, Arc<str>)> {
-        let is_refused = !refusals.is_empty();
-        problems.extend(refusals);
+        let is_refused = !rejections.is_empty();
+        problems.extend(rejections);
         let mesh = self.mesh(mesh_ref.map(|mesh| mesh.name.as_str()), problems)?;
         let name = admission::aws_name(problems.object(), aws_name);
         let name = values::name(name, problems)?;

@@ -1,6 +1,4 @@
-//! `Mesh` → [`ResolvedMesh`], and the index that membership asks.
-//!
-//! Must not look at members.
+//! `Mesh` → [`ResolvedMesh`], and the index of meshes that membership uses.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -18,24 +16,23 @@ use crate::{
     values,
 };
 
-/// The annotation of a mesh that decides, for this mesh, what [`crate::IngestSettings::slices`] decides for all.
+/// Annotation that overrides [`crate::IngestSettings::endpoint_slices`] for one mesh.
 const ENDPOINT_SLICES: &str = "evermesh.dev/endpoint-slices";
 
-/// A mesh and the namespaces it selects.
+/// A parsed mesh with its `namespaceSelector`.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct UnresolvedMesh {
     pub(crate) mesh: ResolvedMesh,
     selector: Option<LabelSelector>,
 }
 
-/// Reads the object.
 pub(crate) fn parse(object: &ObjectRef, mesh: &v1beta2::Mesh) -> WithProblems<UnresolvedMesh> {
     let mut problems = Problems::of(object);
     let v1beta2::MeshSpec {
         aws_name,
         namespace_selector,
         egress_filter,
-        mesh_owner: _, // part of the node ids that proxies send; their parser drops it
+        mesh_owner: _, // part of node IDs, but ignored by their parser
         mesh_service_discovery,
     } = &mesh.spec;
     let name = values::name(
@@ -68,16 +65,16 @@ pub(crate) fn parse(object: &ObjectRef, mesh: &v1beta2::Mesh) -> WithProblems<Un
     WithProblems::new(value, problems)
 }
 
-/// What the annotation says, if it says anything.
+/// Parses the annotation [`ENDPOINT_SLICES`].
 fn endpoint_slices(mesh: &v1beta2::Mesh, problems: &mut Problems<'_>) -> Option<bool> {
     let annotations = mesh.metadata.annotations.as_ref()?;
     let text = annotations.get(ENDPOINT_SLICES)?;
     text.parse().map_or_else(
-        |_neither| {
+        |_error| {
             problems.add(
                 FieldPath::root().field("metadata.annotations").key(ENDPOINT_SLICES),
                 Reason::InvalidValue,
-                format!("`{text}` is neither `true` nor `false`, so the setting of the control plane holds"),
+                format!("`{text}` is neither `true` nor `false`, so the setting of the control plane applies; use one of the two"),
             );
             None
         },
@@ -85,7 +82,7 @@ fn endpoint_slices(mesh: &v1beta2::Mesh, problems: &mut Problems<'_>) -> Option<
     )
 }
 
-/// Every mesh that is served.
+/// All valid meshes.
 #[derive(Debug, PartialEq)]
 pub(crate) struct MeshIndex {
     pub(crate) by_name: SharedMap<Arc<str>, ResolvedMesh>,
@@ -94,23 +91,23 @@ pub(crate) struct MeshIndex {
 }
 
 impl MeshIndex {
-    /// Of meshes by their object. The first of two with one `awsName` counts.
+    /// Indexes meshes. Of two meshes with the same `awsName`, the first by object name takes precedence.
     pub(crate) fn new(
         meshes: &BTreeMap<ObjectRef, Arc<ResolvedMesh>>,
-        drafts: &BTreeMap<ObjectRef, Arc<UnresolvedMesh>>,
+        unresolved: &BTreeMap<ObjectRef, Arc<UnresolvedMesh>>,
     ) -> Self {
         let mut by_name: BTreeMap<Arc<str>, Arc<ResolvedMesh>> = BTreeMap::new();
         let mut by_object = BTreeMap::new();
         let mut problems = Vec::new();
-        for ((object, mesh), draft) in meshes.iter().zip(drafts.values()) {
+        for ((object, mesh), unresolved) in meshes.iter().zip(unresolved.values()) {
             if let Some(first) = by_name.get(&mesh.name) {
                 problems.push(Problem::new(
                     object,
                     FieldPath::spec().field("awsName"),
                     Reason::DuplicateName,
                     format!(
-                        "{} has the awsName `{}` already and counts; choose another awsName",
-                        first.object, mesh.name
+                        "awsName `{}` is already used by `{}`, which takes precedence; choose another awsName",
+                        mesh.name, first.object
                     ),
                 ));
                 continue;
@@ -118,7 +115,7 @@ impl MeshIndex {
             by_name.insert(Arc::clone(&mesh.name), Arc::clone(mesh));
             by_object.insert(
                 Arc::clone(&object.name),
-                (Arc::clone(mesh), draft.selector.clone()),
+                (Arc::clone(mesh), unresolved.selector.clone()),
             );
         }
         Self {

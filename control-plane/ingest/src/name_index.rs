@@ -1,9 +1,10 @@
-//! What may be referred to, by object and by `awsName`, and how a reference is read.
+//! Indexes of objects by reference and by `awsName`, and the parser of references.
 //!
-//! A [`IndexEntry`] is all that others may know of an object: its name and its ports. As long as it stays the
-//! same, nothing that refers to the object has to be looked at again.
+//! Objects refer to each other by `…Ref` (Kubernetes name) or `…ARN` (mesh and `awsName`). An [`UnresolvedRef`] is such
+//! a reference; [`NameIndex::look_up`] resolves it to an [`IndexEntry`].
 //!
-//! Must not know any kind of object beyond its name.
+//! An [`IndexEntry`] contains everything that one object may know of another: its name and its ports. While the entry
+//! stays equal, the objects that refer to it are not resolved again.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -14,24 +15,23 @@ use evermesh_model::{
 
 use crate::stage::{CachedValue, Problems};
 
-/// A mesh and a name in it, as they are compared.
+/// A mesh and a name in it, normalised for comparison.
 type FoldedName = (Arc<str>, Arc<str>);
 
 /// A name that is unique in a mesh.
 pub(crate) trait Name: Ord + Clone {
-    /// The reason for the second of two objects with the same name.
+    /// The reason of the problem if two objects have the same name.
     const DUPLICATE: Reason;
 
-    /// Its mesh.
     fn mesh(&self) -> &Arc<str>;
 
-    /// Its part after the mesh.
+    /// The part of the name after the mesh.
     fn text(&self) -> &Arc<str>;
 
-    /// A part after the mesh as it is compared.
+    /// Normalises the part after the mesh for comparison.
     fn fold(text: &Arc<str>) -> Arc<str>;
 
-    /// The name as it is compared.
+    /// The complete name, normalised for comparison.
     fn folded(&self) -> FoldedName {
         (Arc::clone(self.mesh()), Self::fold(self.text()))
     }
@@ -64,7 +64,7 @@ impl Name for ServiceName {
         &self.hostname
     }
 
-    /// Host names have no case.
+    /// Host names are compared without case.
     fn fold(text: &Arc<str>) -> Arc<str> {
         if text.bytes().any(|byte| byte.is_ascii_uppercase()) {
             text.to_ascii_lowercase().into()
@@ -74,7 +74,7 @@ impl Name for ServiceName {
     }
 }
 
-/// What others may know of an object.
+/// Everything that other objects may know of an object.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct IndexEntry<N> {
     pub(crate) name: N,
@@ -82,7 +82,7 @@ pub(crate) struct IndexEntry<N> {
     pub(crate) ports: Vec<ServicePort>,
 }
 
-/// Everything of one kind that may be referred to.
+/// The valid objects of one kind, for resolving references.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct NameIndex<N> {
     by_object: BTreeMap<ObjectRef, Arc<IndexEntry<N>>>,
@@ -90,58 +90,58 @@ pub(crate) struct NameIndex<N> {
 }
 
 impl<N: Name> NameIndex<N> {
-    fn new(faces: &SharedMap<N, IndexEntry<N>>) -> Self {
+    fn new(entries: &SharedMap<N, IndexEntry<N>>) -> Self {
         Self {
-            by_object: faces
+            by_object: entries
                 .values()
-                .map(|face| (face.object.clone(), Arc::clone(face)))
+                .map(|entry| (entry.object.clone(), Arc::clone(entry)))
                 .collect(),
-            by_name: faces
+            by_name: entries
                 .values()
-                .map(|face| (face.name.folded(), Arc::clone(face)))
+                .map(|entry| (entry.name.folded(), Arc::clone(entry)))
                 .collect(),
         }
     }
 
-    /// What a reference from inside `mesh` leads to.
+    /// Resolves a reference of an object in `mesh`.
     pub(crate) fn look_up(&self, reference: &UnresolvedRef, mesh: &Arc<str>) -> Lookup<N> {
-        let face = match reference {
+        let entry = match reference {
             UnresolvedRef::Object(object) => self.by_object.get(object),
-            UnresolvedRef::Name { mesh: named, .. } if named != mesh => {
-                return Err(LookupError::OtherMesh(Arc::clone(named)));
+            UnresolvedRef::Name { mesh: by_name, .. } if by_name != mesh => {
+                return Err(LookupError::OtherMesh(Arc::clone(by_name)));
             }
             UnresolvedRef::Name { mesh, name } => {
                 self.by_name.get(&(Arc::clone(mesh), N::fold(name)))
             }
         };
-        match face {
-            Some(face) if face.name.mesh() == mesh => Ok(Arc::clone(face)),
-            Some(face) => Err(LookupError::OtherMesh(Arc::clone(face.name.mesh()))),
+        match entry {
+            Some(entry) if entry.name.mesh() == mesh => Ok(Arc::clone(entry)),
+            Some(entry) => Err(LookupError::OtherMesh(Arc::clone(entry.name.mesh()))),
             None => Err(LookupError::NotFound),
         }
     }
 }
 
-/// The directory of a kind, made again only when a face changes.
+/// The index of a kind, rebuilt only if an entry changes.
 #[derive(Debug)]
 pub(crate) struct NameIndexMemo<N, T> {
     values: SharedMap<N, T>,
-    faces: Memo<N, Arc<T>, IndexEntry<N>>,
-    directory: CachedValue<SharedMap<N, IndexEntry<N>>, NameIndex<N>>,
+    entries: Memo<N, Arc<T>, IndexEntry<N>>,
+    index: CachedValue<SharedMap<N, IndexEntry<N>>, NameIndex<N>>,
 }
 
 impl<N, T> Default for NameIndexMemo<N, T> {
     fn default() -> Self {
         Self {
             values: Arc::default(),
-            faces: Memo::default(),
-            directory: CachedValue::default(),
+            entries: Memo::default(),
+            index: CachedValue::default(),
         }
     }
 }
 
 impl<N: Name, T> NameIndexMemo<N, T> {
-    /// Of what is there now.
+    /// Returns the index of `values`.
     pub(crate) fn update(
         &mut self,
         values: &SharedMap<N, T>,
@@ -149,27 +149,28 @@ impl<N: Name, T> NameIndexMemo<N, T> {
     ) -> Arc<NameIndex<N>> {
         if !Arc::ptr_eq(&self.values, values) {
             self.values = Arc::clone(values);
-            self.faces.update(&**values, |_, value| index_entry(value));
+            self.entries
+                .update(&**values, |_, value| index_entry(value));
         }
-        let faces = Arc::clone(self.faces.outputs());
-        self.directory.update(faces, NameIndex::new)
+        let entries = Arc::clone(self.entries.outputs());
+        self.index.update(entries, NameIndex::new)
     }
 }
 
-/// What a reference leads to, or why it leads nowhere.
+/// The entry to which a reference resolves, or the reason why it does not.
 pub(crate) type Lookup<N> = Result<Arc<IndexEntry<N>>, LookupError>;
 
-/// Why a reference leads nowhere.
+/// The reason why a reference does not resolve.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum LookupError {
-    /// There is no such object, or it is not served.
+    /// The object does not exist or is not valid.
     NotFound,
     /// The object belongs to another mesh.
     OtherMesh(Arc<str>),
 }
 
 impl LookupError {
-    /// Says so. `consequence` is what is not served because of it.
+    /// Adds a problem to the referring object. `consequence` says what is not served because of the error.
     pub(crate) fn report(
         &self,
         reference: &UnresolvedRef,
@@ -179,49 +180,49 @@ impl LookupError {
         problems: &mut Problems<'_>,
     ) {
         let what = match reference {
-            UnresolvedRef::Object(object) => object.to_string(),
-            UnresolvedRef::Name { name, .. } => format!("the {kind} with the awsName `{name}`"),
+            UnresolvedRef::Object(object) => format!("`{object}`"),
+            UnresolvedRef::Name { name, .. } => format!("the {kind} with awsName `{name}`"),
         };
         match self {
             Self::NotFound => problems.add(
                 field,
                 Reason::ReferenceNotFound,
-                format!("{what} does not exist or is not usable itself; {consequence} until it is"),
+                format!("{what} does not exist or is not valid, so {consequence}; create or correct it"),
             ),
             Self::OtherMesh(mesh) => problems.add(
                 field,
                 Reason::MeshMismatch,
-                format!("{what} belongs to the mesh `{mesh}`; {consequence}: refer to a member of the same mesh"),
+                format!("{what} belongs to mesh `{mesh}`, so {consequence}; refer to a member of the same mesh"),
             ),
         }
     }
 }
 
-/// A reference as written, not yet followed.
+/// A reference that was parsed but not looked up.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum UnresolvedRef {
-    /// `…Ref`
+    /// A `…Ref`.
     Object(ObjectRef),
-    /// `…ARN`
+    /// A `…ARN`.
     Name {
-        /// The mesh it leads into.
+        /// The `awsName` of the mesh in the ARN.
         mesh: Arc<str>,
-        /// An `awsName`
+        /// The `awsName` of the object in the ARN.
         name: Arc<str>,
     },
 }
 
-/// `…Ref` and `…ARN` of one kind, of which exactly one must be set.
+/// The fields `…Ref` and `…ARN` of one kind, exactly one of which must be set.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct RefOrArn<'a> {
     pub(crate) kind: Kind,
-    /// Name and namespace; the referrer's when absent.
+    /// Name and namespace. Without a namespace, the reference is relative to the referring object.
     pub(crate) object: Option<(&'a str, Option<&'a str>)>,
     pub(crate) arn: Option<&'a str>,
 }
 
 impl RefOrArn<'_> {
-    /// Reads it. `field` holds both fields.
+    /// Parses the reference. `field` is the parent of both fields.
     pub(crate) fn read(
         self,
         field: &FieldPath,
@@ -243,7 +244,7 @@ impl RefOrArn<'_> {
                 problems.add(
                     field.clone(),
                     Reason::InvalidUnion,
-                    format!("both {word}Ref and {word}ARN are set: keep one"),
+                    format!("both {word}Ref and {word}ARN are set; keep one"),
                 );
                 None
             }
@@ -251,7 +252,7 @@ impl RefOrArn<'_> {
                 problems.add(
                     field.clone(),
                     Reason::InvalidUnion,
-                    format!("neither {word}Ref nor {word}ARN is set: set one"),
+                    format!("neither {word}Ref nor {word}ARN is set; set one"),
                 );
                 None
             }
@@ -266,8 +267,7 @@ fn camel_case(kind: Kind) -> String {
     format!("{}{rest}", first.to_ascii_lowercase())
 }
 
-/// The mesh and name in `arn:aws:appmesh:REGION:ACCOUNT:mesh/MESH/KIND/NAME`. Region and account do not
-/// matter.
+/// Parses mesh and name in `arn:aws:appmesh:REGION:ACCOUNT:mesh/MESH/KIND/NAME`. Region and account are ignored.
 fn read_arn(
     arn: &str,
     word: &str,
@@ -287,55 +287,54 @@ fn read_arn(
                 name: name.into(),
             });
         }
-        ["mesh", _, kind, _] => format!("`{arn}` names a {kind}, not a {word}"),
+        ["mesh", _, kind, _] => format!("`{arn}` is the ARN of a {kind}; use the ARN of a {word}"),
         _ => format!(
-            "`{arn}` is not of the form arn:aws:appmesh:REGION:ACCOUNT:mesh/MESH/{word}/NAME"
+            "`{arn}` is not a valid ARN; use the form arn:aws:appmesh:REGION:ACCOUNT:mesh/MESH/{word}/NAME"
         ),
     };
     problems.add(field, Reason::InvalidValue, message);
     None
 }
 
-/// Objects by name; the second of two with one name is left out with a problem.
+/// The objects of one kind by name. If two objects have the same name, the second one is left out with a problem.
 #[derive(Debug, PartialEq)]
 pub(crate) struct UniqueByName<N: Ord, T> {
     pub(crate) values: SharedMap<N, T>,
     pub(crate) problems: Arc<[Problem]>,
 }
 
-/// Drafts that know their name.
+/// A parsed object whose references were not looked up.
 pub(crate) trait Unresolved {
-    /// What kind of name.
+    /// The type of the object's name.
     type Name: Name;
-    /// Its name in the mesh.
     fn name(&self) -> &Self::Name;
 }
 
 impl<N: Name, T: Unresolved<Name = N>> UniqueByName<N, T> {
-    /// Of drafts by their object. The first of two with one name counts.
-    pub(crate) fn new(drafts: &BTreeMap<ObjectRef, Arc<T>>) -> Self {
-        let mut sorted: Vec<_> = drafts
+    /// Indexes objects by name. Of two objects with the same name, the first by namespace and name takes precedence.
+    pub(crate) fn new(unresolved: &BTreeMap<ObjectRef, Arc<T>>) -> Self {
+        let mut sorted: Vec<_> = unresolved
             .iter()
-            .map(|(object, draft)| (draft.name().folded(), object, draft))
+            .map(|(object, unresolved)| (unresolved.name().folded(), object, unresolved))
             .collect();
         sorted.sort_by(|one, other| one.0.cmp(&other.0));
         let mut values: Vec<(N, Arc<T>)> = Vec::with_capacity(sorted.len());
         let mut problems = Vec::new();
         let mut last = None;
-        for (folded, object, draft) in sorted {
+        for (folded, object, unresolved) in sorted {
             match &last {
                 Some((taken, owner)) if *taken == folded => problems.push(Problem::new(
                     object,
                     FieldPath::spec().field("awsName"),
                     N::DUPLICATE,
                     format!(
-                        "{owner} has the awsName `{}` in the mesh `{}` already and counts; choose another awsName",
-                        draft.name().text(),
-                        draft.name().mesh(),
+                        "awsName `{}` is already used in mesh `{}` by `{owner}`, which takes precedence; choose another awsName",
+                        unresolved.name().text(),
+                        unresolved.name().mesh(),
                     ),
                 )),
                 _ => {
-                    values.push((draft.name().clone(), Arc::clone(draft)));
+                    values.push((unresolved.name().clone(), Arc::clone(unresolved)));
                     last = Some((folded, object));
                 }
             }
@@ -347,7 +346,8 @@ impl<N: Name, T: Unresolved<Name = N>> UniqueByName<N, T> {
     }
 }
 
-/// Ports of which each counts once, the first of two; the second is a problem at `field[i]`.
+/// Removes duplicate ports. Of two listeners with the same port, the first takes precedence; the second is `None` in the
+/// result and a problem at `field[i]`.
 pub(crate) fn unique_ports(
     ports: impl IntoIterator<Item = (u16, Protocol)>,
     field: &FieldPath,
@@ -363,7 +363,7 @@ pub(crate) fn unique_ports(
                     field.index(index).field("portMapping.port"),
                     Reason::DuplicateListener,
                     format!(
-                        "port {port} is taken by listener {first} already; remove one of the two"
+                        "port {port} is already used by listener {first}; remove one of the two"
                     ),
                 );
                 return None;

@@ -1,8 +1,7 @@
 //! `VirtualNode` → [`ResolvedNode`].
 //!
-//! [`draft`] reads the object alone, [`find`] follows its references, [`resolve`] puts both together.
-//!
-//! Must not look for endpoints.
+//! [`parse`] reads the object alone, [`look_up`] looks up its references, and [`resolve`] combines both. Endpoints are
+//! derived later, in [`mod@crate::endpoints`].
 
 mod read;
 mod resolve;
@@ -26,19 +25,20 @@ use crate::{
 use self::read::{read_backends, read_discovery, read_listeners};
 pub(crate) use self::resolve::{NodeLookups, look_up, resolve};
 
-/// A virtual node whose references are not followed yet.
+/// A parsed virtual node.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct UnresolvedNode {
     name: ResourceName,
     object: ObjectRef,
     listeners: Vec<NodeListener>,
     discovery: Option<Discovery>,
-    /// What its mesh says of slices.
-    slices: Option<bool>,
-    /// Whether it says which pods are its own.
+    /// The mesh's setting for the use of `EndpointSlice`s.
+    endpoint_slices: Option<bool>,
+    /// Whether the node has a `podSelector`.
     selects_pods: bool,
+    /// References to virtual services, with their index in `spec.backends`.
     backends: Vec<(usize, UnresolvedRef)>,
-    /// Where nothing is intercepted.
+    /// Absent if the node's traffic is intercepted.
     local_ports: Option<UnresolvedLocalPorts>,
 }
 
@@ -67,7 +67,6 @@ impl UnresolvedNode {
     }
 }
 
-/// Reads the object.
 pub(crate) fn parse(
     object: &ObjectRef,
     node: &v1beta2::VirtualNode,
@@ -95,9 +94,9 @@ fn try_parse(
         logging,
         mesh_ref,
     } = &node.spec;
-    let refusals = admission::virtual_node(object, &node.spec);
+    let rejections = admission::virtual_node(object, &node.spec);
     let (mesh, name) =
-        membership.place(mesh_ref.as_ref(), aws_name.as_deref(), refusals, problems)?;
+        membership.mesh_and_name(mesh_ref.as_ref(), aws_name.as_deref(), rejections, problems)?;
 
     let spec = FieldPath::spec();
     if logging.is_some() {
@@ -114,7 +113,10 @@ fn try_parse(
         );
     }
     let listeners = listeners.as_deref().unwrap_or_default();
-    let ports = listeners.iter().map(|it| it.port_mapping.port).collect();
+    let ports = listeners
+        .iter()
+        .map(|listener| listener.port_mapping.port)
+        .collect();
     Some(UnresolvedNode {
         name: ResourceName::new(Arc::clone(&mesh.name), ProxyKind::VirtualNode, name),
         object: object.clone(),
@@ -122,7 +124,7 @@ fn try_parse(
         discovery: service_discovery
             .as_ref()
             .and_then(|discovery| read_discovery(discovery, problems)),
-        slices: mesh.endpoint_slices,
+        endpoint_slices: mesh.endpoint_slices,
         selects_pods: pod_selector.is_some(),
         backends: read_backends(
             backends.as_deref().unwrap_or_default(),
@@ -133,8 +135,8 @@ fn try_parse(
     })
 }
 
-/// A field of later work.
-pub(crate) fn unsupported(field: FieldPath, advice: &str, problems: &mut Problems<'_>) {
-    let message = format!("not served yet; {advice}");
+/// Adds a problem for a field that is part of the API but not implemented. `effect` says what that means.
+pub(crate) fn unsupported(field: FieldPath, effect: &str, problems: &mut Problems<'_>) {
+    let message = format!("not supported yet: {effect}");
     problems.add(field, Reason::UnsupportedField, message);
 }

@@ -115,7 +115,7 @@ pub fn parse(value: Value) -> ParsedDocument {
     };
 
     if is_too_deep {
-        let message = format!("nested more than {DEEPEST} levels deep");
+        let message = format!("nested more than {MAX_DEPTH} levels deep");
         return ParsedDocument {
             problems: vec![Problem::new(
                 &id,
@@ -129,30 +129,30 @@ pub fn parse(value: Value) -> ParsedDocument {
     }
 
     let mut value = Value::Object(fields);
-    let mut findings = check_metadata(&mut metadata);
-    findings.extend(check_body(kind, &mut value));
+    let mut violations = check_metadata(&mut metadata);
+    violations.extend(check_body(kind, &mut value));
     value["metadata"] = metadata;
     value["apiVersion"] = api_version.into();
     value["kind"] = word.into();
 
-    let is_valid = |findings: &[SchemaViolation]| !findings.iter().any(is_invalid);
-    if is_valid(&findings) {
-        findings.extend(schema::check_rules(kind, &value));
+    let is_valid = |violations: &[SchemaViolation]| !violations.iter().any(is_invalid);
+    if is_valid(&violations) {
+        violations.extend(schema::check_rules(kind, &value));
     }
     let mut object = None;
-    if is_valid(&findings) {
+    if is_valid(&violations) {
         match Object::read(kind, value) {
             Ok(read) => object = Some((id.clone(), read)),
-            Err(error) => findings.push(SchemaViolation {
+            Err(error) => violations.push(SchemaViolation {
                 field: FieldPath::root(),
                 reason: Reason::InvalidValue,
                 message: format!("cannot be read as a {kind}: {error}"),
             }),
         }
     }
-    let problems = findings
+    let problems = violations
         .into_iter()
-        .map(|finding| Problem::new(&id, finding.field, finding.reason, finding.message))
+        .map(|violation| Problem::new(&id, violation.field, violation.reason, violation.message))
         .collect();
     ParsedDocument {
         object,
@@ -162,13 +162,13 @@ pub fn parse(value: Value) -> ParsedDocument {
 }
 
 /// Deserialisation recurses, so what is deeper than any real object must not get there.
-const DEEPEST: usize = 128;
+const MAX_DEPTH: usize = 128;
 
 fn is_too_deep(value: &Value) -> bool {
     let mut open = vec![(value, 0)];
     while let Some((value, depth)) = open.pop() {
         match value {
-            _ if depth > DEEPEST => return true,
+            _ if depth > MAX_DEPTH => return true,
             Value::Array(items) => open.extend(items.iter().map(|item| (item, depth + 1))),
             Value::Object(fields) => open.extend(fields.values().map(|field| (field, depth + 1))),
             _ => {}
@@ -177,8 +177,8 @@ fn is_too_deep(value: &Value) -> bool {
     false
 }
 
-fn is_invalid(finding: &SchemaViolation) -> bool {
-    finding.reason == Reason::InvalidValue
+fn is_invalid(violation: &SchemaViolation) -> bool {
+    violation.reason == Reason::InvalidValue
 }
 
 fn no_object() -> ParsedDocument {
@@ -279,10 +279,10 @@ fn check_body(kind: Kind, value: &mut Value) -> Vec<SchemaViolation> {
     let Some(schema) = schema::of(kind) else {
         return Vec::new();
     };
-    let findings = schema::check(schema, value, &FieldPath::root());
+    let violations = schema::check(schema, value, &FieldPath::root());
     // The status is ours to write, and an API server would not take it from a manifest either.
-    let (of_status, findings): (Vec<_>, Vec<_>) = findings.into_iter().partition(|finding| {
-        let field = finding.field.as_str();
+    let (of_status, violations): (Vec<_>, Vec<_>) = violations.into_iter().partition(|violation| {
+        let field = violation.field.as_str();
         field == "status" || field.starts_with("status.")
     });
     if of_status.iter().any(is_invalid)
@@ -298,7 +298,7 @@ fn check_body(kind: Kind, value: &mut Value) -> Vec<SchemaViolation> {
     if !is_required && value.get("spec").is_none() {
         value["spec"] = json!({});
     }
-    findings
+    violations
 }
 
 #[cfg(test)]

@@ -1,6 +1,4 @@
-//! The pods of a virtual node: which it selects, and what the cluster says of each.
-//!
-//! Must not know what else finds a node.
+//! The pods of a virtual node as endpoints: selection, addresses, readiness and location.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -20,11 +18,10 @@ use crate::{
     registration::READINESS_GATE,
 };
 
-/// Labels of a Kubernetes node that tell where it is.
 const REGION_LABEL: &str = "topology.kubernetes.io/region";
 const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
 
-/// The pods of a namespace that a `podSelector` selects; none without a selector.
+/// The pods of a namespace that a `podSelector` selects. Without a selector, no pod is selected.
 pub(crate) fn selected<'a>(
     namespace: Option<&'a ObjectMap<Pod>>,
     selector: Option<&'a LabelSelector>,
@@ -39,7 +36,7 @@ pub(crate) fn selected<'a>(
         .map(|(_, (object, pod))| (object, &**pod))
 }
 
-/// Region and zone of a Kubernetes node, as far as it tells.
+/// Region and zone of a Kubernetes node, from its topology labels.
 pub(crate) fn locality(node: &Node) -> Locality {
     let label = |key: &str| node.metadata.labels.as_ref()?.get(key);
     let label = |key: &str| label(key).map_or_else(Arc::default, |value| value.as_str().into());
@@ -49,19 +46,18 @@ pub(crate) fn locality(node: &Node) -> Locality {
     }
 }
 
-/// Whether a pod has run its course.
-pub(crate) fn is_over(status: &PodStatus) -> bool {
+/// Returns whether all containers of a pod have terminated.
+pub(crate) fn has_terminated(status: &PodStatus) -> bool {
     matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"))
 }
 
-/// Whether a condition of a pod holds.
+/// Returns whether a condition of a pod is `True`.
 fn holds(status: &PodStatus, condition: &str) -> bool {
     let conditions = status.conditions.as_deref().unwrap_or_default();
     let found = conditions.iter().find(|it| it.type_ == condition);
-    found.is_some_and(|it| it.status == "True")
+    found.is_some_and(|found| found.status == "True")
 }
 
-/// Whether the containers of a pod are ready.
 pub(crate) fn has_ready_containers(status: &PodStatus) -> bool {
     holds(status, "ContainersReady")
 }
@@ -69,22 +65,22 @@ pub(crate) fn has_ready_containers(status: &PodStatus) -> bool {
 /// The pods of a node as endpoints.
 #[derive(Debug, Default)]
 pub(crate) struct OwnPods {
-    /// Those that take requests, or finish some, by address.
+    /// Ready and draining pods by address.
     pub(crate) endpoints: BTreeMap<IpAddr, Endpoint>,
-    /// Every address of every pod, also of those that are not ready.
+    /// All addresses of all pods, including pods that are not ready.
     pub(crate) addresses: BTreeSet<IpAddr>,
 }
 
 impl OwnPods {
-    /// `place` tells where a Kubernetes node is.
+    /// Collects the endpoints. `locality_of` returns the location of a Kubernetes node.
     pub(crate) fn of<'a>(
         pods: impl Iterator<Item = (&'a ObjectRef, &'a Pod)>,
         preference: Option<IpFamilyPreference>,
-        place: impl Fn(&str) -> Locality,
+        locality_of: impl Fn(&str) -> Locality,
     ) -> Self {
         let mut own = Self::default();
         for (_, pod) in pods {
-            let Some(status) = pod.status.as_ref().filter(|status| !is_over(status)) else {
+            let Some(status) = pod.status.as_ref().filter(|status| !has_terminated(status)) else {
                 continue;
             };
             let addresses = addresses(status);
@@ -96,7 +92,7 @@ impl OwnPods {
             };
             let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref());
             let endpoint = Endpoint {
-                locality: node.map(&place).unwrap_or_default(),
+                locality: node.map(&locality_of).unwrap_or_default(),
                 address,
                 target_ports: BTreeMap::new(),
                 health,
@@ -114,7 +110,7 @@ fn addresses(status: &PodStatus) -> Vec<IpAddr> {
     all.filter_map(|address| address.parse().ok()).collect()
 }
 
-/// The address that counts, as of an instance in Cloud Map: IPv4 first without a preference.
+/// The address of the preferred family. Without a preference, IPv4 is used before IPv6, as for Cloud Map instances.
 fn preferred(addresses: &[IpAddr], preference: Option<IpFamilyPreference>) -> Option<IpAddr> {
     let first = |is_ipv4: bool| addresses.iter().find(|it| it.is_ipv4() == is_ipv4).copied();
     match preference {
@@ -124,8 +120,10 @@ fn preferred(addresses: &[IpAddr], preference: Option<IpFamilyPreference>) -> Op
     }
 }
 
-/// Ready is what is ready but for the gate that waits for Cloud Map: callers that are served from here do not.
-/// A pod that is being deleted finishes what it has, from the moment on at which that is decided.
+/// The health of a pod; `None` if it is not ready.
+///
+/// The readiness gate for Cloud Map is ignored, because callers that get the pod from this control plane need not wait
+/// for Cloud Map. A pod is draining from the moment at which its deletion timestamp is set.
 fn health(pod: &Pod, status: &PodStatus) -> Option<Health> {
     let gates = pod.spec.as_ref().and_then(|it| it.readiness_gates.as_ref());
     let mut gates = gates.into_iter().flatten().map(|it| &*it.condition_type);

@@ -212,7 +212,7 @@ fn pods(
 
 fn read(object: &ObjectRef, pod: &v1::Pod, nodes: &ObjectMap<Node>) -> Option<PodRegistration> {
     let status = pod.status.as_ref()?;
-    if pods::is_over(status) || pod.metadata.deletion_timestamp.is_some() {
+    if pods::has_terminated(status) || pod.metadata.deletion_timestamp.is_some() {
         return None;
     }
     let conditions = status.conditions.as_deref().unwrap_or_default();
@@ -223,7 +223,7 @@ fn read(object: &ObjectRef, pod: &v1::Pod, nodes: &ObjectMap<Node>) -> Option<Po
         |gates: &[v1::PodReadinessGate]| gates.iter().any(|it| it.condition_type == READINESS_GATE);
     let node = spec.and_then(|spec| spec.node_name.as_deref());
     let node = node.and_then(|name| nodes.get(&ObjectRef::new(Kind::Node, "", name)));
-    let place = node.map(|node| pods::locality(node)).unwrap_or_default();
+    let locality = node.map(|node| pods::locality(node)).unwrap_or_default();
     let told = |word: &str| (!word.is_empty()).then(|| word.to_owned());
     Some(PodRegistration {
         object: object.clone(),
@@ -231,8 +231,8 @@ fn read(object: &ObjectRef, pod: &v1::Pod, nodes: &ObjectMap<Node>) -> Option<Po
         ip: status.pod_ip.as_deref()?.parse().ok()?,
         ready: pods::has_ready_containers(status),
         labels: pod.metadata.labels.clone().unwrap_or_default(),
-        region: told(&place.region),
-        zone: told(&place.zone),
+        region: told(&locality.region),
+        zone: told(&locality.zone),
         gate: gates
             .is_some_and(has_gate)
             .then(|| match condition(READINESS_GATE) {

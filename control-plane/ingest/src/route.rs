@@ -1,8 +1,6 @@
-//! One route of a virtual router, inline or a `Route` object.
+//! One route of a virtual router: an inline route or a `Route` object.
 //!
-//! [`draft`] reads it alone; the router follows its targets with [`resolve`].
-//!
-//! Must not know the other routes of the router.
+//! [`parse`] and [`inline`] read the route alone; [`resolve`] completes it with the targets that its router looked up.
 
 mod read;
 mod resolve;
@@ -26,20 +24,20 @@ use crate::{
 use self::read::read;
 pub(crate) use self::resolve::{TargetLookups, resolve};
 
-/// A route whose targets are not followed yet.
+/// A parsed route.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct UnresolvedRoute {
     pub(crate) name: Arc<str>,
     pub(crate) object: ObjectRef,
-    /// Where its name stands.
+    /// The field that contains the name.
     pub(crate) name_field: FieldPath,
     priority: Option<u32>,
-    /// When the object was created, if the cluster says so.
+    /// The creation time of the object; absent for objects from files and for inline routes.
     created: Option<Timestamp>,
     /// `match.port`
     port: Option<u16>,
     rule: UnresolvedRule,
-    /// `…Route`
+    /// The field that contains the route, such as `spec.routes[0].httpRoute`.
     field: FieldPath,
     targets: Vec<UnresolvedTarget>,
 }
@@ -64,7 +62,6 @@ struct UnresolvedTarget {
 }
 
 impl UnresolvedRoute {
-    /// What it speaks.
     fn protocol(&self) -> Protocol {
         match &self.rule {
             UnresolvedRule::Http { protocol, .. } => *protocol,
@@ -72,9 +69,9 @@ impl UnresolvedRoute {
         }
     }
 
-    /// The order in which routes are tried: see [`matches::precedence`]; then inline routes before Route objects,
-    /// older objects before younger ones (nobody takes over another's traffic with a new object), then by name and
-    /// namespace.
+    /// Sort key of a router's routes; the smallest key has the highest precedence.
+    ///
+    /// The order is that of [`matches::precedence`], then of [`seniority`](Self::seniority).
     pub(crate) fn precedence(&self) -> impl Ord + use<'_> {
         let matches = match &self.rule {
             UnresolvedRule::Http { matches, .. } => Some(matches),
@@ -86,7 +83,10 @@ impl UnresolvedRoute {
         )
     }
 
-    /// Of two routes that want the same, the one that has it.
+    /// Sort key for routes that compete for a name or match; the smallest key wins.
+    ///
+    /// Inline routes precede `Route` objects. Older objects precede newer ones, so that a new object cannot take over
+    /// existing traffic. The rest is by name and namespace.
     pub(crate) fn seniority(&self) -> impl Ord + use<'_> {
         (
             self.object.kind == Kind::Route,
@@ -97,25 +97,25 @@ impl UnresolvedRoute {
         )
     }
 
-    /// `httpRoute`, `http2Route`, `grpcRoute` or `tcpRoute`, wherever it stands.
+    /// The field that contains the route: `httpRoute`, `http2Route`, `grpcRoute` or `tcpRoute` with its parents.
     pub(crate) const fn field(&self) -> &FieldPath {
         &self.field
     }
 
-    /// The nodes it refers to.
+    /// References to the target nodes.
     pub(crate) fn references(&self) -> impl Iterator<Item = &UnresolvedRef> {
         self.targets.iter().map(|target| &target.node)
     }
 }
 
-/// One of the four kinds of route, with the word for it.
+/// One of the four variants of a route.
 enum RouteVariant<'a> {
     Http(Protocol, &'a v1beta2::HttpRoute),
     Grpc(&'a v1beta2::GrpcRoute),
     Tcp(&'a v1beta2::TcpRoute),
 }
 
-/// An inline route.
+/// Parses an inline route. `field` is the list item that contains it.
 pub(crate) fn inline(
     route: &v1beta2::Route,
     field: &FieldPath,
@@ -129,7 +129,7 @@ pub(crate) fn inline(
         grpc_route,
         tcp_route,
     } = route;
-    let written = [
+    let variants = [
         http_route
             .as_ref()
             .map(|route| RouteVariant::Http(Protocol::Http, route)),
@@ -143,29 +143,29 @@ pub(crate) fn inline(
         name.as_str().into(),
         field.field("name"),
         *priority,
-        written,
+        variants,
         field,
         problems,
     )
 }
 
-/// A `Route` object.
+/// Parses a `Route` object.
 pub(crate) fn parse(object: &ObjectRef, route: &extension::Route) -> WithProblems<UnresolvedRoute> {
     let mut problems = Problems::of(object);
     let extension::RouteSpec {
-        virtual_router_ref: _, // its router's key
+        virtual_router_ref: _, // see `router`
         priority,
         http_route,
         http2_route,
         grpc_route,
         tcp_route,
     } = &route.spec;
-    let refusals = admission::route(object, &route.spec);
-    if !refusals.is_empty() {
-        problems.extend(refusals);
+    let rejections = admission::route(object, &route.spec);
+    if !rejections.is_empty() {
+        problems.extend(rejections);
         return WithProblems::new(None, problems);
     }
-    let written = [
+    let variants = [
         http_route
             .as_ref()
             .map(|route| RouteVariant::Http(Protocol::Http, route)),
@@ -179,45 +179,45 @@ pub(crate) fn parse(object: &ObjectRef, route: &extension::Route) -> WithProblem
         Arc::clone(&object.name),
         FieldPath::root().field("metadata.name"),
         *priority,
-        written,
+        variants,
         &FieldPath::spec(),
         &mut problems,
     );
     let created = route.metadata.creation_timestamp.as_ref();
-    let value = value.map(|draft| UnresolvedRoute {
+    let value = value.map(|unresolved| UnresolvedRoute {
         created: created.map(|time| time.0),
-        ..draft
+        ..unresolved
     });
     WithProblems::new(value, problems)
 }
 
-/// The router a `Route` object belongs to.
+/// The router to which a `Route` object is attached.
 pub(crate) fn router(object: &ObjectRef, route: &extension::Route) -> ObjectRef {
     let v1beta2::Reference { name, namespace } = &route.spec.virtual_router_ref;
     let namespace = namespace.as_deref().unwrap_or(&object.namespace);
     ObjectRef::new(Kind::VirtualRouter, namespace, name.as_str())
 }
 
-/// The problem of a `Route` object whose router is not there.
+/// The problem of a `Route` object whose router does not exist or is not valid.
 pub(crate) fn without_router(route: &ObjectRef, router: &ObjectRef) -> Problem {
     Problem::new(
         route,
         FieldPath::spec().field("virtualRouterRef"),
         Reason::ReferenceNotFound,
         format!(
-            "{router} does not exist or is not usable itself; the route is not served until it is"
+            "`{router}` does not exist or is not valid, so the route is not served; create or correct it"
         ),
     )
 }
 
-/// Ports as a list for people.
+/// Formats ports for messages: `8080 (http), 9090 (grpc)`.
 pub(crate) fn ports(ports: &[ServicePort]) -> String {
     if ports.is_empty() {
         return "none".to_owned();
     }
-    let words: Vec<String> = ports
+    let formatted: Vec<String> = ports
         .iter()
         .map(|ServicePort { port, protocol }| format!("{port} ({protocol})"))
         .collect();
-    words.join(", ")
+    formatted.join(", ")
 }

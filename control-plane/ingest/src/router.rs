@@ -1,9 +1,7 @@
-//! `VirtualRouter` and the `Route` objects that belong to it → [`ResolvedRouter`].
+//! `VirtualRouter` with its `Route` objects → [`ResolvedRouter`].
 //!
-//! [`draft`] reads the object alone, [`find`] follows the targets of all routes, [`resolve`] merges,
-//! orders and completes the routes.
-//!
-//! Must not read a single route: that is the room next door.
+//! [`parse`] reads the object alone, [`look_up`] looks up the targets of all routes, and [`resolve`] merges, orders and
+//! completes the routes. The module [`route`] handles a single route.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -22,7 +20,7 @@ use crate::{
     values,
 };
 
-/// A virtual router whose routes are not followed yet.
+/// A parsed virtual router with its inline routes.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct UnresolvedRouter {
     name: ResourceName,
@@ -45,7 +43,6 @@ impl UnresolvedRouter {
     }
 }
 
-/// Reads the object.
 pub(crate) fn parse(
     object: &ObjectRef,
     router: &v1beta2::VirtualRouter,
@@ -68,9 +65,9 @@ fn try_parse(
         routes,
         mesh_ref,
     } = &router.spec;
-    let refusals = admission::virtual_router(object, &router.spec);
+    let rejections = admission::virtual_router(object, &router.spec);
     let (mesh, name) =
-        membership.place(mesh_ref.as_ref(), aws_name.as_deref(), refusals, problems)?;
+        membership.mesh_and_name(mesh_ref.as_ref(), aws_name.as_deref(), rejections, problems)?;
     let spec = FieldPath::spec();
     let ports = listeners.iter().flatten().map(|listener| {
         let v1beta2::VirtualRouterListener {
@@ -96,35 +93,36 @@ fn try_parse(
     })
 }
 
-/// Follows the targets of all routes.
+/// Looks up the targets of all routes.
 pub(crate) fn look_up(
-    draft: &UnresolvedRouter,
+    unresolved: &UnresolvedRouter,
     objects: &[Arc<UnresolvedRoute>],
     nodes: &NameIndex<ResourceName>,
 ) -> TargetLookups {
-    draft
+    unresolved
         .routes
         .iter()
         .chain(objects.iter().map(|route| &**route))
         .flat_map(UnresolvedRoute::references)
-        .map(|node| (node.clone(), nodes.look_up(node, &draft.name.mesh)))
+        .map(|node| (node.clone(), nodes.look_up(node, &unresolved.name.mesh)))
         .collect()
 }
 
-/// Merges the router's own routes with the `Route` objects, orders and completes them.
+/// Merges the inline routes with the `Route` objects, orders them by [`UnresolvedRoute::precedence`] and resolves their
+/// targets.
 ///
-/// Of two routes with one name an inline one counts, else the older one, else the one whose namespace comes first. The
-/// order is that of [`UnresolvedRoute::precedence`].
+/// Of two routes with the same name, an inline route takes precedence, then the older object, then the object whose
+/// namespace comes first.
 pub(crate) fn resolve(
-    draft: &UnresolvedRouter,
+    unresolved: &UnresolvedRouter,
     objects: &[Arc<UnresolvedRoute>],
     nodes: &TargetLookups,
 ) -> WithProblems<ResolvedRouter> {
-    let mut problems = Problems::of(&draft.object);
+    let mut problems = Problems::of(&unresolved.object);
     let mut by_name: BTreeMap<&str, &UnresolvedRoute> = BTreeMap::new();
     let mut objects: Vec<&UnresolvedRoute> = objects.iter().map(|route| &**route).collect();
     objects.sort_by(|one, other| one.seniority().cmp(&other.seniority()));
-    for route in draft.routes.iter().chain(objects) {
+    for route in unresolved.routes.iter().chain(objects) {
         let Some(first) = by_name.get(&*route.name) else {
             by_name.insert(&route.name, route);
             continue;
@@ -134,8 +132,8 @@ pub(crate) fn resolve(
             route.name_field.clone(),
             Reason::DuplicateRoute,
             format!(
-                "{} has a route `{}` that counts, so this one is left out: rename it",
-                first.object, route.name
+                "route name `{}` is already used by `{}`, which takes precedence, so this route is left out; rename it",
+                route.name, first.object
             ),
         );
         problems.extend(of_route.into_list());
@@ -146,7 +144,7 @@ pub(crate) fn resolve(
         .into_iter()
         .filter_map(|route| {
             let mut of_route = Problems::of(&route.object);
-            let resolved = route::resolve(route, &draft.listeners, nodes, &mut of_route);
+            let resolved = route::resolve(route, &unresolved.listeners, nodes, &mut of_route);
             problems.extend(of_route.into_list());
             Some((Arc::new(resolved?), route.field()))
         })
@@ -156,15 +154,15 @@ pub(crate) fn resolve(
     ));
     let routes = routes.into_iter().map(|(route, _)| route).collect();
     let value = ResolvedRouter {
-        name: draft.name.clone(),
-        object: draft.object.clone(),
-        listeners: draft.listeners.clone(),
+        name: unresolved.name.clone(),
+        object: unresolved.object.clone(),
+        listeners: unresolved.listeners.clone(),
         routes,
     };
     WithProblems::new(Some(value), problems)
 }
 
-/// What services may know of a router. One without listeners is reached on the ports of its targets.
+/// The index entry for services that use the router. A router without listeners has the ports of its targets.
 pub(crate) fn index_entry(router: &ResolvedRouter) -> IndexEntry<ResourceName> {
     let mut ports = router.listeners.clone();
     if ports.is_empty() {

@@ -59,7 +59,7 @@ pub static TEXTS: LazyLock<JSONSchemaProps> = LazyLock::new(|| {
 pub fn check(schema: &JSONSchemaProps, value: &mut Value, at: &FieldPath) -> Vec<SchemaViolation> {
     let mut walk = Walk::default();
     walk.any(schema, value, at);
-    walk.findings
+    walk.violations
 }
 
 /// Evaluates the CEL rules in the schema of a kind on an object that fits the schema.
@@ -87,7 +87,7 @@ pub fn check_rules(kind: Kind, object: &Value) -> Vec<SchemaViolation> {
 
 #[derive(Default)]
 struct Walk {
-    findings: Vec<SchemaViolation>,
+    violations: Vec<SchemaViolation>,
 }
 
 impl Walk {
@@ -222,7 +222,7 @@ impl Walk {
             .flatten()
             .map(|(name, _)| name.as_str())
             .collect();
-        self.findings.push(SchemaViolation {
+        self.violations.push(SchemaViolation {
             field: at.clone(),
             reason: Reason::UnknownField,
             message: format!(
@@ -233,7 +233,7 @@ impl Walk {
     }
 
     fn invalid(&mut self, at: &FieldPath, message: String) {
-        self.findings.push(SchemaViolation {
+        self.violations.push(SchemaViolation {
             field: at.clone(),
             reason: Reason::InvalidValue,
             message,

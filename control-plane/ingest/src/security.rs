@@ -1,19 +1,18 @@
-//! TLS that is asked for and not served yet. It fails closed: what it protects is left out.
-//!
-//! Must not let a protected listener or backend through in plaintext.
+//! TLS settings, which are not implemented yet. They fail closed: a listener or backend that requires TLS is left out
+//! and never served in plaintext.
 
 use evermesh_crds::v1beta2;
 use evermesh_model::{Reason, Severity, problem::FieldPath};
 
 use crate::stage::Problems;
 
-/// Whether a listener is served under this TLS mode: only where it is switched off.
+/// Returns whether a listener with this TLS mode is served: only without TLS.
 pub(crate) fn listener_is_served(
     mode: Option<v1beta2::TlsMode>,
     field: &FieldPath,
     problems: &mut Problems<'_>,
 ) -> bool {
-    let word = match mode {
+    let mode = match mode {
         None | Some(v1beta2::TlsMode::Disabled) => return true,
         Some(v1beta2::TlsMode::Permissive) => "PERMISSIVE",
         Some(v1beta2::TlsMode::Strict) => "STRICT",
@@ -22,13 +21,13 @@ pub(crate) fn listener_is_served(
         field.field("tls"),
         Reason::UnsupportedSecurity,
         format!(
-            "TLS is not served yet, and the listener is not served without it; remove tls or set its mode from {word} to DISABLED to serve it in plaintext"
+            "TLS termination is not supported yet, so the listener is not served; to serve it in plaintext, remove tls or change its mode from {mode} to DISABLED"
         ),
     );
     false
 }
 
-/// Whether backends are served under this client policy. `field` is where the policy stands.
+/// Returns whether backends with this client policy are served. `field` is the parent of the policy.
 pub(crate) fn backends_are_served(
     policy: Option<&v1beta2::ClientPolicy>,
     field: &FieldPath,
@@ -45,9 +44,9 @@ pub(crate) fn backends_are_served(
     };
     let is_enforced = *enforce != Some(false);
     let message = if is_enforced {
-        "TLS is not served yet, and what must not be called without it is not served; set enforce to false to call it in plaintext"
+        "TLS to backends is not supported yet, so backends that require it are not served; to call them in plaintext, set enforce to false"
     } else {
-        "TLS is not served yet: calls are made in plaintext, as enforce is false"
+        "TLS to backends is not supported yet; backends are called in plaintext, because enforce is false"
     };
     problems.add_with_severity(
         field.field("clientPolicy.tls"),

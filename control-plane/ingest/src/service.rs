@@ -1,8 +1,6 @@
 //! `VirtualService` → [`ResolvedService`].
 //!
-//! [`draft`] reads the object alone, [`find`] follows its provider, [`resolve`] puts both together.
-//!
-//! Must not know what stands behind a provider but its name and ports.
+//! [`parse`] reads the object alone, [`look_up`] looks up its provider, and [`resolve`] combines both.
 
 use std::sync::Arc;
 
@@ -19,7 +17,7 @@ use crate::{
     values,
 };
 
-/// A virtual service whose provider is not followed yet.
+/// A parsed virtual service whose provider was not looked up.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct UnresolvedService {
     name: ServiceName,
@@ -35,7 +33,6 @@ impl Unresolved for UnresolvedService {
     }
 }
 
-/// Reads the object.
 pub(crate) fn parse(
     object: &ObjectRef,
     service: &v1beta2::VirtualService,
@@ -57,9 +54,9 @@ fn try_parse(
         provider,
         mesh_ref,
     } = &service.spec;
-    let refusals = Vec::new(); // a service of any spec is admitted
+    let rejections = Vec::new(); // admission has no rules for services
     let (mesh, hostname) =
-        membership.place(mesh_ref.as_ref(), aws_name.as_deref(), refusals, problems)?;
+        membership.mesh_and_name(mesh_ref.as_ref(), aws_name.as_deref(), rejections, problems)?;
     Some(UnresolvedService {
         name: ServiceName {
             mesh: Arc::clone(&mesh.name),
@@ -110,7 +107,7 @@ fn read_provider(
             problems.add(
                 field,
                 Reason::InvalidUnion,
-                "both virtualNode and virtualRouter are set and neither counts: keep one",
+                "both virtualNode and virtualRouter are set, so neither is used; keep one",
             );
             None
         }
@@ -118,56 +115,56 @@ fn read_provider(
     }
 }
 
-/// What a draft's provider leads to.
+/// Looks up the provider.
 pub(crate) fn look_up(
-    draft: &UnresolvedService,
+    unresolved: &UnresolvedService,
     nodes: &NameIndex<ResourceName>,
     routers: &NameIndex<ResourceName>,
 ) -> Option<Lookup<ResourceName>> {
-    let (kind, reference) = draft.provider.as_ref()?;
+    let (kind, reference) = unresolved.provider.as_ref()?;
     let directory = match kind {
         Kind::VirtualRouter => routers,
         _ => nodes,
     };
-    Some(directory.look_up(reference, &draft.name.mesh))
+    Some(directory.look_up(reference, &unresolved.name.mesh))
 }
 
-/// Puts a draft and what its provider leads to together.
+/// Combines a service with the result of its lookup.
 pub(crate) fn resolve(
-    draft: &UnresolvedService,
+    unresolved: &UnresolvedService,
     found: Option<&Lookup<ResourceName>>,
 ) -> WithProblems<ResolvedService> {
-    let mut problems = Problems::of(&draft.object);
-    let (provider, mut ports) = match (&draft.provider, found) {
-        (Some((kind, _)), Some(Ok(face))) => {
+    let mut problems = Problems::of(&unresolved.object);
+    let (provider, mut ports) = match (&unresolved.provider, found) {
+        (Some((kind, _)), Some(Ok(entry))) => {
             let provider = match kind {
-                Kind::VirtualRouter => ServiceProvider::Router(face.name.clone()),
-                _ => ServiceProvider::Node(face.name.clone()),
+                Kind::VirtualRouter => ServiceProvider::Router(entry.name.clone()),
+                _ => ServiceProvider::Node(entry.name.clone()),
             };
-            (provider, face.ports.clone())
+            (provider, entry.ports.clone())
         }
-        (Some((kind, reference)), Some(Err(miss))) => {
+        (Some((kind, reference)), Some(Err(error))) => {
             let field = FieldPath::spec().field("provider").field(match kind {
                 Kind::VirtualRouter => "virtualRouter",
                 _ => "virtualNode",
             });
-            let consequence = "the name is reserved and requests get 404";
-            miss.report(reference, *kind, field, consequence, &mut problems);
+            let consequence = "requests for this service are answered with 404";
+            error.report(reference, *kind, field, consequence, &mut problems);
             (ServiceProvider::None, Vec::new())
         }
         (_, _) => (ServiceProvider::None, Vec::new()),
     };
     ports.sort();
     let service = ResolvedService {
-        name: draft.name.clone(),
-        object: draft.object.clone(),
+        name: unresolved.name.clone(),
+        object: unresolved.object.clone(),
         provider,
         ports,
     };
     WithProblems::new(Some(service), problems)
 }
 
-/// What backends and gateway routes may know of a service.
+/// The index entry for backends and gateway routes.
 pub(crate) fn index_entry(service: &ResolvedService) -> IndexEntry<ServiceName> {
     IndexEntry {
         name: service.name.clone(),

@@ -36,7 +36,7 @@ pub(crate) fn owner(slice: &EndpointSlice) -> Option<ObjectRef> {
 pub(crate) fn find_service(
     hostname: &str,
     namespace: &str,
-    with_slices: &BTreeSet<ObjectRef>,
+    services_with_slices: &BTreeSet<ObjectRef>,
 ) -> Option<ObjectRef> {
     let hostname = hostname.strip_suffix('.').unwrap_or(hostname);
     let mut labels = hostname.split('.');
@@ -51,7 +51,7 @@ pub(crate) fn find_service(
         namespace.to_ascii_lowercase(),
         name.to_ascii_lowercase(),
     );
-    with_slices.contains(&service).then_some(service)
+    services_with_slices.contains(&service).then_some(service)
 }
 
 /// The endpoints of a Service, ascending, each address once. `place` tells where a Kubernetes node is.
@@ -60,7 +60,7 @@ pub(crate) fn endpoints<'a>(
     service: Option<&Service>,
     listeners: &[ServicePort],
     preference: Option<IpFamilyPreference>,
-    place: impl Fn(&str) -> Locality,
+    locality_of: impl Fn(&str) -> Locality,
 ) -> Vec<Endpoint> {
     let family = family(slices.clone(), preference);
     let service_ports = service_ports(service);
@@ -77,7 +77,7 @@ pub(crate) fn endpoints<'a>(
         }
         let target_ports = target_ports(slice, &service_ports, listeners);
         for endpoint in endpoints.iter().flatten() {
-            let Some(endpoint) = read(endpoint, &target_ports, &place) else {
+            let Some(endpoint) = read(endpoint, &target_ports, &locality_of) else {
                 continue;
             };
             let known = by_address
@@ -153,7 +153,7 @@ fn is_tcp(protocol: Option<&str>) -> bool {
 fn read(
     endpoint: &SliceEndpoint,
     target_ports: &BTreeMap<u16, u16>,
-    place: impl Fn(&str) -> Locality,
+    locality_of: impl Fn(&str) -> Locality,
 ) -> Option<Endpoint> {
     let EndpointConditions {
         ready,
@@ -177,7 +177,7 @@ fn read(
             region: endpoint
                 .node_name
                 .as_deref()
-                .map(|name| place(name).region)
+                .map(|name| locality_of(name).region)
                 .unwrap_or_default(),
             zone: endpoint.zone.as_deref().unwrap_or_default().into(),
         },

@@ -1,22 +1,21 @@
-//! How the stages of a turn run: memoised, with their problems beside their values.
+//! Memoised stages whose results carry problems.
 //!
-//! Inputs enter as `Arc`s in ascending order of their keys, values leave as `Arc`s that keep their pointer
-//! while they stay equal, and problems leave through a [`ProblemLists`].
-//!
-//! Must not know any kind of object.
+//! A stage gets its inputs as `Arc`s, in ascending order of their keys. It returns values as `Arc`s that keep their
+//! pointer while they stay equal, and appends the problems to a [`ProblemLists`]. [`KeyedStage`] memoises each key,
+//! [`CachedValue`] a single value. This module does not know any kind of object.
 
 use std::sync::Arc;
 
 use evermesh_model::{
     FastEq, MemoInput, ObjectRef, Problem, Reason, Severity, SharedMap,
-    memo::{MemoEntries, patch},
+    memo::{MemoEntries, apply_differences},
     problem::FieldPath,
 };
 
-/// What one derivation made of its input, and what it found wrong on the way.
+/// The result of parsing or resolving one object: a value, problems or both.
 #[derive(Debug)]
 pub(crate) struct WithProblems<T> {
-    /// What could be made; nothing, if the input is no use at all.
+    /// Absent if the object cannot be used at all.
     value: Option<Arc<T>>,
     problems: Arc<[Problem]>,
 }
@@ -31,12 +30,12 @@ impl<T> WithProblems<T> {
 }
 
 impl<T> WithProblems<Vec<Arc<T>>> {
-    /// Those of several that are of use, and the problems of all.
-    pub(crate) fn all(several: impl IntoIterator<Item = WithProblems<T>>) -> Self {
+    /// Merges several results into the list of their values and the list of their problems.
+    pub(crate) fn all(results: impl IntoIterator<Item = WithProblems<T>>) -> Self {
         let (mut values, mut problems) = (Vec::new(), Vec::new());
-        for checked in several {
-            values.extend(checked.value);
-            problems.extend(checked.problems.iter().cloned());
+        for result in results {
+            values.extend(result.value);
+            problems.extend(result.problems.iter().cloned());
         }
         Self {
             value: Some(Arc::new(values)),
@@ -45,18 +44,21 @@ impl<T> WithProblems<Vec<Arc<T>>> {
     }
 }
 
-/// Values by key that are not as they were.
+/// Changed values by key; `None` stands for a removed value.
 type Differences<K, T> = Vec<(K, Option<Arc<T>>)>;
 
 impl<T: PartialEq> WithProblems<T> {
-    /// Keeps the pointer of whichever part came out as it was before, and notes a value that did not.
-    fn keeping<K: Clone>(
+    /// Replaces value and problems by the previous ones where they are equal, so that pointers stay. Records a value
+    /// that differs in `differences`.
+    fn reuse_previous<K: Clone>(
         mut self,
-        last: Option<Self>,
+        previous: Option<Self>,
         key: &K,
         differences: &mut Differences<K, T>,
     ) -> Self {
-        let (value, problems) = last.map(|last| (last.value, last.problems)).unzip();
+        let (value, problems) = previous
+            .map(|previous| (previous.value, previous.problems))
+            .unzip();
         let value = value.flatten();
         if self.value == value {
             self.value = value;
@@ -72,7 +74,7 @@ impl<T: PartialEq> WithProblems<T> {
     }
 }
 
-/// Collects the problems of one object while it is converted.
+/// Collects the problems of one object while it is parsed or resolved.
 #[derive(Debug)]
 pub(crate) struct Problems<'a> {
     object: &'a ObjectRef,
@@ -96,7 +98,7 @@ impl<'a> Problems<'a> {
             .push(Problem::new(self.object, field, reason, message));
     }
 
-    /// A problem that is more or less serious here than its reason is elsewhere.
+    /// Adds a problem whose severity differs from the default of its reason.
     pub(crate) fn add_with_severity(
         &mut self,
         field: FieldPath,
@@ -111,7 +113,7 @@ impl<'a> Problems<'a> {
         });
     }
 
-    /// Problems of this or another object that are already made.
+    /// Adds problems of this or another object.
     pub(crate) fn extend(&mut self, problems: impl IntoIterator<Item = Problem>) {
         self.list.extend(problems);
     }
@@ -121,24 +123,26 @@ impl<'a> Problems<'a> {
     }
 }
 
-/// Something cannot be used, and a problem says so already.
+/// The value is invalid, and the problem has been reported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ProblemReported;
 
-/// The problem lists of one turn that are not empty. Shared, not copied.
+/// The non-empty lists of problems that the stages of one rebuild found. The lists are shared with the memos.
 pub(crate) type ProblemLists = Vec<Arc<[Problem]>>;
 
-/// A memoised stage by key, as [`Memo`], of derivations that come with problems. A value that is itself the
-/// same keeps its pointer when only its problems changed. `F` is what a stage of two steps finds in the first.
+/// A memoised stage with keys `K`, inputs `I` and values `T`: a [`Memo`] whose results carry problems.
+///
+/// A value keeps its pointer if only its problems changed. `L` is the result of the lookup in stages of two steps; see
+/// [`update_with_lookup`](Self::update_with_lookup).
 ///
 /// [`Memo`]: evermesh_model::Memo
 #[derive(Debug)]
-pub(crate) struct KeyedStage<K, I, T, F = ()> {
-    entries: MemoEntries<K, I, (F, WithProblems<T>)>,
+pub(crate) struct KeyedStage<K, I, T, L = ()> {
+    entries: MemoEntries<K, I, (L, WithProblems<T>)>,
     values: SharedMap<K, T>,
 }
 
-impl<K, I, T, F> Default for KeyedStage<K, I, T, F> {
+impl<K, I, T, L> Default for KeyedStage<K, I, T, L> {
     fn default() -> Self {
         Self {
             entries: MemoEntries::default(),
@@ -148,77 +152,82 @@ impl<K, I, T, F> Default for KeyedStage<K, I, T, F> {
 }
 
 impl<K: Ord + Clone, I, T: PartialEq> KeyedStage<K, I, T> {
-    /// One turn: the values there are, and the problems of all into `findings`. `inputs` must come in
-    /// strictly ascending order of their keys.
+    /// Runs `derive` for the inputs that changed. Returns all values and appends the problems of all keys to `problems`.
+    ///
+    /// `inputs` must be in strictly ascending order of the keys.
     pub(crate) fn update<'a, B: MemoInput<Stored = I>>(
         &mut self,
         inputs: impl IntoIterator<Item = (&'a K, B)>,
         mut derive: impl FnMut(&K, &I) -> WithProblems<T>,
-        findings: &mut ProblemLists,
+        problems: &mut ProblemLists,
     ) -> SharedMap<K, T>
     where
         K: 'a,
     {
         let mut differences = Differences::new();
-        let gone = self.entries.update(inputs, |key, input, last| {
-            let last = last.map(|(_, ((), checked))| checked);
-            let checked = derive(key, input).keeping(last, key, &mut differences);
-            ((), checked)
+        let removed = self.entries.update(inputs, |key, input, previous| {
+            let previous = previous.map(|(_, ((), result))| result);
+            let result = derive(key, input).reuse_previous(previous, key, &mut differences);
+            ((), result)
         });
-        self.finish(differences, gone, findings)
+        self.finish(differences, removed, problems)
     }
 }
 
-impl<K: Ord + Clone, I: FastEq, S, T: PartialEq, F: PartialEq> KeyedStage<K, (I, S), T, F> {
-    /// One turn in two steps: what an input leads to in its surroundings, and what comes of the two. The second is
-    /// taken only where the input changed or now leads elsewhere.
+impl<K: Ord + Clone, I: FastEq, S, T: PartialEq, L: PartialEq> KeyedStage<K, (I, S), T, L> {
+    /// Like [`update`](Self::update), in two steps: `look_up` finds the objects to which an input refers in the context
+    /// `S`, and `resolve` combines both.
+    ///
+    /// `look_up` runs if the input or the context changed. `resolve`, which is more expensive, runs only if the input
+    /// or the result of the lookup changed.
     pub(crate) fn update_with_lookup<'a, B: MemoInput<Stored = (I, S)>>(
         &mut self,
         inputs: impl IntoIterator<Item = (&'a K, B)>,
-        find: impl Fn(&I, &S) -> F,
-        resolve: impl Fn(&I, &F) -> WithProblems<T>,
-        findings: &mut ProblemLists,
+        look_up: impl Fn(&I, &S) -> L,
+        resolve: impl Fn(&I, &L) -> WithProblems<T>,
+        problems: &mut ProblemLists,
     ) -> SharedMap<K, T>
     where
         K: 'a,
     {
         let mut differences = Differences::new();
-        let gone = self
+        let removed = self
             .entries
-            .update(inputs, |key, (input, surroundings), last| {
-                let finds = find(input, surroundings);
-                let last = match last {
-                    Some(((last, _), (found, checked)))
-                        if last.fast_eq(input) && found == finds =>
+            .update(inputs, |key, (input, context), previous| {
+                let lookup = look_up(input, context);
+                let previous = match previous {
+                    Some(((previous_input, _), (previous_lookup, result)))
+                        if previous_input.fast_eq(input) && previous_lookup == lookup =>
                     {
-                        return (found, checked);
+                        return (previous_lookup, result);
                     }
-                    Some((_, (_, checked))) => Some(checked),
+                    Some((_, (_, result))) => Some(result),
                     None => None,
                 };
-                let checked = resolve(input, &finds).keeping(last, key, &mut differences);
-                (finds, checked)
+                let result =
+                    resolve(input, &lookup).reuse_previous(previous, key, &mut differences);
+                (lookup, result)
             });
-        self.finish(differences, gone, findings)
+        self.finish(differences, removed, problems)
     }
 }
 
-impl<K: Ord + Clone, I, T, F> KeyedStage<K, I, T, F> {
+impl<K: Ord + Clone, I, T, L> KeyedStage<K, I, T, L> {
     fn finish(
         &mut self,
         mut differences: Differences<K, T>,
-        gone: Vec<K>,
-        findings: &mut ProblemLists,
+        removed: Vec<K>,
+        problems: &mut ProblemLists,
     ) -> SharedMap<K, T> {
-        let problems = self.entries.outputs().map(|(_, checked)| &checked.problems);
-        findings.extend(problems.filter(|list| !list.is_empty()).cloned());
-        differences.extend(gone.into_iter().map(|key| (key, None)));
-        patch(&mut self.values, differences);
+        let lists = self.entries.outputs().map(|(_, result)| &result.problems);
+        problems.extend(lists.filter(|list| !list.is_empty()).cloned());
+        differences.extend(removed.into_iter().map(|key| (key, None)));
+        apply_differences(&mut self.values, differences);
         Arc::clone(&self.values)
     }
 }
 
-/// A memoised stage without keys.
+/// A memoised stage without keys: one input, one output.
 #[derive(Debug)]
 pub(crate) struct CachedValue<I, T>(Option<(I, Arc<T>)>);
 
@@ -229,10 +238,11 @@ impl<I, T> Default for CachedValue<I, T> {
 }
 
 impl<I: FastEq, T: PartialEq> CachedValue<I, T> {
-    /// The last output if the input is the same, or if what is derived from it is equal.
+    /// Returns the output for `input`. The output keeps its pointer if the input did not change or if `derive` returns an
+    /// equal output.
     pub(crate) fn update(&mut self, input: I, derive: impl FnOnce(&I) -> T) -> Arc<T> {
         let output = match self.0.take() {
-            Some((last, output)) if last.fast_eq(&input) => output,
+            Some((previous, output)) if previous.fast_eq(&input) => output,
             Some((_, output)) => {
                 let fresh = derive(&input);
                 if *output == fresh {
@@ -248,16 +258,16 @@ impl<I: FastEq, T: PartialEq> CachedValue<I, T> {
     }
 }
 
-/// What a whole kind came to: its values by name, and the problems found on the way.
+/// The values and problems of all objects of one kind.
 #[derive(Debug)]
 pub(crate) struct StageOutput<K: Ord, T> {
     pub(crate) values: SharedMap<K, T>,
-    pub(crate) findings: ProblemLists,
+    pub(crate) problems: ProblemLists,
 }
 
-/// By pointer: the stages keep them while nothing changes.
+/// Compares pointers, because stages keep the pointers of unchanged values.
 impl<K: Ord, T> PartialEq for StageOutput<K, T> {
     fn eq(&self, other: &Self) -> bool {
-        self.values.fast_eq(&other.values) && self.findings.fast_eq(&other.findings)
+        self.values.fast_eq(&other.values) && self.problems.fast_eq(&other.problems)
     }
 }

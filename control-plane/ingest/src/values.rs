@@ -1,6 +1,4 @@
-//! Small values of the API in the words of the model: protocols, ports, durations, names, references.
-//!
-//! Must not know any kind of object.
+//! Conversion of small API values to types of the model: protocols, ports, durations, names and references.
 
 use std::{sync::Arc, time::Duration};
 
@@ -29,34 +27,34 @@ pub(crate) const fn gateway_protocol(protocol: v1beta2::VirtualGatewayPortProtoc
     }
 }
 
-/// A port of a reference or a match, where the schema allows any number.
+/// Parses the port of a reference or match, for which the schema allows any number.
 pub(crate) fn port(
     port: Option<u64>,
     field: &FieldPath,
     problems: &mut Problems<'_>,
 ) -> Result<Option<u16>, ProblemReported> {
-    let Some(written) = port else {
+    let Some(number) = port else {
         return Ok(None);
     };
-    match u16::try_from(written) {
+    match u16::try_from(number) {
         Ok(port) if port != 0 => Ok(Some(port)),
         _ => {
             problems.add(
                 field.field("port"),
                 Reason::InvalidValue,
-                format!("{written} is not a port: give one from 1 to 65535"),
+                format!("`{number}` is not a valid port; use a number from 1 to 65535"),
             );
             Err(ProblemReported)
         }
     }
 }
 
-/// The longest duration that Envoy takes: 2^63 nanoseconds are a little longer.
-const LONGEST: Duration = Duration::from_hours(2_500_000);
+/// The maximum duration. Envoy's limit is slightly longer: 2^63 nanoseconds.
+const MAX_DURATION: Duration = Duration::from_hours(2_500_000);
 
-/// A duration; cut to the longest one that Envoy takes.
+/// Converts a duration, limited to [`MAX_DURATION`].
 pub(crate) fn duration(duration: v1beta2::Duration) -> Duration {
-    Duration::from(duration).min(LONGEST)
+    Duration::from(duration).min(MAX_DURATION)
 }
 
 pub(crate) fn http_timeout(timeout: v1beta2::HttpTimeout) -> Timeout {
@@ -75,7 +73,7 @@ pub(crate) fn tcp_timeout(timeout: v1beta2::TcpTimeout) -> Timeout {
     }
 }
 
-/// Whether it is a name that Envoy and node ids can carry: 1 to 255 of `A-Z a-z 0-9 . _ -`.
+/// Returns whether the text is usable in node IDs and in names of Envoy resources: 1 to 255 of `A-Z a-z 0-9 . _ -`.
 pub(crate) fn is_name(text: &str) -> bool {
     (1..=255).contains(&text.len())
         && text
@@ -83,7 +81,7 @@ pub(crate) fn is_name(text: &str) -> bool {
             .all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
 }
 
-/// Checks an `awsName`, written or defaulted.
+/// Validates an `awsName`, whether the user set it or it is the default.
 pub(crate) fn name(name: String, problems: &mut Problems<'_>) -> Option<Arc<str>> {
     if is_name(&name) {
         return Some(name.into());
@@ -91,12 +89,12 @@ pub(crate) fn name(name: String, problems: &mut Problems<'_>) -> Option<Arc<str>
     problems.add(
         FieldPath::spec().field("awsName"),
         Reason::InvalidValue,
-        format!("`{name}` is not a name: use 1 to 255 letters, digits, `.`, `_` and `-`"),
+        format!("`{name}` is not a valid awsName; use 1 to 255 letters, digits, `.`, `_` and `-`"),
     );
     None
 }
 
-/// `…Ref` and `…ARN` of one kind.
+/// Combines the fields `…Ref` and `…ARN` of one kind.
 pub(crate) fn ref_or_arn<'a>(
     kind: Kind,
     reference: Option<&'a v1beta2::Reference>,

@@ -5,7 +5,9 @@ mod fixture;
 
 use evermesh_ingest::{
     BuildMemo, build,
-    registration::{GateState, NodeRegistration, RegistrationSnapshot, registrations, terminating_node},
+    registration::{
+        GateState, NodeRegistration, RegistrationSnapshot, registrations, terminating_node,
+    },
 };
 use evermesh_model::{Graph, Kind, ObjectRef, ProxyKind, ResourceName};
 

@@ -29,8 +29,8 @@ pub fn check(write: &ObjectWrite<'_>) -> Result<(), AdmissionDenial> {
         problems = changes(&write.object, &old["spec"], &write.new["spec"]);
     }
     let parsed = object::parse(write.new.clone());
-    let findings = parsed.problems.into_iter();
-    problems.extend(findings.filter(|problem| problem.severity == Severity::Error));
+    let violations = parsed.problems.into_iter();
+    problems.extend(violations.filter(|problem| problem.severity == Severity::Error));
     if let Some((_, object)) = &parsed.object {
         problems.extend(validate(object));
         if let Object::Route(route) = object {

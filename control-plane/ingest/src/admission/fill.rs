@@ -26,7 +26,7 @@ pub enum IpFamily {
 /// What is to be written into the object; often nothing.
 pub fn fill(
     write: &ObjectWrite<'_>,
-    surroundings: &ClusterSnapshot,
+    snapshot: &ClusterSnapshot,
     family: IpFamily,
 ) -> Result<Patch, AdmissionDenial> {
     let mut patch = SpecPatch::of(write.new);
@@ -38,7 +38,7 @@ pub fn fill(
         read_only_fields_are_absent(write)?;
         fill_name(write, &mut patch);
         if write.object.kind != Kind::Mesh {
-            fill_membership(write, surroundings, &mut patch)?;
+            fill_membership(write, snapshot, &mut patch)?;
         }
     }
     if write.object.kind == Kind::Mesh {
@@ -81,10 +81,10 @@ fn fill_name(write: &ObjectWrite<'_>, patch: &mut SpecPatch) {
 
 fn fill_membership(
     write: &ObjectWrite<'_>,
-    surroundings: &ClusterSnapshot,
+    snapshot: &ClusterSnapshot,
     patch: &mut SpecPatch,
 ) -> Result<(), AdmissionDenial> {
-    let mesh = surroundings.mesh(&write.object)?;
+    let mesh = snapshot.mesh(&write.object)?;
     let mesh_uid = snapshot::uid(mesh.metadata.uid.as_ref());
     patch.set(
         &["meshRef"],
@@ -92,7 +92,7 @@ fn fill_membership(
     );
     if write.object.kind == Kind::GatewayRoute {
         let labels = labels(write.new);
-        let (reference, gateway) = surroundings.gateway(&write.object, &labels, mesh)?;
+        let (reference, gateway) = snapshot.gateway(&write.object, &labels, mesh)?;
         patch.set(
             &["virtualGatewayRef"],
             json!({

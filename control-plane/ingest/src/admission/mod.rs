@@ -80,7 +80,7 @@ pub fn validate(object: &Object) -> Vec<Problem> {
 }
 
 /// What a webhook refused is never served, whatever the reason says of other places.
-pub(crate) fn refusals(problems: Problems<'_>) -> Vec<Problem> {
+pub(crate) fn rejections(problems: Problems<'_>) -> Vec<Problem> {
     let mut problems = problems.into_list();
     for problem in &mut problems {
         problem.severity = Severity::Error;
@@ -139,7 +139,7 @@ pub(crate) fn virtual_node(object: &ObjectRef, spec: &v1beta2::VirtualNodeSpec) 
             );
         }
     }
-    refusals(problems)
+    rejections(problems)
 }
 
 pub(crate) fn virtual_router(
@@ -167,7 +167,7 @@ pub(crate) fn virtual_router(
             &mut problems,
         );
     }
-    refusals(problems)
+    rejections(problems)
 }
 
 pub(crate) fn route(object: &ObjectRef, spec: &extension::RouteSpec) -> Vec<Problem> {
@@ -178,7 +178,7 @@ pub(crate) fn route(object: &ObjectRef, spec: &extension::RouteSpec) -> Vec<Prob
         &FieldPath::spec(),
         &mut problems,
     );
-    refusals(problems)
+    rejections(problems)
 }
 
 /// The one rule for matches of a router's routes. Only the first kind of route that is there was looked at.
@@ -238,7 +238,7 @@ pub(crate) fn virtual_gateway(
         let variants = [http.is_some(), http2.is_some(), grpc.is_some()];
         one_connection_pool(&variants, index, &mut problems);
     }
-    refusals(problems)
+    rejections(problems)
 }
 
 fn one_connection_pool(variants: &[bool], listener: usize, problems: &mut Problems<'_>) {

@@ -30,21 +30,21 @@ type RoutesInput = (
     Arc<MembershipIndex>,
     Arc<GatewaysByName>,
 );
-type TurnInput = (
+type StageInput = (
     Arc<GatewaysByName>,
     Arc<StageOutput<ObjectRef, AttachedRoute>>,
 );
 
-/// The memory of these stages.
+/// Memo of these stages.
 #[derive(Debug, Default)]
 pub(super) struct GatewayMemo {
-    drafts: UnresolvedMemo<v1beta2::VirtualGateway, UnresolvedGateway>,
+    unresolved: UnresolvedMemo<v1beta2::VirtualGateway, UnresolvedGateway>,
     routes: KeyedStage<ObjectRef, RouteInput, UnresolvedGatewayRoute>,
     all_routes: CachedValue<RoutesInput, StageOutput<ObjectRef, UnresolvedGatewayRoute>>,
     attached: KeyedStage<ObjectRef, (Arc<UnresolvedGatewayRoute>, ServiceIndex), AttachedRoute>,
     all_attached: CachedValue<(Routes, ServiceIndex), StageOutput<ObjectRef, AttachedRoute>>,
     resolved: KeyedStage<ResourceName, ResolveInput, ResolvedGateway>,
-    output: CachedValue<TurnInput, StageOutput<ResourceName, ResolvedGateway>>,
+    output: CachedValue<StageInput, StageOutput<ResourceName, ResolvedGateway>>,
 }
 
 impl GatewayMemo {
@@ -53,68 +53,72 @@ impl GatewayMemo {
         inputs: &Inputs,
         members: &Arc<MembershipIndex>,
         services: &ServiceIndex,
-        findings: &mut ProblemLists,
+        problems: &mut ProblemLists,
     ) -> SharedOutput<ResourceName, ResolvedGateway> {
-        let named = self.drafts.update(
+        let by_name = self.unresolved.update(
             &inputs.virtual_gateways,
             members,
             |gateway| gateway.spec.mesh_ref.as_ref(),
             gateway::parse,
-            findings,
+            problems,
         );
         let input = (
             Arc::clone(&inputs.gateway_routes),
             Arc::clone(members),
-            Arc::clone(&named),
+            Arc::clone(&by_name),
         );
         let stage = &mut self.routes;
         let routes = self
             .all_routes
             .update(input, |(objects, members, gateways)| {
-                draft_routes(objects, members, gateways, stage)
+                parse_routes(objects, members, gateways, stage)
             });
-        findings.extend(routes.findings.iter().cloned());
+        problems.extend(routes.problems.iter().cloned());
         let stage = &mut self.attached;
         let input = (routes, Arc::clone(services));
         let attached = self.all_attached.update(input, |(routes, services)| {
             let inputs = routes
                 .values
                 .iter()
-                .map(|(object, draft)| (object, (draft, services)));
-            let mut findings = ProblemLists::new();
+                .map(|(object, unresolved)| (object, (unresolved, services)));
+            let mut problems = ProblemLists::new();
             let values = stage.update(
                 inputs,
-                |_, (draft, services)| gateway_route::resolve(draft, services),
-                &mut findings,
+                |_, (unresolved, services)| gateway_route::resolve(unresolved, services),
+                &mut problems,
             );
-            StageOutput { values, findings }
+            StageOutput { values, problems }
         });
-        findings.extend(attached.findings.iter().cloned());
+        problems.extend(attached.problems.iter().cloned());
         let resolved = &mut self.resolved;
-        let output = self.output.update((named, attached), |(named, attached)| {
-            let mut groups: BTreeMap<&ResourceName, Vec<Arc<AttachedRoute>>> = BTreeMap::new();
-            for route in attached.values.values() {
-                let group = groups.entry(&route.gateway).or_default();
-                group.push(Arc::clone(route));
-            }
-            let inputs = named
-                .values
-                .iter()
-                .map(|(name, draft)| (name, (draft, groups.get(name))));
-            let mut findings = ProblemLists::new();
-            let values = resolved.update(
-                inputs,
-                |_, (draft, routes)| gateway::resolve(draft, routes.as_deref().unwrap_or_default()),
-                &mut findings,
-            );
-            StageOutput { values, findings }
-        });
-        findings.extend(output.findings.iter().cloned());
+        let output = self
+            .output
+            .update((by_name, attached), |(by_name, attached)| {
+                let mut groups: BTreeMap<&ResourceName, Vec<Arc<AttachedRoute>>> = BTreeMap::new();
+                for route in attached.values.values() {
+                    let group = groups.entry(&route.gateway).or_default();
+                    group.push(Arc::clone(route));
+                }
+                let inputs = by_name
+                    .values
+                    .iter()
+                    .map(|(name, unresolved)| (name, (unresolved, groups.get(name))));
+                let mut problems = ProblemLists::new();
+                let values = resolved.update(
+                    inputs,
+                    |_, (unresolved, routes)| {
+                        gateway::resolve(unresolved, routes.as_deref().unwrap_or_default())
+                    },
+                    &mut problems,
+                );
+                StageOutput { values, problems }
+            });
+        problems.extend(output.problems.iter().cloned());
         output
     }
 }
 
-fn draft_routes(
+fn parse_routes(
     objects: &ObjectMap<v1beta2::GatewayRoute>,
     members: &MembershipIndex,
     gateways: &Arc<GatewaysByName>,
@@ -126,13 +130,13 @@ fn draft_routes(
             let labels = &members.labels[&object.namespace];
             (object, (route, membership, labels, gateways))
         });
-    let mut findings = ProblemLists::new();
+    let mut problems = ProblemLists::new();
     let values = stage.update(
         inputs,
         |object, (route, membership, labels, gateways)| {
             gateway_route::parse(object, route, membership, labels, gateways)
         },
-        &mut findings,
+        &mut problems,
     );
-    StageOutput { values, findings }
+    StageOutput { values, problems }
 }

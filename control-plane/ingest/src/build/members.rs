@@ -1,4 +1,4 @@
-//! The stages of meshes and namespaces: who belongs to which mesh; and the first stage of every member.
+//! The stages of meshes and namespaces, which decide membership, and the parsing stage of all members.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -29,10 +29,10 @@ type MemberObjects = (
     ObjectMap<v1beta2::GatewayRoute>,
 );
 
-/// Meshes, namespaces, and who belongs to which.
+/// Memo of the stages of meshes and namespaces.
 #[derive(Debug, Default)]
 pub(super) struct MemberMemo {
-    drafts: KeyedStage<ObjectRef, Arc<v1beta2::Mesh>, UnresolvedMesh>,
+    unresolved: KeyedStage<ObjectRef, Arc<v1beta2::Mesh>, UnresolvedMesh>,
     meshes: Memo<ObjectRef, Arc<UnresolvedMesh>, ResolvedMesh>,
     index: CachedValue<IndexInput, MeshIndex>,
     namespaces: CachedValue<MemberObjects, BTreeSet<Arc<str>>>,
@@ -41,7 +41,7 @@ pub(super) struct MemberMemo {
     members: CachedValue<MembersInput, MembershipIndex>,
 }
 
-/// Who belongs to which mesh.
+/// The mesh of each object.
 #[derive(Debug, PartialEq)]
 pub(super) struct MembershipIndex {
     pub(super) meshes: Arc<MeshIndex>,
@@ -53,19 +53,23 @@ impl MemberMemo {
     pub(super) fn update(
         &mut self,
         inputs: &Inputs,
-        findings: &mut ProblemLists,
+        problems: &mut ProblemLists,
     ) -> Arc<MembershipIndex> {
-        let drafts = self.drafts.update(
+        let unresolved = self.unresolved.update(
             &*inputs.meshes,
             |object, mesh| mesh::parse(object, mesh),
-            findings,
+            problems,
         );
-        let meshes = self.meshes.update(&*drafts, |_, draft| draft.mesh.clone());
-        let index = self.index.update((meshes, drafts), |(meshes, drafts)| {
-            MeshIndex::new(meshes, drafts)
-        });
+        let meshes = self
+            .meshes
+            .update(&*unresolved, |_, unresolved| unresolved.mesh.clone());
+        let index = self
+            .index
+            .update((meshes, unresolved), |(meshes, unresolved)| {
+                MeshIndex::new(meshes, unresolved)
+            });
         if !index.problems.is_empty() {
-            findings.push(Arc::clone(&index.problems));
+            problems.push(Arc::clone(&index.problems));
         }
 
         let objects = (
@@ -98,7 +102,7 @@ impl MemberMemo {
     }
 }
 
-/// The namespaces that members of meshes live in.
+/// The namespaces that contain members of meshes.
 fn namespaces(
     (nodes, services, routers, gateways, gateway_routes): &MemberObjects,
 ) -> BTreeSet<Arc<str>> {
@@ -121,7 +125,7 @@ fn namespaces(
 }
 
 impl MembershipIndex {
-    /// Members with what they belong to.
+    /// Pairs objects with their membership.
     pub(super) fn of<'a, T>(
         &'a self,
         objects: &'a ObjectMap<T>,
@@ -133,29 +137,29 @@ impl MembershipIndex {
                 None => self
                     .of_namespace
                     .get(&object.namespace)
-                    .expect("the namespace of every member is walked"),
+                    .expect("members and namespaces come from the same inputs"),
             };
             (object, (value, membership))
         })
     }
 }
 
-type Turns<D> = Arc<StageOutput<ObjectRef, D>>;
+type ParsedKind<D> = Arc<StageOutput<ObjectRef, D>>;
 
-/// The stage of the drafts of one kind, skipped as a whole while neither the objects nor the members change.
+/// The parsing stage of one kind. The stage is skipped as a whole while neither objects nor memberships change.
 #[derive(Debug)]
 pub(super) struct UnresolvedMemo<T, D: Unresolved> {
-    drafts: KeyedStage<ObjectRef, (Arc<T>, Arc<Membership>), D>,
+    unresolved: KeyedStage<ObjectRef, (Arc<T>, Arc<Membership>), D>,
     output: CachedValue<(ObjectMap<T>, Arc<MembershipIndex>), StageOutput<ObjectRef, D>>,
-    named: CachedValue<Turns<D>, UniqueByName<D::Name, D>>,
+    by_name: CachedValue<ParsedKind<D>, UniqueByName<D::Name, D>>,
 }
 
 impl<T, D: Unresolved> Default for UnresolvedMemo<T, D> {
     fn default() -> Self {
         Self {
-            drafts: KeyedStage::default(),
+            unresolved: KeyedStage::default(),
             output: CachedValue::default(),
-            named: CachedValue::default(),
+            by_name: CachedValue::default(),
         }
     }
 }
@@ -166,27 +170,27 @@ impl<T, D: Unresolved + PartialEq> UnresolvedMemo<T, D> {
         objects: &ObjectMap<T>,
         members: &Arc<MembershipIndex>,
         reference: impl Fn(&T) -> Option<&v1beta2::MeshReference>,
-        draft: impl Fn(&ObjectRef, &T, &Membership) -> WithProblems<D>,
-        findings: &mut ProblemLists,
+        parse: impl Fn(&ObjectRef, &T, &Membership) -> WithProblems<D>,
+        problems: &mut ProblemLists,
     ) -> Arc<UniqueByName<D::Name, D>> {
-        let drafts = &mut self.drafts;
+        let unresolved = &mut self.unresolved;
         let input = (Arc::clone(objects), Arc::clone(members));
         let output = self.output.update(input, |(objects, members)| {
-            let mut findings = ProblemLists::new();
-            let values = drafts.update(
+            let mut problems = ProblemLists::new();
+            let values = unresolved.update(
                 members.of(objects, reference),
-                |object, (value, membership)| draft(object, value, membership),
-                &mut findings,
+                |object, (value, membership)| parse(object, value, membership),
+                &mut problems,
             );
-            StageOutput { values, findings }
+            StageOutput { values, problems }
         });
-        let named = self.named.update(Arc::clone(&output), |output| {
+        let by_name = self.by_name.update(Arc::clone(&output), |output| {
             UniqueByName::new(&output.values)
         });
-        findings.extend(output.findings.iter().cloned());
-        if !named.problems.is_empty() {
-            findings.push(Arc::clone(&named.problems));
+        problems.extend(output.problems.iter().cloned());
+        if !by_name.problems.is_empty() {
+            problems.push(Arc::clone(&by_name.problems));
         }
-        named
+        by_name
     }
 }

@@ -1,11 +1,15 @@
-//! One turn: everything is walked, only what changed is derived again.
+//! One rebuild: runs all stages and assembles the graph.
 //!
-//! The stages run in the order of the references, so that each finds what it refers to complete: meshes and
-//! membership; nodes; routers with their routes; services; then the nodes' backends, the gateways and the
-//! endpoints. What later stages may know of an object is its face (name and ports), and while the faces of
-//! a kind stay the same, whatever refers to it is not even looked at.
+//! The stages run in the order of references, so that each stage can resolve the references of its objects: meshes and
+//! membership; nodes; routers with their routes; services; then backends of nodes, gateways and endpoints.
 //!
-//! Must not convert anything itself.
+//! ```text
+//! members ─► nodes (parse) ─► routers ─► services ─┬► nodes (resolve) ─► endpoints
+//!                                                  └► gateways
+//! ```
+//!
+//! Later stages see only the index entries of an object (name and ports). While all entries of a kind stay equal, the
+//! objects that refer to the kind are skipped. The conversions themselves are in the modules of the kinds.
 
 mod gateways;
 mod members;
@@ -41,26 +45,24 @@ use crate::{
     stage::{CachedValue, KeyedStage, ProblemLists, Problems, StageOutput, WithProblems},
 };
 
-/// Drafts of a kind by name.
+/// The parsed objects of a kind by name.
 type UnresolvedByName<N, T> = Arc<UniqueByName<N, T>>;
-/// Nodes or routers, for references to them.
+/// Index for references to nodes or routers.
 type ResourceIndex = Arc<NameIndex<ResourceName>>;
-/// Services, for references to them.
+/// Index for references to services.
 type ServiceIndex = Arc<NameIndex<ServiceName>>;
-/// What a kind came to.
 type SharedOutput<K, T> = Arc<StageOutput<K, T>>;
 
-/// What a turn gives.
+/// The result of a rebuild.
 #[derive(Debug, Clone)]
 pub struct BuildOutput {
-    /// Everything that is served. The same pointer as in the last turn if nothing changed, and so for each
-    /// value in it.
+    /// The graph. Unchanged maps and values, and an unchanged graph as a whole, keep the pointers of the previous rebuild.
     pub graph: Arc<Graph>,
-    /// Everything that is wrong, sorted, each once.
+    /// All problems, sorted and without duplicates.
     pub problems: Arc<[Problem]>,
 }
 
-/// What the last turn saw and made. Start with the default.
+/// Inputs and outputs of the previous rebuild. Starts empty ([`Default`]).
 #[derive(Debug, Default)]
 pub struct BuildMemo {
     members: MemberMemo,
@@ -93,25 +95,27 @@ type EndpointParts = (
     BTreeMap<CloudMapService, Arc<CloudMapState>>,
 );
 
-/// Builds the graph of these inputs. The result depends on nothing else: the memo only saves work.
+/// Builds the graph of the inputs. The memo saves work but does not affect the result.
 pub fn build(inputs: &Inputs, memo: &mut BuildMemo) -> BuildOutput {
-    let mut findings = ProblemLists::new();
-    let members = memo.members.update(inputs, &mut findings);
-    let (drafts, node_faces) = memo.nodes.parse(inputs, &members, &mut findings);
-    let (routers, router_faces) = memo
+    let mut problems = ProblemLists::new();
+    let members = memo.members.update(inputs, &mut problems);
+    let (unresolved, node_index) = memo.nodes.parse(inputs, &members, &mut problems);
+    let (routers, router_index) = memo
         .routers
-        .update(inputs, &members, &node_faces, &mut findings);
-    let (services, service_faces) = memo.services.update(
+        .update(inputs, &members, &node_index, &mut problems);
+    let (services, service_index) = memo.services.update(
         inputs,
         &members,
-        (&node_faces, &router_faces),
-        &mut findings,
+        (&node_index, &router_index),
+        &mut problems,
     );
-    let nodes = memo.nodes.resolve(inputs, drafts, service_faces.clone());
-    findings.extend(nodes.findings.iter().cloned());
+    let nodes = memo
+        .nodes
+        .resolve(inputs, unresolved, service_index.clone());
+    problems.extend(nodes.problems.iter().cloned());
     let gateways = memo
         .gateways
-        .update(inputs, &members, &service_faces, &mut findings);
+        .update(inputs, &members, &service_index, &mut problems);
     let parts = (
         Arc::clone(&nodes),
         Arc::clone(&members.meshes),
@@ -130,11 +134,11 @@ pub fn build(inputs: &Inputs, memo: &mut BuildMemo) -> BuildOutput {
     let endpoints = memo.all_endpoints.update(parts, |(nodes, meshes, ..)| {
         stage.update(&nodes.values, &meshes.by_name, inputs)
     });
-    findings.extend(endpoints.findings.iter().cloned());
+    problems.extend(endpoints.problems.iter().cloned());
     memo.backend_groups.update(
         &*inputs.backend_groups,
         |object, _| backend_group(object),
-        &mut findings,
+        &mut problems,
     );
 
     let parts = (
@@ -147,7 +151,7 @@ pub fn build(inputs: &Inputs, memo: &mut BuildMemo) -> BuildOutput {
     );
     BuildOutput {
         graph: memo.graph.update(parts, assemble),
-        problems: Arc::clone(&*memo.problems.update(findings, sorted)),
+        problems: Arc::clone(&*memo.problems.update(problems, sorted)),
     }
 }
 
@@ -162,8 +166,8 @@ fn assemble((meshes, nodes, services, routers, gateways, endpoints): &GraphParts
     }
 }
 
-fn sorted(findings: &ProblemLists) -> Arc<[Problem]> {
-    let all: BTreeSet<&Problem> = findings.iter().flat_map(|list| list.iter()).collect();
+fn sorted(problems: &ProblemLists) -> Arc<[Problem]> {
+    let all: BTreeSet<&Problem> = problems.iter().flat_map(|list| list.iter()).collect();
     all.into_iter().cloned().collect()
 }
 
@@ -172,7 +176,7 @@ fn backend_group(object: &ObjectRef) -> WithProblems<()> {
     problems.add(
         FieldPath::root(),
         Reason::UnsupportedField,
-        "backend groups are not served yet; list their virtual services in the spec.backends of each virtual node",
+        "backend groups are not supported yet; list their virtual services in spec.backends of each virtual node",
     );
     WithProblems::new(None, problems)
 }

@@ -1,4 +1,4 @@
-//! The stages of virtual nodes: drafts and faces first, backends when the services are known.
+//! The stages of virtual nodes: parsing and indexing before services are known, resolving backends after that.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -17,22 +17,22 @@ use crate::{
     stage::{CachedValue, KeyedStage, ProblemLists, StageOutput},
 };
 
-type ClusterSnapshot = (ServiceIndex, Arc<BTreeSet<ObjectRef>>, IngestSettings);
-type TurnInput = (
+type LookupContext = (ServiceIndex, Arc<BTreeSet<ObjectRef>>, IngestSettings);
+type StageInput = (
     UnresolvedByName<ResourceName, UnresolvedNode>,
-    ClusterSnapshot,
+    LookupContext,
 );
 
-/// The memory of these stages.
+/// Memo of these stages.
 #[derive(Debug, Default)]
 pub(super) struct NodeMemo {
-    drafts: UnresolvedMemo<v1beta2::VirtualNode, UnresolvedNode>,
-    directory: NameIndexMemo<ResourceName, UnresolvedNode>,
+    unresolved: UnresolvedMemo<v1beta2::VirtualNode, UnresolvedNode>,
+    index: NameIndexMemo<ResourceName, UnresolvedNode>,
     slices: WeakObjectsByOwner<EndpointSlice>,
-    with_slices: Arc<BTreeSet<ObjectRef>>,
+    services_with_slices: Arc<BTreeSet<ObjectRef>>,
     resolved:
-        KeyedStage<ResourceName, (Arc<UnresolvedNode>, ClusterSnapshot), ResolvedNode, NodeLookups>,
-    output: CachedValue<TurnInput, StageOutput<ResourceName, ResolvedNode>>,
+        KeyedStage<ResourceName, (Arc<UnresolvedNode>, LookupContext), ResolvedNode, NodeLookups>,
+    output: CachedValue<StageInput, StageOutput<ResourceName, ResolvedNode>>,
 }
 
 impl NodeMemo {
@@ -40,53 +40,57 @@ impl NodeMemo {
         &mut self,
         inputs: &Inputs,
         members: &Arc<MembershipIndex>,
-        findings: &mut ProblemLists,
+        problems: &mut ProblemLists,
     ) -> (
         UnresolvedByName<ResourceName, UnresolvedNode>,
         ResourceIndex,
     ) {
-        let named = self.drafts.update(
+        let by_name = self.unresolved.update(
             &inputs.virtual_nodes,
             members,
             |node| node.spec.mesh_ref.as_ref(),
             node::parse,
-            findings,
+            problems,
         );
-        let directory = self
-            .directory
-            .update(&named.values, UnresolvedNode::index_entry);
-        (named, directory)
+        let index = self
+            .index
+            .update(&by_name.values, UnresolvedNode::index_entry);
+        (by_name, index)
     }
 
     pub(super) fn resolve(
         &mut self,
         inputs: &Inputs,
-        drafts: UnresolvedByName<ResourceName, UnresolvedNode>,
+        unresolved: UnresolvedByName<ResourceName, UnresolvedNode>,
         services: ServiceIndex,
     ) -> SharedOutput<ResourceName, ResolvedNode> {
         let slices = inputs.endpoint_slices.by_owner();
         let seen = Arc::downgrade(slices);
         if !self.slices.ptr_eq(&seen) {
             self.slices = seen;
-            if !self.with_slices.iter().eq(slices.keys()) {
-                self.with_slices = Arc::new(slices.keys().cloned().collect());
+            if !self.services_with_slices.iter().eq(slices.keys()) {
+                self.services_with_slices = Arc::new(slices.keys().cloned().collect());
             }
         }
-        let surroundings = (services, Arc::clone(&self.with_slices), inputs.settings);
+        let context = (
+            services,
+            Arc::clone(&self.services_with_slices),
+            inputs.settings,
+        );
         let resolved = &mut self.resolved;
         self.output
-            .update((drafts, surroundings), |(drafts, surroundings)| {
-                let inputs = drafts.values.iter();
-                let mut findings = ProblemLists::new();
+            .update((unresolved, context), |(unresolved, context)| {
+                let inputs = unresolved.values.iter();
+                let mut problems = ProblemLists::new();
                 let values = resolved.update_with_lookup(
-                    inputs.map(|(name, draft)| (name, (draft, surroundings))),
-                    |draft, (services, with_slices, settings)| {
-                        node::look_up(draft, services, with_slices, *settings)
+                    inputs.map(|(name, unresolved)| (name, (unresolved, context))),
+                    |unresolved, (services, services_with_slices, settings)| {
+                        node::look_up(unresolved, services, services_with_slices, *settings)
                     },
-                    |draft, finds| node::resolve(draft, finds),
-                    &mut findings,
+                    |unresolved, lookups| node::resolve(unresolved, lookups),
+                    &mut problems,
                 );
-                StageOutput { values, findings }
+                StageOutput { values, problems }
             })
     }
 }

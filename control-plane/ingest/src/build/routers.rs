@@ -17,32 +17,36 @@ use crate::{
     stage::{CachedValue, KeyedStage, ProblemLists, Problems, StageOutput, WithProblems},
 };
 
-/// The `Route` objects of one router that can be read.
-type Group = Vec<Arc<UnresolvedRoute>>;
-type Input = ((Arc<UnresolvedRouter>, Option<Arc<Group>>), ResourceIndex);
-type TurnInput = (
+/// The valid `Route` objects of one router.
+type RouteGroup = Vec<Arc<UnresolvedRoute>>;
+type ResolveInput = (
+    (Arc<UnresolvedRouter>, Option<Arc<RouteGroup>>),
+    ResourceIndex,
+);
+type StageInput = (
     UnresolvedByName<ResourceName, UnresolvedRouter>,
     WeakObjectsByOwner<extension::Route>,
     ResourceIndex,
 );
 
-/// The routers that count by object, ascending, with their places among all by name: `Route` objects name the object.
-type Places = Vec<(ObjectRef, usize)>;
+/// The routers in ascending order of their objects, with their positions in the order of names. `Route` objects refer to
+/// the object of a router, while the stage is keyed by name.
+type RouterPositions = Vec<(ObjectRef, usize)>;
 
-/// The memory of these stages.
+/// Memo of these stages.
 #[derive(Debug, Default)]
 pub(super) struct RouterMemo {
-    drafts: UnresolvedMemo<v1beta2::VirtualRouter, UnresolvedRouter>,
-    work: RouterStages,
-    output: CachedValue<TurnInput, StageOutput<ResourceName, ResolvedRouter>>,
-    directory: NameIndexMemo<ResourceName, ResolvedRouter>,
+    unresolved: UnresolvedMemo<v1beta2::VirtualRouter, UnresolvedRouter>,
+    stages: RouterStages,
+    output: CachedValue<StageInput, StageOutput<ResourceName, ResolvedRouter>>,
+    index: NameIndexMemo<ResourceName, ResolvedRouter>,
 }
 
 #[derive(Debug, Default)]
 struct RouterStages {
-    places: CachedValue<UnresolvedByName<ResourceName, UnresolvedRouter>, Places>,
-    groups: KeyedStage<ObjectRef, ObjectMap<extension::Route>, Group>,
-    resolved: KeyedStage<ResourceName, Input, ResolvedRouter, route::TargetLookups>,
+    positions: CachedValue<UnresolvedByName<ResourceName, UnresolvedRouter>, RouterPositions>,
+    groups: KeyedStage<ObjectRef, ObjectMap<extension::Route>, RouteGroup>,
+    resolved: KeyedStage<ResourceName, ResolveInput, ResolvedRouter, route::TargetLookups>,
     orphans: KeyedStage<ObjectRef, ObjectMap<extension::Route>, ()>,
 }
 
@@ -52,54 +56,54 @@ impl RouterMemo {
         inputs: &Inputs,
         members: &Arc<MembershipIndex>,
         nodes: &ResourceIndex,
-        findings: &mut ProblemLists,
+        problems: &mut ProblemLists,
     ) -> (SharedOutput<ResourceName, ResolvedRouter>, ResourceIndex) {
-        let named = self.drafts.update(
+        let by_name = self.unresolved.update(
             &inputs.virtual_routers,
             members,
             |router| router.spec.mesh_ref.as_ref(),
             router::parse,
-            findings,
+            problems,
         );
         let routes = inputs.routes.by_owner();
-        let work = &mut self.work;
+        let stages = &mut self.stages;
         let output = self.output.update(
-            (named, Arc::downgrade(routes), Arc::clone(nodes)),
-            |(named, _, nodes)| work.update(named, routes, nodes),
+            (by_name, Arc::downgrade(routes), Arc::clone(nodes)),
+            |(by_name, _, nodes)| stages.update(by_name, routes, nodes),
         );
-        findings.extend(output.findings.iter().cloned());
-        let directory = self.directory.update(&output.values, router::index_entry);
-        (output, directory)
+        problems.extend(output.problems.iter().cloned());
+        let index = self.index.update(&output.values, router::index_entry);
+        (output, index)
     }
 }
 
 impl RouterStages {
     fn update(
         &mut self,
-        named: &UnresolvedByName<ResourceName, UnresolvedRouter>,
+        by_name: &UnresolvedByName<ResourceName, UnresolvedRouter>,
         routes: &ObjectsByOwner<extension::Route>,
         nodes: &ResourceIndex,
     ) -> StageOutput<ResourceName, ResolvedRouter> {
-        let mut findings = ProblemLists::new();
+        let mut problems = ProblemLists::new();
         let groups = self.groups.update(
             &**routes,
             |_, routes| {
                 let routes = routes.iter();
                 WithProblems::all(routes.map(|(object, route)| route::parse(object, route)))
             },
-            &mut findings,
+            &mut problems,
         );
-        let places = self.places.update(Arc::clone(named), places);
-        let mut of_router = vec![None; places.len()];
+        let positions = self.positions.update(Arc::clone(by_name), positions);
+        let mut of_router = vec![None; positions.len()];
         let mut orphans = Vec::new();
-        let mut places = places.iter().peekable();
+        let mut positions = positions.iter().peekable();
         for ((router, routes), group) in routes.iter().zip(groups.values()) {
-            while places
-                .next_if(|(passed, _)| passed != router && passed < router)
+            while positions
+                .next_if(|(router_before, _)| router_before != router && router_before < router)
                 .is_some()
             {}
-            match places.next_if(|(found, _)| found == router) {
-                Some((_, place)) => of_router[*place] = Some(group),
+            match positions.next_if(|(found, _)| found == router) {
+                Some((_, position)) => of_router[*position] = Some(group),
                 None => orphans.push((router, routes)),
             }
         }
@@ -111,28 +115,32 @@ impl RouterStages {
                 problems.extend(routes.map(|route| route::without_router(route, router)));
                 WithProblems::new(None, problems)
             },
-            &mut findings,
+            &mut problems,
         );
-        let inputs = named.values.iter().zip(of_router);
+        let inputs = by_name.values.iter().zip(of_router);
         let values = self.resolved.update_with_lookup(
-            inputs.map(|((name, draft), group)| (name, ((draft, group), nodes))),
-            |(draft, group), nodes| router::look_up(draft, objects(group.as_ref()), nodes),
-            |(draft, group), finds| router::resolve(draft, objects(group.as_ref()), finds),
-            &mut findings,
+            inputs.map(|((name, unresolved), group)| (name, ((unresolved, group), nodes))),
+            |(unresolved, group), nodes| {
+                router::look_up(unresolved, objects(group.as_ref()), nodes)
+            },
+            |(unresolved, group), lookups| {
+                router::resolve(unresolved, objects(group.as_ref()), lookups)
+            },
+            &mut problems,
         );
-        StageOutput { values, findings }
+        StageOutput { values, problems }
     }
 }
 
-fn places(named: &UnresolvedByName<ResourceName, UnresolvedRouter>) -> Places {
-    let drafts = named.values.values().enumerate();
-    let mut places: Places = drafts
-        .map(|(place, draft)| (draft.object().clone(), place))
+fn positions(by_name: &UnresolvedByName<ResourceName, UnresolvedRouter>) -> RouterPositions {
+    let unresolved = by_name.values.values().enumerate();
+    let mut positions: RouterPositions = unresolved
+        .map(|(position, unresolved)| (unresolved.object().clone(), position))
         .collect();
-    places.sort();
-    places
+    positions.sort();
+    positions
 }
 
-fn objects(group: Option<&Arc<Group>>) -> &[Arc<UnresolvedRoute>] {
+fn objects(group: Option<&Arc<RouteGroup>>) -> &[Arc<UnresolvedRoute>] {
     group.map_or(&[], |group| group.as_slice())
 }

@@ -17,19 +17,19 @@ use crate::{
 };
 
 type ServiceProvider = Option<Lookup<ResourceName>>;
-type Input = (Arc<UnresolvedService>, (ResourceIndex, ResourceIndex));
-type TurnInput = (
+type ResolveInput = (Arc<UnresolvedService>, (ResourceIndex, ResourceIndex));
+type StageInput = (
     UnresolvedByName<ServiceName, UnresolvedService>,
     (ResourceIndex, ResourceIndex),
 );
 
-/// The memory of these stages.
+/// Memo of these stages.
 #[derive(Debug, Default)]
 pub(super) struct ServiceMemo {
-    drafts: UnresolvedMemo<v1beta2::VirtualService, UnresolvedService>,
-    resolved: KeyedStage<ServiceName, Input, ResolvedService, ServiceProvider>,
-    output: CachedValue<TurnInput, StageOutput<ServiceName, ResolvedService>>,
-    directory: NameIndexMemo<ServiceName, ResolvedService>,
+    unresolved: UnresolvedMemo<v1beta2::VirtualService, UnresolvedService>,
+    resolved: KeyedStage<ServiceName, ResolveInput, ResolvedService, ServiceProvider>,
+    output: CachedValue<StageInput, StageOutput<ServiceName, ResolvedService>>,
+    index: NameIndexMemo<ServiceName, ResolvedService>,
 }
 
 impl ServiceMemo {
@@ -38,32 +38,32 @@ impl ServiceMemo {
         inputs: &Inputs,
         members: &Arc<MembershipIndex>,
         (nodes, routers): (&ResourceIndex, &ResourceIndex),
-        findings: &mut ProblemLists,
+        problems: &mut ProblemLists,
     ) -> (SharedOutput<ServiceName, ResolvedService>, ServiceIndex) {
-        let named = self.drafts.update(
+        let by_name = self.unresolved.update(
             &inputs.virtual_services,
             members,
             |service| service.spec.mesh_ref.as_ref(),
             service::parse,
-            findings,
+            problems,
         );
         let resolved = &mut self.resolved;
-        let surroundings = (Arc::clone(nodes), Arc::clone(routers));
+        let context = (Arc::clone(nodes), Arc::clone(routers));
         let output = self
             .output
-            .update((named, surroundings), |(named, surroundings)| {
-                let inputs = named.values.iter();
-                let mut findings = ProblemLists::new();
+            .update((by_name, context), |(by_name, context)| {
+                let inputs = by_name.values.iter();
+                let mut problems = ProblemLists::new();
                 let values = resolved.update_with_lookup(
-                    inputs.map(|(name, draft)| (name, (draft, surroundings))),
-                    |draft, (nodes, routers)| service::look_up(draft, nodes, routers),
-                    |draft, found| service::resolve(draft, found.as_ref()),
-                    &mut findings,
+                    inputs.map(|(name, unresolved)| (name, (unresolved, context))),
+                    |unresolved, (nodes, routers)| service::look_up(unresolved, nodes, routers),
+                    |unresolved, found| service::resolve(unresolved, found.as_ref()),
+                    &mut problems,
                 );
-                StageOutput { values, findings }
+                StageOutput { values, problems }
             });
-        findings.extend(output.findings.iter().cloned());
-        let directory = self.directory.update(&output.values, service::index_entry);
-        (output, directory)
+        problems.extend(output.problems.iter().cloned());
+        let index = self.index.update(&output.values, service::index_entry);
+        (output, index)
     }
 }

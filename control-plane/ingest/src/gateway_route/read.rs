@@ -1,6 +1,4 @@
-//! What the kinds of gateway route say, as one [`GatewayRule`].
-//!
-//! Must not follow a reference.
+//! Parsers of the variants of a gateway route into one [`GatewayRule`], without resolving references.
 
 use evermesh_crds::v1beta2::{self, DefaultRewrite};
 use evermesh_model::{
@@ -10,7 +8,7 @@ use evermesh_model::{
     route::{HttpMatch, PathMatch},
 };
 
-use super::{GatewayRule, word};
+use super::{GatewayRule, field_name};
 use crate::{
     matches,
     name_index::UnresolvedRef,
@@ -36,7 +34,7 @@ pub(super) fn read_http(
             },
         action: v1beta2::HttpGatewayRouteAction { target, rewrite },
     } = route;
-    let route = FieldPath::spec().field(word(protocol));
+    let route = FieldPath::spec().field(field_name(protocol));
     let field = route.field("match");
     let path = matches::path(prefix.as_ref(), path.as_ref(), &field, problems);
     let headers = matches::headers(headers.as_ref(), &field.field("headers"), problems);
@@ -48,13 +46,13 @@ pub(super) fn read_http(
         Some(v1beta2::HttpGatewayRouteRewrite {
             hostname,
             prefix,
-            path: whole,
+            path: full_path,
         }) => (
             rewrites_hostname(*hostname),
             read_path_rewrite(
                 &path,
                 prefix.as_ref(),
-                whole.as_ref(),
+                full_path.as_ref(),
                 &route.field("action.rewrite"),
                 problems,
             ),
@@ -95,7 +93,7 @@ pub(super) fn read_grpc(
             },
         action: v1beta2::GrpcGatewayRouteAction { target, rewrite },
     } = route;
-    let route = FieldPath::spec().field(word(Protocol::Grpc));
+    let route = FieldPath::spec().field(field_name(Protocol::Grpc));
     let field = route.field("match");
     let path = matches::grpc_path(service_name.as_ref(), None, &field, problems);
     let headers = matches::headers(metadata.as_ref(), &field.field("metadata"), problems);
@@ -124,15 +122,15 @@ pub(super) fn read_grpc(
 }
 
 fn rewrites_hostname(rewrite: Option<v1beta2::GatewayRouteHostnameRewrite>) -> bool {
-    let written = rewrite.and_then(
+    let setting = rewrite.and_then(
         |v1beta2::GatewayRouteHostnameRewrite {
              default_target_hostname,
          }| default_target_hostname,
     );
-    written.is_none_or(|written| written == DefaultRewrite::Enabled)
+    setting.is_none_or(|setting| setting == DefaultRewrite::Enabled)
 }
 
-/// App Mesh's default: the matched prefix becomes `/`, a whole path stays.
+/// App Mesh's default: a matched prefix is replaced by `/`; an exact path or regular expression does not change the path.
 fn default_path_rewrite(path: &PathMatch) -> PathRewrite {
     match path {
         PathMatch::Prefix(_) => PathRewrite::Prefix("/".into()),
@@ -143,11 +141,11 @@ fn default_path_rewrite(path: &PathMatch) -> PathRewrite {
 fn read_path_rewrite(
     path: &PathMatch,
     prefix: Option<&v1beta2::HttpGatewayRoutePrefixRewrite>,
-    whole: Option<&v1beta2::HttpGatewayRoutePathRewrite>,
+    full_path: Option<&v1beta2::HttpGatewayRoutePathRewrite>,
     field: &FieldPath,
     problems: &mut Problems<'_>,
 ) -> PathRewrite {
-    if let Some(v1beta2::HttpGatewayRoutePathRewrite { exact: Some(exact) }) = whole {
+    if let Some(v1beta2::HttpGatewayRoutePathRewrite { exact: Some(exact) }) = full_path {
         return PathRewrite::Full(exact.as_str().into());
     }
     let Some(v1beta2::HttpGatewayRoutePrefixRewrite {
@@ -162,7 +160,7 @@ fn read_path_rewrite(
             field.field("prefix"),
             Reason::InvalidValue,
             Severity::Warning,
-            "the route matches whole paths, which have no prefix to replace; the path stays: write rewrite.path",
+            "the route matches complete paths, so there is no prefix to replace and the path is not rewritten; use rewrite.path",
         );
         return PathRewrite::Keep;
     }
@@ -173,7 +171,7 @@ fn read_path_rewrite(
     }
 }
 
-/// The match of a host name, if there is one.
+/// Parses the match of a host name.
 fn read_hostname(
     hostname: Option<&v1beta2::GatewayRouteHostnameMatch>,
     field: &FieldPath,
@@ -182,27 +180,27 @@ fn read_hostname(
     let Some(v1beta2::GatewayRouteHostnameMatch { exact, suffix }) = hostname else {
         return Ok(None);
     };
-    let (word, text) = match (exact, suffix) {
+    let (variant, text) = match (exact, suffix) {
         (Some(exact), None) => ("exact", exact),
         (None, Some(suffix)) => ("suffix", suffix),
         (Some(_), Some(_)) | (None, None) => {
             problems.add(
                 field.clone(),
                 Reason::InvalidUnion,
-                "the route is left out: set exactly one of exact and suffix",
+                "the route is left out; set exactly one of exact and suffix",
             );
             return Err(ProblemReported);
         }
     };
     if !values::is_name(text) {
         problems.add(
-            field.field(word),
+            field.field(variant),
             Reason::InvalidValue,
-            format!("`{text}` is no host name, so the route is left out: write `shop.example.com`, or the suffix `.example.com`"),
+            format!("`{text}` is not a valid host name, so the route is left out; use a name such as `shop.example.com`, or a suffix such as `.example.com`"),
         );
         return Err(ProblemReported);
     }
-    Ok(Some(match word {
+    Ok(Some(match variant {
         "exact" => HostnameMatch::Exact(text.as_str().into()),
         _ => HostnameMatch::Suffix(text.as_str().into()),
     }))

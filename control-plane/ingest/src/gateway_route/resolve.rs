@@ -1,6 +1,4 @@
-//! A gateway route's target, followed.
-//!
-//! Must not read what is written.
+//! Resolution of a gateway route's target.
 
 use std::sync::Arc;
 
@@ -15,18 +13,18 @@ use crate::{
     stage::{ProblemReported, Problems, WithProblems},
 };
 
-/// Follows the target.
+/// Completes a gateway route with its target.
 pub(crate) fn resolve(
-    draft: &UnresolvedGatewayRoute,
+    unresolved: &UnresolvedGatewayRoute,
     services: &NameIndex<ServiceName>,
 ) -> WithProblems<AttachedRoute> {
-    let mut problems = Problems::of(&draft.object);
-    let value = try_resolve(draft, services, &mut problems);
+    let mut problems = Problems::of(&unresolved.object);
+    let value = try_resolve(unresolved, services, &mut problems);
     WithProblems::new(value, problems)
 }
 
 fn try_resolve(
-    draft: &UnresolvedGatewayRoute,
+    unresolved: &UnresolvedGatewayRoute,
     services: &NameIndex<ServiceName>,
     problems: &mut Problems<'_>,
 ) -> Option<AttachedRoute> {
@@ -36,13 +34,13 @@ fn try_resolve(
         gateway,
         priority,
         rule,
-    } = draft;
+    } = unresolved;
     let service = match services.look_up(&rule.target, &gateway.mesh) {
         Ok(service) => service,
-        Err(miss) => {
+        Err(error) => {
             let field = rule.target_field.field("virtualService");
             let consequence = "the route is left out";
-            miss.report(
+            error.report(
                 &rule.target,
                 Kind::VirtualService,
                 field,
@@ -61,7 +59,7 @@ fn try_resolve(
             Reason::ProtocolMismatch,
             Severity::Error,
             format!(
-                "{} speaks {} on port {}, which no gateway route leads to; the route is left out",
+                "`{}` uses {} on port {}, which gateway routes do not support, so the route is left out; use a service with an http, http2 or grpc port",
                 service.object, port.protocol, port.port
             ),
         );
@@ -85,8 +83,8 @@ fn try_resolve(
     })
 }
 
-/// Which port of the service is meant: the one that is given; else its only one; else the only one with
-/// the protocol of the route. A service without ports, because nobody answers for it, has none to choose.
+/// Selects the service's port: the one that the route names; otherwise the only port; otherwise the only port with the
+/// route's protocol. Returns `Ok(None)` for a service without a provider, which has no ports.
 fn target_port(
     rule: &GatewayRule,
     service: &ObjectRef,
@@ -104,7 +102,7 @@ fn target_port(
                 field,
                 Reason::PortNotFound,
                 format!(
-                    "{service} is not reached on port {wanted}, so the route is left out; its ports are {}",
+                    "`{service}` has no port {wanted}, so the route is left out; its ports are {}",
                     ports(service_ports)
                 ),
             );
@@ -124,7 +122,7 @@ fn target_port(
         field,
         Reason::PortRequired,
         format!(
-            "{service} is reached on several ports and the route is left out until one is chosen: set port to one of {}",
+            "`{service}` has several ports, so the route is left out; set port to one of {}",
             ports(service_ports)
         ),
     );

@@ -35,13 +35,13 @@ fn read(backends: &str, application: &str) -> (LocalPorts, Vec<(Reason, String)>
     let object = ObjectRef::new(Kind::VirtualNode, "a", "x");
     let mut problems = Problems::of(&object);
     let node = node(Some(backends), Some(application));
-    let draft = parse(&node, &BTreeSet::from([8080, 9090]), &mut problems).unwrap();
+    let unresolved = parse(&node, &BTreeSet::from([8080, 9090]), &mut problems).unwrap();
     let served = [
         backend("Color.shop", &[80]),
         backend("many.shop", &[80, 81]),
         backend("nobody.shop", &[]),
     ];
-    let ports = draft.resolve(served.iter(), &mut problems);
+    let ports = unresolved.resolve(served.iter(), &mut problems);
     let problems = problems.into_list().into_iter();
     (ports, problems.map(|it| (it.reason, it.message)).collect())
 }
@@ -83,8 +83,8 @@ fn one_annotation_is_enough_and_none_is_interception() {
         assert_eq!(super::is_intercepted(&node), is_intercepted);
         let object = ObjectRef::new(Kind::VirtualNode, "a", "x");
         let mut problems = Problems::of(&object);
-        let draft = parse(&node, &BTreeSet::new(), &mut problems);
-        assert_eq!(draft.is_none(), is_intercepted);
+        let unresolved = parse(&node, &BTreeSet::new(), &mut problems);
+        assert_eq!(unresolved.is_none(), is_intercepted);
         assert_eq!(problems.into_list(), []);
     }
 }
@@ -175,8 +175,8 @@ fn a_port_of_the_proxy_is_no_listener_without_interception() {
     let object = ObjectRef::new(Kind::VirtualNode, "a", "x");
     let mut problems = Problems::of(&object);
     let node = node(None, Some("15001=8080"));
-    let draft = parse(&node, &BTreeSet::from([15001]), &mut problems).unwrap();
-    assert_eq!(draft.application, BTreeMap::new());
+    let unresolved = parse(&node, &BTreeSet::from([15001]), &mut problems).unwrap();
+    assert_eq!(unresolved.application, BTreeMap::new());
     let problems = problems.into_list();
     assert_eq!(problems.len(), 1, "{problems:?}");
     assert_eq!(problems[0].reason, Reason::PortConflict);

@@ -1,6 +1,4 @@
-//! What a node says: its listeners, where it is found, its backends.
-//!
-//! Must not follow a reference.
+//! Parsers of a node's listeners, discovery and backends, without resolving references.
 
 use evermesh_crds::v1beta2;
 use evermesh_model::{
@@ -54,7 +52,7 @@ pub(super) fn read_listeners(
             if outlier_detection.is_some() {
                 unsupported(
                     field.field("outlierDetection"),
-                    "endpoints that fail are not ejected",
+                    "failing endpoints are not ejected",
                     problems,
                 );
             }
@@ -79,8 +77,10 @@ pub(super) fn read_listeners(
         .collect()
 }
 
-/// The timeout of the listener's protocol. Flagger writes `http` under a `grpc` listener, so between
-/// HTTP-like protocols any one is taken, with a warning.
+/// Parses the timeout for the listener's protocol.
+///
+/// Flagger writes `http` for a `grpc` listener. Therefore a timeout for one of HTTP, HTTP/2 and gRPC applies to all
+/// three, with a warning.
 fn read_timeout(
     timeout: v1beta2::ListenerTimeout,
     protocol: Protocol,
@@ -99,18 +99,18 @@ fn read_timeout(
         (Protocol::Http2, http2.map(values::http_timeout)),
         (Protocol::Grpc, grpc.map(values::http_timeout)),
     ];
-    let mut written = variants
+    let mut set = variants
         .into_iter()
         .filter_map(|(variant, timeout)| Some((variant, timeout?)));
-    let Some((variant, timeout)) = written.next() else {
+    let Some((variant, timeout)) = set.next() else {
         return Timeout::default();
     };
-    if written.next().is_some() {
+    if set.next().is_some() {
         problems.add(
             field.clone(),
             Reason::InvalidUnion,
             format!(
-                "timeouts of several protocols are set and none counts: keep the one for {protocol}"
+                "timeouts of several protocols are set, so none applies; keep the one for {protocol}"
             ),
         );
         return Timeout::default();
@@ -119,15 +119,15 @@ fn read_timeout(
         return timeout;
     }
     let consequence = if variant.is_http() == protocol.is_http() {
-        "it counts all the same"
+        "the timeout applies nevertheless"
     } else {
-        "it does not count"
+        "the timeout is ignored"
     };
     problems.add(
         field.field(variant.as_str()),
         Reason::ProtocolMismatch,
         format!(
-            "the listener speaks {protocol}, not {variant}; {consequence}: write timeout.{protocol}"
+            "the listener's protocol is {protocol}, not {variant}; {consequence}; use timeout.{protocol}"
         ),
     );
     if variant.is_http() == protocol.is_http() {
@@ -155,7 +155,10 @@ pub(super) fn read_discovery(
                 problems.add(
                     field.field("dns.hostname"),
                     Reason::InvalidValue,
-                    format!("{hostname:?} cannot be resolved: give a host name"),
+                    format!(
+                        "`{}` is not a valid host name; use a DNS name without spaces",
+                        hostname.escape_debug()
+                    ),
                 );
                 return None;
             }
@@ -194,7 +197,7 @@ pub(super) fn read_discovery(
             problems.add(
                 field,
                 Reason::InvalidUnion,
-                "both dns and awsCloudMap are set and neither counts: keep one",
+                "both dns and awsCloudMap are set, so neither is used; keep one",
             );
             None
         }
@@ -202,7 +205,7 @@ pub(super) fn read_discovery(
             problems.add(
                 field,
                 Reason::InvalidUnion,
-                "neither dns nor awsCloudMap is set: set one, or remove serviceDiscovery",
+                "neither dns nor awsCloudMap is set; set one, or remove serviceDiscovery",
             );
             None
         }

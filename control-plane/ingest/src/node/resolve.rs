@@ -1,6 +1,4 @@
-//! A node's references, followed.
-//!
-//! Must not read what is written.
+//! Resolution of a node's references.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -20,30 +18,34 @@ use crate::{
     stage::{Problems, WithProblems},
 };
 
-/// What a draft's references lead to.
+/// The results of looking up a node's references.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct NodeLookups {
     discovery: Option<Discovery>,
     backends: Vec<Lookup<ServiceName>>,
 }
 
-/// Follows the references: the backends, and the DNS name where it means a Service of this cluster.
+/// Looks up the backends, and the Kubernetes Service to which the DNS name refers, if any.
 pub(crate) fn look_up(
-    draft: &UnresolvedNode,
+    unresolved: &UnresolvedNode,
     services: &NameIndex<ServiceName>,
-    with_slices: &BTreeSet<ObjectRef>,
+    services_with_slices: &BTreeSet<ObjectRef>,
     settings: IngestSettings,
 ) -> NodeLookups {
-    let is_from_slices = draft.slices.unwrap_or(settings.endpoint_slices);
-    let discovery = match draft.discovery.clone() {
-        Some(Discovery::Dns { hostname, .. }) if is_from_slices => {
-            slices::find_service(&hostname, &draft.object.namespace, with_slices)
-                .map(|service| Discovery::Slices {
-                    namespace: service.namespace,
-                    service: service.name,
-                })
-                .or_else(|| draft.discovery.clone())
-        }
+    let is_from_slices = unresolved
+        .endpoint_slices
+        .unwrap_or(settings.endpoint_slices);
+    let discovery = match unresolved.discovery.clone() {
+        Some(Discovery::Dns { hostname, .. }) if is_from_slices => slices::find_service(
+            &hostname,
+            &unresolved.object.namespace,
+            services_with_slices,
+        )
+        .map(|service| Discovery::Slices {
+            namespace: service.namespace,
+            service: service.name,
+        })
+        .or_else(|| unresolved.discovery.clone()),
         Some(Discovery::CloudMap {
             service,
             attributes,
@@ -51,29 +53,32 @@ pub(crate) fn look_up(
         }) => Some(Discovery::CloudMap {
             service,
             attributes,
-            own_pods: is_from_slices && draft.selects_pods,
+            own_pods: is_from_slices && unresolved.selects_pods,
         }),
         other => other,
     };
     NodeLookups {
         discovery,
-        backends: draft
+        backends: unresolved
             .backends
             .iter()
-            .map(|(_, reference)| services.look_up(reference, &draft.name.mesh))
+            .map(|(_, reference)| services.look_up(reference, &unresolved.name.mesh))
             .collect(),
     }
 }
 
-/// Puts a draft and what its references lead to together.
-pub(crate) fn resolve(draft: &UnresolvedNode, finds: &NodeLookups) -> WithProblems<ResolvedNode> {
-    let mut problems = Problems::of(&draft.object);
+/// Combines a node with the results of its lookups.
+pub(crate) fn resolve(
+    unresolved: &UnresolvedNode,
+    lookups: &NodeLookups,
+) -> WithProblems<ResolvedNode> {
+    let mut problems = Problems::of(&unresolved.object);
     let field = |index: usize| FieldPath::spec().field("backends").index(index);
     let mut backends: Vec<(Arc<str>, usize, &IndexEntry<ServiceName>)> = Vec::new();
-    for ((index, reference), found) in draft.backends.iter().zip(&finds.backends) {
+    for ((index, reference), found) in unresolved.backends.iter().zip(&lookups.backends) {
         match found {
-            Ok(face) => backends.push((face.name.folded().1, *index, face)),
-            Err(miss) => miss.report(
+            Ok(entry) => backends.push((entry.name.folded().1, *index, entry)),
+            Err(error) => error.report(
                 reference,
                 Kind::VirtualService,
                 field(*index).field("virtualService"),
@@ -90,46 +95,46 @@ pub(crate) fn resolve(draft: &UnresolvedNode, finds: &NodeLookups) -> WithProble
                 field(later.1),
                 Reason::DuplicateBackend,
                 format!(
-                    "`{}` is listed as spec.backends[{}] already: remove one of the two",
+                    "`{}` is already listed as spec.backends[{}]; remove one of the two",
                     first.0, first.1
                 ),
             );
         }
         is_same
     });
-    if draft.local_ports.is_none() {
+    if unresolved.local_ports.is_none() {
         leave_out_conflicts(&mut backends, &mut problems);
     }
-    let local_ports = draft.local_ports.as_ref().map(|local| {
-        let faces = backends.iter().map(|(_, _, face)| *face);
-        local.resolve(faces, &mut problems)
+    let local_ports = unresolved.local_ports.as_ref().map(|local| {
+        let entries = backends.iter().map(|(_, _, entry)| *entry);
+        local.resolve(entries, &mut problems)
     });
     let mut backends: Vec<NodeBackend> = backends
         .into_iter()
-        .map(|(_, _, face)| NodeBackend {
-            service: Arc::clone(&face.name.hostname),
+        .map(|(_, _, entry)| NodeBackend {
+            service: Arc::clone(&entry.name.hostname),
         })
         .collect();
     backends.sort_by(|one, other| one.service.cmp(&other.service));
     let node = ResolvedNode {
-        name: draft.name.clone(),
-        object: draft.object.clone(),
-        listeners: draft.listeners.clone(),
-        discovery: finds.discovery.clone(),
+        name: unresolved.name.clone(),
+        object: unresolved.object.clone(),
+        listeners: unresolved.listeners.clone(),
+        discovery: lookups.discovery.clone(),
         backends,
         local_ports,
     };
     WithProblems::new(Some(node), problems)
 }
 
-/// Of backends that share a port, those stay that the first leaves room for.
+/// Removes backends whose ports conflict with those of a preceding backend.
 fn leave_out_conflicts(
     backends: &mut Vec<(Arc<str>, usize, &IndexEntry<ServiceName>)>,
     problems: &mut Problems<'_>,
 ) {
     let mut taken: BTreeMap<u16, (Protocol, Arc<str>)> = BTreeMap::new();
-    backends.retain(|(hostname, index, face)| {
-        let conflict = face.ports.iter().find_map(|wanted| {
+    backends.retain(|(hostname, index, entry)| {
+        let conflict = entry.ports.iter().find_map(|wanted| {
             let (protocol, owner) = taken.get(&wanted.port)?;
             (!protocol.is_http() || !wanted.protocol.is_http()).then_some((wanted, protocol, owner))
         });
@@ -138,13 +143,13 @@ fn leave_out_conflicts(
                 FieldPath::spec().field("backends").index(*index),
                 Reason::PortConflict,
                 format!(
-                    "`{hostname}` speaks {} on port {} and `{owner}` speaks {protocol} on it; nothing but the port tells TCP connections apart, so this backend is left out: give one of them another port",
+                    "`{hostname}` uses {} on port {}, where `{owner}` uses {protocol}; only the port distinguishes TCP connections, so this backend is left out; give one of the two another port",
                     wanted.protocol, wanted.port
                 ),
             );
             return false;
         }
-        for port in &face.ports {
+        for port in &entry.ports {
             taken.insert(port.port, (port.protocol, Arc::clone(hostname)));
         }
         true

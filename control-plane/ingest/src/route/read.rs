@@ -1,6 +1,4 @@
-//! A route as it is written, read alone.
-//!
-//! Must not follow a reference.
+//! Parsers of the four variants of a route, without resolving references.
 
 use std::sync::Arc;
 
@@ -18,28 +16,28 @@ pub(super) fn read(
     name: Arc<str>,
     name_field: FieldPath,
     priority: Option<u32>,
-    written: [Option<RouteVariant<'_>>; 4],
+    variants: [Option<RouteVariant<'_>>; 4],
     field: &FieldPath,
     problems: &mut Problems<'_>,
 ) -> Option<UnresolvedRoute> {
-    let mut written = written.into_iter().flatten();
-    let (Some(written), None) = (written.next(), written.next()) else {
+    let mut variants = variants.into_iter().flatten();
+    let (Some(variant), None) = (variants.next(), variants.next()) else {
         problems.add(
             field.clone(),
             Reason::InvalidUnion,
-            format!("the route `{name}` is left out: set exactly one of httpRoute, http2Route, grpcRoute and tcpRoute"),
+            format!("route `{name}` is left out; set exactly one of httpRoute, http2Route, grpcRoute and tcpRoute"),
         );
         return None;
     };
-    let (word, action) = match &written {
+    let (variant_field, action) = match &variant {
         RouteVariant::Http(Protocol::Http2, route) => ("http2Route", &route.action),
         RouteVariant::Http(_, route) => ("httpRoute", &route.action),
         RouteVariant::Grpc(route) => ("grpcRoute", &route.action),
         RouteVariant::Tcp(route) => ("tcpRoute", &route.action),
     };
-    let field = field.field(word);
+    let field = field.field(variant_field);
     let targets = read_targets(action, &field, problems);
-    let (rule, port) = match written {
+    let (rule, port) = match variant {
         RouteVariant::Http(protocol, route) => read_http(protocol, route, &field, problems),
         RouteVariant::Grpc(route) => read_grpc(route, &field, problems),
         RouteVariant::Tcp(route) => {
@@ -221,7 +219,7 @@ fn read_targets(
         problems.add(
             field.clone(),
             Reason::AllWeightsZero,
-            "no target has a weight, so requests are answered 503: give one of them a weight above 0",
+            "all weights are 0, so requests are answered with 503; give at least one target a weight above 0",
         );
     }
     weighted_targets

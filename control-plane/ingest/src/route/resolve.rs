@@ -1,6 +1,4 @@
-//! A route's targets, followed.
-//!
-//! Must not read what is written.
+//! Resolution of a route's targets.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -16,10 +14,10 @@ use crate::{
     stage::Problems,
 };
 
-/// What references of a router's routes lead to.
+/// The results of looking up the targets of a router's routes.
 pub(crate) type TargetLookups = BTreeMap<UnresolvedRef, Lookup<ResourceName>>;
 
-/// The route with its targets, as far as they are there. `listeners` are the router's.
+/// Completes a route with its valid targets. `listeners` belong to the router.
 pub(crate) fn resolve(
     route: &UnresolvedRoute,
     listeners: &[ServicePort],
@@ -50,7 +48,7 @@ pub(crate) fn resolve(
                 timeout: *timeout,
             }),
             UnresolvedRule::Tcp(Timeout {
-                per_request: _, // TCP has no requests
+                per_request: _, // does not exist for TCP
                 idle,
             }) => RouteRule::Tcp(TcpRule {
                 targets,
@@ -60,10 +58,9 @@ pub(crate) fn resolve(
     })
 }
 
-/// The listeners of the router that the route serves. `None` if it can serve none of those there are.
+/// Returns the router's listeners to which the route applies, or `None` if the route does not fit any of them.
 ///
-/// Between HTTP-like protocols a mismatch is only a warning: Flagger writes `httpRoute` under a `grpc`
-/// listener.
+/// A mismatch between HTTP, HTTP/2 and gRPC is only a warning, because Flagger writes `httpRoute` for a `grpc` listener.
 fn served_on(
     route: &UnresolvedRoute,
     listeners: &[ServicePort],
@@ -83,7 +80,7 @@ fn served_on(
             route.field.field("match.port"),
             Reason::PortNotFound,
             format!(
-                "the router has no listener on port {}, so the route is left out; its ports are {}",
+                "the router has no listener on port {}, so the route is left out; the router's ports are {}",
                 route.port.unwrap_or_default(),
                 ports(listeners)
             ),
@@ -101,14 +98,14 @@ fn served_on(
     let (severity, consequence) = if fitting.is_empty() {
         (Severity::Error, "the route is left out")
     } else {
-        (Severity::Warning, "it is served all the same")
+        (Severity::Warning, "the route is served nevertheless")
     };
     problems.add_with_severity(
         route.field.clone(),
         Reason::ProtocolMismatch,
         severity,
         format!(
-            "a route for {protocol} under a listener for {}; {consequence}: make it {}Route",
+            "the route's protocol is {protocol}, the listener's is {}; {consequence}; use {}Route",
             first.protocol, first.protocol
         ),
     );
@@ -124,10 +121,10 @@ fn resolve_target(
 ) -> Option<RouteTarget> {
     let node = match nodes.get(&target.node)? {
         Ok(node) => node,
-        Err(miss) => {
+        Err(error) => {
             let consequence = "the target is left out";
             let field = target.field.clone();
-            miss.report(
+            error.report(
                 &target.node,
                 Kind::VirtualNode,
                 field,
@@ -146,8 +143,8 @@ fn resolve_target(
     })
 }
 
-/// Which listener of the node is meant: the port that is given; else its only one; else the one with the
-/// port and protocol of a listener of the router; else the one with the protocol of the route.
+/// Selects the node's listener: the one with the target's port; without a port, the only listener; otherwise the one
+/// whose port and protocol a listener of the router has; otherwise the one with the route's protocol.
 fn target_port(
     target: &UnresolvedTarget,
     route: &UnresolvedRoute,
@@ -162,7 +159,7 @@ fn target_port(
                 target.field.field("port"),
                 Reason::PortNotFound,
                 format!(
-                    "{} has no listener on port {wanted}, so the target is left out; its ports are {}",
+                    "`{}` has no listener on port {wanted}, so the target is left out; its ports are {}",
                     node.object,
                     ports(&node.ports)
                 ),
@@ -179,7 +176,7 @@ fn target_port(
             target.field.clone(),
             Reason::PortNotFound,
             format!(
-                "{} has no listener that is served, so the target is left out: give it one",
+                "`{}` has no valid listener, so the target is left out; add a listener",
                 node.object
             ),
         );
@@ -193,7 +190,7 @@ fn target_port(
             target.field.field("port"),
             Reason::PortRequired,
             format!(
-                "{} has several listeners and the target is left out until one is chosen: set port to one of {}",
+                "`{}` has several listeners, so the target is left out; set port to one of {}",
                 node.object,
                 ports(&node.ports)
             ),
