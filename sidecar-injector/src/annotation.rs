@@ -1,6 +1,4 @@
-//! What a pod asks for in its annotations, each with App Mesh's default.
-//!
-//! Must not know what comes of it.
+//! The annotations of a pod: parses them into a [`RequestedProxy`], with App Mesh's default for each that is missing.
 
 use std::{collections::BTreeMap, net::IpAddr, str::FromStr};
 
@@ -11,71 +9,71 @@ use crate::{
     settings::{InjectorSettings, Resources},
 };
 
-/// `appmesh.k8s.aws/sidecarInjectorWebhook`, of pods and, as a label, of namespaces.
+/// The annotation of pods, and the label of namespaces, that turns injection on and off.
 pub const INJECTION: &str = "appmesh.k8s.aws/sidecarInjectorWebhook";
-/// Not empty on pods of Fargate, which sets up interception itself.
-const FARGATE: &str = "eks.amazonaws.com/fargate-profile";
+/// The label of pods on AWS Fargate, where the platform sets up interception.
+const FARGATE_PROFILE: &str = "eks.amazonaws.com/fargate-profile";
 
-/// Names of annotations that are also written.
+/// Annotations that the patch writes, or that its warnings name.
 pub(crate) const PORTS: &str = "appmesh.k8s.aws/ports";
 pub(crate) const IGNORED_IPS: &str = "appmesh.k8s.aws/egressIgnoredIPs";
 pub(crate) const IGNORED_PORTS: &str = "appmesh.k8s.aws/egressIgnoredPorts";
 pub(crate) const VOLUME_MOUNTS: &str = "appmesh.k8s.aws/volumeMounts";
 pub(crate) const XRAY_CONFIG: &str = "appmesh.k8s.aws/xrayAgentConfigMount";
 
-/// The variable that an annotation may say in the controller's stead: the share of requests that X-Ray gets.
+/// The share of requests that X-Ray samples. The only variable of Evermesh that annotations can override.
 pub(crate) const SAMPLING_RATE: &str = "XRAY_SAMPLING_RATE";
-/// The variable by which a pod chooses its number of worker threads.
+/// The number of Envoy's worker threads.
 const CONCURRENCY: &str = "ENVOY_CONCURRENCY";
 
-/// What a pod asks for.
+/// The proxy that a pod requests in its annotations.
 #[derive(Debug, Clone, PartialEq)]
-#[allow(clippy::struct_excessive_bools)] // a switch an annotation
+#[allow(clippy::struct_excessive_bools)] // one switch per annotation
 pub(crate) struct RequestedProxy {
-    /// The ports at which the application is called through the proxy.
+    /// Ports whose inbound connections are intercepted.
     pub(crate) ports: Vec<u16>,
     pub(crate) ignored_ips: Vec<String>,
     pub(crate) ignored_ports: Vec<u16>,
     pub(crate) ipv6: bool,
-    /// Whether the platform sets up interception.
+    /// Whether the platform's CNI plugin sets up interception, instead of `proxyinit`.
     pub(crate) cni: bool,
     pub(crate) resources: Resources,
     pub(crate) secret_mounts: Vec<Mount>,
     pub(crate) volume_mounts: Vec<Mount>,
-    /// By name, the last one of each.
+    /// Variables of Envoy, by name.
     pub(crate) env: BTreeMap<String, String>,
-    /// Two of these, read.
+    /// `XRAY_SAMPLING_RATE` among the variables, from 0 to 1.
     pub(crate) sampling_rate: Option<f64>,
+    /// `ENVOY_CONCURRENCY` among the variables.
     pub(crate) concurrency: Option<u16>,
     pub(crate) sds: bool,
     pub(crate) keeps_image: bool,
     pub(crate) xray_config: Option<Mount>,
-    /// The annotations that cannot be read, so that their defaults hold.
+    /// The annotations that cannot be parsed. Their fields have the default.
     pub(crate) malformed: Vec<String>,
 }
 
-/// What is mounted, and where.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Mount {
-    /// A Secret or a volume.
+    /// The name of a Secret or a volume.
     pub(crate) name: String,
     /// An absolute path.
     pub(crate) path: String,
 }
 
-/// Reads annotations one by one and notes what cannot be read.
-struct Reader<'a> {
+/// Parses annotations and collects the errors.
+struct AnnotationReader<'a> {
     pod: &'a Value,
     malformed: Vec<String>,
     messages: Vec<String>,
 }
 
-impl Reader<'_> {
-    fn read<T>(&mut self, name: &str, read: impl Fn(&str) -> Result<T, String>) -> Option<T> {
+impl AnnotationReader<'_> {
+    fn read<T>(&mut self, name: &str, parse: impl Fn(&str) -> Result<T, String>) -> Option<T> {
         let key = key(name);
         let text = self.pod["metadata"]["annotations"][&key].as_str()?;
-        match read(text) {
-            Ok(read) => Some(read),
+        match parse(text) {
+            Ok(value) => Some(value),
             Err(reason) => {
                 let message = format!("the annotation `{key}` is `{text}`: {reason}");
                 self.messages.push(message);
@@ -90,35 +88,35 @@ fn key(name: &str) -> String {
     format!("appmesh.k8s.aws/{name}")
 }
 
-/// Reads them all. What cannot be read has its default, and a message.
+/// Parses all annotations. One that cannot be parsed keeps its default and adds a message.
 pub(crate) fn read(
     pod: &Value,
     member: &Member,
     settings: &InjectorSettings,
 ) -> (RequestedProxy, Vec<String>) {
-    let mut reader = Reader {
+    let mut reader = AnnotationReader {
         pod,
         malformed: Vec::new(),
         messages: Vec::new(),
     };
-    let of_settings = &settings.envoy.resources;
+    let defaults = &settings.envoy.resources;
     let mut resource = |name, default: &String| {
-        let written = reader.read(name, quantity);
-        written.unwrap_or_else(|| default.clone())
+        let requested = reader.read(name, quantity);
+        requested.unwrap_or_else(|| default.clone())
     };
     let resources = Resources {
-        cpu_request: resource("cpuRequest", &of_settings.cpu_request),
-        memory_request: resource("memoryRequest", &of_settings.memory_request),
-        cpu_limit: resource("cpuLimit", &of_settings.cpu_limit),
-        memory_limit: resource("memoryLimit", &of_settings.memory_limit),
+        cpu_request: resource("cpuRequest", &defaults.cpu_request),
+        memory_request: resource("memoryRequest", &defaults.memory_request),
+        cpu_limit: resource("cpuLimit", &defaults.cpu_limit),
+        memory_limit: resource("memoryLimit", &defaults.memory_limit),
     };
-    let fargate = pod["metadata"]["labels"][FARGATE].as_str();
+    let fargate = pod["metadata"]["labels"][FARGATE_PROFILE].as_str();
     let on_fargate = fargate.is_some_and(|profile| !profile.is_empty());
-    let of_pairs = reader.read("sidecarEnv", |text| sound(pairs(text)?));
-    let of_maps = reader.read("sidecarEnvJson", |text| sound(maps(text)?));
-    let mut env = of_pairs.unwrap_or_default();
-    env.extend(of_maps.unwrap_or_default());
-    let wishes = RequestedProxy {
+    let from_pairs = reader.read("sidecarEnv", |text| checked(pairs(text)?));
+    let from_json = reader.read("sidecarEnvJson", |text| checked(maps(text)?));
+    let mut env = from_pairs.unwrap_or_default();
+    env.extend(from_json.unwrap_or_default());
+    let requested = RequestedProxy {
         ports: reader
             .read("ports", ports)
             .unwrap_or_else(|| member.ports.clone()),
@@ -143,12 +141,12 @@ pub(crate) fn read(
         xray_config: reader.read("xrayAgentConfigMount", |text| {
             match mounts(text)?.as_slice() {
                 [one] => Ok(one.clone()),
-                _ => Err("one VOLUME:PATH is needed".to_owned()),
+                _ => Err("use one VOLUME:PATH".to_owned()),
             }
         }),
         malformed: reader.malformed,
     };
-    (wishes, reader.messages)
+    (requested, reader.messages)
 }
 
 fn items(text: &str) -> impl Iterator<Item = &str> {
@@ -159,22 +157,24 @@ fn switch(text: &str) -> Result<bool, String> {
     match text.to_lowercase().as_str() {
         "enabled" => Ok(true),
         "disabled" => Ok(false),
-        _ => Err("it must be `enabled` or `disabled`".to_owned()),
+        _ => Err("use `enabled` or `disabled`".to_owned()),
     }
 }
 
 fn ports(text: &str) -> Result<Vec<u16>, String> {
     let port = |item: &str| {
         let port = item.parse().ok().filter(|port| *port != 0);
-        port.ok_or_else(|| format!("`{item}` is no port, 1 to 65535; separate several by commas"))
+        port.ok_or_else(|| {
+            format!("`{item}` is not a port from 1 to 65535; separate ports by commas")
+        })
     };
     items(text).map(port).collect()
 }
 
-/// Reads addresses and networks, separated by commas: `10.0.0.1, fd00::/64`; the annotation `egressIgnoredIPs`.
+/// Parses addresses and CIDRs that are separated by commas, such as `10.0.0.1, fd00::/64`.
 ///
 /// # Errors
-/// One of them is neither.
+/// If an item is not an address or a CIDR.
 pub fn networks(text: &str) -> Result<Vec<String>, String> {
     let network = |item: &str| {
         let (address, length) = match item.split_once('/') {
@@ -184,37 +184,39 @@ pub fn networks(text: &str) -> Result<Vec<String>, String> {
         let limit = match IpAddr::from_str(address) {
             Ok(IpAddr::V4(_)) => 32,
             Ok(IpAddr::V6(_)) => 128,
-            Err(_) => return Err(format!("`{item}` is neither an address nor a network")),
+            Err(_) => return Err(format!("`{item}` is not an IP address or a CIDR")),
         };
         match length {
             Some(length) if length <= limit => Ok(item.to_owned()),
-            _ => Err(format!("`{item}` has no prefix length of 0 to {limit}")),
+            _ => Err(format!(
+                "the prefix length of `{item}` must be a number from 0 to {limit}"
+            )),
         }
     };
     items(text).map(network).collect()
 }
 
-/// Reads a quantity as Kubernetes writes it: `10m`, `0.5`, `32Mi`, `1e3`; the annotations `cpuRequest` and its like.
+/// Checks a Kubernetes quantity, such as `10m`, `0.5`, `32Mi` or `1e3`, and returns it unchanged.
 ///
 /// # Errors
-/// It is none.
+/// If the text is not a quantity, or a negative one.
 pub fn quantity(text: &str) -> Result<String, String> {
     let digits = |it: char| it.is_ascii_digit();
-    let number = text.trim_start_matches(|it| digits(it) || it == '.');
-    let written = &text[..text.len() - number.len()];
-    let is_number = written.contains(digits) && written.matches('.').count() <= 1;
-    let exponent = number
+    let suffix = text.trim_start_matches(|it| digits(it) || it == '.');
+    let number = &text[..text.len() - suffix.len()];
+    let is_number = number.contains(digits) && number.matches('.').count() <= 1;
+    let exponent = suffix
         .strip_prefix(['e', 'E'])
         .map(|rest| rest.strip_prefix(['+', '-']).unwrap_or(rest));
     let is_exponent = exponent.is_some_and(|it| !it.is_empty() && it.chars().all(digits));
     let is_unit = [
         "", "n", "u", "m", "k", "M", "G", "T", "P", "E", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei",
     ]
-    .contains(&number);
+    .contains(&suffix);
     if is_number && (is_unit || is_exponent) {
         Ok(text.to_owned())
     } else {
-        Err("it is no quantity, such as `10m` or `64Mi`".to_owned())
+        Err("not a valid Kubernetes quantity such as `10m` or `64Mi`".to_owned())
     }
 }
 
@@ -226,7 +228,9 @@ fn mounts(text: &str) -> Result<Vec<Mount>, String> {
                 path: path.trim().to_owned(),
             })
         }
-        _ => Err(format!("`{item}` is not NAME:PATH with an absolute path")),
+        _ => Err(format!(
+            "`{item}` is not of the form NAME:PATH with an absolute path"
+        )),
     };
     items(text).map(mount).collect()
 }
@@ -237,7 +241,7 @@ fn pairs(text: &str) -> Result<BTreeMap<String, String>, String> {
             Ok((name.trim().to_owned(), value.trim().to_owned()))
         }
         _ => Err(format!(
-            "`{item}` is not NAME=VALUE; values with commas go into `{}`",
+            "`{item}` is not of the form NAME=VALUE; use `{}` for values with commas",
             key("sidecarEnvJson")
         )),
     };
@@ -248,12 +252,14 @@ fn maps(text: &str) -> Result<BTreeMap<String, String>, String> {
     serde_json::from_str::<Vec<BTreeMap<String, String>>>(text)
         .map(|maps| maps.into_iter().flatten().collect())
         .map_err(|error| {
-            format!("it is no JSON list of objects of strings such as [{{\"A\":\"b\"}}]: {error}")
+            format!(
+                "not a JSON list of objects with string values such as `[{{\"A\":\"b\"}}]`: {error}"
+            )
         })
 }
 
-/// The variables, if those that are read here can be.
-fn sound(env: BTreeMap<String, String>) -> Result<BTreeMap<String, String>, String> {
+/// Returns the variables if those that Evermesh reads are valid.
+fn checked(env: BTreeMap<String, String>) -> Result<BTreeMap<String, String>, String> {
     if let Some(rate) = env.get(SAMPLING_RATE) {
         share(rate)?;
     }
@@ -265,14 +271,13 @@ fn sound(env: BTreeMap<String, String>) -> Result<BTreeMap<String, String>, Stri
 
 fn share(text: &str) -> Result<f64, String> {
     let share = text.parse().ok().filter(|it| (0.0..=1.0).contains(it));
-    share.ok_or_else(|| format!("`{SAMPLING_RATE}` is `{text}` and must be a number from 0 to 1"))
+    share.ok_or_else(|| format!("`{SAMPLING_RATE}` is `{text}`, but must be a number from 0 to 1"))
 }
 
 fn threads(text: &str) -> Result<u16, String> {
     let number = text.parse().ok();
-    number.ok_or_else(|| {
-        format!("`{CONCURRENCY}` is `{text}` and must be a number of threads, at most 65535")
-    })
+    number
+        .ok_or_else(|| format!("`{CONCURRENCY}` is `{text}`, but must be a number from 0 to 65535"))
 }
 
 #[cfg(test)]
@@ -280,7 +285,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_quantities_as_kubernetes_does() {
+    fn quantities_are_those_of_kubernetes() {
         for good in [
             "1", "10m", "0.5", ".5", "1.", "32Mi", "1e3", "1E-3", "2E", "12k",
         ] {
@@ -292,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_networks() {
+    fn networks_are_addresses_or_cidrs() {
         let good = "10.0.0.1, 10.0.0.0/8,::1,fd00::/64, ";
         assert_eq!(networks(good).unwrap().len(), 4);
         assert_eq!(networks("").unwrap(), [""; 0]);
@@ -302,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_variables() {
+    fn variables_are_pairs_or_json() {
         let env = pairs("A=b, C = d=e,").unwrap();
         assert_eq!(env["A"], "b");
         assert_eq!(env["C"], "d=e");
@@ -312,8 +317,8 @@ mod tests {
     }
 
     #[test]
-    fn reads_the_variables_that_it_knows() {
-        let env = |name: &str, value: &str| sound([(name.to_owned(), value.to_owned())].into());
+    fn sampling_rate_and_concurrency_are_checked() {
+        let env = |name: &str, value: &str| checked([(name.to_owned(), value.to_owned())].into());
         for good in ["0", "1", "0.05", "1e-3"] {
             assert!(env(SAMPLING_RATE, good).is_ok(), "{good}");
         }

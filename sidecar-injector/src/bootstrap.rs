@@ -1,9 +1,8 @@
-//! Envoy's bootstrap: who the proxy is, where its configuration comes from, what it counts.
+//! Envoy's bootstrap: the identity of the proxy, the connection to the control plane, statistics and traces.
 //!
-//! Everything else comes over the stream. Plain Envoy, oldest to newest supported, starts from it without a
-//! warning about deprecated fields, unless traces are asked for.
-//!
-//! Must not name a listener, cluster or route of the mesh.
+//! [`BootstrapOptions`] become a typed [`Bootstrap`], which [`render()`] writes as JSON. The bootstrap contains no listener,
+//! cluster or route of the mesh; the control plane sends those over xDS. Every supported version of plain Envoy starts
+//! with the bootstrap without a warning about deprecated fields, unless there is a tracer.
 
 mod address;
 mod control_plane;
@@ -59,46 +58,47 @@ pub use self::{
     telemetry::{StatsD, Tracing},
 };
 
-/// The cluster of the host's secrets (SDS), such as a SPIRE agent; the name that App Mesh's listeners use.
+/// The cluster of a secret discovery service (SDS) on the host, such as a SPIRE agent. Listeners refer to it by this
+/// name, which is App Mesh's.
 const SDS: &str = "static_cluster_sds_unix_socket";
 
-/// What a bootstrap depends on.
+/// The inputs of [`bootstrap()`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct BootstrapOptions {
-    /// Who the proxy is.
+    /// The node or gateway of the proxy.
     pub node: ResourceName,
-    /// The id it reports, if not its name: another form that parses as one, such as an ARN.
+    /// The node ID, if it is not the resource name: another form of the name that Evermesh accepts, such as an ARN.
     pub id: Option<String>,
-    /// The service cluster it reports, if not its id.
+    /// The service cluster (`node.cluster`), if it is not the node ID.
     pub cluster: Option<String>,
-    /// What else it reports of itself, such as the pod it runs in.
+    /// Node metadata, such as the name of the pod.
     pub metadata: BTreeMap<String, String>,
-    /// The zone it runs in.
+    /// The availability zone of the proxy.
     pub zone: Option<String>,
-    /// Where the control plane listens.
+    /// The address of the control plane's xDS server.
     pub xds: HostPort,
-    /// TLS to it; plain text without.
+    /// TLS to the control plane. Without it the connection is plaintext.
     pub tls: Option<ControlPlaneTls>,
-    /// A file whose contents are sent to it as a bearer token, read whenever a stream begins.
+    /// A file with the bearer token for the control plane. Envoy reads the file at the start of every stream.
     pub token: Option<String>,
-    /// Whether to speak the older flavour of xDS, which sends all resources of a type each time.
+    /// Whether to use the state-of-the-world variant of xDS instead of the delta variant.
     pub sotw: bool,
-    /// Where Envoy's admin pages are.
+    /// The address of Envoy's admin pages.
     pub admin: AdminAddress,
-    /// The file in which requests to them are noted.
+    /// The access log of the admin pages.
     pub admin_access_log: Option<String>,
-    /// Whether statistics carry App Mesh's tags.
+    /// Whether statistics have App Mesh's tags.
     pub stats_tags: bool,
-    /// Who gets the statistics, besides the admin pages.
+    /// A DogStatsD that receives statistics in addition to the admin pages.
     pub statsd: Option<StatsD>,
-    /// Who gets traces.
+    /// The tracer.
     pub tracing: Option<Tracing>,
-    /// The Unix socket on which secrets are served, such as a SPIRE agent's.
+    /// The Unix socket of a secret discovery service, such as a SPIRE agent's.
     pub sds_socket: Option<String>,
 }
 
 impl BootstrapOptions {
-    /// A proxy with the default of everything else.
+    /// The defaults for this proxy and this address of the control plane.
     pub fn new(node: ResourceName, xds: HostPort) -> Self {
         Self {
             node,
@@ -120,12 +120,12 @@ impl BootstrapOptions {
     }
 }
 
-/// Where Envoy's admin pages are.
+/// The address of Envoy's admin pages.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AdminAddress {
-    /// On this address; `127.0.0.1:9901` by default.
+    /// A TCP address. The default is `127.0.0.1:9901`.
     Tcp(HostPort),
-    /// On a Unix socket with this path.
+    /// The path of a Unix socket.
     Pipe(String),
 }
 
@@ -138,7 +138,7 @@ impl Default for AdminAddress {
     }
 }
 
-/// The bootstrap of a proxy.
+/// Makes the bootstrap of a proxy.
 pub fn bootstrap(options: &BootstrapOptions) -> Bootstrap {
     let tls = options.tls.as_ref();
     let control_plane = control_plane::cluster(&options.xds, tls, options.token.as_deref());
@@ -167,27 +167,33 @@ pub fn bootstrap(options: &BootstrapOptions) -> Bootstrap {
         ..Default::default()
     };
     match &options.tracing {
-        Some(tracing) => traced(bootstrap, tracing, &options.node),
+        Some(tracing) => with_tracing(bootstrap, tracing, &options.node),
         None => bootstrap,
     }
 }
 
-/// Envoy calls the field deprecated and reads it still. Listeners of App Mesh name no provider of their own, as
-/// proxies of one node may differ in it.
+/// Sets the tracing provider. The field is deprecated but still read; listeners cannot name the provider instead,
+/// because proxies of one node may have different ones.
 #[allow(deprecated)]
-fn traced(bootstrap: Bootstrap, tracing: &Tracing, node: &ResourceName) -> Bootstrap {
+fn with_tracing(bootstrap: Bootstrap, tracing: &Tracing, node: &ResourceName) -> Bootstrap {
     Bootstrap {
         tracing: Some(tracing.provider(node)),
         ..bootstrap
     }
 }
 
-/// A bootstrap as Envoy reads it from a file: protobuf JSON, which is YAML too.
+/// Writes a bootstrap as a file for `--config-path`: protobuf JSON, which is valid YAML as well.
+///
+/// # Errors
+/// If the bootstrap contains a message of a type that has no descriptor, which is a bug in Evermesh.
 pub fn render(bootstrap: &Bootstrap) -> Result<String, json::JsonError> {
     Ok(format!("{:#}\n", json::to_json(bootstrap)?))
 }
 
-/// The same on one line, for `--config-yaml`.
+/// Writes a bootstrap on one line, for `--config-yaml`.
+///
+/// # Errors
+/// If the bootstrap contains a message of a type that has no descriptor, which is a bug in Evermesh.
 pub fn render_line(bootstrap: &Bootstrap) -> Result<String, json::JsonError> {
     Ok(json::to_json(bootstrap)?.to_string())
 }
@@ -232,15 +238,15 @@ fn admin(options: &BootstrapOptions) -> Admin {
     }
 }
 
-/// The stream. While the control plane is away it is called again and again, at random moments up to ten seconds apart.
+/// The xDS stream. If it breaks, Envoy reconnects with a jittered backoff from 0.5 to 10 seconds.
 fn ads(sotw: bool) -> ApiConfigSource {
-    let flavour = if sotw {
+    let variant = if sotw {
         ApiType::Grpc
     } else {
         ApiType::DeltaGrpc
     };
     ApiConfigSource {
-        api_type: flavour.into(),
+        api_type: variant.into(),
         transport_api_version: ApiVersion::V3.into(),
         set_node_on_first_message_only: true,
         grpc_services: vec![GrpcService {
@@ -264,7 +270,8 @@ fn ads(sotw: bool) -> ApiConfigSource {
     }
 }
 
-/// Over the stream, without a limit to the first answer: a proxy without configuration must not become ready.
+/// Subscribes over the xDS stream. Envoy waits for the first response without a timeout, because a proxy must not become
+/// ready without its configuration.
 fn over_ads() -> ConfigSource {
     ConfigSource {
         resource_api_version: ApiVersion::V3.into(),
@@ -276,7 +283,7 @@ fn over_ads() -> ConfigSource {
     }
 }
 
-/// Who serves secrets on this host.
+/// The cluster of the secret discovery service.
 fn secrets(socket: &str) -> Cluster {
     let http2 = HttpProtocolOptions {
         upstream_protocol_options: Some(UpstreamProtocolOptions::ExplicitHttpConfig(
@@ -302,7 +309,8 @@ fn secrets(socket: &str) -> Cluster {
     }
 }
 
-/// App Mesh's limit for expressions in routes, ten times Envoy's own; and a layer for whoever debugs.
+/// The runtime: the limit of App Mesh for the size of regular expressions, ten times that of Envoy, and a layer that can
+/// be changed on the admin pages.
 fn runtime() -> LayeredRuntime {
     let limit = protobuf::Value {
         kind: Some(protobuf::value::Kind::NumberValue(1000.0)),
@@ -341,7 +349,7 @@ fn uint32(value: u32) -> protobuf::UInt32Value {
     protobuf::UInt32Value { value }
 }
 
-/// A cluster's one endpoint.
+/// The load assignment of a cluster with one endpoint.
 fn endpoints(cluster: &str, address: core::Address) -> ClusterLoadAssignment {
     ClusterLoadAssignment {
         cluster_name: cluster.to_owned(),

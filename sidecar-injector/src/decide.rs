@@ -1,9 +1,10 @@
-//! Which pods get a sidecar: the mode of pod and namespace, and the one node or gateway that selects the pod.
+//! The decision about a pod: injected, left alone, rejected, or not possible yet.
 //!
-//! The API server asks only about pods of namespaces whose label says `enabled` or `disabled`. A namespace that is known
-//! as anything else is known as it was: no pod may go its way by that.
+//! The annotation of the pod or the label of its namespace says whether a sidecar is wanted. The label selectors of the
+//! VirtualNodes and VirtualGateways in the namespace say which of them the pod belongs to.
 //!
-//! Must not look at what the sidecar will be.
+//! The API server asks only about pods of namespaces whose label is `enabled` or `disabled`. If the snapshot does not
+//! have such a label, the snapshot is older than the API server's view, and the decision has to wait.
 
 use std::sync::Arc;
 
@@ -19,59 +20,59 @@ use serde_json::Value;
 
 use crate::{annotation::INJECTION, settings::WithoutMember};
 
-/// How many nodes and gateways a message says something about.
+/// Limit for the nodes and gateways that a message explains, and for those that it only names.
 const SHOWN: usize = 8;
 
-/// What becomes of a pod.
+/// The decision about a pod that is to be created.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Decision {
-    /// It stays as it is. The text, if any, is for whoever created it.
+    /// Leave the pod unchanged, possibly with a warning for its creator.
     Skip(Option<String>),
-    /// It becomes a member.
+    /// Make the pod a member of a mesh.
     Inject(Member),
-    /// It must not be created.
+    /// Do not create the pod.
     Reject(RejectedPod),
-    /// It must not be created before what the text names is known.
+    /// Do not create the pod until Evermesh has read what the message names.
     Unready(String),
 }
 
-/// What a pod is in its mesh.
+/// The node or gateway that a pod belongs to, as far as its sidecar needs it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Member {
-    /// The node's or gateway's name.
+    /// The mesh and the node or gateway, by their names in AWS.
     pub name: ResourceName,
-    /// Its name with the mesh's owner, if it has one: `mesh/M[@OWNER]/virtualNode/N`.
+    /// The node ID of the proxy: the name, and the mesh's owner if it has one, as in `mesh/M[@OWNER]/virtualNode/N`.
     pub id: String,
-    /// The object.
+    /// The VirtualNode or VirtualGateway that selects the pod.
     pub object: ObjectRef,
-    /// The ports of its listeners, in their order, each once.
+    /// The ports of the node's listeners, in their order and without duplicates. Empty for gateways.
     pub ports: Vec<u16>,
-    /// Whether it is found in Cloud Map.
+    /// Whether the node is discovered through AWS Cloud Map.
     pub in_cloud_map: bool,
-    /// Whether its traffic is sent through the proxy, rather than calling it on ports that the node names.
+    /// Whether the pod's traffic is redirected to the proxy. If not, the application calls the proxy on local ports.
     pub is_intercepted: bool,
 }
 
-/// Why a pod must not be created.
+/// The reason why a pod must not be created.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct RejectedPod {
-    /// What is wrong, and what to do.
+    /// The problem and what to do, for the creator of the pod.
     pub message: String,
-    /// Whether other objects are the reason, of which newer ones may be on their way.
+    /// Whether other objects are the reason. The snapshot may lack a newer version of them, so the decision may change
+    /// within moments.
     pub may_be_stale: bool,
 }
 
 impl RejectedPod {
-    /// By the pod itself.
-    pub(crate) fn of_pod(message: String) -> Self {
+    pub(crate) fn because_of_pod(message: String) -> Self {
         Self {
             message,
             may_be_stale: false,
         }
     }
 
-    fn by_others(message: String) -> Self {
+    fn because_of_others(message: String) -> Self {
         Self {
             message,
             may_be_stale: true,
@@ -79,42 +80,47 @@ impl RejectedPod {
     }
 }
 
-/// What pod and namespace say.
+/// Whether a sidecar is wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Mode {
-    /// `enabled`, and who says so.
+enum InjectionMode {
+    /// `enabled`, by the annotation or label that the text names.
     Enabled(&'static str),
     Disabled,
-    /// The pod says anything else.
-    Open,
+    /// The annotation of the pod has another value: the pod gets a sidecar if a node or gateway selects it.
+    IfSelected,
 }
 
-/// Nothing if it depends on a namespace of which the API server knows more.
-fn mode(pod: &Value, namespace: &str, surroundings: &ClusterSnapshot) -> Option<Mode> {
+/// The mode of a pod. Nothing if the mode depends on the namespace and the snapshot does not have its label.
+fn injection_mode(
+    pod: &Value,
+    namespace: &str,
+    snapshot: &ClusterSnapshot,
+) -> Option<InjectionMode> {
     let annotation = pod["metadata"]["annotations"][INJECTION].as_str();
     match annotation.map(str::to_lowercase).as_deref() {
-        Some("enabled") => Some(Mode::Enabled("its annotation")),
-        Some("disabled") => Some(Mode::Disabled),
-        Some(_) => of_namespace(namespace, surroundings).map(|_| Mode::Open),
-        None => of_namespace(namespace, surroundings),
+        Some("enabled") => Some(InjectionMode::Enabled("the annotation of the pod")),
+        Some("disabled") => Some(InjectionMode::Disabled),
+        Some(_) => namespace_mode(namespace, snapshot).map(|_| InjectionMode::IfSelected),
+        None => namespace_mode(namespace, snapshot),
     }
 }
 
-/// What the label of a namespace says, in the words that the API server looks for.
-fn of_namespace(namespace: &str, surroundings: &ClusterSnapshot) -> Option<Mode> {
-    match surroundings.labels(namespace)?.get(INJECTION)?.as_str() {
-        "enabled" => Some(Mode::Enabled("the label of its namespace")),
-        "disabled" => Some(Mode::Disabled),
+/// The mode that the label of a namespace sets. The label has to be in lower case, as in the selector of the webhook.
+fn namespace_mode(namespace: &str, snapshot: &ClusterSnapshot) -> Option<InjectionMode> {
+    match snapshot.labels(namespace)?.get(INJECTION)?.as_str() {
+        "enabled" => Some(InjectionMode::Enabled("the label of the namespace")),
+        "disabled" => Some(InjectionMode::Disabled),
         _ => None,
     }
 }
 
-/// Whether a namespace is known as one about whose pods the API server asks.
-pub fn has_injection_label(namespace: &str, surroundings: &ClusterSnapshot) -> bool {
-    of_namespace(namespace, surroundings).is_some()
+/// Whether the snapshot has a namespace with the label for which the API server asks about pods.
+pub fn has_injection_label(namespace: &str, snapshot: &ClusterSnapshot) -> bool {
+    namespace_mode(namespace, snapshot).is_some()
 }
 
-/// Whether the answer for this pod depends on what else is in the cluster.
+/// Whether the decision depends on other objects in the Kubernetes cluster. Only a pod with the annotation `disabled`
+/// decides alone.
 pub fn depends_on_cluster(pod: &Value) -> bool {
     pod["metadata"]["annotations"][INJECTION]
         .as_str()
@@ -125,53 +131,53 @@ pub fn depends_on_cluster(pod: &Value) -> bool {
 pub fn decide(
     pod: &Value,
     namespace: &str,
-    surroundings: &ClusterSnapshot,
+    snapshot: &ClusterSnapshot,
     without_member: WithoutMember,
 ) -> Decision {
-    let mode = match mode(pod, namespace, surroundings) {
-        Some(Mode::Disabled) => return Decision::Skip(None),
+    let mode = match injection_mode(pod, namespace, snapshot) {
+        Some(InjectionMode::Disabled) => return Decision::Skip(None),
         Some(mode) => mode,
         None => {
             return Decision::Unready(format!(
-                "it is not known here yet what the label `{INJECTION}` of the namespace `{namespace}` says: try again in a moment"
+                "Evermesh has not read the label `{INJECTION}` of the namespace `{namespace}` yet; try again in a moment"
             ));
         }
     };
     let labels = labels(pod);
-    let candidates = candidates(namespace, surroundings);
-    let matching: Vec<_> = candidates
+    let candidates = candidates(namespace, snapshot);
+    let selecting: Vec<_> = candidates
         .iter()
-        .filter(|candidate| candidate.misses(&labels).is_empty())
+        .filter(|candidate| candidate.mismatches(&labels).is_empty())
         .collect();
-    match matching.as_slice() {
-        [candidate] => match candidate.member(surroundings) {
-            Ok(member) => of_member(pod, member),
-            Err(refusal) => Decision::Reject(refusal),
+    match selecting.as_slice() {
+        [candidate] => match candidate.member(snapshot) {
+            Ok(member) => inject(pod, member),
+            Err(rejected) => Decision::Reject(rejected),
         },
         [] => match (mode, without_member) {
-            (Mode::Enabled(who), WithoutMember::Refuse) => Decision::Reject(
-                RejectedPod::by_others(nobody(namespace, who, &candidates, &labels)),
+            (InjectionMode::Enabled(by), WithoutMember::Refuse) => Decision::Reject(
+                RejectedPod::because_of_others(not_selected(namespace, by, &candidates, &labels)),
             ),
-            (Mode::Enabled(who), WithoutMember::Skip) => {
-                Decision::Skip(Some(nobody(namespace, who, &candidates, &labels)))
+            (InjectionMode::Enabled(by), WithoutMember::Skip) => {
+                Decision::Skip(Some(not_selected(namespace, by, &candidates, &labels)))
             }
-            (Mode::Open | Mode::Disabled, _) => Decision::Skip(None),
+            (InjectionMode::IfSelected | InjectionMode::Disabled, _) => Decision::Skip(None),
         },
         several => {
             let names: Vec<_> = several.iter().map(|it| it.object.to_string()).collect();
-            Decision::Reject(RejectedPod::by_others(format!(
-                "a pod belongs to one VirtualNode or VirtualGateway, and these select this pod: {}. Narrow their podSelectors, or the labels of the pod's template, to one",
+            Decision::Reject(RejectedPod::because_of_others(format!(
+                "several objects select this pod, and a pod belongs to one VirtualNode or VirtualGateway: {}; narrow their podSelectors, or change the labels of the pod template, until one of them selects the pod",
                 names.join(", ")
             )))
         }
     }
 }
 
-/// A pod in the network of its host has no interception of its own.
-fn of_member(pod: &Value, member: Member) -> Decision {
+/// Injects unless the pod shares the network of its Kubernetes node and interception would affect the whole node.
+fn inject(pod: &Value, member: Member) -> Decision {
     if member.is_intercepted && pod["spec"]["hostNetwork"] == true {
-        return Decision::Reject(RejectedPod::of_pod(format!(
-            "{} selects this pod, which uses the network of its host (spec.hostNetwork): the traffic of the whole host would be intercepted. Leave hostNetwork out, or annotate the pod with `{INJECTION}: disabled`",
+        return Decision::Reject(RejectedPod::because_of_pod(format!(
+            "{} selects this pod, and spec.hostNetwork of the pod is true: interception would redirect the traffic of the whole host; remove hostNetwork, or annotate the pod with `{INJECTION}: disabled`",
             member.object
         )));
     }
@@ -187,7 +193,7 @@ fn labels(pod: &Value) -> Labels {
         .collect()
 }
 
-/// A node or gateway of the pod's namespace.
+/// A node or gateway in the pod's namespace.
 struct Candidate<'a> {
     object: &'a ObjectRef,
     selector: Option<&'a LabelSelector>,
@@ -199,8 +205,8 @@ struct Candidate<'a> {
     is_intercepted: bool,
 }
 
-fn candidates<'a>(namespace: &str, surroundings: &'a ClusterSnapshot) -> Vec<Candidate<'a>> {
-    let nodes = surroundings
+fn candidates<'a>(namespace: &str, snapshot: &'a ClusterSnapshot) -> Vec<Candidate<'a>> {
+    let nodes = snapshot
         .virtual_nodes
         .range(ObjectRef::new(Kind::VirtualNode, namespace, "")..)
         .take_while(|(object, _)| &*object.namespace == namespace)
@@ -221,10 +227,10 @@ fn candidates<'a>(namespace: &str, surroundings: &'a ClusterSnapshot) -> Vec<Can
                 .spec
                 .service_discovery
                 .as_ref()
-                .is_some_and(|found| found.aws_cloud_map.is_some()),
+                .is_some_and(|discovery| discovery.aws_cloud_map.is_some()),
             is_intercepted: is_intercepted(&node.metadata),
         });
-    let gateways = surroundings
+    let gateways = snapshot
         .virtual_gateways
         .range(ObjectRef::new(Kind::VirtualGateway, namespace, "")..)
         .take_while(|(object, _)| &*object.namespace == namespace)
@@ -242,32 +248,32 @@ fn candidates<'a>(namespace: &str, surroundings: &'a ClusterSnapshot) -> Vec<Can
 }
 
 impl Candidate<'_> {
-    /// Why it does not take a pod with these labels; empty if it does.
-    fn misses(&self, labels: &Labels) -> Vec<String> {
+    /// The reasons why the candidate does not select a pod with these labels. Empty if it does.
+    fn mismatches(&self, labels: &Labels) -> Vec<String> {
         let Some(selector) = self.selector else {
-            return vec!["it has no podSelector".to_owned()];
+            return vec!["podSelector is missing".to_owned()];
         };
-        let mut misses = mismatches(selector, labels);
+        let mut mismatches = mismatches(selector, labels);
         if self.mesh.is_none() {
-            misses.push("it belongs to no mesh: its meshRef is empty".to_owned());
+            mismatches.push("meshRef is empty, so it belongs to no mesh".to_owned());
         }
-        misses
+        mismatches
     }
 
-    fn member(&self, surroundings: &ClusterSnapshot) -> Result<Member, RejectedPod> {
+    fn member(&self, snapshot: &ClusterSnapshot) -> Result<Member, RejectedPod> {
         let reference = self.mesh.map_or("", |mesh| mesh.name.as_str());
         let object = ObjectRef::new(Kind::Mesh, "", reference);
-        let Some(mesh) = surroundings.meshes.get(&object) else {
-            return Err(RejectedPod::by_others(format!(
-                "{} selects this pod and belongs to the Mesh `{reference}`, which does not exist: create it",
+        let Some(mesh) = snapshot.meshes.get(&object) else {
+            return Err(RejectedPod::because_of_others(format!(
+                "{} selects this pod, but its Mesh `{reference}` does not exist; create the Mesh",
                 self.object
             )));
         };
-        let node = surroundings.virtual_nodes.get(self.object);
+        let node = snapshot.virtual_nodes.get(self.object);
         let unprotected = node.map(|node| unprotected(node)).unwrap_or_default();
         if let [port, ..] = unprotected.as_slice() {
-            return Err(RejectedPod::by_others(format!(
-                "{} selects this pod and is not intercepted, and nothing would keep its listener {port} from being called in plaintext, which its tls forbids: give it a port in the annotation `evermesh.dev/application-ports`",
+            return Err(RejectedPod::because_of_others(format!(
+                "{} selects this pod and is not intercepted, and its listener {port} forbids plaintext but has no port in the annotation `evermesh.dev/application-ports`, so callers could reach the application in plaintext; add the listener to the annotation",
                 self.object
             )));
         }
@@ -300,31 +306,45 @@ impl Candidate<'_> {
     }
 }
 
-/// Nobody selects the pod: who is there, and why each does not.
-fn nobody(namespace: &str, who: &str, candidates: &[Candidate<'_>], labels: &Labels) -> String {
-    // Whoever misses least is most likely meant.
-    let mut misses: Vec<_> = candidates
+/// The message for a pod that wants a sidecar and that no node or gateway selects. It explains the nodes and gateways
+/// with the fewest mismatches first, because one of them is most likely meant.
+fn not_selected(
+    namespace: &str,
+    enabled_by: &str,
+    candidates: &[Candidate<'_>],
+    labels: &Labels,
+) -> String {
+    let mut mismatches: Vec<_> = candidates
         .iter()
-        .map(|candidate| (candidate.object, candidate.misses(labels)))
+        .map(|candidate| (candidate.object, candidate.mismatches(labels)))
         .collect();
-    misses.sort_by_key(|(_, misses)| misses.len());
-    let (shown, others) = misses.split_at(misses.len().min(SHOWN));
-    let mut there: Vec<String> = shown
+    mismatches.sort_by_key(|(_, mismatches)| mismatches.len());
+    let (shown, others) = mismatches.split_at(mismatches.len().min(SHOWN));
+    let mut reasons: Vec<String> = shown
         .iter()
-        .map(|(object, misses)| format!("{} `{}`: {}", object.kind, object.name, misses.join(", ")))
+        .map(|(object, mismatches)| {
+            format!(
+                "{} `{}`: {}",
+                object.kind,
+                object.name,
+                mismatches.join(", ")
+            )
+        })
         .collect();
     let others: Vec<Arc<str>> = others
         .iter()
         .map(|(object, _)| Arc::clone(&object.name))
         .collect();
     match others.as_slice() {
-        [] if there.is_empty() => there.push("there is none".to_owned()),
+        [] if reasons.is_empty() => reasons.push("the namespace has none".to_owned()),
         [] => {}
-        few if few.len() <= SHOWN => there.push(format!("nor {}", list(few))),
-        many => there.push(format!("nor {} others", many.len())),
+        few if few.len() <= SHOWN => {
+            reasons.push(format!("others that do not match: {}", list(few)));
+        }
+        many => reasons.push(format!("{} others that do not match", many.len())),
     }
     format!(
-        "{who} says `{INJECTION}: enabled`, and no VirtualNode or VirtualGateway of the namespace `{namespace}` selects this pod: {}. Create a VirtualNode whose podSelector selects it, or change a podSelector or the labels of the pod's template; or annotate the template with `{INJECTION}: disabled`",
-        there.join("; ")
+        "{enabled_by} is `{INJECTION}: enabled`, but no VirtualNode or VirtualGateway in the namespace `{namespace}` selects the pod: {}. Create a VirtualNode whose podSelector selects the pod, change a podSelector or the labels of the pod template, or annotate the template with `{INJECTION}: disabled`",
+        reasons.join("; ")
     )
 }

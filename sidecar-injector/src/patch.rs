@@ -1,7 +1,8 @@
-//! The patch that makes a pod a member: minimal JSON operations, each made only where it is missing, so that what
-//! our types do not know survives and a second patch is empty.
+//! The JSON patch that makes a pod a member of a mesh.
 //!
-//! Must not decide whether a pod is a member.
+//! The patch contains only what the pod lacks. Fields that Evermesh does not know survive, and the patch for a pod that
+//! was patched before is empty. Pods of nodes get containers; pods of gateways already have an Envoy, which is
+//! configured.
 
 mod builder;
 mod envoy;
@@ -24,89 +25,92 @@ use crate::{
     settings::{InjectorSettings, MalformedAnnotation, Resources, SidecarOrder},
 };
 
-/// The user that interception leaves alone.
+/// The user that Envoy runs as. Connections of this user are not intercepted.
 const PROXY_USER: u32 = 1337;
-/// The container that Prometheus' configurations and SPIRE's registrations select.
+/// Envoy's container. Existing configurations of Prometheus and SPIRE select it by this name.
 const ENVOY: &str = "envoy";
 
-/// What is done to a pod.
+/// A patch for a pod.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct PodPatch {
-    /// The operations; none if everything is there.
+    /// The operations. Empty if the pod has everything.
     pub patch: Patch,
-    /// What whoever created it should know.
+    /// Warnings for the creator of the pod.
     pub warnings: Vec<String>,
 }
 
-/// Why there is no patch.
+/// The reason why there is no patch.
 #[derive(Debug, thiserror::Error)]
 pub enum PatchError {
-    /// The pod is at fault.
+    /// An annotation of the pod is malformed.
     #[error(transparent)]
     Rejected(#[from] RejectedPod),
-    /// Envoy's configuration cannot be written: a mistake of ours.
-    #[error("Envoy's bootstrap: {0}")]
+    /// Envoy's bootstrap cannot be encoded, which is a bug in Evermesh.
+    #[error("Envoy's bootstrap cannot be encoded: {0}")]
     Bootstrap(#[from] JsonError),
 }
 
-/// What every part of the patch reads.
+/// The inputs that all parts of the patch share.
 #[derive(Clone, Copy)]
 struct PatchContext<'a> {
     member: &'a Member,
     settings: &'a InjectorSettings,
-    wishes: &'a RequestedProxy,
+    requested: &'a RequestedProxy,
 }
 
-/// What makes this pod the member.
+/// Makes the patch that turns the pod into this member.
+///
+/// # Errors
+/// If an annotation is malformed and the settings say to reject such a pod.
 pub fn patch(
     pod: &Value,
     member: &Member,
     settings: &InjectorSettings,
 ) -> Result<PodPatch, PatchError> {
-    let (wishes, mut warnings) = annotation::read(pod, member, settings);
+    let (requested, mut warnings) = annotation::read(pod, member, settings);
     if settings.malformed == MalformedAnnotation::Refuse && !warnings.is_empty() {
-        return Err(RejectedPod::of_pod(warnings.join("; ")).into());
+        return Err(RejectedPod::because_of_pod(warnings.join("; ")).into());
     }
-    let task = PatchContext {
+    let context = PatchContext {
         member,
         settings,
-        wishes: &wishes,
+        requested: &requested,
     };
-    let mut draft = PodPatchBuilder::new(pod);
+    let mut builder = PodPatchBuilder::new(pod);
     match member.name.kind {
-        ProxyKind::VirtualGateway => gateway::patch(&mut draft, task, &mut warnings)?,
+        ProxyKind::VirtualGateway => gateway::patch(&mut builder, context, &mut warnings)?,
         ProxyKind::VirtualNode | ProxyKind::VirtualRouter => {
             if member.is_intercepted {
-                interception::patch(&mut draft, task);
+                interception::patch(&mut builder, context);
             }
-            let position = usize::from(xray::patch(&mut draft, task));
-            envoy::patch(&mut draft, task, position, &mut warnings)?;
+            let position = usize::from(xray::patch(&mut builder, context));
+            envoy::patch(&mut builder, context, position, &mut warnings)?;
             if member.in_cloud_map && settings.cloud_map_gate {
-                gate(&mut draft);
+                add_readiness_gate(&mut builder);
             }
-            let context = &draft.pod()["spec"]["securityContext"];
-            if settings.fs_group && context["fsGroup"].is_null() {
-                draft.set(&["spec", "securityContext", "fsGroup"], json!(PROXY_USER));
+            let security_context = &builder.pod()["spec"]["securityContext"];
+            if settings.fs_group && security_context["fsGroup"].is_null() {
+                builder.set(&["spec", "securityContext", "fsGroup"], json!(PROXY_USER));
             }
         }
     }
-    warnings.extend(volumes::missing(draft.pod(), &wishes));
+    warnings.extend(volumes::missing(builder.pod(), &requested));
     Ok(PodPatch {
-        patch: draft.into_patch(),
+        patch: builder.into_patch(),
         warnings,
     })
 }
 
-fn gate(draft: &mut PodPatchBuilder) {
-    let gates = draft.pod()["spec"]["readinessGates"].as_array();
-    let is_there = |gate: &Value| gate["conditionType"] == READINESS_GATE;
-    if !gates.is_some_and(|gates| gates.iter().any(is_there)) {
+fn add_readiness_gate(builder: &mut PodPatchBuilder) {
+    let gates = builder.pod()["spec"]["readinessGates"].as_array();
+    let is_present = |gate: &Value| gate["conditionType"] == READINESS_GATE;
+    if !gates.is_some_and(|gates| gates.iter().any(is_present)) {
         let gate = json!({ "conditionType": READINESS_GATE });
-        draft.push(&["spec", "readinessGates"], gate);
+        builder.push(&["spec", "readinessGates"], gate);
     }
 }
 
-/// Whether any container of the pod, of whichever sort, has this name.
+/// Whether a container or init container of the pod has this name.
 fn has_container(pod: &Value, name: &str) -> bool {
     ["containers", "initContainers"]
         .into_iter()
@@ -115,30 +119,32 @@ fn has_container(pod: &Value, name: &str) -> bool {
         .any(|container| container["name"] == name)
 }
 
-/// Puts a sidecar where it belongs. Where the platform intercepts from the beginning, native ones stand first, so
-/// that the pod's own init containers have a network; otherwise last, as App Mesh's interception did, so that
-/// these have the network they always had.
-fn place(
-    draft: &mut PodPatchBuilder,
-    task: PatchContext<'_>,
+/// Adds a sidecar to the pod.
+///
+/// A native sidecar comes after the pod's own init containers, whose network is then unchanged, as with App Mesh. If
+/// the platform intercepts, it does so from the start of the pod; the sidecar then comes at `position`, before the init
+/// containers, because they need a proxy to reach the network.
+fn add_sidecar(
+    builder: &mut PodPatchBuilder,
+    context: PatchContext<'_>,
     mut container: Value,
     position: usize,
 ) {
-    match task.settings.order {
+    match context.settings.order {
         SidecarOrder::Native => {
             container["restartPolicy"] = "Always".into();
             let list = ["spec", "initContainers"];
-            if task.wishes.cni && task.member.is_intercepted {
-                draft.insert(&list, position, container);
+            if context.requested.cni && context.member.is_intercepted {
+                builder.insert(&list, position, container);
             } else {
-                draft.push(&list, container);
+                builder.push(&list, container);
             }
         }
-        SidecarOrder::Container => draft.push(&["spec", "containers"], container),
+        SidecarOrder::Container => builder.push(&["spec", "containers"], container),
     }
 }
 
-/// What a container may use, without what is not said.
+/// The field `resources` of a container. Empty settings are left out.
 fn resources(resources: &Resources) -> Value {
     let Resources {
         cpu_request,
@@ -146,7 +152,7 @@ fn resources(resources: &Resources) -> Value {
         cpu_limit,
         memory_limit,
     } = resources;
-    let mut made = json!({});
+    let mut fields = json!({});
     for (group, resource, quantity) in [
         ("requests", "cpu", cpu_request),
         ("requests", "memory", memory_request),
@@ -154,13 +160,13 @@ fn resources(resources: &Resources) -> Value {
         ("limits", "memory", memory_limit),
     ] {
         if !quantity.is_empty() {
-            made[group][resource] = quantity.as_str().into();
+            fields[group][resource] = quantity.as_str().into();
         }
     }
-    made
+    fields
 }
 
-/// What Pod Security's `restricted` asks of a container.
+/// A security context that complies with the Pod Security level `restricted`.
 fn unprivileged() -> Value {
     json!({
         "allowPrivilegeEscalation": false,
@@ -171,8 +177,8 @@ fn unprivileged() -> Value {
     })
 }
 
-/// Whether the daemon of X-Ray is wanted.
-fn traces_to_xray(settings: &InjectorSettings) -> Option<(u16, f64)> {
+/// The daemon's port and the sampling rate, if traces go to X-Ray.
+fn xray_tracing(settings: &InjectorSettings) -> Option<(u16, f64)> {
     match settings.tracing {
         Some(Tracing::XRay {
             port,

@@ -1,99 +1,103 @@
-//! What the operator chose for the containers that are put into pods. The defaults are App Mesh's where they can be.
+//! The operator's settings for injected containers, from flags of `evermesh serve`. Defaults are those of App Mesh's
+//! controller where they suit plain Envoy; `docs/injector.md` lists the differences.
 
 use crate::bootstrap::{HostPort, StatsD, Tracing};
 
-/// What the operator chose.
+/// Everything about injection that an operator can set.
 #[derive(Debug, Clone, PartialEq)]
 pub struct InjectorSettings {
-    /// What becomes of a pod that wants a sidecar and is no member of a mesh.
+    /// The decision about a pod that wants a sidecar and that no node or gateway selects.
     pub without_member: WithoutMember,
-    /// What becomes of a pod with an annotation that cannot be read.
+    /// The decision about a pod with an annotation that cannot be parsed.
     pub malformed: MalformedAnnotation,
-    /// Where in the pod the sidecars stand.
+    /// The place of the sidecars among the pod's containers.
     pub order: SidecarOrder,
-    /// Envoy's container.
+    /// The container `envoy`.
     pub envoy: EnvoySettings,
-    /// The image of the container that sets up interception.
+    /// The image of `proxyinit`, the init container that sets up interception.
     pub init_image: String,
-    /// Addresses and networks that are not intercepted unless the pod says others.
+    /// Addresses and CIDRs to which outbound connections are not intercepted, unless the pod's annotation
+    /// `egressIgnoredIPs` lists others.
     pub ignored_ips: Vec<String>,
-    /// How the proxy reaches the control plane.
+    /// The connection of proxies to the control plane.
     pub control_plane: ControlPlaneSettings,
-    /// The AWS region, shown to the containers; empty if there is none.
+    /// The value of `AWS_REGION` in the containers. If empty, the variable is not set.
     pub region: String,
-    /// The host's Unix socket on which secrets are served, if pods are to have it.
+    /// The Unix socket of a secret discovery service on the Kubernetes node, which is mounted into pods.
     pub sds_socket: Option<String>,
-    /// Who gets traces.
+    /// The tracer of all proxies.
     pub tracing: Option<Tracing>,
-    /// The daemon beside the proxy that takes traces for X-Ray; used if [`Tracing::XRay`] is.
+    /// The container `xray-daemon`, which is added if `tracing` is [`Tracing::XRay`].
     pub xray: XRayDaemon,
-    /// Whether statistics carry App Mesh's tags.
+    /// Whether statistics have App Mesh's tags.
     pub stats_tags: bool,
-    /// Who gets the statistics besides the admin pages.
+    /// A DogStatsD that receives statistics in addition to Envoy's admin pages.
     pub statsd: Option<StatsD>,
-    /// Whether pods get the group 1337, which may read mounted tokens of AWS roles, unless they have one.
+    /// Whether a pod without `fsGroup` gets the group 1337, with which Envoy can read the mounted token of an AWS role.
     pub fs_group: bool,
-    /// Whether pods of nodes in Cloud Map wait for their registration there: only if somebody registers them.
+    /// Whether pods of Cloud Map nodes get a readiness gate. Only useful if a control plane registers these pods.
     pub cloud_map_gate: bool,
 }
 
-/// What becomes of a pod that wants a sidecar and is no member of a mesh.
+/// The decision about a pod that wants a sidecar and that no node or gateway selects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WithoutMember {
-    /// It is refused, as App Mesh did.
+    /// Reject the pod, as App Mesh did.
     Refuse,
-    /// It runs without, and whoever created it is warned.
+    /// Create the pod without a sidecar, with a warning.
     Skip,
 }
 
-/// What becomes of a pod with an annotation that cannot be read.
+/// The decision about a pod with an annotation that cannot be parsed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MalformedAnnotation {
-    /// It is refused.
+    /// Reject the pod.
     Refuse,
-    /// The annotation's default holds, and whoever created the pod is warned.
+    /// Use the annotation's default, with a warning.
     Warn,
 }
 
-/// Where in the pod the sidecars stand.
+/// The place of the sidecars among the pod's containers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SidecarOrder {
-    /// Init containers that go on running: the application starts when the proxy is ready, and a Job's pod ends.
+    /// Native sidecars, which are init containers with `restartPolicy: Always`: the application starts after its proxy
+    /// is ready, and the pod of a Job ends with the Job.
     Native,
-    /// Containers after the application's, as App Mesh did: the application may start before the proxy.
+    /// Containers after the application's, as with App Mesh: the application may start before its proxy.
     Container,
 }
 
-/// Envoy's container.
+/// The container `envoy`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EnvoySettings {
-    /// Its image: plain Envoy.
+    /// An image of plain Envoy.
     pub image: String,
-    /// What Envoy logs: `trace`, `debug`, `info`, `warning`, `error`, `critical` or `off`.
+    /// Envoy's log level: `trace`, `debug`, `info`, `warning`, `error`, `critical` or `off`.
     pub log_level: String,
-    /// Its worker threads.
+    /// The number of Envoy's worker threads.
     pub concurrency: u16,
-    /// What it may use, and the interception's container too.
+    /// Requests and limits of `envoy`, and of `proxyinit`. Annotations change those of `envoy`.
     pub resources: Resources,
-    /// How long it goes on serving once the pod is to end, in seconds.
+    /// Time for which Envoy keeps serving after the pod starts to terminate, in seconds. A pod with a shorter grace
+    /// period gets less.
     pub prestop_delay: u32,
-    /// How often one looks whether it is ready to begin with, in seconds.
+    /// Period of the startup probe, in seconds. At least 1.
     pub start_interval: u32,
-    /// How long that may take, in seconds.
+    /// Time that Envoy has to become ready after its start, in seconds. The kubelet then restarts the container.
     pub start_timeout: u32,
-    /// When one first asks whether it is ready, in seconds.
+    /// Delay before the first readiness probe, in seconds.
     pub readiness_initial_delay: u32,
-    /// How often one asks from then on, in seconds.
+    /// Period of the readiness probe, in seconds.
     pub readiness_period: u32,
-    /// The port of its admin pages.
+    /// The port of Envoy's admin pages.
     pub admin_port: u16,
-    /// The file in which requests to them are noted; nowhere if empty.
+    /// The access log of the admin pages. Empty for none.
     pub admin_access_log: String,
-    /// Whether they are served on IPv6 too.
+    /// Whether the admin pages are served on IPv6 as well.
     pub admin_ipv6: bool,
 }
 
-/// What a container may use, as Kubernetes writes quantities; empty is not said.
+/// Requests and limits of a container, as Kubernetes quantities. An empty value is not set.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Resources {
     /// `requests.cpu`
@@ -106,30 +110,31 @@ pub struct Resources {
     pub memory_limit: String,
 }
 
-/// How the proxy reaches the control plane.
+/// The connection of proxies to the control plane.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ControlPlaneSettings {
-    /// Where it listens.
+    /// The address of the xDS server.
     pub xds: HostPort,
-    /// The authorities of its certificate, in PEM; plain text without.
+    /// The authorities that sign the server's certificate, in PEM. Without them the connection is plaintext.
     pub authority: Option<String>,
-    /// The audience of the service account's token that the proxy shows; none is shown without.
+    /// The audience of the service account token that a proxy sends. Without it a proxy sends no token.
     pub token_audience: Option<String>,
 }
 
-/// The daemon that takes traces for X-Ray.
+/// The container `xray-daemon`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct XRayDaemon {
-    /// Its image.
+    /// An image of AWS's X-Ray daemon.
     pub image: String,
-    /// What it logs: `dev`, `debug`, `info`, `prod`, `warn` or `error`.
+    /// The daemon's log level: `dev`, `debug`, `info`, `prod`, `warn` or `error`.
     pub log_level: String,
-    /// The role that it assumes; its own without.
+    /// The AWS role that the daemon assumes. Without it the daemon uses the credentials of the pod.
     pub role_arn: Option<String>,
 }
 
 impl InjectorSettings {
-    /// The defaults, with the addresses and images that there is no default for.
+    /// The defaults, with values for the two settings that have none: the address of the xDS server and the image of
+    /// `proxyinit`.
     pub fn new(xds: HostPort, init_image: String) -> Self {
         Self {
             without_member: WithoutMember::Refuse,

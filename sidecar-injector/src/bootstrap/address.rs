@@ -1,17 +1,17 @@
-//! Where something listens.
+//! Addresses of the form `HOST:PORT`.
 
 use std::{fmt, str::FromStr};
 
-/// A host name or an IP address, and a port: `evermesh.evermesh-system:18000`, `[::1]:18000`.
+/// A host name or an IP address with a port, such as `evermesh.evermesh-system:18000` or `[::1]:18000`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostPort {
-    /// A name or an address, without brackets.
+    /// The name or address. IPv6 addresses have no brackets here.
     pub host: String,
-    /// 1 to 65535
+    /// The port, from 1 to 65535.
     pub port: u16,
 }
 
-/// The text is not `HOST:PORT`.
+/// The error for a text that is not of the form `HOST:PORT`; contains the text.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is not of the form HOST:PORT")]
 pub struct InvalidHostPort(pub String);

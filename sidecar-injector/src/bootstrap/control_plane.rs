@@ -1,6 +1,4 @@
-//! How the proxy reaches the control plane: one cluster, by TLS if asked for, with a token if there is one.
-//!
-//! Must not know what is fetched over it.
+//! The cluster of the control plane: discovery, keepalive, TLS and the bearer token.
 
 use std::net::IpAddr;
 
@@ -34,39 +32,39 @@ use evermesh_proto::{
 
 use super::{HostPort, duration, endpoints, uint32};
 
-/// The cluster of the control plane. Its statistics are left out, so that sums over all clusters of a proxy
-/// (`envoy_cluster_upstream_rq`) count the mesh's traffic only; `control_plane.connected_state` says how it is.
+/// The name of the cluster. Its statistics are excluded, so that sums over all clusters of a proxy
+/// (`envoy_cluster_upstream_rq`) count only the traffic of the mesh; `control_plane.connected_state` shows the connection.
 pub(super) const CONTROL_PLANE: &str = "evermesh_control_plane";
 
-/// TLS to the control plane, whose certificate must be for the host of its address.
+/// TLS to the control plane. The certificate must be valid for the host of the control plane's address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ControlPlaneTls {
-    /// Whom to trust.
+    /// The authorities that sign the control plane's certificate.
     pub authority: Authority,
-    /// The proxy's own certificate and key, files in PEM, if it shows one.
+    /// The client certificate of the proxy, if it has one.
     pub identity: Option<ClientCertificateFiles>,
 }
 
-/// Certificates of authorities, in PEM.
+/// Certificates of certificate authorities, in PEM.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Authority {
-    /// In this file, on the proxy's host.
+    /// The path of a file on the host of the proxy.
     File(String),
-    /// These.
+    /// The certificates themselves.
     Inline(String),
 }
 
-/// A certificate and its key.
+/// A client certificate and its key, as PEM files on the host of the proxy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClientCertificateFiles {
-    /// The file with the certificate and what leads to its authority.
+    /// The certificate, followed by the intermediate certificates.
     pub chain: String,
-    /// The file with its key.
+    /// The private key.
     pub key: String,
 }
 
-/// The control plane. A name is resolved again and again, so that replicas may come and go. A peer that vanished
-/// without a word is noticed by pings within 15 seconds, and by TCP where a proxy in between answers those.
+/// Makes the cluster. Envoy resolves a host name periodically and thereby finds new replicas. HTTP/2 pings detect a lost
+/// peer within 15 seconds; TCP keepalive does so if a proxy in between answers the pings.
 pub(super) fn cluster(
     xds: &HostPort,
     tls: Option<&ControlPlaneTls>,
@@ -116,15 +114,15 @@ pub(super) fn cluster(
     }
 }
 
-/// Sends `authorization: Bearer` with what the file holds when a stream begins: the kubelet replaces the token
-/// hourly, and Envoy's own clients either read it once or (`file_based_metadata` of its Google gRPC client)
-/// refuse to send it without TLS.
+/// Filters that send the contents of the file as `authorization: Bearer` at the start of every stream. The kubelet
+/// replaces the token before it expires. Envoy's own mechanisms either read the file once or, as `file_based_metadata`
+/// of the Google gRPC client, need TLS.
 fn bearer(file: &str) -> Vec<HttpFilter> {
     let source = format!(
         "function envoy_on_request(request)
   local file, problem = io.open({file:?}, \"r\")
   if not file then
-    request:logErr(\"the control plane's token: \" .. problem)
+    request:logErr(\"cannot read the control plane's token: \" .. problem)
     return
   end
   local token = file:read(\"*a\"):gsub(\"%s+$\", \"\")
@@ -197,7 +195,7 @@ fn transport_socket(xds: &HostPort, tls: &ControlPlaneTls) -> TransportSocket {
             )),
             ..Default::default()
         }),
-        // An address is no server name.
+        // SNI allows only host names (RFC 6066, section 3).
         sni: if is_address {
             String::new()
         } else {

@@ -1,6 +1,6 @@
-//! What the proxy counts, under which names, and whom it tells: statistics, their sinks and traces.
+//! Statistics and traces: tags, exclusions, the DogStatsD sink and the tracing provider.
 //!
-//! Must not decide what is traced: that is in the listeners, which come over the stream.
+//! The listeners, which come over xDS, decide which requests are traced.
 
 use evermesh_model::{ProxyKind, ResourceName};
 use evermesh_proto::{
@@ -30,27 +30,27 @@ use serde_json::json;
 
 use super::{HostPort, control_plane::CONTROL_PLANE, duration, endpoints, pipe, socket};
 
-/// Where a `DogStatsD` listens.
+/// The address of a DogStatsD server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StatsD {
-    /// At an address, over UDP. Envoy takes an IP address here, no name.
+    /// A UDP address. Envoy accepts only an IP address here, not a host name.
     Udp(HostPort),
-    /// At a Unix datagram socket with this path.
+    /// The path of a Unix datagram socket.
     Socket(String),
 }
 
-/// Who gets the traces of requests whose listeners ask for them.
+/// The tracer that receives spans.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Tracing {
-    /// Jaeger, or whoever else takes Zipkin's JSON (version 2) over HTTP, at this address.
+    /// Jaeger, or another collector that accepts Zipkin JSON (version 2) over HTTP, at this address.
     Jaeger(HostPort),
     /// A Datadog agent at this address.
     Datadog(HostPort),
-    /// An X-Ray daemon on this UDP port of the proxy's own host.
+    /// An X-Ray daemon on the host of the proxy.
     XRay {
-        /// The daemon's port.
+        /// The UDP port of the daemon.
         port: u16,
-        /// The share of requests that are traced, from 0 to 1.
+        /// The share of requests that are traced, from 0 to 1, in addition to the first request of each second.
         sampling_rate: f64,
     },
 }
@@ -59,7 +59,7 @@ const JAEGER: &str = "jaeger";
 const DATADOG: &str = "datadog_agent";
 
 impl Tracing {
-    /// The cluster that traces go to, unless they are datagrams.
+    /// The cluster of the collector. X-Ray has none, because Envoy sends its spans as datagrams.
     pub(super) fn cluster(&self) -> Option<Cluster> {
         let (name, address) = match self {
             Self::Jaeger(address) => (JAEGER, address),
@@ -77,7 +77,7 @@ impl Tracing {
         })
     }
 
-    /// The provider, for listeners that name none, as App Mesh's do.
+    /// The default tracing provider, for listeners that name none.
     pub(super) fn provider(&self, node: &ResourceName) -> TracingConfig {
         let (name, config): (_, Any) = match self {
             Self::Jaeger(_) => (
@@ -162,7 +162,7 @@ fn udp(HostPort { host, port }: &HostPort) -> Address {
     }
 }
 
-/// Which statistics there are, and their tags.
+/// The tags of statistics and the statistics that are excluded.
 pub(super) fn stats(node: &ResourceName, with_tags: bool) -> StatsConfig {
     StatsConfig {
         stats_tags: if with_tags {
@@ -171,14 +171,14 @@ pub(super) fn stats(node: &ResourceName, with_tags: bool) -> StatsConfig {
             Vec::new()
         },
         stats_matcher: Some(StatsMatcher {
-            stats_matcher: Some(stats_matcher::StatsMatcher::ExclusionList(noise())),
+            stats_matcher: Some(stats_matcher::StatsMatcher::ExclusionList(excluded())),
         }),
         ..Default::default()
     }
 }
 
-/// App Mesh's tags: who the proxy is; and protocol and port of an inbound listener, which stand in the names of its
-/// statistics (`http.ingress.http.8080.downstream_rq_total`).
+/// App Mesh's tags: mesh and node; and the protocol and port of inbound listeners, which are part of the names of
+/// their statistics (`http.ingress.http.8080.downstream_rq_total`).
 fn stats_tags(node: &ResourceName) -> Vec<TagSpecifier> {
     let kind = match node.kind {
         ProxyKind::VirtualNode => "appmesh.virtual_node",
@@ -212,9 +212,10 @@ fn tag(name: &str, value: TagValue) -> TagSpecifier {
     }
 }
 
-/// Statistics that nobody's dashboard shows and that grow with threads, zones or clusters. Everything else stays:
-/// a list of what to keep would silently lose what somebody alerts on.
-fn noise() -> ListStringMatcher {
+/// Excluded statistics: those of the control plane's cluster, and those that grow with threads, zones or clusters and
+/// that dashboards do not show. An exclusion list is safer than an inclusion list, which would drop statistics that
+/// alerts depend on.
+fn excluded() -> ListStringMatcher {
     let prefixes = [
         format!("cluster.{CONTROL_PLANE}."),
         "runtime.".to_owned(),

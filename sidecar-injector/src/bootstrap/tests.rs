@@ -1,4 +1,4 @@
-//! Bootstraps as they are written.
+//! Snapshots of rendered bootstraps.
 
 use evermesh_model::ProxyKind;
 
@@ -12,12 +12,12 @@ fn options() -> BootstrapOptions {
 }
 
 #[test]
-fn a_node_by_default() {
+fn node_has_defaults() {
     insta::assert_snapshot!(render(&bootstrap(&options())).unwrap());
 }
 
 #[test]
-fn a_gateway_with_every_option() {
+fn gateway_has_every_option() {
     let gateway = bootstrap(&BootstrapOptions {
         node: ResourceName::new("shop", ProxyKind::VirtualGateway, "gate_ns"),
         id: Some("mesh/shop@111122223333/virtualGateway/gate_ns".to_owned()),
@@ -45,23 +45,23 @@ fn a_gateway_with_every_option() {
 }
 
 #[test]
-fn the_other_tracers_and_a_socket_for_statistics() {
-    let of = |tracing| BootstrapOptions {
+fn datadog_and_xray_with_a_statsd_socket() {
+    let with = |tracing| BootstrapOptions {
         tracing: Some(tracing),
         statsd: Some(StatsD::Socket("/run/statsd.sock".to_owned())),
         ..options()
     };
-    let datadog = bootstrap(&of(Tracing::Datadog(
+    let datadog = bootstrap(&with(Tracing::Datadog(
         "datadog.system:8126".parse().unwrap(),
     )));
-    let xray = bootstrap(&of(Tracing::XRay {
+    let xray = bootstrap(&with(Tracing::XRay {
         port: 2000,
         sampling_rate: 0.05,
     }));
     let both: Vec<_> = [datadog, xray]
         .iter()
-        .map(|made| {
-            let mut shown = evermesh_proto::json::to_json(made).unwrap();
+        .map(|bootstrap| {
+            let mut shown = evermesh_proto::json::to_json(bootstrap).unwrap();
             shown["static_resources"]["clusters"]
                 .as_array_mut()
                 .unwrap()
@@ -77,7 +77,7 @@ fn the_other_tracers_and_a_socket_for_statistics() {
 }
 
 #[test]
-fn host_and_port() {
+fn host_port_is_parsed_and_displayed() {
     for text in ["a.b:1", "10.0.0.1:65535", "[::1]:18000"] {
         let parsed: HostPort = text.parse().unwrap();
         assert_eq!(parsed.to_string(), text);

@@ -1,13 +1,12 @@
-//! A pod as it will be, and the operations that lead there.
+//! A JSON patch under construction: applies each operation to a copy of the document, so that later ones see its result.
 //!
-//! Must not know what a pod is.
+//! Works with any JSON document.
 
 use json_patch::{
     AddOperation, Patch, PatchOperation, RemoveOperation, ReplaceOperation, jsonptr::PointerBuf,
 };
 use serde_json::{Value, json};
 
-/// A document and what was done to it.
 pub(super) struct PodPatchBuilder {
     pod: Value,
     operations: Vec<PatchOperation>,
@@ -21,7 +20,7 @@ impl PodPatchBuilder {
         }
     }
 
-    /// The document as it is by now.
+    /// The document after the operations so far.
     pub(super) fn pod(&self) -> &Value {
         &self.pod
     }
@@ -30,7 +29,7 @@ impl PodPatchBuilder {
         Patch(self.operations)
     }
 
-    /// Makes the place hold this value, and makes the objects on the way to it. Lists on the way must be there.
+    /// Sets the value at a path and creates missing objects on the path. Lists on the path have to exist.
     pub(super) fn set(&mut self, path: &[&str], value: Value) {
         let found = self
             .pod
@@ -57,7 +56,7 @@ impl PodPatchBuilder {
         }
     }
 
-    /// Adds to the end of a list, which is made if there is none.
+    /// Adds an item to the end of a list, and creates the list if it is missing.
     pub(super) fn push(&mut self, list: &[&str], value: Value) {
         let length = self.list(list).map(Vec::len);
         match length {
@@ -66,7 +65,7 @@ impl PodPatchBuilder {
         }
     }
 
-    /// Adds to a list at this index.
+    /// Adds an item to a list before the item with this index, or at the end.
     pub(super) fn insert(&mut self, list: &[&str], index: usize, value: Value) {
         match self.list(list).map(Vec::len) {
             Some(length) if index < length => {
@@ -76,7 +75,7 @@ impl PodPatchBuilder {
         }
     }
 
-    /// Takes away what is there.
+    /// Removes the value at a path, if there is one.
     pub(super) fn remove(&mut self, path: &[&str]) {
         let path = PointerBuf::from_tokens(path.iter().copied());
         if self.pod.pointer(path.as_str()).is_some() {
@@ -100,7 +99,7 @@ impl PodPatchBuilder {
 
     fn perform(&mut self, operation: PatchOperation) {
         let operation = [operation];
-        // A place that is not there is in a pod that no API server would take: it stays as it is.
+        // The path may be impossible, such as a field of a text. The API server rejects such a pod anyway.
         if json_patch::patch(&mut self.pod, &operation).is_ok() {
             self.operations.extend(operation);
         }
@@ -112,23 +111,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn makes_what_is_missing_and_nothing_twice() {
-        let mut draft = PodPatchBuilder::new(&json!({ "a": { "list": [1] }, "null": null }));
-        draft.set(&["a", "b", "c~/d"], json!(1));
-        draft.set(&["a", "b", "c~/d"], json!(1));
-        draft.set(&["a", "b", "c~/d"], json!(2));
-        draft.set(&["null", "x"], json!(3));
-        draft.push(&["a", "list"], json!(2));
-        draft.insert(&["a", "list"], 0, json!(0));
-        draft.push(&["a", "other"], json!(1));
-        draft.remove(&["a", "none"]);
+    fn creates_missing_parents_and_skips_equal_values() {
+        let mut builder = PodPatchBuilder::new(&json!({ "a": { "list": [1] }, "null": null }));
+        builder.set(&["a", "b", "c~/d"], json!(1));
+        builder.set(&["a", "b", "c~/d"], json!(1));
+        builder.set(&["a", "b", "c~/d"], json!(2));
+        builder.set(&["null", "x"], json!(3));
+        builder.push(&["a", "list"], json!(2));
+        builder.insert(&["a", "list"], 0, json!(0));
+        builder.push(&["a", "other"], json!(1));
+        builder.remove(&["a", "none"]);
         let expected = json!({
             "a": { "list": [0, 1, 2], "b": { "c~/d": 2 }, "other": [1] },
             "null": { "x": 3 },
         });
-        assert_eq!(*draft.pod(), expected);
+        assert_eq!(*builder.pod(), expected);
         let mut again = json!({ "a": { "list": [1] }, "null": null });
-        let patch = draft.into_patch();
+        let patch = builder.into_patch();
         assert_eq!(patch.0.len(), 6);
         json_patch::patch(&mut again, &patch).unwrap();
         assert_eq!(again, expected);

@@ -1,11 +1,11 @@
-//! Envoy's container beside an application, and what Envoy is told in any pod: variables, arguments, probes.
-//!
-//! Must not know a listener or cluster of the mesh.
+//! The container `envoy` beside an application; and Envoy's variables, arguments and readiness probe, which gateways
+//! have as well.
 
 use serde_json::{Value, json};
 
 use super::{
-    ENVOY, PatchContext, PodPatchBuilder, has_container, place, resources, unprivileged, volumes,
+    ENVOY, PatchContext, PodPatchBuilder, add_sidecar, has_container, resources, unprivileged,
+    volumes,
 };
 use crate::{
     annotation::SAMPLING_RATE,
@@ -17,13 +17,13 @@ use crate::{
 };
 use evermesh_proto::json::JsonError;
 
-/// Says how the patch was made, for whoever looks at a proxy: counted up when what proxies report changes.
-const GENERATION: &str = "2";
-/// How long a pod may take to end that does not say so, in seconds: Kubernetes' default.
-const GRACE_PERIOD: i64 = 30;
-/// What of that is left to Envoy, in seconds: it ends at once when it is told to.
-const ENDING: i64 = 1;
-/// Such a value is a field of the pod, read when the container starts: `ref:status.hostIP`.
+/// The value of the node metadata `injection`. Increased when the metadata of injected proxies changes.
+const INJECTION_VERSION: &str = "2";
+/// Kubernetes' default for `terminationGracePeriodSeconds`.
+const DEFAULT_GRACE_PERIOD: i64 = 30;
+/// Part of the grace period that is left for Envoy to end after SIGTERM, in seconds. Envoy ends within 20 ms.
+const ENVOY_SHUTDOWN: i64 = 1;
+/// Prefix of an address that is a field of the pod, as in `ref:status.hostIP`.
 const REFERENCE: &str = "ref:";
 
 const POD_NAME: &str = "EVERMESH_POD_NAME";
@@ -32,6 +32,7 @@ const POD_UID: &str = "APPMESH_PLATFORM_K8S_POD_UID";
 const ZONE: &str = "EVERMESH_ZONE";
 const STATSD_ADDRESS: &str = "STATSD_ADDRESS";
 const DATADOG_ADDRESS: &str = "DATADOG_TRACER_ADDRESS";
+/// The variables that the kubelet expands in Envoy's arguments.
 const EXPANDED: [&str; 6] = [
     POD_NAME,
     POD_NAMESPACE,
@@ -42,32 +43,32 @@ const EXPANDED: [&str; 6] = [
 ];
 
 pub(super) fn patch(
-    draft: &mut PodPatchBuilder,
-    task: PatchContext<'_>,
+    builder: &mut PodPatchBuilder,
+    context: PatchContext<'_>,
     position: usize,
     warnings: &mut Vec<String>,
 ) -> Result<(), JsonError> {
-    if has_container(draft.pod(), ENVOY) {
+    if has_container(builder.pod(), ENVOY) {
         return Ok(());
     }
-    let (made, mounts) = volumes::needed(task);
-    let envoy = &task.settings.envoy;
+    let (volumes, mounts) = volumes::needed(context);
+    let envoy = &context.settings.envoy;
     let mut container = json!({
         "name": ENVOY,
         "image": envoy.image,
         "command": [ENVOY],
-        "args": arguments(task, &envoy.image)?,
-        "env": environment(task, warnings),
+        "args": arguments(context, &envoy.image)?,
+        "env": environment(context, warnings),
         "ports": [{ "name": "stats", "containerPort": envoy.admin_port, "protocol": "TCP" }],
-        "readinessProbe": readiness(task),
-        "resources": resources(&task.wishes.resources),
+        "readinessProbe": readiness(context),
+        "resources": resources(&context.requested.resources),
         "securityContext": unprivileged(),
     });
-    let pause = pause(draft.pod(), task, warnings);
+    let pause = termination_pause(builder.pod(), context, warnings);
     if pause > 0 {
         container["lifecycle"] = json!({ "preStop": { "sleep": { "seconds": pause } } });
     }
-    if task.settings.order == SidecarOrder::Native {
+    if context.settings.order == SidecarOrder::Native {
         let period = envoy.start_interval.max(1);
         container["startupProbe"] = json!({
             "httpGet": { "path": "/ready", "port": envoy.admin_port },
@@ -78,38 +79,38 @@ pub(super) fn patch(
     if !mounts.is_empty() {
         container["volumeMounts"] = mounts.into();
     }
-    volumes::add(draft, made);
-    place(draft, task, container, position);
+    volumes::add(builder, volumes);
+    add_sidecar(builder, context, container, position);
     Ok(())
 }
 
-/// How long Envoy goes on serving once the pod is to end, in seconds. The API server takes no pod with a pause that
-/// is longer than the pod may take to end.
-fn pause(pod: &Value, task: PatchContext<'_>, warnings: &mut Vec<String>) -> i64 {
+/// The time for which Envoy keeps serving after the pod starts to terminate, in seconds. The API server rejects a pause
+/// that is longer than the grace period of the pod.
+fn termination_pause(pod: &Value, context: PatchContext<'_>, warnings: &mut Vec<String>) -> i64 {
     let spec = &pod["spec"];
-    let ends_by_itself = spec["restartPolicy"]
+    let runs_to_completion = spec["restartPolicy"]
         .as_str()
         .is_some_and(|it| it != "Always");
-    // The kubelet ends a native sidecar after the application, and its pause would begin then.
-    if ends_by_itself && task.settings.order == SidecarOrder::Native {
+    // The kubelet ends a native sidecar after the application has ended; a pause would only delay the end of the pod.
+    if runs_to_completion && context.settings.order == SidecarOrder::Native {
         return 0;
     }
-    let wanted = i64::from(task.settings.envoy.prestop_delay);
+    let wanted = i64::from(context.settings.envoy.prestop_delay);
     let grace = spec["terminationGracePeriodSeconds"].as_i64();
-    let grace = grace.unwrap_or(GRACE_PERIOD);
-    let pause = wanted.min(grace.saturating_sub(ENDING)).max(0);
+    let grace = grace.unwrap_or(DEFAULT_GRACE_PERIOD);
+    let pause = wanted.min(grace.saturating_sub(ENVOY_SHUTDOWN)).max(0);
     if pause < wanted {
         warnings.push(format!(
-            "once the pod is to end, its Envoy serves for another {pause} seconds instead of {wanted}: terminationGracePeriodSeconds is {grace}, of which Envoy takes the last to end; {} would be long enough",
-            wanted + ENDING
+            "Envoy keeps serving for {pause} seconds after the pod starts to terminate, instead of {wanted}, because terminationGracePeriodSeconds is {grace}; set terminationGracePeriodSeconds to {} or more",
+            wanted + ENVOY_SHUTDOWN
         ));
     }
     pause
 }
 
-/// The old probe's numbers on plain Envoy's page.
-pub(super) fn readiness(task: PatchContext<'_>) -> Value {
-    let envoy = &task.settings.envoy;
+/// The readiness probe of App Mesh's Envoy, with the page of plain Envoy.
+pub(super) fn readiness(context: PatchContext<'_>) -> Value {
+    let envoy = &context.settings.envoy;
     json!({
         "httpGet": { "path": "/ready", "port": envoy.admin_port },
         "initialDelaySeconds": envoy.readiness_initial_delay,
@@ -120,29 +121,29 @@ pub(super) fn readiness(task: PatchContext<'_>) -> Value {
     })
 }
 
-/// The variables: those of the controller, and then what the pod asks for besides.
-pub(super) fn environment(task: PatchContext<'_>, warnings: &mut Vec<String>) -> Vec<Value> {
-    let mut env = managed(task);
-    for (name, value) in &task.wishes.env {
-        let taken = env.iter().position(|one| one["name"] == name.as_str());
+/// The variables of Evermesh, followed by those that the pod requests.
+pub(super) fn environment(context: PatchContext<'_>, warnings: &mut Vec<String>) -> Vec<Value> {
+    let mut env = own_variables(context);
+    for (name, value) in &context.requested.env {
+        let existing = env.iter().position(|one| one["name"] == name.as_str());
         let variable = json!({ "name": name, "value": value });
-        match taken {
+        match existing {
             None => env.push(variable),
             Some(index) if name == SAMPLING_RATE => env[index] = variable,
             Some(_) => warnings.push(format!(
-                "the variable `{name}` of the Envoy container is the control plane's and keeps its value"
+                "the variable `{name}` of the Envoy container is set by Evermesh, and the value in the annotation is ignored"
             )),
         }
     }
     env
 }
 
-fn managed(task: PatchContext<'_>) -> Vec<Value> {
-    let settings = task.settings;
+fn own_variables(context: PatchContext<'_>) -> Vec<Value> {
+    let settings = context.settings;
     let envoy = &settings.envoy;
     let mut env = vec![
-        variable("APPMESH_RESOURCE_ARN", &task.member.id),
-        variable("APPMESH_VIRTUAL_NODE_NAME", &task.member.id),
+        variable("APPMESH_RESOURCE_ARN", &context.member.id),
+        variable("APPMESH_VIRTUAL_NODE_NAME", &context.member.id),
         variable("ENVOY_LOG_LEVEL", &envoy.log_level),
         variable("ENVOY_ADMIN_ACCESS_PORT", envoy.admin_port),
         variable("ENVOY_ADMIN_ACCESS_LOG_FILE", &envoy.admin_access_log),
@@ -155,7 +156,7 @@ fn managed(task: PatchContext<'_>) -> Vec<Value> {
     if !settings.region.is_empty() {
         env.push(variable("AWS_REGION", &settings.region));
     }
-    if let Some(socket) = volumes::socket(task) {
+    if let Some(socket) = volumes::socket(context) {
         env.push(variable("APPMESH_SDS_SOCKET_PATH", socket));
     }
     if settings.stats_tags {
@@ -197,7 +198,7 @@ fn managed(task: PatchContext<'_>) -> Vec<Value> {
     env
 }
 
-#[allow(clippy::needless_pass_by_value)] // numbers, texts and references
+#[allow(clippy::needless_pass_by_value)] // callers pass numbers, texts and references
 fn variable(name: &str, value: impl ToString) -> Value {
     json!({ "name": name, "value": value.to_string() })
 }
@@ -213,11 +214,11 @@ fn address_variable(name: &str, host: &str) -> Value {
     }
 }
 
-/// The arguments of an Envoy of this image. It reads no variables, so the kubelet puts their values in.
-pub(super) fn arguments(task: PatchContext<'_>, image: &str) -> Result<Vec<String>, JsonError> {
-    let envoy = &task.settings.envoy;
-    let config = render_line(&bootstrap(&options(task, image)))?;
-    let concurrency = task.wishes.concurrency.unwrap_or(envoy.concurrency);
+/// Envoy's arguments. Plain Envoy reads no variables, so the kubelet expands them in the arguments.
+pub(super) fn arguments(context: PatchContext<'_>, image: &str) -> Result<Vec<String>, JsonError> {
+    let envoy = &context.settings.envoy;
+    let config = render_line(&bootstrap(&options(context, image)))?;
+    let concurrency = context.requested.concurrency.unwrap_or(envoy.concurrency);
     Ok(vec![
         "--config-yaml".to_owned(),
         expandable(&config),
@@ -225,44 +226,44 @@ pub(super) fn arguments(task: PatchContext<'_>, image: &str) -> Result<Vec<Strin
         envoy.log_level.clone(),
         "--concurrency".to_owned(),
         concurrency.to_string(),
-        // Its locks are the host's where a pod uses the host's network.
+        // Hot restart uses sockets in the network namespace, which pods with hostNetwork share.
         "--disable-hot-restart".to_owned(),
     ])
 }
 
-/// The text as the kubelet must read it to pass it on: what looks like a variable is none, but for ours.
+/// Escapes a text for the kubelet, which expands `$(NAME)` in arguments. Only [`EXPANDED`] stay unescaped.
 fn expandable(text: &str) -> String {
     EXPANDED.iter().fold(text.replace('$', "$$"), |text, name| {
         text.replace(&format!("$$({name})"), &format!("$({name})"))
     })
 }
 
-fn options(task: PatchContext<'_>, image: &str) -> BootstrapOptions {
-    let settings = task.settings;
+fn options(context: PatchContext<'_>, image: &str) -> BootstrapOptions {
+    let settings = context.settings;
     let envoy = &settings.envoy;
     let control_plane = &settings.control_plane;
-    let field = |name: &str| format!("$({name})");
+    let expanded = |name: &str| format!("$({name})");
     let by_reference = |address: &HostPort, name: &str| HostPort {
         host: if address.host.starts_with(REFERENCE) {
-            field(name)
+            expanded(name)
         } else {
             address.host.clone()
         },
         port: address.port,
     };
-    let rate = task.wishes.sampling_rate;
+    let rate = context.requested.sampling_rate;
     BootstrapOptions {
-        id: Some(task.member.id.clone()),
+        id: Some(context.member.id.clone()),
         metadata: [
-            ("pod", field(POD_NAME)),
-            ("namespace", field(POD_NAMESPACE)),
-            ("uid", field(POD_UID)),
+            ("pod", expanded(POD_NAME)),
+            ("namespace", expanded(POD_NAMESPACE)),
+            ("uid", expanded(POD_UID)),
             ("image", image.to_owned()),
-            ("injection", GENERATION.to_owned()),
+            ("injection", INJECTION_VERSION.to_owned()),
         ]
         .map(|(key, value)| (key.to_owned(), value))
         .into(),
-        zone: Some(field(ZONE)),
+        zone: Some(expanded(ZONE)),
         tls: control_plane.authority.clone().map(|pem| ControlPlaneTls {
             authority: Authority::Inline(pem),
             identity: None,
@@ -292,8 +293,8 @@ fn options(task: PatchContext<'_>, image: &str) -> BootstrapOptions {
                 sampling_rate: rate.unwrap_or(*sampling_rate),
             },
         }),
-        sds_socket: volumes::socket(task).map(str::to_owned),
-        ..BootstrapOptions::new(task.member.name.clone(), control_plane.xds.clone())
+        sds_socket: volumes::socket(context).map(str::to_owned),
+        ..BootstrapOptions::new(context.member.name.clone(), control_plane.xds.clone())
     }
 }
 
@@ -302,7 +303,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_our_variables_are_expanded() {
+    fn only_variables_of_evermesh_are_expanded() {
         assert_eq!(
             expandable("$(EVERMESH_POD_NAME) $(HOME) $x $$(y)"),
             "$(EVERMESH_POD_NAME) $$(HOME) $$x $$$$(y)"
