@@ -24,7 +24,7 @@ use std::process::ExitCode;
 use comparison::differences;
 use evermesh_golden::{GoldenCase, cases};
 use evermesh_injector::Decision;
-use fixture::Case;
+use fixture::{Case, take_bootstrap};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -33,9 +33,6 @@ const WHOLE_POD: &str = "pod/whole-pod";
 
 /// The case that shows the container `xray-daemon` in full.
 const XRAY_DAEMON: &str = "telemetry/xray";
-
-/// Stands for the bootstrap among Envoy's arguments.
-const BOOTSTRAP: &str = "…bootstrap…";
 
 /// A patch with everything that a snapshot shows of it.
 struct Patched {
@@ -107,9 +104,8 @@ fn outcome(case: &Case) -> Result<Patched, Value> {
     let again = case.patch(&pod).unwrap().unwrap();
     assert_eq!(json!(again.patch), json!([]), "a second patch is empty");
     let mut patch = json!(made.patch);
-    let mut bootstrap = None;
-    redact(&mut patch, &mut bootstrap);
-    redact(&mut pod, &mut bootstrap);
+    let bootstrap = take_bootstrap(&mut patch);
+    take_bootstrap(&mut pod);
     Ok(Patched {
         decision: format!("inject {}", member.id),
         warnings: made.warnings,
@@ -117,19 +113,6 @@ fn outcome(case: &Case) -> Result<Patched, Value> {
         pod,
         bootstrap,
     })
-}
-
-/// Takes the bootstrap out of a value.
-fn redact(value: &mut Value, found: &mut Option<Value>) {
-    match value {
-        Value::String(text) if text.starts_with(r#"{"admin""#) => {
-            *found = Some(serde_json::from_str(&text.replace("$$", "$")).unwrap());
-            *value = BOOTSTRAP.into();
-        }
-        Value::Array(values) => values.iter_mut().for_each(|it| redact(it, found)),
-        Value::Object(fields) => fields.values_mut().for_each(|it| redact(it, found)),
-        _ => {}
-    }
 }
 
 /// The operations of a patch. The variables of a container are added one by one and shown as one list.

@@ -1,15 +1,15 @@
-//! Whatever pod: the patch takes nothing away, patching twice is patching once, and what is put in fits the pod.
+//! Patches of random pods: nothing of the pod is lost, a second patch is empty, and the pauses fit the grace period.
 
 #![allow(clippy::unwrap_used)] // what fails here fails a test
 
 mod fixture;
 
 use fixture::Case;
-use proptest::prelude::*;
+use proptest::{prelude::*, test_runner::FileFailurePersistence};
 use serde_json::{Map, Value, json};
 
-/// What stands around the pod. The settings ask for everything that can be put into one.
-const AROUND: &str = "
+/// The other objects, and settings that add everything that can be added to a pod.
+const OTHERS: &str = "
 apiVersion: v1
 kind: Namespace
 metadata: {name: shop, labels: {appmesh.k8s.aws/sidecarInjectorWebhook: enabled}}
@@ -28,11 +28,11 @@ settings: {sds: /run/sds.sock, xray: 2000, fs_group: true, malformed: warn, ORDE
 ";
 
 fn case(kind: &str, order: &str, pod: &Value) -> Case {
-    let around = AROUND.replace("KIND", kind).replace("ORDER", order);
-    Case::read(&format!("{pod}\n---{around}"))
+    let others = OTHERS.replace("KIND", kind).replace("ORDER", order);
+    Case::read(&format!("{pod}\n---{others}"))
 }
 
-/// Any JSON, as a field that nobody knows.
+/// Any JSON, as a field that Evermesh does not know.
 fn anything() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
         Just(Value::Null),
@@ -67,23 +67,24 @@ fn container() -> impl Strategy<Value = Value> {
     );
     let fields = (name, variables, anything(), any::<[bool; 4]>());
     fields.prop_map(|(name, env, unknown, has)| {
-        let mut made = json!({ "name": name, "image": "x:1", "unknown": unknown });
+        let mut container = json!({ "name": name, "image": "x:1", "unknown": unknown });
         if has[0] {
-            made["env"] = env
+            container["env"] = env
                 .iter()
                 .map(|(name, value)| json!({ "name": name, "value": value }))
                 .collect();
         }
         if has[1] {
-            made["livenessProbe"] = json!({ "exec": { "command": ["curl", "x/server_info"] } });
+            container["livenessProbe"] =
+                json!({ "exec": { "command": ["curl", "x/server_info"] } });
         }
         if has[2] {
-            made["readinessProbe"] = json!({ "tcpSocket": { "port": 1 }, "unknown": 1 });
+            container["readinessProbe"] = json!({ "tcpSocket": { "port": 1 }, "unknown": 1 });
         }
         if has[3] {
-            made["volumeMounts"] = json!([{ "name": "v", "mountPath": "/run/sds.sock" }]);
+            container["volumeMounts"] = json!([{ "name": "v", "mountPath": "/run/sds.sock" }]);
         }
-        made
+        container
     })
 }
 
@@ -112,37 +113,37 @@ fn pod() -> impl Strategy<Value = Value> {
         any::<[bool; 5]>(),
     );
     fields.prop_map(|(containers, init, annotations, unknown, grace, has)| {
-        let mut made = json!({
+        let mut pod = json!({
             "apiVersion": "v1",
             "kind": "Pod",
             "metadata": { "namespace": "shop", "labels": { "app": "web" }, "unknown": unknown },
             "spec": { "containers": containers, "unknown": unknown },
         });
         if has[0] {
-            made["spec"]["initContainers"] = init.into();
+            pod["spec"]["initContainers"] = init.into();
         }
         if has[1] {
-            made["metadata"]["annotations"] = annotations
+            pod["metadata"]["annotations"] = annotations
                 .iter()
                 .map(|(key, value)| (format!("appmesh.k8s.aws/{key}"), json!(value)))
                 .collect::<Map<_, _>>()
                 .into();
         }
         if has[2] {
-            made["spec"]["volumes"] = json!([{ "name": "a", "unknown": unknown }]);
+            pod["spec"]["volumes"] = json!([{ "name": "a", "unknown": unknown }]);
         }
         if has[3] {
-            made["spec"]["securityContext"] = json!({ "unknown": unknown });
+            pod["spec"]["securityContext"] = json!({ "unknown": unknown });
         }
         if has[4] {
-            made["spec"]["terminationGracePeriodSeconds"] = grace.into();
+            pod["spec"]["terminationGracePeriodSeconds"] = grace.into();
         }
-        made
+        pod
     })
 }
 
-/// What the API server asks of a pause before a container ends: that the pod may take that long. None is ever zero,
-/// which older ones refuse.
+/// Whether the API server accepts every `preStop` pause: shorter than the grace period, and not zero, which older
+/// servers reject.
 fn pauses_fit(pod: &Value) -> bool {
     let grace = pod["spec"]["terminationGracePeriodSeconds"].as_i64();
     let grace = grace.unwrap_or(30);
@@ -154,13 +155,13 @@ fn pauses_fit(pod: &Value) -> bool {
         .all(|seconds| 0 < seconds && seconds < grace)
 }
 
-/// Whether all of `before` is in `after`. What the patch is there to set is looked at by the golden cases.
+/// Checks that all of `before` is in `after`. The fields that a patch may change are covered by the golden cases.
 fn survives(before: &Value, after: &Value, place: &str) -> Result<(), String> {
-    const OURS: [&str; 5] = ["image", "command", "args", "exec", "value"];
+    const PATCHED: [&str; 5] = ["image", "command", "args", "exec", "value"];
     match (before, after) {
         (Value::Object(before), Value::Object(after)) => {
             for (key, value) in before {
-                if OURS.contains(&key.as_str()) || key.starts_with("appmesh.k8s.aws/") {
+                if PATCHED.contains(&key.as_str()) || key.starts_with("appmesh.k8s.aws/") {
                     continue;
                 }
                 let found = after
@@ -170,7 +171,7 @@ fn survives(before: &Value, after: &Value, place: &str) -> Result<(), String> {
             }
             Ok(())
         }
-        // What is put in stands before, after or between; the rest keeps its order.
+        // A patch may add entries anywhere; the others keep their order.
         (Value::Array(before), Value::Array(after)) => {
             let mut after = after.iter();
             for value in before {
@@ -186,10 +187,14 @@ fn survives(before: &Value, after: &Value, place: &str) -> Result<(), String> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: 128,
+        failure_persistence: Some(Box::new(FileFailurePersistence::WithSource("proptest-regressions"))),
+        ..ProptestConfig::default()
+    })]
 
     #[test]
-    fn nothing_is_lost_and_twice_is_once(
+    fn patch_loses_nothing_and_a_second_patch_is_empty(
         pod in pod(),
         kind in prop::sample::select(vec!["VirtualNode", "VirtualGateway"]),
         order in prop::sample::select(vec!["prestop_delay: 5", "order: container"]),
