@@ -1,25 +1,25 @@
-//! Conditions in the status of an object.
+//! Conditions of a status, with the field names of the Kubernetes API conventions.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// One thing that is true of an object, or is not.
+/// One aspect of the observed state of an object.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Condition {
-    /// What it is about, such as `VirtualNodeActive`.
+    /// Type of the condition, such as `VirtualNodeActive`. Unique in the list.
     pub r#type: String,
-    /// `True`, `False` or `Unknown`.
+    /// Whether the condition holds: `True`, `False` or `Unknown`.
     pub status: String,
-    /// When `status` last became what it is.
+    /// Time of the last change of `status`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "date_time")]
     pub last_transition_time: Option<Time>,
-    /// Why, in one word that a program may compare.
+    /// Reason of the last change, as one CamelCase word for programs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// Why, in a sentence for a person.
+    /// Explanation for people.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
 }

@@ -1,11 +1,11 @@
-//! The custom resource definitions, brought from what the derive makes to what we want.
+//! Adjusts the custom resource definitions that the derive macro of kube generates.
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
     CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool,
 };
 
-/// A definition of a kind of App Mesh: its `spec` may be absent, and fields at the root of an object
-/// that the schema does not know are kept.
+/// Adjusts the definition of an App Mesh kind. As in App Mesh's own definitions, `spec` is optional and unknown fields at
+/// the root of an object are preserved.
 pub(crate) fn app_mesh(definition: CustomResourceDefinition) -> CustomResourceDefinition {
     with_root(definition, |root| {
         root.required = None;
@@ -13,7 +13,7 @@ pub(crate) fn app_mesh(definition: CustomResourceDefinition) -> CustomResourceDe
     })
 }
 
-/// A definition of a kind of our own.
+/// Adjusts the definition of a kind that only Evermesh has.
 pub(crate) fn extension(definition: CustomResourceDefinition) -> CustomResourceDefinition {
     with_root(definition, |_| {})
 }
@@ -35,9 +35,10 @@ fn with_root(
     definition
 }
 
-/// Takes out of a schema what only Rust needs. An absent field is absent, not null; an integer is one of
-/// 64 bits, limited by `minimum` and `maximum`, since Kubernetes knows no unsigned ones; and a
-/// description is one line.
+/// Removes from a schema what only Rust needs.
+///
+/// An optional field may be absent and not null. Integers have the format `int64` and the limits `minimum` and
+/// `maximum`, because Kubernetes has no unsigned formats. Descriptions have no line breaks.
 fn tidy(schema: &mut JSONSchemaProps) {
     schema.nullable = None;
     if let Some(values) = &mut schema.enum_ {

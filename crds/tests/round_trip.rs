@@ -1,5 +1,5 @@
-//! The types take every field that their schema has, and give it back.
-#![allow(clippy::unwrap_used)] // a test may panic, its helpers too
+//! The types deserialize every field of their schema, and serialize it unchanged.
+#![allow(clippy::unwrap_used)] // a test may panic, and so may its helpers
 
 use evermesh_crds::{extension, v1beta2};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
@@ -9,7 +9,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
 
 #[test]
-fn every_field_survives() {
+fn every_field_survives_a_round_trip() {
     check::<v1beta2::Mesh>("Mesh");
     check::<v1beta2::VirtualNode>("VirtualNode");
     check::<v1beta2::VirtualService>("VirtualService");
@@ -44,8 +44,8 @@ fn check<T: Serialize + DeserializeOwned>(kind: &str) {
     }
 }
 
-/// An object with all fields of the schema and one choice of its enumerations, or with the required
-/// fields only.
+/// An example for a schema: without a choice, the required fields only; else all fields, with the value of this index
+/// for each enumeration.
 fn example(schema: &JSONSchemaProps, choice: Option<usize>) -> Value {
     let required = |name: &String| schema.required.iter().flatten().any(|other| other == name);
     match schema.type_.as_deref().unwrap() {
@@ -64,7 +64,7 @@ fn example(schema: &JSONSchemaProps, choice: Option<usize>) -> Value {
         }
         "array" => {
             let Some(JSONSchemaPropsOrArray::Schema(items)) = &schema.items else {
-                panic!("a list has items");
+                panic!("an array schema without items");
             };
             json!([example(items, choice), example(items, choice)])
         }
@@ -83,6 +83,6 @@ fn example(schema: &JSONSchemaProps, choice: Option<usize>) -> Value {
             bound.map_or(7, |bound| bound as i64).into()
         }
         "boolean" => choice.is_some_and(|choice| choice % 2 == 0).into(),
-        other => panic!("no {other} in a schema"),
+        other => panic!("unexpected type `{other}` in a schema"),
     }
 }

@@ -1,11 +1,11 @@
-//! Every rule of `Route` accepts what it should and refuses the rest, with its message.
-#![allow(clippy::unwrap_used)] // a test may panic, its helpers too
+//! Each validation rule of `Route` accepts valid objects and refuses others with its message.
+#![allow(clippy::unwrap_used)] // a test may panic, and so may its helpers
 
 use evermesh_crds::extension::Route;
 use serde_json::{Value, json};
 
-/// What is refused, as `path: message`.
-fn refused(spec: &Value) -> Vec<String> {
+/// The violations of a spec, as `path: message`.
+fn violations(spec: &Value) -> Vec<String> {
     let route: Route = serde_json::from_value(json!({
         "apiVersion": "evermesh.dev/v1alpha1",
         "kind": "Route",
@@ -34,29 +34,29 @@ fn spec(kind: &str, matches: &Value, action: &Value) -> Value {
     })
 }
 
-/// Checks one rule on HTTP routes of both kinds.
+/// Checks one rule for the matches of `httpRoute` and `http2Route`.
 fn http(accepted: &[Value], denied: &[Value], message: &str) {
     for kind in ["httpRoute", "http2Route"] {
         matches(kind, accepted, denied, message);
     }
 }
 
-/// Checks one rule on the match of a kind of route.
+/// Checks one rule for the match of one kind of route.
 fn matches(kind: &str, accepted: &[Value], denied: &[Value], message: &str) {
     for matches in accepted {
         assert_eq!(
-            refused(&spec(kind, matches, &action())),
+            violations(&spec(kind, matches, &action())),
             [""; 0],
             "{matches}"
         );
     }
     for matches in denied {
-        let refused = refused(&spec(kind, matches, &action()));
-        assert_eq!(refused, [format!("spec.{kind}: {message}")], "{matches}");
+        let violations = violations(&spec(kind, matches, &action()));
+        assert_eq!(violations, [format!("spec.{kind}: {message}")], "{matches}");
     }
 }
 
-/// Checks one rule on the action of every kind of route.
+/// Checks one rule for the action of every kind of route.
 fn actions(accepted: &[Value], denied: &[Value], message: &str) {
     let kinds = [
         ("httpRoute", json!({ "prefix": "/" })),
@@ -67,31 +67,35 @@ fn actions(accepted: &[Value], denied: &[Value], message: &str) {
     for (kind, matches) in &kinds {
         for targets in accepted {
             let action = json!({ "weightedTargets": targets });
-            assert_eq!(refused(&spec(kind, matches, &action)), [""; 0], "{targets}");
+            assert_eq!(
+                violations(&spec(kind, matches, &action)),
+                [""; 0],
+                "{targets}"
+            );
         }
         for targets in denied {
             let action = json!({ "weightedTargets": targets });
-            let refused = refused(&spec(kind, matches, &action));
-            assert_eq!(refused, [format!("spec.{kind}: {message}")], "{targets}");
+            let violations = violations(&spec(kind, matches, &action));
+            assert_eq!(violations, [format!("spec.{kind}: {message}")], "{targets}");
         }
     }
 }
 
 #[test]
-fn exactly_one_kind_of_route() {
+fn exactly_one_kind_of_route_is_required() {
     let message = "spec: set exactly one of httpRoute, http2Route, grpcRoute and tcpRoute";
     let router = json!({ "virtualRouterRef": { "name": "color" } });
-    assert_eq!(refused(&router), [message]);
+    assert_eq!(violations(&router), [message]);
     let mut two = spec("httpRoute", &json!({ "prefix": "/" }), &action());
     two["tcpRoute"] = json!({ "action": action() });
-    assert_eq!(refused(&two), [message]);
+    assert_eq!(violations(&two), [message]);
     let tcp =
         json!({ "virtualRouterRef": { "name": "color" }, "tcpRoute": { "action": action() } });
-    assert_eq!(refused(&tcp), [""; 0]);
+    assert_eq!(violations(&tcp), [""; 0]);
 }
 
 #[test]
-fn prefix_or_path() {
+fn either_prefix_or_path_is_required() {
     http(
         &[
             json!({ "prefix": "/" }),
@@ -101,12 +105,12 @@ fn prefix_or_path() {
             json!({}),
             json!({ "prefix": "/", "path": { "exact": "/a" } }),
         ],
-        "set exactly one of match.prefix and match.path; match.prefix / takes every path",
+        "set exactly one of match.prefix and match.path; match.prefix `/` matches every path",
     );
 }
 
 #[test]
-fn path_exact_or_regex() {
+fn path_is_either_exact_or_regex() {
     http(
         &[
             json!({ "path": { "exact": "/a" } }),
@@ -130,7 +134,7 @@ fn prefix_starts_with_a_slash() {
 }
 
 #[test]
-fn one_way_to_compare_a_header() {
+fn header_has_one_way_to_match() {
     let header =
         |value: Value| json!({ "prefix": "/", "headers": [{ "name": "x", "match": value }] });
     http(
@@ -148,7 +152,7 @@ fn one_way_to_compare_a_header() {
 }
 
 #[test]
-fn ranges_of_headers_are_not_empty() {
+fn header_range_is_not_empty() {
     let range = |start: i64, end: i64| {
         let range = json!({ "range": { "start": start, "end": end } });
         json!({ "prefix": "/", "headers": [{ "name": "x", "match": range }] })
@@ -156,12 +160,12 @@ fn ranges_of_headers_are_not_empty() {
     http(
         &[range(-2, -1)],
         &[range(1, 1), range(2, 1)],
-        "let range.start be below range.end in each of match.headers; end itself does not fit",
+        "set range.start below range.end in each of match.headers; the range does not include end",
     );
 }
 
 #[test]
-fn one_way_to_compare_metadata() {
+fn metadata_has_one_way_to_match() {
     let metadata = |value: Value| json!({ "metadata": [{ "name": "x", "match": value }] });
     matches(
         "grpcRoute",
@@ -178,7 +182,7 @@ fn one_way_to_compare_metadata() {
 }
 
 #[test]
-fn ranges_of_metadata_are_not_empty() {
+fn metadata_range_is_not_empty() {
     let range = |start: i64, end: i64| {
         let range = json!({ "range": { "start": start, "end": end } });
         json!({ "metadata": [{ "name": "x", "match": range }] })
@@ -187,12 +191,12 @@ fn ranges_of_metadata_are_not_empty() {
         "grpcRoute",
         &[range(0, 1)],
         &[range(1, 1)],
-        "let range.start be below range.end in each of match.metadata; end itself does not fit",
+        "set range.start below range.end in each of match.metadata; the range does not include end",
     );
 }
 
 #[test]
-fn a_method_needs_its_service() {
+fn method_requires_service() {
     matches(
         "grpcRoute",
         &[
@@ -200,12 +204,12 @@ fn a_method_needs_its_service() {
             json!({ "serviceName": "a.B", "methodName": "c" }),
         ],
         &[json!({ "methodName": "c" })],
-        "set match.serviceName too: match.methodName is a method of that service",
+        "match.methodName requires match.serviceName: set the service of the method",
     );
 }
 
 #[test]
-fn a_target_has_one_name() {
+fn target_has_exactly_one_reference() {
     let arn = "arn:aws:appmesh:eu-west-1:111122223333:mesh/m/virtualNode/blue";
     actions(
         &[json!([{ "virtualNodeARN": arn, "weight": 1 }])],
@@ -218,7 +222,7 @@ fn a_target_has_one_name() {
 }
 
 #[test]
-fn some_target_has_weight() {
+fn weights_do_not_sum_to_zero() {
     let target = |weight: u32| json!({ "virtualNodeRef": { "name": "blue" }, "weight": weight });
     actions(
         &[json!([target(0), target(100)])],

@@ -1,5 +1,5 @@
-//! The schemas of App Mesh's kinds hold exactly the recorded leaves, and nothing else besides.
-#![allow(clippy::unwrap_used)] // a test may panic, its helpers too
+//! The schemas of App Mesh's kinds have exactly the leaves that are recorded in `testdata/leaves.tsv`.
+#![allow(clippy::unwrap_used)] // a test may panic, and so may its helpers
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,11 +7,11 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
     CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool,
 };
 
-/// What is said of a leaf, by kind and path.
+/// Type, required mark and limits of each leaf, by kind and path.
 type Leaves = BTreeMap<String, String>;
 
 #[test]
-fn leaves_are_those_of_app_mesh() {
+fn leaves_equal_those_of_app_mesh() {
     let recorded = recorded();
     assert_eq!(recorded.len(), 433);
     let generated: Leaves = app_mesh()
@@ -35,20 +35,26 @@ fn leaves_are_those_of_app_mesh() {
 }
 
 #[test]
-fn app_mesh_knows_no_default_no_rule_and_no_null() {
+fn app_mesh_schemas_have_no_defaults_rules_or_nulls() {
     for definition in app_mesh() {
         let kind = &definition.spec.names.kind;
         each(kind, root(&definition), &mut |path, schema| {
             assert!(schema.default.is_none(), "{path} has a default");
-            assert!(schema.x_kubernetes_validations.is_none(), "{path}: rule");
+            assert!(
+                schema.x_kubernetes_validations.is_none(),
+                "{path} has a validation rule"
+            );
             assert!(schema.nullable.is_none(), "{path} is nullable");
             let is_root = path == kind;
             assert_eq!(
                 schema.x_kubernetes_preserve_unknown_fields,
                 is_root.then_some(true),
-                "{path}: unknown fields are kept at the root, and only there"
+                "{path}: unknown fields must be preserved at the root, and nowhere else"
             );
-            assert!(!is_root || schema.required.is_none(), "{path}: required");
+            assert!(
+                !is_root || schema.required.is_none(),
+                "{path}: a field of the root is required"
+            );
         });
     }
 }
@@ -84,14 +90,15 @@ fn every_field_is_described() {
     }
 }
 
-/// A type's description replaces that of an optional field which holds an enumeration.
+/// Without an empty description of the type, schemars replaces the description of an optional field by that of its
+/// enumeration.
 #[test]
-fn optional_enumerations_keep_the_description_of_their_field() {
+fn optional_enumerations_keep_the_description_of_the_field() {
     let mesh = find("Mesh");
     let discovery = &properties(&properties(root(&mesh))["spec"])["meshServiceDiscovery"];
     assert_eq!(
         properties(discovery)["ipPreference"].description.as_deref(),
-        Some("The only IP family that is used. Default: both.")
+        Some("The only IP family to use: `IPv4_ONLY` or `IPv6_ONLY`. Default: both.")
     );
     for definition in evermesh_crds::all() {
         let kind = &definition.spec.names.kind;
@@ -101,8 +108,8 @@ fn optional_enumerations_keep_the_description_of_their_field() {
                 let optional = !schema.required.iter().flatten().any(|other| other == name);
                 assert!(
                     field.enum_.is_none() || !optional || {
-                        let words = field.description.as_deref().unwrap();
-                        words.contains("Default: ")
+                        let description = field.description.as_deref().unwrap();
+                        description.contains("Default: ")
                     },
                     "{path}.{name}"
                 );
@@ -112,13 +119,13 @@ fn optional_enumerations_keep_the_description_of_their_field() {
 }
 
 #[test]
-fn names_scope_and_columns() {
+fn names_scopes_and_columns_are_stable() {
     let facts: Vec<String> = evermesh_crds::all()
         .iter()
         .map(|definition| {
             let spec = &definition.spec;
             let [version] = spec.versions.as_slice() else {
-                panic!("{} has several versions", spec.names.kind);
+                panic!("{} does not have exactly one version", spec.names.kind);
             };
             assert!(version.served && version.storage);
             assert!(version.subresources.as_ref().unwrap().status.is_some());
@@ -176,13 +183,13 @@ fn names_scope_and_columns() {
     );
 }
 
-/// An inline route and a `Route` are the same but for `name` and `virtualRouterRef`.
+/// An inline route and a `Route` object have the same fields, except `name` and `virtualRouterRef`.
 #[test]
-fn route_has_the_shape_of_an_inline_route() {
+fn route_has_the_fields_of_an_inline_route() {
     let router = find("VirtualRouter");
     let inline = &properties(&properties(root(&router))["spec"])["routes"];
     let Some(JSONSchemaPropsOrArray::Schema(inline)) = &inline.items else {
-        panic!("routes have items");
+        panic!("the schema of routes has no items");
     };
     let route = find("Route");
     let own = &properties(root(&route))["spec"];
@@ -223,14 +230,14 @@ fn recorded() -> Leaves {
         .filter(|line| !line.starts_with('#'))
         .map(|line| {
             let [kind, path, what @ ..] = &line.split('\t').collect::<Vec<_>>()[..] else {
-                panic!("no leaf: {line}");
+                panic!("not a record of a leaf: {line}");
             };
             (format!("{kind}{path}"), what.join(" "))
         })
         .collect()
 }
 
-/// All leaves below a schema, written as in the record.
+/// All leaves of a schema, in the form of the record.
 fn leaves(at: &str, schema: &JSONSchemaProps) -> Leaves {
     let mut leaves = Leaves::new();
     collect(at, schema, false, &mut leaves);
@@ -308,7 +315,7 @@ fn limits(schema: &JSONSchemaProps) -> String {
     limits.join(", ")
 }
 
-/// Visits every schema below this one, and this one.
+/// Visits the schema and all schemas inside it.
 fn each(at: &str, schema: &JSONSchemaProps, visit: &mut impl FnMut(&str, &JSONSchemaProps)) {
     visit(at, schema);
     for (step, child) in children(schema) {

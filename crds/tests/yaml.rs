@@ -1,6 +1,7 @@
-//! The committed YAML, also that in the Helm chart, is what the types generate. With
-//! `UPDATE_CRDS=1` in the environment the test writes it anew.
-#![allow(clippy::unwrap_used)] // a test may panic, its helpers too
+//! The committed YAML of the definitions, in `crds/yaml` and in the Helm chart, equals the definitions of the types.
+//!
+//! `UPDATE_CRDS=1 cargo test -p evermesh-crds --test yaml` writes both copies.
+#![allow(clippy::unwrap_used)] // a test may panic, and so may its helpers
 
 use std::{collections::BTreeSet, fs, path::Path};
 
@@ -11,9 +12,9 @@ fn committed_yaml_is_current() {
     assert_current("yaml");
 }
 
-/// A copy, as Helm packages no links.
+/// The chart contains a copy, because Helm does not package symbolic links.
 #[test]
-fn the_charts_yaml_is_current() {
+fn yaml_of_the_chart_is_current() {
     assert_current("../deploy/chart/evermesh/crds");
 }
 
@@ -31,7 +32,8 @@ fn assert_current(folder: &str) {
         let committed = fs::read_to_string(&path).unwrap_or_default();
         assert!(
             committed == yaml,
-            "{file} is out of date: UPDATE_CRDS=1 cargo test -p evermesh-crds"
+            "{} does not equal the definition of the type; run `UPDATE_CRDS=1 cargo test -p evermesh-crds --test yaml`",
+            path.display()
         );
         expected.insert(file);
     }

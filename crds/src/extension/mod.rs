@@ -1,6 +1,6 @@
-//! Kinds that App Mesh never had, group `evermesh.dev/v1alpha1`.
+//! Kinds of the group `evermesh.dev/v1alpha1`, which App Mesh does not have.
 
-#[allow(unreachable_pub)] // the schema's derive copies the struct into a function, `pub` and all
+#[allow(unreachable_pub)] // the derive for the schema copies the `pub` struct into a function
 pub mod route;
 mod rules;
 

@@ -1,9 +1,9 @@
-//! The rules of `Route` in CEL: what an API server refuses and what a file is checked for, written once.
-//! Each message says what to do.
+//! Validation rules of `Route` in CEL. The API server evaluates them at admission, and Evermesh evaluates the same rules
+//! for files. Each message says what to do.
 
 use kube::core::{Message, Rule};
 
-/// On the spec: one kind of route.
+/// For the spec: exactly one kind of route.
 pub(super) fn one_kind() -> Rule {
     Rule::new(
         "[has(self.httpRoute), has(self.http2Route), has(self.grpcRoute), has(self.tcpRoute)].filter(set, set).size() == 1",
@@ -11,51 +11,52 @@ pub(super) fn one_kind() -> Rule {
     .message("set exactly one of httpRoute, http2Route, grpcRoute and tcpRoute")
 }
 
-/// On an HTTP route: a prefix or a path.
+/// For HTTP routes: either a prefix or a path.
 pub(super) fn one_path() -> Rule {
-    Rule::new("has(self.match.prefix) != has(self.match.path)")
-        .message("set exactly one of match.prefix and match.path; match.prefix / takes every path")
+    Rule::new("has(self.match.prefix) != has(self.match.path)").message(
+        "set exactly one of match.prefix and match.path; match.prefix `/` matches every path",
+    )
 }
 
-/// On an HTTP route: how a path is compared.
+/// For HTTP routes: exactly one way to match the path.
 pub(super) fn one_path_method() -> Rule {
     Rule::new("!has(self.match.path) || has(self.match.path.exact) != has(self.match.path.regex)")
         .message("set exactly one of match.path.exact and match.path.regex")
 }
 
-/// On an HTTP route: a prefix is a path.
+/// For HTTP routes: a prefix begins with a slash.
 pub(super) fn prefix_is_path() -> Rule {
     Rule::new("!has(self.match.prefix) || self.match.prefix.startsWith('/')")
         .message("start match.prefix with a slash")
 }
 
-/// On an HTTP route: how headers are compared.
+/// For HTTP routes: at most one way to match a header.
 pub(super) fn one_header_method() -> Rule {
     one_method("headers")
 }
 
-/// On an HTTP route: ranges of headers.
+/// For HTTP routes: ranges of header values are not empty.
 pub(super) fn header_range() -> Rule {
     range("headers")
 }
 
-/// On a gRPC route: how metadata is compared.
+/// For gRPC routes: at most one way to match metadata.
 pub(super) fn one_metadata_method() -> Rule {
     one_method("metadata")
 }
 
-/// On a gRPC route: ranges of metadata.
+/// For gRPC routes: ranges of metadata values are not empty.
 pub(super) fn metadata_range() -> Rule {
     range("metadata")
 }
 
-/// On a gRPC route: a method belongs to a service.
+/// For gRPC routes: a method requires its service.
 pub(super) fn method_of_service() -> Rule {
     Rule::new("!has(self.match.methodName) || has(self.match.serviceName)")
-        .message("set match.serviceName too: match.methodName is a method of that service")
+        .message("match.methodName requires match.serviceName: set the service of the method")
 }
 
-/// On any kind of route: who the targets are.
+/// For all routes: each target has exactly one reference.
 pub(super) fn one_target_name() -> Rule {
     Rule::new(
         "self.action.weightedTargets.all(target, has(target.virtualNodeRef) != has(target.virtualNodeARN))",
@@ -63,7 +64,7 @@ pub(super) fn one_target_name() -> Rule {
     .message("set exactly one of virtualNodeRef and virtualNodeARN in each of action.weightedTargets")
 }
 
-/// On any kind of route: somebody gets the traffic.
+/// For all routes: the weights do not sum to zero.
 pub(super) fn some_weight() -> Rule {
     Rule::new("self.action.weightedTargets.exists(target, target.weight > 0)")
         .message("give at least one of action.weightedTargets a weight above 0")
@@ -83,6 +84,6 @@ fn range(list: &str) -> Rule {
         "!has(self.match.{list}) || self.match.{list}.all(entry, !has(entry.match) || !has(entry.match.range) || entry.match.range.start < entry.match.range.end)"
     ))
     .message(Message::Message(format!(
-        "let range.start be below range.end in each of match.{list}; end itself does not fit"
+        "set range.start below range.end in each of match.{list}; the range does not include end"
     )))
 }

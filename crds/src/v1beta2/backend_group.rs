@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{MeshReference, Reference};
 
-/// The members of the group.
+/// The virtual services of the group.
 #[derive(
     CustomResource, Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema,
 )]
@@ -19,18 +19,18 @@ use super::{MeshReference, Reference};
     category = "all",
     status = "BackendGroupStatus",
     derive = "PartialEq",
-    doc = "A set of virtual services that virtual nodes list as backends all at once."
+    doc = "A list of virtual services that virtual nodes can name together as backends. Not supported yet: virtual nodes are served without the backends of their groups."
 )]
 pub struct BackendGroupSpec {
-    /// The virtual services of the group. Without a namespace, one in the namespace of the virtual node
-    /// that lists the group is meant.
+    /// Virtual services of the group. The default of their `namespace` is the namespace of the virtual node that names
+    /// the group.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub virtualservices: Option<Vec<Reference>>,
-    /// The mesh that the group belongs to. Filled in when it is created; leave it out.
+    /// The mesh of the group. Set by admission at creation; do not set it. Immutable.
     #[serde(rename = "meshRef", skip_serializing_if = "Option::is_none")]
     pub mesh_ref: Option<MeshReference>,
 }
 
-/// What became of the group: nothing to tell.
+/// Observed state of the group; empty.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct BackendGroupStatus {}

@@ -1,15 +1,15 @@
-//! Values that several kinds share: durations, references, ports, matchers, access logs.
+//! Types that several kinds share: durations, references, ports, matches, access logs.
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
-/// A length of time. Zero switches a timeout off.
+/// A duration. Zero disables a timeout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Duration {
-    /// The unit of `value`: `s` for seconds, `ms` for milliseconds.
+    /// Unit of `value`: `s` (seconds) or `ms` (milliseconds).
     pub unit: DurationUnit,
-    /// How many of the unit.
+    /// Number of units; at least 0.
     #[schemars(range(min = 0))]
     pub value: u64,
 }
@@ -26,120 +26,121 @@ impl From<Duration> for std::time::Duration {
 /// The unit of a duration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum DurationUnit {
-    /// Seconds
+    /// Seconds (`s`).
     #[serde(rename = "s")]
     Seconds,
-    /// Milliseconds
+    /// Milliseconds (`ms`).
     #[serde(rename = "ms")]
     Milliseconds,
 }
 
-/// The name of an object of a kind that the field tells.
+/// A reference to an object. The field determines its kind.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Reference {
-    /// The object's `metadata.name`.
+    /// `metadata.name` of the object.
     pub name: String,
-    /// The object's namespace. Default: the namespace of the object that refers to it.
+    /// Namespace of the object. Default: the namespace of the object that contains the reference.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub namespace: Option<String>,
 }
 
-/// The mesh that an object belongs to.
+/// A reference to the mesh of an object.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct MeshReference {
-    /// The mesh's `metadata.name`.
+    /// `metadata.name` of the mesh.
     pub name: String,
-    /// The mesh's `metadata.uid`: a mesh deleted and made again under its name is another mesh.
+    /// `metadata.uid` of the mesh. A mesh that was deleted and created again under the same name is another mesh.
     pub uid: String,
 }
 
-/// The virtual gateway that a gateway route is attached to.
+/// A reference to the virtual gateway of a gateway route.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct VirtualGatewayReference {
-    /// The virtual gateway's `metadata.name`.
+    /// `metadata.name` of the virtual gateway.
     pub name: String,
-    /// The virtual gateway's namespace. Default: the namespace of the gateway route.
+    /// Namespace of the virtual gateway. Default: the namespace of the gateway route.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub namespace: Option<String>,
-    /// The virtual gateway's `metadata.uid`.
+    /// `metadata.uid` of the virtual gateway.
     pub uid: String,
 }
 
-/// What a listener speaks.
+/// The protocol of a listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum PortProtocol {
-    /// gRPC over HTTP/2
+    /// gRPC over HTTP/2.
     Grpc,
-    /// HTTP/1.1
+    /// HTTP/1.1.
     Http,
-    /// HTTP/2 with prior knowledge
+    /// HTTP/2 with prior knowledge.
     Http2,
-    /// Bytes over TCP
+    /// TCP connections with any protocol.
     Tcp,
 }
 
-/// A port and what is spoken on it.
+/// A port and its protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PortMapping {
-    /// The port, from 1 to 65535.
+    /// Port number, 1 to 65535.
     #[schemars(range(min = 1, max = 65535))]
     pub port: u16,
-    /// What is spoken on it.
+    /// Protocol of the port: `http` (HTTP/1.1), `http2`, `grpc` or `tcp`.
     pub protocol: PortProtocol,
 }
 
-/// A match of one header, or of one entry of gRPC metadata.
+/// A match of one header or of one entry of gRPC metadata.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct HeaderMatch {
-    /// The header's name, compared without case; 1 to 50 characters.
+    /// Name of the header, case-insensitive; 1 to 50 characters.
     #[schemars(length(min = 1, max = 50))]
     pub name: String,
-    /// What the value must be. Default: any value, as long as the header is there.
+    /// Match of the value. Default: the header exists, with any value.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub r#match: Option<HeaderMatchMethod>,
-    /// Turns the match round: with `true`, a request without such a header fits. Default: `false`.
+    /// Whether to invert the match. With `true`, requests match whose header does not match or is absent.
+    /// Default: `false`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub invert: Option<bool>,
 }
 
-/// What a header's value must be: exactly one of the fields.
+/// A match of a header value. Exactly one field is required.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct HeaderMatchMethod {
-    /// The whole value; 1 to 255 characters.
+    /// The value; 1 to 255 characters.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 255))]
     pub exact: Option<String>,
-    /// The beginning of the value; 1 to 255 characters.
+    /// Prefix of the value; 1 to 255 characters.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 255))]
     pub prefix: Option<String>,
-    /// An integer within a range.
+    /// Range for a value that is an integer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub range: Option<MatchRange>,
-    /// An RE2 expression that the whole value fits; 1 to 255 characters.
+    /// Regular expression in RE2 syntax that has to match the whole value; 1 to 255 characters.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 255))]
     pub regex: Option<String>,
-    /// The end of the value; 1 to 255 characters.
+    /// Suffix of the value; 1 to 255 characters.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 255))]
     pub suffix: Option<String>,
 }
 
-/// A range of integers.
+/// A half-open range of integers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct MatchRange {
-    /// The first integer that fits.
+    /// Start of the range, inclusive.
     pub start: i64,
-    /// The first integer after `start` that does not fit any more.
+    /// End of the range, exclusive; above `start`.
     pub end: i64,
 }
 
@@ -147,41 +148,41 @@ pub struct MatchRange {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct QueryParameter {
-    /// The parameter's name.
+    /// Name of the query parameter.
     pub name: String,
-    /// What the value must be. Default: any value, as long as the parameter is there.
+    /// Match of the value. Default: the parameter exists, with any value.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub r#match: Option<QueryMatchMethod>,
 }
 
-/// What a query parameter's value must be.
+/// A match of the value of a query parameter.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct QueryMatchMethod {
-    /// The whole value.
+    /// The value.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub exact: Option<String>,
 }
 
-/// A match of the whole path, without the query string: exactly one of the fields.
+/// A match of the whole path, without the query string. Exactly one field is required.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct HttpPathMatch {
-    /// The path itself; 1 to 255 characters.
+    /// The path; 1 to 255 characters.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 255))]
     pub exact: Option<String>,
-    /// An RE2 expression that the whole path fits; 1 to 255 characters.
+    /// Regular expression in RE2 syntax that has to match the whole path; 1 to 255 characters.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 255))]
     pub regex: Option<String>,
 }
 
-/// An HTTP method.
+/// An HTTP request method.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[schemars(description = "")] // it would replace that of an optional field
+#[schemars(description = "")] // else it replaces the description of an optional field
 #[serde(rename_all = "UPPERCASE")]
-#[allow(missing_docs)] // RFC 9110 says what they are
+#[allow(missing_docs)] // defined by RFC 9110 and RFC 5789
 pub enum HttpMethod {
     Connect,
     Delete,
@@ -194,85 +195,85 @@ pub enum HttpMethod {
     Trace,
 }
 
-/// What an Envoy writes down.
+/// Logging of a proxy.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Logging {
-    /// The access log, of what comes in and of what goes out. Default: none is written.
+    /// Access log of inbound and outbound traffic. Default: no access log.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub access_log: Option<AccessLog>,
 }
 
-/// Where the access log goes.
+/// The destination of the access log.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct AccessLog {
-    /// To a file.
+    /// A file in the container of the proxy.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub file: Option<FileAccessLog>,
 }
 
-/// An access log in a file.
+/// An access log that is written to a file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct FileAccessLog {
-    /// The file in Envoy's container, such as `/dev/stdout`; its directory must exist. 1 to 255 characters.
+    /// Path of the file in the container of the proxy, such as `/dev/stdout`; 1 to 255 characters. The directory must
+    /// exist.
     #[schemars(length(min = 1, max = 255))]
     pub path: String,
-    /// What a line looks like. Default: Envoy's own format.
+    /// Format of a line. Default: the default format of Envoy.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub format: Option<LoggingFormat>,
 }
 
-/// What a line of an access log looks like: exactly one of the fields. Envoy's command operators, such
-/// as `%RESPONSE_CODE%`, work in both.
+/// The format of a line of the access log. Exactly one field is required. Both may contain Envoy's command operators,
+/// such as `%RESPONSE_CODE%`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct LoggingFormat {
-    /// A JSON object with these fields.
+    /// Fields of a JSON object.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub json: Option<Vec<JsonField>>,
-    /// Plain text; give it a line break at its end.
+    /// Text of the line, including the line break at its end.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub text: Option<String>,
 }
 
-/// A field of a line in JSON.
+/// A field of a JSON access log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct JsonField {
-    /// The field's name; not empty.
+    /// Name of the field; at least 1 character.
     #[schemars(length(min = 1))]
     pub key: String,
-    /// The field's value; not empty.
+    /// Value of the field, usually a command operator; at least 1 character.
     #[schemars(length(min = 1))]
     pub value: String,
 }
 
-/// The schema of a label selector. The type is Kubernetes' own and brings no schema to this version of
-/// schemars.
+/// The schema of a label selector. The type of k8s-openapi does not implement `JsonSchema` of this schemars version.
 pub(crate) fn label_selector(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
         "type": "object",
         "x-kubernetes-map-type": "atomic",
         "properties": {
             "matchExpressions": {
-                "description": "Conditions on labels; all of them must hold.",
+                "description": "Requirements on labels. All of them must be met.",
                 "type": "array",
                 "items": {
                     "type": "object",
                     "required": ["key", "operator"],
                     "properties": {
                         "key": {
-                            "description": "The label's name.",
+                            "description": "Name of the label.",
                             "type": "string"
                         },
                         "operator": {
-                            "description": "`In`, `NotIn`, `Exists` or `DoesNotExist`.",
+                            "description": "Relation of the label to `values`: `In`, `NotIn`, `Exists` or `DoesNotExist`.",
                             "type": "string"
                         },
                         "values": {
-                            "description": "The values for `In` and `NotIn`; empty for the other two.",
+                            "description": "Values for `In` and `NotIn`. Must be empty for `Exists` and `DoesNotExist`.",
                             "type": "array",
                             "items": { "type": "string" }
                         }
@@ -280,7 +281,7 @@ pub(crate) fn label_selector(_: &mut SchemaGenerator) -> Schema {
                 }
             },
             "matchLabels": {
-                "description": "Labels and their values; all of them must be there.",
+                "description": "Labels with their values. All of them must be present.",
                 "type": "object",
                 "additionalProperties": { "type": "string" }
             }

@@ -1,4 +1,4 @@
-//! `GatewayRoute`: from a virtual gateway to a virtual service.
+//! `GatewayRoute`: a route from a virtual gateway to a virtual service.
 
 use kube::CustomResource;
 use schemars::JsonSchema;
@@ -10,7 +10,8 @@ use super::{
 };
 use crate::condition::Condition;
 
-/// Which requests it takes and where they go: exactly one of `httpRoute`, `http2Route` and `grpcRoute`.
+/// The requests that the route applies to, and their target. Exactly one of `httpRoute`, `http2Route` and `grpcRoute` is
+/// required.
 #[derive(
     CustomResource, Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema,
 )]
@@ -24,18 +25,18 @@ use crate::condition::Condition;
     category = "all",
     status = "GatewayRouteStatus",
     derive = "PartialEq",
-    doc = "Leads requests that arrive at a virtual gateway to a virtual service.",
+    doc = "Routes requests from a virtual gateway to a virtual service.",
     printcolumn(
         name = "PROGRAMMED",
         type_ = "string",
         json_path = r#".status.conditions[?(@.type=="Programmed")].status"#,
-        description = "Whether every connected proxy concerned has accepted it"
+        description = "Whether every connected proxy concerned has accepted the newest generation"
     ),
     printcolumn(
         name = "ARN",
         type_ = "string",
         json_path = ".status.gatewayRouteARN",
-        description = "The gateway route's AWS name as an ARN"
+        description = "ARN of the gateway route"
     ),
     printcolumn(
         name = "AGE",
@@ -44,240 +45,243 @@ use crate::condition::Condition;
     )
 )]
 pub struct GatewayRouteSpec {
-    /// The route's name in ARNs. Default: `name_namespace` of the object. Cannot be changed.
+    /// Name of the gateway route in ARNs. Default: `NAME_NAMESPACE` of the object. Immutable.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub aws_name: Option<String>,
-    /// When the route is tried, from 0 (first) to 1000. Default: after all routes that have a priority.
-    /// Among equals the longest prefix wins.
+    /// Precedence of the route: 0 to 1000, lower values are tried first. Of routes with equal priority, the longest prefix
+    /// is tried first. Default: after all routes with a priority.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 1000))]
     pub priority: Option<u32>,
-    /// A route for HTTP/1.1 requests.
+    /// Match and action for HTTP/1.1 requests.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub http_route: Option<HttpGatewayRoute>,
-    /// A route for HTTP/2 requests.
+    /// Match and action for HTTP/2 requests.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub http2_route: Option<HttpGatewayRoute>,
-    /// A route for gRPC calls.
+    /// Match and action for gRPC calls.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub grpc_route: Option<GrpcGatewayRoute>,
-    /// The gateway that the route is attached to. Filled in when it is created; leave it out.
+    /// The virtual gateway of the route. Set by admission at creation; do not set it. Immutable.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub virtual_gateway_ref: Option<VirtualGatewayReference>,
-    /// The mesh that the route belongs to. Filled in when it is created; leave it out.
+    /// The mesh of the gateway route. Set by admission at creation; do not set it. Immutable.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mesh_ref: Option<MeshReference>,
 }
 
-/// A route for HTTP requests.
+/// Match and action for HTTP requests.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct HttpGatewayRoute {
-    /// Which requests it takes: those that fit all of it.
+    /// Requests that the route applies to. All given fields must match.
     pub r#match: HttpGatewayRouteMatch,
-    /// Where they go, and how they are changed on the way.
+    /// Target of the route, and rewrites of the request.
     pub action: HttpGatewayRouteAction,
 }
 
-/// Which HTTP requests a route takes. One of `prefix`, `path` and `hostname` is needed; `prefix` and
+/// The HTTP requests that a route applies to. At least one of `prefix`, `path` and `hostname` is required; `prefix` and
 /// `path` exclude each other.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct HttpGatewayRouteMatch {
-    /// The beginning of the path; starts with `/`.
+    /// Prefix of the path; begins with `/`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prefix: Option<String>,
-    /// The whole path.
+    /// Match of the whole path.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path: Option<HttpPathMatch>,
-    /// The host name that was called. Default: any.
+    /// Host name of the request. Default: any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hostname: Option<GatewayRouteHostnameMatch>,
-    /// The method. Default: any.
+    /// Request method. Default: any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub method: Option<HttpMethod>,
-    /// Headers, 1 to 10; all of them must fit.
+    /// Headers, 1 to 10 entries. All of them must match.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 10))]
     pub headers: Option<Vec<HeaderMatch>>,
-    /// Query parameters, 1 to 10; all of them must fit.
+    /// Query parameters, 1 to 10 entries. All of them must match.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 10))]
     pub query_parameters: Option<Vec<QueryParameter>>,
-    /// The port of the gateway that was called. Default: any.
+    /// Port of the gateway on which the request arrives. Default: any.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]
     pub port: Option<u64>,
 }
 
-/// A match of the host name, its port left aside: exactly one of the fields.
+/// A match of the host name, without its port. Exactly one field is required.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct GatewayRouteHostnameMatch {
-    /// The whole name; 1 to 253 characters.
+    /// The host name; 1 to 253 characters.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub exact: Option<String>,
-    /// The end of the name, such as `.example.com`; 1 to 253 characters.
+    /// Suffix of the host name, such as `.example.com`; 1 to 253 characters.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub suffix: Option<String>,
 }
 
-/// Where HTTP requests go, and how they are changed on the way.
+/// The target of HTTP requests, and their rewrites.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct HttpGatewayRouteAction {
-    /// Where they go.
+    /// Target of the route.
     pub target: GatewayRouteTarget,
-    /// How they are changed. Default: the host name becomes the target's, and the matched prefix `/`.
+    /// Rewrites of the request. Default: the host name is replaced by the name of the virtual service, and a matched
+    /// prefix by `/`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rewrite: Option<HttpGatewayRouteRewrite>,
 }
 
-/// Where a gateway route leads.
+/// The target of a gateway route.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct GatewayRouteTarget {
-    /// A virtual service of the same mesh.
+    /// The virtual service; it must belong to the same mesh.
     pub virtual_service: GatewayRouteVirtualService,
-    /// The port of the virtual service; needed when it has several. Default: its only one.
+    /// Port of the virtual service. Required if the service has several ports. Default: its only port.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]
     pub port: Option<u64>,
 }
 
-/// The virtual service that a gateway route leads to: exactly one of the fields.
+/// The virtual service that a gateway route targets. Exactly one field is required.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct GatewayRouteVirtualService {
-    /// The virtual service's object.
+    /// Reference to the virtual service.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub virtual_service_ref: Option<Reference>,
-    /// The virtual service's ARN.
+    /// ARN of the virtual service, instead of `virtualServiceRef`. Region and account are ignored.
     #[serde(rename = "virtualServiceARN", skip_serializing_if = "Option::is_none")]
     pub virtual_service_arn: Option<String>,
 }
 
-/// How HTTP requests are changed. `prefix` and `path` exclude each other.
+/// Rewrites of HTTP requests. `prefix` and `path` exclude each other.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct HttpGatewayRouteRewrite {
-    /// What becomes of the host name.
+    /// Rewrite of the host name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hostname: Option<GatewayRouteHostnameRewrite>,
-    /// What becomes of the prefix that matched.
+    /// Rewrite of the matched prefix.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prefix: Option<HttpGatewayRoutePrefixRewrite>,
-    /// What becomes of the whole path.
+    /// Rewrite of the whole path.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path: Option<HttpGatewayRoutePathRewrite>,
 }
 
-/// What becomes of the host name.
+/// The rewrite of the host name.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct GatewayRouteHostnameRewrite {
-    /// `ENABLED`: it becomes that of the target. `DISABLED`: it stays. Default: `ENABLED`.
+    /// `ENABLED`: replaces the host name by the name of the virtual service. `DISABLED`: keeps the host name.
+    /// Default: `ENABLED`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub default_target_hostname: Option<DefaultRewrite>,
 }
 
-/// What becomes of the prefix that matched: one of the fields.
+/// The rewrite of the matched prefix. At most one field may be set.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct HttpGatewayRoutePrefixRewrite {
-    /// `ENABLED`: it becomes `/`. `DISABLED`: it stays. Default: `ENABLED`.
+    /// `ENABLED`: replaces the matched prefix by `/`. `DISABLED`: keeps the prefix. Default: `ENABLED`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub default_prefix: Option<DefaultRewrite>,
-    /// It becomes this, which starts and ends with `/`; 1 to 255 characters.
+    /// Replacement of the matched prefix; begins and ends with `/`, 1 to 255 characters.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 255))]
     pub value: Option<String>,
 }
 
-/// What becomes of the whole path.
+/// The rewrite of the whole path.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct HttpGatewayRoutePathRewrite {
-    /// It becomes this; 1 to 255 characters.
+    /// Replacement of the path; 1 to 255 characters.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 255))]
     pub exact: Option<String>,
 }
 
-/// Whether App Mesh's own rewrite is made.
+/// Whether the default rewrite applies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[schemars(description = "")] // it would replace that of an optional field
+#[schemars(description = "")] // else it replaces the description of an optional field
 #[serde(rename_all = "UPPERCASE")]
 pub enum DefaultRewrite {
-    /// It is.
+    /// The default rewrite applies.
     Enabled,
-    /// It is not.
+    /// The default rewrite does not apply.
     Disabled,
 }
 
-/// A route for gRPC calls.
+/// Match and action for gRPC calls.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct GrpcGatewayRoute {
-    /// Which calls it takes: those that fit all of it.
+    /// Calls that the route applies to. All given fields must match.
     pub r#match: GrpcGatewayRouteMatch,
-    /// Where they go, and how they are changed on the way.
+    /// Target of the route, and rewrites of the request.
     pub action: GrpcGatewayRouteAction,
 }
 
-/// Which gRPC calls a route takes. One of `serviceName` and `hostname` is needed.
+/// The gRPC calls that a route applies to. At least one of `serviceName` and `hostname` is required.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct GrpcGatewayRouteMatch {
-    /// The full name of the service, such as `color.ColorService`. Default: any.
+    /// Full name of the gRPC service, such as `color.ColorService`. Default: any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub service_name: Option<String>,
-    /// The host name that was called. Default: any.
+    /// Host name of the request. Default: any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hostname: Option<GatewayRouteHostnameMatch>,
-    /// Metadata, 1 to 10 entries; all of them must fit.
+    /// Metadata, 1 to 10 entries. All of them must match.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 10))]
     pub metadata: Option<Vec<HeaderMatch>>,
-    /// The port of the gateway that was called. Default: any.
+    /// Port of the gateway on which the request arrives. Default: any.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]
     pub port: Option<u64>,
 }
 
-/// Where gRPC calls go, and how they are changed on the way.
+/// The target of gRPC calls, and their rewrites.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct GrpcGatewayRouteAction {
-    /// Where they go.
+    /// Target of the route.
     pub target: GatewayRouteTarget,
-    /// How they are changed. Default: the host name becomes the target's.
+    /// Rewrites of the call. Default: the host name is replaced by the name of the virtual service.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rewrite: Option<GrpcGatewayRouteRewrite>,
 }
 
-/// How gRPC calls are changed.
+/// Rewrites of gRPC calls.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct GrpcGatewayRouteRewrite {
-    /// What becomes of the host name.
+    /// Rewrite of the host name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hostname: Option<GatewayRouteHostnameRewrite>,
 }
 
-/// What became of the route.
+/// Observed state of the route.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct GatewayRouteStatus {
-    /// Whether it works: `GatewayRouteActive`.
+    /// Conditions by type. `GatewayRouteActive`: the object is valid and its references resolve. `Programmed`: every connected proxy
+    /// concerned has accepted the newest generation.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub conditions: Option<Vec<Condition>>,
-    /// Its AWS name as an ARN.
+    /// ARN of the gateway route.
     #[serde(rename = "gatewayRouteARN", skip_serializing_if = "Option::is_none")]
     pub gateway_route_arn: Option<String>,
-    /// The `metadata.generation` that the status is about.
+    /// The `metadata.generation` that the conditions describe.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
 }

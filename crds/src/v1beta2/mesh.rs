@@ -1,4 +1,4 @@
-//! Mesh: the boundary that the other kinds live in.
+//! `Mesh`: the boundary inside which the other kinds refer to each other.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::CustomResource;
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::condition::Condition;
 
-/// What holds for every member of the mesh.
+/// The members of the mesh and their common settings.
 #[derive(CustomResource, Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[kube(
@@ -17,18 +17,18 @@ use crate::condition::Condition;
     plural = "meshes",
     status = "MeshStatus",
     derive = "PartialEq",
-    doc = "The boundary that virtual nodes, services, routers and gateways live in: members reach only members of their own mesh.",
+    doc = "The boundary of virtual nodes, services, routers and gateways: its members refer only to members of the same mesh.",
     printcolumn(
         name = "PROGRAMMED",
         type_ = "string",
         json_path = r#".status.conditions[?(@.type=="Programmed")].status"#,
-        description = "Whether every connected proxy concerned has accepted it"
+        description = "Whether every connected proxy concerned has accepted the newest generation"
     ),
     printcolumn(
         name = "ARN",
         type_ = "string",
         json_path = ".status.meshARN",
-        description = "The mesh's AWS name as an ARN"
+        description = "ARN of the mesh"
     ),
     printcolumn(
         name = "AGE",
@@ -37,74 +37,78 @@ use crate::condition::Condition;
     )
 )]
 pub struct MeshSpec {
-    /// The mesh's name in ARNs, node ids and Envoy's cluster names. Default: `metadata.name`. Cannot be changed.
+    /// Name of the mesh in ARNs, node IDs and names of Envoy clusters. Default: `metadata.name`. Immutable.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub aws_name: Option<String>,
-    /// The namespaces whose objects join the mesh, by their labels. Default: none; `{}` is all of them.
+    /// Label selector of the namespaces whose objects join the mesh when they are created. `{}` selects all namespaces.
+    /// Default: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "super::common::label_selector")]
     pub namespace_selector: Option<LabelSelector>,
-    /// What members may reach besides their backends. Default: nothing else.
+    /// Traffic that members may send to destinations other than their backends. Default: `DROP_ALL`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub egress_filter: Option<EgressFilter>,
-    /// The account that owns the mesh, as 12 digits, when another account shared it. Default: one's own.
+    /// The 12-digit AWS account that owns the mesh, for a mesh that another account shares. A part of node IDs only.
+    /// Default: the own account.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mesh_owner: Option<String>,
-    /// How members find one another.
+    /// IP families for service discovery and listeners.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mesh_service_discovery: Option<MeshServiceDiscovery>,
 }
 
-/// What members may reach besides their backends.
+/// Traffic that members may send to destinations other than their backends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct EgressFilter {
-    /// `ALLOW_ALL`: anything. `DROP_ALL`: nothing but AWS endpoints (TLS on port 443 to `*.amazonaws.com`).
+    /// `ALLOW_ALL`: all traffic passes. `DROP_ALL`: only traffic to AWS APIs passes (TLS on port 443 with a server name
+    /// `*.amazonaws.com`).
     pub r#type: EgressFilterType,
 }
 
-/// Whether unknown destinations are reached.
+/// The treatment of traffic that belongs to no backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum EgressFilterType {
-    /// They are.
+    /// Forwarded to its original destination.
     AllowAll,
-    /// They are not.
+    /// Closed or answered 404, except traffic to AWS APIs.
     DropAll,
 }
 
-/// How members of a mesh find one another.
+/// IP families for service discovery and listeners.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct MeshServiceDiscovery {
-    /// The only IP family that is used. Default: both.
+    /// The only IP family to use: `IPv4_ONLY` or `IPv6_ONLY`. Default: both.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ip_preference: Option<IpPreference>,
 }
 
-/// An IP family.
+/// The only IP family to use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[schemars(description = "")] // it would replace that of an optional field
+#[schemars(description = "")] // else it replaces the description of an optional field
 pub enum IpPreference {
-    /// IPv6
+    /// IPv6.
     #[serde(rename = "IPv6_ONLY")]
     Ipv6Only,
-    /// IPv4
+    /// IPv4.
     #[serde(rename = "IPv4_ONLY")]
     Ipv4Only,
 }
 
-/// What became of the mesh.
+/// Observed state of the mesh.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct MeshStatus {
-    /// Whether it works: `MeshActive`.
+    /// Conditions by type. `MeshActive`: the object is valid and its references resolve. `Programmed`: every connected proxy
+    /// concerned has accepted the newest generation.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub conditions: Option<Vec<Condition>>,
-    /// Its AWS name as an ARN.
+    /// ARN of the mesh.
     #[serde(rename = "meshARN", skip_serializing_if = "Option::is_none")]
     pub mesh_arn: Option<String>,
-    /// The `metadata.generation` that the status is about.
+    /// The `metadata.generation` that the conditions describe.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
 }

@@ -1,4 +1,4 @@
-//! The seven kinds of App Mesh, group `appmesh.k8s.aws/v1beta2`, as they were.
+//! The seven kinds of App Mesh, group `appmesh.k8s.aws/v1beta2`, with the schemas of its last release.
 
 pub mod backend_group;
 pub mod common;

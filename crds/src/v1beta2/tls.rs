@@ -1,88 +1,88 @@
-//! TLS on both sides of a connection: certificates, whom to trust, and the policy of a client.
+//! TLS of listeners and clients: certificates, trusted authorities and client policies.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// How a listener treats TLS.
+/// The TLS mode of a listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum TlsMode {
-    /// Only plain connections
+    /// Accepts only plaintext connections.
     Disabled,
-    /// Plain and TLS connections
+    /// Accepts plaintext and TLS connections.
     Permissive,
-    /// Only TLS connections
+    /// Accepts only TLS connections.
     Strict,
 }
 
-/// A listener's certificate: exactly one of the fields.
+/// The certificate of a listener. Exactly one field is required.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ListenerCertificate {
-    /// A certificate in AWS Certificate Manager. Its private key never leaves AWS, so it cannot be
-    /// served from here: move it to a file or to SDS.
+    /// Certificate in AWS Certificate Manager. Evermesh cannot serve it, because AWS does not export the private key: use
+    /// `file` or `sds`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub acm: Option<AcmCertificate>,
-    /// A certificate in files of Envoy's container.
+    /// Certificate and private key in files of the proxy's container.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub file: Option<FileCertificate>,
-    /// A certificate that Envoy asks its secret discovery service for, such as SPIRE.
+    /// Certificate that the proxy fetches from its secret discovery service (SDS), such as SPIRE.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sds: Option<SdsSecret>,
 }
 
-/// A certificate in AWS Certificate Manager.
+/// A certificate in AWS Certificate Manager (ACM).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct AcmCertificate {
-    /// The certificate's ARN.
+    /// ARN of the certificate.
     #[serde(rename = "certificateARN")]
     pub certificate_arn: String,
 }
 
-/// A certificate and its key in files.
+/// A certificate and its private key in files.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct FileCertificate {
-    /// The path of the certificate chain in PEM, in Envoy's container; 1 to 255 characters.
+    /// Path of the PEM certificate chain in the proxy's container; 1 to 255 characters.
     #[schemars(length(min = 1, max = 255))]
     pub certificate_chain: String,
-    /// The path of the private key in PEM, in Envoy's container; 1 to 255 characters.
+    /// Path of the PEM private key in the proxy's container; 1 to 255 characters.
     #[schemars(length(min = 1, max = 255))]
     pub private_key: String,
 }
 
-/// Something that Envoy's secret discovery service knows.
+/// A secret of the proxy's secret discovery service (SDS).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SdsSecret {
-    /// The name to ask for.
+    /// Name of the secret.
     pub secret_name: String,
 }
 
-/// Whom a server's certificate must come from, and for whom it must be.
+/// The validation of a certificate.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct TlsValidation {
-    /// The authorities that are trusted.
+    /// Trusted certificate authorities.
     pub trust: TlsTrust,
-    /// The names of which the certificate must carry one. Default: on a client, the host name under
-    /// which the service was found; on a listener, any name.
+    /// Subject alternative names (SANs) of which the certificate must have one. Default: for clients, the host name of
+    /// service discovery; for listeners, any name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub subject_alternative_names: Option<SubjectAlternativeNames>,
 }
 
-/// The authorities that are trusted: exactly one of the fields.
+/// Trusted certificate authorities. Exactly one field is required.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct TlsTrust {
-    /// Authorities in AWS Private CA. They cannot be read from here: move them to a file or to SDS.
+    /// Authorities in AWS Private CA. Evermesh cannot read them: use `file` or `sds`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub acm: Option<AcmTrust>,
-    /// Authorities in a file of Envoy's container.
+    /// Authorities in a file of the proxy's container.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub file: Option<FileTrust>,
-    /// Authorities that Envoy asks its secret discovery service for.
+    /// Authorities that the proxy fetches from its secret discovery service (SDS).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sds: Option<SdsSecret>,
 }
@@ -91,7 +91,7 @@ pub struct TlsTrust {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct AcmTrust {
-    /// The authorities' ARNs, 1 to 3.
+    /// ARNs of 1 to 3 authorities.
     #[serde(rename = "certificateAuthorityARNs")]
     #[schemars(length(min = 1, max = 3))]
     pub certificate_authority_arns: Vec<String>,
@@ -101,71 +101,72 @@ pub struct AcmTrust {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct FileTrust {
-    /// The path of the authorities' certificates in PEM, in Envoy's container; 1 to 255 characters.
+    /// Path of the PEM certificates of the authorities in the proxy's container; 1 to 255 characters.
     #[schemars(length(min = 1, max = 255))]
     pub certificate_chain: String,
 }
 
-/// Names of which a certificate must carry one.
+/// Subject alternative names (SANs) of which a certificate must have one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SubjectAlternativeNames {
-    /// How they are compared.
+    /// Matches of the names.
     pub r#match: SubjectAlternativeNameMatchers,
 }
 
-/// How the names of a certificate are compared.
+/// Matches of subject alternative names.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SubjectAlternativeNameMatchers {
-    /// Host names or URIs (such as SPIFFE IDs); the certificate must carry one of them.
+    /// Host names or URIs (such as SPIFFE IDs) of which the certificate must have one.
     pub exact: Vec<String>,
 }
 
-/// How a client connects to a service.
+/// The connections of a client to a service.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ClientPolicy {
-    /// TLS towards the service. Default: as its listener offers, without validation.
+    /// TLS of the connections. Default: TLS if the listener of the target offers it, without validation. Not supported
+    /// yet if `enforce` is `true`: the backends are not served and Evermesh reports an error.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<ClientPolicyTls>,
 }
 
-/// TLS towards a service.
+/// TLS of connections to a service.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ClientPolicyTls {
-    /// Whether TLS is a must: with `true` a service without TLS is not reached. Default: `true`.
+    /// Whether TLS is required. With `true`, a service without TLS cannot be reached. Default: `true`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub enforce: Option<bool>,
-    /// The ports on which the policy counts, each from 1 to 65535. Default: all ports.
+    /// Ports of the service to which the policy applies, each 1 to 65535. Default: all ports.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(inner(range(min = 1, max = 65535)))]
     pub ports: Option<Vec<u16>>,
-    /// The client's own certificate, for services that ask for one. Default: none is shown.
+    /// Certificate of the client, for services that require one. Default: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub certificate: Option<ClientCertificate>,
-    /// How the service's certificate is validated.
+    /// Validation of the certificate of the service.
     pub validation: TlsValidation,
 }
 
-/// A client's certificate: exactly one of the fields.
+/// The certificate of a client. Exactly one field is required.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ClientCertificate {
-    /// A certificate in files of Envoy's container.
+    /// Certificate and private key in files of the proxy's container.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub file: Option<FileCertificate>,
-    /// A certificate that Envoy asks its secret discovery service for.
+    /// Certificate that the proxy fetches from its secret discovery service (SDS).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sds: Option<SdsSecret>,
 }
 
-/// What a member of the mesh does towards services for which it does not say otherwise.
+/// Defaults for backends without settings of their own.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct BackendDefaults {
-    /// How it connects.
+    /// Client policy for backends without one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub client_policy: Option<ClientPolicy>,
 }

@@ -1,4 +1,4 @@
-//! `VirtualGateway`: Envoys that let traffic from outside into the mesh.
+//! `VirtualGateway`: proxies that accept traffic from outside the mesh.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::CustomResource;
@@ -11,7 +11,7 @@ use super::{
 };
 use crate::condition::Condition;
 
-/// Which pods it is, which gateway routes it serves, and on which ports.
+/// The pods of the gateway, its listeners, and the gateway routes that attach to it.
 #[derive(CustomResource, Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[kube(
@@ -23,18 +23,18 @@ use crate::condition::Condition;
     category = "all",
     status = "VirtualGatewayStatus",
     derive = "PartialEq",
-    doc = "Envoys that let traffic from outside into the mesh. Gateway routes tell where it goes.",
+    doc = "Proxies that accept traffic from outside the mesh. Gateway routes select the virtual service for each request.",
     printcolumn(
         name = "PROGRAMMED",
         type_ = "string",
         json_path = r#".status.conditions[?(@.type=="Programmed")].status"#,
-        description = "Whether every connected proxy concerned has accepted it"
+        description = "Whether every connected proxy concerned has accepted the newest generation"
     ),
     printcolumn(
         name = "ARN",
         type_ = "string",
         json_path = ".status.virtualGatewayARN",
-        description = "The virtual gateway's AWS name as an ARN"
+        description = "ARN of the virtual gateway"
     ),
     printcolumn(
         name = "AGE",
@@ -43,105 +43,110 @@ use crate::condition::Condition;
     )
 )]
 pub struct VirtualGatewaySpec {
-    /// The gateway's name in ARNs and node ids. Default: `name_namespace` of the object. Cannot be changed.
+    /// Name of the virtual gateway in ARNs and node IDs. Default: `NAME_NAMESPACE` of the object. Immutable.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub aws_name: Option<String>,
-    /// The namespaces whose gateway routes are attached, by their labels. Default: none; `{}` is all of them.
+    /// Label selector of the namespaces whose gateway routes attach to the gateway. `{}` selects all namespaces.
+    /// Default: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "super::common::label_selector")]
     pub namespace_selector: Option<LabelSelector>,
-    /// The gateway routes that are attached, by their labels. Default: all of those namespaces.
+    /// Label selector of the gateway routes that attach to the gateway. Default: all routes of the selected namespaces.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "super::common::label_selector")]
     pub gateway_route_selector: Option<LabelSelector>,
-    /// The pods that are this gateway, by their labels, in the namespace of the object. Default: none.
+    /// Label selector of the pods of the gateway, in the namespace of the object. `{}` selects all pods.
+    /// Default: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "super::common::label_selector")]
     pub pod_selector: Option<LabelSelector>,
-    /// The ports that are open to the outside.
+    /// Ports on which the gateway accepts traffic. Default: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 0))]
     pub listeners: Option<Vec<VirtualGatewayListener>>,
-    /// How the gateway connects to the targets of its routes.
+    /// Connections from the gateway to the targets of its routes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub backend_defaults: Option<BackendDefaults>,
-    /// What the gateway's Envoys write down. Default: no access log.
+    /// Logging of the gateway. Default: no access log. Not supported yet: Evermesh serves the gateway without it and
+    /// reports a warning.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub logging: Option<Logging>,
-    /// The mesh that the gateway belongs to. Filled in when it is created; leave it out.
+    /// The mesh of the virtual gateway. Set by admission at creation; do not set it. Immutable.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mesh_ref: Option<MeshReference>,
 }
 
-/// What a gateway's listener speaks.
+/// The protocol of a gateway listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum VirtualGatewayPortProtocol {
-    /// gRPC over HTTP/2
+    /// gRPC over HTTP/2.
     Grpc,
-    /// HTTP/1.1
+    /// HTTP/1.1.
     Http,
-    /// HTTP/2 with prior knowledge
+    /// HTTP/2 with prior knowledge.
     Http2,
 }
 
-/// A port and what is spoken on it.
+/// A port of a gateway and its protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct VirtualGatewayPortMapping {
-    /// The port, from 1 to 65535.
+    /// Port number, 1 to 65535.
     #[schemars(range(min = 1, max = 65535))]
     pub port: u16,
-    /// What is spoken on it.
+    /// Protocol of the port: `http` (HTTP/1.1), `http2` or `grpc`.
     pub protocol: VirtualGatewayPortProtocol,
 }
 
-/// A port that is open to the outside.
+/// A port on which a gateway accepts traffic.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct VirtualGatewayListener {
-    /// The port and what is spoken on it.
+    /// Port and protocol.
     pub port_mapping: VirtualGatewayPortMapping,
-    /// How a load balancer in front may check the gateway. Envoy itself makes no use of it.
+    /// Health check of the gateway by a load balancer in front of it. No proxy uses it; Evermesh reports a warning.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub health_check: Option<VirtualGatewayHealthCheckPolicy>,
-    /// How much the gateway takes at once. Default: no limit.
+    /// Limits of concurrent connections or requests. Default: no limit. Not supported yet: Evermesh serves the listener
+    /// without it and reports a warning.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub connection_pool: Option<VirtualGatewayConnectionPool>,
-    /// TLS on the port. Default: plain connections.
+    /// TLS of the port. Default: plaintext. Not supported yet, except the mode `DISABLED`: the listener is not served
+    /// and Evermesh reports an error.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<VirtualGatewayListenerTls>,
 }
 
-/// How a gateway may be checked.
+/// Health check of a gateway by a load balancer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct VirtualGatewayHealthCheckPolicy {
-    /// Good answers in a row after which it counts as well; 2 to 10.
+    /// Number of consecutive successful checks after which the gateway is healthy; 2 to 10.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 2, max = 10))]
     pub healthy_threshold: Option<u32>,
-    /// The time between checks, 5000 to 300000 milliseconds.
+    /// Time between checks, 5000 to 300000 milliseconds.
     #[schemars(range(min = 5000, max = 300_000))]
     pub interval_millis: u32,
-    /// The path that is asked for, with `http` and `http2`.
+    /// Path of the HTTP request. Used with `http` and `http2`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
-    /// The port, 1 to 65535; must be that of the listener. Default: that of the listener.
+    /// Port number, 1 to 65535; must be the port of the listener. Default: the port of the listener.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 65535))]
     pub port: Option<u16>,
-    /// What is asked: an HTTP request or gRPC's health service.
+    /// Protocol of the check: an HTTP request (`http`, `http2`) or the gRPC health service (`grpc`).
     pub protocol: VirtualGatewayPortProtocol,
-    /// How long an answer may take, 2000 to 60000 milliseconds.
+    /// Time to wait for a response, 2000 to 60000 milliseconds.
     #[schemars(range(min = 2000, max = 60000))]
     pub timeout_millis: u32,
-    /// Bad answers in a row after which it counts as ill; 2 to 10.
+    /// Number of consecutive failed checks after which the gateway is unhealthy; 2 to 10.
     #[schemars(range(min = 2, max = 10))]
     pub unhealthy_threshold: u32,
 }
 
-/// How much a gateway takes at once: exactly one of the fields, that of the listener's protocol.
+/// Limits of a gateway listener. Exactly one field is required: the one of the listener's protocol.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct VirtualGatewayConnectionPool {
@@ -156,30 +161,31 @@ pub struct VirtualGatewayConnectionPool {
     pub grpc: Option<Http2ConnectionPool>,
 }
 
-/// TLS on a port of a gateway.
+/// TLS of a gateway listener.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct VirtualGatewayListenerTls {
-    /// Whether TLS is spoken: `STRICT` always, `PERMISSIVE` if the client does, `DISABLED` never.
+    /// `STRICT`: accepts only TLS. `PERMISSIVE`: accepts TLS and plaintext. `DISABLED`: accepts only plaintext.
     pub mode: TlsMode,
-    /// The certificate that is shown to clients.
+    /// Certificate of the listener.
     pub certificate: ListenerCertificate,
-    /// How a client's certificate is validated. Default: none is asked for.
+    /// Validation of client certificates. Default: client certificates are not requested.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub validation: Option<TlsValidation>,
 }
 
-/// What became of the gateway.
+/// Observed state of the virtual gateway.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct VirtualGatewayStatus {
-    /// Whether it works: `VirtualGatewayActive`.
+    /// Conditions by type. `VirtualGatewayActive`: the object is valid and its references resolve. `Programmed`: every connected proxy
+    /// concerned has accepted the newest generation.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub conditions: Option<Vec<Condition>>,
-    /// Its AWS name as an ARN.
+    /// ARN of the virtual gateway.
     #[serde(rename = "virtualGatewayARN", skip_serializing_if = "Option::is_none")]
     pub virtual_gateway_arn: Option<String>,
-    /// The `metadata.generation` that the status is about.
+    /// The `metadata.generation` that the conditions describe.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
 }

@@ -1,4 +1,4 @@
-//! `VirtualNode`: a group of pods, how they are found and what they call.
+//! `VirtualNode`: a group of pods, how callers discover them, and which services they call.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::CustomResource;
@@ -12,7 +12,7 @@ use super::{
 };
 use crate::condition::Condition;
 
-/// Which pods it is, how others find them, and what they call.
+/// The pods of the node, how callers discover them, and which services they call.
 #[derive(CustomResource, Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[kube(
@@ -24,18 +24,18 @@ use crate::condition::Condition;
     category = "all",
     status = "VirtualNodeStatus",
     derive = "PartialEq",
-    doc = "A group of pods that serve the same: how others find them, on which ports, and which virtual services they call.",
+    doc = "A group of equivalent pods: their ports, how callers discover them, and which virtual services they call.",
     printcolumn(
         name = "PROGRAMMED",
         type_ = "string",
         json_path = r#".status.conditions[?(@.type=="Programmed")].status"#,
-        description = "Whether every connected proxy concerned has accepted it"
+        description = "Whether every connected proxy concerned has accepted the newest generation"
     ),
     printcolumn(
         name = "ARN",
         type_ = "string",
         json_path = ".status.virtualNodeARN",
-        description = "The virtual node's AWS name as an ARN"
+        description = "ARN of the virtual node"
     ),
     printcolumn(
         name = "AGE",
@@ -44,107 +44,113 @@ use crate::condition::Condition;
     )
 )]
 pub struct VirtualNodeSpec {
-    /// The node's name in ARNs, node ids and Envoy's cluster names. Default: `name_namespace` of the object.
-    /// Cannot be changed.
+    /// Name of the virtual node in ARNs, node IDs and names of Envoy clusters. Default: `NAME_NAMESPACE` of the object.
+    /// Immutable.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub aws_name: Option<String>,
-    /// The pods that are this node, by their labels, in the namespace of the object.
-    /// Default: none; `{}` is all of them.
+    /// Label selector of the pods of the node, in the namespace of the object. `{}` selects all pods. Default: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "super::common::label_selector")]
     pub pod_selector: Option<LabelSelector>,
-    /// The ports on which the pods are called. Default: none. Listeners need a `serviceDiscovery`.
+    /// Ports on which the pods accept traffic. Listeners require `serviceDiscovery`. Default: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 0))]
     pub listeners: Option<Vec<Listener>>,
-    /// How others find the pods.
+    /// Discovery of the pods' addresses by callers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub service_discovery: Option<ServiceDiscovery>,
-    /// The virtual services that the pods call. Default: none.
+    /// Virtual services that the pods may call. Default: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub backends: Option<Vec<Backend>>,
-    /// Backend groups whose virtual services the pods call. The name `*` is every virtual service of the
-    /// namespace.
+    /// Backend groups whose virtual services the pods may call. The name `*` stands for all virtual services of the
+    /// namespace. Not supported yet: Evermesh serves the node without them and reports a warning.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub backend_groups: Option<Vec<Reference>>,
-    /// What holds for backends that do not say otherwise.
+    /// Defaults for backends without settings of their own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub backend_defaults: Option<BackendDefaults>,
-    /// What the pods' Envoys write down. Default: no access log.
+    /// Logging of the proxies. Default: no access log. Not supported yet: Evermesh serves the node without it and reports
+    /// a warning.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub logging: Option<Logging>,
-    /// The mesh that the node belongs to. Filled in when it is created; leave it out.
+    /// The mesh of the virtual node. Set by admission at creation; do not set it. Immutable.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mesh_ref: Option<MeshReference>,
 }
 
-/// A port on which the pods are called.
+/// A port on which the pods accept traffic.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Listener {
-    /// The port and what is spoken on it.
+    /// Port and protocol.
     pub port_mapping: PortMapping,
-    /// How clients' Envoys check that a pod is well. Default: they do not.
+    /// Health check of each pod by the proxies of its callers. Default: none. Not supported yet: Evermesh serves the
+    /// listener without it and reports a warning.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub health_check: Option<HealthCheckPolicy>,
-    /// When clients' Envoys leave out a pod that fails. Default: never.
+    /// Ejection of failing pods by the proxies of their callers. Default: none. Not supported yet: Evermesh serves the
+    /// listener without it and reports a warning.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub outlier_detection: Option<OutlierDetection>,
-    /// How much the pod takes at once. Default: no limit.
+    /// Limits of concurrent connections or requests to the application of each pod. Default: no limit. Not supported
+    /// yet: Evermesh serves the listener without it and reports a warning.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub connection_pool: Option<VirtualNodeConnectionPool>,
-    /// How long requests may take in the pod.
+    /// Timeouts of requests or connections to the application. They apply in addition to the timeouts of the caller's
+    /// route.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timeout: Option<ListenerTimeout>,
-    /// TLS on the port. Default: plain connections.
+    /// TLS of the port. Default: plaintext. Not supported yet, except the mode `DISABLED`: the listener is not served
+    /// and Evermesh reports an error.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<ListenerTls>,
 }
 
-/// How clients' Envoys check that a pod is well.
+/// Health check of each pod by the proxies of its callers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct HealthCheckPolicy {
-    /// Good answers in a row after which a pod counts as well; 2 to 10.
+    /// Number of consecutive successful checks after which a pod is healthy; 2 to 10.
     #[schemars(range(min = 2, max = 10))]
     pub healthy_threshold: u32,
-    /// The time between checks, 5000 to 300000 milliseconds.
+    /// Time between checks, 5000 to 300000 milliseconds.
     #[schemars(range(min = 5000, max = 300_000))]
     pub interval_millis: u32,
-    /// The path that is asked for, with `http` and `http2`.
+    /// Path of the HTTP request. Used with `http` and `http2`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
-    /// The port, 1 to 65535; must be that of the listener. Default: that of the listener.
+    /// Port number, 1 to 65535; must be the port of the listener. Default: the port of the listener.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 65535))]
     pub port: Option<u16>,
-    /// What is asked: an HTTP request, gRPC's health service, or a TCP connection.
+    /// Protocol of the check: an HTTP request (`http`, `http2`), the gRPC health service (`grpc`) or a TCP connection
+    /// (`tcp`).
     pub protocol: PortProtocol,
-    /// How long an answer may take, 2000 to 60000 milliseconds.
+    /// Time to wait for a response, 2000 to 60000 milliseconds.
     #[schemars(range(min = 2000, max = 60000))]
     pub timeout_millis: u32,
-    /// Bad answers in a row after which a pod counts as ill; 2 to 10.
+    /// Number of consecutive failed checks after which a pod is unhealthy; 2 to 10.
     #[schemars(range(min = 2, max = 10))]
     pub unhealthy_threshold: u32,
 }
 
-/// When clients' Envoys leave out a pod that fails.
+/// Ejection of failing pods by the proxies of their callers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct OutlierDetection {
-    /// Server errors (5xx, or no connection) in a row after which a pod is left out; at least 1.
+    /// Number of consecutive server errors (status 5xx or failed connection) after which a pod is ejected; at least 1.
     #[schemars(range(min = 1))]
     pub max_server_errors: u64,
-    /// The time between looks at who is left out.
+    /// Time between evaluations of which pods to eject and which to admit again.
     pub interval: Duration,
-    /// How long a pod is left out the first time; longer each time it happens again.
+    /// Duration of the first ejection of a pod. Repeated ejections last longer, in proportion to their number.
     pub base_ejection_duration: Duration,
-    /// The most pods that are left out at once, 0 to 100 percent; one always may be.
+    /// Maximum percentage of pods that are ejected at the same time, 0 to 100. One pod may always be ejected.
     #[schemars(range(min = 0, max = 100))]
     pub max_ejection_percent: u32,
 }
 
-/// How much a pod takes at once: exactly one of the fields, that of the listener's protocol.
+/// Limits of a listener. Exactly one field is required: the one of the listener's protocol.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct VirtualNodeConnectionPool {
@@ -162,7 +168,7 @@ pub struct VirtualNodeConnectionPool {
     pub grpc: Option<Http2ConnectionPool>,
 }
 
-/// How long requests may take in a pod: exactly one of the fields, that of the listener's protocol.
+/// Timeouts of a listener. Exactly one field is required: the one of the listener's protocol.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ListenerTimeout {
@@ -180,69 +186,69 @@ pub struct ListenerTimeout {
     pub grpc: Option<HttpTimeout>,
 }
 
-/// TLS on a port.
+/// TLS of a listener.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ListenerTls {
-    /// Whether TLS is spoken: `STRICT` always, `PERMISSIVE` if the client does, `DISABLED` never.
+    /// `STRICT`: accepts only TLS. `PERMISSIVE`: accepts TLS and plaintext. `DISABLED`: accepts only plaintext.
     pub mode: TlsMode,
-    /// The certificate that is shown to clients.
+    /// Certificate of the listener.
     pub certificate: ListenerCertificate,
-    /// How a client's certificate is validated. Default: none is asked for.
+    /// Validation of client certificates. Default: client certificates are not requested.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub validation: Option<ListenerTlsValidation>,
 }
 
-/// How a client's certificate is validated.
+/// The validation of client certificates.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ListenerTlsValidation {
-    /// The authorities that are trusted.
+    /// Trusted certificate authorities.
     pub trust: ListenerTlsTrust,
-    /// The names of which the certificate must carry one. Default: any name.
+    /// Subject alternative names (SANs) of which the certificate must have one. Default: any name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub subject_alternative_names: Option<SubjectAlternativeNames>,
 }
 
-/// The authorities that a listener trusts: exactly one of the fields.
+/// The certificate authorities that a listener trusts. Exactly one field is required.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ListenerTlsTrust {
-    /// Authorities in a file of Envoy's container.
+    /// Authorities in a file of the proxy's container.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub file: Option<FileTrust>,
-    /// Authorities that Envoy asks its secret discovery service for.
+    /// Authorities that the proxy fetches from its secret discovery service (SDS).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sds: Option<SdsSecret>,
 }
 
-/// How others find the pods: exactly one of the fields.
+/// Discovery of the pods' addresses by callers. Exactly one field is required.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ServiceDiscovery {
-    /// By a name in DNS.
+    /// Discovery by DNS.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dns: Option<DnsServiceDiscovery>,
-    /// By AWS Cloud Map. Cannot be changed once it is set.
+    /// Discovery by AWS Cloud Map. Immutable once set.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub aws_cloud_map: Option<AwsCloudMapServiceDiscovery>,
 }
 
-/// A name in DNS.
+/// Discovery by DNS.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct DnsServiceDiscovery {
-    /// The name. It is resolved where the client runs, with the search list of its pod.
+    /// Host name. The proxy of the caller resolves it, with the DNS search list of its pod.
     pub hostname: String,
-    /// What the addresses behind the name are: `LOADBALANCER`, one load balancer; `ENDPOINTS`, each a pod.
-    /// Default: `LOADBALANCER`.
+    /// Meaning of the addresses: `LOADBALANCER` (all lead to one load balancer, and the proxy uses one of them) or
+    /// `ENDPOINTS` (each is a pod, and the proxy balances between them). Default: `LOADBALANCER`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub response_type: Option<DnsResponseType>,
 }
 
-/// What the addresses behind a name are.
+/// The meaning of the addresses of a host name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[schemars(description = "")] // it would replace that of an optional field
+#[schemars(description = "")] // else it replaces the description of an optional field
 #[serde(rename_all = "UPPERCASE")]
 pub enum DnsResponseType {
     /// Each address is a pod.
@@ -255,64 +261,65 @@ pub enum DnsResponseType {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct AwsCloudMapServiceDiscovery {
-    /// The name of the Cloud Map namespace; 1 to 1024 characters.
+    /// Name of the Cloud Map namespace; 1 to 1024 characters.
     #[schemars(length(min = 1, max = 1024))]
     pub namespace_name: String,
-    /// The name of the Cloud Map service; 1 to 1024 characters.
+    /// Name of the Cloud Map service; 1 to 1024 characters.
     #[schemars(length(min = 1, max = 1024))]
     pub service_name: String,
-    /// Attributes that an instance must have to count as one of the node's pods; the pods are registered
-    /// with them too.
+    /// Attributes that an instance must have to belong to the node. Pods of the node are registered with them.
+    /// Default: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub attributes: Option<Vec<AwsCloudMapInstanceAttribute>>,
 }
 
-/// An attribute of an instance in AWS Cloud Map.
+/// An attribute of a Cloud Map instance.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct AwsCloudMapInstanceAttribute {
-    /// The attribute's name; 1 to 255 characters.
+    /// Name of the attribute; 1 to 255 characters.
     #[schemars(length(min = 1, max = 255))]
     pub key: String,
-    /// The attribute's value; 1 to 1024 characters.
+    /// Value of the attribute; 1 to 1024 characters.
     #[schemars(length(min = 1, max = 1024))]
     pub value: String,
 }
 
-/// Something that the pods call.
+/// A virtual service that the pods may call.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Backend {
-    /// A virtual service of the same mesh.
+    /// The virtual service; it must belong to the same mesh.
     pub virtual_service: VirtualServiceBackend,
 }
 
-/// A virtual service that the pods call: exactly one of `virtualServiceRef` and `virtualServiceARN`.
+/// A virtual service that the pods may call. Exactly one of `virtualServiceRef` and `virtualServiceARN` is required.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct VirtualServiceBackend {
-    /// The virtual service's object.
+    /// Reference to the virtual service.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub virtual_service_ref: Option<Reference>,
-    /// The virtual service's ARN.
+    /// ARN of the virtual service, instead of `virtualServiceRef`. Region and account are ignored.
     #[serde(rename = "virtualServiceARN", skip_serializing_if = "Option::is_none")]
     pub virtual_service_arn: Option<String>,
-    /// How the pods connect to it. Default: as `backendDefaults` says.
+    /// Connections of the pods to the service. Default: `backendDefaults.clientPolicy`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub client_policy: Option<ClientPolicy>,
 }
 
-/// What became of the node.
+/// Observed state of the virtual node.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct VirtualNodeStatus {
-    /// Whether it works: `VirtualNodeActive`.
+    /// Conditions by type. `VirtualNodeActive`: the object is valid and its references resolve. `Programmed`: every connected proxy
+    /// concerned has accepted the newest generation.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub conditions: Option<Vec<Condition>>,
-    /// Its AWS name as an ARN.
+    /// ARN of the virtual node.
     #[serde(rename = "virtualNodeARN", skip_serializing_if = "Option::is_none")]
     pub virtual_node_arn: Option<String>,
-    /// The `metadata.generation` that the status is about.
+    /// The `metadata.generation` that the conditions describe.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
 }

@@ -1,4 +1,4 @@
-//! `VirtualRouter`: routes from a virtual service to virtual nodes.
+//! `VirtualRouter`: routes that divide the traffic of virtual services among virtual nodes.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ use super::{
 };
 use crate::condition::Condition;
 
-/// The ports that clients call and the routes behind them.
+/// The ports of the router and its routes.
 #[derive(
     CustomResource, Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema,
 )]
@@ -26,24 +26,24 @@ use crate::condition::Condition;
     category = "all",
     status = "VirtualRouterStatus",
     derive = "PartialEq",
-    doc = "Routes that divide the traffic of a virtual service among virtual nodes.",
+    doc = "Routes that divide the traffic of virtual services among virtual nodes.",
     printcolumn(
         name = "WEIGHTS",
         type_ = "string",
         json_path = r#".status.conditions[?(@.type=="WeightsAcked")].message"#,
-        description = "The last weights that every connected proxy concerned has accepted"
+        description = "The weights that every connected proxy concerned accepted last"
     ),
     printcolumn(
         name = "PROGRAMMED",
         type_ = "string",
         json_path = r#".status.conditions[?(@.type=="Programmed")].status"#,
-        description = "Whether every connected proxy concerned has accepted it"
+        description = "Whether every connected proxy concerned has accepted the newest generation"
     ),
     printcolumn(
         name = "ARN",
         type_ = "string",
         json_path = ".status.virtualRouterARN",
-        description = "The virtual router's AWS name as an ARN"
+        description = "ARN of the virtual router"
     ),
     printcolumn(
         name = "AGE",
@@ -52,267 +52,275 @@ use crate::condition::Condition;
     )
 )]
 pub struct VirtualRouterSpec {
-    /// The router's name in ARNs. Default: `name_namespace` of the object. Cannot be changed.
+    /// Name of the virtual router in ARNs. Default: `NAME_NAMESPACE` of the object. Immutable.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub aws_name: Option<String>,
-    /// The ports on which clients call the virtual services behind which the router stands.
-    /// Default: the ports of the virtual nodes that it leads to.
+    /// Ports on which clients call the virtual services that the router provides. Default: the ports of the target virtual
+    /// nodes.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1))]
     pub listeners: Option<Vec<VirtualRouterListener>>,
-    /// The routes; their order here does not matter. Default: none, and requests get 404.
+    /// Inline routes. They are tried by `priority` and by how specific they are, not in the order of the list. Default:
+    /// none; without a route, requests are answered 404.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub routes: Option<Vec<Route>>,
-    /// The mesh that the router belongs to. Filled in when it is created; leave it out.
+    /// The mesh of the virtual router. Set by admission at creation; do not set it. Immutable.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mesh_ref: Option<MeshReference>,
 }
 
-/// A port that clients call.
+/// A port on which clients call the virtual service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct VirtualRouterListener {
-    /// The port and what is spoken on it.
+    /// Port and protocol.
     pub port_mapping: PortMapping,
 }
 
-/// One route of a router: exactly one of `httpRoute`, `http2Route`, `grpcRoute` and `tcpRoute`.
+/// An inline route of a virtual router. Exactly one of `httpRoute`, `http2Route`, `grpcRoute` and `tcpRoute` is required.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Route {
-    /// The route's name, unique in its router.
+    /// Name of the route, unique in its router.
     pub name: String,
-    /// When the route is tried, from 0 (first) to 1000. Default: after all routes that have a priority.
+    /// Precedence of the route: 0 to 1000, lower values are tried first. Default: after all routes with a priority.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 1000))]
     pub priority: Option<u32>,
-    /// A route for HTTP/1.1 requests.
+    /// Match and action for HTTP/1.1 requests.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub http_route: Option<HttpRoute>,
-    /// A route for HTTP/2 requests.
+    /// Match and action for HTTP/2 requests.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub http2_route: Option<HttpRoute>,
-    /// A route for gRPC calls.
+    /// Match and action for gRPC calls.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub grpc_route: Option<GrpcRoute>,
-    /// A route for TCP connections.
+    /// Match and action for TCP connections.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tcp_route: Option<TcpRoute>,
 }
 
-/// A route for HTTP requests.
+/// Match and action for HTTP requests.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct HttpRoute {
-    /// Which requests it takes: those that fit all of it.
+    /// Requests that the route applies to. All given fields must match.
     pub r#match: HttpRouteMatch,
-    /// Where they go.
+    /// Targets of the route.
     pub action: RouteAction,
-    /// When they are tried again. Default: twice, when the connection fails or the answer is 503.
+    /// Retries. Default: at most 2, after a failed or reset connection, a refused stream, status 503 or gRPC status
+    /// `unavailable`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retry_policy: Option<HttpRetryPolicy>,
-    /// How long they may take, as the client sees it. The listener of the target has a timeout too.
+    /// Timeouts in the proxy of the caller. The timeouts of the target's listener apply in addition.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timeout: Option<HttpTimeout>,
 }
 
-/// Which HTTP requests a route takes. Exactly one of `prefix` and `path` is needed.
+/// The HTTP requests that a route applies to. Exactly one of `prefix` and `path` is required.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct HttpRouteMatch {
-    /// The beginning of the path; starts with `/`. `/` alone takes every path.
+    /// Prefix of the path; begins with `/`. The prefix `/` matches every path.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prefix: Option<String>,
-    /// The whole path.
+    /// Match of the whole path.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path: Option<HttpPathMatch>,
-    /// The method. Default: any.
+    /// Request method. Default: any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub method: Option<HttpMethod>,
-    /// The scheme. Default: any.
+    /// URL scheme. Default: any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scheme: Option<HttpScheme>,
-    /// Headers, 1 to 10; all of them must fit.
+    /// Headers, 1 to 10 entries. All of them must match.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 10))]
     pub headers: Option<Vec<HeaderMatch>>,
-    /// Query parameters, 1 to 10; all of them must fit.
+    /// Query parameters, 1 to 10 entries. All of them must match.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 10))]
     pub query_parameters: Option<Vec<QueryParameter>>,
-    /// The port of the router that was called. Default: any.
+    /// Port of the router on which the traffic arrives. Default: any.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]
     pub port: Option<u64>,
 }
 
-/// The scheme of a request.
+/// The URL scheme of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[schemars(description = "")] // it would replace that of an optional field
+#[schemars(description = "")] // else it replaces the description of an optional field
 #[serde(rename_all = "lowercase")]
-#[allow(missing_docs)] // the names say it
+#[allow(missing_docs)] // the schemes of RFC 9110
 pub enum HttpScheme {
     Http,
     Https,
 }
 
-/// A route for gRPC calls.
+/// Match and action for gRPC calls.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct GrpcRoute {
-    /// Which calls it takes: those that fit all of it; `{}` takes every call.
+    /// Calls that the route applies to. All given fields must match; `{}` matches every call.
     pub r#match: GrpcRouteMatch,
-    /// Where they go.
+    /// Targets of the route.
     pub action: RouteAction,
-    /// When they are tried again. Default: twice, when the connection fails or the answer is 503.
+    /// Retries. Default: at most 2, after a failed or reset connection, a refused stream, status 503 or gRPC status
+    /// `unavailable`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retry_policy: Option<GrpcRetryPolicy>,
-    /// How long they may take, as the client sees it. The listener of the target has a timeout too.
+    /// Timeouts in the proxy of the caller. The timeouts of the target's listener apply in addition.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timeout: Option<HttpTimeout>,
 }
 
-/// Which gRPC calls a route takes.
+/// The gRPC calls that a route applies to.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct GrpcRouteMatch {
-    /// The full name of the service, such as `color.ColorService`. Default: any.
+    /// Full name of the gRPC service, such as `color.ColorService`. Default: any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub service_name: Option<String>,
-    /// A method of the service, which must be named then; 1 to 50 characters. Default: any.
+    /// Method of the service; 1 to 50 characters. Requires `serviceName`. Default: any.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 50))]
     pub method_name: Option<String>,
-    /// Metadata, 1 to 10 entries; all of them must fit.
+    /// Metadata, 1 to 10 entries. All of them must match.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 10))]
     pub metadata: Option<Vec<HeaderMatch>>,
-    /// The port of the router that was called. Default: any.
+    /// Port of the router on which the traffic arrives. Default: any.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]
     pub port: Option<u64>,
 }
 
-/// A route for TCP connections.
+/// Match and action for TCP connections.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct TcpRoute {
-    /// Which connections it takes. Default: all of them.
+    /// Connections that the route applies to. Default: all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub r#match: Option<TcpRouteMatch>,
-    /// Where they go.
+    /// Targets of the route.
     pub action: RouteAction,
-    /// How long they may be idle.
+    /// Timeout in the proxy of the caller.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timeout: Option<TcpTimeout>,
 }
 
-/// Which TCP connections a route takes.
+/// The TCP connections that a route applies to.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct TcpRouteMatch {
-    /// The port of the router that was called. Default: any.
+    /// Port of the router on which the traffic arrives. Default: any.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]
     pub port: Option<u64>,
 }
 
-/// Where a route leads.
+/// The targets of a route.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RouteAction {
-    /// The targets, 1 to 10, that divide the traffic among themselves.
+    /// Targets among which the traffic is divided by weight, 1 to 10 entries.
     #[schemars(length(min = 1, max = 10))]
     pub weighted_targets: Vec<WeightedTarget>,
 }
 
-/// A share of a route's traffic: exactly one of `virtualNodeRef` and `virtualNodeARN` names who gets it.
+/// A target of a route. Exactly one of `virtualNodeRef` and `virtualNodeARN` is required.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct WeightedTarget {
-    /// The virtual node's object.
+    /// Reference to the virtual node.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub virtual_node_ref: Option<Reference>,
-    /// The virtual node's ARN.
+    /// ARN of the virtual node, instead of `virtualNodeRef`. Region and account are ignored.
     #[serde(rename = "virtualNodeARN", skip_serializing_if = "Option::is_none")]
     pub virtual_node_arn: Option<String>,
-    /// The share, from 0 to 100, relative to the sum of all weights of the route. With 0 nothing is sent.
+    /// Share of the traffic, relative to the sum of all weights of the route; 0 to 100. A target of weight 0 gets no
+    /// traffic.
     #[schemars(range(min = 0, max = 100))]
     pub weight: u32,
-    /// The port of the virtual node; needed when it has several listeners. Default: its only one.
+    /// Port of the virtual node. Required if the node has several listeners. Default: the port of its only listener.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]
     pub port: Option<u64>,
 }
 
-/// When and how often HTTP requests are tried again.
+/// The retries of HTTP requests.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct HttpRetryPolicy {
-    /// Answers that are tried again.
+    /// HTTP events that are retried, 1 to 25: `server-error` (status 500 to 508, 510, 511, or a reset connection),
+    /// `gateway-error` (status 502, 503, 504, or a reset connection), `client-error` (status 409), `stream-error` (a
+    /// refused stream).
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 25))]
     pub http_retry_events: Option<Vec<HttpRetryEvent>>,
-    /// Failures of the connection that are tried again.
+    /// Connection events that are retried: `connection-error` (failed connection).
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 1))]
     pub tcp_retry_events: Option<Vec<TcpRetryEvent>>,
-    /// How often, after the first try. 0 switches retries off.
+    /// Maximum number of retries of a request. 0 disables retries.
     #[schemars(range(min = 0))]
     pub max_retries: u64,
-    /// How long each try may take.
+    /// Timeout of each try. Zero disables the timeout.
     pub per_retry_timeout: Duration,
 }
 
-/// When and how often gRPC calls are tried again.
+/// The retries of gRPC calls.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct GrpcRetryPolicy {
-    /// gRPC status codes that are tried again.
+    /// gRPC status codes that are retried, 1 to 5.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 5))]
     pub grpc_retry_events: Option<Vec<GrpcRetryEvent>>,
-    /// HTTP answers that are tried again.
+    /// HTTP events that are retried, 1 to 25: `server-error` (status 500 to 508, 510, 511, or a reset connection),
+    /// `gateway-error` (status 502, 503, 504, or a reset connection), `client-error` (status 409), `stream-error` (a
+    /// refused stream).
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 25))]
     pub http_retry_events: Option<Vec<HttpRetryEvent>>,
-    /// Failures of the connection that are tried again.
+    /// Connection events that are retried: `connection-error` (failed connection).
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 1))]
     pub tcp_retry_events: Option<Vec<TcpRetryEvent>>,
-    /// How often, after the first try. 0 switches retries off.
+    /// Maximum number of retries of a request. 0 disables retries.
     #[schemars(range(min = 0))]
     pub max_retries: u64,
-    /// How long each try may take.
+    /// Timeout of each try. Zero disables the timeout.
     pub per_retry_timeout: Duration,
 }
 
-/// An HTTP answer that is tried again.
+/// An HTTP event that is retried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum HttpRetryEvent {
-    /// 500 to 508, 510, 511
+    /// Status 500 to 508, 510, 511, or a reset connection.
     ServerError,
-    /// 502, 503, 504
+    /// Status 502, 503, 504, or a reset connection.
     GatewayError,
-    /// 409
+    /// Status 409.
     ClientError,
-    /// A refused stream
+    /// A refused stream.
     StreamError,
 }
 
-/// A failure of the connection that is tried again.
+/// A connection event that is retried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum TcpRetryEvent {
-    /// No connection could be made.
+    /// A failed connection.
     ConnectionError,
 }
 
-/// A gRPC status code that is tried again.
+/// A gRPC status code that is retried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
-#[allow(missing_docs)] // gRPC's own names
+#[allow(missing_docs)] // the status codes of gRPC
 pub enum GrpcRetryEvent {
     Cancelled,
     DeadlineExceeded,
@@ -321,20 +329,22 @@ pub enum GrpcRetryEvent {
     Unavailable,
 }
 
-/// What became of the router.
+/// Observed state of the virtual router.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct VirtualRouterStatus {
-    /// Whether it works: `VirtualRouterActive`.
+    /// Conditions by type. `VirtualRouterActive`: the object is valid and its references resolve. `Programmed`: every connected proxy
+    /// concerned has accepted the newest generation. `WeightsAcked`: the message has the weights that these
+    /// proxies accepted last.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub conditions: Option<Vec<Condition>>,
-    /// Its AWS name as an ARN.
+    /// ARN of the virtual router.
     #[serde(rename = "virtualRouterARN", skip_serializing_if = "Option::is_none")]
     pub virtual_router_arn: Option<String>,
-    /// The AWS names of its routes as ARNs, by the name of the route.
+    /// ARNs of the routes, by the name of the route.
     #[serde(rename = "routeARNs", skip_serializing_if = "Option::is_none")]
     pub route_arns: Option<BTreeMap<String, String>>,
-    /// The `metadata.generation` that the status is about.
+    /// The `metadata.generation` that the conditions describe.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
 }

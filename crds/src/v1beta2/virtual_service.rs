@@ -1,4 +1,4 @@
-//! `VirtualService`: a host name that clients call, and who answers.
+//! `VirtualService`: a host name that clients call, and its provider.
 
 use kube::CustomResource;
 use schemars::JsonSchema;
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{MeshReference, Reference};
 use crate::condition::Condition;
 
-/// The host name and who answers for it.
+/// The host name of the service, and its provider.
 #[derive(
     CustomResource, Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema,
 )]
@@ -21,7 +21,7 @@ use crate::condition::Condition;
     category = "all",
     status = "VirtualServiceStatus",
     derive = "PartialEq",
-    doc = "A host name that members of the mesh call, and the virtual node or router that answers.",
+    doc = "A host name that members of the mesh call, and the virtual node or virtual router that provides the service.",
     printcolumn(
         name = "HOST",
         type_ = "string",
@@ -32,19 +32,19 @@ use crate::condition::Condition;
         name = "PROVIDER",
         type_ = "string",
         json_path = ".spec.provider..name",
-        description = "The virtual node or router that answers"
+        description = "The virtual node or virtual router that provides the service"
     ),
     printcolumn(
         name = "PROGRAMMED",
         type_ = "string",
         json_path = r#".status.conditions[?(@.type=="Programmed")].status"#,
-        description = "Whether every connected proxy concerned has accepted it"
+        description = "Whether every connected proxy concerned has accepted the newest generation"
     ),
     printcolumn(
         name = "ARN",
         type_ = "string",
         json_path = ".status.virtualServiceARN",
-        description = "The virtual service's AWS name as an ARN"
+        description = "ARN of the virtual service"
     ),
     printcolumn(
         name = "AGE",
@@ -53,65 +53,66 @@ use crate::condition::Condition;
     )
 )]
 pub struct VirtualServiceSpec {
-    /// The host name, exactly as clients write it; it must resolve in DNS, to whatever address.
-    /// Default: `name.namespace` of the object. Cannot be changed.
+    /// Host name of the service, exactly as clients write it. The name has to resolve in DNS, to any address except
+    /// loopback, so that clients open a connection. Default: `NAME.NAMESPACE` of the object. Immutable.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub aws_name: Option<String>,
-    /// Who answers. Default: nobody; the name is reserved and requests get 404.
+    /// Virtual node or virtual router that provides the service. Default: none; requests are answered 404.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub provider: Option<VirtualServiceProvider>,
-    /// The mesh that the virtual service belongs to. Filled in when it is created; leave it out.
+    /// The mesh of the virtual service. Set by admission at creation; do not set it. Immutable.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mesh_ref: Option<MeshReference>,
 }
 
-/// Who answers for a virtual service: exactly one of the fields.
+/// The provider of a virtual service. Exactly one field is required.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct VirtualServiceProvider {
-    /// A virtual node, on all ports of its listeners.
+    /// A virtual node. The service has the ports of its listeners.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub virtual_node: Option<VirtualNodeServiceProvider>,
-    /// A virtual router, on the ports of its listeners.
+    /// A virtual router. The service has the ports of its listeners.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub virtual_router: Option<VirtualRouterServiceProvider>,
 }
 
-/// A virtual node that answers: exactly one of the fields.
+/// The virtual node that provides the service. Exactly one field is required.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct VirtualNodeServiceProvider {
-    /// The virtual node's object.
+    /// Reference to the virtual node.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub virtual_node_ref: Option<Reference>,
-    /// The virtual node's ARN.
+    /// ARN of the virtual node, instead of `virtualNodeRef`. Region and account are ignored.
     #[serde(rename = "virtualNodeARN", skip_serializing_if = "Option::is_none")]
     pub virtual_node_arn: Option<String>,
 }
 
-/// A virtual router that answers: exactly one of the fields.
+/// The virtual router that provides the service. Exactly one field is required.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct VirtualRouterServiceProvider {
-    /// The virtual router's object.
+    /// Reference to the virtual router.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub virtual_router_ref: Option<Reference>,
-    /// The virtual router's ARN.
+    /// ARN of the virtual router, instead of `virtualRouterRef`. Region and account are ignored.
     #[serde(rename = "virtualRouterARN", skip_serializing_if = "Option::is_none")]
     pub virtual_router_arn: Option<String>,
 }
 
-/// What became of the virtual service.
+/// Observed state of the virtual service.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct VirtualServiceStatus {
-    /// Whether it works: `VirtualServiceActive`.
+    /// Conditions by type. `VirtualServiceActive`: the object is valid and its references resolve. `Programmed`: every connected proxy
+    /// concerned has accepted the newest generation.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub conditions: Option<Vec<Condition>>,
-    /// Its AWS name as an ARN.
+    /// ARN of the virtual service.
     #[serde(rename = "virtualServiceARN", skip_serializing_if = "Option::is_none")]
     pub virtual_service_arn: Option<String>,
-    /// The `metadata.generation` that the status is about.
+    /// The `metadata.generation` that the conditions describe.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
 }
