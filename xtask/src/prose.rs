@@ -47,8 +47,8 @@ pub(crate) fn check() -> Result<Vec<Finding>> {
         ".ci/run",
     ];
     for file in files::with_suffix(&[&suffixes[..], &scripts[..]].concat())? {
-        let is_about_the_rules = ["docs/style.md", "xtask/src/rules.rs"].contains(&&*file.path);
-        if is_about_the_rules {
+        // The style guide and this check quote what they rule out.
+        if file.path == "docs/style.md" || file.path.starts_with("xtask/") {
             continue;
         }
         for passage in passages(&file.path, &file.text) {

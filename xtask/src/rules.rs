@@ -16,7 +16,8 @@ static IS_NO: LazyLock<Regex> =
 /// Pronouns and question words, as the first word of a comment.
 static OPENING: LazyLock<Regex> = LazyLock::new(|| {
     regex(concat!(
-        r"^(It|Its|They|Their|Them|That|Those|These|This|What|Which|Who|Whom|Whose|How|Why|Where|There|He|She)\b",
+        r"^(It|Its|They|Their|Them|That|Those|These|What|Which|Who|Whom|Whose|How|Why|Where|There|He|She)\b",
+        r"|^This (is|was|has|does|can|must|means|makes|keeps|lets|needs)\b",
         r"|^(Of|By|As) "
     ))
 });
@@ -94,6 +95,7 @@ mod tests {
             " What is sent.",
             "Of this mesh.",
             "That it is there.",
+            "This is a port.",
         ] {
             assert!(opening(comment).is_some(), "{comment}");
         }
@@ -101,6 +103,7 @@ mod tests {
             "Waits for the ACK.",
             "Items that wait.",
             "Itself",
+            "This crate is pure.",
             "Office hours",
         ] {
             assert_eq!(opening(comment), None, "{comment}");
