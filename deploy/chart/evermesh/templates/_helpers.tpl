@@ -2,7 +2,7 @@
 {{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" }}
 {{- end }}
 
-{{- /* The name of everything; short enough for what is appended to it. */}}
+{{- /* The name of all objects. Limited to 50 characters, so that suffixes fit into 63. */}}
 {{- define "evermesh.fullname" -}}
 {{- $name := include "evermesh.name" . }}
 {{- if .Values.fullnameOverride }}
@@ -34,7 +34,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end }}
 {{- end }}
 
-{{- /* Whether image.repository is that of the controller whose values these were. */}}
+{{- /* Not empty if image.repository is that of appmesh-controller, from its values file. */}}
 {{- define "evermesh.foreignImage" -}}
 {{- if regexMatch "(^|/)appmesh-controller$" .Values.image.repository }}true{{ end }}
 {{- end }}
@@ -47,17 +47,18 @@ evermesh:{{ .Chart.AppVersion }}
 {{- end }}
 {{- end }}
 
-{{- /* Envoy's image, unless its repository is that of AWS's, whose program is another one. */}}
+{{- /* Not empty if sidecar.image.repository is AWS's Envoy, whose image does not have the program `envoy` in its PATH. */}}
 {{- define "evermesh.foreignSidecar" -}}
 {{- if regexMatch "(^|/)aws-appmesh-envoy$" .Values.sidecar.image.repository }}true{{ end }}
 {{- end }}
 
+{{- /* Not empty if init.image.repository is AWS's init container. */}}
 {{- define "evermesh.foreignInit" -}}
 {{- if regexMatch "(^|/)aws-appmesh-proxy-route-manager$" .Values.init.image.repository }}true{{ end }}
 {{- end }}
 
-{{- /* Every address of the pod. [::] takes IPv4 too, but cannot be had where IPv6 is off. */}}
-{{- define "evermesh.everywhere" -}}
+{{- /* The address that stands for all addresses of the pod. [::] accepts IPv4 as well, but cannot be bound without IPv6. */}}
+{{- define "evermesh.anyAddress" -}}
 {{- eq .Values.ipFamily "ipv6" | ternary "[::]" "0.0.0.0" }}
 {{- end }}
 
@@ -65,25 +66,25 @@ evermesh:{{ .Chart.AppVersion }}
 {{- if and .Values.injection.enabled (not .Values.beside) }}true{{ end }}
 {{- end }}
 
-{{- /* Values that no proxy, or no injected one, could connect with. */}}
-{{- define "evermesh.refusals" -}}
+{{- /* Fails for values with which no proxy, or no injected sidecar, could connect. */}}
+{{- define "evermesh.validate" -}}
 {{- $xds := .Values.xds }}
 {{- $certificates := or $xds.tls.clientCertificates (eq $xds.authentication "certificate") }}
 {{- if and $certificates (not $xds.tls.secretName) }}
-{{- fail "xds.authentication=certificate and xds.tls.clientCertificates=true need xds.tls.secretName: a certificate is shown over TLS" }}
+{{- fail "xds.authentication=certificate and xds.tls.clientCertificates=true require xds.tls.secretName, because client certificates need TLS" }}
 {{- end }}
 {{- if include "evermesh.injection" . }}
 {{- $audience := .Values.sidecar.tokenAudience }}
 {{- if $certificates }}
-{{- fail "xds.authentication=certificate or xds.tls.clientCertificates=true, with injection.enabled=true: injected sidecars have no certificate, so each would be refused; set injection.enabled=false, or authenticate with `kubernetes`" }}
+{{- fail "injected sidecars have no client certificate, so xds.authentication=certificate or xds.tls.clientCertificates=true would reject each of them; set injection.enabled=false or xds.authentication=kubernetes" }}
 {{- end }}
 {{- if and (kindIs "string" $audience) (ne $xds.authentication "none") (ne $audience $xds.tokenAudience) (or $audience (eq $xds.authentication "kubernetes")) }}
-{{- fail (printf "sidecar.tokenAudience=%q, with xds.authentication=%s and xds.tokenAudience=%q: each injected sidecar would be refused; leave sidecar.tokenAudience out" $audience $xds.authentication $xds.tokenAudience) }}
+{{- fail (printf "sidecar.tokenAudience=%q with xds.authentication=%s and xds.tokenAudience=%q would reject each injected sidecar; remove sidecar.tokenAudience" $audience $xds.authentication $xds.tokenAudience) }}
 {{- end }}
 {{- end }}
 {{- end }}
 
-{{- /* What pods get, as arguments. */}}
+{{- /* The arguments for the settings of sidecars. */}}
 {{- define "evermesh.sidecarArguments" -}}
 {{- $sidecar := .Values.sidecar }}
 {{- $resources := $sidecar.resources }}
@@ -120,12 +121,12 @@ evermesh:{{ .Chart.AppVersion }}
 {{- if kindIs "string" $sidecar.tokenAudience }}
 {{- $arguments = append $arguments (printf "--sidecar-token-audience=%s" $sidecar.tokenAudience) }}
 {{- end }}
-{{- range $flag, $is := dict
+{{- range $flag, $isSet := dict
     "--envoy-admin-access-enable-ipv6" $sidecar.envoyAdminAccessEnableIPv6
     "--wait-until-proxy-ready" $sidecar.waitUntilProxyReady
     "--enable-iam-for-service-accounts" $sidecar.iamForServiceAccounts
     "--enable-stats-tags" .Values.stats.tagsEnabled }}
-{{- if $is }}{{ $arguments = append $arguments $flag }}{{ end }}
+{{- if $isSet }}{{ $arguments = append $arguments $flag }}{{ end }}
 {{- end }}
 {{- if .Values.xds.tls.secretName }}
 {{- $arguments = append $arguments (printf "--sidecar-xds-ca=/etc/evermesh/xds/%s" $sidecar.xdsCA) }}
@@ -171,13 +172,13 @@ evermesh:{{ .Chart.AppVersion }}
 {{- if and (not .Values.beside) (or .Values.certManager.enabled .Values.enableCertManager) }}true{{ end }}
 {{- end }}
 
-{{- /* The one place where values become the arguments of the program. */}}
+{{- /* The arguments of `evermesh serve`. */}}
 {{- define "evermesh.arguments" -}}
-{{- include "evermesh.refusals" . }}
-{{- $everywhere := include "evermesh.everywhere" . -}}
+{{- include "evermesh.validate" . }}
+{{- $anyAddress := include "evermesh.anyAddress" . -}}
 - serve
 - --kubernetes
-- "--xds-address={{ $everywhere }}:18000"
+- "--xds-address={{ $anyAddress }}:18000"
 - --xds-authentication={{ .Values.xds.authentication }}
 - --xds-token-audience={{ .Values.xds.tokenAudience }}
 {{- if .Values.xds.tls.secretName }}
@@ -188,12 +189,12 @@ evermesh:{{ .Chart.AppVersion }}
 {{- end }}
 {{- end }}
 - --admin-address=127.0.0.1:18081
-- "--metrics-address={{ $everywhere }}:18080"
+- "--metrics-address={{ $anyAddress }}:18080"
 - --advertise-address=$(POD_IP)
 - --log={{ .Values.log.level }}
 - --ip-family={{ .Values.ipFamily }}
 {{- if not .Values.beside }}
-- "--webhook-address={{ $everywhere }}:9443"
+- "--webhook-address={{ $anyAddress }}:9443"
 - --webhook-service={{ .Release.Namespace }}/{{ include "evermesh.fullname" . }}-webhook
 {{- if include "evermesh.certManager" . }}
 - --webhook-certificates=/etc/evermesh/webhook
@@ -228,12 +229,12 @@ evermesh:{{ .Chart.AppVersion }}
 {{- end }}
 {{- end }}
 
-{{- /* An account id: without quotes YAML reads it as a number. */}}
+{{- /* The 12 digits of an account ID, which YAML reads as a number if it is not quoted. */}}
 {{- define "evermesh.digits" -}}
 {{- if kindIs "string" . }}{{ . }}{{ else }}{{ printf "%012d" (int64 .) }}{{ end }}
 {{- end }}
 
-{{- /* The kinds of App Mesh: singular, plural. */}}
+{{- /* The kinds of App Mesh, from singular to plural. */}}
 {{- define "evermesh.kinds" -}}
 mesh: meshes
 virtualnode: virtualnodes
