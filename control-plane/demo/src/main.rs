@@ -52,7 +52,7 @@ struct Args {
 async fn main() -> ExitCode {
     let args = Args::parse();
     let options = CanaryLabOptions {
-        cluster: args.kubernetes,
+        kubernetes: args.kubernetes,
         ..CanaryLabOptions::default()
     };
     let mut board = ProgressTable::new();
@@ -87,7 +87,7 @@ async fn play(board: &mut ProgressTable, options: CanaryLabOptions) -> Result<()
         options.rate
     ));
     let mut traffic = stage.traffic()?;
-    if !options.cluster {
+    if !options.kubernetes {
         ProgressTable::open();
     }
 
@@ -99,7 +99,7 @@ async fn play(board: &mut ProgressTable, options: CanaryLabOptions) -> Result<()
         } else {
             Some(stage.shift(weights).await?)
         };
-        if let Some(shown) = stage.shown().await? {
+        if let Some(shown) = stage.kubectl_get().await? {
             if applied.is_some() {
                 say("\n$ kubectl apply -f route.yaml");
             }

@@ -83,7 +83,7 @@ impl Local {
             })
         };
         let mut parts = vec![spawn("containerd", plan.containerd()?)?];
-        let api = ApiServer::start_of_cluster(&node).await?;
+        let api = ApiServer::start_with_pods_on(&node).await?;
         tell("etcd and kube-apiserver are ready");
         parts.push(spawn(
             "kube-controller-manager",

@@ -1,7 +1,13 @@
-//! The Helm chart, installed as a user installs it, but for what needs a cluster that runs pods.
+//! The Helm chart in an API server without pods.
 //!
-//! The API server calls the webhooks at an address instead of a Service, and the program that the Deployment would run
-//! is started by the test: with the Deployment's arguments, and with the rights of its service account.
+//! [`Chart::install`] applies the rendered objects except those that only pods give a meaning.
+//! Webhook configurations name an address instead of a Service.
+//! The test starts the control plane itself, with the arguments of the Deployment and the kubeconfig of its service
+//! account:
+//!
+//! ```text
+//! helm template → Chart → install(api) → InstalledChart → ControlPlane::start_installed
+//! ```
 
 use std::{
     net::SocketAddr,
@@ -18,52 +24,51 @@ use crate::{
     process, tools,
 };
 
-/// Where the chart is installed.
+/// The namespace of the release.
 pub const NAMESPACE: &str = "appmesh-system";
 
-/// Nobody could act on these here: no pod runs, and there is no network between pods.
-const OF_A_RUNNING_CLUSTER: [&str; 3] = ["Deployment", "NetworkPolicy", "PodDisruptionBudget"];
+/// Kinds that have no effect without pods.
+const KINDS_FOR_PODS: [&str; 3] = ["Deployment", "NetworkPolicy", "PodDisruptionBudget"];
 
-/// How long the API server may take to notice rights and webhooks.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Limit for new roles and webhook configurations to take effect in the API server.
+const LIMIT: Duration = Duration::from_secs(30);
 
-/// Where the chart lies.
+/// The folder of the chart.
 pub fn path() -> Result<PathBuf> {
     Ok(tools::workspace()?.join("deploy/chart/evermesh"))
 }
 
-/// Helm, on the chart, with further arguments.
+/// A Helm command: `action`, the chart's folder, `arguments`.
 pub fn helm(action: &[&str], arguments: &[&str]) -> Result<Command> {
     let mut command = process::command(tools::installed("kubernetes/helm")?);
     command.args(action).arg(path()?).args(arguments);
     Ok(command)
 }
 
-/// What the chart renders as the release `evermesh`.
+/// The output of `helm template` for the release `evermesh`.
 pub fn render(arguments: &[&str]) -> Result<String> {
     let version = ["--namespace", NAMESPACE, "--kube-version", "1.36.0"];
     process::run(helm(&["template", "evermesh"], &version)?.args(arguments))
 }
 
-/// The chart's objects.
 #[derive(Clone, Debug)]
 pub struct Chart {
-    /// As they were rendered; a test may break them.
+    /// The rendered objects; a test may change them before it installs them.
     pub objects: Vec<Value>,
 }
 
-/// The chart as it is installed in an API server.
+/// A chart that was installed in an API server.
 #[derive(Clone, Debug)]
 pub struct InstalledChart {
-    /// The kubeconfig of the service account that Evermesh runs as.
+    /// The kubeconfig of the service account of Evermesh.
     pub kubeconfig: PathBuf,
-    /// Where the API server calls the webhooks.
+    /// The address at which the API server calls the webhooks.
     pub webhook: SocketAddr,
     arguments: Vec<String>,
 }
 
 impl Chart {
-    /// Renders it with these arguments of Helm.
+    /// Renders the chart with these arguments of Helm.
     pub fn render(arguments: &[&str]) -> Result<Self> {
         let rendered = render(arguments)?;
         let objects: Vec<Value> = serde_saphyr::from_multiple(&rendered)?;
@@ -78,48 +83,48 @@ impl Chart {
             .filter(move |object| object["kind"] == kind)
     }
 
-    /// The one Deployment's pods.
-    fn pod(&self) -> Result<&Value> {
+    /// The pod spec of the Deployment.
+    fn pod_spec(&self) -> Result<&Value> {
         let deployment = self.of_kind("Deployment").next();
-        Ok(&deployment.context("the chart renders a Deployment")?["spec"]["template"]["spec"])
+        Ok(&deployment.context("the chart renders no Deployment")?["spec"]["template"]["spec"])
     }
 
-    /// The arguments of the program in a pod with the address 10.0.0.1.
+    /// The arguments of the container in a pod with the address 10.0.0.1.
     pub fn arguments(&self) -> Result<Vec<String>> {
-        let arguments = self.pod()?["containers"][0]["args"].as_array();
-        let arguments = arguments.context("the container has arguments")?;
+        let arguments = self.pod_spec()?["containers"][0]["args"].as_array();
+        let arguments = arguments.context("the container has no arguments")?;
         arguments
             .iter()
             .map(|it| {
-                let argument = it.as_str().context("an argument is a string")?;
+                let argument = it.as_str().context("an argument is not a string")?;
                 Ok(argument.replace("$(POD_IP)", "10.0.0.1"))
             })
             .collect()
     }
 
-    /// Installs it, its definitions and its namespace, and waits until its rights are in force.
+    /// Installs the CRDs, the namespace and the objects, and waits until the roles take effect.
     pub async fn install(&self, api: &ApiServer, webhook: SocketAddr) -> Result<InstalledChart> {
         api.apply_path(&path()?.join("crds")).await?;
         api.wait_for_crds().await?;
         api.create_namespace(NAMESPACE).await?;
         let objects = self.objects.iter().filter(|it| {
             let kind = it["kind"].as_str().unwrap_or_default();
-            !OF_A_RUNNING_CLUSTER.contains(&kind)
+            !KINDS_FOR_PODS.contains(&kind)
         });
         let objects: Vec<String> = objects
-            .map(|object| at_an_address(object, webhook).to_string())
+            .map(|object| with_webhook_address(object, webhook).to_string())
             .collect();
         api.apply(&objects.join("\n---\n")).await?;
-        let account = self.pod()?["serviceAccountName"].as_str();
-        let account = account.context("the pod has a service account")?;
+        let account = self.pod_spec()?["serviceAccountName"].as_str();
+        let account = account.context("the pod spec has no service account")?;
         for role in self.of_kind("ClusterRole").chain(self.of_kind("Role")) {
             if role["metadata"]["labels"]
                 .to_string()
                 .contains("aggregate-to")
             {
-                continue; // For people, and bound to nobody yet.
+                continue; // A role for people, which is not bound to the service account.
             }
-            noticed(api, account, role).await?;
+            wait_for_role(api, account, role).await?;
         }
         Ok(InstalledChart {
             kubeconfig: api.service_account_kubeconfig(NAMESPACE, account).await?,
@@ -130,7 +135,7 @@ impl Chart {
 }
 
 impl InstalledChart {
-    /// The arguments of the program with other addresses.
+    /// The arguments of the container with other addresses.
     pub fn arguments(
         &self,
         xds: SocketAddr,
@@ -148,22 +153,24 @@ impl InstalledChart {
             let found = arguments.iter_mut().find(|it| it.starts_with(flag));
             match found {
                 Some(argument) => *argument = format!("{flag}{address}"),
-                // Beside another controller it serves none.
+                // Beside another controller, Evermesh serves no webhooks.
                 None if flag == "--webhook-address=" => {}
-                None => bail!("the chart does not give {flag}"),
+                None => bail!("the Deployment of the chart has no argument {flag}"),
             }
         }
         arguments.push(format!("--webhook-host={}", self.webhook.ip()));
         Ok(arguments)
     }
 
-    /// Waits until the API server asks the webhooks, trusts them and has an answer.
+    /// Waits until the API server calls the webhooks successfully.
     pub async fn wait_for_webhooks(&self, api: &ApiServer) -> Result<()> {
         wait_for_webhooks(&api.kubectl).await
     }
 }
 
-/// Waits until the API server asks the webhooks, trusts them and has an answer.
+/// Waits until the API server calls the webhooks and accepts their certificate and response.
+///
+/// The probe is a Mesh that is created with `--dry-run=server`: the mutating webhook sets its `awsName`.
 pub async fn wait_for_webhooks(kubectl: &Kubectl) -> Result<()> {
     let probe = json!({
         "apiVersion": "appmesh.k8s.aws/v1beta2",
@@ -182,18 +189,21 @@ pub async fn wait_for_webhooks(kubectl: &Kubectl) -> Result<()> {
         "--filename",
         &file,
     ];
-    eventually("the webhooks are asked", async || {
-        let created: Value = serde_json::from_str(&kubectl.run(&create).await?)?;
-        if created["spec"]["awsName"] != "probe" {
-            bail!("awsName is not filled in");
-        }
-        Ok(())
-    })
+    retry(
+        "the API server does not get a response from the webhooks",
+        async || {
+            let created: Value = serde_json::from_str(&kubectl.run(&create).await?)?;
+            if created["spec"]["awsName"] != "probe" {
+                bail!("spec.awsName is not set");
+            }
+            Ok(())
+        },
+    )
     .await
 }
 
-/// A webhook configuration that leads to an address; other objects stay as they are.
-fn at_an_address(object: &Value, address: SocketAddr) -> Value {
+/// The object with an address instead of a Service in each webhook's `clientConfig`.
+fn with_webhook_address(object: &Value, address: SocketAddr) -> Value {
     let mut object = object.clone();
     if let Some(Value::Array(webhooks)) = object.get_mut("webhooks") {
         for webhook in webhooks {
@@ -205,8 +215,8 @@ fn at_an_address(object: &Value, address: SocketAddr) -> Value {
     object
 }
 
-/// Waits until the API server grants what a role says: it takes up a role as a whole.
-async fn noticed(api: &ApiServer, account: &str, role: &Value) -> Result<()> {
+/// Waits until the API server grants the first rule of a role; it takes a role into account as a whole.
+async fn wait_for_role(api: &ApiServer, account: &str, role: &Value) -> Result<()> {
     let word = |list: &Value| list[0].as_str().unwrap_or_default().to_owned();
     let granted = &role["rules"][0];
     let resource = format!(
@@ -225,13 +235,12 @@ async fn noticed(api: &ApiServer, account: &str, role: &Value) -> Result<()> {
             None => "--all-namespaces",
         },
     ];
-    eventually(&question.join(" "), async || {
-        api.kubectl(&question).await.map(drop)
-    })
-    .await
+    let failure = format!("the API server does not grant `{}`", question.join(" "));
+    retry(&failure, async || api.kubectl(&question).await.map(drop)).await
 }
 
-async fn eventually(what: &str, mut attempt: impl AsyncFnMut() -> Result<()>) -> Result<()> {
+/// Repeats `attempt` until it succeeds; the error begins with `failure` and ends with the last error.
+async fn retry(failure: &str, mut attempt: impl AsyncFnMut() -> Result<()>) -> Result<()> {
     let mut last = None;
     let trying = async {
         while let Err(error) = attempt().await {
@@ -239,16 +248,16 @@ async fn eventually(what: &str, mut attempt: impl AsyncFnMut() -> Result<()>) ->
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    if tokio::time::timeout(PATIENCE, trying).await.is_err() {
+    if tokio::time::timeout(LIMIT, trying).await.is_err() {
         bail!(
-            "in vain: {what}: {:#}",
-            last.unwrap_or_else(|| anyhow::anyhow!("no answer"))
+            "{failure} within {LIMIT:?}: {:#}",
+            last.unwrap_or_else(|| anyhow::anyhow!("the first attempt did not end"))
         );
     }
     Ok(())
 }
 
-/// The values of somebody who installed the chart appmesh-controller.
+/// Values of an installation of the chart appmesh-controller.
 pub fn appmesh_controller_values() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/chart/appmesh-controller.yaml")
 }

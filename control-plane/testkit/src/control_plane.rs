@@ -1,4 +1,4 @@
-//! The real control plane, started as a user starts it.
+//! The control plane as a process: started, killed and restarted like a user's, and read through its admin pages.
 
 use std::{
     ffi::OsString,
@@ -23,24 +23,25 @@ use crate::{
     tools,
 };
 
-/// Ready means that every source has answered once.
+/// Limit for `/readyz`, which waits until every source was read once, and for the end after SIGTERM.
 const START: Duration = Duration::from_secs(30);
 
-/// Where the control plane serves Envoys when it runs on a host.
+/// The xDS port on a lab host.
 pub const XDS_PORT: u16 = 18000;
 
-/// Where it answers its operators when it runs on a host.
+/// The admin port on a lab host.
 pub const ADMIN_PORT: u16 = 18001;
 
-/// Where probes, metrics and other replicas come when it runs on a host as the chart would.
+/// The port for probes, metrics and other replicas on a lab host, if the arguments are the chart's.
 const METRICS_PORT: u16 = 18002;
 
 /// A running control plane.
 #[derive(Debug)]
 pub struct ControlPlane {
-    place: Option<LabHost>,
+    /// The lab host that runs the process, or `None` for this machine.
+    host: Option<LabHost>,
     arguments: Vec<OsString>,
-    /// The cluster it reads, if it reads one.
+    /// Set if the control plane reads a Kubernetes cluster.
     kubeconfig: Option<PathBuf>,
     xds: SocketAddr,
     admin: Address,
@@ -49,39 +50,39 @@ pub struct ControlPlane {
     _dir: Option<TempDir>,
 }
 
-/// One change and how far it came.
+/// An entry of `/debug/changes`.
 #[derive(Clone, Debug, Deserialize, PartialEq)]
 pub struct ChangeRecord {
-    /// Counts up.
+    /// Increases with each change.
     pub id: u64,
-    /// When it was noticed, in milliseconds since 1970.
+    /// Time at which the control plane noticed the change, in milliseconds since 1970.
     pub at_ms: f64,
-    /// What changed: files, Cloud Map services.
+    /// The changed files, objects and Cloud Map services.
     pub origins: Vec<String>,
-    /// How many answers of proxies it takes.
+    /// Number of responses of proxies that the change waits for.
     pub deliveries: u64,
-    /// How many of them were refusals.
+    /// Number of NACKs among these responses.
     pub rejected: u64,
-    /// The time from when it was noticed until the last answer; none while one is missing.
+    /// Milliseconds from `at_ms` to the last response, or `None` while one is missing.
     pub acked_ms: Option<f64>,
 }
 
 impl ControlPlane {
-    /// Starts a control plane on loopback that reads the manifests below `config`; it is not ready yet.
+    /// Starts a control plane on loopback that reads the manifests below `config`, without waiting until it is ready.
     pub fn start(config: &Path, arguments: &[&str]) -> Result<Self> {
         let source = ["--config".into(), config.into()];
         Self::start_on_loopback(&source, None, arguments)
     }
 
-    /// Starts a control plane on loopback that reads the cluster of this kubeconfig; it is not ready yet.
+    /// Like [`Self::start`], for the Kubernetes cluster of this kubeconfig.
     pub fn start_on_cluster(kubeconfig: &Path, arguments: &[&str]) -> Result<Self> {
         let source = ["--kubernetes".into()];
         Self::start_on_loopback(&source, Some(kubeconfig.to_owned()), arguments)
     }
 
-    /// Starts a control plane on loopback as an installed chart would, by this kubeconfig; it is not ready yet.
+    /// Starts a control plane on loopback with the arguments of an installed chart, without waiting until it is ready.
     ///
-    /// It serves its webhooks at `webhook`, which need not be where the API server calls them.
+    /// `webhook` is the address of the webhooks' server; it can differ from the address that the API server calls.
     pub fn start_installed(
         installed: &InstalledChart,
         kubeconfig: &Path,
@@ -93,7 +94,7 @@ impl ControlPlane {
         Self::launch_on_loopback([xds, admin], Some(kubeconfig.to_owned()), arguments)
     }
 
-    /// The same on a host of a lab, on whose loopback the API server is; it is not ready yet.
+    /// Like [`Self::start_installed`], on the lab host whose loopback has the API server.
     pub fn start_installed_on(host: &LabHost, installed: &InstalledChart) -> Result<Self> {
         let [xds, admin] = addresses_on(host);
         let metrics = SocketAddr::from((Ipv4Addr::LOCALHOST, METRICS_PORT));
@@ -119,7 +120,7 @@ impl ControlPlane {
     ) -> Result<Self> {
         let dir = tools::scratch("control-plane")?;
         let mut control_plane = Self {
-            place: None,
+            host: None,
             arguments,
             kubeconfig,
             xds,
@@ -132,7 +133,7 @@ impl ControlPlane {
         Ok(control_plane)
     }
 
-    /// Starts a control plane on a host of a lab, on [`XDS_PORT`] and [`ADMIN_PORT`]; it is not ready yet.
+    /// Like [`Self::start`], on a lab host with [`XDS_PORT`] and [`ADMIN_PORT`].
     pub fn start_on(host: &LabHost, config: &Path, arguments: &[&str]) -> Result<Self> {
         let [xds, admin] = addresses_on(host);
         let source = ["--config".into(), config.into()];
@@ -147,7 +148,7 @@ impl ControlPlane {
         let [xds, _] = addresses_on(host);
         let log = format!("{}.control-plane.log", host.name());
         let mut control_plane = Self {
-            place: Some(host.clone()),
+            host: Some(host.clone()),
             arguments,
             kubeconfig,
             xds,
@@ -160,22 +161,21 @@ impl ControlPlane {
         Ok(control_plane)
     }
 
-    /// The address for the bootstrap of Envoys.
+    /// The address of the xDS server.
     pub fn xds(&self) -> SocketAddr {
         self.xds
     }
 
-    /// The admin interface.
     pub fn admin(&self) -> &Address {
         &self.admin
     }
 
-    /// Ends the process at once, as a crash does.
+    /// Kills the process, as a crash does.
     pub fn kill(&mut self) {
         self.process = None;
     }
 
-    /// Ends the process as Kubernetes does, and waits for it.
+    /// Ends the process with SIGTERM, as Kubernetes does, and waits for its end.
     pub async fn stop(&mut self) -> Result<()> {
         if let Some(mut process) = self.process.take() {
             process.terminate(START).await?;
@@ -183,16 +183,16 @@ impl ControlPlane {
         Ok(())
     }
 
-    /// Ends the process if it runs, and starts it again.
+    /// Kills the process if it runs, and starts it again with the same arguments.
     pub fn restart(&mut self) -> Result<()> {
         self.kill();
         let binary = tools::built("evermesh")?;
-        let mut command: Command = match &self.place {
+        let mut command: Command = match &self.host {
             Some(host) => host.command(binary),
             None => process::command(binary),
         };
         command.args(&self.arguments);
-        // Whoever calls a stand-in for Cloud Map has no use for the credentials of the machine it runs on.
+        // Calls of moto need no credentials; asking an EC2 instance for them would only take time.
         command.env("AWS_EC2_METADATA_DISABLED", "true");
         if let Some(kubeconfig) = &self.kubeconfig {
             command.env("KUBECONFIG", kubeconfig);
@@ -201,35 +201,35 @@ impl ControlPlane {
         Ok(())
     }
 
-    /// Waits until it serves.
+    /// Waits until `/readyz` succeeds.
     pub async fn ready(&mut self) -> Result<()> {
         let admin = self.admin.clone();
         let Some(process) = &mut self.process else {
-            anyhow::bail!("the control plane was killed")
+            anyhow::bail!("the control plane does not run: the test killed or stopped it")
         };
         process
             .wait_until("ready", START, async || admin.get("/readyz").await.is_ok())
             .await
     }
 
-    /// The id of its process, while it runs.
+    /// The process ID, or `None` after [`Self::kill`] and [`Self::stop`].
     pub fn process_id(&self) -> Option<u32> {
         self.process.as_ref().map(Process::id)
     }
 
-    /// What it printed last.
+    /// The end of the log.
     pub fn log(&self) -> String {
         self.process.as_ref().map(Process::log).unwrap_or_default()
     }
 
-    /// The connected proxies and what each has taken over.
+    /// The page `/debug/proxies`: connected proxies and the versions that they ACKed.
     pub async fn proxies(&self) -> Result<Value> {
         Ok(serde_json::from_str(
             &self.admin.get("/debug/proxies").await?,
         )?)
     }
 
-    /// The last changes, oldest first.
+    /// The page `/debug/changes`, oldest change first.
     pub async fn changes(&self) -> Result<Vec<ChangeRecord>> {
         let mut changes: Vec<ChangeRecord> =
             serde_json::from_str(&self.admin.get("/debug/changes").await?)?;
@@ -237,23 +237,27 @@ impl ControlPlane {
         Ok(changes)
     }
 
-    /// The metrics, in Prometheus' text form.
+    /// The metrics in Prometheus' text format.
     pub async fn metrics(&self) -> Result<String> {
         self.admin.get("/metrics").await
     }
 
     /// One metric without labels, such as `evermesh_xds_nacks_total`.
     pub async fn metric(&self, name: &str) -> Result<u64> {
-        let text = self.metrics().await?;
-        let value = text
-            .lines()
-            .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-        let value = value.with_context(|| format!("there is no metric {name}"))?;
-        Ok(value.parse()?)
+        metric(&self.metrics().await?, name)
     }
 }
 
-/// For xDS and for operators, on a host of a lab.
+/// The value of a metric without labels in Prometheus' text format.
+fn metric(text: &str, name: &str) -> Result<u64> {
+    let value = text
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    let value = value.with_context(|| format!("metric `{name}` does not exist"))?;
+    Ok(value.parse()?)
+}
+
+/// The addresses of xDS and of the admin pages on a lab host.
 fn addresses_on(host: &LabHost) -> [SocketAddr; 2] {
     [
         SocketAddr::from((host.ip(), XDS_PORT)),
@@ -272,22 +276,42 @@ fn arguments_of(
     arguments.extend(["--xds-address".into(), xds.to_string().into()]);
     arguments.extend(["--admin-address".into(), admin.to_string().into()]);
     if !xds.ip().is_loopback() {
-        // Nobody else is in the lab.
+        // Only the hosts of the lab can connect.
         arguments.push("--xds-authentication=none".into());
     }
     arguments.extend(more.iter().map(Into::into));
     arguments
 }
 
-/// The bootstrap of a proxy that is the given App Mesh resource, such as `mesh/demo/virtualNode/front_demo`,
-/// as `evermesh bootstrap` prints it: for delta xDS, or for state-of-the-world xDS; `xds` is `HOST:PORT`.
+/// The output of `evermesh bootstrap` for a resource name such as `mesh/demo/virtualNode/front_demo`.
+///
+/// `xds` is `HOST:PORT`; `sotw` selects the state-of-the-world variant instead of delta.
 pub fn bootstrap(resource: &str, xds: impl Display, sotw: bool) -> Result<String> {
     bootstrap_with(resource, xds, if sotw { &["--sotw"] } else { &[] })
 }
 
-/// The same with further arguments, such as `--jaeger`.
+/// Like [`bootstrap`], with more arguments such as `--jaeger`.
 pub fn bootstrap_with(resource: &str, xds: impl Display, arguments: &[&str]) -> Result<String> {
     let mut command = Command::new(tools::built("evermesh")?);
     command.args(["bootstrap", "--node", resource, "--xds", &xds.to_string()]);
     process::run(command.args(arguments))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metric_is_found_by_its_whole_name() {
+        let text = "# TYPE evermesh_xds_nacks counter\n\
+                    evermesh_xds_nacks_total_old 1\n\
+                    evermesh_xds_nacks_total{type=\"cluster\"} 2\n\
+                    evermesh_xds_nacks_total 3\n";
+        assert_eq!(metric(text, "evermesh_xds_nacks_total").unwrap(), 3);
+        let error = metric(text, "evermesh_xds_acks_total").unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "metric `evermesh_xds_acks_total` does not exist"
+        );
+    }
 }

@@ -1,4 +1,4 @@
-//! A real Envoy: start it, ask it, judge a configuration with it.
+//! Real Envoys: start one, read its admin interface, validate a configuration.
 
 use std::{
     fs::{self, File},
@@ -18,23 +18,22 @@ use crate::{
     tools,
 };
 
-/// The first answer of a server that has to fetch its configuration on a busy machine.
+/// Limit for an Envoy to fetch its configuration and to become ready on a busy machine.
 const START: Duration = Duration::from_secs(30);
 
-/// The Envoys that we test with.
+/// The releases of Envoy that the tests run.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum EnvoyVersion {
-    /// The oldest that we support, 1.36.4.
+    /// 1.36.4, the oldest supported release.
     Oldest,
-    /// The newest that we test with, 1.40.0.
+    /// 1.40.0, the newest tested release.
     Newest,
 }
 
 impl EnvoyVersion {
-    /// Both, oldest first.
+    /// All of them, oldest first.
     pub const ALL: [Self; 2] = [Self::Oldest, Self::Newest];
 
-    /// The release's number.
     pub const fn number(self) -> &'static str {
         match self {
             Self::Oldest => "1.36.4",
@@ -42,25 +41,22 @@ impl EnvoyVersion {
         }
     }
 
-    /// The program.
     pub fn binary(self) -> Result<PathBuf> {
         Ok(tools::installed(&format!("envoy-{}/envoy", self.number()))?.canonicalize()?)
     }
 }
 
-/// What to start.
 #[derive(Clone, Debug)]
 pub struct EnvoyOptions {
-    /// Which Envoy.
     pub version: EnvoyVersion,
-    /// The bootstrap, YAML or JSON. Its `admin` is replaced by a Unix socket.
+    /// The bootstrap as YAML or JSON. Its `admin` is replaced by a Unix socket.
     pub bootstrap: String,
-    /// Further arguments, for example `--drain-time-s 1`.
+    /// More arguments, for example `--drain-time-s 1`.
     pub arguments: Vec<String>,
 }
 
 impl EnvoyOptions {
-    /// The given Envoy with the given bootstrap, and nothing else.
+    /// Options without more arguments.
     pub fn new(version: EnvoyVersion, bootstrap: impl Into<String>) -> Self {
         Self {
             version,
@@ -79,16 +75,16 @@ pub struct Envoy {
 }
 
 impl Envoy {
-    /// Starts an Envoy on this machine; it is not [`ready`](Self::ready) yet.
+    /// Starts an Envoy on this machine, without waiting until it is [`ready`](Self::ready).
     pub fn start(options: &EnvoyOptions) -> Result<Self> {
         let program = process::command(options.version.binary()?);
         Self::launch(options, program, &json!({}))
     }
 
-    /// Starts the Envoy of a lab's host, as the user that interception leaves alone.
+    /// Starts an Envoy on a lab host, as the user whose traffic interception does not redirect.
     pub fn start_on(host: &LabHost, options: &EnvoyOptions) -> Result<Self> {
         let binary = options.version.binary()?;
-        // The checkout may lie where only its owner reads.
+        // Envoy's user may not be able to read the folder of the checkout.
         let shared = host
             .dir()
             .join(format!("envoy-{}", options.version.number()));
@@ -107,19 +103,19 @@ impl Envoy {
         Self::launch(options, host.proxy_command(shared), &overrides)
     }
 
-    /// Starts `program` with the bootstrap and what is merged over it.
+    /// Starts `program` with the bootstrap; `overrides` are merged over it.
     fn launch(options: &EnvoyOptions, mut program: Command, overrides: &Value) -> Result<Self> {
         let dir = tools::scratch("envoy")?;
         let socket = dir.path().join("admin");
         let config = write_config(dir.path(), &options.bootstrap)?;
         let mut overrides = overrides.clone();
-        // Envoy may be another user than we are.
+        // Envoy may run as another user than this process.
         overrides["admin"] = json!({"address": {"pipe": {"path": socket, "mode": 0o777}}});
         program
             .arg("--config-path")
             .arg(config)
             .args(["--config-yaml", &overrides.to_string()])
-            // Without hot restart there is no shared memory, and so no base id to keep apart.
+            // Hot restart uses shared memory by base ID, which concurrent Envoys would have to keep apart.
             .args([
                 "--concurrency",
                 "1",
@@ -135,7 +131,7 @@ impl Envoy {
         })
     }
 
-    /// Waits until Envoy has its first configuration and serves.
+    /// Waits until Envoy has its configuration and accepts traffic.
     pub async fn ready(&mut self) -> Result<()> {
         let admin = self.admin.clone();
         self.process
@@ -143,17 +139,15 @@ impl Envoy {
             .await
     }
 
-    /// The admin interface.
     pub fn admin(&self) -> &Address {
         &self.admin
     }
 
-    /// The process: its log, its end.
     pub fn process(&mut self) -> &mut Process {
         &mut self.process
     }
 
-    /// Every counter and gauge, by name.
+    /// All counters and gauges, by name.
     pub async fn stats(&self) -> Result<std::collections::BTreeMap<String, u64>> {
         let text = self.admin.get("/stats?type=Counters").await?
             + &self.admin.get("/stats?type=Gauges").await?;
@@ -164,19 +158,19 @@ impl Envoy {
         Ok(pairs.collect())
     }
 
-    /// One counter or gauge; a name that Envoy does not know yet counts as zero.
+    /// One counter or gauge; zero if Envoy has not created it yet.
     pub async fn stat(&self, name: &str) -> Result<u64> {
         Ok(self.stats().await?.get(name).copied().unwrap_or_default())
     }
 
-    /// What Envoy runs with, endpoints included.
+    /// Envoy's configuration dump with endpoints.
     pub async fn config_dump(&self) -> Result<Value> {
         Ok(serde_json::from_str(
             &self.admin.get("/config_dump?include_eds").await?,
         )?)
     }
 
-    /// Clusters and their hosts.
+    /// The admin page of clusters and their hosts, as JSON.
     pub async fn clusters(&self) -> Result<Value> {
         Ok(serde_json::from_str(
             &self.admin.get("/clusters?format=json").await?,
@@ -184,35 +178,35 @@ impl Envoy {
     }
 }
 
-/// Waits for the right to run the Envoy of a virtual gateway outside of a lab, which lasts as long as the file is open.
+/// Waits for the lock of the ports that a gateway's Envoy binds outside of a lab; it lasts while the file is open.
 ///
-/// Such Envoys talk to themselves on a port that App Mesh has fixed, and listeners share ports: on one machine, two of
-/// them would take each other's requests.
+/// App Mesh fixes a port on which such an Envoy calls itself, and Envoy's listeners share ports (`SO_REUSEPORT`).
+/// Two of them on one machine would get each other's requests.
 pub fn lock_gateway_ports() -> Result<File> {
     let file = File::create(std::env::temp_dir().join("evermesh-gateway.lock"))?;
     file.lock()?;
     Ok(file)
 }
 
-/// Lets Envoy judge a bootstrap, YAML or JSON, without running it; the error holds Envoy's own words.
+/// Validates a bootstrap (YAML or JSON) with `envoy --mode validate`; the error quotes Envoy.
 pub fn validate(version: EnvoyVersion, bootstrap: &str) -> Result<()> {
     let dir = tools::scratch("validate")?;
     let config = write_config(dir.path(), bootstrap)?;
-    let mut judge = Command::new(version.binary()?);
-    judge.args([
+    let mut envoy = Command::new(version.binary()?);
+    envoy.args([
         "--mode",
         "validate",
         "--reject-unknown-dynamic-fields",
         "--disable-hot-restart",
         "--config-path",
     ]);
-    judge.arg(config);
-    process::run(&mut judge)
-        .with_context(|| format!("Envoy {} refuses the configuration", version.number()))?;
+    envoy.arg(config);
+    process::run(&mut envoy)
+        .with_context(|| format!("Envoy {} rejects the configuration", version.number()))?;
     Ok(())
 }
 
-/// JSON is YAML, so one file name serves both.
+/// Writes YAML or JSON; JSON is YAML, so the suffix fits both.
 fn write_config(dir: &Path, bootstrap: &str) -> Result<PathBuf> {
     let path = dir.join("envoy.yaml");
     fs::write(&path, bootstrap)?;

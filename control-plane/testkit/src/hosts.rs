@@ -1,13 +1,19 @@
-//! Hosts as network namespaces, joined by a bridge: a network of its own that nothing leaves and nothing enters.
+//! A lab: hosts as network namespaces that are joined by a bridge.
 //!
-//! A namespace lives as long as its agent, a small process that also connects this process to what listens inside.
-//! The agent dies with us, and with it the namespace, its links and rules, so there is nothing to clean up.
-//! Labs are closed: every one uses the same addresses, several run side by side, and none touches the machine's network.
+//! ```text
+//!  front 10.77.0.2     color 10.77.0.3        hosts, one network namespace each
+//!        │ eth0              │ eth0
+//!   ─────┴─────── bridge ────┴──── 10.77.0.1  the switch, in a namespace of its own
+//! ```
 //!
-//! As root the namespaces are plain ones; as anybody else they lie in a user namespace.
-//! Where neither is allowed, a lab does not start.
+//! An agent process holds each namespace and connects this process to servers inside it through a Unix socket.
+//! The agent ends with this process; the kernel then removes the namespace, its links and its rules.
+//! A lab has no connection to the machine's network, so several labs run side by side with the same addresses.
 //!
-//! A [node](Lab::node) has mounts and process ids of its own too: what a daemon leaves behind there ends with its agent.
+//! Root creates plain network namespaces; other users create them inside a user namespace. A lab does not start if the
+//! machine allows neither.
+//!
+//! A [node](Lab::node) is a host with its own mounts and process IDs, for daemons: they all end with its agent.
 
 use std::{
     io::Write as _,
@@ -30,28 +36,28 @@ use crate::{
     tools,
 };
 
-/// The user that Envoy runs as; interception leaves its traffic alone.
+/// The user of Envoy, whose traffic interception does not redirect.
 pub const PROXY_UID: u32 = 1337;
 
-/// Marks Envoy's traffic where there is only one user to run as.
+/// The mark of Envoy's traffic, for user namespaces that know only one user.
 pub const PROXY_MARK: u32 = 1337;
 
-/// The lab's subnet is 10.77.0.0/16; the bridge has its first address.
+/// The first two bytes of the lab's subnet, 10.77.0.0/16. The bridge has the first address.
 const SUBNET: [u8; 2] = [10, 77];
 
-/// A small program starts in milliseconds, on a busy machine in seconds.
+/// Limit for the start of a small program; a start takes milliseconds, or seconds on a busy machine.
 const START: Duration = Duration::from_secs(20);
 
-/// How interception tells Envoy's own traffic from that of the application.
+/// The property by which interception recognises Envoy's own traffic.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum ProxyIdentity {
     /// Envoy runs as [`PROXY_UID`], as in a pod.
     Uid,
-    /// Envoy's sockets carry [`PROXY_MARK`]: the user namespace knows one user only.
+    /// Envoy's sockets carry [`PROXY_MARK`], because the user namespace knows only one user.
     Mark,
 }
 
-/// A closed network of hosts.
+/// A network of hosts without a connection to other networks.
 #[derive(Debug)]
 pub struct Lab {
     rights: Rights,
@@ -59,7 +65,7 @@ pub struct Lab {
     hosts: u8,
 }
 
-/// One host of a lab; clones are the same host.
+/// A host of a lab; clones refer to the same host.
 #[derive(Clone, Debug)]
 pub struct LabHost {
     agent: Arc<Agent>,
@@ -69,7 +75,7 @@ pub struct LabHost {
     port: String,
 }
 
-/// What a node has of its own beside its network. Its first process is the agent, and all others end with it.
+/// Arguments of `unshare` for a node. The agent becomes process 1, so all processes of the node end with it.
 const NODE: [&str; 5] = [
     "--mount",
     "--pid",
@@ -78,7 +84,7 @@ const NODE: [&str; 5] = [
     "--kill-child=KILL",
 ];
 
-/// What this process may do, as words for `unshare` and `nsenter`.
+/// A way to create and enter namespaces, as arguments of `unshare` and `nsenter`.
 #[derive(Clone, Copy, Debug)]
 struct Rights {
     unshare: &'static [&'static str],
@@ -86,7 +92,7 @@ struct Rights {
     identity: ProxyIdentity,
 }
 
-/// From the plainest to the most confined.
+/// In order of preference: root, a user with subordinate IDs (`/etc/subuid`), any other user.
 const RIGHTS: [Rights; 3] = [
     Rights {
         unshare: &["--net"],
@@ -105,7 +111,7 @@ const RIGHTS: [Rights; 3] = [
     },
 ];
 
-/// The process that holds a namespace.
+/// The process that holds a network namespace.
 #[derive(Debug)]
 struct Agent {
     name: String,
@@ -117,7 +123,7 @@ struct Agent {
 }
 
 impl Lab {
-    /// Makes the bridge that hosts are joined to.
+    /// Creates a lab without hosts.
     pub async fn start() -> Result<Self> {
         let rights = Rights::find()?;
         let dir = Arc::new(tools::scratch("lab")?);
@@ -135,22 +141,22 @@ impl Lab {
         })
     }
 
-    /// Adds a host with an address of its own.
+    /// Adds a host; addresses count up from 10.77.0.2.
     pub async fn host(&mut self, name: &str) -> Result<LabHost> {
         self.add(name, false).await
     }
 
-    /// Adds a host that has mounts and process ids of its own, for daemons; only as root.
+    /// Adds a host with its own mounts and process IDs, for daemons. Only root can do so.
     pub async fn node(&mut self, name: &str) -> Result<LabHost> {
         if self.rights.unshare != RIGHTS[0].unshare {
-            bail!("a node needs mounts of its own: run as root");
+            bail!("creating mounts needs root: run as root to start a node");
         }
         self.add(name, true).await
     }
 
     async fn add(&mut self, name: &str, is_node: bool) -> Result<LabHost> {
         if self.hosts == u8::MAX - 2 {
-            bail!("the lab is full");
+            bail!("the lab has {} hosts, which is the limit", self.hosts);
         }
         self.hosts += 1;
         let [a, b] = SUBNET;
@@ -169,7 +175,7 @@ impl Lab {
         self.switch.shell(&format!(
             "ip link add {port} type veth peer name eth0 netns {pid} && ip link set {port} master lab up"
         ))?;
-        // The default route lets an application call any address: interception comes after routing.
+        // Interception happens after routing, so an application needs a route to every address that it calls.
         agent.shell(&format!(
             "ip link set lo up && ip address add {ip}/16 dev eth0 && ip link set eth0 up \
              && ip route add default via {a}.{b}.0.1"
@@ -185,22 +191,19 @@ impl Lab {
 }
 
 impl LabHost {
-    /// The host's name.
     pub fn name(&self) -> &str {
         &self.agent.name
     }
 
-    /// The host's address in the lab.
     pub fn ip(&self) -> Ipv4Addr {
         self.ip
     }
 
-    /// How Envoy has to show itself here.
     pub fn proxy_identity(&self) -> ProxyIdentity {
         self.identity
     }
 
-    /// A command that runs on the host as its root.
+    /// A command that runs on the host as root of its namespace.
     pub fn command(&self, program: impl AsRef<Path>) -> Command {
         let mut command = self.agent.command("setpriv");
         command
@@ -209,7 +212,7 @@ impl LabHost {
         command
     }
 
-    /// A command that runs on the host as the user of Envoy, or as root where there is only one user.
+    /// A command that runs on the host as [`PROXY_UID`], or as root if the user namespace knows only one user.
     pub fn proxy_command(&self, program: impl AsRef<Path>) -> Command {
         if self.identity == ProxyIdentity::Mark {
             return self.command(program);
@@ -230,18 +233,18 @@ impl LabHost {
         command
     }
 
-    /// Runs shell commands on the host and returns what they print.
+    /// Runs a shell script on the host and returns its output.
     pub fn shell(&self, script: &str) -> Result<String> {
         self.agent.shell(script)
     }
 
-    /// Starts a long-running command of this host; its log lies in the lab's folder.
+    /// Starts a command of this host in the background, with its log in the lab's folder.
     pub fn spawn(&self, name: &str, command: Command) -> Result<Process> {
         let name = format!("{}.{name}", self.name());
         Process::spawn(&name, command, &self.dir().join(format!("{name}.log")))
     }
 
-    /// Starts an application that answers HTTP with its name, and waits until it does.
+    /// Starts [`app::serve_http`] on the host and waits until it answers.
     pub async fn http_app(&self, name: &str, listen: SocketAddr) -> Result<Process> {
         let mut process = self.app("http", name, listen)?;
         let address = self.loopback(listen.port());
@@ -251,7 +254,7 @@ impl LabHost {
         Ok(process)
     }
 
-    /// Starts an application that greets TCP connections with its name, and waits until it does.
+    /// Starts [`app::serve_tcp`] on the host and waits until it greets.
     pub async fn tcp_app(&self, name: &str, listen: SocketAddr) -> Result<Process> {
         let mut process = self.app("tcp", name, listen)?;
         let address = self.loopback(listen.port());
@@ -271,12 +274,12 @@ impl LabHost {
         self.spawn(&format!("app-{}", listen.port()), command)
     }
 
-    /// A server on the host's loopback, reached from this process.
+    /// The address of a server on the host's loopback, for this process.
     pub fn loopback(&self, port: u16) -> Address {
         self.reach((Ipv4Addr::LOCALHOST, port).into())
     }
 
-    /// A server, reached from this process as an application on the host would reach it: rules apply.
+    /// An address that this process reaches through the host, as an application there does: interception applies.
     pub fn reach(&self, target: SocketAddr) -> Address {
         Address::Relayed {
             agent: self.agent.socket.clone(),
@@ -284,19 +287,19 @@ impl LabHost {
         }
     }
 
-    /// The lab's folder, for files that processes on hosts read and write.
+    /// The folder of the lab, for files of processes on its hosts.
     pub fn dir(&self) -> &Path {
         self.agent.dir.path()
     }
 
-    /// Cuts the host off, as a pulled cable does.
+    /// Detaches the host from the bridge: its packets are lost, its links stay up.
     pub fn disconnect(&self) -> Result<()> {
         self.switch
             .shell(&format!("ip link set {} nomaster", self.port))
             .map(drop)
     }
 
-    /// Plugs the cable in again.
+    /// Attaches the host to the bridge again.
     pub fn reconnect(&self) -> Result<()> {
         self.switch
             .shell(&format!("ip link set {} master lab", self.port))
@@ -305,24 +308,24 @@ impl LabHost {
 }
 
 impl Rights {
-    /// The first that this machine grants.
+    /// The first of [`RIGHTS`] that this machine grants.
     fn find() -> Result<Self> {
-        let mut refusals = Vec::new();
+        let mut errors = Vec::new();
         for rights in RIGHTS {
             match process::run(Command::new("unshare").args(rights.unshare).arg("true")) {
                 Ok(_) => return Ok(rights),
-                Err(error) => refusals.push(format!("{error:#}")),
+                Err(error) => errors.push(format!("{error:#}")),
             }
         }
         bail!(
-            "network namespaces are not allowed here; run as root.\n{}",
-            refusals.join("\n")
+            "this user may not create network namespaces; run as root\n{}",
+            errors.join("\n")
         )
     }
 }
 
 impl Agent {
-    /// Starts an agent behind `unshare`, the command that makes its namespace.
+    /// Starts an agent with `unshare`, the command that creates its namespace.
     async fn start(
         name: &str,
         mut unshare: Command,
@@ -331,7 +334,7 @@ impl Agent {
     ) -> Result<Self> {
         let socket = dir.path().join(format!("{name}.agent"));
         if socket.exists() {
-            bail!("the lab has a host {name} already");
+            bail!("the lab already has a host `{name}`");
         }
         unshare
             .args(["--", "setpriv", "--pdeathsig", "KILL", "--"])
@@ -352,11 +355,11 @@ impl Agent {
         })
     }
 
-    /// A command inside the namespace; `nsenter` replaces itself by the program, so the id stays, but for a node's.
+    /// A command inside the namespace. `nsenter` execs the program, so the process ID stays the same, except on a node.
     fn command(&self, program: &str) -> Command {
         let pid = self.process.id();
         let mut command = if self.is_node {
-            // Only the children of `unshare` have its process ids, so `nsenter` stays, as the parent of the program.
+            // Only children of `unshare` are in the PID namespace, so `nsenter` forks and stays as the parent.
             let mut command = process::command("nsenter");
             command.args(["--net", "--mount"]);
             command.arg(format!("--pid=/proc/{pid}/ns/pid_for_children"));
@@ -367,7 +370,7 @@ impl Agent {
             command
         };
         command.args(["--target", &pid.to_string(), "--", program]);
-        // ip and iptables lie where only root looks.
+        // ip and iptables are in folders that are not in the PATH of every user.
         let path = std::env::var("PATH").unwrap_or_default();
         command.env("PATH", format!("{path}:/usr/sbin:/sbin"));
         command
@@ -375,20 +378,20 @@ impl Agent {
 
     fn shell(&self, script: &str) -> Result<String> {
         process::run(self.command("sh").args(["-c", script]))
-            .with_context(|| format!("on {}", self.name))
+            .with_context(|| format!("on host {}", self.name))
     }
 }
 
 impl Drop for Agent {
-    /// Waits until everything on a node has ended, which is when its first process has.
+    /// Waits until process 1 of a node has ended; the kernel has then ended all others.
     fn drop(&mut self) {
         if !self.is_node {
             return;
         }
-        let asked =
+        let sent =
             UnixStream::connect(&self.socket).and_then(|mut agent| writeln!(agent, "{}", app::END));
         let deadline = Instant::now() + START;
-        while asked.is_ok() && Instant::now() < deadline {
+        while sent.is_ok() && Instant::now() < deadline {
             if !matches!(self.process.exited(), Ok(None)) {
                 return;
             }

@@ -1,20 +1,19 @@
-//! The Helm chart: the API server takes what it renders, its service account has the rights that it needs and no more,
-//! and the values of the controller before are understood.
-#![allow(clippy::unwrap_used)] // a test may panic, its helpers too
+//! The Helm chart: the API server accepts its objects, the service account has the rights that it needs and no others,
+//! and values of the chart appmesh-controller are understood.
+#![allow(clippy::unwrap_used)] // a panic fails the test
 
-use std::{
-    fs,
-    process::Command,
-    time::{Duration, Instant},
-};
+use std::{fs, process::Command, time::Duration};
 
 use evermesh_testkit::{
     chart::{self, Chart, NAMESPACE, appmesh_controller_values},
     kubernetes::ApiServer,
-    process, tools,
+    process, tools, wait,
 };
 
-/// What cert-manager would have defined.
+/// Limit for roles and webhook configurations to take effect.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// The CRDs of cert-manager, without their schemas.
 const CERT_MANAGER: &str = "
 apiVersion: apiextensions.k8s.io/v1
 kind: CustomResourceDefinition
@@ -43,21 +42,18 @@ spec:
     schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}
 ";
 
-/// Helm, on the chart, with further arguments.
 fn helm(action: &[&str], arguments: &[&str]) -> Command {
     chart::helm(action, arguments).unwrap()
 }
 
-/// What the chart renders as the release `evermesh`.
 fn render(arguments: &[&str]) -> String {
     chart::render(arguments).unwrap()
 }
 
-/// An API server with what is there before the chart is installed.
+/// An API server with the namespace and all CRDs that the chart needs.
 async fn api_server() -> ApiServer {
     let api = ApiServer::start().await.unwrap();
     api.create_namespace(NAMESPACE).await.unwrap();
-    // Those that the chart brings.
     api.apply_path(&chart::path().unwrap().join("crds"))
         .await
         .unwrap();
@@ -67,7 +63,7 @@ async fn api_server() -> ApiServer {
 }
 
 #[test]
-fn helm_finds_nothing_to_complain_about() {
+fn helm_lint_reports_nothing() {
     let version = ["--strict", "--kube-version", "1.36.0"];
     for values in [None, Some(appmesh_controller_values())] {
         let mut lint = helm(&["lint"], &version);
@@ -79,7 +75,7 @@ fn helm_finds_nothing_to_complain_about() {
 }
 
 #[test]
-fn a_misspelt_value_is_refused() {
+fn misspelt_value_is_rejected() {
     let error = process::run(&mut helm(
         &["template", "evermesh"],
         &["--kube-version", "1.36.0", "--set", "webhook.timeout=3"],
@@ -100,7 +96,7 @@ fn sidecars_trust_the_secret_that_xds_is_served_with() {
 }
 
 #[test]
-fn values_that_every_sidecar_would_be_refused_with_are_refused() {
+fn values_that_would_lock_out_every_sidecar_are_rejected() {
     const TLS: &str = "xds.tls.secretName=xds";
     for (values, named) in [
         ("xds.authentication=certificate", "xds.tls.secretName"),
@@ -122,7 +118,7 @@ fn values_that_every_sidecar_would_be_refused_with_are_refused() {
         ("sidecar.logLevel=verbose", "/sidecar/logLevel"),
     ] {
         let Err(error) = chart::render(&["--set", values]) else {
-            panic!("{values} is rendered")
+            panic!("the chart accepts {values}")
         };
         let error = error.to_string();
         assert!(error.contains(named), "{values}: {error}");
@@ -133,9 +129,9 @@ fn values_that_every_sidecar_would_be_refused_with_are_refused() {
     }
 }
 
-/// Nobody answers the webhooks here, so the pods that they are asked about are refused.
+/// No server answers the webhooks here, so a pod is rejected if and only if its webhook is called.
 #[tokio::test]
-async fn pods_are_asked_about_where_nodes_are_read() {
+async fn pod_webhook_is_called_for_watched_namespaces_only() {
     let api = api_server().await;
     for namespace in ["a", "b"] {
         api.create_namespace(namespace).await.unwrap();
@@ -143,7 +139,7 @@ async fn pods_are_asked_about_where_nodes_are_read() {
         let label = ["label", "namespace", namespace, label];
         api.kubectl(&label).await.unwrap();
     }
-    for (watched, asked) in [("[]", [true, true]), (r#"["a"]"#, [true, false])] {
+    for (watched, called) in [("[]", [true, true]), (r#"["a"]"#, [true, false])] {
         let set = format!("watchNamespaces={watched}");
         let chart = Chart::render(&["--set-json", &set]).unwrap();
         for object in &chart.objects {
@@ -151,7 +147,7 @@ async fn pods_are_asked_about_where_nodes_are_read() {
                 api.apply(&object.to_string()).await.unwrap();
             }
         }
-        for (namespace, asked) in ["a", "b"].into_iter().zip(asked) {
+        for (namespace, is_called) in ["a", "b"].into_iter().zip(called) {
             let run = [
                 "run",
                 "web",
@@ -160,27 +156,22 @@ async fn pods_are_asked_about_where_nodes_are_read() {
                 "-n",
                 namespace,
             ];
-            // The API server takes a moment to notice other webhooks.
-            let deadline = Instant::now() + Duration::from_secs(10);
-            let said = loop {
-                let said = api.kubectl(&run).await;
-                if said.is_err() == asked || Instant::now() > deadline {
-                    break said;
-                }
-            };
-            match said {
-                Err(error) if asked => {
+            let what = format!("the decision about {namespace} while watching {watched}");
+            wait::eventually(&what, LIMIT, async || match api.kubectl(&run).await {
+                Ok(_) => !is_called,
+                Err(error) => {
                     let error = format!("{error:#}");
                     assert!(error.contains("failed calling webhook"), "{error}");
+                    is_called
                 }
-                said => assert!(!asked && said.is_ok(), "{watched} {namespace}: {said:?}"),
-            }
+            })
+            .await;
         }
     }
 }
 
 #[tokio::test]
-async fn the_api_server_takes_what_it_renders() {
+async fn api_server_accepts_the_rendered_objects() {
     let api = api_server().await;
     let old = appmesh_controller_values();
     let everything = [
@@ -199,7 +190,7 @@ async fn the_api_server_takes_what_it_renders() {
         let dir = tools::scratch("chart").unwrap();
         let file = dir.path().join("rendered.yaml");
         fs::write(&file, render(arguments)).unwrap();
-        // Judged by the schema, too: an unknown field is an error.
+        // With strict validation an unknown field is an error.
         let apply = ["apply", "--dry-run=server", "--validate=strict", "-f"];
         api.kubectl(&[&apply[..], &[file.to_str().unwrap()]].concat())
             .await
@@ -208,10 +199,9 @@ async fn the_api_server_takes_what_it_renders() {
 }
 
 #[tokio::test]
-async fn the_service_account_may_do_what_it_must_and_no_more() {
+async fn service_account_has_the_rights_that_it_needs_and_no_others() {
     let api = api_server().await;
     api.apply(&render(&[])).await.unwrap();
-    let noticed = Instant::now() + Duration::from_secs(10);
     let account = format!("--as=system:serviceaccount:{NAMESPACE}:evermesh");
     for (question, expected) in [
         ("list meshes.appmesh.k8s.aws", true),
@@ -247,23 +237,23 @@ async fn the_service_account_may_do_what_it_must_and_no_more() {
     ] {
         let mut arguments = vec!["auth", "can-i", &account];
         arguments.extend(question.split(' '));
-        // It exits with 1 for no, and says so.
-        let ask = async || {
+        // kubectl exits with code 1 for "no".
+        let answer = async || {
             let mut kubectl = api.kubectl_command().unwrap();
             let output = kubectl.args(&arguments).output().await.unwrap();
             String::from_utf8_lossy(&output.stdout).trim().to_owned()
         };
-        let mut said = ask().await;
-        // The API server takes a moment to notice new rights.
-        while expected && said == "no" && Instant::now() < noticed {
-            said = ask().await;
+        // New rights take effect after a moment. All rights are granted before the first denied one is checked.
+        if expected {
+            wait::eventually(question, LIMIT, async || answer().await == "yes").await;
         }
-        assert_eq!(said, if expected { "yes" } else { "no" }, "{question}");
+        let expected = if expected { "yes" } else { "no" };
+        assert_eq!(answer().await, expected, "{question}");
     }
 }
 
 #[tokio::test]
-async fn old_values_are_mapped_and_what_is_ignored_is_named() {
+async fn values_of_appmesh_controller_are_mapped_and_ignored_ones_are_named() {
     let old = appmesh_controller_values();
     let values = ["--values", old.to_str().unwrap()];
     let rendered = render(&values);
@@ -309,11 +299,11 @@ async fn old_values_are_mapped_and_what_is_ignored_is_named() {
     let with_old = notes(&values).await;
     let ignored = with_old
         .lines()
-        .find_map(|line| line.strip_prefix("Given, and ignored (docs/install.md says why): "))
+        .find_map(|line| line.strip_prefix("Ignored values (docs/install.md gives the reasons): "))
         .unwrap();
     assert_eq!(
         ignored,
-        "clusterName, enableBackendGroups, livenessProbe, preview, tlsCipherSuite, tlsMinVersion, sidecar.useDualStackEndpoint, sidecar.useFipsEndpoint, image (that of appmesh-controller), sidecar.image (AWS's Envoy), init.image (AWS's), rbac.pspEnabled."
+        "clusterName, enableBackendGroups, livenessProbe, preview, tlsCipherSuite, tlsMinVersion, sidecar.useDualStackEndpoint, sidecar.useFipsEndpoint, image (of appmesh-controller), sidecar.image (of AWS), init.image (of AWS), rbac.pspEnabled."
     );
     let with_ours = notes(&[]).await;
     assert!(!with_ours.contains("ignored"), "{with_ours}");

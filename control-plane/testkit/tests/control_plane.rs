@@ -1,6 +1,6 @@
-//! The control plane as a user runs it: a folder, an Envoy, a change, a crash.
+//! The control plane with one Envoy: a changed file, a crash and a restart.
 //!
-//! Needs the binary `evermesh`: `cargo test --workspace` builds it, `cargo build --bins` otherwise.
+//! Needs the binary `evermesh`: `cargo test --workspace` builds it, as does `cargo build --workspace --bins`.
 
 use std::{fs, time::Duration};
 
@@ -8,20 +8,12 @@ use evermesh_testkit::{
     control_plane::{ChangeRecord, ControlPlane, bootstrap},
     envoy::{Envoy, EnvoyOptions, EnvoyVersion},
     tools,
+    wait::eventually,
 };
 
-/// Waits until something holds.
-async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
-    for _ in 0..500 {
-        if holds().await {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    panic!("{what} did not happen");
-}
+const LIMIT: Duration = Duration::from_secs(30);
 
-/// The change of a file, once the last proxy has answered.
+/// The change of a file, if all proxies concerned have responded.
 async fn acked(control_plane: &ControlPlane, file: &str) -> Option<ChangeRecord> {
     let mut changes = control_plane.changes().await.ok()?.into_iter();
     changes.find(|change| {
@@ -30,7 +22,7 @@ async fn acked(control_plane: &ControlPlane, file: &str) -> Option<ChangeRecord>
 }
 
 #[tokio::test]
-async fn an_envoy_follows_a_change_and_survives_a_crash() {
+async fn envoy_takes_a_change_and_reconnects_after_a_crash() {
     let config = tools::scratch("config").unwrap();
     for file in ["mesh.yaml", "nodes.yaml", "services.yaml"] {
         let source = tools::workspace().unwrap().join("examples/dns").join(file);
@@ -42,25 +34,28 @@ async fn an_envoy_follows_a_change_and_survives_a_crash() {
         bootstrap("mesh/dns/virtualNode/front_dns", control_plane.xds(), false).unwrap();
     let mut envoy = Envoy::start(&EnvoyOptions::new(EnvoyVersion::Oldest, bootstrap)).unwrap();
     envoy.ready().await.unwrap();
-    let clusters = "cluster_manager.cds.update_success";
-    let before = envoy.stat(clusters).await.unwrap();
+    let updates = "cluster_manager.cds.update_success";
+    let before = envoy.stat(updates).await.unwrap();
 
     let nodes = config.path().join("nodes.yaml");
     let text = fs::read_to_string(&nodes)
         .unwrap()
         .replace("reports.dns.svc", "accounts.dns.svc");
     fs::write(nodes, text).unwrap();
-    eventually("the ACK", async || {
+    eventually("the ACK", LIMIT, async || {
         acked(&control_plane, "nodes.yaml").await.is_some()
     })
     .await;
     let change = acked(&control_plane, "nodes.yaml").await.unwrap();
     assert_eq!((change.deliveries, change.rejected), (1, 0));
-    assert!(envoy.stat(clusters).await.unwrap() > before);
+    assert!(envoy.stat(updates).await.unwrap() > before);
 
     control_plane.kill();
-    let connected = async || envoy.stat("control_plane.connected_state").await.unwrap() == 1;
-    eventually("the loss of the stream", async || !connected().await).await;
+    let is_connected = async || envoy.stat("control_plane.connected_state").await.unwrap() == 1;
+    eventually("the loss of the stream", LIMIT, async || {
+        !is_connected().await
+    })
+    .await;
     envoy.admin().get("/ready").await.unwrap();
     control_plane.restart().unwrap();
     control_plane.ready().await.unwrap();
@@ -72,10 +67,10 @@ async fn an_envoy_follows_a_change_and_survives_a_crash() {
             .as_array()
             .map(Vec::len)
     };
-    eventually("the return of the proxy", async || {
+    eventually("the return of the proxy", LIMIT, async || {
         proxies().await == Some(1)
     })
     .await;
-    assert!(connected().await);
+    assert!(is_connected().await);
     assert!(control_plane.metrics().await.unwrap().contains("evermesh_"));
 }

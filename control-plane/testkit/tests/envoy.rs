@@ -1,11 +1,11 @@
-//! Both Envoys start, answer and judge.
+//! Both releases of Envoy start, answer on the admin interface and validate configurations.
 
 use evermesh_testkit::envoy::{Envoy, EnvoyOptions, EnvoyVersion, validate};
 
 const EMPTY: &str = "static_resources: {}";
 
 #[tokio::test]
-async fn both_versions_start_and_answer() {
+async fn both_releases_start_and_answer() {
     for version in EnvoyVersion::ALL {
         let mut envoy = Envoy::start(&EnvoyOptions::new(version, EMPTY)).unwrap();
         envoy.ready().await.unwrap();
@@ -23,7 +23,7 @@ async fn both_versions_start_and_answer() {
 }
 
 #[tokio::test]
-async fn a_bad_bootstrap_is_quoted() {
+async fn start_error_quotes_the_log_of_envoy() {
     let mut envoy = Envoy::start(&EnvoyOptions::new(
         EnvoyVersion::Newest,
         "static_resources: {lorry: 1}",
@@ -34,7 +34,7 @@ async fn a_bad_bootstrap_is_quoted() {
 }
 
 #[test]
-fn validation_quotes_envoy() {
+fn validation_error_quotes_envoy() {
     for version in EnvoyVersion::ALL {
         validate(version, EMPTY).unwrap();
         let error = format!(

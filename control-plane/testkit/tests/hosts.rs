@@ -1,25 +1,26 @@
-//! Hosts of a lab: reached, intercepted, cut off.
+//! Lab hosts: connections between them, a host that is disconnected, and interception.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, pin::pin, time::Duration};
 
 use evermesh_testkit::{
     envoy::{Envoy, EnvoyOptions, EnvoyVersion},
     hosts::{Lab, LabHost},
     interception::Interception,
     load::Load,
+    wait::eventually,
 };
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-/// No host has this address: only interception answers there.
+/// An address that no host has; only interception makes it reachable.
 const NOWHERE: ([u8; 4], u16) = ([10, 77, 200, 1], 80);
 
-/// Where applications listen that others reach without a proxy.
+/// The listener of an application without a proxy.
 const ANYWHERE: ([u8; 4], u16) = ([0, 0, 0, 0], 8080);
 
-/// Where applications listen behind their proxy.
+/// The listener of an application behind its proxy.
 const LOOPBACK: ([u8; 4], u16) = ([127, 0, 0, 1], 8080);
 
-/// One request per 10 ms for half a second, from `host`.
+/// 50 requests from `host` in half a second.
 fn load(host: &LabHost, target: impl Into<SocketAddr>) -> Load {
     Load {
         target: host.reach(target.into()),
@@ -31,25 +32,41 @@ fn load(host: &LabHost, target: impl Into<SocketAddr>) -> Load {
     }
 }
 
+/// Number of TCP segments that the host's kernel sent again, for lack of an acknowledgement.
+fn retransmitted(host: &LabHost) -> u64 {
+    let counters = host.shell("grep ^Tcp: /proc/net/snmp").unwrap();
+    let (names, values) = counters.split_once('\n').unwrap();
+    let mut counters = names.split(' ').zip(values.trim().split(' '));
+    let (_, value) = counters.find(|(name, _)| *name == "RetransSegs").unwrap();
+    value.parse().unwrap()
+}
+
 #[tokio::test]
-async fn hosts_reach_each_other_until_one_is_cut_off() {
+async fn disconnected_host_is_reachable_again_after_reconnect() {
     let mut lab = Lab::start().await.unwrap();
     let front = lab.host("front").await.unwrap();
     let color = lab.host("color").await.unwrap();
     let _app = color.http_app("color", ANYWHERE.into()).await.unwrap();
-    let there = front.reach((color.ip(), 8080).into());
-    assert_eq!(there.get("/").await.unwrap(), "color");
+    let address = front.reach((color.ip(), 8080).into());
+    assert_eq!(address.get("/").await.unwrap(), "color");
 
     color.disconnect().unwrap();
-    tokio::time::timeout(Duration::from_millis(500), there.get("/"))
-        .await
-        .unwrap_err();
+    let before = retransmitted(&front);
+    let mut request = pin!(address.get("/"));
+    // The kernel repeats a SYN only if nothing has answered it for a second.
+    let repeated = eventually("a repeated SYN", Duration::from_secs(30), async || {
+        retransmitted(&front) > before
+    });
+    tokio::select! {
+        answer = &mut request => panic!("a disconnected host answered: {answer:?}"),
+        () = repeated => {}
+    }
     color.reconnect().unwrap();
-    assert_eq!(there.get("/").await.unwrap(), "color");
+    assert_eq!(request.await.unwrap(), "color");
 }
 
 #[tokio::test]
-async fn labs_do_not_see_each_other() {
+async fn labs_are_isolated_from_each_other() {
     let (mut one, mut other) = (Lab::start().await.unwrap(), Lab::start().await.unwrap());
     let here = one.host("here").await.unwrap();
     let there = other.host("there").await.unwrap();
@@ -59,7 +76,7 @@ async fn labs_do_not_see_each_other() {
 }
 
 #[tokio::test]
-async fn a_server_that_speaks_first_is_heard() {
+async fn tcp_application_speaks_first_and_echoes() {
     let mut lab = Lab::start().await.unwrap();
     let front = lab.host("front").await.unwrap();
     let mail = lab.host("mail").await.unwrap();
@@ -73,13 +90,13 @@ async fn a_server_that_speaks_first_is_heard() {
         .await
         .unwrap();
     stream.write_all(b"echo").await.unwrap();
-    let mut heard = [0; 9];
-    stream.read_exact(&mut heard).await.unwrap();
-    assert_eq!(&heard, b"mail\necho");
+    let mut received = [0; 9];
+    stream.read_exact(&mut received).await.unwrap();
+    assert_eq!(&received, b"mail\necho");
 }
 
 #[tokio::test]
-async fn a_call_passes_both_proxies() {
+async fn intercepted_request_passes_both_proxies() {
     let mut lab = Lab::start().await.unwrap();
     let front = lab.host("front").await.unwrap();
     let color = lab.host("color").await.unwrap();
@@ -98,10 +115,8 @@ async fn a_call_passes_both_proxies() {
         proxies.push(envoy);
     }
 
-    let nowhere = front.reach(NOWHERE.into());
-    tokio::time::timeout(Duration::from_millis(300), nowhere.get("/"))
-        .await
-        .unwrap_err();
+    // Without interception the connection fails: no host answers to ARP.
+    front.reach(NOWHERE.into()).get("/").await.unwrap_err();
 
     Interception::default().install(&front).unwrap();
     Interception {
@@ -121,18 +136,10 @@ async fn a_call_passes_both_proxies() {
         assert_eq!(total.answers.get("color"), Some(&50), "{total:?}");
         assert_eq!(total.failed(), 0, "{total:?}");
     }
-    assert_eq!(
-        proxies[0]
-            .stat("http.egress.downstream_rq_2xx")
-            .await
-            .unwrap(),
-        100
-    );
-    assert_eq!(
-        proxies[1]
-            .stat("http.ingress.downstream_rq_2xx")
-            .await
-            .unwrap(),
-        100
-    );
+    for (proxy, counter) in [
+        (&proxies[0], "http.egress.downstream_rq_2xx"),
+        (&proxies[1], "http.ingress.downstream_rq_2xx"),
+    ] {
+        assert_eq!(proxy.stat(counter).await.unwrap(), 100, "{counter}");
+    }
 }

@@ -1,6 +1,6 @@
-//! The images that `scripts/images` writes: the same bytes every time, named by their content, and able to run.
+//! `scripts/images` writes reproducible images that are named by their content and can run.
 
-#![allow(clippy::unwrap_used)] // what fails here fails a test
+#![allow(clippy::unwrap_used)] // a panic fails the test
 
 use std::{
     fs,
@@ -14,8 +14,8 @@ use tempfile::TempDir;
 
 const NAME: &str = "evermesh-test-app";
 
-/// One image, of a program that links shared libraries.
-fn written() -> TempDir {
+/// Writes one image of a program that links shared libraries, and returns the folder.
+fn write_image() -> TempDir {
     let dir = tools::scratch("images").unwrap();
     let script = tools::workspace().unwrap().join("scripts/images");
     let binary = tools::built(NAME).unwrap();
@@ -45,8 +45,8 @@ fn unpack(archive: &Path, into: &Path) {
     process::run(tar.arg("--directory").arg(into)).unwrap();
 }
 
-/// The archive, unpacked, and its manifest's one entry.
-fn opened(dir: &Path) -> (PathBuf, Value) {
+/// Unpacks the archive and returns the folder and the only entry of its manifest.
+fn unpack_archive(dir: &Path) -> (PathBuf, Value) {
     let opened = dir.join("opened");
     unpack(&archive(dir), &opened);
     let manifest = fs::read_to_string(opened.join("manifest.json")).unwrap();
@@ -56,16 +56,16 @@ fn opened(dir: &Path) -> (PathBuf, Value) {
 }
 
 #[test]
-fn the_same_program_makes_the_same_bytes() {
-    let [one, two] = [written(), written()];
+fn same_program_makes_the_same_bytes() {
+    let [one, two] = [write_image(), write_image()];
     let [one, two] = [one, two].map(|dir| fs::read(archive(dir.path())).unwrap());
     assert!(one == two, "{} and {} bytes", one.len(), two.len());
 }
 
 #[test]
-fn what_the_manifest_names_is_named_by_its_content() {
-    let dir = written();
-    let (opened, manifest) = opened(dir.path());
+fn config_and_layer_are_named_by_their_digests() {
+    let dir = write_image();
+    let (opened, manifest) = unpack_archive(dir.path());
     let config = manifest["Config"].as_str().unwrap();
     assert_eq!(config, format!("{}.json", sha256(&opened.join(config))));
     let layers = manifest["Layers"].as_array().unwrap();
@@ -82,15 +82,15 @@ fn what_the_manifest_names_is_named_by_its_content() {
 }
 
 #[test]
-fn the_image_holds_all_that_the_program_needs() {
-    let dir = written();
-    let (opened, manifest) = opened(dir.path());
+fn image_has_everything_that_the_program_needs() {
+    let dir = write_image();
+    let (opened, manifest) = unpack_archive(dir.path());
     let root = dir.path().join("rootfs");
     unpack(&opened.join(manifest["Layers"][0].as_str().unwrap()), &root);
     let passwd = fs::read_to_string(root.join("etc/passwd")).unwrap();
     assert!(passwd.contains(":65532:65532:"), "{passwd}");
     let mut chroot = Command::new("unshare");
     chroot.args(["--map-root-user", "chroot"]).arg(&root);
-    let said = process::run(chroot.args(["/usr/bin/evermesh-test-app", "--help"])).unwrap();
-    assert!(said.contains("Usage: "), "{said}");
+    let help = process::run(chroot.args(["/usr/bin/evermesh-test-app", "--help"])).unwrap();
+    assert!(help.contains("Usage: "), "{help}");
 }

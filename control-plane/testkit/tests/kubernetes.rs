@@ -1,19 +1,17 @@
-//! The Kubernetes API is a real one: it takes the mesh's kinds, judges by CEL and RBAC, calls webhooks and survives a
-//! crash.
+//! The Kubernetes API of the test kit: CRDs with CEL rules, RBAC, pod statuses, webhooks and a crash.
 
-use std::{
-    cell::Cell,
-    net::Ipv4Addr,
-    time::{Duration, Instant},
-};
+use std::{cell::Cell, net::Ipv4Addr, time::Duration};
 
 use evermesh_testkit::{
     kubernetes::{self, ApiServer, PodState},
-    tools,
+    tools, wait,
 };
 use tokio::net::TcpListener;
 
-/// A route whose `httpRoute` matches what `matched` says, in YAML's flow form.
+/// Limit for roles and webhook configurations to take effect.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// A Route with this `match`, which is YAML in flow style.
 fn route(matched: &str) -> String {
     format!(
         "apiVersion: evermesh.dev/v1alpha1
@@ -29,22 +27,19 @@ spec:
 }
 
 #[tokio::test]
-async fn the_api_takes_an_example_judges_it_and_keeps_it_over_a_crash() {
+async fn objects_are_validated_and_survive_a_crash_of_the_api_server() {
     let mut api = ApiServer::start().await.unwrap();
     api.install_crds().await.unwrap();
-    // Its namespace is in its second file.
+    // The folder is applied file by file, and the namespace is in the second file.
     api.create_namespace("demo").await.unwrap();
     api.apply_path(&tools::workspace().unwrap().join("examples/canary"))
         .await
         .unwrap();
 
     api.apply(&route("{prefix: /}")).await.unwrap();
-    let refusal = api.apply(&route("{prefix: color}")).await.unwrap_err();
-    let refusal = refusal.to_string();
-    assert!(
-        refusal.contains("start match.prefix with a slash"),
-        "{refusal}"
-    );
+    let error = api.apply(&route("{prefix: color}")).await.unwrap_err();
+    let error = error.to_string();
+    assert!(error.contains("start match.prefix with a slash"), "{error}");
 
     let routes = ["get", "routes.evermesh.dev", "--all-namespaces", "-o=name"];
     let before = api.kubectl(&routes).await.unwrap();
@@ -60,13 +55,13 @@ async fn the_api_takes_an_example_judges_it_and_keeps_it_over_a_crash() {
     api.restart_api_server().await.unwrap();
     assert_eq!(api.url(), url);
     assert_eq!(api.kubectl(&routes).await.unwrap(), before);
-    // The client from before finds it again.
+    // The client connects again.
     let version = client.apiserver_version().await.unwrap();
     assert!(version.git_version.starts_with("v1.36."), "{version:?}");
 }
 
 #[tokio::test]
-async fn a_service_account_may_do_what_rbac_says() {
+async fn service_account_has_the_rights_of_its_roles() {
     let api = ApiServer::start().await.unwrap();
     api.create_namespace("demo").await.unwrap();
     let kubeconfig = api
@@ -79,17 +74,13 @@ async fn a_service_account_may_do_what_rbac_says() {
             .body(Vec::new())
             .unwrap()
     };
-    let refusal = client.request_text(config_maps()).await.unwrap_err();
-    let kube::Error::Api(refusal) = refusal else {
-        panic!("{refusal}")
+    let error = client.request_text(config_maps()).await.unwrap_err();
+    let kube::Error::Api(status) = error else {
+        panic!("{error}")
     };
-    assert_eq!(refusal.code, 403);
-    assert!(
-        refusal
-            .message
-            .contains("system:serviceaccount:demo:default"),
-        "{refusal:?}"
-    );
+    assert_eq!(status.code, 403);
+    let account = "system:serviceaccount:demo:default";
+    assert!(status.message.contains(account), "{status:?}");
 
     for arguments in [
         "create role reader --verb=list --resource=configmaps -n demo",
@@ -99,16 +90,14 @@ async fn a_service_account_may_do_what_rbac_says() {
             .await
             .unwrap();
     }
-    // The API server takes a moment to notice.
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while let Err(refusal) = client.request_text(config_maps()).await {
-        assert!(Instant::now() < deadline, "{refusal}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    wait::eventually("the granted right", LIMIT, async || {
+        client.request_text(config_maps()).await.is_ok()
+    })
+    .await;
 }
 
 #[tokio::test]
-async fn a_pod_is_what_a_test_makes_of_it() {
+async fn pod_has_the_status_that_a_test_sets() {
     const POD: &str = "
 apiVersion: v1
 kind: Pod
@@ -165,7 +154,7 @@ spec:
 }
 
 #[tokio::test]
-async fn webhooks_are_called_on_loopback() {
+async fn webhook_on_loopback_is_called() {
     let api = ApiServer::start().await.unwrap();
     api.create_namespace("demo").await.unwrap();
     let webhook = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
@@ -184,7 +173,7 @@ webhooks:
     ))
     .await
     .unwrap();
-    // It hangs up on whoever calls.
+    // The webhook closes every connection.
     let called = Cell::new(false);
     let hang_up = async {
         loop {
@@ -193,20 +182,18 @@ webhooks:
         }
     };
     let create = async {
-        // The API server takes a moment to notice a new configuration.
-        for attempt in 0.. {
-            let name = format!("config-{attempt}");
-            let create = ["create", "configmap", &name, "-n=demo"];
-            if let Err(error) = api.kubectl(&create).await {
-                return error.to_string();
-            }
-            assert!(attempt < 50, "nobody asked the webhook");
-        }
-        unreachable!()
+        let create = ["create", "configmap", "new", "-n=demo", "--dry-run=server"];
+        let mut result = Ok(String::new());
+        wait::eventually("a call of the webhook", LIMIT, async || {
+            result = api.kubectl(&create).await;
+            result.is_err()
+        })
+        .await;
+        result.unwrap_err().to_string()
     };
     let error = tokio::select! {
         error = create => error,
-        () = hang_up => unreachable!(),
+        () = hang_up => unreachable!("the loop does not end"),
     };
     assert!(
         error.contains(r#"failed calling webhook "judge.example.org""#),

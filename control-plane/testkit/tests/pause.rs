@@ -1,8 +1,8 @@
-//! What holds a pod's namespaces waits for its orphans.
+//! `evermesh-test-app pause`, process 1 of a pod, reaps orphans.
 
-#![allow(clippy::unwrap_used)] // what fails here fails a test
+#![allow(clippy::unwrap_used)] // a panic fails the test
 
-use std::{fs, time::Duration};
+use std::{fs, process::Command, time::Duration};
 
 use evermesh_testkit::{
     process::{self, Process},
@@ -11,11 +11,11 @@ use evermesh_testkit::{
 
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// A shell that ends before its children leaves them to the first process.
-const LEAVE_ORPHANS: &str = "(sleep 2 & sleep 2 &); exec \"$0\" pause";
+/// The subshell ends before its children, which become children of the process that execs `pause`.
+const LEAVE_ORPHANS: &str = "(sleep infinity & sleep infinity &); exec \"$0\" pause";
 
 #[tokio::test]
-async fn no_orphan_stays_as_a_zombie() {
+async fn ended_orphans_do_not_stay_as_zombies() {
     let dir = tools::scratch("pause").unwrap();
     let mut unshare = process::command("unshare");
     unshare
@@ -28,16 +28,19 @@ async fn no_orphan_stays_as_a_zombie() {
         first.map_or(Vec::new(), children)
     };
     wait::eventually("two orphans", LIMIT, async || orphans().len() == 2).await;
+    for orphan in orphans() {
+        process::run(Command::new("kill").arg(orphan.to_string())).unwrap();
+    }
     wait::eventually("their end", LIMIT, async || orphans().is_empty()).await;
     assert_eq!(children(holder.id()).len(), 1, "{}", holder.log());
 }
 
-/// The processes whose parent this is, zombies among them.
+/// The IDs of the children of a process, zombies included.
 fn children(parent: u32) -> Vec<u32> {
     let processes = fs::read_dir("/proc").unwrap().filter_map(Result::ok);
-    let ids = processes.filter_map(|it| it.file_name().to_str()?.parse().ok());
+    let ids = processes.filter_map(|process| process.file_name().to_str()?.parse().ok());
     ids.filter(|id| {
-        // PID (NAME) STATE PARENT …; it may have ended meanwhile.
+        // PID (NAME) STATE PARENT …; the process may have ended since.
         let stat = fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
         let after_name = stat.rsplit(')').next().unwrap_or_default();
         after_name.split_whitespace().nth(1) == Some(&parent.to_string())

@@ -1,4 +1,4 @@
-//! A proxy's snapshot as one static bootstrap, judged by both Envoys.
+//! Both releases of Envoy validate a static bootstrap and reject a broken reference in it.
 
 use evermesh_testkit::{
     envoy::{EnvoyVersion, validate},
@@ -6,7 +6,7 @@ use evermesh_testkit::{
 };
 use serde_json::{Value, json};
 
-/// One listener, its routes over RDS, one cluster, its endpoints over EDS.
+/// A listener with RDS routes and a cluster with EDS endpoints.
 fn served(route_to: &str) -> ServedResources {
     let ads = json!({"ads": {}, "resource_api_version": "V3"});
     let manager = json!({
@@ -46,7 +46,7 @@ fn served(route_to: &str) -> ServedResources {
 }
 
 #[test]
-fn a_complete_snapshot_is_accepted() {
+fn complete_bootstrap_is_accepted() {
     let bootstrap = static_bootstrap(&served("color")).unwrap().to_string();
     for version in EnvoyVersion::ALL {
         validate(version, &bootstrap).unwrap();
@@ -54,7 +54,7 @@ fn a_complete_snapshot_is_accepted() {
 }
 
 #[test]
-fn a_route_to_an_unknown_cluster_is_refused() {
+fn route_to_an_unknown_cluster_is_rejected() {
     let bootstrap = static_bootstrap(&served("colour")).unwrap().to_string();
     for version in EnvoyVersion::ALL {
         let error = format!("{:#}", validate(version, &bootstrap).unwrap_err());

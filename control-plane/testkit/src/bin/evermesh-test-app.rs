@@ -1,4 +1,4 @@
-//! The small programs that tests and the demo run on hosts.
+//! Small programs that tests and the demo run on hosts and in pods: servers, clients and namespace holders.
 
 use std::{io::Write as _, net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -18,74 +18,74 @@ use tokio::{
 };
 use tonic::{Code, transport::Channel};
 
-/// Servers that answer with their name, a collector of traces, and a load client.
+/// Test applications: servers, a load client, an xDS client and namespace holders
 #[derive(Parser)]
 enum Args {
-    /// Answers HTTP/1.1 and cleartext HTTP/2 with a name.
+    /// Answer HTTP/1.1 and cleartext HTTP/2 requests with a name
     Http {
-        /// The answer.
+        /// Body of every response
         #[arg(long)]
         name: String,
-        /// The addresses to listen on.
+        /// Address to listen on; may be given several times
         #[arg(long, required = true)]
         listen: Vec<SocketAddr>,
     },
-    /// Greets TCP connections with a name, then echoes.
+    /// Send a name on every TCP connection, then echo
     Tcp {
-        /// The greeting.
+        /// Name to send
         #[arg(long)]
         name: String,
-        /// The address to listen on.
+        /// Address to listen on
         #[arg(long)]
         listen: SocketAddr,
     },
-    /// Collects traces as Zipkin does, and answers `GET` with all spans.
+    /// Accept spans in Zipkin's JSON and answer GET with all of them
     Collector {
-        /// The address to listen on.
+        /// Address to listen on
         #[arg(long)]
         listen: SocketAddr,
     },
-    /// Sends requests at a fixed rate and prints a line of JSON per second, and one at the end; SIGTERM is an early end.
+    /// Send requests at a fixed rate; print a line of JSON per second and one for the whole run; SIGTERM ends the run
     Load {
-        /// The address to connect to; a name is looked up once.
+        /// HOST:PORT to connect to; the name is resolved once
         #[arg(long)]
         connect: String,
-        /// The `Host` header.
+        /// Host header of the requests
         #[arg(long)]
         host: String,
-        /// The path.
+        /// Path of the requests
         #[arg(long, default_value = "/")]
         path: String,
-        /// Requests per second.
+        /// Requests per second
         #[arg(long, default_value_t = 200)]
         rate: u32,
-        /// How long.
+        /// Length of the run in seconds
         #[arg(long, default_value_t = 10)]
         seconds: u64,
-        /// Cleartext HTTP/2 instead of HTTP/1.1.
+        /// Use cleartext HTTP/2 instead of HTTP/1.1
         #[arg(long)]
         http2: bool,
-        /// The end of the standard input is an early end too.
+        /// End the run also when standard input is closed
         #[arg(long)]
         until_input_ends: bool,
     },
-    /// Asks an xDS server for the clusters of a node and prints the gRPC code of its answer.
+    /// Subscribe to the clusters of a node and print the gRPC code of the response
     Ask {
-        /// The server, as HOST:PORT.
+        /// HOST:PORT of the xDS server
         #[arg(long)]
         connect: String,
-        /// The node's id.
+        /// Node ID
         #[arg(long)]
         node: String,
-        /// A file with a token to show.
+        /// File with a bearer token
         #[arg(long)]
         token_file: Option<PathBuf>,
     },
-    /// Waits until it is told to end, and until then for every orphan, as what holds the namespaces of a pod.
+    /// Hold the namespaces of a pod: reap orphans until SIGTERM
     Pause,
-    /// Holds a host's namespace and connects callers of a Unix socket to what listens inside.
+    /// Hold the namespace of a lab host and connect clients of a Unix socket to servers inside it
     Agent {
-        /// The Unix socket.
+        /// Unix socket to listen on
         #[arg(long)]
         socket: PathBuf,
     },
@@ -95,7 +95,9 @@ enum Args {
 async fn main() -> Result<()> {
     match Args::parse() {
         Args::Http { name, listen } => {
-            let servers = listen.into_iter().map(|it| app::serve_http(it, &name));
+            let servers = listen
+                .into_iter()
+                .map(|address| app::serve_http(address, &name));
             until_terminated(try_join_all(servers)).await
         }
         Args::Tcp { name, listen } => until_terminated(app::serve_tcp(listen, &name)).await,
@@ -115,9 +117,9 @@ async fn main() -> Result<()> {
             let channel = Channel::from_shared(format!("http://{connect}"))?;
             let channel = channel.connect().await?;
             let token = token_file.map(std::fs::read_to_string).transpose()?;
-            let authorization = token.map(|it| format!("Bearer {}", it.trim()));
-            let asked = xds::open_stream(channel, &node, authorization.as_deref()).await;
-            let code = asked.err().map_or(Code::Ok, |status| status.code());
+            let authorization = token.map(|token| format!("Bearer {}", token.trim()));
+            let stream = xds::open_stream(channel, &node, authorization.as_deref()).await;
+            let code = stream.err().map_or(Code::Ok, |status| status.code());
             writeln!(std::io::stdout(), "{code:?}")?;
             Ok(())
         }
@@ -130,22 +132,25 @@ async fn main() -> Result<()> {
             http2,
             until_input_ends,
         } => {
-            let duration = Duration::from_secs(seconds);
-            let mut found = lookup_host(&connect).await.context(connect.clone())?;
-            let connect = found.next().context("a name without an address")?;
+            let mut addresses = lookup_host(&connect)
+                .await
+                .with_context(|| format!("resolving `{connect}`"))?;
+            let address = addresses
+                .next()
+                .with_context(|| format!("`{connect}` has no address"))?;
             let load = Load {
-                target: Address::Tcp(connect),
+                target: Address::Tcp(address),
                 host,
                 path,
                 rate,
-                duration,
+                duration: Duration::from_secs(seconds),
                 http2,
             };
             let mut terminated = signal(SignalKind::terminate())?;
             let stop = async move {
                 tokio::select! {
                     _ = terminated.recv() => {}
-                    () = input_ends(), if until_input_ends => {}
+                    () = end_of_input(), if until_input_ends => {}
                 }
             };
             print(&load.run_until(stop, print).await?);
@@ -154,7 +159,7 @@ async fn main() -> Result<()> {
     }
 }
 
-/// Nobody else ends the first process of a container: for it, signals have no default.
+/// Runs `work` until SIGTERM, which has no default action for process 1 of a container.
 async fn until_terminated<T>(work: impl Future<Output = Result<T>>) -> Result<()> {
     let mut terminated = signal(SignalKind::terminate())?;
     tokio::select! {
@@ -163,18 +168,18 @@ async fn until_terminated<T>(work: impl Future<Output = Result<T>>) -> Result<()
     }
 }
 
-async fn input_ends() {
-    let (ended, noticed) = oneshot::channel::<()>();
-    // A thread of its own, which nobody waits for.
+async fn end_of_input() {
+    let (sender, receiver) = oneshot::channel::<()>();
+    // A blocking task of tokio would delay the end of the process until the input is closed.
     std::thread::spawn(move || {
         let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
-        drop(ended);
+        drop(sender);
     });
-    let _ = noticed.await;
+    let _ = receiver.await;
 }
 
-fn print(tally: &LoadStats) {
-    let line = serde_json::to_string(tally).expect("a tally has string keys");
-    // Whoever read us is gone; the load goes on to its end.
+fn print(stats: &LoadStats) {
+    let line = serde_json::to_string(stats).expect("statistics have string keys");
+    // If the reader is gone, the load still runs to its end.
     let _ = writeln!(std::io::stdout(), "{line}");
 }

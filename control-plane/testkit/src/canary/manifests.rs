@@ -1,10 +1,10 @@
-//! The example's files.
+//! The manifests of the example and their weights.
 
 use std::{fs, path::Path};
 
 use anyhow::{Context as _, Result};
 
-/// Copies the manifests of a folder, and nothing else.
+/// Copies the YAML files of a folder.
 pub(super) fn copy_manifests(from: &Path, to: &Path) -> Result<()> {
     fs::create_dir(to)?;
     for entry in fs::read_dir(from)? {
@@ -15,14 +15,14 @@ pub(super) fn copy_manifests(from: &Path, to: &Path) -> Result<()> {
         {
             fs::copy(
                 &path,
-                to.join(path.file_name().context("a file has a name")?),
+                to.join(path.file_name().context("a file has no name")?),
             )?;
         }
     }
     Ok(())
 }
 
-/// The text with its `weight:` lines set, one after the other.
+/// Sets the `weight:` lines of a manifest to these weights, in order.
 pub(super) fn with_weights(text: &str, weights: [u32; 2]) -> String {
     let mut weights = weights.iter();
     let lines = text.lines().map(|line| match line.split_once("weight:") {
@@ -40,7 +40,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn weights_are_set_in_order_and_nothing_else() {
+    fn only_weights_are_set_and_in_order() {
         let text = "# Weights\n- name: a\n  weight: 100\n- name: b\n  weight: 0\n";
         assert_eq!(
             with_weights(text, [90, 10]),

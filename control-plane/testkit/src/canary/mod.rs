@@ -1,8 +1,14 @@
-//! The canary example on real hosts: each with an application and an Envoy, Cloud Map, and the control plane.
+//! The canary example on lab hosts: applications with their Envoys, Cloud Map and the control plane.
 //!
-//! `front` calls `http://color.demo.local`; two instances of each of two versions answer with their names.
+//! ```text
+//!  control: control plane, Cloud Map
+//!     │ xDS
+//!  front: Envoy ──► http://color.demo.local ──► color-v1-a, color-v1-b, color-v2-a, color-v2-b: Envoy, application
+//! ```
+//!
+//! Each application answers with the name of its host, so the answers show the split of the traffic.
 
-mod cluster;
+mod api;
 mod manifests;
 
 use std::{
@@ -18,7 +24,7 @@ use anyhow::{Context as _, Result, bail};
 use tokio::sync::Mutex;
 
 use self::{
-    cluster::CanaryApi,
+    api::CanaryApi,
     manifests::{copy_manifests, with_weights},
 };
 use crate::{
@@ -33,44 +39,41 @@ use crate::{
     tools,
 };
 
-/// Where `color.demo.local` would lead without a mesh: no host has the address, the proxies answer for it.
+/// The address that front connects to; no host has it, so only interception makes it reachable.
 const COLOR: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 77, 255, 1)), 80);
 
-/// The versions of color.
 const VERSIONS: [&str; 2] = ["v1", "v2"];
 
-/// The Cloud Map namespace and service of the example.
+/// The Cloud Map namespace and service.
 const CLOUD_MAP: (&str, &str) = ("demo.local", "color");
 
-/// How often Cloud Map is asked for changes.
+/// Interval at which the control plane reads Cloud Map.
 const CLOUD_MAP_INTERVAL: &str = "200ms";
 
-/// How the control plane calls changes of the service's instances.
+/// The origin of changes of the instances in `/debug/changes`.
 const INSTANCES: &str = "cloud-map:color.demo.local";
 
-/// The file that holds the weights.
+/// The file with the weights.
 const ROUTE: &str = "route.yaml";
 
-/// How often the control plane is asked for ACKs; it knows itself when they came.
+/// Time between two reads of `/debug/changes`. It does not limit the precision: the page has the time of the last ACK.
 const POLL: Duration = Duration::from_millis(50);
 
-/// How long a change may take to reach every proxy.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Limit for a change until every proxy has ACKed it.
+const LIMIT: Duration = Duration::from_secs(10);
 
-/// Longer than the load client waits for an answer.
-const LAST_ANSWER: Duration = Duration::from_secs(30);
+/// Limit for the end of the load client, which waits 20 s for the last response.
+const LOAD_END: Duration = Duration::from_secs(30);
 
-/// How the stage is built.
 #[derive(Clone, Copy, Debug)]
 pub struct CanaryLabOptions {
-    /// The Envoy on every host.
     pub version: EnvoyVersion,
-    /// Whether the proxies speak state-of-the-world xDS instead of delta.
+    /// Use state-of-the-world xDS instead of delta.
     pub sotw: bool,
     /// Requests per second.
     pub rate: u32,
-    /// Whether the manifests are in a cluster's API, written by `kubectl`, instead of a folder.
-    pub cluster: bool,
+    /// Keep the manifests in a Kubernetes API instead of a folder, and apply them with `kubectl`.
+    pub kubernetes: bool,
 }
 
 impl Default for CanaryLabOptions {
@@ -79,41 +82,39 @@ impl Default for CanaryLabOptions {
             version: EnvoyVersion::Newest,
             sotw: false,
             rate: 200,
-            cluster: false,
+            kubernetes: false,
         }
     }
 }
 
-/// Everything that runs; dropping it ends it all.
+/// The running example; dropping it ends all processes.
 #[derive(Debug)]
 pub struct CanaryLab {
-    /// The control plane; it reads a copy of the example.
     pub control_plane: ControlPlane,
     options: CanaryLabOptions,
     moto: Mutex<Moto>,
     front: LabHost,
-    /// The instances of color and their versions.
+    /// Version and host of each instance of color.
     colors: Vec<(&'static str, LabHost)>,
     config: PathBuf,
-    /// The API that the manifests are in, if they are in one.
-    cluster: Option<CanaryApi>,
+    /// The Kubernetes API with the manifests, if they are not in a folder.
+    api: Option<CanaryApi>,
     proxies: Vec<Envoy>,
     _apps: Vec<Process>,
     _lab: Lab,
 }
 
-/// The requests of front while they are sent.
+/// Requests that front sends to color.
 #[derive(Debug)]
 pub struct LabTraffic {
     process: Process,
-    /// What came back so far.
     pub report: LoadReport,
 }
 
 impl CanaryLab {
-    /// Builds it up; `say` hears of each step.
-    pub async fn build(options: CanaryLabOptions, mut say: impl FnMut(&str)) -> Result<Self> {
-        say("making hosts: network namespaces, joined by a bridge");
+    /// Starts the example; `progress` gets a line for each step.
+    pub async fn build(options: CanaryLabOptions, mut progress: impl FnMut(&str)) -> Result<Self> {
+        progress("creating hosts: network namespaces that are joined by a bridge");
         let mut lab = Lab::start().await?;
         let control = lab.host("control").await?;
         let front = lab.host("front").await?;
@@ -125,7 +126,7 @@ impl CanaryLab {
             }
         }
 
-        say("starting Cloud Map (moto) and registering two instances of each version");
+        progress("starting Cloud Map (moto) and registering two instances of each version");
         let mut moto = Moto::start_on(&control).await?;
         let (namespace, service) = CLOUD_MAP;
         moto.create_http_namespace(namespace).await?;
@@ -148,21 +149,24 @@ impl CanaryLab {
             ("--cloud-map-interval", CLOUD_MAP_INTERVAL.to_owned()),
         ];
         let cloud_map = cloud_map.map(|(flag, value)| format!("{flag}={value}"));
-        let (cluster, control_plane) = if options.cluster {
-            let (cluster, control_plane) = CanaryApi::build(&control, &cloud_map, &mut say).await?;
-            for command in cluster.apply_all(&config).await? {
-                say(&command);
+        let (api, control_plane) = if options.kubernetes {
+            let (api, control_plane) =
+                CanaryApi::build(&control, &cloud_map, &mut progress).await?;
+            for command in api.apply_all(&config).await? {
+                progress(&command);
             }
-            (Some(cluster), control_plane)
+            (Some(api), control_plane)
         } else {
-            say("starting the control plane on a copy of examples/canary");
+            progress("starting the control plane with a copy of examples/canary");
             let cloud_map = cloud_map.each_ref().map(String::as_str);
             let mut control_plane = ControlPlane::start_on(&control, &config, &cloud_map)?;
             control_plane.ready().await?;
             (None, control_plane)
         };
 
-        say("starting an application and an Envoy on every host, and intercepting their traffic");
+        progress(
+            "starting an application and an Envoy on each host, and intercepting their traffic",
+        );
         let xds = control_plane.xds();
         let mut apps = Vec::new();
         let mut proxies = vec![proxy(&front, "front_demo", xds, options).await?];
@@ -186,19 +190,19 @@ impl CanaryLab {
             front,
             colors,
             config,
-            cluster,
+            api,
             proxies,
             _apps: apps,
             _lab: lab,
         })
     }
 
-    /// The Envoy of front, then those of the instances.
+    /// The Envoy of front, followed by those of the instances of color.
     pub fn proxies(&self) -> &[Envoy] {
         &self.proxies
     }
 
-    /// Starts the requests of front.
+    /// Starts to send requests from front to color.
     pub fn traffic(&self) -> Result<LabTraffic> {
         let mut command: Command = self.front.command(tools::built("evermesh-test-app")?);
         command.args([
@@ -217,40 +221,40 @@ impl CanaryLab {
         })
     }
 
-    /// Writes new weights into the route's file; returns the time from then to the last proxy's ACK.
+    /// Changes the weights of the route and returns the time until the last proxy ACKed them.
     ///
-    /// The weights must be others than before: without a change nobody ACKs.
+    /// The weights must differ from the current ones; otherwise no proxy gets a change to ACK.
     pub async fn shift(&self, weights: [u32; 2]) -> Result<Duration> {
         let last = self.last_change().await?;
         let file = self.config.join(ROUTE);
         let text = with_weights(&fs::read_to_string(&file)?, weights);
         let written = SystemTime::now();
         fs::write(&file, text)?;
-        let origin = match &self.cluster {
-            Some(cluster) => cluster.apply(&file).await?,
+        let origin = match &self.api {
+            Some(api) => api.apply(&file).await?,
             None => ROUTE,
         };
         self.acked_after(last, origin, written).await
     }
 
-    /// What `kubectl` shows of the route once its status is about the newest weights, as commands and their outputs;
-    /// nothing without a cluster.
-    pub async fn shown(&self) -> Result<Option<String>> {
-        let Some(cluster) = &self.cluster else {
+    /// Waits until the status of the route is about the newest weights and returns a `kubectl` command with its output,
+    /// or `None` if the manifests are in a folder.
+    pub async fn kubectl_get(&self) -> Result<Option<String>> {
+        let Some(api) = &self.api else {
             return Ok(None);
         };
-        cluster.shown().await.map(Some)
+        api.kubectl_get().await.map(Some)
     }
 
-    /// Registers an instance that was deregistered; returns the time from then to the last proxy's ACK.
+    /// Registers an instance again and returns the time until the last proxy ACKed the change.
     pub async fn register(&self, instance: &str) -> Result<Duration> {
         let (version, host) = self
             .colors
             .iter()
             .find(|(_, host)| host.name() == instance)
-            .with_context(|| format!("there is no instance {instance}"))?;
+            .with_context(|| format!("instance `{instance}` does not exist"))?;
         let last = self.last_change().await?;
-        let asked = SystemTime::now();
+        let start = SystemTime::now();
         self.moto
             .lock()
             .await
@@ -262,21 +266,21 @@ impl CanaryLab {
                 &[("version", version)],
             )
             .await?;
-        self.acked_after(last, INSTANCES, asked).await
+        self.acked_after(last, INSTANCES, start).await
     }
 
-    /// Takes an instance out of Cloud Map; returns the time from then to the last proxy's ACK.
+    /// Removes an instance from Cloud Map and returns the time until the last proxy ACKed the change.
     ///
-    /// It keeps running, as an instance does that is about to leave.
+    /// The application keeps running, as during a graceful shutdown.
     pub async fn deregister(&self, instance: &str) -> Result<Duration> {
         let last = self.last_change().await?;
-        let asked = SystemTime::now();
+        let start = SystemTime::now();
         self.moto
             .lock()
             .await
             .deregister(CLOUD_MAP.0, CLOUD_MAP.1, instance)
             .await?;
-        self.acked_after(last, INSTANCES, asked).await
+        self.acked_after(last, INSTANCES, start).await
     }
 
     async fn last_change(&self) -> Result<u64> {
@@ -288,19 +292,20 @@ impl CanaryLab {
             .map_or(0, |change| change.id))
     }
 
-    /// Waits until the change of `origin` after `last` has its last ACK.
+    /// Waits until every proxy ACKed a change of `origin` that is newer than `last`; returns the time from `since` to
+    /// the last ACK.
     async fn acked_after(&self, last: u64, origin: &str, since: SystemTime) -> Result<Duration> {
         let search = async {
             loop {
                 for change in self.control_plane.changes().await? {
-                    let awaited =
+                    let is_awaited =
                         change.id > last && change.origins.iter().any(|name| name.contains(origin));
-                    let Some(acked) = change.acked_ms.filter(|_| awaited) else {
+                    let Some(acked) = change.acked_ms.filter(|_| is_awaited) else {
                         continue;
                     };
                     if change.rejected > 0 {
                         bail!(
-                            "a proxy refused the change of {}",
+                            "a proxy rejected the change of {}",
                             change.origins.join(", ")
                         );
                     }
@@ -311,10 +316,10 @@ impl CanaryLab {
                 tokio::time::sleep(POLL).await;
             }
         };
-        match tokio::time::timeout(PATIENCE, search).await {
+        match tokio::time::timeout(LIMIT, search).await {
             Ok(found) => found,
             Err(_) => bail!(
-                "not every proxy ACKed within {PATIENCE:?}; after change {last} came {:?}; {}",
+                "not every proxy ACKed within {LIMIT:?}; the newest change after {last} is {:?}; {}",
                 self.control_plane.changes().await?.last(),
                 self.control_plane.log()
             ),
@@ -323,14 +328,14 @@ impl CanaryLab {
 }
 
 impl LabTraffic {
-    /// Sends no more, waits for every answer, and returns the sum of all that was sent.
+    /// Stops the load client, waits for the last response, and returns the statistics of the whole run.
     pub async fn finish(mut self) -> Result<LoadStats> {
-        self.process.terminate(LAST_ANSWER).await?;
+        self.process.terminate(LOAD_END).await?;
         self.report.total().await
     }
 }
 
-/// Answers of v1 and v2; instances are called `color-v1-a` and so on.
+/// The number of answers of v1 and v2. Instances are called `color-v1-a` and so on.
 pub fn by_version(answers: &BTreeMap<String, u64>) -> [u64; 2] {
     VERSIONS.map(|version| {
         answers
@@ -341,7 +346,7 @@ pub fn by_version(answers: &BTreeMap<String, u64>) -> [u64; 2] {
     })
 }
 
-/// Starts the Envoy of a virtual node on its host and waits for its configuration.
+/// Starts the Envoy of a virtual node on its host and waits until it is ready.
 async fn proxy(
     host: &LabHost,
     node: &str,
@@ -359,7 +364,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn instances_count_for_their_version() {
+    fn answers_count_for_the_version_of_their_instance() {
         let answers = [
             ("color-v1-a", 1),
             ("color-v1-b", 2),

@@ -1,4 +1,4 @@
-//! Who may do what, and who did.
+//! Service accounts, aggregated roles and the audit log of an API server.
 
 use std::{
     collections::BTreeMap,
@@ -11,11 +11,11 @@ use serde_json::{Value, json};
 
 use super::{AUDIT_LOG, ApiServer};
 
-/// The roles that Kubernetes puts together from others, each after those that it is put together from.
+/// The aggregated ClusterRoles, each after the roles that it includes.
 const AGGREGATED: [&str; 3] = ["view", "edit", "admin"];
 
 impl ApiServer {
-    /// The kubeconfig of a service account that exists, with a token good for a day and the rights that RBAC gives it.
+    /// The kubeconfig of an existing service account, with a token that is valid for 24 hours.
     pub async fn service_account_kubeconfig(&self, namespace: &str, name: &str) -> Result<PathBuf> {
         let token = self
             .kubectl(&[
@@ -34,12 +34,12 @@ impl ApiServer {
         )
     }
 
-    /// The file of the key that tokens of service accounts are signed with.
+    /// The path of the key that signs tokens of service accounts.
     pub fn service_account_key(&self) -> PathBuf {
         self.pki.file("accounts.key")
     }
 
-    /// Runs `kubectl` by somebody's kubeconfig; a failure is an error with its own words.
+    /// Runs `kubectl` with another kubeconfig and returns its output; the error quotes its standard error.
     pub async fn kubectl_as(&self, kubeconfig: &Path, arguments: &[&str]) -> Result<String> {
         let mut kubectl = self.kubectl_command()?;
         let output = kubectl
@@ -53,14 +53,17 @@ impl ApiServer {
         Ok(String::from_utf8(output.stdout)?)
     }
 
-    /// Gives the roles view, edit and admin the rules that Kubernetes' controller would give them now.
+    /// Sets the rules of the roles view, edit and admin, as Kubernetes' aggregation controller would.
     pub async fn aggregate_roles(&self) -> Result<()> {
         for name in AGGREGATED {
             let roles = ["get", "clusterroles", "--output=json"];
             let roles: Value = serde_json::from_str(&self.kubectl(&roles).await?)?;
-            let roles = roles["items"].as_array().context("a list has items")?;
+            let roles = roles["items"].as_array().context("a list has no items")?;
             let named = |role: &&Value| role["metadata"]["name"] == name;
-            let role = roles.iter().find(named).context("the role is there")?;
+            let role = roles
+                .iter()
+                .find(named)
+                .with_context(|| format!("ClusterRole {name} does not exist"))?;
             let selectors = &role["aggregationRule"]["clusterRoleSelectors"];
             let selectors: Vec<BTreeMap<String, String>> = selectors
                 .as_array()
@@ -94,23 +97,23 @@ impl ApiServer {
         Ok(())
     }
 
-    /// What was asked so far, as the API server's audit log has it; not what was said.
+    /// The events of the audit log so far: metadata of each request, without bodies.
     pub fn audit(&self) -> Result<Vec<Value>> {
         let text = fs::read_to_string(self.dir.path().join(AUDIT_LOG))?;
-        // The last line may not be whole yet.
+        // The API server may not have written the last line completely.
         let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
         let events = whole.lines().map(serde_json::from_str);
         Ok(events.collect::<Result<_, _>>()?)
     }
 
-    /// What a user asked for without having the right to, by verb and path.
+    /// Requests of a user that RBAC denied, as verb and path.
     pub fn forbidden(&self, user: &str) -> Result<Vec<String>> {
         let events = self.audit()?;
-        let refused = events.iter().filter(|event| {
+        let denied = events.iter().filter(|event| {
             event["user"]["username"] == user
                 && event["annotations"]["authorization.k8s.io/decision"] == "forbid"
         });
-        Ok(refused
+        Ok(denied
             .map(|event| format!("{} {}", event["verb"], event["requestURI"]).replace('"', ""))
             .collect())
     }

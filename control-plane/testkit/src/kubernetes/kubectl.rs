@@ -1,4 +1,4 @@
-//! `kubectl`, by one kubeconfig.
+//! `kubectl` with one kubeconfig.
 
 use std::{
     fs,
@@ -10,44 +10,43 @@ use tokio::process::Command;
 
 use crate::{hosts::LabHost, tools};
 
-/// Runs `kubectl` as one user of one cluster.
+/// Runs `kubectl` as one user of one Kubernetes cluster.
 #[derive(Clone, Debug)]
 pub struct Kubectl {
-    /// The host that it runs on, unless it is this machine.
-    place: Option<LabHost>,
+    /// The lab host that runs `kubectl`, or `None` for this machine.
+    host: Option<LabHost>,
     kubeconfig: PathBuf,
-    /// For its cache and for files to apply.
+    /// A folder for the cache and for files to apply.
     scratch: PathBuf,
 }
 
 impl Kubectl {
-    /// By this kubeconfig; `scratch` is a folder that lives as long.
-    pub fn new(place: Option<LabHost>, kubeconfig: PathBuf, scratch: &Path) -> Self {
+    /// `scratch` is a folder that exists at least as long as this value.
+    pub fn new(host: Option<LabHost>, kubeconfig: PathBuf, scratch: &Path) -> Self {
         Self {
-            place,
+            host,
             kubeconfig,
             scratch: scratch.to_owned(),
         }
     }
 
-    /// Whose it is.
     pub fn kubeconfig(&self) -> &Path {
         &self.kubeconfig
     }
 
-    /// `kubectl`, to be given arguments and run.
+    /// A `kubectl` command without arguments.
     pub fn command(&self) -> Result<Command> {
         let program = tools::installed("kubernetes/kubectl")?;
-        let mut command = Command::from(super::command(self.place.as_ref(), program));
+        let mut command = Command::from(super::command(self.host.as_ref(), program));
         command
             .env("KUBECONFIG", &self.kubeconfig)
-            // Neither what a developer has set for themselves nor a cache that outlives this cluster.
+            // Preferences of the developer and caches of other clusters must not change the result.
             .env("KUBECTL_KUBERC", "false")
             .env("KUBECACHEDIR", self.scratch.join("cache"));
         Ok(command)
     }
 
-    /// Runs it and returns what it printed; a failure is an error with its own words.
+    /// Runs `kubectl` and returns its output; the error quotes its standard error.
     pub async fn run(&self, arguments: &[&str]) -> Result<String> {
         let output = self.command()?.args(arguments).output().await?;
         if !output.status.success() {
@@ -60,16 +59,18 @@ impl Kubectl {
         Ok(String::from_utf8(output.stdout)?)
     }
 
-    /// Applies manifests given as YAML.
+    /// Applies manifests in YAML by server-side apply.
     pub async fn apply(&self, yaml: &str) -> Result<()> {
         let file = tempfile::NamedTempFile::new_in(&self.scratch)?;
         fs::write(file.path(), yaml)?;
         self.apply_path(file.path()).await
     }
 
-    /// Applies the manifests in a file, or in the files of a folder.
+    /// Applies the manifests of a file, or of all files in a folder.
     pub async fn apply_path(&self, path: &Path) -> Result<()> {
-        let path = path.to_str().context("a path in UTF-8")?;
+        let path = path
+            .to_str()
+            .with_context(|| format!("{} is not UTF-8", path.display()))?;
         self.run(&[
             "apply",
             "--server-side",

@@ -1,18 +1,18 @@
-//! A real Kubernetes API on loopback: etcd and kube-apiserver, with RBAC, admission and CEL.
+//! A Kubernetes API on loopback: etcd and kube-apiserver, with RBAC, admission and CEL.
 //!
-//! Nothing runs pods here and no controller acts: a pod stays pending until a test says otherwise
-//! ([`ApiServer::set_pod`]), and a namespace has the service account that its pods need only when it was made by
-//! [`ApiServer::create_namespace`].
-//! It is ready after about three seconds and takes 320 MB; each test starts its own.
-//! Rights and webhook configurations take effect a moment after they were applied: ask again until they do.
-//! Webhooks are called on loopback too, by a `clientConfig` with a `url`.
+//! No kubelet, scheduler or controller runs. A pod stays `Pending` until [`ApiServer::set_pod`] sets its status, and
+//! [`ApiServer::create_namespace`] creates the service account that pods of a namespace need.
 //!
-//! Must not know what Evermesh installs: tests apply it.
+//! Roles and webhook configurations take effect a moment after they were applied, so tests retry until they do.
+//! Webhooks are called on loopback: their `clientConfig` has a `url`.
+//!
+//! An API server is ready after about three seconds and takes 320 MB of memory; each test starts its own.
 
 mod accounts;
 mod kubectl;
-mod of_cluster;
+
 mod pki;
+mod with_pods;
 
 use std::{
     fs,
@@ -39,10 +39,10 @@ use crate::{
     tools,
 };
 
-/// Until everything is ready, on a busy machine.
+/// Limit for the API server to become ready on a busy machine.
 const START: Duration = Duration::from_mins(1);
 
-/// Every request once, when it was answered or when its watch ended.
+/// Logs each request once: at its response, or at the end of a watch.
 fn audit_policy() -> Value {
     json!({
         "apiVersion": "audit.k8s.io/v1",
@@ -52,15 +52,15 @@ fn audit_policy() -> Value {
     })
 }
 
-/// Where the API server writes it.
+/// The audit log in the scratch folder.
 const AUDIT_LOG: &str = "audit.log";
 
-/// How far a pod has come, by what its status says.
+/// The progress of a pod, for [`ApiServer::set_pod`].
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum PodState {
-    /// It has an address, its containers are not ready.
+    /// The pod has an address; its containers are not ready.
     Started,
-    /// Its containers are ready; the pod is not, as while a readiness gate is closed.
+    /// The containers are ready; the pod is not, as while a readiness gate is closed.
     ContainersReady,
     /// The pod is ready.
     Ready,
@@ -69,36 +69,37 @@ pub enum PodState {
 /// A running API server and its etcd.
 #[derive(Debug)]
 pub struct ApiServer {
-    /// The host that it runs on, unless it is this machine.
-    place: Option<LabHost>,
-    of_cluster: bool,
+    /// The lab host that runs both processes, or `None` for this machine.
+    host: Option<LabHost>,
+    has_pods: bool,
     pub(crate) kubectl: Kubectl,
     etcd_port: ReservedPort,
     port: ReservedPort,
     pki: Pki,
-    // Ended before etcd, which it would complain about.
+    // Declared before etcd, so that it ends first and does not report a lost connection.
     process: Option<Process>,
     etcd: Process,
     dir: TempDir,
 }
 
 impl ApiServer {
-    /// Starts etcd and the API server and waits until the latter is ready.
+    /// Starts etcd and the API server on this machine and waits until they are ready.
     pub async fn start() -> Result<Self> {
         Self::start_at(None, false).await
     }
 
-    /// Starts them on the loopback of a lab's host, where `kubectl` runs too and whatever else asks this API.
+    /// Starts them on the loopback of a lab host. `kubectl` and all other clients run there too.
     pub async fn start_on(host: &LabHost) -> Result<Self> {
         Self::start_at(Some(host.clone()), false).await
     }
 
-    /// The same for a whole cluster: pods reach it by its Service, and it reaches the kubelet.
-    pub async fn start_of_cluster(host: &LabHost) -> Result<Self> {
+    /// Like [`Self::start_on`], for a Kubernetes cluster that runs pods: pods can call the API server, and it can call
+    /// the kubelet.
+    pub async fn start_with_pods_on(host: &LabHost) -> Result<Self> {
         Self::start_at(Some(host.clone()), true).await
     }
 
-    async fn start_at(place: Option<LabHost>, of_cluster: bool) -> Result<Self> {
+    async fn start_at(host: Option<LabHost>, has_pods: bool) -> Result<Self> {
         let dir = tools::scratch("kubernetes")?;
         let pki = Pki::create(dir.path())?;
         let [etcd_port, peer_port, port] = [
@@ -106,12 +107,12 @@ impl ApiServer {
             ReservedPort::reserve()?,
             ReservedPort::reserve()?,
         ];
-        let etcd = start_etcd(place.as_ref(), dir.path(), &etcd_port, &peer_port)?;
+        let etcd = start_etcd(host.as_ref(), dir.path(), &etcd_port, &peer_port)?;
         let kubeconfig = dir.path().join("admin.kubeconfig");
         let mut server = Self {
-            kubectl: Kubectl::new(place.clone(), kubeconfig, dir.path()),
-            place,
-            of_cluster,
+            kubectl: Kubectl::new(host.clone(), kubeconfig, dir.path()),
+            host,
+            has_pods,
             etcd_port,
             port,
             pki,
@@ -128,12 +129,13 @@ impl ApiServer {
         Ok(server)
     }
 
-    /// Ends the API server at once, as a crash does: from now on connections are refused. etcd keeps what it holds.
+    /// Kills the API server, as a crash does: connections are refused until [`Self::restart_api_server`]. etcd keeps
+    /// the objects.
     pub fn kill_api_server(&mut self) {
         self.process = None;
     }
 
-    /// Starts the API server again, or anew if it runs, at the same address with the same certificates and objects.
+    /// Kills the API server if it runs, and starts it again with the same address, certificates and objects.
     pub async fn restart_api_server(&mut self) -> Result<()> {
         self.kill_api_server();
         let mut process = self.start_api_server()?;
@@ -141,7 +143,7 @@ impl ApiServer {
         let mut last = String::new();
         let became_ready = process
             .wait_until("ready", START, async || {
-                let ready = if self.place.is_none() {
+                let ready = if self.host.is_none() {
                     ready(&client).await
                 } else {
                     let readyz = ["get", "--raw", "/readyz?verbose"];
@@ -151,7 +153,7 @@ impl ApiServer {
             })
             .await;
         if became_ready.is_err() {
-            // For whoever reads the error; a later test of another process removes them.
+            // Keep the logs that the error names; `scratch` of a later process removes them.
             self.dir.disable_cleanup(true);
         }
         became_ready.with_context(|| {
@@ -164,7 +166,7 @@ impl ApiServer {
 
     fn start_api_server(&self) -> Result<Process> {
         let mut command = command(
-            self.place.as_ref(),
+            self.host.as_ref(),
             tools::installed("kubernetes/kube-apiserver")?,
         );
         let mut flag = |name: &str, value: &dyn AsRef<std::ffi::OsStr>| {
@@ -176,7 +178,7 @@ impl ApiServer {
         );
         flag("bind-address", &self.port.address().ip().to_string());
         flag("secure-port", &self.port.address().port().to_string());
-        // Loopback is no address to publish as an endpoint, so it publishes none.
+        // A loopback address is not a valid endpoint, so the Service `kubernetes` gets none.
         flag("advertise-address", &self.port.address().ip().to_string());
         flag("endpoint-reconciler-type", &"none");
         flag("tls-cert-file", &self.pki.file("server.crt"));
@@ -195,9 +197,9 @@ impl ApiServer {
         flag("audit-policy-file", &policy);
         flag("audit-log-path", &self.dir.path().join(AUDIT_LOG));
         command.args(["--allow-privileged=true", "--permit-port-sharing=true"]);
-        if let Some(node) = self.place.as_ref().filter(|_| self.of_cluster) {
-            // The last of several counts.
-            command.args(self.cluster_flags(node.ip())?);
+        if let Some(node) = self.host.as_ref().filter(|_| self.has_pods) {
+            // A later flag overrides an earlier one.
+            command.args(self.flags_for_pods(node.ip())?);
         }
         Process::spawn(
             "kube-apiserver",
@@ -206,49 +208,48 @@ impl ApiServer {
         )
     }
 
-    /// The URL of the API.
     pub fn url(&self) -> String {
         format!("https://{}", self.port.address())
     }
 
-    /// The kubeconfig of an administrator.
+    /// The path of an administrator's kubeconfig.
     pub fn kubeconfig(&self) -> PathBuf {
         self.kubectl.kubeconfig().to_owned()
     }
 
-    /// A client that may do everything.
+    /// An administrator's client.
     pub async fn client(&self) -> Result<Client> {
         client(&self.kubeconfig()).await
     }
 
-    /// `kubectl` as an administrator, to be given arguments and run.
+    /// A `kubectl` command of an administrator, without arguments.
     pub fn kubectl_command(&self) -> Result<Command> {
         self.kubectl.command()
     }
 
-    /// Runs `kubectl` as an administrator and returns what it printed; a failure is an error with its own words.
+    /// Runs `kubectl` as an administrator and returns its output; the error quotes its standard error.
     pub async fn kubectl(&self, arguments: &[&str]) -> Result<String> {
         self.kubectl.run(arguments).await
     }
 
-    /// Applies manifests given as YAML.
+    /// Applies manifests in YAML by server-side apply.
     pub async fn apply(&self, yaml: &str) -> Result<()> {
         self.kubectl.apply(yaml).await
     }
 
-    /// Applies the manifests in a file, or in the files of a folder.
+    /// Applies the manifests of a file, or of all files in a folder.
     pub async fn apply_path(&self, path: &Path) -> Result<()> {
         self.kubectl.apply_path(path).await
     }
 
-    /// Installs the mesh's kinds as `crds/yaml` defines them, and waits until the API serves them.
+    /// Installs the CRDs of `crds/yaml` and waits until the API serves them.
     pub async fn install_crds(&self) -> Result<()> {
         self.apply_path(&tools::workspace()?.join("crds/yaml"))
             .await?;
         self.wait_for_crds().await
     }
 
-    /// Waits until the API serves every kind that is defined.
+    /// Waits until the API serves the kinds of all CRDs.
     pub async fn wait_for_crds(&self) -> Result<()> {
         self.kubectl(&[
             "wait",
@@ -261,7 +262,7 @@ impl ApiServer {
         Ok(())
     }
 
-    /// Makes sure that a namespace exists, with the service account that Kubernetes' controllers would give it.
+    /// Creates a namespace, unless it exists, and the service account `default` that a controller would create.
     pub async fn create_namespace(&self, name: &str) -> Result<()> {
         let objects = [
             json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}),
@@ -271,9 +272,9 @@ impl ApiServer {
             .await
     }
 
-    /// Sets what a kubelet would say of a pod: its address, and how far it has come.
+    /// Sets the address and the conditions of a pod, as its kubelet would.
     ///
-    /// Conditions that others have set, such as a readiness gate's, stay.
+    /// Conditions of other types stay, such as that of a readiness gate.
     pub async fn set_pod(
         &self,
         namespace: &str,
@@ -313,29 +314,29 @@ impl ApiServer {
     }
 }
 
-/// A client by a kubeconfig, such as a service account's.
+/// A client with this kubeconfig.
 pub async fn client(kubeconfig: &Path) -> Result<Client> {
     let kubeconfig = Kubeconfig::read_from(kubeconfig)?;
     let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
     Ok(Client::try_from(config)?)
 }
 
-/// A command on a host, or on this machine.
-fn command(place: Option<&LabHost>, program: PathBuf) -> std::process::Command {
-    match place {
+/// A command on a lab host, or on this machine.
+fn command(host: Option<&LabHost>, program: PathBuf) -> std::process::Command {
+    match host {
         Some(host) => host.command(program),
         None => process::command(program),
     }
 }
 
 fn start_etcd(
-    place: Option<&LabHost>,
+    host: Option<&LabHost>,
     dir: &Path,
     client: &ReservedPort,
     peer: &ReservedPort,
 ) -> Result<Process> {
     let [client, peer] = [client, peer].map(|port| format!("http://{}", port.address()));
-    let mut command = command(place, tools::installed("kubernetes/etcd")?);
+    let mut command = command(host, tools::installed("kubernetes/etcd")?);
     command
         .arg("--data-dir")
         .arg(dir.join("etcd"))
@@ -352,13 +353,13 @@ fn start_etcd(
             &peer,
         ])
         .arg(format!("--initial-cluster=default={peer}"))
-        // It waits for other candidates before it elects itself.
+        // etcd waits for other candidates before it elects itself, by default a second.
         .args(["--heartbeat-interval", "20", "--election-timeout", "100"])
         .args(["--unsafe-no-fsync", "--socket-reuse-port"]);
     Process::spawn("etcd", command, &dir.join("etcd.log"))
 }
 
-/// Whether the API server says that all of it is ready; the error names the parts that are not.
+/// Succeeds if `/readyz` does; the error names the checks that failed.
 async fn ready(client: &Client) -> Result<()> {
     let answer = client
         .request_text(Request::get("/readyz?verbose").body(Vec::new())?)

@@ -1,6 +1,6 @@
-//! The certificates and keys of an API server, made anew for each.
+//! The certificates and keys of one API server, created at its start.
 //!
-//! Must not be used for anything but tests: whoever can read the scratch folder is an administrator.
+//! They are for tests only: every user of the machine can read the scratch folder and become an administrator.
 
 use std::{
     fs,
@@ -14,10 +14,10 @@ use rcgen::{
     KeyUsagePurpose, SanType,
 };
 
-/// The first address of the range of cluster IPs, which is the API server's own.
+/// The cluster IP of the Service `kubernetes`: the first address of the range.
 const CLUSTER_IP: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);
 
-/// The files of one API server.
+/// The folder with the files of one API server, and its certificate authority.
 #[derive(Debug)]
 pub struct Pki {
     dir: PathBuf,
@@ -25,7 +25,7 @@ pub struct Pki {
 }
 
 impl Pki {
-    /// Writes an authority, what it signed and the keys of service accounts into `dir`.
+    /// Creates the authority, the certificates of the server and of an administrator, and the key for service accounts.
     pub fn create(dir: &Path) -> Result<Self> {
         let mut authority = CertificateParams::default();
         authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -61,12 +61,12 @@ impl Pki {
             dir: dir.to_owned(),
             issuer,
         };
-        // The one group that RBAC never refuses.
+        // The group to which RBAC grants everything.
         pki.client("admin", "admin", "system:masters")?;
         Ok(pki)
     }
 
-    /// Writes a certificate by which the API server takes a client for `user` in `group`.
+    /// Creates a client certificate for `user` in `group`, as `NAME.crt` and `NAME.key`.
     pub fn client(&self, name: &str, user: &str, group: &str) -> Result<()> {
         let mut client = CertificateParams::default();
         client
@@ -78,7 +78,7 @@ impl Pki {
         sign(&self.dir, name, &mut client, user, &self.issuer)
     }
 
-    /// Writes a certificate for a server at an address.
+    /// Creates a server certificate for an address, as `NAME.crt` and `NAME.key`.
     pub fn server(&self, name: &str, address: Ipv4Addr) -> Result<()> {
         let mut server = CertificateParams::default();
         server
@@ -90,13 +90,12 @@ impl Pki {
         sign(&self.dir, name, &mut server, name, &self.issuer)
     }
 
-    /// One of the files: `ca.crt`, `accounts.key`, `accounts.pub`, and `NAME.crt` and `NAME.key` of what was signed.
+    /// The path of a file: `ca.crt`, `accounts.key`, `accounts.pub`, `NAME.crt` or `NAME.key`.
     pub fn file(&self, name: &str) -> PathBuf {
         self.dir.join(name)
     }
 }
 
-/// Writes a certificate and its key as `name`.crt and `name`.key.
 fn sign(
     dir: &Path,
     name: &str,

@@ -1,4 +1,4 @@
-//! The API server of a whole cluster, whose other parts ask it and which asks the kubelet.
+//! The API server of a Kubernetes cluster that runs pods: access for the other components, and to the kubelet.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -11,8 +11,8 @@ use serde_json::json;
 use super::{ApiServer, pki::Pki};
 
 impl ApiServer {
-    /// What differs where there are pods: they reach the API by its Service, and it reaches their kubelet.
-    pub(super) fn cluster_flags(&self, node: Ipv4Addr) -> Result<Vec<String>> {
+    /// The additional flags: pods reach the API through the Service `kubernetes`, and the API server calls the kubelet.
+    pub(super) fn flags_for_pods(&self, node: Ipv4Addr) -> Result<Vec<String>> {
         self.pki
             .client("kubelet-client", "kube-apiserver", "system:masters")?;
         let file = |name: &str| self.pki.file(name).display().to_string();
@@ -30,17 +30,15 @@ impl ApiServer {
         ])
     }
 
-    /// The certificates of this cluster.
     pub fn pki(&self) -> &Pki {
         &self.pki
     }
 
-    /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.port.address()
     }
 
-    /// The kubeconfig of a user with a certificate, for what runs where the API server does.
+    /// Creates a user with a client certificate and returns its kubeconfig, for the host of the API server.
     pub fn certificate_kubeconfig(&self, name: &str, user: &str, group: &str) -> Result<PathBuf> {
         self.pki.client(name, user, group)?;
         let user = json!({

@@ -1,4 +1,4 @@
-//! The example in a cluster: an API server on the control plane's host, the chart installed in it, and `kubectl`.
+//! The canary example in a Kubernetes API: an API server on the control plane's host, with the chart installed.
 
 use std::{net::Ipv4Addr, path::Path, time::Duration};
 
@@ -7,19 +7,18 @@ use serde_json::Value;
 
 use crate::{chart::Chart, control_plane::ControlPlane, hosts::LabHost, kubernetes::ApiServer};
 
-/// Where the API server calls the webhooks.
 const WEBHOOK_PORT: u16 = 9443;
 
-/// How the control plane calls changes of the route.
+/// The origin of changes of the route in `/debug/changes`.
 const ROUTE: &str = "Route/demo/color";
 
 const NAMESPACE: &str = "--namespace=demo";
 
-/// How often it is asked for a status.
+/// Time between two reads of the route's status.
 const POLL: Duration = Duration::from_millis(50);
 
-/// How long a status may take.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Limit for the route to become Programmed.
+const LIMIT: Duration = Duration::from_secs(10);
 
 #[derive(Debug)]
 pub(super) struct CanaryApi {
@@ -27,17 +26,15 @@ pub(super) struct CanaryApi {
 }
 
 impl CanaryApi {
-    /// Builds it up on a host, with a control plane that has these arguments too.
+    /// Starts the API server on a host, installs the chart and starts the control plane with more arguments.
     pub(super) async fn build(
         host: &LabHost,
         arguments: &[String],
-        mut say: impl FnMut(&str),
+        mut progress: impl FnMut(&str),
     ) -> Result<(Self, ControlPlane)> {
-        say("starting a Kubernetes API server: etcd and kube-apiserver");
+        progress("starting a Kubernetes API server: etcd and kube-apiserver");
         let api = ApiServer::start_on(host).await?;
-        say(
-            "installing the chart: definitions, rights, webhooks; and starting the control plane by them",
-        );
+        progress("installing the chart: CRDs, roles and webhooks; starting the control plane");
         let arguments = format!("extraArgs={{{}}}", arguments.join(","));
         let chart = Chart::render(&["--set", &arguments])?;
         let webhook = (Ipv4Addr::LOCALHOST, WEBHOOK_PORT).into();
@@ -48,27 +45,30 @@ impl CanaryApi {
         Ok((Self { api }, control_plane))
     }
 
-    /// Applies a folder of manifests; returns the commands.
+    /// Applies a folder of manifests and returns the commands for the output.
     pub(super) async fn apply_all(&self, folder: &Path) -> Result<Vec<String>> {
         let mut commands = Vec::new();
-        // The namespace comes first.
+        // mesh.yaml has the namespace, which the other files need.
         for path in [folder.join("mesh.yaml"), folder.to_owned()] {
             self.apply(&path).await?;
             let path = Path::new("examples")
-                .join(path.strip_prefix(folder.parent().context("a folder lies in a folder")?)?);
+                .join(path.strip_prefix(folder.parent().context("the folder has no parent")?)?);
             commands.push(format!("kubectl apply -f {}", path.display()));
         }
         Ok(commands)
     }
 
-    /// Applies a file; returns what a change of the route is called by the control plane.
+    /// Applies a file and returns the origin of the change in `/debug/changes`.
     pub(super) async fn apply(&self, file: &Path) -> Result<&'static str> {
-        let file = file.to_str().context("a path in UTF-8")?;
+        let file = file
+            .to_str()
+            .with_context(|| format!("{} is not UTF-8", file.display()))?;
         self.api.kubectl(&["apply", "--filename", file]).await?;
         Ok(ROUTE)
     }
 
-    pub(super) async fn shown(&self) -> Result<String> {
+    /// Waits until the route is Programmed and returns `kubectl get` with its output.
+    pub(super) async fn kubectl_get(&self) -> Result<String> {
         let message = self.programmed().await?;
         let list = ["get", "virtualservices,routes", NAMESPACE];
         let table = self.api.kubectl(&list).await?;
@@ -79,7 +79,7 @@ impl CanaryApi {
         ))
     }
 
-    /// Waits until the status says that the newest weights are in force; returns its words.
+    /// Waits until the status says that the newest generation is Programmed, and returns the message.
     async fn programmed(&self) -> Result<String> {
         let route = [
             "get",
@@ -89,12 +89,13 @@ impl CanaryApi {
             "--output=json",
         ];
         let mut last = Value::Null;
-        let asking = async {
+        let poll = async {
             loop {
                 let object: Value = serde_json::from_str(&self.api.kubectl(&route).await?)?;
                 let status = &object["status"];
                 let conditions = status["conditions"].as_array().into_iter().flatten();
-                let mut programmed = conditions.filter(|it| it["type"] == "Programmed");
+                let mut programmed =
+                    conditions.filter(|condition| condition["type"] == "Programmed");
                 let is_current = status["observedGeneration"] == object["metadata"]["generation"];
                 match programmed.next() {
                     Some(found) if is_current && found["status"] == "True" => {
@@ -106,9 +107,9 @@ impl CanaryApi {
                 tokio::time::sleep(POLL).await;
             }
         };
-        match tokio::time::timeout(PATIENCE, asking).await {
+        match tokio::time::timeout(LIMIT, poll).await {
             Ok(found) => found,
-            Err(_) => bail!("the route was not programmed within {PATIENCE:?}: {last}"),
+            Err(_) => bail!("the route was not Programmed within {LIMIT:?}; its status is {last}"),
         }
     }
 }
