@@ -117,11 +117,11 @@ enum RouteVariant<'a> {
 
 /// Parses an inline route. `field` is the list item that contains it.
 pub(crate) fn inline(
-    route: &v1beta2::Route,
+    route: &v1beta2::InlineRoute,
     field: &FieldPath,
     problems: &mut Problems<'_>,
 ) -> Option<UnresolvedRoute> {
-    let v1beta2::Route {
+    let v1beta2::InlineRoute {
         name,
         priority,
         http_route,

@@ -63,7 +63,7 @@ pub struct VirtualRouterSpec {
     /// Inline routes. They are tried by `priority` and by how specific they are, not in the order of the list. Default:
     /// none; without a route, requests are answered 404.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub routes: Option<Vec<Route>>,
+    pub routes: Option<Vec<InlineRoute>>,
     /// The mesh of the virtual router. Set by admission at creation; do not set it. Immutable.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mesh_ref: Option<MeshReference>,
@@ -80,7 +80,7 @@ pub struct VirtualRouterListener {
 /// An inline route of a virtual router. Exactly one of `httpRoute`, `http2Route`, `grpcRoute` and `tcpRoute` is required.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct Route {
+pub struct InlineRoute {
     /// Name of the route, unique in its router.
     pub name: String,
     /// Precedence of the route: 0 to 1000, lower values are tried first. Default: after all routes with a priority.
