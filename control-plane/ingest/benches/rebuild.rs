@@ -1,7 +1,8 @@
-//! What a turn costs, with as many services, routers and nodes each as the argument says, and one Route
-//! object a router: from nothing, with nothing changed, and with one Route changed.
+//! Duration of a rebuild: the first one, one without changes, and one with a changed `Route`.
+//!
+//! The argument is the number of virtual services, virtual routers, virtual nodes and `Route` objects each.
 
-#![allow(clippy::unwrap_used)] // a bench that cannot be set up has nothing to measure
+#![allow(clippy::unwrap_used)] // a failed setup fails the benchmark
 
 use divan::Bencher;
 use evermesh_ingest::{BuildMemo, Inputs, build, object::parse};

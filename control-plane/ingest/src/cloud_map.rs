@@ -1,6 +1,6 @@
-//! Instances of a Cloud Map service as endpoints of a node.
+//! Conversion of Cloud Map instances to endpoints.
 //!
-//! Must not ask Cloud Map: what it answered comes in as a [`CloudMapState`].
+//! The source `control-plane/src/source/cloud_map` calls Cloud Map and delivers its answers as [`CloudMapState`].
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
@@ -11,8 +11,8 @@ use evermesh_model::{
 
 use crate::pods::OwnPods;
 
-/// The endpoints, ascending: the node's own pods, and instances at other addresses that have all of the node's
-/// attributes. Of several with one address the first by id counts.
+/// The endpoints in ascending order: the node's own pods, and the instances at other addresses that have all of the
+/// node's attributes. Of several instances with the same address, the one with the smallest ID is used.
 pub(crate) fn endpoints(
     state: Option<&CloudMapState>,
     attributes: &BTreeMap<Arc<str>, Arc<str>>,
@@ -25,14 +25,18 @@ pub(crate) fn endpoints(
     } = own;
     for instance in state.into_iter().flat_map(|state| &state.instances) {
         let addresses = [instance.ipv4.map(IpAddr::V4), instance.ipv6.map(IpAddr::V6)];
-        // The cluster knows its pods first.
-        if addresses.iter().flatten().any(|it| own.contains(it)) {
+        // The Kubernetes cluster knows the state of its own pods before Cloud Map does.
+        if addresses
+            .iter()
+            .flatten()
+            .any(|address| own.contains(address))
+        {
             continue;
         }
-        let counts = attributes
+        let has_attributes = attributes
             .iter()
             .all(|(key, value)| instance.attributes.get(key) == Some(value));
-        if let Some(endpoint) = read(instance, preference).filter(|_| counts) {
+        if let Some(endpoint) = read(instance, preference).filter(|_| has_attributes) {
             by_address.entry(endpoint.address).or_insert(endpoint);
         }
     }
@@ -41,7 +45,7 @@ pub(crate) fn endpoints(
     endpoints
 }
 
-/// One endpoint an instance, also where it has an address of each family.
+/// Converts an instance to one endpoint, even if it has an address of each IP family.
 fn read(instance: &Instance, preference: Option<IpFamilyPreference>) -> Option<Endpoint> {
     let ipv4 = instance.ipv4.map(IpAddr::V4);
     let ipv6 = instance.ipv6.map(IpAddr::V6);
@@ -61,24 +65,24 @@ fn read(instance: &Instance, preference: Option<IpFamilyPreference>) -> Option<E
     })
 }
 
-/// What the user should know of the last call for this node.
+/// The problem of a node if the last call to Cloud Map failed.
 pub(crate) fn problem(
     node: &ResolvedNode,
     service: &CloudMapService,
     state: &CloudMapState,
 ) -> Option<Problem> {
     let (reason, message) = match state.failure.as_ref()? {
-        CloudMapFailure::NotFound(words) => (
+        CloudMapFailure::NotFound(message) => (
             Reason::CloudMapNotFound,
             format!(
-                "Cloud Map has no service `{}` in a namespace `{}` ({words}); create it, or correct the names",
+                "Cloud Map has no service `{}` in namespace `{}` ({message}); create it, or correct the names",
                 service.service, service.namespace
             ),
         ),
-        CloudMapFailure::Unavailable(words) => (
+        CloudMapFailure::Unavailable(message) => (
             Reason::CloudMapUnavailable,
             format!(
-                "Cloud Map did not answer for `{service}` ({words}); its last answer stays in force"
+                "Cloud Map did not answer for service `{service}` ({message}); the last known endpoints stay in force"
             ),
         ),
     };

@@ -1,9 +1,7 @@
-//! The endpoints of nodes that are ours to serve, from Cloud Map, from `EndpointSlice`s and from pods.
+//! Derivation of endpoints from Cloud Map, `EndpointSlice`s and pods, for nodes whose endpoints the control plane serves.
 //!
-//! [`endpoints`] is the short cut for one node; a turn of [`crate::build`] runs the same derivation for all
-//! of them, memoised.
-//!
-//! Must not change anything else of the graph.
+//! Changes of endpoints are the most frequent changes. [`endpoints()`] derives the endpoints of one node without a
+//! rebuild; [`crate::build()`] runs the same derivation, memoised, for all nodes.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -26,8 +24,9 @@ use crate::{
     stage::StageOutput,
 };
 
-/// The endpoints of one node from the newest inputs, ascending: exactly what [`crate::build`] puts into the
-/// graph. None for a node whose endpoints are Envoy's to resolve, or of which nothing is known yet.
+/// Derives the endpoints of one node, in ascending order: the same list that [`crate::build()`] puts into the graph.
+///
+/// Returns `None` if Envoy resolves the node's DNS name itself, or if nothing is known of its endpoints yet.
 pub fn endpoints(
     node: &ResolvedNode,
     mesh: &ResolvedMesh,
@@ -41,8 +40,9 @@ pub fn endpoints(
     is_known(node, &sources).then(|| derive(node, mesh, &sources, locality_of))
 }
 
-/// Whether the endpoints are ours to serve and anything is known of them. Cloud Map that has never answered has
-/// not said that there are none: a proxy that has some from before keeps them.
+/// Returns whether the control plane serves the node's endpoints and knows them.
+///
+/// Before the first answer of Cloud Map the endpoints are unknown, not empty; proxies keep the endpoints that they have.
 fn is_known(node: &ResolvedNode, sources: &EndpointSources) -> bool {
     match (&node.discovery, sources.cloud_map.as_deref()) {
         (Some(Discovery::Slices { .. }), _) => true,
@@ -55,7 +55,7 @@ fn is_known(node: &ResolvedNode, sources: &EndpointSources) -> bool {
     }
 }
 
-/// Which Cloud Map services the nodes of a graph use, and the nodes of each.
+/// The Cloud Map services that nodes of the graph use, with these nodes.
 pub fn cloud_map_users(graph: &Graph) -> BTreeMap<CloudMapService, Vec<ResourceName>> {
     let mut users: BTreeMap<CloudMapService, Vec<ResourceName>> = BTreeMap::new();
     for (name, node) in &*graph.nodes {
@@ -66,13 +66,13 @@ pub fn cloud_map_users(graph: &Graph) -> BTreeMap<CloudMapService, Vec<ResourceN
     users
 }
 
-/// What the endpoints of one node are made from.
+/// The inputs from which the endpoints of one node are derived.
 #[derive(Debug, Default)]
 struct EndpointSources {
     slices: Vec<Arc<EndpointSlice>>,
     service: Option<Arc<Service>>,
     cloud_map: Option<Arc<CloudMapState>>,
-    /// The object, with its selector, and the pods of its namespace, where these count.
+    /// The node's object, for its `podSelector`, and the pods of its namespace. Absent if the node's pods are not used.
     own_pods: Option<(Arc<v1beta2::VirtualNode>, ObjectMap<Pod>)>,
 }
 
@@ -121,7 +121,7 @@ impl EndpointSources {
         sources
     }
 
-    /// The node's own pods, where these count.
+    /// The node's own pods; empty if they are not used.
     fn selected(&self) -> impl Iterator<Item = (&ObjectRef, &Pod)> {
         let own = self.own_pods.as_ref();
         let selector = own.and_then(|(node, _)| node.spec.pod_selector.as_ref());
@@ -172,7 +172,7 @@ fn problem(node: &ResolvedNode, state: Option<&CloudMapState>) -> Option<Problem
     }
 }
 
-/// Where every Kubernetes node is.
+/// Region and zone of every Kubernetes node.
 type NodeLocalities = SharedMap<ObjectRef, Locality>;
 
 type Parts = (
@@ -184,7 +184,7 @@ type Parts = (
 
 type FailedInput = (Arc<ResolvedNode>, Arc<CloudMapState>);
 
-/// The memory of the endpoint stage.
+/// Memo of the endpoint stage.
 #[derive(Debug, Default)]
 pub(crate) struct EndpointMemo {
     localities: Memo<ObjectRef, Arc<Node>, Locality>,
@@ -193,7 +193,7 @@ pub(crate) struct EndpointMemo {
 }
 
 impl EndpointMemo {
-    /// The endpoints of every node whose endpoints are ours to serve.
+    /// Derives the endpoints of every node whose endpoints the control plane serves.
     pub(crate) fn update(
         &mut self,
         nodes: &BTreeMap<ResourceName, Arc<ResolvedNode>>,

@@ -1,14 +1,12 @@
-//! Whether a regular expression is one for Envoy.
+//! Validation of regular expressions for Envoy.
 //!
-//! Envoy compiles expressions with RE2 and refuses a whole route table for one that is broken. There is no
-//! RE2 here, but a parser of a syntax close to it: what both refuse is a problem, and where the two differ
-//! the benefit of the doubt is the user's.
-//!
-//! Must not refuse an expression that RE2 takes.
+//! Envoy compiles expressions with RE2 and rejects a whole route configuration that contains an invalid one. Evermesh
+//! does not link RE2. It uses the parser of a similar syntax and reports only the errors that RE2 reports too: a valid
+//! expression is never rejected, but some invalid ones are accepted.
 
 use regex_syntax::ast::{ErrorKind, parse::Parser};
 
-/// Why RE2 will not take the expression, if that is certain.
+/// Returns the error if RE2 certainly rejects the expression.
 pub(crate) fn re2_error(expression: &str) -> Option<String> {
     let error = Parser::new().parse(expression).err()?;
     let at = &expression[error.span().start.offset..];
@@ -20,9 +18,9 @@ pub(crate) fn re2_error(expression: &str) -> Option<String> {
         | ErrorKind::RepetitionCountInvalid
         | ErrorKind::UnsupportedBackreference
         | ErrorKind::UnsupportedLookAround => true,
-        // RE2 takes a bracket inside brackets for itself.
+        // RE2 accepts a literal `[` inside brackets.
         ErrorKind::ClassUnclosed => expression.matches('[').count() == 1,
-        // RE2 takes a brace that counts nothing for itself.
+        // RE2 accepts a `{` that does not begin a repetition as a literal.
         ErrorKind::RepetitionMissing => !at.starts_with('{'),
         ErrorKind::EscapeUnrecognized => !["\\C", "\\Q", "\\E"]
             .iter()
@@ -37,7 +35,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn refuses_what_re2_refuses() {
+    fn expressions_that_re2_rejects_are_invalid() {
         for expression in [
             "(", "a)", "[a", "[z-a]", "*", "a|*", "a{3,1}", "\\", "(?=a)", "(?!a)", "(a)\\1", "\\y",
         ] {
@@ -46,7 +44,7 @@ mod tests {
     }
 
     #[test]
-    fn takes_what_re2_takes() {
+    fn expressions_that_re2_accepts_are_valid() {
         for expression in [
             "",
             "/users/[0-9]+",

@@ -1,15 +1,14 @@
-//! What the admission webhook of gateway routes refused. It has so many rules that it has a room of its own.
+//! The rules of App Mesh's admission webhook for gateway routes.
 //!
-//! The rules stop where the webhook stopped, or manifests that it let through would no longer apply: a route
-//! with headers never had its query parameters looked at, and the first range ended the look at headers.
-//!
-//! Must not refuse anything else: what AWS refused later becomes a problem while it is converted.
+//! The rules deliberately have the gaps of the webhook, because otherwise manifests that App Mesh accepted would be
+//! rejected: the query parameters of a route with headers are not checked, and no header after the first one with a
+//! range is. Errors that only the AWS API reported become problems during conversion, in [`crate::gateway_route`].
 
 use evermesh_crds::v1beta2;
 use evermesh_model::{ObjectRef, Problem, Reason, problem::FieldPath};
 
 use crate::{
-    admission::{exact_or_regex, rejections},
+    admission::{exact_or_regex, into_errors},
     stage::Problems,
 };
 
@@ -35,7 +34,7 @@ pub(crate) fn validate(object: &ObjectRef, spec: &v1beta2::GatewayRouteSpec) -> 
             "set exactly one of httpRoute, http2Route and grpcRoute",
         ),
     }
-    rejections(problems)
+    into_errors(problems)
 }
 
 fn http(route: &v1beta2::HttpGatewayRoute, field: &FieldPath, problems: &mut Problems<'_>) {
@@ -54,12 +53,12 @@ fn http(route: &v1beta2::HttpGatewayRoute, field: &FieldPath, problems: &mut Pro
         (None, None, None) => problems.add(
             match_field.clone(),
             Reason::InvalidUnion,
-            "set at least one of prefix, path and hostname; the prefix `/` takes everything",
+            "set at least one of prefix, path and hostname; the prefix `/` matches everything",
         ),
         (Some(_), Some(_), _) => problems.add(
             match_field.clone(),
             Reason::InvalidUnion,
-            "both prefix and path are set: keep one",
+            "both prefix and path are set; keep one",
         ),
         _ => {}
     }
@@ -128,7 +127,7 @@ fn headers_have_one_matcher(
             problems.add(
                 field.clone(),
                 Reason::InvalidUnion,
-                "set exactly one of exact, prefix, range, regex and suffix, or leave match out",
+                "set exactly one of exact, prefix, range, regex and suffix, or remove match",
             );
         }
         if let Some(v1beta2::MatchRange { start, end }) = method.range {
@@ -137,7 +136,7 @@ fn headers_have_one_matcher(
                     field.field("range"),
                     Reason::InvalidValue,
                     format!(
-                        "no number is in a range from {start} to {end}: start must be less than end"
+                        "the range from {start} to {end} is empty; start must be less than end"
                     ),
                 );
             }
@@ -156,7 +155,7 @@ fn query_parameters_are_exact(
             problems.add(
                 field.index(index).field("match"),
                 Reason::InvalidUnion,
-                "set exact, or leave match out to ask only that the parameter is there",
+                "set exact, or remove match to require only that the parameter is present",
             );
         }
     }
@@ -178,14 +177,14 @@ fn http_rewrite(
         problems.add(
             field.clone(),
             Reason::InvalidUnion,
-            "an empty rewrite: set hostname, prefix or path, or remove it",
+            "the rewrite is empty; set hostname, prefix or path, or remove rewrite",
         );
     }
     if prefix.is_some() && path.is_some() {
         problems.add(
             field.clone(),
             Reason::InvalidUnion,
-            "both prefix and path are rewritten: keep one",
+            "both prefix and path are rewritten; keep one",
         );
     }
     let Some(v1beta2::HttpGatewayRoutePrefixRewrite {
@@ -217,7 +216,7 @@ fn http_rewrite(
         problems.add(
             route.field("match.prefix"),
             Reason::InvalidValue,
-            format!("`{matched}` fits no path: begin it with `/`"),
+            format!("`{matched}` does not match any path; begin it with `/`"),
         );
     }
 }
@@ -259,7 +258,7 @@ fn grpc(route: &v1beta2::GrpcGatewayRoute, field: &FieldPath, problems: &mut Pro
         problems.add(
             field.field("action.rewrite"),
             Reason::InvalidUnion,
-            "an empty rewrite: set hostname, or remove it",
+            "the rewrite is empty; set hostname, or remove rewrite",
         );
     }
 }

@@ -1,7 +1,7 @@
-//! Which workloads may be which proxies: a pod may be the nodes and gateways whose `podSelector` selects it.
+//! Authorisation of proxies: a pod may identify itself as the nodes and gateways whose `podSelector` selects it.
 //!
-//! In: pods, virtual nodes and gateways as the API has them, and the graph, which says what is served under which name.
-//! Must not know how a workload shows who it is.
+//! The inputs are pods, virtual nodes and virtual gateways ([`IdentitySnapshot`]) and the graph, which maps names to
+//! objects. `control-plane/src/auth` authenticates the workload.
 
 use std::{fmt, sync::Arc};
 
@@ -14,7 +14,7 @@ use crate::{
     membership::{Labels, selects},
 };
 
-/// The objects that say which pod is what: three pointers.
+/// The objects that determine which pod belongs to which node or gateway. A clone copies three pointers.
 #[derive(Debug, Clone, Default)]
 pub struct IdentitySnapshot {
     /// `VirtualNode`
@@ -35,23 +35,23 @@ impl From<&Inputs> for IdentitySnapshot {
     }
 }
 
-/// Somebody in a cluster, by what was proven.
+/// The authenticated identity of a client in the Kubernetes cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WorkloadIdentity {
-    /// One pod.
+    /// One pod, identified by a token that is bound to it.
     Pod {
-        /// Its namespace.
+        /// `metadata.namespace`
         namespace: Arc<str>,
-        /// Its name.
+        /// `metadata.name`
         name: Arc<str>,
-        /// `metadata.uid`: another pod of this name is another one.
+        /// `metadata.uid`, which distinguishes a pod from earlier pods with the same name.
         uid: Arc<str>,
     },
-    /// Any pod of a service account.
+    /// Any pod with a service account.
     Account {
-        /// Its namespace.
+        /// The namespace of the service account.
         namespace: Arc<str>,
-        /// Its name.
+        /// The name of the service account.
         name: Arc<str>,
     },
 }
@@ -67,19 +67,23 @@ impl fmt::Display for WorkloadIdentity {
     }
 }
 
-/// Why a workload may not be a proxy.
+/// The reason why a workload may not act as a proxy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum IdentityMismatch {
-    /// There is no such pod, or none of the account; it may be on its way.
+    /// The pod, or a pod with the service account, is not known (yet).
     PodNotFound,
-    /// There is no such node or gateway; it may be on its way.
+    /// The node or gateway is not known (yet).
     ProxyNotFound,
-    /// The node or gateway selects others.
+    /// The node or gateway does not select the pod.
     NotSelected,
 }
 
 impl IdentitySnapshot {
-    /// Whether a workload may be this proxy, as things are.
+    /// Returns whether a workload may act as a proxy of this node or gateway.
+    ///
+    /// # Errors
+    ///
+    /// With the reason. Except for [`IdentityMismatch::NotSelected`], the missing object may arrive later.
     pub fn may_act_as(
         &self,
         graph: &Graph,
@@ -90,13 +94,13 @@ impl IdentitySnapshot {
         let (object, selector) = self
             .selector(graph, proxy)
             .ok_or(IdentityMismatch::ProxyNotFound)?;
-        // Without a selector a node has no pods.
+        // A node without a selector has no pods.
         let Some(selector) = selector else {
             return Err(IdentityMismatch::NotSelected);
         };
-        let none = Labels::new();
+        let no_labels = Labels::new();
         let is_selected = |(id, pod): &(&ObjectRef, &Arc<Pod>)| {
-            let labels = pod.metadata.labels.as_ref().unwrap_or(&none);
+            let labels = pod.metadata.labels.as_ref().unwrap_or(&no_labels);
             id.namespace == object.namespace && selects(selector, labels)
         };
         if pods.iter().any(is_selected) {
@@ -112,9 +116,9 @@ impl IdentitySnapshot {
     ) -> Result<Vec<(&ObjectRef, &Arc<Pod>)>, IdentityMismatch> {
         let (WorkloadIdentity::Pod { namespace, .. } | WorkloadIdentity::Account { namespace, .. }) =
             workload;
-        let there = self.pods.get(&inputs::namespace(namespace));
-        let there = there.into_iter().flat_map(|pods| pods.iter());
-        let is_it = |(id, pod): &(&ObjectRef, &Arc<Pod>)| match workload {
+        let in_namespace = self.pods.get(&inputs::namespace(namespace));
+        let candidates = in_namespace.into_iter().flat_map(|pods| pods.iter());
+        let matches = |(id, pod): &(&ObjectRef, &Arc<Pod>)| match workload {
             WorkloadIdentity::Pod { name, uid, .. } => {
                 id.name == *name && pod.metadata.uid.as_deref() == Some(uid)
             }
@@ -124,14 +128,14 @@ impl IdentitySnapshot {
                 account == Some(name)
             }
         };
-        let pods: Vec<_> = there.filter(is_it).collect();
+        let pods: Vec<_> = candidates.filter(matches).collect();
         if pods.is_empty() {
             return Err(IdentityMismatch::PodNotFound);
         }
         Ok(pods)
     }
 
-    /// The object that is served under a name, and whom it selects.
+    /// The object with this name and its `podSelector`.
     fn selector<'a>(
         &'a self,
         graph: &'a Graph,

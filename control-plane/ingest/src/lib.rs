@@ -1,13 +1,88 @@
-//! Objects to graph: from what users wrote to what is served, and everything that is wrong with it.
+//! Ingest: turns Kubernetes objects into the graph that translation reads, and reports the users' mistakes.
 //!
-//! The engine applies changes to [`Inputs`] and calls [`build`], which gives a [`BuildOutput`]: the graph and the
-//! problems. A mistake never stops the work; what can be made of the rest is made. [`endpoints`] is the
-//! short cut for the most frequent change.
+//! # Stages
 //!
-//! Every stage is a pure function over `Arc`s. A [`BuildMemo`] remembers what they last saw and made, so
-//! that a turn derives only what changed; the result never depends on it.
+//! Sources deliver objects one at a time. [`object::parse`] validates a JSON document, and [`Inputs::apply`] stores the
+//! object. [`build()`] turns all stored objects into a [`BuildOutput`]: the graph and the problems.
 //!
-//! Must not talk to anything, start anything or log: no client, no clock, no environment, no hash order.
+//! ```text
+//! JSON ──parse──► Object ──apply──► Inputs ──build──► Graph, Problems
+//!
+//! build: 1. parse each object    VirtualNode → unresolved node, with its mesh and awsName
+//!        2. index names          of two nodes with the same awsName, the first takes precedence
+//!        3. look up references   backend → index entry of a virtual service, or a problem
+//!        4. resolve              unresolved node + lookups → ResolvedNode
+//! ```
+//!
+//! Every stage is a pure function of `Arc`s. A [`BuildMemo`] keeps the inputs and outputs of the previous rebuild, so a
+//! rebuild derives only what changed. The memo does not affect the result.
+//!
+//! A mistake does not stop a rebuild: the affected object or field is left out with a problem, and everything else is
+//! served. [`endpoints()`] derives the endpoints of one node without a rebuild.
+//!
+//! # Example
+//!
+//! The node `front` calls the service `color.shop`, which the node `blue` provides. It also lists a service that does
+//! not exist:
+//!
+//! ```
+//! use evermesh_ingest::{BuildMemo, Inputs, build, object::parse};
+//! use serde_json::Value;
+//!
+//! let manifests = "
+//! apiVersion: appmesh.k8s.aws/v1beta2
+//! kind: Mesh
+//! metadata: {name: m}
+//! spec: {namespaceSelector: {}} # selects all namespaces
+//! ---
+//! apiVersion: appmesh.k8s.aws/v1beta2
+//! kind: VirtualNode
+//! metadata: {name: blue, namespace: shop}
+//! spec:
+//!   listeners: [{portMapping: {port: 8080, protocol: http}}]
+//!   serviceDiscovery: {dns: {hostname: blue.example.com}}
+//! ---
+//! apiVersion: appmesh.k8s.aws/v1beta2
+//! kind: VirtualService
+//! metadata: {name: color, namespace: shop}
+//! spec: {provider: {virtualNode: {virtualNodeRef: {name: blue}}}}
+//! ---
+//! apiVersion: appmesh.k8s.aws/v1beta2
+//! kind: VirtualNode
+//! metadata: {name: front, namespace: shop}
+//! spec:
+//!   backends:
+//!   - {virtualService: {virtualServiceRef: {name: color}}}
+//!   - {virtualService: {virtualServiceRef: {name: tone}}}
+//! ";
+//!
+//! let mut inputs = Inputs::default();
+//! for document in serde_saphyr::from_multiple::<Value>(manifests).unwrap() {
+//!     let (reference, object) = parse(document).object.expect("a valid document");
+//!     inputs.apply(reference, Some(object));
+//! }
+//! let output = build(&inputs, &mut BuildMemo::default());
+//!
+//! // Names in the graph are `awsName`s; by default they contain the namespace.
+//! let front = &output.graph.nodes[&"mesh/m/virtualNode/front_shop".parse().unwrap()];
+//! let backends: Vec<_> = front.backends.iter().map(|backend| &*backend.service).collect();
+//! assert_eq!(backends, ["color.shop"]);
+//!
+//! let problems: Vec<_> = output.problems.iter().map(ToString::to_string).collect();
+//! assert_eq!(
+//!     problems,
+//!     [
+//!         "VirtualNode/shop/front: spec.backends[1].virtualService: \
+//!          `VirtualService/shop/tone` does not exist or is not valid, so the node cannot call it; \
+//!          create or correct it (ReferenceNotFound)"
+//!     ]
+//! );
+//! ```
+//!
+//! # Constraints
+//!
+//! This crate does no I/O and no logging. It has no clock, no environment and no hash order, so equal inputs give equal
+//! graphs on every replica; `clippy.toml` enforces this.
 
 pub mod admission;
 mod build;

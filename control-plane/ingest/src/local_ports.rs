@@ -1,11 +1,13 @@
-//! The annotations of a `VirtualNode` that take the place of interception: the ports on loopback where its application
-//! and its proxy meet.
+//! Local ports: annotations of a `VirtualNode` that replace interception by loopback ports between application and
+//! proxy.
 //!
-//! `evermesh.dev/backend-ports: "HOST=PORT, HOST:PORT=PORT"` says where the application calls each backend, and
-//! `evermesh.dev/application-ports: "PORT=PORT"` where it takes what comes for a listener. With either of them nothing
-//! of the node is intercepted; what they leave out, or name wrongly, is not served.
+//! - `evermesh.dev/backend-ports: "color.shop=9001, tone.shop:80=9002"` makes the proxy listen on loopback port 9001 for
+//!   calls to `color.shop` and on 9002 for calls to port 80 of `tone.shop`.
+//! - `evermesh.dev/application-ports: "8080=18080"` makes the proxy forward requests for listener 8080 to loopback port
+//!   18080, on which the application listens.
 //!
-//! Must not change what a listener asks of its callers.
+//! With either annotation, none of the node's traffic is intercepted. Backends and listeners that are missing from the
+//! annotations, or are invalid in them, are not served.
 
 use std::{
     collections::{BTreeMap, BTreeSet, btree_map::Entry},
@@ -26,27 +28,30 @@ use crate::{
 const BACKENDS: &str = "evermesh.dev/backend-ports";
 const APPLICATION: &str = "evermesh.dev/application-ports";
 
-/// Ports that the proxy has for itself: two for intercepted traffic, and the usual one of its admin interface.
+/// Ports that the proxy uses: 15000 and 15001 for intercepted traffic, 9901 for the admin interface.
 const PROXY_PORTS: [u16; 3] = [15000, 15001, 9901];
 
-/// Whether a node's traffic is intercepted: unless one of the annotations, even an empty one, says otherwise.
+/// Returns whether a node's traffic is intercepted: whether the node has neither annotation, not even an empty one.
 pub fn is_intercepted(node: &ObjectMeta) -> bool {
     [BACKENDS, APPLICATION]
         .into_iter()
         .all(|name| annotation(node, name).is_none())
 }
 
-/// The listeners that may not be called in plaintext and that nothing would stand before: neither interception nor a
-/// port of the proxy's, because the annotation has none or a wrong one.
+/// Returns the ports of listeners with TLS mode `STRICT` that would accept plaintext from any caller: their traffic is not
+/// intercepted, and the annotation does not put the proxy in front of the application.
 pub fn unprotected(node: &v1beta2::VirtualNode) -> Vec<u16> {
     let listeners = node.spec.listeners.as_deref().unwrap_or_default();
-    let ports = listeners.iter().map(|it| it.port_mapping.port).collect();
+    let ports = listeners
+        .iter()
+        .map(|listener| listener.port_mapping.port)
+        .collect();
     let object = ObjectRef::new(Kind::VirtualNode, "", "");
     let Some(local) = parse(&node.metadata, &ports, &mut Problems::of(&object)) else {
         return Vec::new();
     };
-    let is_strict = |it: &&v1beta2::Listener| {
-        let tls = it.tls.as_ref();
+    let is_strict = |listener: &&v1beta2::Listener| {
+        let tls = listener.tls.as_ref();
         tls.is_some_and(|tls| tls.mode == v1beta2::TlsMode::Strict)
     };
     let strict = listeners.iter().filter(is_strict);
@@ -56,23 +61,23 @@ pub fn unprotected(node: &v1beta2::VirtualNode) -> Vec<u16> {
         .collect()
 }
 
-/// What the annotations say, before the backends are known.
+/// The parsed annotations, before the backends are looked up.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct UnresolvedLocalPorts {
-    backends: Vec<Wanted>,
+    backends: Vec<LocalBackendPort>,
     application: BTreeMap<u16, u16>,
 }
 
-/// A backend's port, and the local one for it.
+/// A backend's port and its local port.
 #[derive(Debug, Clone, PartialEq)]
-struct Wanted {
+struct LocalBackendPort {
     hostname: Arc<str>,
-    /// Absent where the backend has one port.
+    /// May be absent if the backend has only one port.
     port: Option<u16>,
     local: u16,
 }
 
-/// Reads the annotations of a node with these listeners; `None` if it is intercepted.
+/// Parses the annotations of a node with these listeners. Returns `None` if the node's traffic is intercepted.
 pub(crate) fn parse(
     node: &ObjectMeta,
     listeners: &BTreeSet<u16>,
@@ -83,15 +88,15 @@ pub(crate) fn parse(
     }
     let mut taken: BTreeMap<u16, String> = PROXY_PORTS
         .into_iter()
-        .map(|port| (port, "the proxy has it for itself".to_owned()))
+        .map(|port| (port, "the proxy uses it".to_owned()))
         .collect();
     for listener in listeners {
-        let owner = || "it is that of a listener".to_owned();
+        let owner = || "it is the port of a listener".to_owned();
         taken.entry(*listener).or_insert_with(owner);
     }
     let application = read_application(node, listeners, &taken, problems);
     for (listener, port) in &application {
-        let owner = || format!("the application listens there for {listener}");
+        let owner = || format!("the application uses it for listener {listener}");
         taken.entry(*port).or_insert_with(owner);
     }
     Some(UnresolvedLocalPorts {
@@ -107,44 +112,48 @@ fn read_application(
     problems: &mut Problems<'_>,
 ) -> BTreeMap<u16, u16> {
     let mut found = BTreeMap::new();
-    let mut by_name = BTreeSet::new();
-    let mut refuse = |reason, message| problems.add(field(APPLICATION), reason, message);
+    let mut annotated = BTreeSet::new();
+    let mut reject = |reason, message| problems.add(field(APPLICATION), reason, message);
     for item in items(node, APPLICATION) {
         let Some((listener, own)) = item.split_once('=') else {
-            let message = format!("`{item}` is not LISTENER=PORT, such as `8080=18080`");
-            refuse(Reason::InvalidValue, message);
+            let message =
+                format!("`{item}` is not of the form LISTENER=PORT, such as `8080=18080`");
+            reject(Reason::InvalidValue, message);
             continue;
         };
         let listener = port(listener);
-        by_name.extend(listener);
+        annotated.extend(listener);
         let (Some(listener), Some(own)) = (listener, port(own)) else {
-            refuse(Reason::InvalidValue, not_a_port(item));
+            reject(Reason::InvalidValue, invalid_port(item));
             continue;
         };
         if !listeners.contains(&listener) {
-            let message = format!("`{item}`: no listener has the port {listener}");
-            refuse(Reason::PortNotFound, message);
+            let message = format!("`{item}`: the node has no listener on port {listener}");
+            reject(Reason::PortNotFound, message);
         } else if PROXY_PORTS.contains(&listener) {
             let message = format!(
-                "`{item}`: {listener} cannot be a listener's, {}",
+                "`{item}`: port {listener} cannot be used for a listener: {}",
                 taken[&listener]
             );
-            refuse(Reason::PortConflict, message);
+            reject(Reason::PortConflict, message);
         } else if let Some(owner) = taken.get(&own) {
-            let message = format!("`{item}`: {own} cannot be the application's, {owner}");
-            refuse(Reason::PortConflict, message);
+            let message =
+                format!("`{item}`: port {own} cannot be used for the application: {owner}");
+            reject(Reason::PortConflict, message);
         } else if let Some(first) = found.get(&listener) {
-            let message = format!("`{item}`: `{listener}={first}` is there already and counts");
-            refuse(Reason::PortConflict, message);
+            let message = format!(
+                "`{item}`: `{listener}={first}` precedes this entry and is used; remove one of the two"
+            );
+            reject(Reason::PortConflict, message);
         } else {
             found.insert(listener, own);
         }
     }
-    for listener in listeners.difference(&by_name) {
+    for listener in listeners.difference(&annotated) {
         let message = format!(
-            "nothing is intercepted, so nobody reaches the listener {listener} through the proxy: add `{listener}=PORT` with the port of the application on loopback"
+            "traffic is not intercepted, so listener {listener} is not reachable through the proxy; add `{listener}=PORT` with the application's port on loopback"
         );
-        refuse(Reason::PortRequired, message);
+        reject(Reason::PortRequired, message);
     }
     found
 }
@@ -153,9 +162,9 @@ fn read_backends(
     node: &ObjectMeta,
     mut taken: BTreeMap<u16, String>,
     problems: &mut Problems<'_>,
-) -> Vec<Wanted> {
+) -> Vec<LocalBackendPort> {
     let mut found = Vec::new();
-    let mut refuse = |reason, message| problems.add(field(BACKENDS), reason, message);
+    let mut reject = |reason, message| problems.add(field(BACKENDS), reason, message);
     for item in items(node, BACKENDS) {
         let parts = item.split_once('=').map(|(backend, local)| {
             let (hostname, own) = backend.split_once(':').unzip();
@@ -163,24 +172,25 @@ fn read_backends(
         });
         let Some((hostname, own, local)) = parts.filter(|(hostname, ..)| !hostname.is_empty())
         else {
-            let message =
-                format!("`{item}` is not HOST=PORT or HOST:PORT=PORT, such as `color.shop=9001`");
-            refuse(Reason::InvalidValue, message);
+            let message = format!(
+                "`{item}` is not of the form HOST=PORT or HOST:PORT=PORT, such as `color.shop=9001`"
+            );
+            reject(Reason::InvalidValue, message);
             continue;
         };
         let own = own.map(port);
         let (Some(local), false) = (port(local), own == Some(None)) else {
-            refuse(Reason::InvalidValue, not_a_port(item));
+            reject(Reason::InvalidValue, invalid_port(item));
             continue;
         };
         match taken.entry(local) {
             Entry::Occupied(owner) => {
-                let message = format!("`{item}`: {local} is taken, {}", owner.get());
-                refuse(Reason::PortConflict, message);
+                let message = format!("`{item}`: port {local} is already in use: {}", owner.get());
+                reject(Reason::PortConflict, message);
             }
             Entry::Vacant(free) => {
-                free.insert(format!("`{item}` has it"));
-                found.push(Wanted {
+                free.insert(format!("`{item}` uses it"));
+                found.push(LocalBackendPort {
                     hostname: ServiceName::fold(&hostname.into()),
                     port: own.flatten(),
                     local,
@@ -192,7 +202,7 @@ fn read_backends(
 }
 
 impl UnresolvedLocalPorts {
-    /// Looks the backends up, among those that the node may call.
+    /// Looks up the annotated backends among the valid backends of the node.
     pub(crate) fn resolve<'a>(
         &self,
         backends: impl Iterator<Item = &'a IndexEntry<ServiceName>>,
@@ -202,17 +212,21 @@ impl UnresolvedLocalPorts {
             .map(|entry| (entry.name.folded().1, entry))
             .collect();
         let mut found = BTreeMap::new();
-        for wanted in &self.backends {
-            match wanted.look_up(backends.get(&wanted.hostname).copied()) {
-                Ok(backend) => drop(found.insert(wanted.local, backend)),
+        for annotated in &self.backends {
+            match annotated.look_up(backends.get(&annotated.hostname).copied()) {
+                Ok(backend) => drop(found.insert(annotated.local, backend)),
                 Err((reason, message)) => problems.add(field(BACKENDS), reason, message),
             }
         }
-        let by_name: BTreeSet<&Arc<str>> = self.backends.iter().map(|it| &it.hostname).collect();
+        let annotated: BTreeSet<&Arc<str>> = self
+            .backends
+            .iter()
+            .map(|backend| &backend.hostname)
+            .collect();
         for (hostname, entry) in &backends {
-            if !by_name.contains(hostname) && !entry.ports.is_empty() {
+            if !annotated.contains(hostname) && !entry.ports.is_empty() {
                 let message = format!(
-                    "nothing is intercepted, so the application cannot call `{hostname}`: add `{hostname}=PORT` with a port on loopback"
+                    "traffic is not intercepted, so the application cannot call `{hostname}`; add `{hostname}=PORT` with a free loopback port"
                 );
                 problems.add(field(BACKENDS), Reason::PortRequired, message);
             }
@@ -224,7 +238,7 @@ impl UnresolvedLocalPorts {
     }
 }
 
-impl Wanted {
+impl LocalBackendPort {
     fn look_up(
         &self,
         backend: Option<&IndexEntry<ServiceName>>,
@@ -236,26 +250,31 @@ impl Wanted {
         } = self;
         let Some(entry) = backend else {
             let message = format!(
-                "`{hostname}` is not among the backends that are served: list its virtual service in spec.backends"
+                "`{hostname}` is not a valid backend of the node; list its virtual service in spec.backends"
             );
             return Err((Reason::ReferenceNotFound, message));
         };
-        let ports: Vec<u16> = entry.ports.iter().map(|it| it.port).collect();
+        let ports: Vec<u16> = entry.ports.iter().map(|port| port.port).collect();
         let port = match (port, ports.as_slice()) {
             (Some(port), _) if ports.contains(port) => *port,
             (None, [only]) => *only,
             (None, [first, _, ..]) => {
                 let message = format!(
-                    "`{hostname}` has the ports {ports:?}: write `{hostname}:{first}={local}` for the first of them"
+                    "`{hostname}` has several ports ({}); choose one, for example `{hostname}:{first}={local}`",
+                    list(&ports)
                 );
                 return Err((Reason::PortRequired, message));
             }
             (_, []) => {
-                let message = format!("`{hostname}` has no provider, and so no port to call");
+                let message =
+                    format!("`{hostname}` has no provider and therefore no port; set its provider");
                 return Err((Reason::PortNotFound, message));
             }
             (Some(port), _) => {
-                let message = format!("`{hostname}` has no port {port}, only {ports:?}");
+                let message = format!(
+                    "`{hostname}` has no port {port}; its ports are {}",
+                    list(&ports)
+                );
                 return Err((Reason::PortNotFound, message));
             }
         };
@@ -270,18 +289,25 @@ fn annotation<'a>(node: &'a ObjectMeta, name: &str) -> Option<&'a String> {
     node.annotations.as_ref()?.get(name)
 }
 
-/// What stands between commas.
+/// The non-empty items of a comma-separated annotation.
 fn items<'a>(node: &'a ObjectMeta, name: &str) -> impl Iterator<Item = &'a str> {
     let text = annotation(node, name).map_or("", String::as_str);
-    text.split(',').map(str::trim).filter(|it| !it.is_empty())
+    text.split(',')
+        .map(str::trim)
+        .filter(|item| !item.is_empty())
 }
 
 fn port(text: &str) -> Option<u16> {
     text.trim().parse().ok().filter(|port| *port != 0)
 }
 
-fn not_a_port(item: &str) -> String {
-    format!("`{item}`: a port is a number from 1 to 65535")
+fn invalid_port(item: &str) -> String {
+    format!("`{item}`: ports must be numbers from 1 to 65535")
+}
+
+fn list(ports: &[u16]) -> String {
+    let ports: Vec<String> = ports.iter().map(u16::to_string).collect();
+    ports.join(", ")
 }
 
 fn field(annotation: &str) -> FieldPath {

@@ -1,9 +1,7 @@
-//! Who belongs to which mesh: one place for the selector rules.
+//! Membership: the mesh to which an object belongs, and the evaluation of label selectors.
 //!
-//! A namespace's labels and the meshes' selectors come in, a [`Membership`] goes out. An object whose
-//! `meshRef` is set belongs to that mesh, whatever the selectors say.
-//!
-//! Must not look at what the members contain.
+//! An object with a `meshRef` belongs to that mesh. Any other object belongs to the mesh whose `namespaceSelector`
+//! selects the labels of its namespace; if no mesh or several meshes do, the object has a problem.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -16,20 +14,21 @@ use k8s_openapi::{
 
 use crate::{admission, stage::Problems, values};
 
-/// The label every namespace has, by the API server's hand or by ours.
+/// Label with the name of the namespace. The API server sets it; for objects from files, Evermesh adds it.
 pub const NAMESPACE_NAME_LABEL: &str = "kubernetes.io/metadata.name";
 
-/// Labels of an object.
+/// `metadata.labels` of an object.
 pub type Labels = BTreeMap<String, String>;
 
-/// Whether a label selector selects these labels. An empty selector selects everything; what an absent
-/// selector means differs from field to field and is the caller's to say.
+/// Returns whether a label selector selects these labels.
+///
+/// An empty selector selects everything. The meaning of an absent selector differs between fields; callers handle it.
 pub fn selects(selector: &LabelSelector, labels: &Labels) -> bool {
     requirements(selector).all(|requirement| requirement.holds(labels))
 }
 
-/// What of a label selector does not hold for these labels, in words such as ``the label `app` is `x`, not `y` ``;
-/// empty if it selects them.
+/// Describes each requirement of a selector that the labels do not meet: ``label `app` is `web` but must be `api` ``.
+/// Empty if the selector selects the labels.
 pub fn mismatches(selector: &LabelSelector, labels: &Labels) -> Vec<String> {
     requirements(selector)
         .filter(|requirement| !requirement.holds(labels))
@@ -37,7 +36,7 @@ pub fn mismatches(selector: &LabelSelector, labels: &Labels) -> Vec<String> {
         .collect()
 }
 
-/// One of the conditions of a label selector.
+/// One requirement of a label selector.
 enum Requirement<'a> {
     Label(&'a str, &'a str),
     Expression(&'a LabelSelectorRequirement),
@@ -63,26 +62,30 @@ impl Requirement<'_> {
         }
     }
 
-    /// Why it does not hold.
+    /// Describes why the labels do not meet the requirement.
     fn mismatch(&self, labels: &Labels) -> String {
-        let (key, wanted) = match self {
+        let (key, requirement) = match self {
             Self::Label(key, value) => (*key, format!("be `{value}`")),
             Self::Expression(expression) => {
                 let values: Vec<_> = expression.values.iter().flatten().collect();
                 let key = expression.key.as_str();
-                let wanted = match expression.operator.as_str() {
+                let requirement = match expression.operator.as_str() {
                     "In" => format!("be one of {}", list(&values)),
                     "NotIn" => format!("not be one of {}", list(&values)),
-                    "Exists" => "be there".to_owned(),
-                    "DoesNotExist" => "not be there".to_owned(),
-                    other => return format!("`{other}` for the label `{key}` is no operator"),
+                    "Exists" => "be present".to_owned(),
+                    "DoesNotExist" => "be absent".to_owned(),
+                    other => {
+                        return format!(
+                            "`{other}` is not a valid operator for label `{key}`; use In, NotIn, Exists or DoesNotExist"
+                        );
+                    }
                 };
-                (key, wanted)
+                (key, requirement)
             }
         };
         match labels.get(key) {
-            Some(found) => format!("the label `{key}` is `{found}` and must {wanted}"),
-            None => format!("the label `{key}` is missing and must {wanted}"),
+            Some(found) => format!("label `{key}` is `{found}` but must {requirement}"),
+            None => format!("label `{key}` is missing but must {requirement}"),
         }
     }
 }
@@ -104,7 +107,7 @@ fn requirement_holds(requirement: &LabelSelectorRequirement, labels: &Labels) ->
     }
 }
 
-/// The labels of a namespace. One without an object, as in a folder of files, has only its name as a label.
+/// The labels of a namespace. A namespace without an object, as in a folder of files, has only the label with its name.
 pub fn namespace_labels(name: &str, namespace: Option<&Namespace>) -> Labels {
     let mut labels = namespace
         .and_then(|namespace| namespace.metadata.labels.clone())
@@ -113,31 +116,31 @@ pub fn namespace_labels(name: &str, namespace: Option<&Namespace>) -> Labels {
     labels
 }
 
-/// Which mesh an object belongs to, or why none.
+/// The mesh to which an object belongs, or the reason why it belongs to none.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Membership {
-    /// It is a member of this mesh.
+    /// The object is a member of this mesh.
     Member(Arc<ResolvedMesh>),
-    /// `meshRef` names a mesh that is not there. These are.
+    /// `meshRef` names an unknown mesh. Contains the names of the known meshes.
     Unknown(Vec<Arc<str>>),
-    /// No mesh selects the namespace. These are there.
+    /// No mesh selects the namespace. Contains the names of the known meshes.
     Unselected(Vec<Arc<str>>),
-    /// All of these select the namespace.
+    /// Several meshes, with these names, select the namespace.
     Ambiguous(Vec<Arc<str>>),
 }
 
-/// Every mesh that is served, as membership sees it.
+/// The valid meshes, for looking up memberships.
 #[derive(Debug, PartialEq)]
 pub(crate) struct MeshLookup {
-    /// Of an object whose `meshRef` has this name.
+    /// Memberships of objects with a `meshRef`, by name.
     by_reference: BTreeMap<Arc<str>, Arc<Membership>>,
-    /// Of an object whose `meshRef` has any other name.
+    /// Membership of objects whose `meshRef` names an unknown mesh.
     unknown: Arc<Membership>,
     selectors: Vec<(Arc<str>, Arc<ResolvedMesh>, LabelSelector)>,
 }
 
 impl MeshLookup {
-    /// Meshes by the name of their object, with their `namespaceSelector`.
+    /// Indexes meshes, given by object name with their `namespaceSelector`.
     pub(crate) fn new(
         meshes: &BTreeMap<Arc<str>, (Arc<ResolvedMesh>, Option<LabelSelector>)>,
     ) -> Self {
@@ -159,12 +162,12 @@ impl MeshLookup {
         }
     }
 
-    /// What a `meshRef` of this name means.
+    /// The membership of objects whose `meshRef` has this name.
     pub(crate) fn of_reference(&self, name: &str) -> &Arc<Membership> {
         self.by_reference.get(name).unwrap_or(&self.unknown)
     }
 
-    /// What a namespace with these labels belongs to.
+    /// The membership of objects without a `meshRef` in a namespace with these labels.
     pub(crate) fn of_namespace(&self, labels: &Labels) -> Membership {
         let selecting: Vec<_> = self
             .selectors
@@ -185,8 +188,10 @@ impl MeshLookup {
 }
 
 impl Membership {
-    /// The mesh of an object and its name there. None, and the problems, if it has either not; none too if there are
-    /// `refusals`: admission's words on it.
+    /// Returns the mesh of an object and its `awsName`.
+    ///
+    /// Returns `None` if the object belongs to no mesh, if its name is invalid (both with a problem), or if admission
+    /// rejected it (`rejections`, which are added to `problems`).
     pub(crate) fn mesh_and_name(
         &self,
         mesh_ref: Option<&v1beta2::MeshReference>,
@@ -194,15 +199,15 @@ impl Membership {
         rejections: Vec<Problem>,
         problems: &mut Problems<'_>,
     ) -> Option<(Arc<ResolvedMesh>, Arc<str>)> {
-        let is_refused = !rejections.is_empty();
+        let is_rejected = !rejections.is_empty();
         problems.extend(rejections);
         let mesh = self.mesh(mesh_ref.map(|mesh| mesh.name.as_str()), problems)?;
         let name = admission::aws_name(problems.object(), aws_name);
         let name = values::name(name, problems)?;
-        (!is_refused).then_some((mesh, name))
+        (!is_rejected).then_some((mesh, name))
     }
 
-    /// The mesh, or nothing and a problem. `reference` is the object's `meshRef.name`.
+    /// Returns the mesh, or `None` with a problem. `reference` is the object's `meshRef.name`.
     pub(crate) fn mesh(
         &self,
         reference: Option<&str>,
@@ -214,25 +219,22 @@ impl Membership {
             Self::Unknown(known) => (
                 Reason::MeshNotFound,
                 format!(
-                    "there is no usable Mesh `{}`; {}",
+                    "Mesh `{}` does not exist or is not valid; create or correct it ({})",
                     reference.unwrap_or_default(),
-                    there_are(known, "create it, or name another one")
+                    known_meshes(known)
                 ),
             ),
             Self::Unselected(known) => (
                 Reason::MeshNotFound,
                 format!(
-                    "no mesh selects the namespace `{namespace}`; {}",
-                    there_are(
-                        known,
-                        "label the namespace as its namespaceSelector wants, or set spec.meshRef"
-                    )
+                    "no mesh selects namespace `{namespace}`; label the namespace to match a mesh's namespaceSelector, or set spec.meshRef ({})",
+                    known_meshes(known)
                 ),
             ),
             Self::Ambiguous(several) => (
                 Reason::MeshAmbiguous,
                 format!(
-                    "the meshes {} all select the namespace `{namespace}`; narrow their namespaceSelectors to one, or set spec.meshRef",
+                    "several meshes select namespace `{namespace}`: {}; narrow their namespaceSelectors until only one matches, or set spec.meshRef",
                     list(several)
                 ),
             ),
@@ -242,16 +244,16 @@ impl Membership {
     }
 }
 
-/// Which meshes there are, and what to do with them.
-pub(crate) fn there_are(known: &[Arc<str>], advice: &str) -> String {
+/// Lists the known meshes for a message.
+pub(crate) fn known_meshes(known: &[Arc<str>]) -> String {
     if known.is_empty() {
-        "there is no mesh at all: create one".to_owned()
+        "no mesh is known".to_owned()
     } else {
-        format!("there is {}: {advice}", list(known))
+        format!("known meshes: {}", list(known))
     }
 }
 
-/// `a`, `b` and `c`, in backquotes.
+/// Formats names for a message: `` `a`, `b` and `c` ``; `none` for an empty list.
 pub fn list<T: std::fmt::Display>(names: &[T]) -> String {
     let quoted: Vec<String> = names.iter().map(|name| format!("`{name}`")).collect();
     match quoted.as_slice() {
@@ -284,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn selects_as_kubernetes_does() {
+    fn selectors_select_like_kubernetes() {
         let shop = labels(&[("mesh", "shop")]);
         assert!(selects(&LabelSelector::default(), &shop));
         assert!(selects(&LabelSelector::default(), &Labels::new()));
@@ -310,11 +312,11 @@ mod tests {
             match_labels: Some(labels(&[("mesh", "shop")])),
             ..selector("stage", "Exists", &[])
         };
-        assert!(!selects(&both, &shop), "all of it must hold");
+        assert!(!selects(&both, &shop), "all requirements must be met");
     }
 
     #[test]
-    fn says_why_it_does_not_select() {
+    fn mismatches_name_the_label_and_the_requirement() {
         let has = labels(&[("app", "web")]);
         let wants = LabelSelector {
             match_labels: Some(labels(&[("app", "api"), ("tier", "back")])),
@@ -323,27 +325,31 @@ mod tests {
         assert_eq!(
             mismatches(&wants, &has),
             [
-                "the label `app` is `web` and must be `api`",
-                "the label `tier` is missing and must be `back`",
+                "label `app` is `web` but must be `api`",
+                "label `tier` is missing but must be `back`",
             ]
         );
         for (operator, values, expected) in [
             (
                 "In",
                 &["a", "b"][..],
-                "the label `app` is `web` and must be one of `a` and `b`",
+                "label `app` is `web` but must be one of `a` and `b`",
             ),
             (
                 "NotIn",
                 &["web"],
-                "the label `app` is `web` and must not be one of `web`",
+                "label `app` is `web` but must not be one of `web`",
             ),
             (
                 "DoesNotExist",
                 &[],
-                "the label `app` is `web` and must not be there",
+                "label `app` is `web` but must be absent",
             ),
-            ("Near", &[], "`Near` for the label `app` is no operator"),
+            (
+                "Near",
+                &[],
+                "`Near` is not a valid operator for label `app`; use In, NotIn, Exists or DoesNotExist",
+            ),
         ] {
             assert_eq!(
                 mismatches(&selector("app", operator, values), &has),
@@ -351,11 +357,11 @@ mod tests {
             );
         }
         let missing = mismatches(&selector("app", "Exists", &[]), &Labels::new());
-        assert_eq!(missing, ["the label `app` is missing and must be there"]);
+        assert_eq!(missing, ["label `app` is missing but must be present"]);
     }
 
     #[test]
-    fn a_namespace_has_its_name_as_a_label() {
+    fn namespace_has_its_name_as_a_label() {
         assert_eq!(
             namespace_labels("shop", None),
             labels(&[(NAMESPACE_NAME_LABEL, "shop")])

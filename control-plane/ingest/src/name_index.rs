@@ -363,7 +363,8 @@ pub(crate) fn unique_ports(
                     field.index(index).field("portMapping.port"),
                     Reason::DuplicateListener,
                     format!(
-                        "port {port} is already used by listener {first}; remove one of the two"
+                        "port {port} is already used by {}; remove one of the two",
+                        field.index(*first)
                     ),
                 );
                 return None;

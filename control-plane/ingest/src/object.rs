@@ -1,9 +1,7 @@
-//! What an API server does to a document before it keeps it: recognise, prune, validate.
+//! Parsing of a document into a typed object, with the checks that an API server makes: identify, prune and validate.
 //!
-//! A document comes in as JSON; out come a typed object, or the reasons why there is none. Files go
-//! through here, and so do objects from a cluster, whose API server may have had older definitions.
-//!
-//! Must not know how objects belong together.
+//! Input is JSON; output is an [`Object`], problems or both. All sources use this module: files, which no API server has
+//! checked, and the Kubernetes API, whose custom resource definitions may be older than this version of Evermesh.
 
 use std::sync::Arc;
 
@@ -20,7 +18,7 @@ use crate::schema::{self, SchemaViolation};
 
 /// An object of one of the kinds that a mesh is made of.
 #[derive(Debug, Clone, PartialEq)]
-#[allow(missing_docs)] // `Kind` says what they are
+#[allow(missing_docs)] // each variant is documented at `Kind`
 pub enum Object {
     Mesh(Arc<v1beta2::Mesh>),
     VirtualNode(Arc<v1beta2::VirtualNode>),
@@ -60,19 +58,20 @@ impl Object {
     }
 }
 
-/// What became of a document.
+/// The result of parsing a document.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct ParsedDocument {
-    /// The object, unless something about it is invalid.
+    /// The object; absent if the document is invalid.
     pub object: Option<(ObjectRef, Object)>,
-    /// Which object it is, known even if it is invalid, so that the last good one can be kept.
+    /// The identity of the object, which is also known for many invalid documents, so that the last good version of the
+    /// object can stay in force.
     pub id: Option<ObjectRef>,
-    /// What is wrong with it. Warnings do not keep it from being an object.
+    /// The problems of the document. Warnings do not make the document invalid.
     pub problems: Vec<Problem>,
 }
 
 impl ParsedDocument {
-    /// A document without an object that one could name.
+    /// The result for a document whose object cannot be identified.
     fn nameless(field: FieldPath, reason: Reason, message: String) -> Self {
         Self {
             problems: vec![Problem {
@@ -88,7 +87,7 @@ impl ParsedDocument {
     }
 }
 
-/// Recognises, prunes and validates a document. A list is not taken apart.
+/// Identifies, prunes and validates a document. Lists must be split into their items before.
 pub fn parse(value: Value) -> ParsedDocument {
     let is_too_deep = is_too_deep(&value);
     let Value::Object(mut fields) = value else {
@@ -115,7 +114,8 @@ pub fn parse(value: Value) -> ParsedDocument {
     };
 
     if is_too_deep {
-        let message = format!("nested more than {MAX_DEPTH} levels deep");
+        let message =
+            format!("the document is nested more than {MAX_DEPTH} levels deep; reduce the nesting");
         return ParsedDocument {
             problems: vec![Problem::new(
                 &id,
@@ -146,7 +146,7 @@ pub fn parse(value: Value) -> ParsedDocument {
             Err(error) => violations.push(SchemaViolation {
                 field: FieldPath::root(),
                 reason: Reason::InvalidValue,
-                message: format!("cannot be read as a {kind}: {error}"),
+                message: format!("cannot be parsed as {kind}: {error}"),
             }),
         }
     }
@@ -161,7 +161,7 @@ pub fn parse(value: Value) -> ParsedDocument {
     }
 }
 
-/// Deserialisation recurses, so what is deeper than any real object must not get there.
+/// Maximum nesting of a document. Deserialisation is recursive, so unlimited nesting would overflow the stack.
 const MAX_DEPTH: usize = 128;
 
 fn is_too_deep(value: &Value) -> bool {
@@ -185,7 +185,7 @@ fn no_object() -> ParsedDocument {
     ParsedDocument::nameless(
         FieldPath::root(),
         Reason::InvalidYaml,
-        "not a Kubernetes object: apiVersion and kind are needed, both as text".to_owned(),
+        "the document is not a Kubernetes object; set apiVersion and kind to strings".to_owned(),
     )
 }
 
@@ -193,22 +193,25 @@ fn unknown_kind(api_version: &str, kind: &str, fields: &Map<String, Value>) -> P
     let name = fields
         .get("metadata")
         .and_then(|metadata| metadata["name"].as_str())
-        .unwrap_or("without a name");
+        .map_or_else(|| "the document".to_owned(), |name| format!("`{name}`"));
     let group = api_version.split('/').next();
     let hint = Kind::ALL
         .into_iter()
         .find(|known| known.as_str() == kind && known.api_version().split('/').next() == group)
         .map_or_else(String::new, |known| {
-            format!("; the version known here is {}", known.api_version())
+            format!("; use apiVersion {}", known.api_version())
         });
     ParsedDocument::nameless(
         FieldPath::root(),
         Reason::UnknownKind,
-        format!("{api_version} {kind} {name}: no kind that a mesh is made of{hint}"),
+        format!(
+            "Evermesh does not use kind `{kind}` of `{api_version}`, so {name} is ignored{hint}"
+        ),
     )
 }
 
-/// Who the object is. Fills in the default namespace, and takes out one where there can be none.
+/// Returns the identity of the object. Sets the namespace to `default` if it is missing, and removes it from
+/// cluster-scoped objects.
 fn identify(kind: Kind, metadata: &mut Value) -> Result<ObjectRef, (FieldPath, String)> {
     let at = FieldPath::root().field("metadata");
     let Value::Object(fields) = metadata else {
@@ -224,12 +227,12 @@ fn identify(kind: Kind, metadata: &mut Value) -> Result<ObjectRef, (FieldPath, S
     }
     let text = |field| match fields.get(field) {
         Some(Value::String(text)) => Ok(text.as_str()),
-        Some(_) => Err((at.field(field), "must be a text".to_owned())),
-        None => Err((at.field(field), "is required, but missing".to_owned())),
+        Some(_) => Err((at.field(field), "must be a string".to_owned())),
+        None => Err((at.field(field), "is required".to_owned())),
     };
     let name = text("name")?;
     if !is_subdomain(name) {
-        let message = "must be at most 253 small letters, digits, dashes and dots, with a letter or digit at both ends and around each dot";
+        let message = "must be a DNS subdomain (RFC 1123): at most 253 lower-case letters, digits, `-` and `.`, with a letter or digit at both ends and around each `.`";
         return Err((at.field("name"), message.to_owned()));
     }
     if !kind.is_namespaced() {
@@ -237,18 +240,18 @@ fn identify(kind: Kind, metadata: &mut Value) -> Result<ObjectRef, (FieldPath, S
     }
     let namespace = text("namespace")?;
     if !is_label(namespace) {
-        let message = "must be at most 63 small letters, digits and dashes, with a letter or digit at both ends";
+        let message = "must be a DNS label (RFC 1123): at most 63 lower-case letters, digits and `-`, with a letter or digit at both ends";
         return Err((at.field("namespace"), message.to_owned()));
     }
     Ok(ObjectRef::new(kind, namespace, name))
 }
 
-/// The names of objects, RFC 1123.
+/// Returns whether the text is a DNS subdomain (RFC 1123), as names of objects are.
 fn is_subdomain(name: &str) -> bool {
     name.len() <= 253 && name.split('.').all(is_label_of_any_length)
 }
 
-/// The names of namespaces, RFC 1123.
+/// Returns whether the text is a DNS label (RFC 1123), as names of namespaces are.
 fn is_label(name: &str) -> bool {
     name.len() <= 63 && is_label_of_any_length(name)
 }
@@ -262,7 +265,7 @@ fn is_label_of_any_length(label: &str) -> bool {
             .all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-'))
 }
 
-/// Labels and annotations are what people get wrong; the rest is left to deserialisation.
+/// Validates labels and annotations, in which mistakes are frequent. Deserialisation checks the other fields.
 fn check_metadata(metadata: &mut Value) -> Vec<SchemaViolation> {
     let at = FieldPath::root().field("metadata");
     ["annotations", "labels"]
@@ -280,7 +283,7 @@ fn check_body(kind: Kind, value: &mut Value) -> Vec<SchemaViolation> {
         return Vec::new();
     };
     let violations = schema::check(schema, value, &FieldPath::root());
-    // The status is ours to write, and an API server would not take it from a manifest either.
+    // The control plane writes the status, and an API server ignores the status in a manifest.
     let (of_status, violations): (Vec<_>, Vec<_>) = violations.into_iter().partition(|violation| {
         let field = violation.field.as_str();
         field == "status" || field.starts_with("status.")

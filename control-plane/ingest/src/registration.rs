@@ -1,10 +1,9 @@
-//! Which pods belong into Cloud Map, and for which virtual nodes.
+//! The pods that must be registered in Cloud Map.
 //!
-//! In: virtual nodes, pods and Kubernetes nodes as the API has them, and the graph, which says what is served. Out: a
-//! [`NodeRegistration`] for each node with `awsCloudMap`, by the Cloud Map service that it shares with others.
-//! A node that the graph does not have is nobody's business here: what is registered for it stays as it is.
-//!
-//! Must not know what Cloud Map holds.
+//! The inputs are virtual nodes, pods and Kubernetes nodes ([`RegistrationSnapshot`]) and the graph. The output of
+//! [`registrations`] is a [`NodeRegistration`] for each virtual node of the graph with `awsCloudMap`, grouped by Cloud
+//! Map service, because several nodes may share one. Instances of nodes that are not in the graph are not touched.
+//! `control-plane/src/effect/registration` compares the result with Cloud Map and makes the calls.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -23,19 +22,19 @@ use crate::{
     pods,
 };
 
-/// The condition of a pod that waits until Cloud Map knows it.
+/// The readiness gate that keeps a pod unready until its instance is registered in Cloud Map.
 pub const READINESS_GATE: &str = "conditions.appmesh.k8s.aws/aws-cloudmap-healthy";
-/// The annotation that names a node's Cloud Map service.
+/// The annotation of a virtual node with the ARN of its Cloud Map service.
 pub const SERVICE_ARN: &str = "cloudMapServiceARN";
 
-/// The objects that registration looks at: three pointers.
+/// The objects on which registration depends. A clone copies three pointers.
 #[derive(Debug, Clone, Default)]
 pub struct RegistrationSnapshot {
     /// `VirtualNode`
     pub virtual_nodes: ObjectMap<v1beta2::VirtualNode>,
     /// `Pod`, by namespace
     pub pods: ObjectsByOwner<v1::Pod>,
-    /// `Node`: their labels are regions and zones
+    /// `Node`, whose labels contain region and zone
     pub nodes: ObjectMap<Node>,
 }
 
@@ -50,14 +49,14 @@ impl From<&Inputs> for RegistrationSnapshot {
 }
 
 impl RegistrationSnapshot {
-    /// Whether these are the same pointers.
+    /// Returns whether both snapshots have the same pointers.
     pub fn is_same(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.virtual_nodes, &other.virtual_nodes)
             && Arc::ptr_eq(&self.pods, &other.pods)
             && Arc::ptr_eq(&self.nodes, &other.nodes)
     }
 
-    /// The Cloud Map service that a virtual node names, if it names one.
+    /// The Cloud Map service of a virtual node, if it has one.
     pub fn service(&self, node: &ObjectRef) -> Option<CloudMapService> {
         service(self.virtual_nodes.get(node)?)
     }
@@ -66,63 +65,63 @@ impl RegistrationSnapshot {
 /// A virtual node whose pods are registered in Cloud Map.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeRegistration {
-    /// Its names in the mesh: what marks its instances.
+    /// The name of the node, which is stored in the attributes of its instances.
     pub name: ResourceName,
-    /// The object.
+    /// The `VirtualNode`.
     pub object: ObjectRef,
-    /// The object's `metadata.uid`.
+    /// `metadata.uid` of the `VirtualNode`.
     pub uid: String,
-    /// Whether it is being deleted: it has no pods then.
+    /// Whether the node is being deleted. It then has no pods.
     pub terminating: bool,
-    /// The port of its first listener.
+    /// The port of the first listener.
     pub port: Option<u16>,
-    /// Attributes of its own, which each of its instances has.
+    /// `awsCloudMap.attributes`, which all instances of the node get.
     pub attributes: BTreeMap<String, String>,
-    /// What the object says its Cloud Map service is.
+    /// The annotation [`SERVICE_ARN`].
     pub service_arn: Option<String>,
-    /// Its pods that have an address and are there to stay, ascending by name.
+    /// Pods with an address that are neither terminated nor being deleted, in ascending order of name.
     pub pods: Vec<PodRegistration>,
 }
 
-/// A pod as Cloud Map is to know it.
+/// A pod that must be registered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PodRegistration {
-    /// The object.
+    /// The `Pod`.
     pub object: ObjectRef,
     /// `metadata.uid`
     pub uid: String,
-    /// The first of its addresses.
+    /// `status.podIP`
     pub ip: IpAddr,
-    /// Whether its containers are ready.
+    /// Whether all containers are ready.
     pub ready: bool,
     /// `metadata.labels`
     pub labels: Labels,
-    /// The region of its Kubernetes node.
+    /// The region of the pod's Kubernetes node.
     pub region: Option<String>,
-    /// The zone of its Kubernetes node.
+    /// The zone of the pod's Kubernetes node.
     pub zone: Option<String>,
-    /// Its readiness gate [`READINESS_GATE`], if it has it.
+    /// The state of [`READINESS_GATE`]; absent if the pod does not have the gate.
     pub gate: Option<GateState>,
 }
 
-/// What the condition [`READINESS_GATE`] of a pod says.
+/// The status of the condition [`READINESS_GATE`] of a pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum GateState {
-    /// Nothing yet.
+    /// The condition is not set.
     Unset,
-    /// The pod may be ready.
+    /// The condition is `True`: the pod may be ready.
     Open,
-    /// It may not, for this reason.
+    /// The condition is not `True`: the pod is kept unready, for this reason.
     Closed(String),
 }
 
-/// The nodes whose pods belong into Cloud Map by service, ascending.
+/// Returns the nodes whose pods must be registered, by Cloud Map service.
 pub fn registrations(
     objects: &RegistrationSnapshot,
     graph: &Graph,
 ) -> BTreeMap<CloudMapService, Vec<NodeRegistration>> {
     let mut gated = BTreeSet::new();
-    let mut registrants: BTreeMap<_, Vec<NodeRegistration>> = BTreeMap::new();
+    let mut registrations: BTreeMap<_, Vec<NodeRegistration>> = BTreeMap::new();
     for (name, node) in &*graph.nodes {
         let Some(Discovery::CloudMap { service, .. }) = &node.discovery else {
             continue;
@@ -130,23 +129,24 @@ pub fn registrations(
         let Some(object) = objects.virtual_nodes.get(&node.object) else {
             continue;
         };
-        let mut registrant = registrant(name.clone(), &node.object, object);
-        if !registrant.terminating {
-            registrant.pods = pods(objects, &node.object, object);
+        let mut registration = registration(name.clone(), &node.object, object);
+        if !registration.terminating {
+            registration.pods = pods(objects, &node.object, object);
         }
-        for pod in &mut registrant.pods {
-            // A condition has one author: two nodes that select one pod would take turns.
+        for pod in &mut registration.pods {
+            // Only one node writes the condition. Two nodes that select the same pod would overwrite each other.
             if !gated.insert(pod.object.clone()) {
                 pod.gate = None;
             }
         }
-        let users = registrants.entry(service.clone()).or_default();
-        users.push(registrant);
+        let nodes = registrations.entry(service.clone()).or_default();
+        nodes.push(registration);
     }
-    registrants
+    registrations
 }
 
-/// A node that is being deleted and is not in the graph (any more). `last_name` is what it was called when it was.
+/// Returns the registration of a node that is being deleted and no longer in the graph. `last_name` is its name in the
+/// last graph that contained it; without one, the name is derived from the object.
 pub fn terminating_node(
     objects: &RegistrationSnapshot,
     node: &ObjectRef,
@@ -154,14 +154,14 @@ pub fn terminating_node(
 ) -> Option<(CloudMapService, NodeRegistration)> {
     let object = objects.virtual_nodes.get(node)?;
     let service = service(object)?;
-    let by_default = || {
+    let default_name = || {
         let mesh = object.spec.mesh_ref.as_ref().map(|mesh| mesh.name.as_str());
         let name = admission::aws_name(node, object.spec.aws_name.as_deref());
         ResourceName::new(mesh.unwrap_or_default(), ProxyKind::VirtualNode, name)
     };
-    let name = last_name.unwrap_or_else(by_default);
-    let registrant = registrant(name, node, object);
-    registrant.terminating.then_some((service, registrant))
+    let name = last_name.unwrap_or_else(default_name);
+    let registration = registration(name, node, object);
+    registration.terminating.then_some((service, registration))
 }
 
 fn service(node: &v1beta2::VirtualNode) -> Option<CloudMapService> {
@@ -173,7 +173,7 @@ fn service(node: &v1beta2::VirtualNode) -> Option<CloudMapService> {
     })
 }
 
-fn registrant(
+fn registration(
     name: ResourceName,
     object: &ObjectRef,
     node: &v1beta2::VirtualNode,
@@ -198,7 +198,7 @@ fn registrant(
     }
 }
 
-/// The pods of a node. Without a selector it has none.
+/// The pods of a node; empty without a `podSelector`.
 fn pods(
     objects: &RegistrationSnapshot,
     object: &ObjectRef,
@@ -216,29 +216,32 @@ fn read(object: &ObjectRef, pod: &v1::Pod, nodes: &ObjectMap<Node>) -> Option<Po
         return None;
     }
     let conditions = status.conditions.as_deref().unwrap_or_default();
-    let condition = |name: &str| conditions.iter().find(|it| it.type_ == name);
+    let condition = |name: &str| conditions.iter().find(|condition| condition.type_ == name);
     let spec = pod.spec.as_ref();
     let gates = spec.and_then(|spec| spec.readiness_gates.as_deref());
-    let has_gate =
-        |gates: &[v1::PodReadinessGate]| gates.iter().any(|it| it.condition_type == READINESS_GATE);
+    let has_gate = |gates: &[v1::PodReadinessGate]| {
+        gates
+            .iter()
+            .any(|gate| gate.condition_type == READINESS_GATE)
+    };
     let node = spec.and_then(|spec| spec.node_name.as_deref());
     let node = node.and_then(|name| nodes.get(&ObjectRef::new(Kind::Node, "", name)));
     let locality = node.map(|node| pods::locality(node)).unwrap_or_default();
-    let told = |word: &str| (!word.is_empty()).then(|| word.to_owned());
+    let non_empty = |text: &str| (!text.is_empty()).then(|| text.to_owned());
     Some(PodRegistration {
         object: object.clone(),
         uid: pod.metadata.uid.clone().unwrap_or_default(),
         ip: status.pod_ip.as_deref()?.parse().ok()?,
         ready: pods::has_ready_containers(status),
         labels: pod.metadata.labels.clone().unwrap_or_default(),
-        region: told(&locality.region),
-        zone: told(&locality.zone),
+        region: non_empty(&locality.region),
+        zone: non_empty(&locality.zone),
         gate: gates
             .is_some_and(has_gate)
             .then(|| match condition(READINESS_GATE) {
                 None => GateState::Unset,
-                Some(it) if it.status == "True" => GateState::Open,
-                Some(it) => GateState::Closed(it.reason.clone().unwrap_or_default()),
+                Some(condition) if condition.status == "True" => GateState::Open,
+                Some(condition) => GateState::Closed(condition.reason.clone().unwrap_or_default()),
             }),
     })
 }

@@ -1,7 +1,7 @@
-//! What a custom resource definition does to an object: it prunes what the schema does not know and
-//! refuses what breaks it.
+//! Pruning and validation of objects by the schemas of their custom resource definitions, as an API server does.
 //!
-//! One walk along the schema does both, so its depth is that of the schema and never that of the input.
+//! One walk along the schema prunes unknown fields and collects violations. The depth of the recursion is that of the
+//! schema, not that of the input.
 
 use std::{collections::BTreeMap, sync::LazyLock};
 
@@ -16,18 +16,18 @@ use kube::core::cel::{CompiledSchema, Validator, compile_schema};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-/// Something wrong with a field.
+/// A field that does not conform to the schema.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SchemaViolation {
     /// The field, from the object's root.
     pub field: FieldPath,
-    /// [`Reason::UnknownField`] or [`Reason::InvalidValue`]
+    /// [`Reason::UnknownField`] (pruned) or [`Reason::InvalidValue`].
     pub reason: Reason,
-    /// What is wrong and what would be right.
+    /// Description of the violation and of valid values.
     pub message: String,
 }
 
-/// The schema of a kind that has a custom resource definition.
+/// The schema of a kind; `None` for kinds of Kubernetes itself, which have no custom resource definition.
 pub fn of(kind: Kind) -> Option<&'static JSONSchemaProps> {
     static SCHEMAS: LazyLock<BTreeMap<String, JSONSchemaProps>> = LazyLock::new(|| {
         evermesh_crds::all()
@@ -42,7 +42,7 @@ pub fn of(kind: Kind) -> Option<&'static JSONSchemaProps> {
     SCHEMAS.get(kind.as_str())
 }
 
-/// The schema of labels and annotations.
+/// The schema of labels and annotations: a map of strings.
 pub static TEXTS: LazyLock<JSONSchemaProps> = LazyLock::new(|| {
     let text = JSONSchemaProps {
         type_: Some("string".to_owned()),
@@ -55,14 +55,14 @@ pub static TEXTS: LazyLock<JSONSchemaProps> = LazyLock::new(|| {
     }
 });
 
-/// Prunes `value` and validates it. Null stands for an absent field.
+/// Prunes and validates `value`. Null fields are treated as absent.
 pub fn check(schema: &JSONSchemaProps, value: &mut Value, at: &FieldPath) -> Vec<SchemaViolation> {
     let mut walk = Walk::default();
     walk.any(schema, value, at);
     walk.violations
 }
 
-/// Evaluates the CEL rules in the schema of a kind on an object that fits the schema.
+/// Evaluates the CEL rules of a kind for an object that conforms to the schema. Only `Route` has such rules.
 pub fn check_rules(kind: Kind, object: &Value) -> Vec<SchemaViolation> {
     static ROUTE: LazyLock<Option<CompiledSchema>> = LazyLock::new(|| {
         let schema = serde_json::to_value(of(Kind::Route)?).ok()?;
@@ -144,7 +144,7 @@ impl Walk {
         });
         for name in schema.required.iter().flatten() {
             if !fields.contains_key(name) {
-                self.invalid(&at.field(name), "is required, but missing".to_owned());
+                self.invalid(&at.field(name), "is required".to_owned());
             }
         }
     }
@@ -186,7 +186,7 @@ impl Walk {
     }
 
     fn integer(&mut self, schema: &JSONSchemaProps, number: i64, at: &FieldPath) {
-        #[expect(clippy::cast_precision_loss)] // limits are far below where it begins
+        #[expect(clippy::cast_precision_loss)] // limits in schemas are far below 2^53
         let value = number as f64;
         if let Some(minimum) = schema.minimum.filter(|minimum| value < *minimum) {
             self.invalid(at, format!("must be at least {minimum}, not {number}"));
@@ -198,7 +198,7 @@ impl Walk {
 
     fn size(
         &mut self,
-        what: &str,
+        unit: &str,
         size: usize,
         least: Option<i64>,
         most: Option<i64>,
@@ -208,10 +208,10 @@ impl Walk {
         if least == Some(1) && size == 0 {
             self.invalid(at, "must not be empty".to_owned());
         } else if let Some(least) = least.filter(|least| size < *least) {
-            self.invalid(at, format!("must have at least {least} {what}, not {size}"));
+            self.invalid(at, format!("must have at least {least} {unit}, not {size}"));
         }
         if let Some(most) = most.filter(|most| size > *most) {
-            self.invalid(at, format!("must have at most {most} {what}, not {size}"));
+            self.invalid(at, format!("must have at most {most} {unit}, not {size}"));
         }
     }
 
@@ -225,10 +225,7 @@ impl Walk {
         self.violations.push(SchemaViolation {
             field: at.clone(),
             reason: Reason::UnknownField,
-            message: format!(
-                "unknown field, without effect; known here: {}",
-                known.join(", ")
-            ),
+            message: format!("unknown field, ignored; known fields: {}", known.join(", ")),
         });
     }
 
@@ -241,16 +238,16 @@ impl Walk {
     }
 }
 
-/// An integer, also one written with a fraction of zero, as an API server takes it.
+/// Converts a number to an integer. Like an API server, accepts floats without a fraction, such as `8080.0`.
 fn integer(value: &Value) -> Option<i64> {
-    /// Up to here every integer has a float of its own.
+    /// 2^53: up to this value, floats represent integers exactly.
     const EXACT: f64 = 9_007_199_254_740_992.0;
     let float = || {
         value
             .as_f64()
             .filter(|float| float.fract() == 0.0 && float.abs() <= EXACT)
     };
-    #[expect(clippy::cast_possible_truncation)] // it is an integer below the limit
+    #[expect(clippy::cast_possible_truncation)] // an integer within the limit
     value.as_i64().or_else(|| float().map(|float| float as i64))
 }
 
@@ -258,9 +255,9 @@ fn with_article(kind: &str) -> &str {
     match kind {
         "object" => "an object",
         "array" => "a list",
-        "string" => "a text",
+        "string" => "a string",
         "boolean" => "true or false",
-        "integer" => "an integer of 64 bits",
+        "integer" => "a 64-bit integer",
         other => other,
     }
 }
@@ -270,17 +267,17 @@ fn describe(value: &Value) -> String {
         Value::Null => "null".to_owned(),
         Value::Bool(value) => value.to_string(),
         Value::Number(number) => format!("the number {number}"),
-        Value::String(text) => format!("the text {}", quote(text)),
+        Value::String(text) => format!("the string {}", quote(text)),
         Value::Array(_) => "a list".to_owned(),
         Value::Object(_) => "an object".to_owned(),
     }
 }
 
-/// A text in quotes, cut where it gets long.
+/// Formats a string for a message: in backticks, limited to 64 characters.
 fn quote(text: &str) -> String {
-    const MOST: usize = 64;
-    match text.char_indices().nth(MOST) {
-        Some((end, _)) => format!("{:?}…", &text[..end]),
-        None => format!("{text:?}"),
+    const MAX_CHARS: usize = 64;
+    match text.char_indices().nth(MAX_CHARS) {
+        Some((end, _)) => format!("`{}…`", text[..end].escape_debug()),
+        None => format!("`{}`", text.escape_debug()),
     }
 }

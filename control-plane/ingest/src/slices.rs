@@ -1,9 +1,7 @@
-//! Kubernetes Services behind DNS names, and their pods as endpoints.
+//! Endpoints from the `EndpointSlice`s of Kubernetes Services.
 //!
-//! A node that is found by a DNS name which means a Service of this cluster is served from the Service's
-//! `EndpointSlice`s: no resolver in between, and every pod is known as soon as it is ready.
-//!
-//! Must not decide anything from what pods contain.
+//! If a node's DNS name refers to a Service of this Kubernetes cluster, its endpoints come from the `EndpointSlice`s of
+//! that Service instead of DNS. Proxies then learn of a pod as soon as it is ready, without resolver or cache.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,10 +16,10 @@ use k8s_openapi::api::{
     discovery::v1::{Endpoint as SliceEndpoint, EndpointConditions, EndpointSlice},
 };
 
-/// The label that says which Service a slice belongs to.
+/// Label with the name of the Service to which a slice belongs.
 const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
 
-/// The Service a slice belongs to, if any. One of host names (`FQDN`) is of no use: Envoy resolves those.
+/// The Service to which a slice belongs. `None` for slices of host names (`FQDN`), which would need a resolver.
 pub(crate) fn owner(slice: &EndpointSlice) -> Option<ObjectRef> {
     if !["IPv4", "IPv6"].contains(&slice.address_type.as_str()) {
         return None;
@@ -31,8 +29,10 @@ pub(crate) fn owner(slice: &EndpointSlice) -> Option<ObjectRef> {
     Some(ObjectRef::new(Kind::Service, namespace, name.as_str()))
 }
 
-/// The Service that a DNS name means when a pod in `namespace` looks it up, if that Service has slices:
-/// `service`, `service.namespace`, and `service.namespace.svc` with or without a cluster domain.
+/// The Service to which a DNS name refers when a pod in `namespace` resolves it, if that Service has slices.
+///
+/// The name may be `service`, `service.namespace` or `service.namespace.svc`, the last one with or without the cluster's
+/// domain.
 pub(crate) fn find_service(
     hostname: &str,
     namespace: &str,
@@ -54,7 +54,8 @@ pub(crate) fn find_service(
     services_with_slices.contains(&service).then_some(service)
 }
 
-/// The endpoints of a Service, ascending, each address once. `place` tells where a Kubernetes node is.
+/// The endpoints of a Service, in ascending order, without duplicate addresses. `locality_of` returns the location of a
+/// Kubernetes node.
 pub(crate) fn endpoints<'a>(
     slices: impl Iterator<Item = &'a EndpointSlice> + Clone,
     service: Option<&Service>,
@@ -83,7 +84,7 @@ pub(crate) fn endpoints<'a>(
             let known = by_address
                 .entry(endpoint.address)
                 .or_insert(endpoint.clone());
-            // A pod may be in two slices for a moment while the controller moves it.
+            // While the endpoint controller moves a pod between slices, both may contain it.
             if endpoint.health < known.health {
                 *known = endpoint;
             }
@@ -94,8 +95,8 @@ pub(crate) fn endpoints<'a>(
     endpoints
 }
 
-/// The `addressType` that counts. Without a preference it is IPv4 where the Service has it, so that a pod
-/// with two addresses is one endpoint.
+/// The `addressType` to use. Without a preference, IPv4 is used if the Service has it, so that a pod with two addresses
+/// is one endpoint.
 fn family<'a>(
     mut slices: impl Iterator<Item = &'a EndpointSlice>,
     preference: Option<IpFamilyPreference>,
@@ -107,7 +108,7 @@ fn family<'a>(
     }
 }
 
-/// Ports of the Service by their name. A headless Service translates no ports, so it has none here.
+/// Ports of the Service by name. Empty for a headless Service, which does not map ports.
 fn service_ports(service: Option<&Service>) -> BTreeMap<&str, u16> {
     service
         .and_then(|service| service.spec.as_ref())
@@ -125,8 +126,7 @@ fn service_ports(service: Option<&Service>) -> BTreeMap<&str, u16> {
         .collect()
 }
 
-/// The ports of a slice's pods by the listener they stand for, where they differ: the listener's port is
-/// the Service's, and the Service sends it elsewhere.
+/// Maps the ports of listeners, which are ports of the Service, to the ports of the slice's pods, where the two differ.
 fn target_ports(
     slice: &EndpointSlice,
     service_ports: &BTreeMap<&str, u16>,
@@ -160,7 +160,7 @@ fn read(
         serving,
         terminating,
     } = endpoint.conditions.clone().unwrap_or_default();
-    // The API: absent means ready, serving, and not terminating.
+    // The API defines absent conditions as ready, serving and not terminating.
     let health = match (
         ready.unwrap_or(true),
         serving.unwrap_or(true),
@@ -170,7 +170,7 @@ fn read(
         (false, true, true) => Health::Draining,
         (false, _, _) => return None,
     };
-    // The API: only the first address has a meaning.
+    // The API defines a meaning only for the first address.
     let address = endpoint.addresses.first()?.parse().ok()?;
     Some(Endpoint {
         locality: Locality {
@@ -192,7 +192,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn finds_the_service_that_a_name_means() {
+    fn dns_names_resolve_to_services_with_slices() {
         let service = |namespace: &str, name: &str| ObjectRef::new(Kind::Service, namespace, name);
         let known = BTreeSet::from([service("shop", "color"), service("other", "tone")]);
         for (hostname, expected) in [

@@ -1,5 +1,4 @@
-//! Manifests and what ingest makes of them: `testdata/FEATURE/CASE/in.yaml` → the graph and the problems in `out.snap`
-//! beside it.
+//! Golden tests: the manifests in `testdata/FEATURE/CASE/in.yaml` produce the graph and the problems in `out.snap`.
 
 mod fixture;
 
@@ -11,7 +10,7 @@ use evermesh_model::{Graph, Problem};
 use serde::Serialize;
 
 #[derive(Serialize)]
-struct Out<'a> {
+struct Snapshot<'a> {
     graph: &'a Graph,
     problems: &'a [Problem],
 }
@@ -30,11 +29,11 @@ fn manifests_become_graph_and_problems(case: &GoldenCase) {
         let endpoints = evermesh_ingest::endpoints(node, mesh, &inputs);
         assert_eq!(
             endpoints.as_ref(),
-            expected.map(|it| &**it),
-            "the short cut for endpoints of {name} differs from the build"
+            expected.map(|endpoints| &**endpoints),
+            "endpoints() of {name} differs from build()"
         );
     }
-    case.assert_snapshot(&Out {
+    case.assert_snapshot(&Snapshot {
         graph: &built.graph,
         problems: &built.problems,
     });

@@ -1,5 +1,5 @@
-//! Which workloads may be which proxies, from manifests as the API has them.
-#![allow(clippy::unwrap_used)] // what fails here fails a test
+//! Authorisation of workloads to act as proxies.
+#![allow(clippy::unwrap_used)] // a failure here fails the test
 
 mod fixture;
 
@@ -27,7 +27,7 @@ spec: {podSelector: {matchLabels: {app: back}}}
 ---
 apiVersion: appmesh.k8s.aws/v1beta2
 kind: VirtualNode
-metadata: {name: nobody, namespace: shop}
+metadata: {name: unselective, namespace: shop}
 spec: {}
 ---
 apiVersion: appmesh.k8s.aws/v1beta2
@@ -70,10 +70,10 @@ fn account(namespace: &str, name: &str) -> WorkloadIdentity {
 }
 
 #[test]
-fn a_pod_is_what_selects_it_in_its_namespace() {
+fn pod_may_act_as_the_proxies_that_select_it_in_its_namespace() {
     let inputs = fixture::inputs(OBJECTS);
     let graph = build(&inputs, &mut BuildMemo::default()).graph;
-    let workloads = IdentitySnapshot::from(&inputs);
+    let snapshot = IdentitySnapshot::from(&inputs);
     let front = pod("shop", "front-1", "u1");
     for (workload, proxy, expected) in [
         (front.clone(), "virtualNode/front_shop", Ok(())),
@@ -84,7 +84,7 @@ fn a_pod_is_what_selects_it_in_its_namespace() {
         ),
         (
             front.clone(),
-            "virtualNode/nobody_shop",
+            "virtualNode/unselective_shop",
             Err(IdentityMismatch::NotSelected),
         ),
         (
@@ -97,7 +97,7 @@ fn a_pod_is_what_selects_it_in_its_namespace() {
             "virtualNode/none_shop",
             Err(IdentityMismatch::ProxyNotFound),
         ),
-        // Another pod of the same name, before or after.
+        // An earlier or later pod with the same name has another UID.
         (
             pod("shop", "front-1", "u0"),
             "virtualNode/front_shop",
@@ -108,7 +108,7 @@ fn a_pod_is_what_selects_it_in_its_namespace() {
             "virtualNode/front_shop",
             Err(IdentityMismatch::PodNotFound),
         ),
-        // Labels alone do not make it one of another namespace.
+        // Selectors apply only to pods in the namespace of the node.
         (
             pod("other", "front-1", "u3"),
             "virtualNode/front_shop",
@@ -137,7 +137,7 @@ fn a_pod_is_what_selects_it_in_its_namespace() {
         ),
     ] {
         let name: ResourceName = format!("mesh/m/{proxy}").parse().unwrap();
-        let said = workloads.may_act_as(&graph, &workload, &name);
-        assert_eq!(said, expected, "{workload} as {proxy}");
+        let result = snapshot.may_act_as(&graph, &workload, &name);
+        assert_eq!(result, expected, "{workload} as {proxy}");
     }
 }

@@ -1,5 +1,5 @@
-//! Which pods belong into Cloud Map, from manifests as the API has them.
-#![allow(clippy::unwrap_used)] // what fails here fails a test
+//! Selection of the pods that must be registered in Cloud Map.
+#![allow(clippy::unwrap_used)] // a failure here fails the test
 
 mod fixture;
 
@@ -59,25 +59,21 @@ status: {{{status}}}
 const READY: &str =
     "podIP: 10.0.0.1, phase: Running, conditions: [{type: ContainersReady, status: 'True'}]";
 
-fn of(yaml: &str) -> Vec<NodeRegistration> {
+fn registrations_of(yaml: &str) -> Vec<NodeRegistration> {
     let inputs = fixture::inputs(yaml);
     let built = build(&inputs, &mut BuildMemo::default());
     let all = registrations(&RegistrationSnapshot::from(&inputs), &built.graph);
     all.into_values().flatten().collect()
 }
 
-fn names(registrant: &NodeRegistration) -> Vec<&str> {
-    registrant
-        .pods
-        .iter()
-        .map(|pod| &*pod.object.name)
-        .collect()
+fn pod_names(node: &NodeRegistration) -> Vec<&str> {
+    node.pods.iter().map(|pod| &*pod.object.name).collect()
 }
 
 const ALL: &str = "podSelector: {}";
 
 #[test]
-fn a_node_has_the_pods_that_it_selects_in_its_namespace() {
+fn node_registers_the_pods_that_it_selects_in_its_namespace() {
     let yaml = [
         MESH,
         &node("v1", "", "podSelector: {matchLabels: {app: color}}"),
@@ -86,14 +82,18 @@ fn a_node_has_the_pods_that_it_selects_in_its_namespace() {
         &pod("a", "shop", READY),
         &pod("b", "another", READY),
     ];
-    let found = of(&yaml.concat());
-    assert_eq!(names(&found[0]), ["a"]);
-    assert_eq!(names(&found[1]), [""; 0]);
-    assert_eq!(names(&found[2]), [""; 0], "no selector selects nothing");
+    let found = registrations_of(&yaml.concat());
+    assert_eq!(pod_names(&found[0]), ["a"]);
+    assert_eq!(pod_names(&found[1]), [""; 0]);
+    assert_eq!(
+        pod_names(&found[2]),
+        [""; 0],
+        "a node without selector has no pods"
+    );
     let v1 = &found[0];
     assert_eq!(v1.name.to_string(), "mesh/shop/virtualNode/v1_shop");
     assert_eq!(v1.uid, "uid-of-v1");
-    assert_eq!(v1.port, Some(8080), "of the first listener");
+    assert_eq!(v1.port, Some(8080), "the port of the first listener");
     assert_eq!(v1.attributes["version"], "v1");
     let pod = &v1.pods[0];
     assert_eq!(pod.region.as_deref(), Some("eu-west-1"));
@@ -103,16 +103,16 @@ fn a_node_has_the_pods_that_it_selects_in_its_namespace() {
 }
 
 #[test]
-fn a_pod_counts_as_long_as_it_runs_and_has_an_address() {
+fn only_running_pods_with_an_address_are_registered() {
     let condition =
         "{type: conditions.appmesh.k8s.aws/aws-cloudmap-healthy, reason: R, status: 'False'}";
     let yaml = [
         MESH,
         &node("v1", "", ALL),
-        &pod("early", "shop", "phase: Pending"),
-        &pod("leaving", "shop", READY)
+        &pod("pending", "shop", "phase: Pending"),
+        &pod("terminating", "shop", READY)
             .replace("uid:", "deletionTimestamp: 2026-01-01T00:00:00Z, uid:"),
-        &pod("over", "shop", "podIP: 10.0.0.2, phase: Succeeded"),
+        &pod("succeeded", "shop", "podIP: 10.0.0.2, phase: Succeeded"),
         &pod("starting", "shop", "podIP: 10.0.0.3, phase: Running"),
         &pod(
             "waiting",
@@ -120,8 +120,8 @@ fn a_pod_counts_as_long_as_it_runs_and_has_an_address() {
             &READY.replace('[', &format!("[{condition}, ")),
         ),
     ];
-    let found = of(&yaml.concat());
-    assert_eq!(names(&found[0]), ["starting", "waiting"]);
+    let found = registrations_of(&yaml.concat());
+    assert_eq!(pod_names(&found[0]), ["starting", "waiting"]);
     let [starting, waiting] = &found[0].pods[..] else {
         panic!("two pods")
     };
@@ -131,27 +131,27 @@ fn a_pod_counts_as_long_as_it_runs_and_has_an_address() {
 }
 
 #[test]
-fn of_two_nodes_that_select_a_pod_one_writes_its_condition() {
+fn only_one_of_two_nodes_that_select_a_pod_writes_its_condition() {
     let yaml = [
         MESH,
         &node("v1", "", ALL),
         &node("v2", "", ALL).replace("serviceName: color", "serviceName: other"),
         &pod("a", "shop", READY),
     ];
-    let gates: Vec<bool> = of(&yaml.concat())
+    let gates: Vec<bool> = registrations_of(&yaml.concat())
         .iter()
-        .map(|it| it.pods[0].gate.is_some())
+        .map(|node| node.pods[0].gate.is_some())
         .collect();
     assert_eq!(gates, [true, false]);
 }
 
 #[test]
-fn a_node_that_leaves_has_no_pods_whether_or_not_it_is_served() {
-    let deleting = ", deletionTimestamp: 2026-01-01T00:00:00Z";
-    let yaml = [MESH, &node("v1", deleting, ALL), &pod("a", "shop", READY)].concat();
-    let served = of(&yaml).remove(0);
+fn terminating_node_has_no_pods() {
+    let deletion = ", deletionTimestamp: 2026-01-01T00:00:00Z";
+    let yaml = [MESH, &node("v1", deletion, ALL), &pod("a", "shop", READY)].concat();
+    let served = registrations_of(&yaml).remove(0);
     assert!(served.terminating);
-    assert_eq!(names(&served), [""; 0]);
+    assert_eq!(pod_names(&served), [""; 0]);
 
     let objects = RegistrationSnapshot::from(&fixture::inputs(&yaml));
     assert!(registrations(&objects, &Graph::default()).is_empty());
@@ -161,11 +161,11 @@ fn a_node_that_leaves_has_no_pods_whether_or_not_it_is_served() {
     assert_eq!(service.to_string(), "color.shop.local");
     assert_eq!(unserved.name, last_name);
     assert!(unserved.terminating);
-    let (_, guessed) = terminating_node(&objects, &object, None).unwrap();
-    assert_eq!(&*guessed.name.name, "v1_shop");
+    let (_, with_default_name) = terminating_node(&objects, &object, None).unwrap();
+    assert_eq!(&*with_default_name.name.name, "v1_shop");
 
-    let staying = [MESH, &node("v1", "", ALL)].concat();
-    let objects = RegistrationSnapshot::from(&fixture::inputs(&staying));
+    let live = [MESH, &node("v1", "", ALL)].concat();
+    let objects = RegistrationSnapshot::from(&fixture::inputs(&live));
     assert_eq!(terminating_node(&objects, &object, None), None);
     assert!(objects.is_same(&objects.clone()));
 }

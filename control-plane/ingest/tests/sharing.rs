@@ -1,4 +1,4 @@
-//! One change, one new value: everything else in the graph keeps its pointer.
+//! Unchanged values of the graph keep their pointers after a change.
 
 mod fixture;
 
@@ -9,7 +9,7 @@ use serde_json::json;
 
 const SHOP: &str = include_str!("../testdata/start/two-colors/in.yaml");
 
-/// The keys of the values that are not the same any more.
+/// The keys of values whose pointer changed.
 fn changed<K: Ord + ToString, V>(
     before: &BTreeMap<K, Arc<V>>,
     after: &BTreeMap<K, Arc<V>>,
@@ -22,7 +22,7 @@ fn changed<K: Ord + ToString, V>(
 }
 
 #[test]
-fn a_changed_route_changes_its_router_alone() {
+fn changed_route_changes_only_its_router() {
     let mut inputs = fixture::inputs(SHOP);
     let mut memo = BuildMemo::default();
     let before = build(&inputs, &mut memo);
@@ -56,25 +56,25 @@ fn a_changed_route_changes_its_router_alone() {
 
     assert!(
         !inputs.apply(reference.clone(), Some(object)),
-        "an equal object is no change"
+        "storing an equal object does not change the inputs"
     );
     assert!(inputs.apply(reference.clone(), None));
     assert!(
         !inputs.apply(reference, None),
-        "what is not there cannot go"
+        "removing an unknown object does not change the inputs"
     );
-    let back = build(&inputs, &mut memo);
-    assert_eq!(back.graph, before.graph);
+    let restored = build(&inputs, &mut memo);
+    assert_eq!(restored.graph, before.graph);
 }
 
 #[test]
-fn a_changed_node_changes_no_more_than_what_depends_on_it() {
+fn changed_node_changes_only_its_dependents() {
     let mut inputs = fixture::inputs(SHOP);
     let mut memo = BuildMemo::default();
     let before = build(&inputs, &mut memo);
-    let moved = SHOP.replace("hostname: blue.", "hostname: azure.");
-    let other_name = fixture::inputs(&moved);
-    for (reference, node) in other_name.virtual_nodes.iter() {
+    let renamed = SHOP.replace("hostname: blue.", "hostname: azure.");
+    let renamed = fixture::inputs(&renamed);
+    for (reference, node) in renamed.virtual_nodes.iter() {
         let object = evermesh_ingest::object::Object::VirtualNode(Arc::clone(node));
         inputs.apply(reference.clone(), Some(object));
     }
@@ -82,13 +82,13 @@ fn a_changed_node_changes_no_more_than_what_depends_on_it() {
     assert_eq!(
         changed(&before.graph.nodes, &after.graph.nodes),
         ["mesh/shop/virtualNode/blue_shop"],
-        "how a node is found is nobody else's business"
+        "other objects do not depend on the discovery of a node"
     );
     assert!(Arc::ptr_eq(&before.graph.routers, &after.graph.routers));
     assert!(Arc::ptr_eq(&before.graph.services, &after.graph.services));
 
-    let ported = fixture::inputs(&SHOP.replace("8080", "9090"));
-    for (reference, node) in ported.virtual_nodes.iter() {
+    let other_port = fixture::inputs(&SHOP.replace("8080", "9090"));
+    for (reference, node) in other_port.virtual_nodes.iter() {
         let object = evermesh_ingest::object::Object::VirtualNode(Arc::clone(node));
         inputs.apply(reference.clone(), Some(object));
     }
@@ -99,6 +99,6 @@ fn a_changed_node_changes_no_more_than_what_depends_on_it() {
     );
     assert!(
         Arc::ptr_eq(&before.graph.services, &after.graph.services),
-        "the router's own ports stayed"
+        "the ports of the router did not change"
     );
 }

@@ -1,9 +1,9 @@
-//! What the validating webhooks refused: the rules of each kind, and changes of what cannot be changed.
+//! The validating webhook: the rules of each kind, and immutable fields.
 //!
-//! An object that is being deleted always passes, and so does a write that leaves the spec alone: labels
-//! and finalizers must stay within reach whatever a rule says of the spec by now.
+//! Writes to an object that is being deleted, and writes that do not change the spec, always pass. Otherwise users could
+//! not change labels or remove finalizers of an object whose spec has become invalid under newer rules.
 //!
-//! Must not look at other objects: what is dangling today may be there tomorrow.
+//! The check does not depend on other objects, because a missing reference may be created later.
 
 use evermesh_crds::{extension, v1beta2};
 use evermesh_model::{Kind, ObjectRef, Problem, Reason, Severity, problem::FieldPath};
@@ -16,7 +16,7 @@ use crate::{
     stage::Problems,
 };
 
-/// Whether the object may be kept as it is.
+/// Accepts or denies the write.
 pub fn check(write: &ObjectWrite<'_>) -> Result<(), AdmissionDenial> {
     if write.is_terminating() {
         return Ok(());
@@ -37,10 +37,10 @@ pub fn check(write: &ObjectWrite<'_>) -> Result<(), AdmissionDenial> {
             problems.extend(self::route(&write.object, &route.spec));
         }
     }
-    AdmissionDenial::of(problems)
+    AdmissionDenial::from_problems(problems)
 }
 
-/// Changes of fields that cannot be changed.
+/// Problems of changes to immutable fields.
 fn changes(object: &ObjectRef, old: &Value, new: &Value) -> Vec<Problem> {
     let fields: &[&str] = match object.kind {
         Kind::Mesh => &["awsName"],
@@ -58,7 +58,7 @@ fn changes(object: &ObjectRef, old: &Value, new: &Value) -> Vec<Problem> {
             immutable(FieldPath::spec().field(field), old, new, &mut problems);
         }
     }
-    // It may come later; once there, instances are registered under it.
+    // `awsCloudMap` may be added later. It cannot be changed after that, because instances are registered under it.
     let cloud_map = |spec: &Value| spec["serviceDiscovery"]["awsCloudMap"].clone();
     let (old, new) = (cloud_map(old), cloud_map(new));
     if object.kind == Kind::VirtualNode && !old.is_null() && old != new {
@@ -69,19 +69,19 @@ fn changes(object: &ObjectRef, old: &Value, new: &Value) -> Vec<Problem> {
 }
 
 fn immutable(field: FieldPath, old: &Value, new: &Value, problems: &mut Problems<'_>) {
-    let shown = |value: &Value| match value {
+    let format = |value: &Value| match value {
         Value::Null => "absent".to_owned(),
-        value => value.to_string(),
+        value => format!("`{value}`"),
     };
     let message = format!(
-        "cannot be changed from {} to {}: keep it, or delete the object and create it again",
-        shown(old),
-        shown(new)
+        "cannot be changed from {} to {}; keep the value, or delete and recreate the object",
+        format(old),
+        format(new)
     );
     problems.add(field, Reason::Immutable, message);
 }
 
-/// What no rule in the definition of `Route` can say: whether paths and expressions are such for Envoy.
+/// Checks paths and regular expressions of a `Route`, which the rules in its definition cannot express.
 fn route(object: &ObjectRef, spec: &extension::RouteSpec) -> Vec<Problem> {
     let extension::RouteSpec {
         virtual_router_ref: _,
@@ -92,11 +92,11 @@ fn route(object: &ObjectRef, spec: &extension::RouteSpec) -> Vec<Problem> {
         tcp_route: _,
     } = spec;
     let mut problems = Problems::of(object);
-    for (word, route) in [("httpRoute", http_route), ("http2Route", http2_route)] {
+    for (variant, route) in [("httpRoute", http_route), ("http2Route", http2_route)] {
         let Some(v1beta2::HttpRoute { r#match, .. }) = route else {
             continue;
         };
-        let field = FieldPath::spec().field(word).field("match");
+        let field = FieldPath::spec().field(variant).field("match");
         let path = r#match.path.as_ref();
         matches::path(r#match.prefix.as_ref(), path, &field, &mut problems);
         let headers = r#match.headers.as_ref();

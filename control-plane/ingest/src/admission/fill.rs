@@ -1,10 +1,8 @@
-//! What the mutating webhooks wrote into an object: `awsName`, `meshRef` and `virtualGatewayRef` when it was
-//! created, and a mesh's `ipPreference` at every write.
+//! The mutating webhook: sets `awsName`, `meshRef` and `virtualGatewayRef` at creation, and a mesh's `ipPreference` at
+//! every write.
 //!
-//! The answer is a list of operations, each on one field, so that what our types do not know survives.
-//!
-//! Must not write anything else: other controllers compare whole specs with what they wrote, and would
-//! write again and again.
+//! The result is a JSON patch whose operations concern one field each, so that fields unknown to Evermesh survive. No
+//! other field is set: controllers such as Flagger compare whole specs and would write again and again.
 
 use evermesh_model::{Kind, Reason, problem::FieldPath};
 use json_patch::{AddOperation, Patch, PatchOperation, jsonptr::PointerBuf};
@@ -13,23 +11,23 @@ use serde_json::{Value, json};
 use super::{AdmissionDenial, ClusterSnapshot, ObjectWrite, Operation, aws_name, snapshot};
 use crate::{membership::Labels, stage::Problems};
 
-/// The IP family of the cluster.
+/// The IP family of the Kubernetes cluster.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum IpFamily {
-    /// IPv4, or both
+    /// IPv4, or both families
     #[default]
     Ipv4,
-    /// IPv6
+    /// IPv6 only
     Ipv6,
 }
 
-/// What is to be written into the object; often nothing.
+/// Returns the patch with the defaults; empty if the object has them already.
 pub fn fill(
     write: &ObjectWrite<'_>,
     snapshot: &ClusterSnapshot,
     family: IpFamily,
 ) -> Result<Patch, AdmissionDenial> {
-    let mut patch = SpecPatch::of(write.new);
+    let mut patch = SpecPatch::new(write.new);
     let is_app_mesh = write.object.kind.api_version() == Kind::Mesh.api_version();
     if !is_app_mesh || write.is_terminating() {
         return Ok(patch.finish());
@@ -59,18 +57,18 @@ fn read_only_fields_are_absent(write: &ObjectWrite<'_>) -> Result<(), AdmissionD
             problems.add(
                 FieldPath::spec().field(field),
                 Reason::ReadOnly,
-                "is filled in by the control plane when the object is created: leave it out",
+                "is set by the control plane when the object is created; remove it",
             );
         }
     }
-    AdmissionDenial::of(problems.into_list())
+    AdmissionDenial::from_problems(problems.into_list())
 }
 
 fn fill_name(write: &ObjectWrite<'_>, patch: &mut SpecPatch) {
     let is_missing = match &write.new["spec"]["awsName"] {
         Value::Null => true,
         Value::String(name) => name.is_empty(),
-        // No text: the schema refuses it in a moment.
+        // The schema rejects other types later.
         _ => false,
     };
     let is_named = !write.object.name.is_empty();
@@ -114,16 +112,16 @@ fn labels(object: &Value) -> Labels {
         .collect()
 }
 
-/// What the user wrote never counted: the cluster has one family, and members can only use that one.
+/// Overwrites the user's preference. As in App Mesh, members can use only the IP family of the Kubernetes cluster.
 fn force_ip_preference(mesh: &Value, family: IpFamily, patch: &mut SpecPatch) {
     const PARENT: &str = "meshServiceDiscovery";
     const FIELD: &str = "ipPreference";
-    let (preference, is_wanted_alone) = match family {
+    let (preference, is_forced) = match family {
         IpFamily::Ipv4 => ("IPv4_ONLY", false),
         IpFamily::Ipv6 => ("IPv6_ONLY", true),
     };
     match &mesh["spec"][PARENT] {
-        Value::Null if is_wanted_alone => patch.set(&[PARENT], json!({ FIELD: preference })),
+        Value::Null if is_forced => patch.set(&[PARENT], json!({ FIELD: preference })),
         Value::Object(parent) if parent.get(FIELD) != Some(&preference.into()) => {
             patch.set(&[PARENT, FIELD], preference.into());
         }
@@ -131,16 +129,16 @@ fn force_ip_preference(mesh: &Value, family: IpFamily, patch: &mut SpecPatch) {
     }
 }
 
-/// Collects what is to be set below `spec`.
+/// A JSON patch that sets fields below `spec`.
 struct SpecPatch {
     operations: Vec<PatchOperation>,
     is_missing: bool,
-    /// A spec that is no object has no fields; the schema refuses it.
+    /// Whether the spec is an object or absent. The schema rejects any other spec.
     is_usable: bool,
 }
 
 impl SpecPatch {
-    fn of(object: &Value) -> Self {
+    fn new(object: &Value) -> Self {
         let spec = &object["spec"];
         Self {
             operations: Vec::new(),
@@ -149,7 +147,7 @@ impl SpecPatch {
         }
     }
 
-    /// JSON patch's `add` sets a field whether it is there or not.
+    /// Sets a field whether it exists or not, as JSON patch's `add` does.
     fn set(&mut self, path: &[&str], value: Value) {
         if !self.is_usable {
             return;

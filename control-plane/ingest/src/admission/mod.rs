@@ -1,14 +1,14 @@
-//! What the admission webhooks of App Mesh filled in and what they refused: no more, no less.
+//! The defaults and rules of App Mesh's admission webhooks.
 //!
-//! A cluster's objects come in as a [`ObjectWrite`]: [`fill`] gives the patch, [`check`] lets the write pass or
-//! not, and a [`AdmissionDenial`] says why not. What they look at beside the object is in [`ClusterSnapshot`].
+//! In a Kubernetes cluster, the webhook server passes each write as an [`ObjectWrite`]. [`fill`] returns the patch with
+//! the defaults, [`check`] accepts or denies the write, and an [`AdmissionDenial`] gives the reason. The other objects
+//! on which the answers depend are in a [`ClusterSnapshot`].
 //!
-//! From a folder of files objects come in as they are written. The defaults of names are functions of the
-//! object alone; those of `meshRef` and `virtualGatewayRef` are in [`crate::membership`] and in the
-//! gateway's selectors, because they need the other objects. [`validate`] says what a webhook would have
-//! refused at creation.
+//! Objects from files do not pass admission. The stages of the rebuild apply the same defaults: [`aws_name`] for names,
+//! [`crate::membership`] for `meshRef` and the selectors of gateways for `virtualGatewayRef`. They leave out the objects
+//! that [`validate`] rejects.
 //!
-//! Must not refuse what only the AWS API refused: that becomes a problem while it is converted.
+//! Errors that only the AWS API reported are not admission errors; they become problems during conversion.
 
 mod check;
 mod fill;
@@ -28,24 +28,24 @@ pub use fill::{IpFamily, fill};
 pub use snapshot::ClusterSnapshot;
 pub use write::{AdmissionDenial, ObjectWrite, Operation};
 
-/// The `awsName` of an object: as written, else as the webhooks made it from its name and namespace.
-/// Empty counts as absent.
-pub fn aws_name(object: &ObjectRef, written: Option<&str>) -> String {
+/// The `awsName` of an object: the one that the user set, otherwise the default of App Mesh, which consists of name and
+/// namespace. An empty name counts as absent.
+pub fn aws_name(object: &ObjectRef, explicit: Option<&str>) -> String {
     let ObjectRef {
         kind,
         namespace,
         name,
     } = object;
-    match (written.filter(|written| !written.is_empty()), kind) {
-        (Some(written), _) => written.to_owned(),
+    match (explicit.filter(|name| !name.is_empty()), kind) {
+        (Some(explicit), _) => explicit.to_owned(),
         (None, Kind::Mesh) => name.to_string(),
         (None, Kind::VirtualService) => format!("{name}.{namespace}"),
         (None, _) => format!("{name}_{namespace}"),
     }
 }
 
-/// What the old webhooks refused when an object was created. An object with any of these problems is left
-/// out of the graph as a whole.
+/// Returns the errors for which App Mesh's webhooks rejected the creation of an object. An object with one of these
+/// problems is left out of the graph as a whole.
 pub fn validate(object: &Object) -> Vec<Problem> {
     let of = |kind, metadata: &ObjectMeta| {
         ObjectRef::new(
@@ -79,8 +79,8 @@ pub fn validate(object: &Object) -> Vec<Problem> {
     }
 }
 
-/// What a webhook refused is never served, whatever the reason says of other places.
-pub(crate) fn rejections(problems: Problems<'_>) -> Vec<Problem> {
+/// Raises all problems to errors, because an object that admission rejects is never served.
+pub(crate) fn into_errors(problems: Problems<'_>) -> Vec<Problem> {
     let mut problems = problems.into_list();
     for problem in &mut problems {
         problem.severity = Severity::Error;
@@ -95,7 +95,7 @@ pub(crate) fn virtual_node(object: &ObjectRef, spec: &v1beta2::VirtualNodeSpec) 
         problems.add(
             FieldPath::spec().field("serviceDiscovery"),
             Reason::DiscoveryMissing,
-            "a node with listeners needs a serviceDiscovery, or nobody finds it: set dns or awsCloudMap",
+            "a node with listeners requires serviceDiscovery, because callers could not find it; set dns or awsCloudMap",
         );
     }
     for (index, listener) in listeners.iter().enumerate() {
@@ -135,11 +135,11 @@ pub(crate) fn virtual_node(object: &ObjectRef, spec: &v1beta2::VirtualNodeSpec) 
             problems.add(
                 FieldPath::spec().field("backends").index(index),
                 Reason::DuplicateBackend,
-                "the virtual service is listed before: remove one of the two",
+                "the virtual service is already listed; remove one of the two entries",
             );
         }
     }
-    rejections(problems)
+    into_errors(problems)
 }
 
 pub(crate) fn virtual_router(
@@ -155,7 +155,7 @@ pub(crate) fn virtual_router(
                 field.field("name"),
                 Reason::DuplicateRoute,
                 format!(
-                    "there is a route `{}` before it: rename one of the two",
+                    "route name `{}` is already used in this router; rename one of the two",
                     route.name
                 ),
             );
@@ -167,7 +167,7 @@ pub(crate) fn virtual_router(
             &mut problems,
         );
     }
-    rejections(problems)
+    into_errors(problems)
 }
 
 pub(crate) fn route(object: &ObjectRef, spec: &extension::RouteSpec) -> Vec<Problem> {
@@ -178,34 +178,34 @@ pub(crate) fn route(object: &ObjectRef, spec: &extension::RouteSpec) -> Vec<Prob
         &FieldPath::spec(),
         &mut problems,
     );
-    rejections(problems)
+    into_errors(problems)
 }
 
-/// The one rule for matches of a router's routes. Only the first kind of route that is there was looked at.
+/// Checks the match of an HTTP route. Like the webhook of App Mesh, checks only the first variant that is set.
 fn http_route_match(
     http: Option<&v1beta2::HttpRoute>,
     http2: Option<&v1beta2::HttpRoute>,
     field: &FieldPath,
     problems: &mut Problems<'_>,
 ) {
-    let (route, word) = match (http, http2) {
+    let (route, variant) = match (http, http2) {
         (Some(route), _) => (route, "httpRoute"),
         (None, Some(route)) => (route, "http2Route"),
         (None, None) => return,
     };
-    let field = field.field(word).field("match");
+    let field = field.field(variant).field("match");
     match (&route.r#match.prefix, &route.r#match.path) {
         (Some(_), None) => {}
         (None, Some(path)) => exact_or_regex(path, field.field("path"), problems),
         (Some(_), Some(_)) => problems.add(
             field,
             Reason::InvalidUnion,
-            "both prefix and path are set: keep one",
+            "both prefix and path are set; keep one",
         ),
         (None, None) => problems.add(
             field,
             Reason::InvalidUnion,
-            "neither prefix nor path is set: set one; the prefix `/` takes everything",
+            "neither prefix nor path is set; set one of them (the prefix `/` matches everything)",
         ),
     }
 }
@@ -238,7 +238,7 @@ pub(crate) fn virtual_gateway(
         let variants = [http.is_some(), http2.is_some(), grpc.is_some()];
         one_connection_pool(&variants, index, &mut problems);
     }
-    rejections(problems)
+    into_errors(problems)
 }
 
 fn one_connection_pool(variants: &[bool], listener: usize, problems: &mut Problems<'_>) {
@@ -249,7 +249,7 @@ fn one_connection_pool(variants: &[bool], listener: usize, problems: &mut Proble
                 .index(listener)
                 .field("connectionPool"),
             Reason::InvalidUnion,
-            "several kinds of connection pool are set: keep the one of the listener's protocol",
+            "connection pools for several protocols are set; keep the one for the listener's protocol",
         );
     }
 }

@@ -1,7 +1,6 @@
-//! What admission looks at beside the object under review, and the two questions it asks of it.
+//! A snapshot of the objects on which admission depends, and the lookup of an object's mesh and gateway in it.
 //!
-//! Made from [`Inputs`] by cloning four pointers. Must not hold more than membership needs, of the mesh's objects and
-//! of pods.
+//! The engine publishes a snapshot whenever one of its kinds changed; creating it clones four pointers of [`Inputs`].
 
 use std::sync::Arc;
 
@@ -12,20 +11,20 @@ use k8s_openapi::api::core::v1::Namespace;
 use super::AdmissionDenial;
 use crate::{
     inputs::{Inputs, ObjectMap},
-    membership::{Labels, list, namespace_labels, selects, there_are},
+    membership::{Labels, known_meshes, list, namespace_labels, selects},
     stage::Problems,
 };
 
-/// The objects that decide which mesh and which gateway an object belongs to.
+/// The objects that determine the mesh and the gateway of an object, and the candidates for a pod's sidecar.
 #[derive(Debug, Clone, Default)]
 pub struct ClusterSnapshot {
-    /// `Namespace`: their labels are what meshes and gateways select
+    /// `Namespace`, whose labels meshes and gateways select
     pub namespaces: ObjectMap<Namespace>,
     /// `Mesh`
     pub meshes: ObjectMap<v1beta2::Mesh>,
-    /// `VirtualNode`: what pods may be
+    /// `VirtualNode`, which select pods
     pub virtual_nodes: ObjectMap<v1beta2::VirtualNode>,
-    /// `VirtualGateway`
+    /// `VirtualGateway`, which select pods and gateway routes
     pub virtual_gateways: ObjectMap<v1beta2::VirtualGateway>,
 }
 
@@ -41,7 +40,7 @@ impl From<&Inputs> for ClusterSnapshot {
 }
 
 impl ClusterSnapshot {
-    /// Whether these are the same pointers: nothing that admission looks at changed.
+    /// Returns whether both snapshots have the same pointers, so that nothing relevant for admission changed.
     pub fn is_same(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.namespaces, &other.namespaces)
             && Arc::ptr_eq(&self.meshes, &other.meshes)
@@ -49,19 +48,21 @@ impl ClusterSnapshot {
             && Arc::ptr_eq(&self.virtual_gateways, &other.virtual_gateways)
     }
 
-    /// The labels of a namespace; none if it is not known. The API server has every namespace that it asks about, so
-    /// that one is on its way to us.
+    /// The labels of a namespace; `None` if the namespace is not known yet.
+    ///
+    /// The API server sends reviews only for existing namespaces, so the watch is about to deliver an unknown one.
     pub fn labels(&self, namespace: &str) -> Option<Labels> {
         let reference = ObjectRef::new(Kind::Namespace, "", namespace);
         let known = self.namespaces.get(&reference)?;
         Some(namespace_labels(namespace, Some(known)))
     }
 
-    /// The labels of the namespace of `object`. Without them a selector such as `NotIn` would take what it must not.
-    fn labels_around(&self, object: &ObjectRef) -> Result<Labels, AdmissionDenial> {
+    /// The labels of the object's namespace. Denies the write if the namespace is unknown: without its labels, a selector
+    /// with `NotIn` would select the object by mistake.
+    fn labels_of_namespace(&self, object: &ObjectRef) -> Result<Labels, AdmissionDenial> {
         self.labels(&object.namespace).ok_or_else(|| {
             let message = format!(
-                "the namespace `{}` is not known here yet: try again in a moment",
+                "namespace `{}` is not known to the control plane yet; try again in a few seconds",
                 object.namespace
             );
             let field = FieldPath::spec().field("meshRef");
@@ -69,9 +70,9 @@ impl ClusterSnapshot {
         })
     }
 
-    /// The one mesh that selects the namespace of `object`.
+    /// The only mesh that selects the namespace of `object`.
     pub(crate) fn mesh(&self, object: &ObjectRef) -> Result<&v1beta2::Mesh, AdmissionDenial> {
-        let labels = self.labels_around(object)?;
+        let labels = self.labels_of_namespace(object)?;
         let selecting: Vec<_> = self
             .meshes
             .iter()
@@ -85,7 +86,7 @@ impl ClusterSnapshot {
             [(reference, _)] => (
                 Reason::MeshTerminating,
                 format!(
-                    "the mesh `{}` is being deleted and takes no new members: wait until it is gone, and create the mesh again",
+                    "mesh `{}` is being deleted and accepts no new members; wait for its deletion, then create the mesh again",
                     reference.name
                 ),
             ),
@@ -95,13 +96,12 @@ impl ClusterSnapshot {
                     .keys()
                     .map(|mesh| Arc::clone(&mesh.name))
                     .collect();
-                let advice = "label the namespace as its namespaceSelector wants";
                 (
                     Reason::MeshNotFound,
                     format!(
-                        "no mesh selects the namespace `{}`; {}",
+                        "no mesh selects namespace `{}`; label the namespace to match a mesh's namespaceSelector ({})",
                         object.namespace,
-                        there_are(&names, advice)
+                        known_meshes(&names)
                     ),
                 )
             }
@@ -110,9 +110,9 @@ impl ClusterSnapshot {
                 (
                     Reason::MeshAmbiguous,
                     format!(
-                        "the meshes {} all select the namespace `{}`: narrow their namespaceSelectors to one",
-                        list(&names),
-                        object.namespace
+                        "several meshes select namespace `{}`: {}; narrow their namespaceSelectors until only one matches",
+                        object.namespace,
+                        list(&names)
                     ),
                 )
             }
@@ -121,14 +121,14 @@ impl ClusterSnapshot {
         Err(denial(object, field, reason, message))
     }
 
-    /// The one gateway of the mesh that selects a gateway route with these labels.
+    /// The only gateway of the mesh that selects a gateway route with these labels.
     pub(crate) fn gateway(
         &self,
         object: &ObjectRef,
         route: &Labels,
         mesh: &v1beta2::Mesh,
     ) -> Result<(&ObjectRef, &v1beta2::VirtualGateway), AdmissionDenial> {
-        let namespace = self.labels_around(object)?;
+        let namespace = self.labels_of_namespace(object)?;
         let selecting: Vec<_> = self
             .virtual_gateways
             .iter()
@@ -146,7 +146,7 @@ impl ClusterSnapshot {
             [] => (
                 Reason::GatewayNotFound,
                 format!(
-                    "no virtual gateway of the mesh `{}` selects this route and its namespace: label them as a gateway's gatewayRouteSelector and namespaceSelector want",
+                    "no virtual gateway of mesh `{}` selects this route and its namespace; label them to match a gateway's gatewayRouteSelector and namespaceSelector",
                     name(mesh)
                 ),
             ),
@@ -155,7 +155,7 @@ impl ClusterSnapshot {
                 (
                     Reason::GatewayAmbiguous,
                     format!(
-                        "{} all select this route: narrow their selectors to one",
+                        "several virtual gateways select this route: {}; narrow their selectors until only one matches",
                         list(&names)
                     ),
                 )
@@ -165,7 +165,7 @@ impl ClusterSnapshot {
         Err(denial(object, field, reason, message))
     }
 
-    /// By its `meshRef`, or by its namespace where no webhook has filled that in.
+    /// Returns whether a gateway belongs to the mesh: by its `meshRef`, or by its namespace if `meshRef` is not set.
     fn is_of_mesh(
         &self,
         reference: &ObjectRef,
@@ -185,7 +185,7 @@ pub(crate) fn name(mesh: &v1beta2::Mesh) -> &str {
     mesh.metadata.name.as_deref().unwrap_or_default()
 }
 
-/// An object of a cluster always has one.
+/// `metadata.uid`, which every object of a Kubernetes cluster has.
 pub(crate) fn uid(uid: Option<&String>) -> &str {
     uid.map_or("", String::as_str)
 }
@@ -198,5 +198,5 @@ fn denial(
 ) -> AdmissionDenial {
     let mut problems = Problems::of(object);
     problems.add(field, reason, message);
-    AdmissionDenial::by_others(problems)
+    AdmissionDenial::from_snapshot(problems)
 }

@@ -1,4 +1,4 @@
-//! Every rule once accepted and once refused, on objects as a cluster sends them.
+//! Each rule of admission, with an accepted and a denied object in the form that an API server sends.
 
 use evermesh_model::{Kind, ObjectRef};
 use json_patch::Patch;
@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 use super::*;
 use crate::{Inputs, object::parse};
 
-/// Two namespaces of one mesh each, one of none and one of two; gateways; a mesh that is going.
-const SURROUNDINGS: &str = "
+/// Namespaces of one mesh, of none, of two and of a terminating one; gateways of several meshes.
+const SNAPSHOT: &str = "
 {apiVersion: v1, kind: Namespace, metadata: {name: shop, labels: {mesh: m}}}
 ---
 {apiVersion: v1, kind: Namespace, metadata: {name: both, labels: {mesh: m, other: o}}}
@@ -20,24 +20,24 @@ const SURROUNDINGS: &str = "
 {apiVersion: v1, kind: Namespace, metadata: {name: edge, labels: {mesh: m, ingress: two}}}
 ---
 apiVersion: appmesh.k8s.aws/v1beta2
-kind: ResolvedMesh
+kind: Mesh
 metadata: {name: m, uid: u-m}
 spec: {namespaceSelector: {matchLabels: {mesh: m}}}
 ---
 apiVersion: appmesh.k8s.aws/v1beta2
-kind: ResolvedMesh
+kind: Mesh
 metadata: {name: o, uid: u-o}
 spec: {namespaceSelector: {matchLabels: {other: o}}}
 ---
 apiVersion: appmesh.k8s.aws/v1beta2
-kind: ResolvedMesh
+kind: Mesh
 metadata: {name: gone, uid: u-gone, deletionTimestamp: 2026-09-30T00:00:00Z}
 spec: {namespaceSelector: {matchLabels: {mesh: gone}}}
 ---
-{apiVersion: appmesh.k8s.aws/v1beta2, kind: ResolvedMesh, metadata: {name: selects-nothing}, spec: {}}
+{apiVersion: appmesh.k8s.aws/v1beta2, kind: Mesh, metadata: {name: selects-nothing}, spec: {}}
 ---
 apiVersion: appmesh.k8s.aws/v1beta2
-kind: ResolvedGateway
+kind: VirtualGateway
 metadata: {name: gate, namespace: shop, uid: u-gate}
 spec:
   namespaceSelector: {matchLabels: {mesh: m}}
@@ -45,29 +45,29 @@ spec:
   meshRef: {name: m, uid: u-m}
 ---
 apiVersion: appmesh.k8s.aws/v1beta2
-kind: ResolvedGateway
+kind: VirtualGateway
 metadata: {name: second, namespace: edge, uid: u-second}
 spec:
   namespaceSelector: {matchLabels: {ingress: two}}
 ---
 apiVersion: appmesh.k8s.aws/v1beta2
-kind: ResolvedGateway
+kind: VirtualGateway
 metadata: {name: stranger, namespace: shop, uid: u-stranger}
 spec:
   namespaceSelector: {matchLabels: {mesh: m}}
   meshRef: {name: o, uid: u-o}
 ---
 apiVersion: appmesh.k8s.aws/v1beta2
-kind: ResolvedGateway
+kind: VirtualGateway
 metadata: {name: stale, namespace: shop, uid: u-stale}
 spec:
   namespaceSelector: {matchLabels: {mesh: m}}
   meshRef: {name: m, uid: u-m-of-last-year}
 ";
 
-fn surroundings() -> ClusterSnapshot {
+fn snapshot() -> ClusterSnapshot {
     let mut inputs = Inputs::default();
-    for value in serde_saphyr::from_multiple::<Value>(SURROUNDINGS).unwrap() {
+    for value in serde_saphyr::from_multiple::<Value>(SNAPSHOT).unwrap() {
         let (reference, object) = parse(value).object.unwrap();
         inputs.apply(reference, Some(object));
     }
@@ -78,7 +78,7 @@ fn yaml(text: &str) -> Value {
     serde_saphyr::from_str(text).unwrap()
 }
 
-/// An object of the name `x` in the namespace `shop`.
+/// An object with name `x` in namespace `shop`.
 fn object(kind: Kind, spec: &str) -> Value {
     let mut metadata = json!({ "name": "x", "uid": "u-x" });
     if kind.is_namespaced() {
@@ -110,12 +110,13 @@ fn filled(
     operation: Operation<'_>,
     family: IpFamily,
 ) -> Result<Patch, AdmissionDenial> {
-    fill(&write(new, operation), &surroundings(), family)
+    fill(&write(new, operation), &snapshot(), family)
 }
 
-/// The spec after the patch of a creation; the rest must be as it was.
+/// The spec after the patch at creation. Asserts that the patch changes nothing else.
 fn created(new: &Value) -> Result<Value, String> {
-    let patch = filled(new, Operation::Create, IpFamily::Ipv4).map_err(|it| it.to_string())?;
+    let patch =
+        filled(new, Operation::Create, IpFamily::Ipv4).map_err(|denial| denial.to_string())?;
     let mut patched = new.clone();
     json_patch::patch(&mut patched, &patch).unwrap();
     let spec = patched["spec"].take();
@@ -130,7 +131,7 @@ fn denied(new: &Value) -> String {
 }
 
 #[test]
-fn fills_the_names_and_the_mesh_and_nothing_else() {
+fn creation_sets_name_and_mesh_only() {
     for (kind, name) in [
         (Kind::VirtualNode, "x_shop"),
         (Kind::VirtualService, "x.shop"),
@@ -157,7 +158,7 @@ fn fills_the_names_and_the_mesh_and_nothing_else() {
 }
 
 #[test]
-fn keeps_what_is_written_and_what_it_does_not_know() {
+fn creation_keeps_explicit_and_unknown_fields() {
     let node = object(
         Kind::VirtualNode,
         "{awsName: mine, tomorrow: {a: [1, 2]}, listeners: [{portMapping: {port: 1, protocol: http}, new: 1}]}",
@@ -168,7 +169,7 @@ fn keeps_what_is_written_and_what_it_does_not_know() {
 }
 
 #[test]
-fn leaves_a_name_to_be_generated_and_a_broken_spec_alone() {
+fn generated_name_and_invalid_spec_are_not_patched() {
     let mut nameless = object(Kind::VirtualNode, "{}");
     nameless["metadata"]["name"].take();
     let expected = json!({ "meshRef": { "name": "m", "uid": "u-m" } });
@@ -182,7 +183,7 @@ fn leaves_a_name_to_be_generated_and_a_broken_spec_alone() {
 }
 
 #[test]
-fn an_update_fills_nothing() {
+fn update_sets_no_defaults() {
     let old = object(Kind::VirtualNode, "{}");
     let update = Operation::Update { old: &old };
     let new = object(Kind::VirtualNode, "{meshRef: {name: o, uid: any}}");
@@ -190,7 +191,7 @@ fn an_update_fills_nothing() {
 }
 
 #[test]
-fn exactly_one_mesh_takes_an_object() {
+fn object_needs_exactly_one_mesh() {
     let of = |namespace: &str| {
         let mut node = object(Kind::VirtualNode, "{}");
         node["metadata"]["namespace"] = namespace.into();
@@ -198,27 +199,30 @@ fn exactly_one_mesh_takes_an_object() {
     };
     assert_eq!(
         denied(&of("nowhere")),
-        "spec.meshRef: no mesh selects the namespace `nowhere`; there is `gone`, `m`, `o` and `selects-nothing`: label the namespace as its namespaceSelector wants (MeshNotFound)"
+        "spec.meshRef: no mesh selects namespace `nowhere`; label the namespace to match a mesh's namespaceSelector (known meshes: `gone`, `m`, `o` and `selects-nothing`) (MeshNotFound)"
     );
     assert_eq!(
         denied(&of("both")),
-        "spec.meshRef: the meshes `m` and `o` all select the namespace `both`: narrow their namespaceSelectors to one (MeshAmbiguous)"
+        "spec.meshRef: several meshes select namespace `both`: `m` and `o`; narrow their namespaceSelectors until only one matches (MeshAmbiguous)"
     );
     assert_eq!(
         denied(&of("leaving")),
-        "spec.meshRef: the mesh `gone` is being deleted and takes no new members: wait until it is gone, and create the mesh again (MeshTerminating)"
+        "spec.meshRef: mesh `gone` is being deleted and accepts no new members; wait for its deletion, then create the mesh again (MeshTerminating)"
     );
     let node = of("nowhere");
-    let refused = filled(&node, Operation::Create, IpFamily::Ipv4).unwrap_err();
-    assert!(refused.may_be_stale, "a mesh may have come since");
+    let denial = filled(&node, Operation::Create, IpFamily::Ipv4).unwrap_err();
+    assert!(
+        denial.may_be_stale,
+        "a newer snapshot may contain a mesh that matches"
+    );
 }
 
 #[test]
-fn a_namespace_that_is_not_known_is_in_no_mesh_yet() {
+fn object_in_unknown_namespace_is_denied() {
     let mesh = yaml(
         "
 apiVersion: appmesh.k8s.aws/v1beta2
-kind: ResolvedMesh
+kind: Mesh
 metadata: {name: m, uid: u-m}
 spec: {namespaceSelector: {matchExpressions: [{key: team, operator: NotIn, values: [a]}]}}",
     );
@@ -227,17 +231,17 @@ spec: {namespaceSelector: {matchExpressions: [{key: team, operator: NotIn, value
     inputs.apply(reference, Some(mesh));
     let node = object(Kind::VirtualNode, "{}");
     let of_node = write(&node, Operation::Create);
-    let unseen = fill(&of_node, &ClusterSnapshot::from(&inputs), IpFamily::Ipv4);
-    let denial = unseen.unwrap_err();
+    let result = fill(&of_node, &ClusterSnapshot::from(&inputs), IpFamily::Ipv4);
+    let denial = result.unwrap_err();
     assert_eq!(
         denial.to_string(),
-        "spec.meshRef: the namespace `shop` is not known here yet: try again in a moment (MeshNotFound)"
+        "spec.meshRef: namespace `shop` is not known to the control plane yet; try again in a few seconds (MeshNotFound)"
     );
-    assert!(denial.may_be_stale, "the namespace is on its way");
+    assert!(denial.may_be_stale, "the watch will deliver the namespace");
 }
 
 #[test]
-fn references_cannot_be_written_at_creation() {
+fn references_are_read_only_at_creation() {
     for (kind, field) in [
         (Kind::VirtualNode, "meshRef"),
         (Kind::VirtualService, "meshRef"),
@@ -248,14 +252,17 @@ fn references_cannot_be_written_at_creation() {
         (Kind::GatewayRoute, "virtualGatewayRef"),
     ] {
         let node = object(kind, &format!("{{{field}: {{name: m, uid: u-m}}}}"));
-        let refused = filled(&node, Operation::Create, IpFamily::Ipv4).unwrap_err();
+        let denial = filled(&node, Operation::Create, IpFamily::Ipv4).unwrap_err();
         assert_eq!(
-            refused.to_string(),
+            denial.to_string(),
             format!(
-                "spec.{field}: is filled in by the control plane when the object is created: leave it out (ReadOnly)"
+                "spec.{field}: is set by the control plane when the object is created; remove it (ReadOnly)"
             )
         );
-        assert!(!refused.may_be_stale, "no newer knowledge changes that");
+        assert!(
+            !denial.may_be_stale,
+            "the denial does not depend on other objects"
+        );
     }
 }
 
@@ -267,7 +274,7 @@ fn gateway_route(namespace: &str, labels: &str) -> Value {
 }
 
 #[test]
-fn exactly_one_gateway_of_the_mesh_takes_a_gateway_route() {
+fn gateway_route_needs_exactly_one_gateway_of_its_mesh() {
     let attached = created(&gateway_route("shop", "{gate: one}")).unwrap();
     assert_eq!(
         attached,
@@ -281,20 +288,20 @@ fn exactly_one_gateway_of_the_mesh_takes_a_gateway_route() {
     assert_eq!(
         by_namespace["virtualGatewayRef"],
         json!({ "name": "second", "namespace": "edge", "uid": "u-second" }),
-        "a gateway without a meshRef is of its namespace's mesh"
+        "a gateway without meshRef belongs to the mesh of its namespace"
     );
     assert_eq!(
         denied(&gateway_route("shop", "{gate: other}")),
-        "spec.virtualGatewayRef: no virtual gateway of the mesh `m` selects this route and its namespace: label them as a gateway's gatewayRouteSelector and namespaceSelector want (GatewayNotFound)"
+        "spec.virtualGatewayRef: no virtual gateway of mesh `m` selects this route and its namespace; label them to match a gateway's gatewayRouteSelector and namespaceSelector (GatewayNotFound)"
     );
     assert_eq!(
         denied(&gateway_route("edge", "{gate: one}")),
-        "spec.virtualGatewayRef: `VirtualGateway/edge/second` and `VirtualGateway/shop/gate` all select this route: narrow their selectors to one (GatewayAmbiguous)"
+        "spec.virtualGatewayRef: several virtual gateways select this route: `VirtualGateway/edge/second` and `VirtualGateway/shop/gate`; narrow their selectors until only one matches (GatewayAmbiguous)"
     );
 }
 
 #[test]
-fn a_mesh_has_the_family_of_its_cluster() {
+fn mesh_gets_the_ip_family_of_the_kubernetes_cluster() {
     let v4 = json!({ "meshServiceDiscovery": { "ipPreference": "IPv4_ONLY" } });
     let v6 = json!({ "meshServiceDiscovery": { "ipPreference": "IPv6_ONLY" } });
     for (spec, family, expected) in [
@@ -319,7 +326,7 @@ fn a_mesh_has_the_family_of_its_cluster() {
         json_patch::patch(&mut mesh, &patch).unwrap();
         assert_eq!(mesh["spec"], expected, "{spec} {family:?}");
         let again = filled(&mesh, Operation::Update { old: &old }, family).unwrap();
-        assert_eq!(again, Patch(vec![]), "nothing is left to do");
+        assert_eq!(again, Patch(vec![]), "a second patch is empty");
     }
     let mut going = object(Kind::Mesh, "{}");
     going["metadata"]["deletionTimestamp"] = "2026-09-30T00:00:00Z".into();
@@ -332,7 +339,7 @@ fn checked(new: &Value, operation: Operation<'_>) -> String {
 }
 
 #[test]
-fn every_kind_keeps_what_cannot_be_changed() {
+fn immutable_fields_cannot_be_changed() {
     const REF: &str = "{name: m, uid: u}";
     const OTHER: &str = "{name: m, uid: another}";
     const ROUTE: &str = "httpRoute: {match: {prefix: /}, action: {target: {virtualService: {virtualServiceRef: {name: s}}}}}";
@@ -374,7 +381,7 @@ fn every_kind_keeps_what_cannot_be_changed() {
 }
 
 #[test]
-fn cloud_map_discovery_stays_once_it_is_there() {
+fn cloud_map_discovery_is_immutable_once_set() {
     const DNS: &str = "{serviceDiscovery: {dns: {hostname: a}}}";
     const MAP: &str = "{serviceDiscovery: {awsCloudMap: {namespaceName: ns, serviceName: s}}}";
     const OTHER: &str = "{serviceDiscovery: {awsCloudMap: {namespaceName: ns, serviceName: t}}}";
@@ -386,35 +393,35 @@ fn cloud_map_discovery_stays_once_it_is_there() {
     assert_eq!(change(DNS, MAP), "passes");
     assert_eq!(
         change(MAP, OTHER),
-        r#"spec.serviceDiscovery.awsCloudMap: cannot be changed from {"namespaceName":"ns","serviceName":"s"} to {"namespaceName":"ns","serviceName":"t"}: keep it, or delete the object and create it again (Immutable)"#
+        r#"spec.serviceDiscovery.awsCloudMap: cannot be changed from `{"namespaceName":"ns","serviceName":"s"}` to `{"namespaceName":"ns","serviceName":"t"}`; keep the value, or delete and recreate the object (Immutable)"#
     );
     assert!(
         change(MAP, DNS)
-            .ends_with("to absent: keep it, or delete the object and create it again (Immutable)")
+            .ends_with("to absent; keep the value, or delete and recreate the object (Immutable)")
     );
 }
 
 #[test]
-fn the_rules_of_each_kind_are_asked() {
+fn rules_of_each_kind_are_checked() {
     let target = "action: {target: {virtualService: {virtualServiceRef: {name: s}}}}";
-    for (kind, accepted, refused, message) in [
+    for (kind, accepted, rejected, message) in [
         (
             Kind::VirtualNode,
             "{serviceDiscovery: {dns: {hostname: a.}}, listeners: [{portMapping: {port: 1, protocol: http}}]}".to_owned(),
             "{listeners: [{portMapping: {port: 1, protocol: http}}]}".to_owned(),
-            "spec.serviceDiscovery: a node with listeners needs a serviceDiscovery",
+            "spec.serviceDiscovery: a node with listeners requires serviceDiscovery",
         ),
         (
             Kind::VirtualRouter,
             "{routes: [{name: a}, {name: b}]}".to_owned(),
             "{routes: [{name: a}, {name: a}]}".to_owned(),
-            "spec.routes[1].name: there is a route `a` before it",
+            "spec.routes[1].name: route name `a` is already used",
         ),
         (
             Kind::VirtualGateway,
             "{listeners: [{portMapping: {port: 1, protocol: http}, connectionPool: {http: {maxConnections: 1}}}]}".to_owned(),
             "{listeners: [{portMapping: {port: 1, protocol: http}, connectionPool: {http: {maxConnections: 1}, http2: {maxRequests: 1}}}]}".to_owned(),
-            "spec.listeners[0].connectionPool: several kinds",
+            "spec.listeners[0].connectionPool: connection pools for several protocols are set",
         ),
         (
             Kind::GatewayRoute,
@@ -430,17 +437,17 @@ fn the_rules_of_each_kind_are_asked() {
         ),
     ] {
         let accepted = object(kind, &accepted);
-        let refused = object(kind, &refused);
+        let rejected = object(kind, &rejected);
         assert_eq!(checked(&accepted, Operation::Create), "passes", "{kind}");
         for operation in [Operation::Create, Operation::Update { old: &accepted }] {
-            let answer = checked(&refused, operation);
+            let answer = checked(&rejected, operation);
             assert!(answer.starts_with(message), "{kind}: {answer}");
         }
     }
 }
 
 #[test]
-fn a_route_is_one_that_envoy_takes() {
+fn paths_and_expressions_of_routes_are_checked() {
     let route = |rest: &str| {
         object(
             Kind::Route,
@@ -466,28 +473,28 @@ fn a_route_is_one_that_envoy_takes() {
     ] {
         assert_eq!(checked(&accepted, Operation::Create), "passes");
     }
-    for (refused, message) in [
+    for (rejected, message) in [
         (
             http("httpRoute", "{path: {regex: '/('}}"),
-            "spec.httpRoute.match.path.regex: `/(` is not a regular expression that Envoy takes (RE2), so the route is left out: unclosed group (InvalidValue)",
+            "spec.httpRoute.match.path.regex: `/(` is not a valid RE2 regular expression, so the route is left out: unclosed group (InvalidValue)",
         ),
         (
             http("http2Route", "{path: {exact: a}}"),
-            "spec.http2Route.match.path.exact: `a` fits no path: begin it with `/` (InvalidValue)",
+            "spec.http2Route.match.path.exact: `a` does not match any path; begin it with `/` (InvalidValue)",
         ),
         (
             http(
                 "httpRoute",
                 "{prefix: /, headers: [{name: a, match: {regex: '['}}]}",
             ),
-            "spec.httpRoute.match.headers[0].match.regex: `[` is not a regular expression that Envoy takes (RE2), so the route is left out: unclosed character class (InvalidValue)",
+            "spec.httpRoute.match.headers[0].match.regex: `[` is not a valid RE2 regular expression, so the route is left out: unclosed character class (InvalidValue)",
         ),
         (
             http("grpcRoute", "{metadata: [{name: a, match: {regex: '*'}}]}"),
-            "spec.grpcRoute.match.metadata[0].match.regex: `*` is not a regular expression that Envoy takes (RE2), so the route is left out: repetition operator missing expression (InvalidValue)",
+            "spec.grpcRoute.match.metadata[0].match.regex: `*` is not a valid RE2 regular expression, so the route is left out: repetition operator missing expression (InvalidValue)",
         ),
     ] {
-        assert_eq!(checked(&refused, Operation::Create), message);
+        assert_eq!(checked(&rejected, Operation::Create), message);
     }
     let two_kinds = checked(&route("tcpRoute: {}, httpRoute: {}"), Operation::Create);
     assert!(
@@ -497,7 +504,7 @@ fn a_route_is_one_that_envoy_takes() {
 }
 
 #[test]
-fn an_object_that_is_going_and_a_spec_that_stays_always_pass() {
+fn terminating_object_and_unchanged_spec_always_pass() {
     let invalid = object(
         Kind::VirtualNode,
         "{awsName: a, listeners: [{portMapping: {port: 1, protocol: http}}]}",

@@ -1,6 +1,4 @@
-//! What admission is asked about, and its refusal.
-//!
-//! Must not decide anything.
+//! The input of admission ([`ObjectWrite`]) and its negative answer ([`AdmissionDenial`]).
 
 use std::fmt;
 
@@ -9,31 +7,31 @@ use serde_json::Value;
 
 use crate::stage::Problems;
 
-/// An object on its way into the cluster, as JSON: what our types do not know must survive.
+/// A write to an object that the API server asks about. The object is JSON, so that fields unknown to Evermesh survive.
 #[derive(Debug, Clone)]
 pub struct ObjectWrite<'a> {
-    /// Which object. The name is empty while the API server has yet to generate one.
+    /// The identity of the object. The name is empty if the API server generates it later (`generateName`).
     pub object: ObjectRef,
-    /// Whether it is there already.
+    /// Creation or update.
     pub operation: Operation<'a>,
-    /// The object as it is to be.
+    /// The object after the write.
     pub new: &'a Value,
 }
 
-/// What is done with an object.
+/// The operation of a write.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Operation<'a> {
-    /// It comes.
+    /// The object is created.
     Create,
-    /// It changes.
+    /// The object is changed.
     Update {
-        /// The object as it is.
+        /// The object before the write.
         old: &'a Value,
     },
 }
 
 impl ObjectWrite<'_> {
-    /// Whether [`fill`](super::fill) looks at other objects to answer.
+    /// Returns whether [`fill`](super::fill) depends on other objects.
     pub fn needs_cluster_snapshot(&self) -> bool {
         let kind = self.object.kind;
         self.operation == Operation::Create
@@ -41,26 +39,26 @@ impl ObjectWrite<'_> {
             && kind.api_version() == Kind::Mesh.api_version()
     }
 
-    /// Whether the object is only waiting for its finalizers. Then every write must pass, or an object
-    /// that some rule refuses by now could never go.
+    /// Returns whether the object is being deleted. Every write must then pass, because otherwise the finalizers of an
+    /// object that newer rules reject could never be removed.
     pub(crate) fn is_terminating(&self) -> bool {
         !self.new["metadata"]["deletionTimestamp"].is_null()
     }
 }
 
-/// Why a write does not pass, in words for whoever wrote the object.
+/// The reasons why a write is denied.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AdmissionDenial {
-    /// What is wrong; never empty.
+    /// The problems of the object; never empty.
     pub problems: Vec<Problem>,
-    /// Whether other objects are the reason. These are known from a watch, which may lag behind the API
-    /// server: a newer [`ClusterSnapshot`](super::ClusterSnapshot) may let the same write pass.
+    /// Whether the denial depends on other objects. The watch may lag behind the API server, so the same write may pass
+    /// with a newer [`ClusterSnapshot`](super::ClusterSnapshot).
     pub may_be_stale: bool,
 }
 
 impl AdmissionDenial {
-    /// The problems of the object itself, if there are any.
-    pub(crate) fn of(problems: Vec<Problem>) -> Result<(), Self> {
+    /// Denies the write if the object has problems that do not depend on other objects.
+    pub(crate) fn from_problems(problems: Vec<Problem>) -> Result<(), Self> {
         if problems.is_empty() {
             return Ok(());
         }
@@ -70,8 +68,8 @@ impl AdmissionDenial {
         })
     }
 
-    /// Problems with other objects.
-    pub(crate) fn by_others(problems: Problems<'_>) -> Self {
+    /// A denial that depends on other objects.
+    pub(crate) fn from_snapshot(problems: Problems<'_>) -> Self {
         Self {
             problems: problems.into_list(),
             may_be_stale: true,
@@ -80,7 +78,7 @@ impl AdmissionDenial {
 }
 
 impl fmt::Display for AdmissionDenial {
-    /// The object is left out: whoever reads this has just written it.
+    /// Omits the object, because the reader is its author.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, problem) in self.problems.iter().enumerate() {
             if index > 0 {
@@ -89,7 +87,7 @@ impl fmt::Display for AdmissionDenial {
             if !problem.field.is_root() {
                 write!(f, "{}: ", problem.field)?;
             }
-            write!(f, "{} ({:?})", problem.message, problem.reason)?;
+            write!(f, "{} ({})", problem.message, problem.reason)?;
         }
         Ok(())
     }

@@ -5,12 +5,12 @@ use evermesh_model::{Kind, ObjectRef, Protocol, ServicePort};
 use super::*;
 
 fn node(backends: Option<&str>, application: Option<&str>) -> ObjectMeta {
-    let written = [(BACKENDS, backends), (APPLICATION, application)];
-    let written = written
+    let annotations = [(BACKENDS, backends), (APPLICATION, application)];
+    let annotations = annotations
         .into_iter()
         .filter_map(|(name, text)| Some((name.to_owned(), text?.to_owned())));
     ObjectMeta {
-        annotations: Some(written.collect()),
+        annotations: Some(annotations.collect()),
         ..ObjectMeta::default()
     }
 }
@@ -30,7 +30,7 @@ fn backend(hostname: &str, ports: &[u16]) -> IndexEntry<ServiceName> {
     }
 }
 
-/// What comes of both annotations of a node with the listeners 8080 and 9090: its local ports, and the problems.
+/// The local ports and problems of a node with these annotations, the listeners 8080 and 9090 and three backends.
 fn read(backends: &str, application: &str) -> (LocalPorts, Vec<(Reason, String)>) {
     let object = ObjectRef::new(Kind::VirtualNode, "a", "x");
     let mut problems = Problems::of(&object);
@@ -39,18 +39,23 @@ fn read(backends: &str, application: &str) -> (LocalPorts, Vec<(Reason, String)>
     let served = [
         backend("Color.shop", &[80]),
         backend("many.shop", &[80, 81]),
-        backend("nobody.shop", &[]),
+        backend("unprovided.shop", &[]),
     ];
     let ports = unresolved.resolve(served.iter(), &mut problems);
     let problems = problems.into_list().into_iter();
-    (ports, problems.map(|it| (it.reason, it.message)).collect())
+    (
+        ports,
+        problems
+            .map(|problem| (problem.reason, problem.message))
+            .collect(),
+    )
 }
 
 const BACKENDS_OK: &str = "color.shop=9001, many.shop:81=9002";
 const APPLICATION_OK: &str = "8080=18080,9090=19090";
 
 #[test]
-fn both_directions_are_read() {
+fn both_annotations_are_parsed() {
     let (ports, problems) = read(
         " COLOR.shop = 9001 ,, many.shop : 81 = 9002,many.shop:80=9003",
         APPLICATION_OK,
@@ -73,7 +78,7 @@ fn both_directions_are_read() {
 }
 
 #[test]
-fn one_annotation_is_enough_and_none_is_interception() {
+fn traffic_is_intercepted_without_annotations_only() {
     for (node, is_intercepted) in [
         (node(None, None), true),
         (node(Some(""), None), false),
@@ -90,7 +95,7 @@ fn one_annotation_is_enough_and_none_is_interception() {
 }
 
 #[test]
-fn a_wrong_backend_port_is_left_out_alone() {
+fn invalid_backend_entry_does_not_affect_other_entries() {
     for (item, reason) in [
         ("color.shop", Reason::InvalidValue),
         ("=9009", Reason::InvalidValue),
@@ -109,8 +114,8 @@ fn a_wrong_backend_port_is_left_out_alone() {
         ("color.shop=9002", Reason::PortConflict),
         ("other.shop=9009", Reason::ReferenceNotFound),
         ("color.shop:81=9009", Reason::PortNotFound),
-        ("nobody.shop=9009", Reason::PortNotFound),
-        ("nobody.shop:80=9009", Reason::PortNotFound),
+        ("unprovided.shop=9009", Reason::PortNotFound),
+        ("unprovided.shop:80=9009", Reason::PortNotFound),
         ("many.shop=9009", Reason::PortRequired),
     ] {
         let (ports, problems) = read(&format!("{BACKENDS_OK},{item}"), APPLICATION_OK);
@@ -124,7 +129,7 @@ fn a_wrong_backend_port_is_left_out_alone() {
 }
 
 #[test]
-fn a_wrong_application_port_is_left_out_alone() {
+fn invalid_application_entry_does_not_affect_other_entries() {
     for (item, reason) in [
         ("9090=", Reason::InvalidValue),
         ("9090=0", Reason::InvalidValue),
@@ -159,19 +164,19 @@ fn a_wrong_application_port_is_left_out_alone() {
 }
 
 #[test]
-fn what_is_not_named_has_a_problem() {
+fn missing_listeners_and_backends_are_problems() {
     let (ports, problems) = read("color.shop=9001", "8080=18080");
     assert_eq!((ports.backends.len(), ports.application.len()), (1, 1));
-    let expected = ["the listener 9090", "cannot call `many.shop`"];
+    let expected = ["listener 9090", "cannot call `many.shop`"];
     assert_eq!(problems.len(), expected.len(), "{problems:?}");
-    for ((reason, message), words) in problems.iter().zip(expected) {
+    for ((reason, message), part) in problems.iter().zip(expected) {
         assert_eq!(*reason, Reason::PortRequired);
-        assert!(message.contains(words), "{message}");
+        assert!(message.contains(part), "{message}");
     }
 }
 
 #[test]
-fn a_port_of_the_proxy_is_no_listener_without_interception() {
+fn listener_on_a_port_of_the_proxy_is_rejected_without_interception() {
     let object = ObjectRef::new(Kind::VirtualNode, "a", "x");
     let mut problems = Problems::of(&object);
     let node = node(None, Some("15001=8080"));

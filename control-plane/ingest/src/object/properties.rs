@@ -1,4 +1,4 @@
-//! What holds for any document whatever.
+//! Properties of parsing that hold for arbitrary documents.
 
 use evermesh_model::Severity;
 use proptest::prelude::*;
@@ -38,8 +38,8 @@ fn any_json() -> impl Strategy<Value = Value> {
     })
 }
 
-/// Every value inside of a document, in one walk.
-fn places(value: &mut Value) -> Vec<&mut Value> {
+/// All leaf values of a document.
+fn leaves(value: &mut Value) -> Vec<&mut Value> {
     let mut found = Vec::new();
     let mut open = vec![value];
     while let Some(value) = open.pop() {
@@ -54,14 +54,15 @@ fn places(value: &mut Value) -> Vec<&mut Value> {
     found
 }
 
-/// What must hold for any document.
+/// Asserts that a document without object has a problem, that a document with an object has no error, and that the object
+/// is parsed again without problems from its serialised form.
 fn check(document: Value) -> Result<(), TestCaseError> {
     let parsed = parse(document);
-    let is_wrong = parsed
+    let has_error = parsed
         .problems
         .iter()
         .any(|problem| problem.severity == Severity::Error);
-    prop_assert!(parsed.object.is_none() || !is_wrong);
+    prop_assert!(parsed.object.is_none() || !has_error);
     prop_assert!(parsed.object.is_some() || !parsed.problems.is_empty());
     if let Some((id, object)) = parsed.object {
         prop_assert_eq!(Some(&id), parsed.id.as_ref());
@@ -89,12 +90,12 @@ fn check(document: Value) -> Result<(), TestCaseError> {
 
 proptest! {
     #[test]
-    fn any_json_is_read(document in any_json()) {
+    fn arbitrary_json_is_parsed(document in any_json()) {
         check(document)?;
     }
 
     #[test]
-    fn any_body_of_any_kind_is_read(
+    fn arbitrary_body_of_any_kind_is_parsed(
         kind in prop::sample::select(Kind::ALL.to_vec()),
         metadata in any_json(),
         spec in any_json(),
@@ -110,15 +111,15 @@ proptest! {
     }
 
     #[test]
-    fn any_change_of_a_valid_document_is_read(
+    fn changed_valid_document_is_parsed(
         document in prop::sample::select(valid().to_vec()),
         changes in prop::collection::vec((any::<prop::sample::Index>(), any_json()), 1..4),
     ) {
         let mut document = document;
         for (index, value) in changes {
-            let mut places = places(&mut document);
-            let place = index.index(places.len());
-            *places.swap_remove(place) = value;
+            let mut leaves = leaves(&mut document);
+            let leaf = index.index(leaves.len());
+            *leaves.swap_remove(leaf) = value;
         }
         check(document)?;
     }

@@ -13,11 +13,11 @@ pub(super) fn valid() -> &'static [Value] {
 }
 
 pub(super) fn find(kind: Kind) -> Value {
-    let is_it = |document: &&Value| document["kind"] == kind.as_str();
-    valid().iter().find(is_it).unwrap().clone()
+    let has_kind = |document: &&Value| document["kind"] == kind.as_str();
+    valid().iter().find(has_kind).unwrap().clone()
 }
 
-/// A valid document with one value set; `at` is a JSON pointer below which the last step may be new.
+/// A valid document with one value changed. `at` is a JSON pointer; its last step may be a new field.
 fn with(kind: Kind, at: &str, value: Value) -> Value {
     let mut document = find(kind);
     let (parent, step) = at.rsplit_once('/').unwrap();
@@ -25,7 +25,7 @@ fn with(kind: Kind, at: &str, value: Value) -> Value {
     document
 }
 
-/// Without the field at the end of a JSON pointer.
+/// A valid document without the field to which the JSON pointer `at` refers.
 fn without(kind: Kind, at: &str) -> Value {
     let mut document = find(kind);
     let (parent, step) = at.rsplit_once('/').unwrap();
@@ -37,7 +37,7 @@ fn without(kind: Kind, at: &str) -> Value {
     document
 }
 
-/// The fields and messages of all problems, with their severity's first letter.
+/// All problems as `E FIELD: MESSAGE` (error) or `W FIELD: MESSAGE` (warning).
 fn problems(parsed: &ParsedDocument) -> Vec<String> {
     parsed
         .problems
@@ -54,7 +54,7 @@ fn problems(parsed: &ParsedDocument) -> Vec<String> {
 }
 
 #[track_caller]
-fn refuses(document: Value, expected: &[&str]) {
+fn assert_rejected(document: Value, expected: &[&str]) {
     let parsed = parse(document);
     assert_eq!(problems(&parsed), expected);
     assert!(parsed.object.is_none());
@@ -62,7 +62,7 @@ fn refuses(document: Value, expected: &[&str]) {
 }
 
 #[test]
-fn takes_a_valid_document_of_every_kind() {
+fn valid_document_of_every_kind_is_accepted() {
     let mut kinds = Vec::new();
     for document in valid() {
         let parsed = parse(document.clone());
@@ -75,7 +75,7 @@ fn takes_a_valid_document_of_every_kind() {
 }
 
 #[test]
-fn keeps_every_field_of_a_valid_document() {
+fn every_field_of_a_valid_document_is_kept() {
     let Some((id, Object::VirtualNode(node))) = parse(find(Kind::VirtualNode)).object else {
         panic!("a virtual node");
     };
@@ -87,13 +87,13 @@ fn keeps_every_field_of_a_valid_document() {
 }
 
 #[test]
-fn prunes_what_manifests_of_app_mesh_really_hold() {
+fn unknown_fields_in_real_app_mesh_manifests_are_pruned() {
     let tls = "/spec/backends/0/virtualService/clientPolicy/tls/mode";
     let parsed = parse(with(Kind::VirtualNode, tls, json!("STRICT")));
     assert_eq!(
         problems(&parsed),
         [
-            "W spec.backends[0].virtualService.clientPolicy.tls.mode: unknown field, without effect; known here: certificate, enforce, ports, validation"
+            "W spec.backends[0].virtualService.clientPolicy.tls.mode: unknown field, ignored; known fields: certificate, enforce, ports, validation"
         ]
     );
     assert_eq!(parsed.object, parse(find(Kind::VirtualNode)).object);
@@ -102,7 +102,7 @@ fn prunes_what_manifests_of_app_mesh_really_hold() {
     let parsed = parse(with(Kind::VirtualRouter, tcp, json!({ "prefix": "/" })));
     assert_eq!(
         problems(&parsed),
-        ["W spec.routes[1].tcpRoute.match.prefix: unknown field, without effect; known here: port"]
+        ["W spec.routes[1].tcpRoute.match.prefix: unknown field, ignored; known fields: port"]
     );
     let expected = parse(with(Kind::VirtualRouter, tcp, json!({})));
     assert!(expected.object.is_some());
@@ -110,47 +110,45 @@ fn prunes_what_manifests_of_app_mesh_really_hold() {
 }
 
 #[test]
-fn warns_of_unknown_fields_at_the_root() {
+fn unknown_field_at_the_root_is_a_warning() {
     let parsed = parse(with(Kind::Mesh, "/sepc", json!({ "awsName": "other" })));
     assert_eq!(
         problems(&parsed),
-        ["W sepc: unknown field, without effect; known here: spec, status"]
+        ["W sepc: unknown field, ignored; known fields: spec, status"]
     );
     assert_eq!(parsed.object, parse(find(Kind::Mesh)).object);
 }
 
 #[test]
-fn does_not_report_unknown_fields_of_native_kinds() {
+fn unknown_fields_of_native_kinds_are_not_reported() {
     let parsed = parse(with(Kind::Service, "/spec/fromTheFuture", json!(1)));
     assert_eq!(problems(&parsed), [""; 0]);
     assert_eq!(parsed.object, parse(find(Kind::Service)).object);
 }
 
 #[test]
-fn refuses_wrong_types() {
-    refuses(
+fn wrong_types_are_rejected() {
+    assert_rejected(
         with(
             Kind::VirtualNode,
             "/spec/listeners/0/portMapping/port",
             json!("8080"),
         ),
-        &[
-            "E spec.listeners[0].portMapping.port: must be an integer of 64 bits, not the text \"8080\"",
-        ],
+        &["E spec.listeners[0].portMapping.port: must be a 64-bit integer, not the string `8080`"],
     );
-    refuses(
+    assert_rejected(
         with(Kind::VirtualNode, "/spec/listeners", json!({})),
         &["E spec.listeners: must be a list, not an object"],
     );
-    refuses(
+    assert_rejected(
         with(Kind::VirtualNode, "/spec/listeners", json!([null])),
         &["E spec.listeners[0]: must be an object, not null"],
     );
-    refuses(
+    assert_rejected(
         with(Kind::VirtualService, "/spec/awsName", json!(["a"])),
-        &["E spec.awsName: must be a text, not a list"],
+        &["E spec.awsName: must be a string, not a list"],
     );
-    refuses(
+    assert_rejected(
         with(
             Kind::VirtualRouter,
             "/spec/routes/0/httpRoute/match/headers/0/invert",
@@ -160,46 +158,46 @@ fn refuses_wrong_types() {
             "E spec.routes[0].httpRoute.match.headers[0].invert: must be true or false, not the number 1.5",
         ],
     );
-    refuses(
+    assert_rejected(
         with(
             Kind::Mesh,
             "/spec/namespaceSelector/matchLabels/mesh",
             json!(true),
         ),
-        &["E spec.namespaceSelector.matchLabels.mesh: must be a text, not true"],
+        &["E spec.namespaceSelector.matchLabels.mesh: must be a string, not true"],
     );
-    refuses(
+    assert_rejected(
         with(
             Kind::VirtualNode,
             "/metadata/labels",
             json!({ "version": 2 }),
         ),
-        &["E metadata.labels.version: must be a text, not the number 2"],
+        &["E metadata.labels.version: must be a string, not the number 2"],
     );
-    refuses(
+    assert_rejected(
         with(Kind::Mesh, "/spec", json!(7)),
         &["E spec: must be an object, not the number 7"],
     );
 }
 
 #[test]
-fn refuses_what_is_out_of_bounds() {
+fn values_out_of_bounds_are_rejected() {
     let port = "/spec/listeners/0/portMapping/port";
-    refuses(
+    assert_rejected(
         with(Kind::VirtualNode, port, json!(0)),
         &["E spec.listeners[0].portMapping.port: must be at least 1, not 0"],
     );
-    refuses(
+    assert_rejected(
         with(Kind::VirtualNode, port, json!(65536)),
         &["E spec.listeners[0].portMapping.port: must be at most 65535, not 65536"],
     );
     for huge in [json!(u64::MAX), json!(1e300)] {
         let message = format!(
-            "E spec.listeners[0].portMapping.port: must be an integer of 64 bits, not the number {huge}"
+            "E spec.listeners[0].portMapping.port: must be a 64-bit integer, not the number {huge}"
         );
-        refuses(with(Kind::VirtualNode, port, huge), &[&message]);
+        assert_rejected(with(Kind::VirtualNode, port, huge), &[&message]);
     }
-    refuses(
+    assert_rejected(
         with(
             Kind::VirtualNode,
             "/spec/logging/accessLog/file/path",
@@ -207,7 +205,7 @@ fn refuses_what_is_out_of_bounds() {
         ),
         &["E spec.logging.accessLog.file.path: must not be empty"],
     );
-    refuses(
+    assert_rejected(
         with(
             Kind::VirtualNode,
             "/spec/logging/accessLog/file/path",
@@ -215,12 +213,12 @@ fn refuses_what_is_out_of_bounds() {
         ),
         &["E spec.logging.accessLog.file.path: must have at most 255 characters, not 256"],
     );
-    refuses(
+    assert_rejected(
         with(Kind::VirtualRouter, "/spec/listeners", json!([])),
         &["E spec.listeners: must not be empty"],
     );
     let targets = vec![json!({ "weight": 1 }); 11];
-    refuses(
+    assert_rejected(
         with(
             Kind::VirtualRouter,
             "/spec/routes/1/tcpRoute/action/weightedTargets",
@@ -228,49 +226,46 @@ fn refuses_what_is_out_of_bounds() {
         ),
         &["E spec.routes[1].tcpRoute.action.weightedTargets: must have at most 10 items, not 11"],
     );
-    refuses(
+    assert_rejected(
         with(Kind::Mesh, "/spec/egressFilter/type", json!("ALLOW")),
-        &["E spec.egressFilter.type: must be one of ALLOW_ALL, DROP_ALL, not \"ALLOW\""],
+        &["E spec.egressFilter.type: must be one of ALLOW_ALL, DROP_ALL, not `ALLOW`"],
     );
 }
 
 #[test]
-fn cuts_long_values_in_messages() {
+fn long_values_are_cut_in_messages() {
     let long = "é".repeat(100);
-    refuses(
+    assert_rejected(
         with(Kind::Mesh, "/spec/egressFilter/type", json!(long)),
         &[&format!(
-            "E spec.egressFilter.type: must be one of ALLOW_ALL, DROP_ALL, not \"{}\"…",
+            "E spec.egressFilter.type: must be one of ALLOW_ALL, DROP_ALL, not `{}…`",
             "é".repeat(64)
         )],
     );
 }
 
 #[test]
-fn counts_characters_not_bytes() {
+fn length_is_counted_in_characters() {
     let path = "/spec/logging/accessLog/file/path";
     let parsed = parse(with(Kind::VirtualNode, path, json!("ä".repeat(255))));
     assert_eq!(problems(&parsed), [""; 0]);
 }
 
 #[test]
-fn refuses_what_lacks_a_required_field() {
-    refuses(
+fn missing_required_field_is_rejected() {
+    assert_rejected(
         without(Kind::VirtualRouter, "/spec/routes/0/httpRoute/action"),
-        &["E spec.routes[0].httpRoute.action: is required, but missing"],
+        &["E spec.routes[0].httpRoute.action: is required"],
     );
-    refuses(
+    assert_rejected(
         with(Kind::VirtualRouter, "/spec/routes/0/name", json!(null)),
-        &["E spec.routes[0].name: is required, but missing"],
+        &["E spec.routes[0].name: is required"],
     );
-    refuses(
-        without(Kind::Route, "/spec"),
-        &["E spec: is required, but missing"],
-    );
+    assert_rejected(without(Kind::Route, "/spec"), &["E spec: is required"]);
 }
 
 #[test]
-fn tells_everything_that_is_wrong_at_once() {
+fn all_violations_are_reported_at_once() {
     let mut document = with(
         Kind::VirtualNode,
         "/spec/listeners/0/portMapping",
@@ -278,19 +273,19 @@ fn tells_everything_that_is_wrong_at_once() {
     );
     document["spec"]["podSelector"] = json!("all");
     document["spec"]["pods"] = json!("all");
-    refuses(
+    assert_rejected(
         document,
         &[
             "E spec.listeners[0].portMapping.port: must be at least 1, not 0",
-            "E spec.listeners[0].portMapping.protocol: is required, but missing",
-            "E spec.podSelector: must be an object, not the text \"all\"",
-            "W spec.pods: unknown field, without effect; known here: awsName, backendDefaults, backendGroups, backends, listeners, logging, meshRef, podSelector, serviceDiscovery",
+            "E spec.listeners[0].portMapping.protocol: is required",
+            "E spec.podSelector: must be an object, not the string `all`",
+            "W spec.pods: unknown field, ignored; known fields: awsName, backendDefaults, backendGroups, backends, listeners, logging, meshRef, podSelector, serviceDiscovery",
         ],
     );
 }
 
 #[test]
-fn null_is_absent() {
+fn null_field_counts_as_absent() {
     let parsed = parse(with(Kind::VirtualService, "/spec/provider", json!(null)));
     assert_eq!(problems(&parsed), [""; 0]);
     let expected = parse(without(Kind::VirtualService, "/spec/provider"));
@@ -300,7 +295,7 @@ fn null_is_absent() {
 }
 
 #[test]
-fn a_kind_of_app_mesh_needs_no_spec() {
+fn app_mesh_objects_do_not_require_a_spec() {
     for spec in [json!(null), json!({})] {
         let parsed = parse(with(Kind::Mesh, "/spec", spec));
         assert_eq!(problems(&parsed), [""; 0]);
@@ -310,20 +305,18 @@ fn a_kind_of_app_mesh_needs_no_spec() {
 }
 
 #[test]
-fn an_integer_may_have_a_fraction_of_zero() {
+fn float_without_fraction_is_an_integer() {
     let port = "/spec/listeners/0/portMapping/port";
     let parsed = parse(with(Kind::VirtualNode, port, json!(8080.0)));
     assert_eq!(parsed.object, parse(find(Kind::VirtualNode)).object);
-    refuses(
+    assert_rejected(
         with(Kind::VirtualNode, port, json!(8080.5)),
-        &[
-            "E spec.listeners[0].portMapping.port: must be an integer of 64 bits, not the number 8080.5",
-        ],
+        &["E spec.listeners[0].portMapping.port: must be a 64-bit integer, not the number 8080.5"],
     );
 }
 
 #[test]
-fn a_wrong_status_is_left_out() {
+fn invalid_status_is_removed() {
     let conditions = |time: &str| json!({ "conditions": [{ "type": "MeshActive", "status": "True", "lastTransitionTime": time }] });
     let parsed = parse(with(
         Kind::Mesh,
@@ -351,19 +344,19 @@ fn a_wrong_status_is_left_out() {
 }
 
 #[test]
-fn applies_the_rules_of_route() {
-    refuses(
+fn cel_rules_of_route_are_evaluated() {
+    assert_rejected(
         without(Kind::Route, "/spec/httpRoute"),
         &["E spec: set exactly one of httpRoute, http2Route, grpcRoute and tcpRoute"],
     );
-    refuses(
+    assert_rejected(
         with(Kind::Route, "/spec/httpRoute/match/prefix", json!("beta")),
         &["E spec.httpRoute: start match.prefix with a slash"],
     );
 }
 
 #[test]
-fn namespaces_are_filled_in_or_left_out() {
+fn missing_namespace_is_default_and_cluster_scoped_kinds_have_none() {
     let parsed = parse(without(Kind::VirtualNode, "/metadata/namespace"));
     let Some((id, Object::VirtualNode(node))) = parsed.object else {
         panic!("a virtual node");
@@ -379,7 +372,7 @@ fn namespaces_are_filled_in_or_left_out() {
 }
 
 #[test]
-fn names_are_subdomains() {
+fn names_must_be_dns_subdomains() {
     for name in ["a", "0", "a-b.c-d", &"a".repeat(253)] {
         assert!(
             parse(with(Kind::Mesh, "/metadata/name", json!(name)))
@@ -404,7 +397,7 @@ fn names_are_subdomains() {
         assert_eq!(
             problems(&parsed),
             [
-                "E metadata.name: Mesh: must be at most 253 small letters, digits, dashes and dots, with a letter or digit at both ends and around each dot"
+                "E metadata.name: Mesh: must be a DNS subdomain (RFC 1123): at most 253 lower-case letters, digits, `-` and `.`, with a letter or digit at both ends and around each `.`"
             ],
             "{name}"
         );
@@ -415,14 +408,14 @@ fn names_are_subdomains() {
         assert_eq!(
             problems(&parsed),
             [
-                "E metadata.namespace: Pod: must be at most 63 small letters, digits and dashes, with a letter or digit at both ends"
+                "E metadata.namespace: Pod: must be a DNS label (RFC 1123): at most 63 lower-case letters, digits and `-`, with a letter or digit at both ends"
             ],
             "{namespace}"
         );
     }
     assert_eq!(
         problems(&parse(without(Kind::Mesh, "/metadata/name"))),
-        ["E metadata.name: Mesh: is required, but missing"]
+        ["E metadata.name: Mesh: is required"]
     );
     assert_eq!(
         problems(&parse(without(Kind::Mesh, "/metadata"))),
@@ -430,35 +423,37 @@ fn names_are_subdomains() {
     );
     assert_eq!(
         problems(&parse(with(Kind::Mesh, "/metadata/name", json!(7)))),
-        ["E metadata.name: Mesh: must be a text"]
+        ["E metadata.name: Mesh: must be a string"]
     );
 }
 
 #[test]
-fn names_a_kind_it_does_not_know() {
+fn unknown_kind_is_a_warning_with_its_name() {
     let document = |api_version: &str, kind: &str| {
         parse(json!({ "apiVersion": api_version, "kind": kind, "metadata": { "name": "color" } }))
     };
     let parsed = document("apps/v1", "Deployment");
     assert_eq!(
         problems(&parsed),
-        ["W : apps/v1 Deployment color: no kind that a mesh is made of"]
+        ["W : Evermesh does not use kind `Deployment` of `apps/v1`, so `color` is ignored"]
     );
     assert_eq!(parsed.problems[0].reason, Reason::UnknownKind);
     assert_eq!(
         problems(&document("appmesh.k8s.aws/v1beta1", "VirtualNode")),
         [
-            "W : appmesh.k8s.aws/v1beta1 VirtualNode color: no kind that a mesh is made of; the version known here is appmesh.k8s.aws/v1beta2"
+            "W : Evermesh does not use kind `VirtualNode` of `appmesh.k8s.aws/v1beta1`, so `color` is ignored; use apiVersion appmesh.k8s.aws/v1beta2"
         ]
     );
     assert_eq!(
         problems(&document("route.openshift.io/v1", "Route")),
-        ["W : route.openshift.io/v1 Route color: no kind that a mesh is made of"]
+        [
+            "W : Evermesh does not use kind `Route` of `route.openshift.io/v1`, so `color` is ignored"
+        ]
     );
 }
 
 #[test]
-fn refuses_what_is_no_object() {
+fn document_that_is_not_an_object_is_rejected() {
     for document in [
         json!(null),
         json!([]),
@@ -470,7 +465,7 @@ fn refuses_what_is_no_object() {
         let parsed = parse(document);
         assert_eq!(
             problems(&parsed),
-            ["E : not a Kubernetes object: apiVersion and kind are needed, both as text"]
+            ["E : the document is not a Kubernetes object; set apiVersion and kind to strings"]
         );
         assert_eq!(parsed.problems[0].reason, Reason::InvalidYaml);
         assert!(parsed.object.is_none() && parsed.id.is_none());
@@ -478,24 +473,27 @@ fn refuses_what_is_no_object() {
 }
 
 #[test]
-fn refuses_a_native_object_that_cannot_be_read() {
-    refuses(
+fn unparsable_native_object_is_rejected() {
+    assert_rejected(
         with(Kind::Service, "/spec/ports", json!(8080)),
-        &["E : cannot be read as a Service: invalid type: integer `8080`, expected a sequence"],
+        &["E : cannot be parsed as Service: invalid type: integer `8080`, expected a sequence"],
     );
-    refuses(
+    assert_rejected(
         with(Kind::Mesh, "/metadata/generation", json!("two")),
-        &["E : cannot be read as a Mesh: invalid type: string \"two\", expected i64"],
+        &["E : cannot be parsed as Mesh: invalid type: string \"two\", expected i64"],
     );
 }
 
 #[test]
-fn refuses_what_is_nested_too_deep() {
+fn deeply_nested_document_is_rejected() {
     let deep = |levels| (0..levels).fold(json!(1), |inner, _| Value::Array(vec![inner]));
     for kind in Kind::ALL {
         for at in ["/spec", "/metadata/labels", "/unknown", "/status"] {
             let parsed = parse(with(kind, at, deep(2000)));
-            assert_eq!(problems(&parsed), ["E : nested more than 128 levels deep"]);
+            assert_eq!(
+                problems(&parsed),
+                ["E : the document is nested more than 128 levels deep; reduce the nesting"]
+            );
             assert!(parsed.object.is_none() && parsed.id.is_some());
         }
         assert!(parse(with(kind, "/unknown", deep(120))).object.is_some());

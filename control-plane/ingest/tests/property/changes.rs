@@ -1,4 +1,5 @@
-//! Small objects of every kind from few names, so that they meet: right ones and wrong ones.
+//! Strategies for valid and invalid objects of every kind. The names come from a small set, so that objects refer to each
+//! other.
 
 use evermesh_model::{
     CloudMapService, CloudMapState, Instance, Kind, ObjectRef, endpoint::CloudMapFailure,
@@ -12,7 +13,7 @@ pub(crate) enum Change {
     Put(Value),
     Remove(ObjectRef),
     CloudMap(CloudMapService, Option<CloudMapState>),
-    Slices(bool),
+    EndpointSlices(bool),
 }
 
 fn name() -> impl Strategy<Value = &'static str> + Clone {
@@ -23,7 +24,7 @@ fn namespace() -> impl Strategy<Value = &'static str> + Clone {
     select(&["red", "blue"][..])
 }
 
-/// A value, or nothing: the field is then left out.
+/// A value or null, which [`without_nulls`] removes.
 fn maybe(value: impl Strategy<Value = Value> + 'static) -> BoxedStrategy<Value> {
     prop_oneof![1 => Just(Value::Null), 3 => value].boxed()
 }
@@ -45,24 +46,24 @@ fn reference() -> impl Strategy<Value = Value> + Clone {
         .prop_map(|(name, namespace)| json!({ "name": name, "namespace": namespace }))
 }
 
-/// `…Ref`, `…ARN`, both or neither, and what else the object has.
-fn target(word: &'static str, more: BoxedStrategy<Value>) -> impl Strategy<Value = Value> {
+/// An object with the fields of `more` and `…Ref`, `…ARN`, both or neither.
+fn target(field: &'static str, more: BoxedStrategy<Value>) -> impl Strategy<Value = Value> {
     let arn =
         (select(&["m", "other"][..]), name(), namespace()).prop_map(move |(mesh, name, ns)| {
-            let dot = if word == "virtualService" { '.' } else { '_' };
+            let dot = if field == "virtualService" { '.' } else { '_' };
             json!(format!(
-                "arn:aws:appmesh:r:1:mesh/{mesh}/{word}/{name}{dot}{ns}"
+                "arn:aws:appmesh:r:1:mesh/{mesh}/{field}/{name}{dot}{ns}"
             ))
         });
-    let written = prop_oneof![
+    let references = prop_oneof![
         8 => (reference(), Just(Value::Null)),
         2 => (Just(Value::Null), arn.clone()),
         1 => (reference(), arn),
         1 => (Just(Value::Null), Just(Value::Null)),
     ];
-    (written, more).prop_map(move |((reference, arn), mut more)| {
-        more[format!("{word}Ref")] = reference;
-        more[format!("{word}ARN")] = arn;
+    (references, more).prop_map(move |((reference, arn), mut more)| {
+        more[format!("{field}Ref")] = reference;
+        more[format!("{field}ARN")] = arn;
         more
     })
 }
@@ -91,7 +92,7 @@ fn listeners(tls: bool) -> BoxedStrategy<Value> {
 
 fn mesh_reference() -> BoxedStrategy<Value> {
     let reference =
-        select(&["m", "other", "nobody"][..]).prop_map(|name| json!({ "name": name, "uid": "" }));
+        select(&["m", "other", "missing"][..]).prop_map(|name| json!({ "name": name, "uid": "" }));
     prop_oneof![12 => Just(Value::Null), 1 => reference].boxed()
 }
 
@@ -202,7 +203,7 @@ fn node() -> BoxedStrategy<Value> {
         .boxed()
 }
 
-/// What takes the place of interception, if anything does.
+/// The annotations for local ports, or none.
 fn local_ports() -> BoxedStrategy<Value> {
     let local = || select(&[0, 80, 9001, 9002, 15001][..]);
     let backend = (
@@ -241,7 +242,7 @@ fn service() -> BoxedStrategy<Value> {
 
 fn http_match(more: BoxedStrategy<Value>) -> BoxedStrategy<Value> {
     let prefix = select(&["/", "/x", "/x/y"][..]).prop_map(Value::from);
-    let path = select(&["exact", "regex"][..]).prop_map(|word| json!({ word: "/x" }));
+    let path = select(&["exact", "regex"][..]).prop_map(|field| json!({ field: "/x" }));
     let paths = prop_oneof![
         6 => (prefix.clone(), Just(Value::Null)),
         3 => (Just(Value::Null), path.clone()),
@@ -280,14 +281,14 @@ fn rule() -> BoxedStrategy<Value> {
         http_match(Just(json!({})).boxed()),
         targets,
     )
-        .prop_map(|(priority, word, mut matched, targets)| {
-            if word == "grpcRoute" || word == "tcpRoute" {
+        .prop_map(|(priority, field, mut matched, targets)| {
+            if field == "grpcRoute" || field == "tcpRoute" {
                 matched["prefix"] = Value::Null;
                 matched["path"] = Value::Null;
             }
             json!({
                 "priority": priority,
-                word: { "match": matched, "action": { "weightedTargets": targets } },
+                field: { "match": matched, "action": { "weightedTargets": targets } },
             })
         })
         .boxed()
@@ -331,7 +332,7 @@ fn gateway() -> BoxedStrategy<Value> {
 fn gateway_route() -> BoxedStrategy<Value> {
     let hostname = maybe(
         select(&["exact", "suffix"][..])
-            .prop_map(|word| json!({ word: "example.com" }))
+            .prop_map(|field| json!({ field: "example.com" }))
             .boxed(),
     );
     let gateway = (name(), namespace())
@@ -349,10 +350,10 @@ fn gateway_route() -> BoxedStrategy<Value> {
     );
     member(
         "GatewayRoute",
-        spec.prop_map(|(word, matched, service, port, gateway)| {
+        spec.prop_map(|(field, matched, service, port, gateway)| {
             json!({
                 "virtualGatewayRef": gateway,
-                word: {
+                field: {
                     "match": matched,
                     "action": { "target": { "virtualService": service, "port": port } },
                 },
@@ -423,7 +424,7 @@ fn kubernetes() -> BoxedStrategy<Value> {
     prop_oneof![4 => slice, 1 => service, 3 => pod, 1 => host, 2 => labelled].boxed()
 }
 
-/// A mesh that everything belongs to by default.
+/// A mesh that selects all namespaces.
 pub(crate) fn common_mesh() -> Value {
     json!({
         "apiVersion": "appmesh.k8s.aws/v1beta2", "kind": "Mesh",
@@ -475,6 +476,6 @@ pub(crate) fn change() -> impl Strategy<Value = Change> {
         1 => mesh().prop_map(without_nulls).prop_map(Change::Put),
         4 => removed,
         2 => cloud_map().prop_map(|(service, state)| Change::CloudMap(service, state)),
-        1 => any::<bool>().prop_map(Change::Slices),
+        1 => any::<bool>().prop_map(Change::EndpointSlices),
     ]
 }

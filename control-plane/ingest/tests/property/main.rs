@@ -1,5 +1,5 @@
-//! What holds for any inputs and any history: nothing panics, a memo changes nothing but the work, and
-//! every name in a graph leads somewhere.
+//! Properties that hold for arbitrary inputs and histories: a rebuild does not panic, its result does not depend on the
+//! memo, and every name in a graph is resolved.
 
 mod changes;
 
@@ -19,7 +19,7 @@ use changes::{Change, change, common_mesh, object};
 fn apply(inputs: &mut Inputs, change: Change) {
     match change {
         Change::Put(value) => {
-            // What an API server refuses never gets here.
+            // An API server rejects the other documents.
             if let Some((reference, object)) = parse(value).object {
                 assert!(
                     validate(&object)
@@ -33,15 +33,13 @@ fn apply(inputs: &mut Inputs, change: Change) {
             inputs.apply(reference, None);
         }
         Change::CloudMap(service, state) => inputs.set_cloud_map(service, state.map(Arc::new)),
-        Change::Slices(slices) => {
-            inputs.settings = IngestSettings {
-                endpoint_slices: slices,
-            }
+        Change::EndpointSlices(endpoint_slices) => {
+            inputs.settings = IngestSettings { endpoint_slices };
         }
     }
 }
 
-/// Every name in the graph leads to an entry.
+/// Asserts that every name in the graph is a key of one of its maps.
 fn assert_resolved(graph: &Graph) {
     let service = |mesh: &Arc<str>, hostname: &Arc<str>| {
         graph.services.contains_key(&ServiceName {
@@ -101,16 +99,20 @@ fn assert_resolved(graph: &Graph) {
     }
 }
 
-/// Every local port leads to a port of a backend or comes from one of the object's listeners, and no two are one.
+/// Asserts that local ports belong to ports of backends or listeners and do not overlap.
 fn assert_local_ports(graph: &Graph, node: &ResolvedNode, ports: &LocalPorts) {
     for (local, backend) in &ports.backends {
-        assert!(node.backends.iter().any(|it| it.service == backend.service));
+        assert!(
+            node.backends
+                .iter()
+                .any(|own| own.service == backend.service)
+        );
         let name = ServiceName {
             mesh: Arc::clone(&node.name.mesh),
             hostname: Arc::clone(&backend.service),
         };
         let served = &graph.services[&name].ports;
-        assert!(served.iter().any(|it| it.port == backend.port));
+        assert!(served.iter().any(|port| port.port == backend.port));
         assert!(!ports.application.values().any(|own| own == local));
     }
     for listener in &node.listeners {
@@ -129,7 +131,7 @@ fn assert_backends_share_ports(graph: &Graph, node: &ResolvedNode) {
             graph.services[&name].ports.clone()
         };
         for other in &node.backends[index + 1..] {
-            assert!(one.service < other.service, "ascending, each once");
+            assert!(one.service < other.service, "ascending, without duplicates");
             for port in ports(&one.service) {
                 assert!(ports(&other.service).iter().all(|wanted| {
                     wanted.port != port.port
@@ -144,7 +146,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 
     #[test]
-    fn a_memo_changes_nothing_but_the_work(
+    fn memo_does_not_affect_the_result(
         start in prop::collection::vec(object(), 20..80),
         batches in prop::collection::vec(prop::collection::vec(change(), 1..4), 1..8),
     ) {
@@ -166,8 +168,8 @@ proptest! {
             for (name, node) in &*built.graph.nodes {
                 let mesh = &built.graph.meshes[&name.mesh];
                 let expected = built.graph.endpoints.get(name);
-                let short_cut = endpoints(node, mesh, &inputs);
-                prop_assert_eq!(short_cut.as_ref(), expected.map(|expected| &**expected));
+                let single = endpoints(node, mesh, &inputs);
+                prop_assert_eq!(single.as_ref(), expected.map(|expected| &**expected));
             }
             for (service, users) in cloud_map_users(&built.graph) {
                 prop_assert!(!users.is_empty(), "{} has users", service);
