@@ -40,7 +40,7 @@ impl GoldenCase {
     ///
     /// # Panics
     ///
-    /// If the value differs, or if there is no snapshot yet; `INSTA_UPDATE=always` records the value instead.
+    /// If the value differs, or if the snapshot does not exist; `INSTA_UPDATE=always` records the value instead.
     pub fn assert_snapshot(&self, value: &impl Serialize) {
         insta::with_settings!({
             snapshot_path => &self.folder,

@@ -91,12 +91,12 @@ impl ParsedDocument {
 pub fn parse(value: Value) -> ParsedDocument {
     let is_too_deep = is_too_deep(&value);
     let Value::Object(mut fields) = value else {
-        return no_object();
+        return not_an_object();
     };
     let (Some(Value::String(api_version)), Some(Value::String(word))) =
         (fields.remove("apiVersion"), fields.remove("kind"))
     else {
-        return no_object();
+        return not_an_object();
     };
     let Some(kind) = Kind::find(&api_version, &word) else {
         return unknown_kind(&api_version, &word, &fields);
@@ -181,7 +181,7 @@ fn is_invalid(violation: &SchemaViolation) -> bool {
     violation.reason == Reason::InvalidValue
 }
 
-fn no_object() -> ParsedDocument {
+fn not_an_object() -> ParsedDocument {
     ParsedDocument::nameless(
         FieldPath::root(),
         Reason::InvalidYaml,

@@ -54,7 +54,7 @@ pub(crate) fn has_terminated(status: &PodStatus) -> bool {
 /// Returns whether a condition of a pod is `True`.
 fn holds(status: &PodStatus, condition: &str) -> bool {
     let conditions = status.conditions.as_deref().unwrap_or_default();
-    let found = conditions.iter().find(|it| it.type_ == condition);
+    let found = conditions.iter().find(|found| found.type_ == condition);
     found.is_some_and(|found| found.status == "True")
 }
 
@@ -105,14 +105,19 @@ impl OwnPods {
 
 fn addresses(status: &PodStatus) -> Vec<IpAddr> {
     let all = status.pod_ips.as_deref().unwrap_or_default();
-    let all = all.iter().map(|it| it.ip.as_str());
+    let all = all.iter().map(|address| address.ip.as_str());
     let all = all.chain(status.pod_ip.as_deref());
     all.filter_map(|address| address.parse().ok()).collect()
 }
 
 /// The address of the preferred family. Without a preference, IPv4 is used before IPv6, as for Cloud Map instances.
 fn preferred(addresses: &[IpAddr], preference: Option<IpFamilyPreference>) -> Option<IpAddr> {
-    let first = |is_ipv4: bool| addresses.iter().find(|it| it.is_ipv4() == is_ipv4).copied();
+    let first = |is_ipv4: bool| {
+        addresses
+            .iter()
+            .find(|address| address.is_ipv4() == is_ipv4)
+            .copied()
+    };
     match preference {
         Some(IpFamilyPreference::Ipv4Only) => first(true),
         Some(IpFamilyPreference::Ipv6Only) => first(false),
@@ -125,8 +130,14 @@ fn preferred(addresses: &[IpAddr], preference: Option<IpFamilyPreference>) -> Op
 /// The readiness gate for Cloud Map is ignored, because callers that get the pod from this control plane need not wait
 /// for Cloud Map. A pod is draining from the moment at which its deletion timestamp is set.
 fn health(pod: &Pod, status: &PodStatus) -> Option<Health> {
-    let gates = pod.spec.as_ref().and_then(|it| it.readiness_gates.as_ref());
-    let mut gates = gates.into_iter().flatten().map(|it| &*it.condition_type);
+    let gates = pod
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.readiness_gates.as_ref());
+    let mut gates = gates
+        .into_iter()
+        .flatten()
+        .map(|gate| &*gate.condition_type);
     let is_ready = has_ready_containers(status)
         && gates.all(|condition| condition == READINESS_GATE || holds(status, condition));
     let is_leaving = pod.metadata.deletion_timestamp.is_some();

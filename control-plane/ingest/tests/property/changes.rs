@@ -393,7 +393,7 @@ fn kubernetes() -> BoxedStrategy<Value> {
             "spec": { "ports": [{ "port": port }] },
         })
     });
-    let host = select(&["here", "there"][..]).prop_map(|region| {
+    let host = select(&["region-a", "region-b"][..]).prop_map(|region| {
         json!({
             "apiVersion": "v1", "kind": "Node",
             "metadata": { "name": "host", "labels": { "topology.kubernetes.io/region": region } },
