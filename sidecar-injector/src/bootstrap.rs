@@ -89,7 +89,7 @@ pub struct BootstrapOptions {
     pub admin_access_log: Option<String>,
     /// Whether statistics have App Mesh's tags.
     pub stats_tags: bool,
-    /// A DogStatsD that receives statistics in addition to the admin pages.
+    /// A `DogStatsD` that receives statistics in addition to the admin pages.
     pub statsd: Option<StatsD>,
     /// The tracer.
     pub tracing: Option<Tracing>,

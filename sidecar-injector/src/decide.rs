@@ -1,7 +1,7 @@
 //! The decision about a pod: injected, left alone, rejected, or not possible yet.
 //!
 //! The annotation of the pod or the label of its namespace says whether a sidecar is wanted. The label selectors of the
-//! VirtualNodes and VirtualGateways in the namespace say which of them the pod belongs to.
+//! nodes and gateways in the namespace say which of them the pod belongs to.
 //!
 //! The API server asks only about pods of namespaces whose label is `enabled` or `disabled`. If the snapshot does not
 //! have such a label, the snapshot is older than the API server's view, and the decision has to wait.
@@ -43,7 +43,7 @@ pub struct Member {
     pub name: ResourceName,
     /// The node ID of the proxy: the name, and the mesh's owner if it has one, as in `mesh/M[@OWNER]/virtualNode/N`.
     pub id: String,
-    /// The VirtualNode or VirtualGateway that selects the pod.
+    /// The object of the node or gateway, which selects the pod.
     pub object: ObjectRef,
     /// The ports of the node's listeners, in their order and without duplicates. Empty for gateways.
     pub ports: Vec<u16>,

@@ -1,7 +1,7 @@
 //! Sidecar injection: decides which pods get an Envoy, and makes the JSON patch that adds it.
 //!
 //! When a pod is created, the API server asks Evermesh's webhook to patch it. A pod that a VirtualNode selects gets a
-//! container with Envoy and becomes a member of the node's mesh. A pod that a VirtualGateway selects already has an
+//! container with Envoy and becomes a member of the node's mesh. A pod that a `VirtualGateway` selects already has an
 //! Envoy, which is configured.
 //!
 //! ```text
@@ -41,7 +41,7 @@
 //!   listeners: [{portMapping: {port: 8080, protocol: http}}]
 //! ```
 //!
-//! [`decide`] returns [`Decision::Inject`] with the member `mesh/shop/virtualNode/web_shop` and the port 8080, and
+//! [`decide()`] returns [`Decision::Inject`] with the member `mesh/shop/virtualNode/web_shop` and the port 8080, and
 //! [`patch()`] returns three operations:
 //!
 //! | operation | value |

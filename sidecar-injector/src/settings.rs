@@ -31,7 +31,7 @@ pub struct InjectorSettings {
     pub xray: XRayDaemon,
     /// Whether statistics have App Mesh's tags.
     pub stats_tags: bool,
-    /// A DogStatsD that receives statistics in addition to Envoy's admin pages.
+    /// A `DogStatsD` that receives statistics in addition to Envoy's admin pages.
     pub statsd: Option<StatsD>,
     /// Whether a pod without `fsGroup` gets the group 1337, with which Envoy can read the mounted token of an AWS role.
     pub fs_group: bool,

@@ -14,7 +14,7 @@
 //!
 //! The bootstrap, one long argument of Envoy, is shown as a document of its own.
 
-#![allow(clippy::unwrap_used)] // what fails here fails a test
+#![allow(clippy::unwrap_used)] // a panic fails the test
 
 mod comparison;
 mod fixture;
@@ -118,10 +118,10 @@ fn outcome(case: &Case) -> Result<Patched, Value> {
 /// The operations of a patch. The variables of a container are added one by one and shown as one list.
 fn operations(patch: &[Value]) -> Vec<(String, Value)> {
     let mut operations: Vec<(String, Value)> = Vec::new();
-    for operation in patch {
-        let path = operation["path"].as_str().unwrap();
-        let name = format!("{} {path}", operation["op"].as_str().unwrap());
-        let value = &operation["value"];
+    for entry in patch {
+        let path = entry["path"].as_str().unwrap();
+        let name = format!("{} {path}", entry["op"].as_str().unwrap());
+        let value = &entry["value"];
         let list = name.strip_suffix("/-").filter(|it| it.ends_with("/env"));
         let list = operations
             .iter_mut()

@@ -1,6 +1,6 @@
 //! Patches of random pods: nothing of the pod is lost, a second patch is empty, and the pauses fit the grace period.
 
-#![allow(clippy::unwrap_used)] // what fails here fails a test
+#![allow(clippy::unwrap_used)] // a panic fails the test
 
 mod fixture;
 

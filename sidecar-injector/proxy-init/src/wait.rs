@@ -198,7 +198,7 @@ mod tests {
         });
         let args = WaitArgs {
             url: url.parse().unwrap(),
-            timeout: Duration::from_secs(60),
+            timeout: Duration::from_mins(1),
         };
         run(&args).unwrap();
         server.join().unwrap();

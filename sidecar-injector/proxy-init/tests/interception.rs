@@ -1,7 +1,7 @@
 //! Runs the program in network namespaces: two hosts, one of them intercepted, and the process that answers each
 //! connection between them.
 
-#![allow(clippy::unwrap_used)] // what fails here fails a test
+#![allow(clippy::unwrap_used)] // a panic fails the test
 
 use std::{
     fs,

@@ -1,4 +1,4 @@
-//! Statistics and traces: tags, exclusions, the DogStatsD sink and the tracing provider.
+//! Statistics and traces: tags, exclusions, the `DogStatsD` sink and the tracing provider.
 //!
 //! The listeners, which come over xDS, decide which requests are traced.
 
@@ -30,7 +30,7 @@ use serde_json::json;
 
 use super::{HostPort, control_plane::CONTROL_PLANE, duration, endpoints, pipe, socket};
 
-/// The address of a DogStatsD server.
+/// The address of a `DogStatsD` server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StatsD {
     /// A UDP address. Envoy accepts only an IP address here, not a host name.

@@ -1,4 +1,4 @@
-//! Pods of a VirtualGateway: configures the container `envoy` that they already have. No container is added except the
+//! Pods of a gateway: configures the container `envoy` that they already have. No container is added except the
 //! X-Ray daemon, and nothing is intercepted.
 
 use evermesh_proto::json::JsonError;
