@@ -1,4 +1,7 @@
-//! `evermesh serve`: channels, tasks and their end. One function a part, no logic.
+//! `evermesh serve`: binds the listeners, creates the channels, starts all tasks and waits for their end.
+//!
+//! This module only wires the parts together; the [crate documentation](crate) lists tasks and channels. A task that
+//! ends before the shutdown ends the process, because a half-alive control plane is worse than a restart.
 
 use std::{
     collections::BTreeSet,
@@ -10,10 +13,9 @@ use std::{
 };
 
 use anyhow::{Context, anyhow};
-use evermesh_ingest::IngestSettings;
+use evermesh_ingest::{IngestSettings, admission::ClusterSnapshot};
 use evermesh_model::CloudMapService;
 use evermesh_xds::{DeliverySink, ProxyRegistry, Store, XdsServerOptions};
-use kube::Client;
 use tokio::{
     net::{TcpListener, UnixListener},
     runtime::{Builder, Handle},
@@ -29,7 +31,7 @@ use crate::{
     auth::{AuthenticationMetrics, Authenticator, XdsTls},
     changes::{self, ChangeLog, TrackerEvent},
     cluster::{KubernetesChannels, KubernetesCluster},
-    effect::EffectEvent,
+    effect::{EffectEvent, peers::PeerServer},
     engine::{Engine, EngineOutputs, EngineSnapshot},
     metrics::ProcessMetrics,
     socket::{self, SocketFile},
@@ -39,20 +41,20 @@ use crate::{
         file, kubernetes,
     },
     telemetry,
-    webhook::AdmissionMetrics,
+    webhook::{AdmissionMetrics, ServingCertificate},
 };
 
-/// Batches that may wait for the engine before sources are held back.
-const QUEUE: usize = 256;
+/// Batches that may wait for the engine; a source that finds the channel full waits.
+const QUEUED_BATCHES: usize = 256;
 
-/// How long a cluster may go on sending callers here after SIGTERM. It takes a moment until every node has heard that a
-/// replica is leaving.
-const DRAIN: Duration = Duration::from_secs(5);
+/// Time between SIGTERM and the end of streams in a Kubernetes cluster. The cluster needs a moment to remove the replica
+/// from the endpoints of its Service on every Kubernetes node.
+const DRAIN_TIME: Duration = Duration::from_secs(5);
 
 /// Serves until SIGTERM or SIGINT.
 ///
 /// # Errors
-/// An address cannot be bound, a setting is malformed, or a part ended that should not have.
+/// An address cannot be bound, a setting is invalid, or a task ended unexpectedly.
 pub fn serve(args: &ServeArgs) -> anyhow::Result<()> {
     rustls::crypto::aws_lc_rs::default_provider()
         .install_default()
@@ -76,136 +78,219 @@ pub fn serve(args: &ServeArgs) -> anyhow::Result<()> {
 }
 
 async fn run(args: &ServeArgs, streams: &Handle) -> anyhow::Result<()> {
-    let listeners = XdsListeners::bind(args).await?;
-    let pages_at = AdminListeners::bind(args).await?;
-    let (leaving, shutdown) = (CancellationToken::new(), CancellationToken::new());
-    let mut tasks = JoinSet::new();
+    let xds_listeners = XdsListeners::bind(args).await?;
+    let admin_listeners = AdminListeners::bind(args).await?;
+    let cluster = KubernetesCluster::connect(args).await?;
+    let has_effects = args.kubernetes.leader_election_namespace.is_some();
 
-    let (batches, queue) = mpsc::channel::<ChangeBatch>(QUEUE);
-    let (wanted, wanted_services) = watch::channel(Arc::default());
-    let (published, newest) = watch::channel(Arc::new(EngineSnapshot::default()));
-    let (surroundings, surrounding) = watch::channel(None);
-    let (events, announced) = mpsc::unbounded_channel();
-    let store = Store::new();
-    let cluster = KubernetesCluster::of(args).await?;
-    let (told, notices) = match &args.kubernetes.leader_election_namespace {
-        Some(_) => Some(mpsc::unbounded_channel()).unzip(),
-        None => (None, None),
-    };
-    let registry = ProxyRegistry::new(Some(verdicts_to(events.clone(), told.clone())));
-    let reachable = cluster.as_ref().map(|it| Arc::clone(&it.reachable));
-    let admission = AdmissionMetrics::default();
-    let authentication = AuthenticationMetrics::default();
-    let certificates = Arc::default();
-    let metrics = Arc::new(ProcessMetrics::new(
-        Arc::clone(&store),
-        newest.clone(),
-        reachable.clone(),
-        &admission,
-        &authentication,
-    ));
-    let changes = Arc::new(ChangeLog::default());
+    let (batches, queue) = mpsc::channel(QUEUED_BATCHES);
+    let (wanted_services, wanted) = watch::channel(Arc::default());
+    let (snapshot_sender, snapshots) = watch::channel(Arc::default());
+    let (admission_sender, admission_snapshots) = watch::channel(None);
+    let (tracker_sender, tracker_events) = mpsc::unbounded_channel();
+    let (effect_sender, effect_events) = has_effects.then(mpsc::unbounded_channel).unzip();
 
+    let deliveries = delivery_sink(tracker_sender.clone(), effect_sender.clone());
+    let mut app = App::new(args, cluster, snapshots, deliveries);
     let outputs = EngineOutputs {
-        store: Arc::clone(&store),
-        wanted,
-        published,
-        events,
-        commits: told,
-        surroundings,
-        metrics: Arc::clone(&metrics),
-    };
-    let sources: Vec<SourceName> = match &cluster {
-        Some(_) => kubernetes::source_names().collect(),
-        None => vec![SourceName::Files],
-    };
-    let settings = IngestSettings {
-        endpoint_slices: cluster.is_none() || args.kubernetes.endpoint_slices,
-    };
-    let engine = spawn_engine(Engine::new(sources, settings, outputs), queue)?;
-    spawn_cloud_map(
-        &mut tasks,
-        args,
-        batches.clone(),
+        store: Arc::clone(&app.store),
         wanted_services,
-        &shutdown,
-    );
-    let mut ear = None;
-    if let Some(cluster) = &cluster {
-        let wires = KubernetesChannels {
-            batches,
-            surroundings: surrounding,
-            admission,
-            certificates: Arc::clone(&certificates),
-            notices,
-            readers: (newest.clone(), Arc::clone(&store), Arc::clone(&registry)),
-        };
-        ear = cluster.spawn(&mut tasks, args, wires, &shutdown).await?;
-    } else if let Some(folder) = &args.source.config {
-        tasks.spawn(part(file::run(folder.clone(), batches, shutdown.clone())));
-    }
-
-    let api = cluster
-        .as_ref()
-        .map(|it| (it.client.clone(), newest.clone()));
-    let options = xds_options(&mut tasks, args, api, authentication, &shutdown)?;
-    let served = (Arc::clone(&store), Arc::clone(&registry));
-    listeners.spawn(&mut tasks, streams, served, options);
-    tasks.spawn(part(changes::track(
-        announced,
-        Arc::clone(&registry),
-        Arc::clone(&changes),
-        Arc::clone(&metrics),
-        shutdown.clone(),
-    )));
-    let pages = admin::AdminState {
-        published: newest,
-        store,
-        registry,
-        changes,
-        metrics,
-        reachable,
-        certificates: args.webhook.webhook_address.map(|_| certificates),
-        leaving: leaving.clone(),
-        ear,
+        snapshots: snapshot_sender,
+        tracker_events: tracker_sender,
+        effect_events: effect_sender,
+        admission_snapshots: admission_sender,
+        metrics: Arc::clone(&app.metrics),
     };
-    pages_at.spawn(&mut tasks, pages, shutdown.clone());
+    let engine = spawn_engine(app.engine(outputs), queue)?;
+    app.spawn_cloud_map(batches.clone(), wanted);
+    let peer_server = app
+        .spawn_objects(batches, admission_snapshots, effect_events)
+        .await?;
+    app.spawn_tracker(tracker_events);
+    app.spawn_xds(xds_listeners, streams)?;
+    app.spawn_admin(admin_listeners, peer_server);
 
     tracing::info!(xds = %args.xds_address, admin = %args.admin_address, "serving");
-    let drain = cluster.as_ref().map(|_| DRAIN);
-    let ended = until_the_end(&mut tasks, engine, drain, &leaving).await;
-    shutdown.cancel();
-    all_end(&mut tasks, args.shutdown_timeout).await;
-    ended
+    app.run_until_end(engine).await
 }
 
-/// Waits for the parts that are left, for as long as they may take.
-async fn all_end(tasks: &mut JoinSet<anyhow::Result<()>>, patience: Duration) {
-    let all = async { while tasks.join_next().await.is_some() {} };
-    if tokio::time::timeout(patience, all).await.is_err() {
-        tracing::warn!("streams did not end in time");
+/// The tasks, and the state that several of them share.
+struct App<'a> {
+    args: &'a ServeArgs,
+    cluster: Option<KubernetesCluster>,
+    store: Arc<Store>,
+    registry: Arc<ProxyRegistry>,
+    snapshots: watch::Receiver<Arc<EngineSnapshot>>,
+    changes: Arc<ChangeLog>,
+    certificates: Arc<ServingCertificate>,
+    admission_metrics: AdmissionMetrics,
+    authentication_metrics: AuthenticationMetrics,
+    metrics: Arc<ProcessMetrics>,
+    tasks: JoinSet<anyhow::Result<()>>,
+    /// Cancelled when the process begins to drain: `/readyz` fails, everything else continues.
+    leaving: CancellationToken,
+    /// Cancelled when all tasks are to end.
+    shutdown: CancellationToken,
+}
+
+impl<'a> App<'a> {
+    fn new(
+        args: &'a ServeArgs,
+        cluster: Option<KubernetesCluster>,
+        snapshots: watch::Receiver<Arc<EngineSnapshot>>,
+        deliveries: DeliverySink,
+    ) -> Self {
+        let store = Store::new();
+        let admission_metrics = AdmissionMetrics::default();
+        let authentication_metrics = AuthenticationMetrics::default();
+        let metrics = ProcessMetrics::new(
+            Arc::clone(&store),
+            snapshots.clone(),
+            cluster.as_ref().map(|it| Arc::clone(&it.api_server)),
+            &admission_metrics,
+            &authentication_metrics,
+        );
+        Self {
+            args,
+            cluster,
+            store,
+            registry: ProxyRegistry::new(Some(deliveries)),
+            snapshots,
+            changes: Arc::default(),
+            certificates: Arc::default(),
+            admission_metrics,
+            authentication_metrics,
+            metrics: Arc::new(metrics),
+            tasks: JoinSet::new(),
+            leaving: CancellationToken::new(),
+            shutdown: CancellationToken::new(),
+        }
+    }
+
+    fn engine(&self, outputs: EngineOutputs) -> Engine {
+        let sources: Vec<SourceName> = match &self.cluster {
+            Some(_) => kubernetes::source_names().collect(),
+            None => vec![SourceName::Files],
+        };
+        let settings = IngestSettings {
+            endpoint_slices: self.cluster.is_none() || self.args.kubernetes.endpoint_slices,
+        };
+        Engine::new(sources, settings, outputs)
+    }
+
+    fn spawn_cloud_map(
+        &mut self,
+        batches: mpsc::Sender<ChangeBatch>,
+        wanted: watch::Receiver<Arc<BTreeSet<CloudMapService>>>,
+    ) {
+        let options = CloudMapOptions {
+            endpoint: self.args.cloud_map.cloud_map_endpoint.clone(),
+            interval: self.args.cloud_map.cloud_map_interval,
+            ..CloudMapOptions::default()
+        };
+        let polling = cloud_map::run(options, wanted, batches, self.shutdown.clone());
+        self.tasks.spawn(infallible(polling));
+    }
+
+    /// Starts the source of objects: a Kubernetes cluster with admission and effects, or a folder. Returns the handler
+    /// of other replicas' reports, if this process takes part in leader election.
+    async fn spawn_objects(
+        &mut self,
+        batches: mpsc::Sender<ChangeBatch>,
+        admission_snapshots: watch::Receiver<Option<ClusterSnapshot>>,
+        effect_events: Option<mpsc::UnboundedReceiver<EffectEvent>>,
+    ) -> anyhow::Result<Option<PeerServer>> {
+        let Some(cluster) = &self.cluster else {
+            if let Some(folder) = &self.args.source.config {
+                let reading = file::run(folder.clone(), batches, self.shutdown.clone());
+                self.tasks.spawn(infallible(reading));
+            }
+            return Ok(None);
+        };
+        let channels = KubernetesChannels {
+            batches,
+            admission_snapshots,
+            admission_metrics: self.admission_metrics.clone(),
+            certificates: Arc::clone(&self.certificates),
+            effect_events,
+            snapshots: self.snapshots.clone(),
+            store: Arc::clone(&self.store),
+            registry: Arc::clone(&self.registry),
+        };
+        cluster
+            .spawn(&mut self.tasks, self.args, channels, &self.shutdown)
+            .await
+    }
+
+    fn spawn_tracker(&mut self, events: mpsc::UnboundedReceiver<TrackerEvent>) {
+        let tracking = changes::track(
+            events,
+            Arc::clone(&self.registry),
+            Arc::clone(&self.changes),
+            Arc::clone(&self.metrics),
+            self.shutdown.clone(),
+        );
+        self.tasks.spawn(infallible(tracking));
+    }
+
+    fn spawn_xds(&mut self, listeners: XdsListeners, streams: &Handle) -> anyhow::Result<()> {
+        let args = self.args;
+        let cluster = self.cluster.as_ref();
+        let cluster = cluster.map(|it| (it.client.clone(), self.snapshots.clone()));
+        let metrics = self.authentication_metrics.clone();
+        let authenticator = Authenticator::new(&args.xds, args.xds_address, cluster, metrics)?;
+        let mut options = XdsServerOptions::new(authenticator.hook());
+        options.shutdown = self.shutdown.clone();
+        if let Some(tls) = XdsTls::new(&args.xds)? {
+            options.tls = Some(tls.settings());
+            self.tasks
+                .spawn(infallible(tls.follow(self.shutdown.clone())));
+        }
+        let served = (Arc::clone(&self.store), Arc::clone(&self.registry));
+        listeners.spawn(&mut self.tasks, streams, served, options);
+        Ok(())
+    }
+
+    fn spawn_admin(&mut self, listeners: AdminListeners, peer_server: Option<PeerServer>) {
+        let has_webhooks = self.args.webhook.webhook_address.is_some();
+        let state = admin::AdminState {
+            published: self.snapshots.clone(),
+            store: Arc::clone(&self.store),
+            registry: Arc::clone(&self.registry),
+            changes: Arc::clone(&self.changes),
+            metrics: Arc::clone(&self.metrics),
+            reachable: self.cluster.as_ref().map(|it| Arc::clone(&it.api_server)),
+            certificates: has_webhooks.then(|| Arc::clone(&self.certificates)),
+            leaving: self.leaving.clone(),
+            peer_server,
+        };
+        let serving = admin::serve(
+            listeners.admin,
+            listeners.metrics,
+            state,
+            self.shutdown.clone(),
+        );
+        self.tasks
+            .spawn(async move { serving.await.context("the admin server failed") });
+    }
+
+    /// Waits for a signal or for a task that ends unexpectedly, then ends all tasks.
+    async fn run_until_end(mut self, engine: oneshot::Receiver<()>) -> anyhow::Result<()> {
+        let drain_time = self.cluster.as_ref().map(|_| DRAIN_TIME);
+        let ended = until_signal(&mut self.tasks, engine, drain_time, &self.leaving).await;
+        self.shutdown.cancel();
+        let all = async { while self.tasks.join_next().await.is_some() {} };
+        if tokio::time::timeout(self.args.shutdown_timeout, all)
+            .await
+            .is_err()
+        {
+            tracing::warn!("some tasks did not end within --shutdown-timeout");
+        }
+        ended
     }
 }
 
-/// Who may connect, and how; `api` is there when there is a cluster to ask.
-fn xds_options(
-    tasks: &mut JoinSet<anyhow::Result<()>>,
-    args: &ServeArgs,
-    api: Option<(Client, watch::Receiver<Arc<EngineSnapshot>>)>,
-    metrics: AuthenticationMetrics,
-    shutdown: &CancellationToken,
-) -> anyhow::Result<XdsServerOptions> {
-    let identify = Authenticator::new(&args.xds, args.xds_address, api, metrics)?;
-    let mut options = XdsServerOptions::new(identify.hook());
-    options.shutdown = shutdown.clone();
-    if let Some(tls) = XdsTls::new(&args.xds)? {
-        options.tls = Some(tls.settings());
-        tasks.spawn(part(tls.follow(shutdown.clone())));
-    }
-    Ok(options)
-}
-
-/// Where operators look, and everybody else if that is somewhere else.
+/// Listeners of the admin pages and, if separate, of the public pages.
 struct AdminListeners {
     admin: TcpListener,
     metrics: Option<TcpListener>,
@@ -221,22 +306,12 @@ impl AdminListeners {
             },
         })
     }
-
-    fn spawn(
-        self,
-        tasks: &mut JoinSet<anyhow::Result<()>>,
-        pages: admin::AdminState,
-        shutdown: CancellationToken,
-    ) {
-        let serving = admin::serve(self.admin, self.metrics, pages, shutdown);
-        tasks.spawn(async move { serving.await.context("the admin server failed") });
-    }
 }
 
-/// Where xDS is served.
+/// Listeners of the xDS server.
 struct XdsListeners {
     port: TcpListener,
-    /// A socket, and its file while it is served.
+    /// The Unix socket, and its file, which is removed when the server ends.
     socket: Option<(UnixListener, SocketFile)>,
 }
 
@@ -250,7 +325,8 @@ impl XdsListeners {
         })
     }
 
-    /// The servers. That of the socket believes everybody: who may connect is the file's business.
+    /// Starts one server per listener. The server of the Unix socket does not authenticate: the permissions of the
+    /// socket's file decide who may connect.
     fn spawn(
         self,
         tasks: &mut JoinSet<anyhow::Result<()>>,
@@ -259,13 +335,15 @@ impl XdsListeners {
         options: XdsServerOptions,
     ) {
         if let Some((listener, file)) = self.socket {
-            let mut believing = XdsServerOptions::new(Authenticator::trust_all().hook());
-            believing.shutdown = options.shutdown.clone();
+            let mut socket_options = XdsServerOptions::new(Authenticator::trust_all().hook());
+            socket_options.shutdown = options.shutdown.clone();
             let (store, registry) = (Arc::clone(&store), Arc::clone(&registry));
             let serving = async move {
                 let _file = file;
-                let serving = evermesh_xds::serve_socket(listener, store, registry, believing);
-                serving.await.context("the xDS server of the socket failed")
+                let serving = evermesh_xds::serve_socket(listener, store, registry, socket_options);
+                serving
+                    .await
+                    .context("the xDS server of the Unix socket failed")
             };
             tasks.spawn_on(serving, streams);
         }
@@ -275,62 +353,63 @@ impl XdsListeners {
     }
 }
 
-/// Waits for a signal, which is a good end, or for a part that ended by itself, which is not.
+/// Waits for a signal, which is a success, or for a task that ends, which is an error.
 ///
-/// After SIGTERM everything goes on for as long as `drain` says, and only `/readyz` says no; SIGINT, and a second signal,
-/// are an end at once.
-async fn until_the_end(
+/// After SIGTERM everything continues for `drain_time`, and only `/readyz` fails. SIGINT or a second signal ends the wait
+/// at once.
+async fn until_signal(
     tasks: &mut JoinSet<anyhow::Result<()>>,
     engine: oneshot::Receiver<()>,
-    drain: Option<Duration>,
+    drain_time: Option<Duration>,
     leaving: &CancellationToken,
 ) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut broken = pin!(a_part_ends(tasks, engine));
+    let mut failure = pin!(first_end(tasks, engine));
     tokio::select! {
-        error = &mut broken => return Err(error),
+        error = &mut failure => return Err(error),
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {
-            tracing::info!("SIGINT: shutting down");
+            tracing::info!("received SIGINT, shutting down");
             return Ok(());
         }
     }
     leaving.cancel();
-    if let Some(drain) = drain {
-        tracing::info!("SIGTERM: going on for {drain:?}, for those who have yet to hear of it");
+    if let Some(drain_time) = drain_time {
+        tracing::info!(seconds = drain_time.as_secs(), "received SIGTERM, draining");
         tokio::select! {
-            error = &mut broken => return Err(error),
+            error = &mut failure => return Err(error),
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
-            () = tokio::time::sleep(drain) => {}
+            () = tokio::time::sleep(drain_time) => {}
         }
     }
-    tracing::info!("SIGTERM: shutting down");
+    tracing::info!("shutting down after SIGTERM");
     Ok(())
 }
 
-/// Waits for a part that ends by itself, which none should.
-async fn a_part_ends(
+/// Waits for the first task that ends, and describes it as an error.
+async fn first_end(
     tasks: &mut JoinSet<anyhow::Result<()>>,
     engine: oneshot::Receiver<()>,
 ) -> anyhow::Error {
     tokio::select! {
-        _ = engine => anyhow!("the engine ended"),
-        Some(ended) = tasks.join_next() => match ended.context("a part panicked").flatten() {
-            Ok(()) => anyhow!("a part ended by itself"),
+        _ = engine => anyhow!("the engine ended unexpectedly"),
+        Some(ended) = tasks.join_next() => match ended.context("a task panicked").flatten() {
+            Ok(()) => anyhow!("a task ended unexpectedly"),
             Err(error) => error,
         },
     }
 }
 
+/// Binds a TCP listener for the address that a flag gives.
 pub(crate) async fn bind(address: SocketAddr, flag: &str) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address)
         .await
-        .with_context(|| format!("{flag} {address}: cannot listen there"))
+        .with_context(|| format!("{flag} {address}: cannot listen on this address"))
 }
 
-/// The engine's own thread. The receiver hears when it ends, in whichever way.
+/// Starts the engine's thread. The receiver completes when the thread ends, also by a panic.
 fn spawn_engine(
     engine: Engine,
     queue: mpsc::Receiver<ChangeBatch>,
@@ -345,42 +424,22 @@ fn spawn_engine(
     Ok(ended)
 }
 
-fn spawn_cloud_map(
-    tasks: &mut JoinSet<anyhow::Result<()>>,
-    args: &ServeArgs,
-    batches: mpsc::Sender<ChangeBatch>,
-    wanted: watch::Receiver<Arc<BTreeSet<CloudMapService>>>,
-    shutdown: &CancellationToken,
-) {
-    let options = CloudMapOptions {
-        endpoint: args.cloud_map.cloud_map_endpoint.clone(),
-        interval: args.cloud_map.cloud_map_interval,
-        ..CloudMapOptions::default()
-    };
-    tasks.spawn(part(cloud_map::run(
-        options,
-        wanted,
-        batches,
-        shutdown.clone(),
-    )));
-}
-
-/// A task that has nothing to fail with.
-pub(crate) async fn part(task: impl Future<Output = ()>) -> anyhow::Result<()> {
+/// Gives a task without a result the type of the others.
+pub(crate) async fn infallible(task: impl Future<Output = ()>) -> anyhow::Result<()> {
     task.await;
     Ok(())
 }
 
-/// Verdicts on their way to the tracker, with the moment at which they were read.
-fn verdicts_to(
-    events: mpsc::UnboundedSender<TrackerEvent>,
-    told: Option<mpsc::UnboundedSender<EffectEvent>>,
+/// Sends each ACK and NACK to the tracker, with the time at which it was read, and to the status writer.
+fn delivery_sink(
+    tracker_events: mpsc::UnboundedSender<TrackerEvent>,
+    effect_events: Option<mpsc::UnboundedSender<EffectEvent>>,
 ) -> DeliverySink {
-    Arc::new(move |verdict| {
-        if let Some(told) = &told {
-            let _ = told.send(EffectEvent::Delivery(verdict.clone()));
+    // Errors are ignored: a receiver is gone only while the process ends.
+    Arc::new(move |delivery| {
+        if let Some(events) = &effect_events {
+            let _ = events.send(EffectEvent::Delivery(delivery.clone()));
         }
-        // The tracker is gone only when the process is about to be.
-        let _ = events.send(TrackerEvent::Delivery(verdict, Instant::now()));
+        let _ = tracker_events.send(TrackerEvent::Delivery(delivery, Instant::now()));
     })
 }

@@ -1,6 +1,4 @@
-//! The cluster that objects come from, and the tasks that read it and write back.
-//!
-//! Must not do more than start them: see [`crate::source::kubernetes`] and [`crate::effect`].
+//! Starts the tasks that talk to a Kubernetes cluster: sources, admission, and effects.
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -15,7 +13,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    app::{bind, part},
+    app::{bind, infallible},
     args::{IpFamilyArg, ServeArgs},
     effect::{
         EffectEvent,
@@ -32,94 +30,82 @@ use crate::{
     webhook::{self, AdmissionMetrics, ServingCertificate},
 };
 
-/// What other replicas tell that may wait before they are held back.
-const HEARD: usize = 64;
+/// Reports of other replicas that may wait for the status writer; a replica that finds the channel full waits.
+const QUEUED_PEER_EVENTS: usize = 64;
 
-/// What the doors back read.
-pub(crate) type EffectInputs = (
-    watch::Receiver<Arc<EngineSnapshot>>,
-    Arc<Store>,
-    Arc<ProxyRegistry>,
-);
+/// Region in ARNs without `--aws-region`. An ARN must have one.
+const DEFAULT_REGION: &str = "us-east-1";
 
-/// The region in ARNs when none is given: there has to be one.
-const REGION: &str = "us-east-1";
-
-/// What leads from and to the cluster's tasks.
+/// Ends of the channels that lead to and from the tasks of the cluster, and the state that these tasks share with others.
 pub(crate) struct KubernetesChannels {
     pub(crate) batches: mpsc::Sender<ChangeBatch>,
-    pub(crate) surroundings: watch::Receiver<Option<ClusterSnapshot>>,
-    pub(crate) admission: AdmissionMetrics,
-    /// Where the webhooks' certificate is put.
+    pub(crate) admission_snapshots: watch::Receiver<Option<ClusterSnapshot>>,
+    pub(crate) admission_metrics: AdmissionMetrics,
+    /// Serving certificate of the webhooks, published for the admin pages.
     pub(crate) certificates: Arc<ServingCertificate>,
-    /// For the doors back, if there are to be any.
-    pub(crate) notices: Option<mpsc::UnboundedReceiver<EffectEvent>>,
-    pub(crate) readers: EffectInputs,
+    /// Events for the status writer; present with leader election.
+    pub(crate) effect_events: Option<mpsc::UnboundedReceiver<EffectEvent>>,
+    pub(crate) snapshots: watch::Receiver<Arc<EngineSnapshot>>,
+    pub(crate) store: Arc<Store>,
+    pub(crate) registry: Arc<ProxyRegistry>,
 }
 
-/// The cluster that objects come from.
+/// The Kubernetes cluster from which objects are read.
 pub(crate) struct KubernetesCluster {
     pub(crate) client: Client,
     observed: Arc<ObservedObjects>,
-    pub(crate) reachable: Arc<ApiServerHealth>,
-    /// The name of this replica: new with every process.
+    pub(crate) api_server: Arc<ApiServerHealth>,
+    /// Identity of this replica: new in every process.
     identity: String,
 }
 
 impl KubernetesCluster {
-    /// The one that is asked for, if one is.
-    pub(crate) async fn of(args: &ServeArgs) -> anyhow::Result<Option<Self>> {
+    /// Creates the client from the kubeconfig or the pod's service account; `None` without `--kubernetes`.
+    pub(crate) async fn connect(args: &ServeArgs) -> anyhow::Result<Option<Self>> {
         if !args.source.kubernetes {
             return Ok(None);
         }
-        let config = kube::Config::infer()
-            .await
-            .context("--kubernetes: no cluster is known here; set KUBECONFIG")?;
-        tracing::info!(api_server = %config.cluster_url, "reading the cluster");
+        let config = kube::Config::infer().await.context(
+            "--kubernetes: found neither a kubeconfig nor a service account; set KUBECONFIG",
+        )?;
+        tracing::info!(api_server = %config.cluster_url, "reading objects from the Kubernetes cluster");
         let host = std::env::var("HOSTNAME").unwrap_or_else(|_| "evermesh".to_owned());
         Ok(Some(Self {
             client: Client::try_from(config).context("--kubernetes")?,
             observed: Arc::default(),
-            reachable: Arc::default(),
+            api_server: Arc::default(),
             identity: format!("{host}_{:016x}", fastrand::u64(..)),
         }))
     }
 
-    /// Everything that reads it, answers it and writes back. Returns where other replicas reach the one that leads.
+    /// Starts the watches, admission if `--webhook-address` is given, and the effects if leader election is on. Returns
+    /// the handler of other replicas' reports.
     pub(crate) async fn spawn(
         &self,
         tasks: &mut JoinSet<anyhow::Result<()>>,
         args: &ServeArgs,
-        wires: KubernetesChannels,
+        channels: KubernetesChannels,
         shutdown: &CancellationToken,
     ) -> anyhow::Result<Option<PeerServer>> {
-        let KubernetesChannels {
-            batches,
-            surroundings,
-            admission,
-            certificates,
-            notices,
-            readers,
-        } = wires;
-        self.spawn_sources(tasks, args, batches, shutdown);
+        self.spawn_sources(tasks, args, channels.batches.clone(), shutdown);
         if let Some(address) = args.webhook.webhook_address {
             let listener = bind(address, "--webhook-address").await?;
             let injection = args.injection()?;
+            let certificates = Arc::clone(&channels.certificates);
             let identity = self.identity.clone();
             tasks.spawn(webhook::run(
                 listener,
                 webhook::WebhookOptions::new(&args.webhook, certificates, injection, identity),
                 self.client.clone(),
-                surroundings,
-                admission,
+                channels.admission_snapshots.clone(),
+                channels.admission_metrics.clone(),
                 shutdown.clone(),
             ));
         }
-        let namespace = args.kubernetes.leader_election_namespace.as_ref();
-        let ear = namespace.zip(notices).map(|(namespace, notices)| {
-            self.spawn_effects(tasks, args, namespace, (notices, readers), shutdown)
-        });
-        ear.transpose()
+        match &args.kubernetes.leader_election_namespace {
+            Some(namespace) => self.spawn_effects(tasks, args, namespace, channels, shutdown),
+            None => Ok(None),
+        }
     }
 
     fn spawn_sources(
@@ -132,82 +118,85 @@ impl KubernetesCluster {
         let options = KubernetesOptions {
             namespaces: args.kubernetes.watch_namespaces.clone(),
         };
-        tasks.spawn(part(kubernetes::run(
+        tasks.spawn(infallible(kubernetes::run(
             self.client.clone(),
             options,
             Arc::clone(&self.observed),
-            Arc::clone(&self.reachable),
+            Arc::clone(&self.api_server),
             batches,
             shutdown.clone(),
         )));
-        tasks.spawn(part(kubernetes::ask(
+        tasks.spawn(infallible(kubernetes::probe(
             self.client.clone(),
-            Arc::clone(&self.reachable),
+            Arc::clone(&self.api_server),
             shutdown.clone(),
         )));
     }
 
-    /// The doors back. Returns where other replicas reach the one that leads.
+    /// Starts leader election, the status writer and, with `--cloud-map-registration`, registration.
     fn spawn_effects(
         &self,
         tasks: &mut JoinSet<anyhow::Result<()>>,
         args: &ServeArgs,
         namespace: &str,
-        (notices, (published, store, registry)): (
-            mpsc::UnboundedReceiver<EffectEvent>,
-            EffectInputs,
-        ),
+        channels: KubernetesChannels,
         shutdown: &CancellationToken,
-    ) -> anyhow::Result<PeerServer> {
+    ) -> anyhow::Result<Option<PeerServer>> {
+        let Some(effect_events) = channels.effect_events else {
+            return Ok(None);
+        };
         let key = ReplicaKey::new()?;
-        let (leads, leader) = watch::channel(Leader::Unknown);
-        let (telling, heard) = mpsc::channel(HEARD);
+        let (leader_sender, leader) = watch::channel(Leader::Unknown);
+        let (peer_sender, peer_events) = mpsc::channel(QUEUED_PEER_EVENTS);
         let lease = LeaseOptions {
             namespace: namespace.to_owned(),
             name: args.kubernetes.leader_election_name.clone(),
             identity: self.identity.clone(),
             key: key.clone(),
-            address: advertised(args),
+            address: advertised_address(args),
         };
-        let holding = lease::hold(self.client.clone(), lease, leads, shutdown.clone());
-        tasks.spawn(part(holding));
-        let (messages, unregistered) = watch::channel(Arc::default());
+        let holding = lease::hold(self.client.clone(), lease, leader_sender, shutdown.clone());
+        tasks.spawn(infallible(holding));
+        let (messages_sender, registration_messages) = watch::channel(Arc::default());
         if args.cloud_map.cloud_map_registration {
-            let channels = (published.clone(), leader.clone(), messages);
+            let channels = (channels.snapshots.clone(), leader.clone(), messages_sender);
             self.spawn_registration(tasks, args, channels, shutdown);
         }
-        let ear = PeerServer {
+        let peer_server = PeerServer {
             identity: self.identity.as_str().into(),
             leader: leader.clone(),
-            heard: telling,
-            streams: Arc::default(),
+            events: peer_sender,
+            next_stream: Arc::default(),
         };
         let region = args.kubernetes.aws_region.clone();
         let options = status::StatusWriterOptions {
-            published,
-            store,
-            registry,
+            snapshots: channels.snapshots,
+            store: channels.store,
+            registry: channels.registry,
             observed: Arc::clone(&self.observed),
             identity: self.identity.clone(),
             key,
             leader,
-            heard,
             registers: args.cloud_map.cloud_map_registration,
-            unregistered,
-            region: region.unwrap_or_else(|| REGION.to_owned()),
+            registration_messages,
+            region: region.unwrap_or_else(|| DEFAULT_REGION.to_owned()),
             account: args.kubernetes.aws_account_id.clone(),
         };
-        let writing = status::run(self.client.clone(), options, notices, shutdown.clone());
-        tasks.spawn(part(writing));
-        Ok(ear)
+        tasks.spawn(infallible(status::run(
+            self.client.clone(),
+            options,
+            effect_events,
+            peer_events,
+            shutdown.clone(),
+        )));
+        Ok(Some(peer_server))
     }
 
-    /// The door back to Cloud Map.
     fn spawn_registration(
         &self,
         tasks: &mut JoinSet<anyhow::Result<()>>,
         args: &ServeArgs,
-        (published, leader, messages): (
+        (snapshots, leader, messages): (
             watch::Receiver<Arc<EngineSnapshot>>,
             watch::Receiver<Leader>,
             watch::Sender<Arc<registration::RegistrationMessages>>,
@@ -215,7 +204,7 @@ impl KubernetesCluster {
         shutdown: &CancellationToken,
     ) {
         let options = registration::RegistrationOptions {
-            published,
+            snapshots,
             observed: Arc::clone(&self.observed),
             leader,
             endpoint: args.cloud_map.cloud_map_endpoint.clone(),
@@ -227,18 +216,20 @@ impl KubernetesCluster {
             messages,
         };
         let registering = registration::run(self.client.clone(), options, shutdown.clone());
-        tasks.spawn(part(registering));
+        tasks.spawn(infallible(registering));
     }
 }
 
-/// Where other replicas reach this one.
-fn advertised(args: &ServeArgs) -> Option<SocketAddr> {
+/// The address at which other replicas send reports to this one: the port of the metrics or admin listener, with the IP
+/// address of `--advertise-address` or of the listener.
+fn advertised_address(args: &ServeArgs) -> Option<SocketAddr> {
     let listens = args.metrics_address.unwrap_or(args.admin_address);
     let own = Some(listens.ip()).filter(|it| !it.is_unspecified());
     let address = args.kubernetes.advertise_address.or(own);
     if address.is_none() {
         tracing::warn!(
-            "--advertise-address is not given and {listens} is every address: other replicas cannot tell this one what their proxies accept"
+            %listens,
+            "other replicas cannot report to this one, because it listens on all addresses; set --advertise-address"
         );
     }
     address.map(|ip| SocketAddr::new(ip, listens.port()))

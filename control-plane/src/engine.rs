@@ -1,14 +1,19 @@
-//! The single writer: owns the inputs and the memos, takes in changes and runs one turn at a time.
+//! The engine: the single writer, which turns changes of objects into commits of xDS resources.
 //!
-//! It runs on a thread of its own. There is no timer: it takes whatever is queued, runs one turn over all
-//! of it and commits; under load the batch grows by itself, at rest a change leaves at once. A turn is
-//! `ingest::build` and `translate::derive_changes`, both pure; when nothing but endpoints changed it is the short
-//! cut, which remakes their `ClusterLoadAssignment`s alone and comes to the same bytes.
+//! The engine runs on a thread of its own and owns the inputs and the memos without a lock. It has no timer: each step
+//! takes all queued batches, rebuilds once, and commits. Under load a step covers more batches; at rest a change is
+//! committed at once.
 //!
-//! **Nothing is committed before every source has been read once and Cloud Map has answered for every
-//! service in use**: a restart never serves less than what is known.
+//! ```text
+//!  ChangeBatch ──► Inputs ──► ingest::build ──► Graph ──► translate::derive_changes ──► Store::commit
+//!                     └── only endpoints changed: ingest::endpoints ──► translate::derive_endpoints ──┘
+//! ```
 //!
-//! Must not do I/O, and must not convert or translate.
+//! The short path for endpoints makes the same bytes as a full rebuild would. Before the first commit the engine waits
+//! until every source was read once and Cloud Map has answered for every service in use, so that a restart never removes
+//! resources that still exist.
+//!
+//! The engine does no I/O and converts nothing: `ingest` and `translate` do, and both are pure.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -24,7 +29,7 @@ use evermesh_model::{
     CloudMapService, CloudMapState, Endpoint, Graph, ObjectRef, Problem, ResourceName,
     endpoint::CloudMapFailure,
 };
-use evermesh_translate::{ResourceChanges, DeriveMemo};
+use evermesh_translate::{DeriveMemo, ResourceChanges};
 use evermesh_xds::Store;
 use tokio::sync::{mpsc, watch};
 use tracing::{Span, info_span};
@@ -33,65 +38,63 @@ use crate::{
     auth::AuthenticationMetrics,
     changes::{self, TrackerEvent},
     effect::EffectEvent,
-    metrics::ProcessMetrics,
+    metrics::{ProcessMetrics, RebuildKind},
     source::{ChangeBatch, SourceChange, SourceName},
     webhook::AdmissionMetrics,
 };
 
-/// Changes taken in before a turn; what is beyond waits for the next.
-const DRAINED: usize = 4096;
+/// Batches per rebuild; further ones wait for the next.
+const MAX_BATCHES: usize = 4096;
 
-/// Origins that the span of a change names; a first read may have thousands.
+/// Origins that the trace span of a change names; the first read may have thousands.
 const ORIGINS_SHOWN: usize = 3;
 
-/// The result of the newest turn, for whoever wants to look.
+/// The result of the newest rebuild, published for all other tasks.
 #[derive(Debug, Default)]
 pub struct EngineSnapshot {
-    /// The graph of the last full turn.
+    /// The graph of the last full rebuild.
     pub graph: Arc<Graph>,
-    /// Endpoints that changed since.
+    /// Endpoints that changed after the last full rebuild, by node.
     pub endpoints: BTreeMap<ResourceName, Arc<Vec<Endpoint>>>,
-    /// Everything found wrong, ascending.
+    /// All problems, sorted.
     pub problems: Arc<[Problem]>,
-    /// How many objects of each watch of a cluster it is about.
-    pub places: BTreeMap<usize, u64>,
-    /// What is still to come before the first commit; empty from then on.
+    /// Number of objects from each watch that this snapshot covers, by watch; see
+    /// [`WatchPosition`](crate::source::kubernetes::WatchPosition).
+    pub watch_positions: BTreeMap<usize, u64>,
+    /// Sources and Cloud Map services that have to be read before the first commit; empty after it.
     pub waiting_for: Vec<String>,
-    /// What may have to be registered in Cloud Map.
+    /// Inputs of Cloud Map registration.
     pub registrable: RegistrationSnapshot,
-    /// Which pods may be which proxies.
+    /// Pods and nodes by which xDS authentication identifies proxies.
     pub workloads: IdentitySnapshot,
 }
 
-/// Where the engine's results go.
+/// The channels and the store that the engine writes to.
 pub struct EngineOutputs {
-    /// What is served.
     pub store: Arc<Store>,
-    /// Which Cloud Map services to follow.
-    pub wanted: watch::Sender<Arc<BTreeSet<CloudMapService>>>,
-    /// The newest turn.
-    pub published: watch::Sender<Arc<EngineSnapshot>>,
-    /// Announcements of commits.
-    pub events: mpsc::UnboundedSender<TrackerEvent>,
-    /// What each commit changes, for the doors back, if there are any.
-    pub commits: Option<mpsc::UnboundedSender<EffectEvent>>,
-    /// What admission looks at; none before every source has been read once.
-    pub surroundings: watch::Sender<Option<ClusterSnapshot>>,
-    /// How long turns take.
+    /// Cloud Map services to poll: those that nodes name.
+    pub wanted_services: watch::Sender<Arc<BTreeSet<CloudMapService>>>,
+    pub snapshots: watch::Sender<Arc<EngineSnapshot>>,
+    /// Commits, for the tracker of change latency.
+    pub tracker_events: mpsc::UnboundedSender<TrackerEvent>,
+    /// Commits, for the status writer; `None` if this process writes no statuses.
+    pub effect_events: Option<mpsc::UnboundedSender<EffectEvent>>,
+    /// Snapshot for admission; `None` until every source was read once.
+    pub admission_snapshots: watch::Sender<Option<ClusterSnapshot>>,
     pub metrics: Arc<ProcessMetrics>,
 }
 
 impl EngineOutputs {
-    /// To a store that nobody is served from; what is published can be subscribed to.
+    /// Outputs for tests and `lint`: a store that no proxy reads, and channels without receivers.
     pub fn unserved() -> Self {
         let store = Store::new();
-        let (published, newest) = watch::channel(Arc::default());
+        let (snapshots, newest) = watch::channel(Arc::default());
         Self {
-            wanted: watch::Sender::default(),
-            published,
-            events: mpsc::unbounded_channel().0,
-            commits: None,
-            surroundings: watch::Sender::default(),
+            wanted_services: watch::Sender::default(),
+            snapshots,
+            tracker_events: mpsc::unbounded_channel().0,
+            effect_events: None,
+            admission_snapshots: watch::Sender::default(),
             metrics: Arc::new(ProcessMetrics::new(
                 Arc::clone(&store),
                 newest,
@@ -104,39 +107,43 @@ impl EngineOutputs {
     }
 }
 
-/// The engine's state.
+/// The engine with its inputs and memos; see the [module documentation](self).
 pub struct Engine {
     inputs: Inputs,
     build: BuildMemo,
     derive: DeriveMemo,
     built: BuildOutput,
-    users: BTreeMap<CloudMapService, Vec<ResourceName>>,
+    /// Nodes that use each Cloud Map service.
+    service_users: BTreeMap<CloudMapService, Vec<ResourceName>>,
     /// Endpoints newer than those of `built.graph`.
     endpoints: BTreeMap<ResourceName, Arc<Vec<Endpoint>>>,
     source_problems: BTreeMap<Arc<str>, Vec<Problem>>,
     problems: Arc<[Problem]>,
-    /// Where each object was read.
+    /// File and document of each object; absent for objects of a Kubernetes cluster.
     origins: BTreeMap<ObjectRef, Arc<str>>,
+    /// Sources that have not been read once.
     unsynced: BTreeSet<SourceName>,
-    places: BTreeMap<usize, u64>,
+    watch_positions: BTreeMap<usize, u64>,
     committed: bool,
     outputs: EngineOutputs,
 }
 
-/// What a batch of changes asks for.
+/// The scope of a rebuild: what the batches of one step changed.
 #[derive(Default)]
-struct Work {
+struct RebuildScope {
     /// Something other than endpoints changed.
     full: bool,
-    /// Only problems of sources changed.
+    /// Problems of sources changed.
     problems: bool,
+    /// Cloud Map services whose state changed.
     cloud_map: BTreeSet<CloudMapService>,
     origins: BTreeSet<Arc<str>>,
+    /// Time at which a source noticed the first change.
     noticed: Option<Instant>,
 }
 
 impl Engine {
-    /// An engine without inputs that waits for these sources, and publishes that it does.
+    /// An engine without inputs that waits for these sources. Publishes a first snapshot that says so.
     pub fn new(
         sources: impl IntoIterator<Item = SourceName>,
         settings: IngestSettings,
@@ -153,13 +160,13 @@ impl Engine {
                 graph: Arc::default(),
                 problems: Arc::default(),
             },
-            users: BTreeMap::new(),
+            service_users: BTreeMap::new(),
             endpoints: BTreeMap::new(),
             source_problems: BTreeMap::new(),
             problems: Arc::default(),
             origins: BTreeMap::new(),
             unsynced: sources.into_iter().collect(),
-            places: BTreeMap::new(),
+            watch_positions: BTreeMap::new(),
             committed: false,
             outputs,
         };
@@ -167,31 +174,32 @@ impl Engine {
         engine
     }
 
-    /// Works until every source has hung up.
+    /// Runs until all senders of batches are dropped.
     pub fn run(mut self, mut batches: mpsc::Receiver<ChangeBatch>) {
         let mut queue = Vec::new();
-        while batches.blocking_recv_many(&mut queue, DRAINED) > 0 {
+        while batches.blocking_recv_many(&mut queue, MAX_BATCHES) > 0 {
             self.step(queue.drain(..));
         }
     }
 
-    /// Takes these batches in and runs one turn over all of them.
+    /// Applies all batches and rebuilds once.
     pub fn step(&mut self, batches: impl IntoIterator<Item = ChangeBatch>) {
-        let mut work = Work::default();
+        let mut scope = RebuildScope::default();
         for batch in batches {
-            self.take_in(batch, &mut work);
+            self.apply(batch, &mut scope);
         }
-        self.surround();
-        self.turn(&work);
+        self.publish_admission_snapshot();
+        self.rebuild(&scope);
     }
 
-    fn take_in(&mut self, batch: ChangeBatch, work: &mut Work) {
-        work.noticed = Some(
-            work.noticed
+    fn apply(&mut self, batch: ChangeBatch, scope: &mut RebuildScope) {
+        scope.noticed = Some(
+            scope
+                .noticed
                 .map_or(batch.noticed, |noticed| noticed.min(batch.noticed)),
         );
-        if let Some(place) = batch.place {
-            self.places.insert(place.watch, place.count);
+        if let Some(position) = batch.position {
+            self.watch_positions.insert(position.watch, position.count);
         }
         for change in batch.changes {
             match change {
@@ -204,13 +212,13 @@ impl Engine {
                         Some(origin) => self.origins.insert(object.clone(), Arc::clone(origin)),
                         None => self.origins.remove(&object),
                     };
-                    work.problems |= before != origin;
-                    let shown = || object.to_string().into();
-                    work.origins.insert(origin.or(before).unwrap_or_else(shown));
-                    work.full |= self.inputs.apply(object, value);
+                    scope.problems |= before != origin;
+                    let name = || object.to_string().into();
+                    scope.origins.insert(origin.or(before).unwrap_or_else(name));
+                    scope.full |= self.inputs.apply(object, value);
                 }
                 SourceChange::Problems { origin, problems } => {
-                    work.problems = true;
+                    scope.problems = true;
                     if problems.is_empty() {
                         self.source_problems.remove(&origin);
                     } else {
@@ -219,65 +227,68 @@ impl Engine {
                 }
                 SourceChange::CloudMap { service, state } => {
                     let before = self.inputs.cloud_map.get(&service);
-                    work.full |= knowledge(before) != knowledge(Some(&state));
-                    work.origins.insert(format!("cloud-map:{service}").into());
-                    work.cloud_map.insert(service.clone());
+                    scope.full |= graph_inputs_of(before) != graph_inputs_of(Some(&state));
+                    scope.origins.insert(format!("cloud-map:{service}").into());
+                    scope.cloud_map.insert(service.clone());
                     self.inputs.set_cloud_map(service, Some(state));
                 }
                 SourceChange::Synced(source) => {
                     self.unsynced.remove(&source);
-                    work.full = true;
+                    scope.full = true;
                 }
             }
         }
     }
 
-    /// Before the turn, which may take longer than an answer of admission should.
-    fn surround(&self) {
+    /// Publishes the inputs of admission. Runs before the rebuild, which may take longer than an admission review may
+    /// wait.
+    fn publish_admission_snapshot(&self) {
         if !self.unsynced.is_empty() {
             return;
         }
         let now = ClusterSnapshot::from(&self.inputs);
-        self.outputs.surroundings.send_if_modified(|last| {
-            let is_other = last.as_ref().is_none_or(|last| !last.is_same(&now));
-            if is_other {
+        self.outputs.admission_snapshots.send_if_modified(|last| {
+            let has_changed = last.as_ref().is_none_or(|last| !last.is_same(&now));
+            if has_changed {
                 *last = Some(now);
             }
-            is_other
+            has_changed
         });
     }
 
-    fn turn(&mut self, work: &Work) {
+    fn rebuild(&mut self, scope: &RebuildScope) {
         let started = Instant::now();
         let span = info_span!(
             "change",
-            origins = ?work.origins.iter().take(ORIGINS_SHOWN).collect::<Vec<_>>(),
-            more = work.origins.len().saturating_sub(ORIGINS_SHOWN),
+            origins = ?scope.origins.iter().take(ORIGINS_SHOWN).collect::<Vec<_>>(),
+            more = scope.origins.len().saturating_sub(ORIGINS_SHOWN),
             acked_ms = tracing::field::Empty,
             rejected = tracing::field::Empty,
         );
         let _entered = span.enter();
-        let noticed = work.noticed.unwrap_or(started);
-        let origins: Vec<Arc<str>> = work.origins.iter().cloned().collect();
-        let kind = if work.full || !self.committed {
-            self.full_turn(noticed, origins, &span);
-            "full"
+        let noticed = scope.noticed.unwrap_or(started);
+        let origins: Vec<Arc<str>> = scope.origins.iter().cloned().collect();
+        let kind = if scope.full || !self.committed {
+            self.rebuild_all(noticed, origins, &span);
+            RebuildKind::Full
         } else {
-            self.endpoints_turn(&work.cloud_map, noticed, origins, &span);
-            "endpoints"
+            self.rebuild_endpoints(&scope.cloud_map, noticed, origins, &span);
+            RebuildKind::Endpoints
         };
-        if work.full || work.problems {
+        if scope.full || scope.problems {
             self.problems = self.all_problems();
         }
         self.publish();
-        self.outputs.metrics.turn(kind, started.elapsed());
+        self.outputs
+            .metrics
+            .observe_rebuild(kind, started.elapsed());
     }
 }
 
 impl Engine {
-    /// Everything: build, derive, and commit what came out different. Half of what there is to read is not worth
-    /// a turn.
-    fn full_turn(&mut self, noticed: Instant, origins: Vec<Arc<str>>, span: &Span) {
+    /// Builds the graph, derives the resources and commits those that changed. Waits for all sources to finish their
+    /// first read; a partial view would remove resources that still exist.
+    fn rebuild_all(&mut self, noticed: Instant, origins: Vec<Arc<str>>, span: &Span) {
         if !self.unsynced.is_empty() {
             return;
         }
@@ -286,7 +297,7 @@ impl Engine {
         let last = std::mem::replace(&mut self.built, built);
         self.endpoints.clear();
         if !Arc::ptr_eq(&last.graph.nodes, &self.built.graph.nodes) {
-            self.want();
+            self.update_wanted_services();
         }
         if !self.waiting_for().is_empty() {
             return;
@@ -296,11 +307,11 @@ impl Engine {
         self.commit(changes, noticed, origins, span);
     }
 
-    /// The nodes say which services of Cloud Map are of any use.
-    fn want(&mut self) {
-        self.users = evermesh_ingest::cloud_map_users(&self.built.graph);
-        let wanted: BTreeSet<CloudMapService> = self.users.keys().cloned().collect();
-        self.outputs.wanted.send_if_modified(|current| {
+    /// Publishes the Cloud Map services that the graph's nodes name.
+    fn update_wanted_services(&mut self) {
+        self.service_users = evermesh_ingest::cloud_map_users(&self.built.graph);
+        let wanted: BTreeSet<CloudMapService> = self.service_users.keys().cloned().collect();
+        self.outputs.wanted_services.send_if_modified(|current| {
             let modified = **current != wanted;
             if modified {
                 *current = Arc::new(wanted);
@@ -309,8 +320,8 @@ impl Engine {
         });
     }
 
-    /// The short cut: the endpoints of the nodes that use these services, and nothing else.
-    fn endpoints_turn(
+    /// Rebuilds only the endpoints of the nodes that use these Cloud Map services.
+    fn rebuild_endpoints(
         &mut self,
         services: &BTreeSet<CloudMapService>,
         noticed: Instant,
@@ -321,7 +332,7 @@ impl Engine {
         let mut changes = ResourceChanges::default();
         let nodes = services
             .iter()
-            .filter_map(|service| self.users.get(service))
+            .filter_map(|service| self.service_users.get(service))
             .flatten();
         for name in nodes {
             let (Some(node), Some(mesh)) = (graph.nodes.get(name), graph.meshes.get(&name.mesh))
@@ -343,7 +354,13 @@ impl Engine {
         self.commit(changes, noticed, origins, span);
     }
 
-    fn commit(&mut self, changes: ResourceChanges, noticed: Instant, origins: Vec<Arc<str>>, span: &Span) {
+    fn commit(
+        &mut self,
+        changes: ResourceChanges,
+        noticed: Instant,
+        origins: Vec<Arc<str>>,
+        span: &Span,
+    ) {
         if self.committed && changes.is_empty() {
             return;
         }
@@ -351,10 +368,11 @@ impl Engine {
         let keys = commit.upserts.iter().map(|(key, _)| key);
         let watchers = self.outputs.store.watchers(keys);
         let watched = commit.upserts.iter().zip(&watchers);
-        // Announced first: an ACK must find its commit known. Nobody listening is no reason to stop.
+        // Announced before the commit, so that the tracker knows the commit before its first ACK. An error means that
+        // the tracker has ended, which must not stop the engine.
         let _ = self
             .outputs
-            .events
+            .tracker_events
             .send(TrackerEvent::Commit(changes::CommitRecord {
                 noticed,
                 origins,
@@ -366,14 +384,15 @@ impl Engine {
                 deliveries: watchers.iter().sum(),
                 span: span.clone(),
             }));
-        let notice = self.outputs.commits.is_some().then(|| EffectEvent::Commit {
+        let effect_events = self.outputs.effect_events.as_ref();
+        let effect_event = effect_events.map(|_| EffectEvent::Commit {
             upserts: commit.upserts.clone(),
             removals: commit.removals.clone(),
         });
         info_span!("commit").in_scope(|| self.outputs.store.commit(commit));
-        if let (Some(commits), Some(notice)) = (&self.outputs.commits, notice) {
-            // Nobody listening is no reason to stop.
-            let _ = commits.send(notice);
+        if let (Some(events), Some(event)) = (effect_events, effect_event) {
+            // An error means that the status writer has ended, which must not stop the engine.
+            let _ = events.send(event);
         }
         if !self.committed {
             self.committed = true;
@@ -385,14 +404,14 @@ impl Engine {
         }
     }
 
-    /// What must come before the first commit.
+    /// Sources and Cloud Map services without which the first commit would be incomplete.
     fn waiting_for(&self) -> Vec<String> {
         if self.committed {
             return Vec::new();
         }
         let sources = self.unsynced.iter().map(SourceName::to_string);
         let services = self
-            .users
+            .service_users
             .keys()
             .filter(|service| !self.inputs.cloud_map.contains_key(service))
             .map(|service| format!("cloud-map:{service}"));
@@ -415,12 +434,12 @@ impl Engine {
 
     fn publish(&self) {
         self.outputs
-            .published
+            .snapshots
             .send_replace(Arc::new(EngineSnapshot {
                 graph: Arc::clone(&self.built.graph),
                 endpoints: self.endpoints.clone(),
                 problems: Arc::clone(&self.problems),
-                places: self.places.clone(),
+                watch_positions: self.watch_positions.clone(),
                 waiting_for: self.waiting_for(),
                 registrable: RegistrationSnapshot::from(&self.inputs),
                 workloads: IdentitySnapshot::from(&self.inputs),
@@ -428,8 +447,8 @@ impl Engine {
     }
 }
 
-/// What the graph, beyond endpoints, depends on: problems, and whether anything is known at all.
-fn knowledge(state: Option<&Arc<CloudMapState>>) -> Option<(bool, Option<&CloudMapFailure>)> {
+/// The parts of a Cloud Map state that change more of the graph than endpoints.
+fn graph_inputs_of(state: Option<&Arc<CloudMapState>>) -> Option<(bool, Option<&CloudMapFailure>)> {
     state.map(|state| (state.instances.is_empty(), state.failure.as_ref()))
 }
 

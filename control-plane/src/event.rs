@@ -1,13 +1,11 @@
-//! Events, as the API takes them.
-//!
-//! Must not decide when one is written.
+//! Builds Kubernetes events in the form that the `events.k8s.io/v1` API accepts.
 
 use kube::runtime::events::{Event, EventType, Reporter};
 
-/// Longest note of an event, in bytes; the API takes no longer one.
-const NOTE: usize = 1024;
+/// Longest note that the API accepts, in bytes.
+const MAX_NOTE: usize = 1024;
 
-/// Who tells: `identity` is the replica.
+/// The reporter of all events; `identity` is the replica.
 pub(crate) fn reporter(identity: impl Into<String>) -> Reporter {
     Reporter {
         controller: "evermesh".to_owned(),
@@ -15,12 +13,12 @@ pub(crate) fn reporter(identity: impl Into<String>) -> Reporter {
     }
 }
 
-/// What is told; a note that is too long is cut.
+/// An event. Cuts a note that is too long.
 pub(crate) fn event(type_: EventType, reason: &str, note: &str, action: &str) -> Event {
     Event {
         type_,
         reason: reason.to_owned(),
-        note: Some(note[..note.floor_char_boundary(NOTE)].to_owned()),
+        note: Some(note[..note.floor_char_boundary(MAX_NOTE)].to_owned()),
         action: action.to_owned(),
         secondary: None,
     }

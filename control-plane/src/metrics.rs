@@ -1,11 +1,13 @@
-//! What `/metrics` shows. The families are values held here; there is no global registry.
+//! Prometheus metrics of the process, served at `/metrics` in the OpenMetrics text format.
 //!
-//! Histograms are fed as things happen. Everything that somebody else counts already (the xDS server,
-//! the engine's last turn) is read when the page is asked for.
+//! Histograms are observed as things happen. Values that another part holds already (the counters of the xDS server, the
+//! engine's snapshot) are read at each scrape by a collector. There is no global registry.
+//!
+//! Names and labels are API: dashboards and alerts use them.
 
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
-use evermesh_model::{Problem, Severity};
+use evermesh_model::Problem;
 use evermesh_proto::ResourceType;
 use evermesh_xds::Store;
 use prometheus_client::{
@@ -28,30 +30,48 @@ use crate::{
     webhook::AdmissionMetrics,
 };
 
-/// Which turns a figure is about.
+/// The two kinds of rebuilds of the engine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RebuildKind {
+    /// The graph was built and all changed resources were derived.
+    Full,
+    /// Only endpoints were rebuilt.
+    Endpoints,
+}
+
+impl RebuildKind {
+    /// The value of the label `kind`.
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::Endpoints => "endpoints",
+        }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct TurnLabels {
+struct RebuildLabels {
     kind: &'static str,
 }
 
-/// The families of this process.
+/// All metrics of the process.
 #[derive(Debug)]
 pub struct ProcessMetrics {
     registry: Registry,
-    turn_seconds: Family<TurnLabels, Histogram, fn() -> Histogram>,
+    rebuild_seconds: Family<RebuildLabels, Histogram, fn() -> Histogram>,
     change_seconds: Histogram,
 }
 
 impl ProcessMetrics {
-    /// The content type of [`Self::encode`]'s text.
+    /// The content type of the text that [`Self::encode`] returns.
     pub const CONTENT_TYPE: &'static str =
         "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-    /// Families that show what is served and what the engine published.
+    /// `api_server` is present with `--kubernetes`.
     pub fn new(
         store: Arc<Store>,
-        published: watch::Receiver<Arc<EngineSnapshot>>,
-        reachable: Option<Arc<ApiServerHealth>>,
+        snapshots: watch::Receiver<Arc<EngineSnapshot>>,
+        api_server: Option<Arc<ApiServerHealth>>,
         admission: &AdmissionMetrics,
         authentication: &AuthenticationMetrics,
     ) -> Self {
@@ -60,48 +80,48 @@ impl ProcessMetrics {
         authentication.register(&mut registry);
         registry.register(
             "build",
-            "The version of this process",
+            "Version of this process",
             Info::new([("version", env!("CARGO_PKG_VERSION"))]),
         );
-        let turn_seconds = Family::new_with_constructor(seconds as fn() -> Histogram);
+        let rebuild_seconds = Family::new_with_constructor(seconds as fn() -> Histogram);
         registry.register_with_unit(
             "turn",
-            "Turns of the engine: full ones, and the short cut for endpoints",
+            "Duration of the engine's rebuilds: full ones, and those of endpoints only",
             Unit::Seconds,
-            turn_seconds.clone(),
+            rebuild_seconds.clone(),
         );
         let change_seconds = seconds();
         registry.register_with_unit(
             "change",
-            "From a source's notice of a change to the last answer of the proxies that hold it",
+            "Time from a change in a source to the last ACK or NACK of the proxies that it affects",
             Unit::Seconds,
             change_seconds.clone(),
         );
-        registry.register_collector(Box::new(Scraped {
+        registry.register_collector(Box::new(ScrapeCollector {
             store,
-            published,
-            reachable,
+            snapshots,
+            api_server,
         }));
         Self {
             registry,
-            turn_seconds,
+            rebuild_seconds,
             change_seconds,
         }
     }
 
-    /// A turn of this kind took this long.
-    pub fn turn(&self, kind: &'static str, took: Duration) {
-        self.turn_seconds
-            .get_or_create(&TurnLabels { kind })
-            .observe(took.as_secs_f64());
+    pub fn observe_rebuild(&self, kind: RebuildKind, duration: Duration) {
+        let kind = kind.as_str();
+        self.rebuild_seconds
+            .get_or_create(&RebuildLabels { kind })
+            .observe(duration.as_secs_f64());
     }
 
-    /// A change took this long to its last ACK.
-    pub fn change(&self, took: Duration) {
-        self.change_seconds.observe(took.as_secs_f64());
+    /// Observes the time from a change in a source to the last answer of a proxy.
+    pub fn observe_change(&self, duration: Duration) {
+        self.change_seconds.observe(duration.as_secs_f64());
     }
 
-    /// The page.
+    /// The text of a scrape.
     pub fn encode(&self) -> Result<String, fmt::Error> {
         let mut text = String::new();
         encode(&mut text, &self.registry)?;
@@ -109,43 +129,43 @@ impl ProcessMetrics {
     }
 }
 
-/// From 0.1 ms to 13 s, in steps of two.
+/// A histogram with buckets from 0.1 ms to 13 s, each twice as large as the one before.
 fn seconds() -> Histogram {
     Histogram::new(exponential_buckets(1e-4, 2.0, 18))
 }
 
-/// What is read when the page is asked for.
+/// Metrics whose values are read at each scrape.
 #[derive(Debug)]
-struct Scraped {
+struct ScrapeCollector {
     store: Arc<Store>,
-    published: watch::Receiver<Arc<EngineSnapshot>>,
-    reachable: Option<Arc<ApiServerHealth>>,
+    snapshots: watch::Receiver<Arc<EngineSnapshot>>,
+    api_server: Option<Arc<ApiServerHealth>>,
 }
 
-impl Collector for Scraped {
+impl Collector for ScrapeCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let published = Arc::clone(&self.published.borrow());
-        let ready = i64::from(published.waiting_for.is_empty());
+        let snapshot = Arc::clone(&self.snapshots.borrow());
+        let ready = i64::from(snapshot.waiting_for.is_empty());
         gauge(
             &mut encoder,
             "ready",
-            "1 once the first full turn is served",
+            "1 after the first commit, 0 before it",
             ready,
         )?;
-        problems(&mut encoder, &published.problems)?;
+        problems(&mut encoder, &snapshot.problems)?;
         self.resources(&mut encoder)?;
-        if let Some(reachable) = &self.reachable {
-            kubernetes(&mut encoder, reachable)?;
+        if let Some(api_server) = &self.api_server {
+            kubernetes(&mut encoder, api_server)?;
         }
 
         let xds = self.store.metrics();
         let open = i64::try_from(xds.streams_open.get()).unwrap_or(i64::MAX);
-        gauge(&mut encoder, "xds_streams_open", "Streams open now", open)?;
+        gauge(&mut encoder, "xds_streams_open", "Open streams", open)?;
         for (name, help, counter) in [
             ("xds_streams", "Streams opened", &xds.streams),
             (
                 "xds_requests",
-                "Requests read, ACKs and NACKs among them",
+                "Requests received, ACKs and NACKs included",
                 &xds.requests,
             ),
             ("xds_responses", "Responses sent", &xds.responses),
@@ -161,18 +181,18 @@ impl Collector for Scraped {
             ),
             ("xds_removals", "Removals sent", &xds.removals),
             ("xds_acks", "Responses that proxies accepted", &xds.acks),
-            ("xds_nacks", "Responses that proxies refused", &xds.nacks),
+            ("xds_nacks", "Responses that proxies rejected", &xds.nacks),
             (
                 "xds_stale_nonces",
-                "Requests that answered an older response",
+                "Requests with the nonce of an older response",
                 &xds.stale_nonces,
             ),
             (
                 "xds_resumed",
-                "Resources not sent, since a reconnecting proxy had them",
+                "Resources not sent because a reconnecting proxy had the current version",
                 &xds.resumed,
             ),
-            ("xds_commits", "Commits to what is served", &xds.commits),
+            ("xds_commits", "Commits to the store", &xds.commits),
         ] {
             let value = ConstCounter::new(counter.get());
             value.encode(encoder.encode_descriptor(name, help, None, MetricType::Counter)?)?;
@@ -181,7 +201,7 @@ impl Collector for Scraped {
     }
 }
 
-impl Scraped {
+impl ScrapeCollector {
     fn resources(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let mut counts: BTreeMap<ResourceType, (i64, i64)> = BTreeMap::new();
         for (key, resource) in self.store.resources() {
@@ -215,21 +235,21 @@ fn gauge(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: i64
     ConstGauge::new(value).encode(encoder.encode_descriptor(name, help, None, MetricType::Gauge)?)
 }
 
-fn kubernetes(encoder: &mut DescriptorEncoder<'_>, reachable: &ApiServerHealth) -> fmt::Result {
-    let silent_for = reachable.silent_for().unwrap_or_default();
+fn kubernetes(encoder: &mut DescriptorEncoder<'_>, api_server: &ApiServerHealth) -> fmt::Result {
+    let silent_for = api_server.silent_for().unwrap_or_default();
     gauge(
         encoder,
         "kubernetes_silent_seconds",
-        "How long the API server has not answered; 0 while it does",
+        "Time since the API server answered last; 0 while it answers",
         i64::try_from(silent_for.as_secs()).unwrap_or(i64::MAX),
     )?;
     let mut family = encoder.encode_descriptor(
         "kubernetes_watch_failures",
-        "Watches that broke off or could not be started",
+        "Watches that failed or could not be started",
         None,
         MetricType::Counter,
     )?;
-    for (kind, failures) in reachable.failures() {
+    for (kind, failures) in api_server.watch_failures() {
         let labels = [("kind", kind.as_str())];
         ConstCounter::new(failures).encode(family.encode_family(&labels)?)?;
     }
@@ -237,25 +257,31 @@ fn kubernetes(encoder: &mut DescriptorEncoder<'_>, reachable: &ApiServerHealth) 
 }
 
 fn problems(encoder: &mut DescriptorEncoder<'_>, problems: &[Problem]) -> fmt::Result {
-    let mut counts: BTreeMap<(String, &str), i64> = BTreeMap::new();
+    let mut counts: BTreeMap<(&str, &str), i64> = BTreeMap::new();
     for problem in problems {
-        let severity = match problem.severity {
-            Severity::Error => "error",
-            Severity::Warning => "warning",
-        };
-        *counts
-            .entry((format!("{:?}", problem.reason), severity))
-            .or_default() += 1;
+        let labels = (problem.reason.as_str(), problem.severity.as_str());
+        *counts.entry(labels).or_default() += 1;
     }
     let mut family = encoder.encode_descriptor(
         "problems",
-        "Problems in what was read; /debug/problems lists them",
+        "Problems of objects and files; /debug/problems lists them",
         None,
         MetricType::Gauge,
     )?;
     for ((reason, severity), count) in counts {
-        let labels = [("reason", reason.as_str()), ("severity", severity)];
+        let labels = [("reason", reason), ("severity", severity)];
         ConstGauge::new(count).encode(family.encode_family(&labels)?)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn label_values_are_api() {
+        assert_eq!(RebuildKind::Full.as_str(), "full");
+        assert_eq!(RebuildKind::Endpoints.as_str(), "endpoints");
+    }
 }

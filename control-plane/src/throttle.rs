@@ -1,23 +1,21 @@
-//! How fast something may be done: a burst at once, and what is beyond one at a time.
-//!
-//! In: who wants a turn. Out: when it has it.
+//! A token-bucket throttle for API calls.
 
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::time::{self, Instant};
 
-/// The throttle.
+/// Limits a rate to one call per interval, with bursts after idle time.
 #[derive(Debug)]
 pub(crate) struct Throttle {
     interval: Duration,
     burst: u32,
-    /// When the next turn would be due had they all come evenly.
+    /// Time at which the next call would be due if all calls had come evenly.
     next: Mutex<Option<Instant>>,
 }
 
 impl Throttle {
-    /// A turn every `interval`, and `burst` of them at once after a rest.
+    /// One call per `interval` on average, and up to `burst` calls at once after idle time.
     pub(crate) const fn new(interval: Duration, burst: u32) -> Self {
         Self {
             interval,
@@ -26,7 +24,7 @@ impl Throttle {
         }
     }
 
-    /// Waits for a turn.
+    /// Waits until a call is allowed.
     pub(crate) async fn acquire(&self) {
         time::sleep_until(self.reserve(Instant::now())).await;
     }
@@ -35,9 +33,9 @@ impl Throttle {
         let mut next = self.next.lock();
         let due = next.filter(|next| *next > now).unwrap_or(now);
         *next = Some(due + self.interval);
-        // Who is less than a burst early may go.
-        let early = self.interval * self.burst.saturating_sub(1);
-        due.checked_sub(early).map_or(now, |due| due.max(now))
+        // Allow calls that are early by less than a burst.
+        let allowance = self.interval * self.burst.saturating_sub(1);
+        due.checked_sub(allowance).map_or(now, |due| due.max(now))
     }
 }
 
@@ -48,7 +46,7 @@ mod tests {
     const INTERVAL: Duration = Duration::from_millis(250);
 
     #[tokio::test(start_paused = true)]
-    async fn a_burst_passes_and_the_rest_waits_its_turn() {
+    async fn burst_passes_at_once_and_further_calls_wait_an_interval_each() {
         let throttle = Throttle::new(INTERVAL, 80);
         let begin = Instant::now();
         let after = async |calls: u32| {
@@ -68,7 +66,7 @@ mod tests {
         after(40).await;
         assert!(
             begin.elapsed() < Duration::from_millis(20),
-            "a rest allows a burst"
+            "idle time allows a burst"
         );
     }
 }

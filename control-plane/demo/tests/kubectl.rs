@@ -16,7 +16,7 @@ fn make_run_api_shows_a_canary_by_kubectl() {
     let shown = process::run(demo.arg("--kubernetes")).unwrap();
     let count = |words: &str| shown.matches(words).count();
     assert_eq!(count("$ kubectl apply -f route.yaml"), 3, "{shown}");
-    assert_eq!(count("Programmed: 1/1 proxies have accepted it"), 4);
+    assert_eq!(count("Programmed: 1/1 proxies have accepted the object"), 4);
     for weights in [[100, 0], [90, 10], [50, 50], [0, 100]] {
         let weights = format!("color-v1={},color-v2={} ", weights[0], weights[1]);
         assert_eq!(count(&weights), 1, "{weights}: {shown}");

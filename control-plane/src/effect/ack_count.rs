@@ -1,9 +1,8 @@
-//! What this replica's proxies made of everything that came of each object.
+//! Counts how many of this replica's proxies have ACKed the resources derived from each object.
 //!
-//! In: commits and verdicts as they happen, and who is connected. Out: a [`AckCount`] for each object that proxies are
-//! concerned with, made anew only when something it depends on happened.
-//!
-//! Must not know what a condition is, or who writes it.
+//! Input: commits and deliveries as [`EffectEvent`]s, and the registry of connected proxies. Output: an [`AckCount`] for
+//! each object that at least one proxy uses. An object is recounted only after something changed that its count depends
+//! on: one of its resources, an answer to one of them, or a proxy that connected or disconnected.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -20,40 +19,40 @@ use serde::{Deserialize, Serialize};
 
 use super::{EffectEvent, index::ResourceIndex};
 
-/// How long after it connected a proxy may have nothing without counting as one that waits: it is starting, and every
-/// proxy that starts would make a mesh look unfinished.
-const STARTING: Duration = Duration::from_secs(5);
+/// Time after connecting in which a proxy that has not ACKed anything yet is not counted. Without it, every proxy that
+/// starts would make the `Programmed` conditions of its mesh false for a moment.
+const STARTUP_TIME: Duration = Duration::from_secs(5);
 
-/// What proxies made of everything that came of one object.
+/// How many proxies have ACKed all resources derived from one object.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct AckCount {
-    /// Names all that came of the object, and its versions: equal on every replica that serves the same.
+    /// Hash of the keys and versions of the object's resources; equal on all replicas that serve the same versions.
     pub(super) digest: String,
-    /// How many proxies are concerned.
+    /// Number of connected proxies that use at least one of the resources.
     pub(super) concerned: usize,
-    /// How many have accepted all of it.
+    /// Number of these proxies that have ACKed the current version of every resource that they use.
     pub(super) acked: usize,
-    /// Since when the oldest part waits for an answer.
+    /// Commit time of the oldest version that a proxy has not ACKed.
     pub(super) waiting_since: Option<Timestamp>,
-    /// Who refused some of it, with the proxy's own words.
-    pub(super) refusals: Vec<(String, String)>,
+    /// Proxies that NACKed a current version: node ID and Envoy's message.
+    pub(super) rejections: Vec<(String, String)>,
 }
 
-/// The counts of this replica.
+/// Keeps the counts of this replica up to date.
 pub(super) struct AckCounter {
     store: Arc<Store>,
     registry: Arc<ProxyRegistry>,
     index: ResourceIndex,
-    /// Objects to be counted.
+    /// Objects to recount.
     dirty: BTreeSet<ObjectRef>,
-    /// Meshes to be counted at leisure.
-    slow: BTreeSet<ObjectRef>,
-    connected: BTreeMap<ProxyId, Known>,
+    /// Meshes to recount at the next sweep that includes meshes: every resource has its mesh as an origin.
+    dirty_meshes: BTreeSet<ObjectRef>,
+    connected: BTreeMap<ProxyId, KnownProxy>,
     counts: BTreeMap<ObjectRef, AckCount>,
 }
 
 /// A proxy that was connected at the last sweep.
-struct Known {
+struct KnownProxy {
     view: Arc<str>,
     is_starting: bool,
 }
@@ -65,26 +64,25 @@ impl AckCounter {
             registry,
             index: ResourceIndex::default(),
             dirty: BTreeSet::new(),
-            slow: BTreeSet::new(),
+            dirty_meshes: BTreeSet::new(),
             connected: BTreeMap::new(),
             counts: BTreeMap::new(),
         }
     }
 
-    /// The newest count of an object; none if no proxy here is concerned.
+    /// The newest count of an object, or `None` if no proxy of this replica uses it.
     pub(super) fn get(&self, object: &ObjectRef) -> Option<&AckCount> {
         self.counts.get(object)
     }
 
-    /// Every count.
     pub(super) fn all(&self) -> impl Iterator<Item = (&ObjectRef, &AckCount)> {
         self.counts.iter()
     }
 
-    /// What names the versions of everything that came of an object, here and now.
+    /// The digest of the versions of an object's resources that this replica serves now.
     pub(super) fn digest(&self, object: &ObjectRef) -> String {
         let mut text = String::new();
-        for (key, served) in self.index.of(&object.to_string()) {
+        for (key, served) in self.index.derived_from(&object.to_string()) {
             let scope = key.scope.as_deref().unwrap_or_default();
             let version = served.resource.version;
             // Writing into a String never fails.
@@ -98,26 +96,28 @@ impl AckCounter {
         ContentVersion::of(text.as_bytes()).to_string()
     }
 
-    pub(super) fn note(&mut self, notice: EffectEvent) {
+    pub(super) fn record(&mut self, event: EffectEvent) {
         let now = Timestamp::now();
-        match notice {
+        match event {
             EffectEvent::Commit { upserts, removals } => {
                 for (key, resource) in upserts {
-                    let concerned = self.index.put(key, resource, now);
-                    self.mark(concerned);
+                    let affected = self.index.upsert(key, resource, now);
+                    self.mark_dirty(affected);
                 }
                 for key in removals {
-                    let concerned = self.index.remove(&key);
-                    self.mark(concerned);
+                    let affected = self.index.remove(&key);
+                    self.mark_dirty(affected);
                 }
             }
-            EffectEvent::Delivery(verdict) => self.mark(verdict.resource.origins.iter().cloned()),
+            EffectEvent::Delivery(delivery) => {
+                self.mark_dirty(delivery.resource.origins.iter().cloned())
+            }
         }
     }
 
-    /// Who came, who went and who has had the time to start concerns all that is in their views. A mesh, which
-    /// everything in it is a part of, is counted only when what is slow is due.
-    pub(super) fn sweep(&mut self, now: SystemTime, is_slow_due: bool) {
+    /// Marks the objects behind the views of proxies that connected, disconnected or finished starting since the last
+    /// sweep. Meshes become dirty only if `includes_meshes`.
+    pub(super) fn sweep(&mut self, now: SystemTime, includes_meshes: bool) {
         let mut views = BTreeSet::new();
         let mut connected = BTreeMap::new();
         for proxy in self.registry.connected() {
@@ -127,10 +127,10 @@ impl AckCounter {
                 views.insert(Arc::clone(&proxy.view));
             }
             let view = proxy.view;
-            connected.insert(proxy.id, Known { view, is_starting });
+            connected.insert(proxy.id, KnownProxy { view, is_starting });
         }
-        let gone = std::mem::replace(&mut self.connected, connected);
-        views.extend(gone.into_values().map(|known| known.view));
+        let disconnected = std::mem::replace(&mut self.connected, connected);
+        views.extend(disconnected.into_values().map(|known| known.view));
         for view in views {
             let Some(view) = self.store.view(&view) else {
                 continue;
@@ -141,20 +141,20 @@ impl AckCounter {
                 .filter_map(|key| self.index.get(key))
                 .flat_map(|served| served.resource.origins.iter().cloned())
                 .collect();
-            self.mark(origins);
+            self.mark_dirty(origins);
         }
-        if is_slow_due {
-            self.dirty.append(&mut self.slow);
+        if includes_meshes {
+            self.dirty.append(&mut self.dirty_meshes);
         }
     }
 
-    /// Counts what has to be, and returns what came out different.
-    pub(super) fn count(&mut self, now: SystemTime) -> Vec<ObjectRef> {
+    /// Recounts all dirty objects. Returns those whose counts changed.
+    pub(super) fn recount(&mut self, now: SystemTime) -> Vec<ObjectRef> {
         let dirty = std::mem::take(&mut self.dirty);
         dirty
             .into_iter()
             .filter(|object| {
-                let count = self.counted(object, now);
+                let count = self.count(object, now);
                 if self.counts.get(object) == count.as_ref() {
                     return false;
                 }
@@ -167,44 +167,45 @@ impl AckCounter {
             .collect()
     }
 
-    fn counted(&self, object: &ObjectRef, now: SystemTime) -> Option<AckCount> {
+    fn count(&self, object: &ObjectRef, now: SystemTime) -> Option<AckCount> {
         let mut proxies: BTreeMap<ProxyId, bool> = BTreeMap::new();
         let mut starting = BTreeSet::new();
         let mut waiting_since: Option<Timestamp> = None;
-        let mut refusals = BTreeMap::new();
-        for (key, served) in self.index.of(&object.to_string()) {
+        let mut rejections = BTreeMap::new();
+        for (key, served) in self.index.derived_from(&object.to_string()) {
             for answer in self.registry.ack_statuses(&self.store, key) {
                 let version = served.resource.version;
-                let has_it = answer.acked == Some(version);
-                *proxies.entry(answer.proxy).or_insert(true) &= has_it;
-                if has_it {
+                let has_acked = answer.acked == Some(version);
+                *proxies.entry(answer.proxy).or_insert(true) &= has_acked;
+                if has_acked {
                     continue;
                 }
                 if let Some(rejection) = answer.rejection.filter(|it| it.version == version) {
-                    refusals.insert(answer.proxy, (answer.node_id, rejection.message));
+                    rejections.insert(answer.proxy, (answer.node_id, rejection.message));
                 } else if answer.acked.is_none() && is_starting(answer.since, now) {
                     starting.insert(answer.proxy);
                     continue;
                 }
-                waiting_since = Some(waiting_since.map_or(served.since, |it| served.since.min(it)));
+                let committed_at = served.committed_at;
+                waiting_since = Some(waiting_since.map_or(committed_at, |it| committed_at.min(it)));
             }
         }
-        starting.retain(|proxy| !refusals.contains_key(proxy));
+        starting.retain(|proxy| !rejections.contains_key(proxy));
         proxies.retain(|proxy, _| !starting.contains(proxy));
         (!proxies.is_empty()).then(|| AckCount {
             digest: self.digest(object),
             concerned: proxies.len(),
-            acked: proxies.values().filter(|has_it| **has_it).count(),
+            acked: proxies.values().filter(|has_acked| **has_acked).count(),
             waiting_since,
-            refusals: refusals.into_values().collect(),
+            rejections: rejections.into_values().collect(),
         })
     }
 
-    fn mark(&mut self, origins: impl IntoIterator<Item = Arc<str>>) {
+    fn mark_dirty(&mut self, origins: impl IntoIterator<Item = Arc<str>>) {
         for object in origins.into_iter().filter_map(|it| it.parse().ok()) {
             let object: ObjectRef = object;
             match object.kind {
-                Kind::Mesh => self.slow.insert(object),
+                Kind::Mesh => self.dirty_meshes.insert(object),
                 _ => self.dirty.insert(object),
             };
         }
@@ -212,6 +213,7 @@ impl AckCounter {
 }
 
 fn is_starting(since: SystemTime, now: SystemTime) -> bool {
-    // A clock that was set back starts nobody anew.
-    now.duration_since(since).is_ok_and(|age| age < STARTING)
+    // After the clock was set back `duration_since` fails: such a proxy is not starting.
+    now.duration_since(since)
+        .is_ok_and(|age| age < STARTUP_TIME)
 }

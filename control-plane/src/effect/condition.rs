@@ -1,11 +1,13 @@
-//! What the status of an object should say. Pure: facts in, status out.
+//! Makes the status of an object from [`Facts`]. Pure: the caller passes the time.
 //!
-//! `<Kind>Active`, App Mesh's own condition, is true when the object is served as written. `Programmed` is true when
-//! every connected proxy concerned has accepted everything that came of it. Both name their reason. `WeightsAcked`
-//! says which weights were the last that every proxy had accepted, and since when; it stays while newer ones are on
-//! their way.
+//! | condition | true when | message |
+//! |---|---|---|
+//! | `<Kind>Active` (App Mesh's own) | the object is served as written | the problems, or "served as written" |
+//! | `Programmed` | every connected proxy concerned has ACKed all resources derived from the object | how many have |
+//! | `WeightsAcked` | always, once it exists | the newest weights that every proxy has ACKed, such as `blue=90,green=10` |
 //!
-//! Must not look at a clock: `lastTransitionTime` is the caller's, and stays while nothing changes.
+//! `WeightsAcked` keeps the previous weights while newer ones are being sent. Types and reasons are in
+//! [`reasons`](super::reasons).
 
 use std::collections::BTreeMap;
 
@@ -13,95 +15,68 @@ use evermesh_model::{Kind, Problem, Severity};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use serde_json::{Map, Value, json};
 
-use super::RETURNING;
+use super::{
+    RECONNECT_TIME,
+    reasons::{ConditionReason, PROGRAMMED, WEIGHTS_ACKED, active_condition},
+};
 
-/// The condition of our own.
-pub(super) const PROGRAMMED: &str = "Programmed";
-/// The condition whose message is weights.
-pub(super) const WEIGHTS_ACKED: &str = "WeightsAcked";
+/// Longest message of a condition, in bytes.
+const MAX_MESSAGE: usize = 1024;
 
-/// Longest message, in bytes: the sum of a few sentences.
-const MESSAGE: usize = 1024;
+/// Time after a commit during which the status waits for ACKs. Most proxies answer within it, so that most changes cost
+/// one write instead of two.
+const ACK_TIME: SignedDuration = SignedDuration::from_millis(250);
 
-/// How long proxies may take to answer before their count is written without them. Most answer within it, and then a
-/// change costs one write, made after the proxies had the machine to themselves.
-const ANSWERING: SignedDuration = SignedDuration::from_millis(250);
-
-/// What is known of an object.
+/// Everything from which the status of an object is made.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Facts {
-    /// The generation of the spec that is served.
+    /// The generation that the engine has processed.
     pub(super) generation: i64,
-    /// What was found wrong with it.
     pub(super) problems: Vec<Problem>,
-    /// What proxies made of it.
     pub(super) proxies: ProxyCounts,
-    /// Its ARN in App Mesh's form, and those of a router's own routes; none while it is not part of a mesh.
+    /// The object's ARN in App Mesh's form, once the object belongs to a mesh.
     pub(super) arn: Option<String>,
-    /// Route name to ARN.
+    /// ARNs of a router's inline routes, by route name.
     pub(super) route_arns: BTreeMap<String, String>,
-    /// The weights in its spec, if it has any.
+    /// The weights that are served for the object.
     pub(super) weights: Option<String>,
-    /// A replica that is there, or was a moment ago, and of whose proxies nothing is known, if there is one.
-    pub(super) unheard: Option<String>,
+    /// A replica whose proxies count and that has not reported, if there is one.
+    pub(super) silent_replica: Option<String>,
 }
 
-/// What the connected proxies concerned made of everything that came of an object.
+/// The ACK counts of an object over all replicas; see [`AckCount`](super::ack_count::AckCount).
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct ProxyCounts {
-    /// How many are concerned.
     pub(super) concerned: usize,
-    /// How many have accepted all of it.
     pub(super) acked: usize,
-    /// Since when the oldest part waits for an answer.
     pub(super) waiting_since: Option<Timestamp>,
-    /// Who refused some of it, with the proxy's own words.
-    pub(super) refusals: Vec<(String, String)>,
+    pub(super) rejections: Vec<(String, String)>,
 }
 
 impl ProxyCounts {
-    /// Whether all that is to be said of them is that some were asked a moment ago.
+    /// Whether no proxy has NACKed and the oldest unanswered version was committed less than [`ACK_TIME`] ago.
     pub(super) fn may_still_answer(&self, now: Timestamp) -> bool {
-        // A clock that was set back holds nothing up.
+        // A negative age, after the clock was set back, does not delay the status.
         let is_recent =
-            |since| (SignedDuration::ZERO..ANSWERING).contains(&now.duration_since(since));
-        self.refusals.is_empty() && self.waiting_since.is_some_and(is_recent)
+            |since| (SignedDuration::ZERO..ACK_TIME).contains(&now.duration_since(since));
+        self.rejections.is_empty() && self.waiting_since.is_some_and(is_recent)
     }
 }
 
-/// The name of App Mesh's own condition.
-pub(super) const fn active(kind: Kind) -> Option<&'static str> {
-    match kind {
-        Kind::Mesh => Some("MeshActive"),
-        Kind::VirtualNode => Some("VirtualNodeActive"),
-        Kind::VirtualService => Some("VirtualServiceActive"),
-        Kind::VirtualRouter => Some("VirtualRouterActive"),
-        Kind::VirtualGateway => Some("VirtualGatewayActive"),
-        Kind::GatewayRoute => Some("GatewayRouteActive"),
-        Kind::Route => Some("RouteActive"),
-        // The status of a backend group has no fields.
-        Kind::BackendGroup
-        | Kind::Namespace
-        | Kind::Service
-        | Kind::EndpointSlice
-        | Kind::Pod
-        | Kind::Node => None,
-    }
-}
-
-/// The status of an object, given what its status is. Conditions of others stay as they are.
+/// The new status of an object whose status is `current`; `None` for kinds whose status Evermesh does not write.
+/// Conditions of other controllers stay as they are, and `lastTransitionTime` stays while a condition's status does.
 pub(super) fn status(kind: Kind, facts: &Facts, current: &Value, now: Timestamp) -> Option<Value> {
-    let active = active(kind)?;
+    let active = active_condition(kind)?;
     let held: &[Value] = current["conditions"].as_array().map_or(&[], Vec::as_slice);
     let last = |name: &str| held.iter().find(|condition| condition["type"] == name);
     let was_programmed = current["observedGeneration"] == facts.generation
         && last(PROGRAMMED).is_some_and(|last| last["status"] == "True");
     let (accepted, programmed) = (accepted(&facts.problems), programmed(facts, was_programmed));
-    let is_everywhere = programmed.reason == "Programmed";
+    let is_everywhere = programmed.reason == ConditionReason::Programmed.as_str();
     let ours = [(active, accepted), (PROGRAMMED, programmed)];
     let mut conditions: Vec<Value> = ours
         .iter()
-        .map(|(name, saying)| saying.condition(name, last(name), now))
+        .map(|(name, text)| text.condition(name, last(name), now))
         .collect();
     conditions.extend(weights_acked(
         facts,
@@ -139,20 +114,28 @@ const fn arn_field(kind: Kind) -> Option<&'static str> {
     }
 }
 
-/// What a condition says.
+/// A condition without its type and time.
 struct ConditionText {
     status: &'static str,
-    reason: String,
+    reason: &'static str,
     message: String,
 }
 
 impl ConditionText {
-    fn new(status: bool, reason: impl Into<String>, message: impl Into<String>) -> Self {
+    fn new(status: bool, reason: &'static str, message: impl Into<String>) -> Self {
         Self {
             status: if status { "True" } else { "False" },
-            reason: reason.into(),
+            reason,
             message: shortened(message.into()),
         }
+    }
+
+    fn true_because(reason: ConditionReason, message: impl Into<String>) -> Self {
+        Self::new(true, reason.as_str(), message)
+    }
+
+    fn false_because(reason: ConditionReason, message: impl Into<String>) -> Self {
+        Self::new(false, reason.as_str(), message)
     }
 
     fn condition(&self, name: &str, last: Option<&Value>, now: Timestamp) -> Value {
@@ -162,7 +145,7 @@ impl ConditionText {
         json!({
             "type": name,
             "status": self.status,
-            "lastTransitionTime": since.map_or_else(|| text(now), ToOwned::to_owned),
+            "lastTransitionTime": since.map_or_else(|| format_time(now), ToOwned::to_owned),
             "reason": self.reason,
             "message": self.message,
         })
@@ -171,60 +154,58 @@ impl ConditionText {
 
 fn accepted(problems: &[Problem]) -> ConditionText {
     match first_error(problems) {
-        Some(error) => {
-            ConditionText::new(false, format!("{:?}", error.reason), sentences(problems))
+        Some(error) => ConditionText::new(false, error.reason.as_str(), sentences(problems)),
+        None if problems.is_empty() => {
+            ConditionText::true_because(ConditionReason::Accepted, "served as written")
         }
-        None if problems.is_empty() => ConditionText::new(true, "Accepted", "served as written"),
-        None => ConditionText::new(true, "Accepted", sentences(problems)),
+        None => ConditionText::true_because(ConditionReason::Accepted, sentences(problems)),
     }
 }
 
-/// What was true of this generation stays so while a replica is unheard: its proxies are sent what they had.
+/// The `Programmed` condition. If it was true for this generation, a replica that has not reported does not make it
+/// false: the proxies of that replica already had the same versions.
 fn programmed(facts: &Facts, was_programmed: bool) -> ConditionText {
     let ProxyCounts {
         concerned,
         acked,
         waiting_since,
-        refusals,
+        rejections,
     } = &facts.proxies;
     if let Some(error) = first_error(&facts.problems) {
         let message = "not served as written; the last good configuration stays in force";
-        return ConditionText::new(false, format!("{:?}", error.reason), message);
+        return ConditionText::new(false, error.reason.as_str(), message);
     }
-    if let Some((proxy, words)) = refusals.first() {
-        let count = refusals.len();
+    if let Some((proxy, envoy_message)) = rejections.first() {
+        let count = rejections.len();
         let message = format!(
-            "{count} of {concerned} proxies refused it and keep what they had; {proxy}: {words}"
+            "{count} of {concerned} proxies rejected the object and keep the last version that they accepted; {proxy}: {envoy_message}"
         );
-        return ConditionText::new(false, "Rejected", message);
+        return ConditionText::false_because(ConditionReason::Rejected, message);
     }
+    let accepted = format!("{acked}/{concerned} proxies have accepted the object");
     if acked < concerned {
         let since = waiting_since.map_or_else(String::new, |since| {
-            format!(", waiting since {}", text(since))
+            format!(", waiting since {}", format_time(since))
         });
-        let message = format!("{acked}/{concerned} proxies have accepted it{since}");
-        return ConditionText::new(false, "Pending", message);
+        return ConditionText::false_because(ConditionReason::Pending, accepted + &since);
     }
-    if let Some(replica) = &facts.unheard
+    if let Some(replica) = &facts.silent_replica
         && !was_programmed
     {
         let message = format!(
-            "{acked}/{concerned} proxies have accepted it; replica {replica}, there less than {} s ago, has not told what its proxies have",
-            RETURNING.as_secs()
+            "{accepted}; replica {replica}, last seen less than {} s ago, has not reported what its proxies have accepted",
+            RECONNECT_TIME.as_secs()
         );
-        return ConditionText::new(false, "Pending", message);
+        return ConditionText::false_because(ConditionReason::Pending, message);
     }
     if *concerned == 0 {
-        return ConditionText::new(true, "NoProxies", "no connected proxy uses it");
+        let message = "no connected proxy uses the object";
+        return ConditionText::true_because(ConditionReason::NoProxies, message);
     }
-    ConditionText::new(
-        true,
-        "Programmed",
-        format!("{acked}/{concerned} proxies have accepted it"),
-    )
+    ConditionText::true_because(ConditionReason::Programmed, accepted)
 }
 
-/// Weights are in force since they came to be, not since some weights did.
+/// The `WeightsAcked` condition. Its `lastTransitionTime` is the time at which every proxy had ACKed these weights.
 fn weights_acked(
     facts: &Facts,
     is_everywhere: bool,
@@ -234,18 +215,19 @@ fn weights_acked(
     let weights = match &facts.weights {
         Some(weights) if is_everywhere => weights,
         Some(_) => return last.cloned(),
-        // Without a graph entry nothing is known; the spec may have weights that are not served.
+        // An object with an error may be missing from the graph: its served weights are unknown.
         None if first_error(&facts.problems).is_some() => return last.cloned(),
         None => return None,
     };
-    let saying = ConditionText::new(true, "Acked", weights);
-    let last = last.filter(|last| last["message"] == *saying.message);
-    Some(saying.condition(WEIGHTS_ACKED, last, now))
+    let text = ConditionText::true_because(ConditionReason::Acked, weights);
+    let last = last.filter(|last| last["message"] == *text.message);
+    Some(text.condition(WEIGHTS_ACKED, last, now))
 }
 
-/// Whether the second status says the same as the first but for counts and words: worth a write, but not at once.
-pub(super) fn differs_in_words_only(before: &Value, now: &Value) -> bool {
-    fn without_words(status: &Value) -> Value {
+/// Whether two statuses differ in messages only (counts, mostly) or between the reasons `Programmed` and `NoProxies`.
+/// Such a change is written, but not at once.
+pub(super) fn differs_in_messages_only(before: &Value, now: &Value) -> bool {
+    fn without_messages(status: &Value) -> Value {
         let mut status = status.clone();
         let conditions = status["conditions"].as_array_mut();
         for condition in conditions.into_iter().flatten() {
@@ -253,60 +235,61 @@ pub(super) fn differs_in_words_only(before: &Value, now: &Value) -> bool {
                 continue;
             }
             condition["message"].take();
-            if condition["reason"] == "NoProxies" {
-                condition["reason"] = "Programmed".into();
+            if condition["reason"] == ConditionReason::NoProxies.as_str() {
+                condition["reason"] = ConditionReason::Programmed.as_str().into();
             }
         }
         status
     }
-    without_words(before) == without_words(now)
+    without_messages(before) == without_messages(now)
 }
 
-/// A change of a condition that somebody should hear of.
+/// A change of a condition that becomes an event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Transition {
-    /// For the worse.
+    /// Whether the condition became false, rather than true again.
     pub(super) is_warning: bool,
     /// The reason of the condition.
     pub(super) reason: String,
-    /// Its message.
+    /// The message of the condition.
     pub(super) message: String,
 }
 
-/// What a status says that the one before did not: that something is wrong, and that it no longer is. That proxies are
-/// yet to answer is neither.
-pub(super) fn turns(before: &Value, now: &Value) -> Vec<Transition> {
+/// The conditions that became false, changed the reason for being false, or became true again. `Pending` is neither: a
+/// condition that only waits for ACKs makes no event.
+pub(super) fn transitions(before: &Value, now: &Value) -> Vec<Transition> {
     let is_wrong = |condition: &Value| {
-        condition["status"] == "False" && condition["reason"].as_str() != Some("Pending")
+        condition["status"] == "False"
+            && condition["reason"].as_str() != Some(ConditionReason::Pending.as_str())
     };
     let held: &[Value] = before["conditions"].as_array().map_or(&[], Vec::as_slice);
     let conditions = now["conditions"].as_array().into_iter().flatten();
-    let mut turns: Vec<Transition> = Vec::new();
+    let mut transitions: Vec<Transition> = Vec::new();
     for condition in conditions {
         let last = held.iter().find(|last| last["type"] == condition["type"]);
         let was_wrong = last.is_some_and(is_wrong);
         let is_warning = is_wrong(condition);
-        let is_news = match (was_wrong, is_warning) {
+        let is_transition = match (was_wrong, is_warning) {
             (true, true) => last.is_some_and(|last| last["reason"] != condition["reason"]),
             (false, true) => true,
             (true, false) => condition["status"] == "True",
             (false, false) => false,
         };
         let reason = condition["reason"].as_str().unwrap_or_default();
-        // An object that is not active is not programmed either, for the same reason.
-        if is_news
-            && !turns
+        // An error makes both conditions false with the same reason: one event is enough.
+        if is_transition
+            && !transitions
                 .iter()
-                .any(|turn| turn.is_warning && turn.reason == reason)
+                .any(|it| it.is_warning && it.reason == reason)
         {
-            turns.push(Transition {
+            transitions.push(Transition {
                 is_warning,
                 reason: reason.to_owned(),
                 message: condition["message"].as_str().unwrap_or_default().to_owned(),
             });
         }
     }
-    turns
+    transitions
 }
 
 fn first_error(problems: &[Problem]) -> Option<&Problem> {
@@ -315,7 +298,7 @@ fn first_error(problems: &[Problem]) -> Option<&Problem> {
         .find(|problem| problem.severity == Severity::Error)
 }
 
-/// Errors first.
+/// The messages of all problems, errors first.
 fn sentences(problems: &[Problem]) -> String {
     let mut sorted: Vec<&Problem> = problems.iter().collect();
     sorted.sort_by_key(|problem| problem.severity);
@@ -330,15 +313,15 @@ fn sentences(problems: &[Problem]) -> String {
 }
 
 fn shortened(mut message: String) -> String {
-    if message.len() > MESSAGE {
-        message.truncate(message.floor_char_boundary(MESSAGE));
+    if message.len() > MAX_MESSAGE {
+        message.truncate(message.floor_char_boundary(MAX_MESSAGE));
         message.push('…');
     }
     message
 }
 
-/// As Kubernetes writes times: whole seconds.
-pub(super) fn text(time: Timestamp) -> String {
+/// A time as Kubernetes writes it: RFC 3339 in UTC with whole seconds.
+pub(super) fn format_time(time: Timestamp) -> String {
     time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 

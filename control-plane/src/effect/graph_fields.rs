@@ -1,8 +1,7 @@
-//! What the graph says of each object for its status: its ARN, the ARNs of its routes, its weights.
+//! The fields of a status that come from the graph: the object's ARN, the ARNs of a router's inline routes, and weights.
 //!
-//! Kept from turn to turn: of a new graph only the entries are read that the last one did not have.
-//!
-//! Must not know what proxies made of it.
+//! The index is updated incrementally: entries of a new graph that are pointer-equal to those of the previous graph are
+//! not read again.
 
 use std::{
     collections::{BTreeMap, btree_map::Iter},
@@ -12,58 +11,57 @@ use std::{
 
 use evermesh_model::{Graph, Kind, ObjectRef, ResolvedRoute, ResolvedRouter, RouteRule, SharedMap};
 
-/// What a status says of one object beside its conditions.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct GraphFields {
-    /// Its ARN in App Mesh's form; a `Route`, which App Mesh did not have, has none.
+    /// The ARN that App Mesh would have given to the object; `None` for a `Route`, a kind that App Mesh does not have.
     pub(super) arn: Option<String>,
-    /// Route name to ARN: those written in a router itself.
+    /// ARNs of a router's inline routes, by route name.
     pub(super) route_arns: BTreeMap<String, String>,
-    /// The weights of a `Route`, as in `blue=90,green=10`; those of a router's own routes, each with its name.
+    /// For a `Route`: `blue=90,green=10`. For a router with inline routes: `first: blue=90,green=10; second: red=1`.
     pub(super) weights: Option<String>,
 }
 
-/// The facets of every object in a graph.
+/// The fields of every object in a graph.
 pub(super) struct GraphFieldIndex {
     region: String,
     account: String,
     graph: Arc<Graph>,
-    facets: BTreeMap<ObjectRef, GraphFields>,
+    fields: BTreeMap<ObjectRef, GraphFields>,
 }
 
 type Entries = Vec<(ObjectRef, GraphFields)>;
 
 impl GraphFieldIndex {
-    /// With the region and the account in ARNs.
+    /// An empty index; `region` and `account` become part of every ARN.
     pub(super) fn new(region: String, account: String) -> Self {
         Self {
             region,
             account,
             graph: Arc::default(),
-            facets: BTreeMap::new(),
+            fields: BTreeMap::new(),
         }
     }
 
-    pub(super) fn of(&self, object: &ObjectRef) -> GraphFields {
-        self.facets.get(object).cloned().unwrap_or_default()
+    pub(super) fn get(&self, object: &ObjectRef) -> GraphFields {
+        self.fields.get(object).cloned().unwrap_or_default()
     }
 
-    pub(super) fn follow(&mut self, graph: &Arc<Graph>) {
+    pub(super) fn update(&mut self, graph: &Arc<Graph>) {
         if Arc::ptr_eq(&self.graph, graph) {
             return;
         }
         let last = std::mem::replace(&mut self.graph, Arc::clone(graph));
-        let (mut gone, mut come) = (Vec::new(), Vec::new());
-        let both = (&mut gone, &mut come);
+        let (mut removed, mut added) = (Vec::new(), Vec::new());
+        let both = (&mut removed, &mut added);
         compare(&last.meshes, &graph.meshes, both, |mesh| {
-            let facets = self.arn(&format!("mesh/{}", mesh.name));
-            vec![(mesh.object.clone(), facets)]
+            let fields = self.arn(&format!("mesh/{}", mesh.name));
+            vec![(mesh.object.clone(), fields)]
         });
-        let both = (&mut gone, &mut come);
+        let both = (&mut removed, &mut added);
         compare(&last.nodes, &graph.nodes, both, |node| {
             vec![(node.object.clone(), self.arn(&node.name.to_string()))]
         });
-        let both = (&mut gone, &mut come);
+        let both = (&mut removed, &mut added);
         compare(&last.services, &graph.services, both, |service| {
             let path = format!(
                 "mesh/{}/virtualService/{}",
@@ -71,11 +69,11 @@ impl GraphFieldIndex {
             );
             vec![(service.object.clone(), self.arn(&path))]
         });
-        let both = (&mut gone, &mut come);
+        let both = (&mut removed, &mut added);
         compare(&last.routers, &graph.routers, both, |router| {
             self.router(graph, router)
         });
-        let both = (&mut gone, &mut come);
+        let both = (&mut removed, &mut added);
         compare(&last.gateways, &graph.gateways, both, |gateway| {
             let of_gateway = (gateway.object.clone(), self.arn(&gateway.name.to_string()));
             let routes = gateway.routes.iter().map(|route| {
@@ -84,11 +82,11 @@ impl GraphFieldIndex {
             });
             std::iter::once(of_gateway).chain(routes).collect()
         });
-        // An object may go from one entry to another.
-        for (object, _) in gone {
-            self.facets.remove(&object);
+        // A route can move from one router to another, so removals come first.
+        for (object, _) in removed {
+            self.fields.remove(&object);
         }
-        self.facets.extend(come);
+        self.fields.extend(added);
     }
 
     fn arn(&self, path: &str) -> GraphFields {
@@ -108,11 +106,11 @@ impl GraphFieldIndex {
         for route in &router.routes {
             let of_route = weights_of(graph, &router.object, route);
             if route.object.kind == Kind::Route {
-                let facets = GraphFields {
+                let fields = GraphFields {
                     weights: Some(of_route),
                     ..GraphFields::default()
                 };
-                entries.push((route.object.clone(), facets));
+                entries.push((route.object.clone(), fields));
                 continue;
             }
             let router_arn = own.arn.as_deref().unwrap_or_default();
@@ -126,7 +124,7 @@ impl GraphFieldIndex {
     }
 }
 
-/// `blue=90,green=10`: by the names of the nodes' objects, with the namespace where it is another one.
+/// `blue=90,green=10`: weights by VirtualNode name; nodes of another namespace appear as `namespace/name`.
 fn weights_of(graph: &Graph, router: &ObjectRef, route: &ResolvedRoute) -> String {
     let targets = match &route.rule {
         RouteRule::Http(rule) => &rule.targets,
@@ -143,11 +141,11 @@ fn weights_of(graph: &Graph, router: &ObjectRef, route: &ResolvedRoute) -> Strin
     targets.collect::<Vec<_>>().join(",")
 }
 
-/// What the entries that one of the maps has and the other has not say.
+/// Collects the entries of the values that only one of the two maps holds, compared by pointer.
 fn compare<K: Ord, V>(
     last: &SharedMap<K, V>,
     now: &SharedMap<K, V>,
-    (gone, come): (&mut Entries, &mut Entries),
+    (removed, added): (&mut Entries, &mut Entries),
     read: impl Fn(&V) -> Entries,
 ) {
     if Arc::ptr_eq(last, now) {
@@ -160,16 +158,16 @@ fn compare<K: Ord, V>(
         {
             continue;
         }
-        gone.extend(before.into_iter().flat_map(|value| read(value)));
-        come.extend(after.into_iter().flat_map(|value| read(value)));
+        removed.extend(before.into_iter().flat_map(|value| read(value)));
+        added.extend(after.into_iter().flat_map(|value| read(value)));
     }
 }
 
 type Entry<'a, K, V> = Peekable<Iter<'a, K, Arc<V>>>;
-/// The value in each of the two maps.
+/// The values of one key in the old and in the new map.
 type Pair<'a, V> = (Option<&'a Arc<V>>, Option<&'a Arc<V>>);
 
-/// The values of the lowest key that is left.
+/// Advances both iterators past the lowest key that is left and returns its values.
 fn next<'a, K: Ord, V>(
     last: &mut Entry<'a, K, V>,
     now: &mut Entry<'a, K, V>,
@@ -191,14 +189,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_differs_is_read() {
+    fn only_entries_that_differ_are_read() {
         let map = |entries: &[(u8, &Arc<u8>)]| -> SharedMap<u8, u8> {
             let entries = entries.iter().map(|(key, value)| (*key, Arc::clone(value)));
             Arc::new(entries.collect())
         };
-        let [kept, gone, before, after, come] = [1, 2, 3, 4, 5].map(Arc::new);
-        let last = map(&[(1, &kept), (2, &gone), (3, &before)]);
-        let now = map(&[(1, &kept), (3, &after), (5, &come)]);
+        let [kept, removed, before, after, added] = [1, 2, 3, 4, 5].map(Arc::new);
+        let last = map(&[(1, &kept), (2, &removed), (3, &before)]);
+        let now = map(&[(1, &kept), (3, &after), (5, &added)]);
         let read = |value: &u8| {
             let object = ObjectRef::new(Kind::Mesh, "", value.to_string());
             vec![(object, GraphFields::default())]

@@ -1,24 +1,22 @@
-//! Which resources came from which object, and since when each is what it is.
-//!
-//! Must not know who holds them.
+//! Index from a Kubernetes object to the xDS resources derived from it, with the commit time of each version.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
 
-use evermesh_proto::{ResourceKey, Resource};
+use evermesh_proto::{Resource, ResourceKey};
 use k8s_openapi::jiff::Timestamp;
 
-/// A resource that is served.
+/// A resource in the store.
 #[derive(Debug, Clone)]
 pub(super) struct ServedResource {
     pub(super) resource: Arc<Resource>,
-    /// When it became what it is.
-    pub(super) since: Timestamp,
+    /// Time at which this version was committed.
+    pub(super) committed_at: Timestamp,
 }
 
-/// Everything that is served.
+/// All resources in the store, by key and by origin.
 #[derive(Debug, Default)]
 pub(super) struct ResourceIndex {
     served: BTreeMap<ResourceKey, ServedResource>,
@@ -26,44 +24,46 @@ pub(super) struct ResourceIndex {
 }
 
 impl ResourceIndex {
-    /// The resources that an object is part of.
-    pub(super) fn of(&self, origin: &str) -> impl Iterator<Item = (&ResourceKey, &ServedResource)> {
+    /// The resources derived from an object, which `origin` names as in [`Resource::origins`].
+    pub(super) fn derived_from(
+        &self,
+        origin: &str,
+    ) -> impl Iterator<Item = (&ResourceKey, &ServedResource)> {
         let keys = self.by_origin.get(origin).into_iter().flatten();
         keys.filter_map(|key| self.served.get_key_value(key))
     }
 
-    /// One resource.
     pub(super) fn get(&self, key: &ResourceKey) -> Option<&ServedResource> {
         self.served.get(key)
     }
 
-    /// A resource is new or has another content. Returns the objects concerned, before or now.
-    pub(super) fn put(
+    /// Adds or replaces a resource. Returns the origins of the old and the new version.
+    pub(super) fn upsert(
         &mut self,
         key: ResourceKey,
         resource: Arc<Resource>,
         now: Timestamp,
     ) -> BTreeSet<Arc<str>> {
-        let mut concerned = self.remove(&key);
+        let mut affected = self.remove(&key);
         for origin in resource.origins.iter() {
             let keys = self.by_origin.entry(Arc::clone(origin)).or_default();
             keys.insert(key.clone());
-            concerned.insert(Arc::clone(origin));
+            affected.insert(Arc::clone(origin));
         }
         let served = ServedResource {
             resource,
-            since: now,
+            committed_at: now,
         };
         self.served.insert(key, served);
-        concerned
+        affected
     }
 
-    /// A resource is gone. Returns the objects concerned.
+    /// Removes a resource. Returns its origins.
     pub(super) fn remove(&mut self, key: &ResourceKey) -> BTreeSet<Arc<str>> {
-        let Some(gone) = self.served.remove(key) else {
+        let Some(removed) = self.served.remove(key) else {
             return BTreeSet::new();
         };
-        for origin in gone.resource.origins.iter() {
+        for origin in removed.resource.origins.iter() {
             if let Some(keys) = self.by_origin.get_mut(origin) {
                 keys.remove(key);
                 if keys.is_empty() {
@@ -71,6 +71,6 @@ impl ResourceIndex {
                 }
             }
         }
-        gone.resource.origins.iter().cloned().collect()
+        removed.resource.origins.iter().cloned().collect()
     }
 }

@@ -1,6 +1,8 @@
-//! How the leader knows a replica that tells it something: by a key whose digest stands in the Lease.
+//! Keys by which the leader authenticates the other replicas.
 //!
-//! Whoever may write the Lease may be a replica; whoever may only read it learns nothing that would do.
+//! Each replica generates a key when its process starts and publishes the SHA-256 digest of the key in the Lease (see
+//! [`presence`](super::presence)). A replica that reports to the leader sends the key itself. A client that may write
+//! the Lease can therefore act as a replica; a client that may only read the Lease cannot.
 
 use std::fmt;
 
@@ -11,26 +13,28 @@ use aws_lc_rs::{
 };
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 
-/// The key of a replica: new with every process, and known to it alone.
+/// The secret key of a replica: 32 random bytes, new in every process, never stored.
 #[derive(Clone)]
 pub(crate) struct ReplicaKey(String);
 
 impl ReplicaKey {
     /// # Errors
-    /// The machine has no randomness.
+    /// The operating system provides no random bytes.
     pub(crate) fn new() -> anyhow::Result<Self> {
         let mut bytes = [0; 32];
-        rand::fill(&mut bytes)
-            .map_err(|_unspecified| anyhow!("there is no randomness for a key"))?;
+        rand::fill(&mut bytes).map_err(|_unspecified| {
+            anyhow!(
+                "cannot generate the replica's key: the operating system provides no random bytes"
+            )
+        })?;
         Ok(Self(BASE64_URL_SAFE_NO_PAD.encode(bytes)))
     }
 
-    /// The key itself, for the leader.
     pub(in crate::effect) fn secret(&self) -> &str {
         &self.0
     }
 
-    /// What the Lease shows of it.
+    /// The digest that the Lease shows.
     pub(in crate::effect) fn digest(&self) -> String {
         digest_of(&self.0)
     }
@@ -42,7 +46,7 @@ impl fmt::Debug for ReplicaKey {
     }
 }
 
-/// The digest of what somebody says is its key.
+/// The digest of a key that a client sent.
 pub(in crate::effect) fn digest_of(key: &str) -> String {
     BASE64_URL_SAFE_NO_PAD.encode(digest(&SHA256, key.as_bytes()))
 }

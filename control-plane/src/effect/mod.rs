@@ -1,10 +1,20 @@
-//! The doors back: what Evermesh writes into the cluster that it reads.
+//! Effects: everything that Evermesh writes into the Kubernetes cluster that it reads, and into Cloud Map.
 //!
-//! In: what the engine published, what it committed, what proxies answered, what the API holds. Out: the status of the
-//! mesh's objects, the end of finalizers that nobody else would remove, and, if asked for, instances in Cloud Map. Only
-//! the replica that holds the Lease writes; the others know the same and stand by.
+//! Input: the engine's snapshots and commits, the ACKs and NACKs of proxies, and the objects that the API server holds.
+//! Output: the status of mesh objects, the removal of finalizers that App Mesh's controller left behind, and, with
+//! `--cloud-map-registration`, instances in Cloud Map.
 //!
-//! Must not influence what is served.
+//! ```text
+//!  EffectEvent ──► ack_count ──► PeerClient ──(other replicas)──► PeerServer ──► peers
+//!                     │                                                           │
+//!                     └────────────────► status (leader only) ◄───────────────────┘
+//!                                            │ condition: facts → status
+//!                                            ▼
+//!                                  API server: PATCH …/status, Events
+//! ```
+//!
+//! Every replica counts the ACKs of its own proxies and reports the counts to the leader. Only the leader, the replica
+//! that holds the [`lease`], writes. Nothing in this module changes what proxies are served.
 
 mod ack_count;
 mod condition;
@@ -15,29 +25,29 @@ pub(crate) mod lease;
 pub(crate) mod peers;
 mod presence;
 mod queue;
+mod reasons;
 pub(crate) mod registration;
 pub(crate) mod status;
 mod write;
 
 use std::{sync::Arc, time::Duration};
 
-use evermesh_proto::{ResourceKey, Resource};
+use evermesh_proto::{Resource, ResourceKey};
 use evermesh_xds::Delivery;
 
-/// How long a replica counts that is gone: its proxies find another one within that time. With our bootstrap an Envoy
-/// notices within 15 seconds and calls again within 10.
-const RETURNING: Duration = Duration::from_secs(30);
+/// Time for which the leader expects the proxies of a replica that is gone to reconnect elsewhere. With Evermesh's
+/// bootstrap an Envoy notices a dead connection within 15 s and reconnects within 10 s.
+const RECONNECT_TIME: Duration = Duration::from_secs(30);
 
-/// What happened that a status may depend on.
+/// Something that the status of an object may depend on.
 #[derive(Debug)]
 pub enum EffectEvent {
-    /// The engine committed.
+    /// The engine committed resources.
     Commit {
-        /// Resources that are new or have another content.
+        /// Resources that are new or have changed.
         upserts: Vec<(ResourceKey, Arc<Resource>)>,
-        /// Resources that are gone.
         removals: Vec<ResourceKey>,
     },
-    /// A proxy answered.
+    /// A proxy ACKed or NACKed a resource.
     Delivery(Delivery),
 }

@@ -1,12 +1,16 @@
-//! How replicas tell their leader what their proxies made of each object.
+//! Reports of ACK counts from every replica to the leader.
 //!
-//! Every other replica keeps one HTTP request open to the leader's admin address, which the Lease names, and writes
-//! lines of JSON into its body: first everything, then what changed, and something every second to show that it lives.
-//! It shows its key, of which the Lease has the digest.
-//! A replica that fell silent is remembered for as long as it may come back; what it last said counts for the versions
-//! that it said it of, and for no others.
+//! Each replica except the leader keeps one HTTP request open to the leader's metrics or admin address, which the Lease
+//! names, and writes JSON lines into its body: first the counts of all objects, then the counts that changed, and an
+//! empty list every second as a heartbeat. The request carries the replica's [`key`](super::key).
 //!
-//! Must not judge what is told.
+//! ```text
+//!  replica B: PeerClient ──POST /replicas/<leader>/<B>──► replica A (leader): PeerServer ──PeerEvent──► Peers
+//!             [{"object":"Route/shop/color","count":{…}}]\n
+//! ```
+//!
+//! The leader keeps the counts of a replica that stopped reporting for [`RECONNECT_TIME`]. A count is valid only for the
+//! resource versions that its digest names; the status writer compares the digests.
 
 mod client;
 mod server;
@@ -21,43 +25,33 @@ use serde::{Deserialize, Serialize};
 
 pub(super) use self::client::PeerClient;
 pub(crate) use self::server::PeerServer;
-use super::{RETURNING, ack_count::AckCount, presence::Replicas};
+use super::{RECONNECT_TIME, ack_count::AckCount, presence::Replicas};
 
-/// How long a replica that tells may be silent.
-const SILENCE: Duration = Duration::from_secs(5);
+/// Time without a line after which the leader closes the request of a replica.
+const SILENCE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What one replica says of one object; nothing if none of its proxies is concerned any more.
+/// One element of a line: a replica's count of one object, or `None` once no proxy of the replica uses the object.
 #[derive(Serialize, Deserialize)]
 struct PeerReport {
     object: String,
     count: Option<AckCount>,
 }
 
-/// What the leader hears.
+/// Something that the leader received from a replica. `stream` identifies the HTTP request.
 #[derive(Debug)]
 pub(crate) enum PeerEvent {
-    /// A replica begins to tell, from the beginning.
-    Began {
-        /// Which request.
-        stream: u64,
-        /// Its name.
-        replica: String,
-    },
-    /// What it says.
+    /// A replica opened a request; the counts of all its objects follow.
+    Connected { stream: u64, replica: String },
+    /// The newest counts of some objects.
     Counts {
-        /// Which request.
         stream: u64,
-        /// The newest count of each object.
         counts: Vec<(ObjectRef, Option<AckCount>)>,
     },
-    /// It fell silent.
-    Ended {
-        /// Which request.
-        stream: u64,
-    },
+    /// The request ended.
+    Disconnected { stream: u64 },
 }
 
-/// What the other replicas told.
+/// The counts that the other replicas reported, by stream.
 #[derive(Default)]
 pub(super) struct Peers {
     streams: BTreeMap<u64, Peer>,
@@ -66,37 +60,38 @@ pub(super) struct Peers {
 struct Peer {
     replica: String,
     counts: BTreeMap<ObjectRef, AckCount>,
-    /// Since when it is silent.
-    silent: Option<Instant>,
+    disconnected_at: Option<Instant>,
 }
 
 impl Peers {
-    /// What each says of an object.
-    pub(super) fn of(&self, object: &ObjectRef) -> impl Iterator<Item = &AckCount> {
+    /// The count of an object by each other replica that has one.
+    pub(super) fn counts_of(&self, object: &ObjectRef) -> impl Iterator<Item = &AckCount> {
         let object = object.clone();
         let peers = self.streams.values();
         peers.filter_map(move |peer| peer.counts.get(&object))
     }
 
-    /// Those of these replicas that have not told anything.
+    /// The names of those replicas that have not reported.
     pub(super) fn missing(&self, replicas: &Replicas) -> BTreeSet<String> {
-        let told: BTreeSet<&String> = self.streams.values().map(|peer| &peer.replica).collect();
-        let missing = replicas.keys().filter(|replica| !told.contains(replica));
+        let reported: BTreeSet<&String> = self.streams.values().map(|peer| &peer.replica).collect();
+        let missing = replicas
+            .keys()
+            .filter(|replica| !reported.contains(replica));
         missing.cloned().collect()
     }
 
-    /// Takes in what was heard, and returns the objects concerned.
-    pub(super) fn take(&mut self, heard: PeerEvent, now: Instant) -> Vec<ObjectRef> {
-        match heard {
-            PeerEvent::Began { stream, replica } => {
-                let before = self.remove(|peer| peer.replica == replica);
+    /// Applies an event. Returns the objects whose counts may have changed.
+    pub(super) fn apply(&mut self, event: PeerEvent, now: Instant) -> Vec<ObjectRef> {
+        match event {
+            PeerEvent::Connected { stream, replica } => {
+                let removed = self.remove(|peer| peer.replica == replica);
                 let peer = Peer {
                     replica,
                     counts: BTreeMap::new(),
-                    silent: None,
+                    disconnected_at: None,
                 };
                 self.streams.insert(stream, peer);
-                before
+                removed
             }
             PeerEvent::Counts { stream, counts } => {
                 let Some(peer) = self.streams.get_mut(&stream) else {
@@ -111,20 +106,20 @@ impl Peers {
                 });
                 counts.collect()
             }
-            PeerEvent::Ended { stream } => {
+            PeerEvent::Disconnected { stream } => {
                 if let Some(peer) = self.streams.get_mut(&stream) {
-                    peer.silent = Some(now);
+                    peer.disconnected_at = Some(now);
                 }
                 Vec::new()
             }
         }
     }
 
-    /// Forgets who has been silent for long, and returns the objects concerned.
-    pub(super) fn forget(&mut self, now: Instant) -> Vec<ObjectRef> {
+    /// Removes replicas that disconnected [`RECONNECT_TIME`] ago or earlier. Returns the objects that they had counted.
+    pub(super) fn expire(&mut self, now: Instant) -> Vec<ObjectRef> {
         self.remove(|peer| {
-            let silent = peer.silent.map(|since| now.duration_since(since));
-            silent.is_some_and(|silent| silent >= RETURNING)
+            let silence = peer.disconnected_at.map(|at| now.duration_since(at));
+            silence.is_some_and(|silence| silence >= RECONNECT_TIME)
         })
     }
 
@@ -151,35 +146,35 @@ mod tests {
     }
 
     #[test]
-    fn a_replica_that_fell_silent_counts_until_it_is_forgotten_or_begins_anew() {
+    fn disconnected_replica_counts_until_it_expires_or_reconnects() {
         let object = ObjectRef::new(Kind::Route, "n", "r");
         let replica = "a".to_owned();
         let start = Instant::now();
         let mut peers = Peers::default();
-        let hear = |peers: &mut Peers, heard| peers.take(heard, start);
-        hear(
+        let apply = |peers: &mut Peers, event| peers.apply(event, start);
+        apply(
             &mut peers,
-            PeerEvent::Began {
+            PeerEvent::Connected {
                 stream: 1,
                 replica: replica.clone(),
             },
         );
         let counts = vec![(object.clone(), Some(count(1)))];
-        let concerned = hear(&mut peers, PeerEvent::Counts { stream: 1, counts });
-        assert_eq!(concerned, slice::from_ref(&object));
-        hear(&mut peers, PeerEvent::Ended { stream: 1 });
-        let almost = RETURNING.saturating_sub(Duration::from_millis(1));
-        assert!(peers.forget(start + almost).is_empty());
-        assert_eq!(peers.of(&object).count(), 1);
+        let affected = apply(&mut peers, PeerEvent::Counts { stream: 1, counts });
+        assert_eq!(affected, slice::from_ref(&object));
+        apply(&mut peers, PeerEvent::Disconnected { stream: 1 });
+        let almost = RECONNECT_TIME.saturating_sub(Duration::from_millis(1));
+        assert!(peers.expire(start + almost).is_empty());
+        assert_eq!(peers.counts_of(&object).count(), 1);
 
-        let began = PeerEvent::Began { stream: 2, replica };
-        assert_eq!(hear(&mut peers, began), slice::from_ref(&object));
-        assert_eq!(peers.of(&object).count(), 0);
+        let connected = PeerEvent::Connected { stream: 2, replica };
+        assert_eq!(apply(&mut peers, connected), slice::from_ref(&object));
+        assert_eq!(peers.counts_of(&object).count(), 0);
         let counts = vec![(object.clone(), Some(count(0)))];
-        hear(&mut peers, PeerEvent::Counts { stream: 2, counts });
-        hear(&mut peers, PeerEvent::Ended { stream: 2 });
-        let forgotten = peers.forget(start + RETURNING);
-        assert_eq!(forgotten, slice::from_ref(&object));
-        assert_eq!(peers.of(&object).count(), 0);
+        apply(&mut peers, PeerEvent::Counts { stream: 2, counts });
+        apply(&mut peers, PeerEvent::Disconnected { stream: 2 });
+        let expired = peers.expire(start + RECONNECT_TIME);
+        assert_eq!(expired, slice::from_ref(&object));
+        assert_eq!(peers.counts_of(&object).count(), 0);
     }
 }

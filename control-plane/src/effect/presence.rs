@@ -1,11 +1,13 @@
-//! Which replicas there are, or were a moment ago: each shows itself in the Lease, so that the leader knows of those
-//! that cannot reach it, and a new one of those that it never met.
+//! Heartbeats of the replicas: one annotation of the Lease for each replica.
 //!
-//! An annotation a replica, whose value changes while it lives, with the digest of its [`key`](super::key). It stays when the replica stops: its proxies have to
-//! find another one first, and until then somebody has to know that there are more than are connected. Times are
-//! measured by who reads, as those of the Lease are.
+//! ```yaml
+//! replica.evermesh.dev/<hash of the identity>: "<identity> <digest of the key> <counter>"
+//! ```
 //!
-//! Must not know what the leader makes of it.
+//! A replica increments the counter every 5 s. The leader, which may be new, thereby knows the replicas that cannot reach
+//! it. The annotation stays when a replica stops, because the replica's proxies need up to [`RECONNECT_TIME`] to connect
+//! elsewhere and have to count until then; the leader removes it after that time. The leader measures the time since it
+//! saw the counter change and never compares clocks of different machines.
 
 use std::{
     collections::BTreeMap,
@@ -14,64 +16,69 @@ use std::{
 
 use evermesh_proto::ContentVersion;
 
-use super::{RETURNING, key::ReplicaKey};
+use super::{RECONNECT_TIME, key::ReplicaKey};
 
-/// What the annotations' names begin with; what follows is a hash of the replica's name, which is too long itself.
+/// Prefix of the annotation keys. A hash follows because an identity can be longer than the 63 characters that
+/// Kubernetes allows.
 const PREFIX: &str = "replica.evermesh.dev/";
-/// How often a replica shows itself.
-const EVERY: Duration = Duration::from_secs(5);
+const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(5);
 
 type Annotations = BTreeMap<String, String>;
 
-/// Replicas by name, with the digests of their keys.
+/// Key digests of replicas by identity.
 pub(crate) type Replicas = BTreeMap<String, String>;
 
-/// What a replica shows of itself.
+/// The heartbeat of this replica.
 #[derive(Debug)]
-pub(super) struct OwnAnnouncement {
+pub(super) struct OwnHeartbeat {
     identity: String,
     digest: String,
     annotation: String,
-    count: u64,
-    at: Option<Instant>,
+    counter: u64,
+    written_at: Option<Instant>,
 }
 
-impl OwnAnnouncement {
+impl OwnHeartbeat {
     pub(super) fn new(identity: &str, key: &ReplicaKey) -> Self {
         Self {
             identity: identity.to_owned(),
             digest: key.digest(),
             annotation: format!("{PREFIX}{}", ContentVersion::of(identity.as_bytes())),
-            count: 0,
-            at: None,
+            counter: 0,
+            written_at: None,
         }
     }
 
-    /// Whether it is time again.
     pub(super) fn is_due(&self, now: Instant) -> bool {
-        self.at.is_none_or(|at| now.duration_since(at) >= EVERY)
+        self.written_at
+            .is_none_or(|at| now.duration_since(at) >= HEARTBEAT_INTERVAL)
     }
 
-    /// Shows that this replica is there.
-    pub(super) fn show(&mut self, annotations: &mut Annotations, now: Instant) {
-        self.count += 1;
-        self.at = Some(now);
-        let value = format!("{} {} {}", self.identity, self.digest, self.count);
+    /// Sets this replica's annotation to a new value.
+    pub(super) fn write(&mut self, annotations: &mut Annotations, now: Instant) {
+        self.counter += 1;
+        self.written_at = Some(now);
+        let value = format!("{} {} {}", self.identity, self.digest, self.counter);
         annotations.insert(self.annotation.clone(), value);
     }
 }
 
-/// What a leader has seen of all.
+/// The leader's record of all heartbeats.
 #[derive(Debug, Default)]
 pub(super) struct ReplicaTracker {
+    /// Annotation value and the time at which it was first seen, by annotation key.
     values: BTreeMap<String, (String, Instant)>,
 }
 
 impl ReplicaTracker {
-    /// Those whose proxies count, each with the digest of its key. Whoever has not shown itself for long is taken out
-    /// of the annotations.
-    pub(super) fn counting(&mut self, annotations: &mut Annotations, now: Instant) -> Replicas {
-        let mut counting = Replicas::new();
+    /// The replicas whose proxies count: those with a heartbeat in the last [`RECONNECT_TIME`]. Removes the annotations
+    /// of all others.
+    pub(super) fn live_replicas(
+        &mut self,
+        annotations: &mut Annotations,
+        now: Instant,
+    ) -> Replicas {
+        let mut live = Replicas::new();
         let mut values = BTreeMap::new();
         annotations.retain(|key, value| {
             if !key.starts_with(PREFIX) {
@@ -82,16 +89,16 @@ impl ReplicaTracker {
                 _ => now,
             };
             values.insert(key.clone(), (value.clone(), since));
-            let counts = now.duration_since(since) < RETURNING;
-            if counts {
+            let is_live = now.duration_since(since) < RECONNECT_TIME;
+            if is_live {
                 let mut words = value.split(' ').map(ToOwned::to_owned);
-                let name = words.next().unwrap_or_default();
-                counting.insert(name, words.next().unwrap_or_default());
+                let identity = words.next().unwrap_or_default();
+                live.insert(identity, words.next().unwrap_or_default());
             }
-            counts
+            is_live
         });
         self.values = values;
-        counting
+        live
     }
 }
 
@@ -100,26 +107,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_no_longer_shows_itself_counts_no_longer() {
+    fn replica_without_heartbeat_expires() {
         let start = Instant::now();
         let mut annotations = Annotations::from([("other/annotation".to_owned(), String::new())]);
-        let mut seen = ReplicaTracker::default();
+        let mut tracker = ReplicaTracker::default();
         let key = ReplicaKey::new().unwrap();
-        let mut shown = OwnAnnouncement::new("evermesh-0_0123456789abcdef", &key);
-        assert!(shown.is_due(start));
-        shown.show(&mut annotations, start);
-        assert!(!shown.is_due(start));
-        assert!(shown.is_due(start + EVERY));
+        let mut heartbeat = OwnHeartbeat::new("evermesh-0_0123456789abcdef", &key);
+        assert!(heartbeat.is_due(start));
+        heartbeat.write(&mut annotations, start);
+        assert!(!heartbeat.is_due(start));
+        assert!(heartbeat.is_due(start + HEARTBEAT_INTERVAL));
 
         let replicas = Replicas::from([("evermesh-0_0123456789abcdef".to_owned(), key.digest())]);
-        assert_eq!(seen.counting(&mut annotations, start), replicas);
-        let almost = start + RETURNING.saturating_sub(Duration::from_millis(1));
-        assert_eq!(seen.counting(&mut annotations, almost), replicas);
-        shown.show(&mut annotations, almost);
-        let later = start + RETURNING;
-        assert_eq!(seen.counting(&mut annotations, later), replicas);
-        let end = start + RETURNING * 2;
-        assert_eq!(seen.counting(&mut annotations, end), Replicas::new());
+        assert_eq!(tracker.live_replicas(&mut annotations, start), replicas);
+        let almost = start + RECONNECT_TIME.saturating_sub(Duration::from_millis(1));
+        assert_eq!(tracker.live_replicas(&mut annotations, almost), replicas);
+        heartbeat.write(&mut annotations, almost);
+        let later = start + RECONNECT_TIME;
+        assert_eq!(tracker.live_replicas(&mut annotations, later), replicas);
+        let end = start + RECONNECT_TIME * 2;
+        assert_eq!(
+            tracker.live_replicas(&mut annotations, end),
+            Replicas::new()
+        );
         assert_eq!(annotations.len(), 1, "{annotations:?}");
     }
 }

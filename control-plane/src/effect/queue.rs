@@ -1,17 +1,16 @@
-//! Objects that wait to be looked at.
-//!
-//! Must not know why.
+//! A queue of objects to be processed, each at most once, without starvation.
 
 use std::{collections::BTreeSet, ops::Bound};
 
 use evermesh_model::ObjectRef;
 
-/// Objects, each once, that are taken in turns.
+/// A set of objects that is taken from in round-robin order: an object that is added again and again cannot keep the
+/// others waiting.
 #[derive(Default)]
 pub(super) struct ObjectQueue {
     objects: BTreeSet<ObjectRef>,
-    /// The last one that was taken.
-    last: Option<ObjectRef>,
+    /// The object at which the next round begins: the first one after this.
+    last_taken: Option<ObjectRef>,
 }
 
 impl ObjectQueue {
@@ -19,25 +18,25 @@ impl ObjectQueue {
         self.objects.extend(objects);
     }
 
-    /// Takes over what is in another one.
+    /// Moves all objects of another queue into this one.
     pub(super) fn append(&mut self, other: &mut Self) {
         self.objects.append(&mut other.objects);
     }
 
-    /// Takes some, those after the last one first.
+    /// Takes up to `count` objects, beginning with those after the last one taken.
     pub(super) fn take(&mut self, count: usize) -> Vec<ObjectRef> {
-        let after = match &self.last {
+        let after = match &self.last_taken {
             Some(last) => (Bound::Excluded(last), Bound::Unbounded),
             None => (Bound::Unbounded, Bound::Unbounded),
         };
         let rest = self.objects.range::<ObjectRef, _>(after);
         let taken: Vec<ObjectRef> = rest.chain(&self.objects).take(count).cloned().collect();
-        // The second round may begin before the first one is over.
+        // An object can be in `rest` and in the second round.
         let taken: Vec<ObjectRef> = taken
             .into_iter()
             .filter(|object| self.objects.remove(object))
             .collect();
-        self.last = taken.last().cloned();
+        self.last_taken = taken.last().cloned();
         taken
     }
 }
@@ -49,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_waits_behind_what_comes_again_and_again() {
+    fn object_that_is_added_repeatedly_does_not_starve_others() {
         let object = |name: &str| ObjectRef::new(Kind::Route, "n", name);
         let names = |taken: Vec<ObjectRef>| -> Vec<String> {
             let names = taken.iter().map(|object| object.name.to_string());

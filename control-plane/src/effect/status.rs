@@ -1,10 +1,16 @@
-//! Writes the status of the mesh's objects.
+//! Writes the status of mesh objects, on the leader only.
 //!
-//! What may have changed is noted as it happens, and looked at a few times a second: the newest counts, and what it
-//! says already is not written again. An object of which the engine has not taken in the newest generation waits until
-//! it has. Every replica counts; the one that leads adds up and writes, the others tell it.
+//! Input: the engine's snapshots, this replica's [`AckCounter`], the reports of other replicas ([`Peers`]), and the
+//! objects that the API server holds. Output: patches of `status`, events, and patches that remove old finalizers. On a
+//! replica that is not the leader, the same task reports the counts to the leader.
 //!
-//! Must not write unless this replica leads.
+//! Objects whose status may have changed are collected in queues and processed every 50 ms:
+//!
+//! - An object waits until the engine's snapshot covers its newest generation ([`WatchPosition`]).
+//! - A status that would only repeat itself is not written.
+//! - A status in which only counts or messages differ is written at most every 5 s.
+//!
+//! [`WatchPosition`]: crate::source::kubernetes::WatchPosition
 
 mod facts;
 mod finalizers;
@@ -37,7 +43,7 @@ use super::{
     peers::{PeerClient, PeerEvent, Peers},
     queue::ObjectQueue,
     registration::RegistrationMessages,
-    write::{ObjectPatch, written},
+    write::{ObjectPatch, unless_outdated},
 };
 use crate::{
     engine::EngineSnapshot,
@@ -45,117 +51,73 @@ use crate::{
     source::kubernetes::{ObservedObject, ObservedObjects},
 };
 
-/// How often what has changed is looked at.
-const INTERVAL: Duration = Duration::from_millis(50);
-/// How often who is connected is looked at.
-const SWEEP: Duration = Duration::from_secs(1);
-/// Every how many sweeps what is not urgent is written: counts, and what could not be written.
-const SLOW: u64 = 5;
-/// Writes at a time.
-const WRITES: usize = 8;
-/// Objects taken up at a look: none waits long behind others, however many there are.
-const OBJECTS: usize = 64;
-/// How long a new leader listens to the other replicas before it writes.
-const LISTENING: Duration = Duration::from_secs(3);
+/// Interval at which queued objects are processed.
+const PROCESS_INTERVAL: Duration = Duration::from_millis(50);
+/// Interval at which the registry is compared with the connected proxies of the last sweep.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+/// Number of sweeps between writes that are not urgent: changed counts and retries.
+const SWEEPS_PER_DEFERRED_WRITE: u64 = 5;
+/// Concurrent requests to the API server.
+const CONCURRENT_WRITES: usize = 8;
+/// Objects processed per interval.
+const OBJECTS_PER_INTERVAL: usize = 64;
+/// Time for which a new leader collects reports before its first write.
+const REPORT_TIME: Duration = Duration::from_secs(3);
 
-/// What the writer reads, and how it names things.
 pub(crate) struct StatusWriterOptions {
-    /// The engine's newest turn.
-    pub(crate) published: watch::Receiver<Arc<EngineSnapshot>>,
-    /// What is served.
+    pub(crate) snapshots: watch::Receiver<Arc<EngineSnapshot>>,
     pub(crate) store: Arc<Store>,
-    /// Who is connected.
     pub(crate) registry: Arc<ProxyRegistry>,
-    /// What the API holds.
     pub(crate) observed: Arc<ObservedObjects>,
-    /// Our own name.
+    /// Identity of this replica.
     pub(crate) identity: String,
-    /// By which whoever leads knows us.
+    /// Key of this replica, as shown to the leader.
     pub(crate) key: ReplicaKey,
-    /// Who may write.
     pub(crate) leader: watch::Receiver<Leader>,
-    /// What other replicas tell.
-    pub(crate) heard: mpsc::Receiver<PeerEvent>,
-    /// Whether pods are registered in Cloud Map: nodes there keep their finalizer until they are not.
+    /// Whether pods are registered in Cloud Map. If so, registration removes its own finalizer.
     pub(crate) registers: bool,
-    /// Nodes whose pods are not registered as they should be, and why.
-    pub(crate) unregistered: watch::Receiver<Arc<RegistrationMessages>>,
-    /// The region in ARNs.
+    /// Problems of Cloud Map registration.
+    pub(crate) registration_messages: watch::Receiver<Arc<RegistrationMessages>>,
+    /// Region in ARNs.
     pub(crate) region: String,
-    /// The account in ARNs.
+    /// Account in ARNs.
     pub(crate) account: String,
 }
 
-/// Writes until `shutdown`.
+/// Writes statuses until `shutdown`. `peer_events` are the reports of other replicas, which arrive only on the leader.
 pub(crate) async fn run(
     client: Client,
     options: StatusWriterOptions,
-    mut notices: mpsc::UnboundedReceiver<EffectEvent>,
+    mut events: mpsc::UnboundedReceiver<EffectEvent>,
+    mut peer_events: mpsc::Receiver<PeerEvent>,
     shutdown: CancellationToken,
 ) {
-    let StatusWriterOptions {
-        published,
-        store,
-        registry,
-        observed,
-        identity,
-        key,
-        leader,
-        mut heard,
-        registers,
-        unregistered,
-        region,
-        account,
-    } = options;
-    let mut writer = StatusWriter {
-        recorder: Recorder::new(client.clone(), reporter(identity.clone())),
-        client,
-        published,
-        observed,
-        identity,
-        key,
-        leader,
-        leads: None,
-        registers,
-        unregistered,
-        shown: Arc::default(),
-        unheard: BTreeSet::new(),
-        tally: AckCounter::new(store, registry),
-        peers: Peers::default(),
-        voice: PeerClient::default(),
-        naming: GraphFieldIndex::new(region, account),
-        dirty: ObjectQueue::default(),
-        backlog: ObjectQueue::default(),
-        slow: BTreeSet::new(),
-        ripe: BTreeSet::new(),
-        problems: BTreeMap::new(),
-        problems_of: Arc::default(),
-        written: BTreeMap::new(),
-    };
-    let mut looks = time::interval(INTERVAL);
-    looks.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
-    let mut sweeps = time::interval(SWEEP);
+    let mut writer = StatusWriter::new(client, options);
+    let mut process = time::interval(PROCESS_INTERVAL);
+    process.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
+    let mut sweeps = time::interval(SWEEP_INTERVAL);
     sweeps.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
     let mut count = 0;
     loop {
         tokio::select! {
             () = shutdown.cancelled() => return,
-            notice = notices.recv() => match notice {
-                Some(notice) => writer.tally.note(notice),
+            event = events.recv() => match event {
+                Some(event) => writer.ack_counter.record(event),
                 None => return,
             },
-            Some(heard) = heard.recv() => writer.hear(heard),
+            Some(event) = peer_events.recv() => writer.record_peer_event(event),
             _ = sweeps.tick() => {
                 count += 1;
-                writer.sweep(count % SLOW == 0);
+                writer.sweep(count % SWEEPS_PER_DEFERRED_WRITE == 0);
             }
-            _ = looks.tick() => {
-                let published = Arc::clone(&writer.published.borrow_and_update());
-                // What was committed before it was published must be known when it is looked at.
-                while let Ok(notice) = notices.try_recv() {
-                    writer.tally.note(notice);
+            _ = process.tick() => {
+                let snapshot = Arc::clone(&writer.snapshots.borrow_and_update());
+                // The engine sends a commit before it publishes the snapshot: record all commits that the snapshot
+                // covers.
+                while let Ok(event) = events.try_recv() {
+                    writer.ack_counter.record(event);
                 }
-                writer.look(&published).await;
+                writer.process(&snapshot).await;
             }
         }
     }
@@ -164,212 +126,275 @@ pub(crate) async fn run(
 struct StatusWriter {
     client: Client,
     recorder: Recorder,
-    published: watch::Receiver<Arc<EngineSnapshot>>,
+    snapshots: watch::Receiver<Arc<EngineSnapshot>>,
     observed: Arc<ObservedObjects>,
     identity: String,
     key: ReplicaKey,
     leader: watch::Receiver<Leader>,
-    /// Since when this replica leads, if it does.
-    leads: Option<Instant>,
+    /// Time since which this replica has been the leader.
+    leads_since: Option<Instant>,
     registers: bool,
-    unregistered: watch::Receiver<Arc<RegistrationMessages>>,
-    /// What `unregistered` was at the last look.
-    shown: Arc<RegistrationMessages>,
-    tally: AckCounter,
-    /// Replicas whose proxies count and that have told nothing, at the last look.
-    unheard: BTreeSet<String>,
+    registration_messages: watch::Receiver<Arc<RegistrationMessages>>,
+    /// Value of `registration_messages` when it was last processed.
+    last_registration_messages: Arc<RegistrationMessages>,
+    ack_counter: AckCounter,
+    /// Replicas whose proxies count and that have not reported, when last processed.
+    silent_replicas: BTreeSet<String>,
     peers: Peers,
-    voice: PeerClient,
-    naming: GraphFieldIndex,
+    peer_client: PeerClient,
+    graph_fields: GraphFieldIndex,
     /// Objects whose status may have to change.
     dirty: ObjectQueue,
-    /// Objects to be looked at once, when there is nothing newer: every one, when a replica begins to lead.
+    /// Objects to process when `dirty` is empty: all objects when this replica becomes the leader, and deferred ones.
     backlog: ObjectQueue,
-    /// Those of which only words would change, and those that could not be written.
-    slow: BTreeSet<ObjectRef>,
-    /// Those whose words may be written now.
-    ripe: BTreeSet<ObjectRef>,
+    /// Objects of whose status only counts or messages would change, and objects whose patch failed.
+    deferred: BTreeSet<ObjectRef>,
+    /// Formerly deferred objects that may be written now.
+    undeferred: BTreeSet<ObjectRef>,
     problems: BTreeMap<ObjectRef, Vec<Problem>>,
-    /// The list that `problems` was made from.
-    problems_of: Arc<[Problem]>,
-    /// What was written and not yet seen again, with its resource version.
+    /// The list from which `problems` was grouped.
+    grouped_problems: Arc<[Problem]>,
+    /// Statuses that were written and that the watch has not reported yet, with their resource versions.
     written: BTreeMap<ObjectRef, (Value, u64)>,
 }
 
 impl StatusWriter {
-    fn hear(&mut self, heard: PeerEvent) {
-        self.dirty.extend(self.peers.take(heard, Instant::now()));
+    fn new(client: Client, options: StatusWriterOptions) -> Self {
+        let StatusWriterOptions {
+            snapshots,
+            store,
+            registry,
+            observed,
+            identity,
+            key,
+            leader,
+            registers,
+            registration_messages,
+            region,
+            account,
+        } = options;
+        Self {
+            recorder: Recorder::new(client.clone(), reporter(identity.clone())),
+            client,
+            snapshots,
+            observed,
+            identity,
+            key,
+            leader,
+            leads_since: None,
+            registers,
+            registration_messages,
+            last_registration_messages: Arc::default(),
+            silent_replicas: BTreeSet::new(),
+            ack_counter: AckCounter::new(store, registry),
+            peers: Peers::default(),
+            peer_client: PeerClient::default(),
+            graph_fields: GraphFieldIndex::new(region, account),
+            dirty: ObjectQueue::default(),
+            backlog: ObjectQueue::default(),
+            deferred: BTreeSet::new(),
+            undeferred: BTreeSet::new(),
+            problems: BTreeMap::new(),
+            grouped_problems: Arc::default(),
+            written: BTreeMap::new(),
+        }
     }
 
-    fn sweep(&mut self, is_slow_due: bool) {
-        self.tally.sweep(SystemTime::now(), is_slow_due);
-        self.dirty.extend(self.peers.forget(Instant::now()));
-        if is_slow_due {
-            let ripe = std::mem::take(&mut self.slow);
-            self.backlog.extend(ripe.iter().cloned());
-            self.ripe.extend(ripe);
+    fn record_peer_event(&mut self, event: PeerEvent) {
+        self.dirty.extend(self.peers.apply(event, Instant::now()));
+    }
+
+    /// Updates everything that depends on time or on connections, and keeps the connection to the leader open.
+    fn sweep(&mut self, is_deferred_write_due: bool) {
+        self.ack_counter
+            .sweep(SystemTime::now(), is_deferred_write_due);
+        self.dirty.extend(self.peers.expire(Instant::now()));
+        if is_deferred_write_due {
+            let deferred = std::mem::take(&mut self.deferred);
+            self.backlog.extend(deferred.iter().cloned());
+            self.undeferred.extend(deferred);
         }
         let Leader::Other {
             identity,
             address: Some(address),
         } = &*self.leader.borrow()
         else {
-            self.voice.hang_up();
+            self.peer_client.disconnect();
             return;
         };
-        if self.voice.reaches(identity) {
-            self.voice.say(std::iter::empty());
+        if self.peer_client.is_connected_to(identity) {
+            self.peer_client.send(std::iter::empty());
         } else {
-            let us = (self.identity.as_str(), &self.key);
-            self.voice.call(identity, *address, us);
-            let all = self.tally.all();
-            self.voice
-                .say(all.map(|(object, count)| (object, Some(count))));
+            let this_replica = (self.identity.as_str(), &self.key);
+            self.peer_client.connect(identity, *address, this_replica);
+            let all = self.ack_counter.all();
+            self.peer_client
+                .send(all.map(|(object, count)| (object, Some(count))));
         }
     }
 
-    async fn look(&mut self, published: &EngineSnapshot) {
-        let counted = self.tally.count(SystemTime::now());
-        if !counted.is_empty() {
-            let counts = counted
+    /// Recounts, reports to the leader, and, on the leader, writes the statuses of the next objects in the queues.
+    async fn process(&mut self, snapshot: &EngineSnapshot) {
+        let recounted = self.ack_counter.recount(SystemTime::now());
+        if !recounted.is_empty() {
+            let counts = recounted
                 .iter()
-                .map(|object| (object, self.tally.get(object)));
-            self.voice.say(counts);
+                .map(|object| (object, self.ack_counter.get(object)));
+            self.peer_client.send(counts);
         }
-        self.dirty.extend(counted);
+        self.dirty.extend(recounted);
         self.dirty.extend(self.observed.take_changed());
-        self.take_problems(published);
-        let unregistered = Arc::clone(&self.unregistered.borrow_and_update());
-        if !Arc::ptr_eq(&unregistered, &self.shown) {
-            let shown = std::mem::replace(&mut self.shown, Arc::clone(&unregistered));
-            let concerned = shown.keys().chain(unregistered.keys()).cloned();
-            self.dirty.extend(concerned);
+        self.update_problems(snapshot);
+        self.update_registration_messages();
+        if !self.update_leadership() {
+            return;
         }
-        let leads = self.take_unheard();
-        match (leads, self.leads) {
-            (true, None) => {
-                tracing::info!("this replica writes status from now on");
-                self.leads = Some(Instant::now());
-                self.look_at_all();
-            }
-            (false, _) => {
-                self.leads = None;
-                self.dirty = ObjectQueue::default();
-                self.backlog = ObjectQueue::default();
-                self.slow.clear();
-                self.written.clear();
-                return;
-            }
-            (true, Some(_)) => {}
-        }
-        let is_listening = self.leads.is_some_and(|since| since.elapsed() < LISTENING);
-        if is_listening || !published.waiting_for.is_empty() {
-            // It is old news by then.
+        let is_collecting = self
+            .leads_since
+            .is_some_and(|since| since.elapsed() < REPORT_TIME);
+        if is_collecting || !snapshot.waiting_for.is_empty() {
+            // Objects that change later are processed first.
             self.backlog.append(&mut self.dirty);
             return;
         }
-        let mut objects = self.dirty.take(OBJECTS);
-        objects.extend(self.backlog.take(OBJECTS - objects.len()));
+        let mut objects = self.dirty.take(OBJECTS_PER_INTERVAL);
+        objects.extend(self.backlog.take(OBJECTS_PER_INTERVAL - objects.len()));
         if objects.is_empty() {
             return;
         }
-        self.naming.follow(&published.graph);
+        self.graph_fields.update(&snapshot.graph);
+        self.write_statuses(objects, snapshot).await;
+    }
+
+    fn update_registration_messages(&mut self) {
+        let messages = Arc::clone(&self.registration_messages.borrow_and_update());
+        if !Arc::ptr_eq(&messages, &self.last_registration_messages) {
+            let last =
+                std::mem::replace(&mut self.last_registration_messages, Arc::clone(&messages));
+            let affected = last.keys().chain(messages.keys()).cloned();
+            self.dirty.extend(affected);
+        }
+    }
+
+    /// Takes note of a change of leadership. Returns whether this replica is the leader.
+    fn update_leadership(&mut self) -> bool {
+        match (self.update_silent_replicas(), self.leads_since) {
+            (true, None) => {
+                tracing::info!("this replica is the leader and writes statuses");
+                self.leads_since = Some(Instant::now());
+                self.enqueue_all();
+                true
+            }
+            (true, Some(_)) => true,
+            (false, _) => {
+                self.leads_since = None;
+                self.dirty = ObjectQueue::default();
+                self.backlog = ObjectQueue::default();
+                self.deferred.clear();
+                self.written.clear();
+                false
+            }
+        }
+    }
+
+    async fn write_statuses(&mut self, objects: Vec<ObjectRef>, snapshot: &EngineSnapshot) {
         let now = Timestamp::now();
         let mut later = Vec::new();
-        let mut writes = Vec::new();
+        let mut patches = Vec::new();
         for object in objects {
-            let Some(observation) = self.observed.get(&object) else {
+            let Some(observed) = self.observed.get(&object) else {
                 self.written.remove(&object);
                 continue;
             };
-            let place = observation.place;
-            let seen = published.places.get(&place.watch).copied();
-            if seen.unwrap_or_default() < place.count {
+            let position = observed.position;
+            let processed = snapshot.watch_positions.get(&position.watch).copied();
+            if processed.unwrap_or_default() < position.count {
                 later.push(object);
                 continue;
             }
-            let proxies = self.proxies(&object);
-            if !observation.deleting && proxies.may_still_answer(now) {
+            let proxies = self.proxy_counts(&object);
+            if !observed.deleting && proxies.may_still_answer(now) {
                 later.push(object);
                 continue;
             }
-            writes.extend(self.due(&object, &observation, proxies, now));
+            patches.extend(self.patch_for(&object, &observed, proxies, now));
         }
         self.dirty.extend(later);
-        self.write(writes).await;
+        self.send(patches).await;
     }
 
-    /// What has to be written of an object, if anything.
-    fn due(
+    /// The patch that an object needs now, if any.
+    fn patch_for(
         &mut self,
         object: &ObjectRef,
-        observation: &ObservedObject,
+        observed: &ObservedObject,
         proxies: ProxyCounts,
         now: Timestamp,
     ) -> Option<ObjectPatch> {
-        if observation.deleting {
-            return self.without_old_finalizers(object, observation);
+        if observed.deleting {
+            return self.without_old_finalizers(object, observed);
         }
-        let seen: u64 = observation.version.parse().unwrap_or(u64::MAX);
+        let observed_version: u64 = observed.version.parse().unwrap_or(u64::MAX);
         let written = self.written.get(object);
-        if written.is_some_and(|(_, version)| *version <= seen) {
+        if written.is_some_and(|(_, version)| *version <= observed_version) {
             self.written.remove(object);
         }
         let current = self
             .written
             .get(object)
-            .map_or(&observation.status, |(status, _)| status);
-        let named = self.naming.of(object);
+            .map_or(&observed.status, |(status, _)| status);
+        let fields = self.graph_fields.get(object);
         let facts = Facts {
-            generation: observation.generation,
+            generation: observed.generation,
             problems: self.problems_of(object),
             proxies,
-            arn: named.arn,
-            route_arns: named.route_arns,
-            weights: named.weights,
-            unheard: self.unheard.first().cloned(),
+            arn: fields.arn,
+            route_arns: fields.route_arns,
+            weights: fields.weights,
+            silent_replica: self.silent_replicas.first().cloned(),
         };
         let status = condition::status(object.kind, &facts, current, now)?;
-        let is_ripe = self.ripe.remove(object);
+        let is_undeferred = self.undeferred.remove(object);
         if status == *current {
             return None;
         }
-        let can_wait = condition::differs_in_words_only(current, &status);
-        if can_wait && !is_ripe {
-            self.slow.insert(object.clone());
+        let can_wait = condition::differs_in_messages_only(current, &status);
+        if can_wait && !is_undeferred {
+            self.deferred.insert(object.clone());
             return None;
         }
         Some(ObjectPatch {
             object: object.clone(),
-            uid: observation.uid.clone(),
-            turns: condition::turns(current, &status),
+            uid: observed.uid.clone(),
+            transitions: condition::transitions(current, &status),
             patch: json!({"status": status}),
             is_status: true,
         })
     }
 
-    async fn write(&mut self, writes: Vec<ObjectPatch>) {
+    async fn send(&mut self, patches: Vec<ObjectPatch>) {
         let (client, recorder) = (&self.client, &self.recorder);
-        let results: Vec<(ObjectPatch, kube::Result<Option<DynamicObject>>)> = stream::iter(writes)
-            .map(|write| async move {
-                let result = written(write.send(client, recorder).await);
-                (write, result)
-            })
-            .buffer_unordered(WRITES)
-            .collect()
-            .await;
-        for (write, result) in results {
+        let results: Vec<(ObjectPatch, kube::Result<Option<DynamicObject>>)> =
+            stream::iter(patches)
+                .map(|patch| async move {
+                    let result = unless_outdated(patch.send(client, recorder).await);
+                    (patch, result)
+                })
+                .buffer_unordered(CONCURRENT_WRITES)
+                .collect()
+                .await;
+        for (sent, result) in results {
             match result {
-                Ok(Some(object)) if write.is_status => {
+                Ok(Some(object)) if sent.is_status => {
                     let version = object.metadata.resource_version.unwrap_or_default();
-                    let status = write.patch["status"].clone();
+                    let status = sent.patch["status"].clone();
                     let version = version.parse().unwrap_or_default();
-                    self.written.insert(write.object, (status, version));
+                    self.written.insert(sent.object, (status, version));
                 }
                 Ok(_) => {}
                 Err(error) => {
-                    tracing::warn!(object = %write.object, %error, "its status could not be written; trying again");
-                    self.slow.insert(write.object);
+                    tracing::warn!(object = %sent.object, %error, "cannot write the object's status or finalizers; trying again");
+                    self.deferred.insert(sent.object);
                 }
             }
         }

@@ -1,6 +1,4 @@
-//! One write of the doors back to the API, and the events that go with it.
-//!
-//! Must not decide what is written.
+//! Sends one patch of an object to the API server, with the events that belong to it.
 
 use evermesh_model::ObjectRef;
 use k8s_openapi::api::core::v1::ObjectReference;
@@ -14,14 +12,18 @@ use serde_json::Value;
 use super::condition::Transition;
 use crate::{event::event, source::kubernetes::api_of};
 
-/// One write.
+/// The `action` of the events about conditions. API.
+const ACTION: &str = "Configure";
+
+/// A JSON merge patch of one object.
 pub(super) struct ObjectPatch {
     pub(super) object: ObjectRef,
     pub(super) uid: String,
     pub(super) patch: Value,
+    /// Whether the patch goes to the `status` subresource.
     pub(super) is_status: bool,
-    /// What is to be told beside.
-    pub(super) turns: Vec<Transition>,
+    /// Transitions to publish as events after the patch succeeded.
+    pub(super) transitions: Vec<Transition>,
 }
 
 impl ObjectPatch {
@@ -36,21 +38,21 @@ impl ObjectPatch {
         if !self.is_status {
             return api.patch(name, &PatchParams::default(), &patch).await;
         }
-        let written = api
+        let patched = api
             .patch_status(name, &PatchParams::default(), &patch)
             .await?;
-        for turn in &self.turns {
-            let type_ = if turn.is_warning {
+        for transition in &self.transitions {
+            let type_ = if transition.is_warning {
                 EventType::Warning
             } else {
                 EventType::Normal
             };
-            let event = event(type_, &turn.reason, &turn.message, "Configure");
+            let event = event(type_, &transition.reason, &transition.message, ACTION);
             if let Err(error) = recorder.publish(&event, &self.reference()).await {
-                tracing::warn!(object = %self.object, %error, "an event could not be told");
+                tracing::warn!(object = %self.object, %error, "cannot publish an event");
             }
         }
-        Ok(written)
+        Ok(patched)
     }
 
     fn reference(&self) -> ObjectReference {
@@ -70,8 +72,9 @@ impl ObjectPatch {
     }
 }
 
-/// Whether something was written. That the object is gone, or changed meanwhile, is no failure: the watch will tell.
-pub(super) fn written<T>(answer: kube::Result<T>) -> kube::Result<Option<T>> {
+/// The patched object, or `None` if the object is gone or has changed meanwhile (404 or 409): the watch reports that,
+/// so it is not an error.
+pub(super) fn unless_outdated<T>(answer: kube::Result<T>) -> kube::Result<Option<T>> {
     match answer {
         Ok(object) => Ok(Some(object)),
         Err(kube::Error::Api(answer)) if matches!(answer.code, 404 | 409) => Ok(None),

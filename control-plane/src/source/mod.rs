@@ -21,7 +21,7 @@ pub struct ChangeBatch {
     /// When the source noticed the first of them.
     pub noticed: Instant,
     /// How far a watch has come with them, if they are from a cluster.
-    pub place: Option<kubernetes::WatchPosition>,
+    pub position: Option<kubernetes::WatchPosition>,
     /// The changes, in the order in which they are to be applied.
     pub changes: Vec<SourceChange>,
 }
@@ -31,7 +31,7 @@ impl ChangeBatch {
     pub const fn new(noticed: Instant, changes: Vec<SourceChange>) -> Self {
         Self {
             noticed,
-            place: None,
+            position: None,
             changes,
         }
     }

@@ -13,7 +13,7 @@ fn facts(concerned: usize, acked: usize) -> Facts {
             concerned,
             acked,
             waiting_since: (acked < concerned).then(|| at(60)),
-            refusals: Vec::new(),
+            rejections: Vec::new(),
         },
         arn: Some("arn".to_owned()),
         ..Facts::default()
@@ -26,7 +26,7 @@ fn programmed(facts: &Facts, current: &Value, now: i64) -> Value {
 }
 
 #[test]
-fn programmed_only_when_every_proxy_concerned_has_accepted() {
+fn programmed_is_true_when_every_proxy_concerned_has_acked() {
     for (concerned, acked, status, reason) in [
         (0, 0, "True", "NoProxies"),
         (2, 0, "False", "Pending"),
@@ -40,14 +40,14 @@ fn programmed_only_when_every_proxy_concerned_has_accepted() {
     let message = programmed(&facts(5, 3), &Value::Null, 90)["message"].clone();
     assert_eq!(
         message,
-        "3/5 proxies have accepted it, waiting since 1970-01-01T00:01:00Z"
+        "3/5 proxies have accepted the object, waiting since 1970-01-01T00:01:00Z"
     );
 }
 
 #[test]
-fn a_refusal_is_told_in_the_proxys_words() {
+fn rejection_carries_envoys_message() {
     let mut facts = facts(2, 1);
-    facts.proxies.refusals = vec![(
+    facts.proxies.rejections = vec![(
         "mesh/m/virtualNode/a".to_owned(),
         "no such field".to_owned(),
     )];
@@ -61,7 +61,7 @@ fn a_refusal_is_told_in_the_proxys_words() {
 }
 
 #[test]
-fn an_error_is_neither_active_nor_programmed() {
+fn error_makes_both_conditions_false() {
     let object = ObjectRef::new(Kind::VirtualNode, "n", "x");
     let field = FieldPath::spec().field("listeners");
     let problem = Problem::new(&object, field, Reason::DuplicateListener, "twice");
@@ -80,7 +80,7 @@ fn an_error_is_neither_active_nor_programmed() {
 }
 
 #[test]
-fn a_transition_has_its_time_and_nothing_else_has() {
+fn last_transition_time_changes_only_with_the_status() {
     let pending = status(Kind::Route, &facts(2, 0), &Value::Null, at(100)).unwrap();
     let still = status(Kind::Route, &facts(2, 1), &pending, at(200)).unwrap();
     let done = status(Kind::Route, &facts(2, 2), &still, at(300)).unwrap();
@@ -93,21 +93,21 @@ fn a_transition_has_its_time_and_nothing_else_has() {
 }
 
 #[test]
-fn the_conditions_of_others_stay() {
+fn conditions_of_other_controllers_stay() {
     let current = json!({"conditions": [{"type": "Theirs", "status": "True"}]});
     let status = status(Kind::Mesh, &facts(0, 0), &current, at(0)).unwrap();
     assert_eq!(status["conditions"][2], current["conditions"][0]);
 }
 
 #[test]
-fn weights_are_those_that_every_proxy_had() {
+fn acked_weights_stay_until_every_proxy_has_acked_newer_ones() {
     let weighted = |concerned, acked, weights: &str| Facts {
         weights: Some(weights.to_owned()),
         ..facts(concerned, acked)
     };
     let of =
         |facts: &Facts, current: &Value, now| status(Kind::Route, facts, current, at(now)).unwrap();
-    let told = |status: &Value| {
+    let acked = |status: &Value| {
         let weights = &status["conditions"][2];
         (
             weights["message"].clone(),
@@ -115,34 +115,34 @@ fn weights_are_those_that_every_proxy_had() {
         )
     };
     let first = of(&weighted(2, 1, "a=1"), &Value::Null, 60);
-    assert_eq!(told(&first), (Value::Null, Value::Null));
+    assert_eq!(acked(&first), (Value::Null, Value::Null));
     let first = of(&weighted(2, 2, "a=1"), &first, 60);
     let since = json!("1970-01-01T00:01:00Z");
-    assert_eq!(told(&first), (json!("a=1"), since.clone()));
+    assert_eq!(acked(&first), (json!("a=1"), since.clone()));
     let pending = of(&weighted(2, 1, "a=2"), &first, 120);
-    assert_eq!(told(&pending), (json!("a=1"), since));
+    assert_eq!(acked(&pending), (json!("a=1"), since));
     let second = of(&weighted(2, 2, "a=2"), &pending, 180);
     let since = json!("1970-01-01T00:03:00Z");
-    assert_eq!(told(&second), (json!("a=2"), since));
+    assert_eq!(acked(&second), (json!("a=2"), since));
     assert_eq!(of(&weighted(2, 2, "a=2"), &second, 240), second);
 }
 
 #[test]
-fn counts_can_wait_and_news_cannot() {
+fn only_changes_of_counts_are_deferred() {
     let of = |facts: &Facts| status(Kind::Route, facts, &Value::Null, at(0)).unwrap();
-    let differs = |before: &Facts, now: &Facts| differs_in_words_only(&of(before), &of(now));
+    let differs = |before: &Facts, now: &Facts| differs_in_messages_only(&of(before), &of(now));
     assert!(differs(&facts(2, 2), &facts(3, 3)));
     assert!(differs(&facts(3, 1), &facts(3, 2)));
     assert!(differs(&facts(1, 1), &facts(0, 0)));
     assert!(!differs(&facts(2, 1), &facts(2, 2)));
-    let refused = Facts {
+    let rejected = Facts {
         proxies: ProxyCounts {
-            refusals: vec![(String::new(), String::new())],
+            rejections: vec![(String::new(), String::new())],
             ..facts(2, 1).proxies
         },
         ..facts(2, 1)
     };
-    assert!(!differs(&facts(2, 1), &refused));
+    assert!(!differs(&facts(2, 1), &rejected));
     let newer = Facts {
         generation: 3,
         ..facts(2, 2)
@@ -156,7 +156,7 @@ fn counts_can_wait_and_news_cannot() {
 }
 
 #[test]
-fn what_goes_wrong_and_right_again_is_told_once() {
+fn each_transition_is_reported_once() {
     let object = ObjectRef::new(Kind::Route, "n", "x");
     let problem = Problem::new(
         &object,
@@ -170,21 +170,26 @@ fn what_goes_wrong_and_right_again_is_told_once() {
     };
     let of = |facts: &Facts| status(Kind::Route, facts, &Value::Null, at(0)).unwrap();
     let (good, pending, wrong) = (of(&facts(1, 1)), of(&facts(1, 0)), of(&wrong));
-    let told = |before: &Value, now: &Value| -> Vec<(bool, String)> {
-        let turns = turns(before, now);
-        turns
+    let reported = |before: &Value, now: &Value| -> Vec<(bool, String)> {
+        transitions(before, now)
             .into_iter()
             .map(|it| (it.is_warning, it.reason))
             .collect()
     };
-    let said = |is_warning, reason: &str| (is_warning, reason.to_owned());
-    assert_eq!(told(&Value::Null, &good), []);
-    assert_eq!(told(&good, &pending), []);
-    assert_eq!(told(&pending, &good), []);
-    assert_eq!(told(&good, &wrong), [said(true, "ReferenceNotFound")]);
-    assert_eq!(told(&wrong, &wrong), []);
+    let transition = |is_warning, reason: &str| (is_warning, reason.to_owned());
+    assert_eq!(reported(&Value::Null, &good), []);
+    assert_eq!(reported(&good, &pending), []);
+    assert_eq!(reported(&pending, &good), []);
     assert_eq!(
-        told(&wrong, &good),
-        [said(false, "Accepted"), said(false, "Programmed")]
+        reported(&good, &wrong),
+        [transition(true, "ReferenceNotFound")]
+    );
+    assert_eq!(reported(&wrong, &wrong), []);
+    assert_eq!(
+        reported(&wrong, &good),
+        [
+            transition(false, "Accepted"),
+            transition(false, "Programmed")
+        ]
     );
 }

@@ -1,4 +1,4 @@
-//! Where a replica tells the one that leads.
+//! A replica's connection to the leader.
 
 use std::{convert::Infallible, net::SocketAddr};
 
@@ -16,87 +16,88 @@ use hyper_util::rt::TokioIo;
 use tokio::{net::TcpStream, sync::mpsc, time};
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::{PeerReport, SILENCE};
+use super::{PeerReport, SILENCE_TIMEOUT};
 use crate::effect::{ack_count::AckCount, key::ReplicaKey};
 
-/// Lines that may wait to be sent before the connection is given up: as many as 100,000 objects take at once.
-const WAITING: usize = 512;
-/// Objects in a line.
-const OBJECTS: usize = 256;
+/// Lines that may wait to be sent; a connection with more is closed. Enough for the first report of 100,000 objects.
+const QUEUED_LINES: usize = 512;
+/// Objects per line.
+const OBJECTS_PER_LINE: usize = 256;
 
-/// This replica's connection to the leader.
+/// The connection to the leader, if there is one.
 #[derive(Default)]
 pub(in crate::effect) struct PeerClient {
-    lines: Option<(String, mpsc::Sender<Bytes>)>,
+    /// The leader's identity, and the sender of the lines that become the request body.
+    connection: Option<(String, mpsc::Sender<Bytes>)>,
 }
 
 impl PeerClient {
-    /// Whether the leader of this name is being told.
-    pub(in crate::effect) fn reaches(&self, leader: &str) -> bool {
-        let lines = self.lines.as_ref();
-        lines.is_some_and(|(name, lines)| name == leader && !lines.is_closed())
+    pub(in crate::effect) fn is_connected_to(&self, leader: &str) -> bool {
+        let connection = self.connection.as_ref();
+        connection.is_some_and(|(name, lines)| name == leader && !lines.is_closed())
     }
 
-    /// Connects to a leader; we are `identity`, by `key`.
-    pub(in crate::effect) fn call(
+    /// Opens a request to the leader as replica `identity`.
+    pub(in crate::effect) fn connect(
         &mut self,
         leader: &str,
         address: SocketAddr,
         (identity, key): (&str, &ReplicaKey),
     ) {
-        let (lines, body) = mpsc::channel(WAITING);
-        self.lines = Some((leader.to_owned(), lines));
+        let (lines, body) = mpsc::channel(QUEUED_LINES);
+        self.connection = Some((leader.to_owned(), lines));
         let path = format!("/replicas/{leader}/{identity}");
         let key = key.clone();
         tokio::spawn(async move {
-            if let Err(error) = tell(address, &path, &key, body).await {
-                tracing::warn!(%address, %error, "the leader cannot be told what proxies accept here; trying again");
+            if let Err(error) = post(address, &path, &key, body).await {
+                tracing::warn!(%address, %error, "cannot report ACK counts to the leader; trying again");
             }
         });
     }
 
-    /// Says something; a connection that cannot keep up is given up, and made anew from the beginning.
-    pub(in crate::effect) fn say<'a>(
+    /// Sends counts; an empty list is a heartbeat. Disconnects if the leader does not keep up, so that the next
+    /// connection begins with a full report.
+    pub(in crate::effect) fn send<'a>(
         &mut self,
         counts: impl Iterator<Item = (&'a ObjectRef, Option<&'a AckCount>)>,
     ) {
-        let told: Vec<PeerReport> = counts
+        let reports: Vec<PeerReport> = counts
             .map(|(object, count)| PeerReport {
                 object: object.to_string(),
                 count: count.cloned(),
             })
             .collect();
-        let Some((_, lines)) = &self.lines else {
+        let Some((_, lines)) = &self.connection else {
             return;
         };
-        // Nothing at all is said too: it shows that we live.
-        let empty: &[PeerReport] = &[];
-        let parts = told.chunks(OBJECTS);
-        let mut parts = parts.chain(told.is_empty().then_some(empty));
-        let all_said = parts.all(|told| {
-            let line = serde_json::to_vec(told).map(|mut line| {
+        let heartbeat: &[PeerReport] = &[];
+        let chunks = reports.chunks(OBJECTS_PER_LINE);
+        let mut chunks = chunks.chain(reports.is_empty().then_some(heartbeat));
+        let is_queued = chunks.all(|reports| {
+            let line = serde_json::to_vec(reports).map(|mut line| {
                 line.push(b'\n');
                 Bytes::from(line)
             });
             line.is_ok_and(|line| lines.try_send(line).is_ok())
         });
-        if !all_said {
-            self.hang_up();
+        if !is_queued {
+            self.disconnect();
         }
     }
 
-    pub(in crate::effect) fn hang_up(&mut self) {
-        self.lines = None;
+    pub(in crate::effect) fn disconnect(&mut self) {
+        self.connection = None;
     }
 }
 
-async fn tell(
+/// Sends one request whose body is the lines, and returns when it is answered.
+async fn post(
     address: SocketAddr,
     path: &str,
     key: &ReplicaKey,
     lines: mpsc::Receiver<Bytes>,
 ) -> anyhow::Result<()> {
-    let stream = time::timeout(SILENCE, TcpStream::connect(address)).await??;
+    let stream = time::timeout(SILENCE_TIMEOUT, TcpStream::connect(address)).await??;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     let body = Body::from_stream(ReceiverStream::new(lines).map(Ok::<_, Infallible>));
     let request = Request::post(path)
@@ -106,6 +107,6 @@ async fn tell(
     let (answer, connection) = tokio::join!(sender.send_request(request), connection);
     connection?;
     let status = answer?.status();
-    anyhow::ensure!(status.is_success(), "{status}");
+    anyhow::ensure!(status.is_success(), "the leader answered {status}");
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Where the leader hears the other replicas.
+//! The leader's side: receives the reports of the other replicas.
 
 use std::{
     pin::pin,
@@ -20,24 +20,28 @@ use tokio::{
     time,
 };
 
-use super::{PeerEvent, PeerReport, SILENCE};
+use super::{PeerEvent, PeerReport, SILENCE_TIMEOUT};
 use crate::effect::{ack_count::AckCount, key::digest_of, lease::Leader};
 
 /// Longest line, in bytes.
-const LINE: usize = 16 << 20;
+const MAX_LINE: usize = 16 << 20;
 
-/// Where the other replicas reach the leader.
+/// Handler of `POST /replicas/{leader}/{replica}`.
 #[derive(Clone)]
 pub(crate) struct PeerServer {
+    /// The identity of this replica.
     pub(crate) identity: Arc<str>,
     pub(crate) leader: watch::Receiver<Leader>,
-    pub(crate) heard: mpsc::Sender<PeerEvent>,
-    pub(crate) streams: Arc<AtomicU64>,
+    pub(crate) events: mpsc::Sender<PeerEvent>,
+    /// The number of the next stream.
+    pub(crate) next_stream: Arc<AtomicU64>,
 }
 
 impl PeerServer {
-    /// Takes one request. `leader` is the name it was sent to.
-    pub(crate) async fn listen(
+    /// Receives reports until the request ends. `leader` is the replica that the client believes to be the leader.
+    ///
+    /// Answers 409 if this replica is not that leader, and 403 if the Lease does not show the client's key.
+    pub(crate) async fn receive(
         mut self,
         leader: &str,
         replica: String,
@@ -47,80 +51,80 @@ impl PeerServer {
         if !self.leader.borrow().is_us() || *leader != *self.identity {
             return (StatusCode::CONFLICT, "not the leader\n").into_response();
         }
-        if !self.knows(&replica, headers).await {
+        if !self.is_authenticated(&replica, headers).await {
             let text = "the Lease does not show this replica with this key\n";
             return (StatusCode::FORBIDDEN, text).into_response();
         }
-        let stream = self.streams.fetch_add(1, Ordering::Relaxed);
-        tracing::info!(replica, "a replica tells what its proxies accept");
-        let began = PeerEvent::Began { stream, replica };
-        let ended = match self.heard.send(began).await {
-            Ok(()) => self.hear(stream, body).await,
+        let stream = self.next_stream.fetch_add(1, Ordering::Relaxed);
+        tracing::info!(replica, "receiving ACK counts from a replica");
+        let connected = PeerEvent::Connected { stream, replica };
+        let ended = match self.events.send(connected).await {
+            Ok(()) => self.receive_lines(stream, body).await,
             Err(_) => return StatusCode::SERVICE_UNAVAILABLE.into_response(),
         };
-        let _ = self.heard.send(PeerEvent::Ended { stream }).await;
+        let _ = self.events.send(PeerEvent::Disconnected { stream }).await;
         match ended {
             Ok(()) => StatusCode::OK.into_response(),
             Err(error) => (StatusCode::BAD_REQUEST, error).into_response(),
         }
     }
 
-    /// Whether the Lease shows this replica and the digest of the key that it sent. A replica that has just shown itself
-    /// is seen when the Lease is next read.
-    async fn knows(&mut self, replica: &str, headers: &HeaderMap) -> bool {
+    /// Whether the Lease shows the digest of the key that the replica sent. Waits up to [`SILENCE_TIMEOUT`], because a
+    /// new replica is known only after the leader has read the Lease again.
+    async fn is_authenticated(&mut self, replica: &str, headers: &HeaderMap) -> bool {
         let key = headers
             .get(AUTHORIZATION)
             .and_then(|it| it.to_str().ok()?.strip_prefix("Bearer "));
         let Some(digest) = key.map(digest_of) else {
             return false;
         };
-        let shows = |leader: &Leader| match leader {
+        let shows_digest = |leader: &Leader| match leader {
             Leader::Us { others } => others.get(replica) == Some(&digest),
             _ => false,
         };
-        let seen = time::timeout(SILENCE, self.leader.wait_for(shows)).await;
-        seen.is_ok_and(|seen| seen.is_ok())
+        let found = time::timeout(SILENCE_TIMEOUT, self.leader.wait_for(shows_digest)).await;
+        found.is_ok_and(|found| found.is_ok())
     }
 
-    async fn hear(&self, stream: u64, body: Body) -> Result<(), String> {
+    async fn receive_lines(&self, stream: u64, body: Body) -> Result<(), String> {
         let mut chunks = pin!(body.into_data_stream());
         let mut line = Vec::new();
         loop {
-            let chunk = match time::timeout(SILENCE, chunks.next()).await {
+            let chunk = match time::timeout(SILENCE_TIMEOUT, chunks.next()).await {
                 Ok(Some(chunk)) => chunk.map_err(|error| error.to_string())?,
                 Ok(None) => return Ok(()),
-                Err(_) => return Err("silent for too long\n".to_owned()),
+                Err(_) => return Err("no line within 5 s\n".to_owned()),
             };
             let mut rest: &[u8] = &chunk;
             while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
                 line.extend_from_slice(&rest[..end]);
                 rest = &rest[end + 1..];
-                let counts = read(&line)?;
+                let counts = parse_line(&line)?;
                 line.clear();
-                // A line without any shows that the replica lives.
+                // An empty list is a heartbeat.
                 if counts.is_empty() {
                     continue;
                 }
-                let heard = PeerEvent::Counts { stream, counts };
-                if self.heard.send(heard).await.is_err() {
+                let event = PeerEvent::Counts { stream, counts };
+                if self.events.send(event).await.is_err() {
                     return Ok(());
                 }
             }
             line.extend_from_slice(rest);
-            if line.len() > LINE {
-                return Err("a line is too long\n".to_owned());
+            if line.len() > MAX_LINE {
+                return Err(format!("a line is longer than {MAX_LINE} bytes\n"));
             }
         }
     }
 }
 
-fn read(line: &[u8]) -> Result<Vec<(ObjectRef, Option<AckCount>)>, String> {
-    let told: Vec<PeerReport> =
+fn parse_line(line: &[u8]) -> Result<Vec<(ObjectRef, Option<AckCount>)>, String> {
+    let reports: Vec<PeerReport> =
         serde_json::from_slice(line).map_err(|error| format!("{error}\n"))?;
-    let counts = told.into_iter().map(|PeerReport { object, count }| {
+    let counts = reports.into_iter().map(|PeerReport { object, count }| {
         let object = object
             .parse()
-            .map_err(|InvalidObjectRef| format!("{object} is no object\n"))?;
+            .map_err(|InvalidObjectRef| format!("`{object}` is not KIND/NAMESPACE/NAME\n"))?;
         Ok((object, count))
     });
     counts.collect()
@@ -133,14 +137,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_said_is_what_is_heard() {
+    fn serialized_reports_are_parsed_back() {
         let object = ObjectRef::new(Kind::Mesh, "", "shop");
-        let told = [PeerReport {
+        let reports = [PeerReport {
             object: object.to_string(),
             count: Some(AckCount::default()),
         }];
-        let line = serde_json::to_vec(&told).unwrap();
-        assert_eq!(read(&line), Ok(vec![(object, Some(AckCount::default()))]));
-        assert!(read(br#"[{"object": "Nothing/x", "count": null}]"#).is_err());
+        let line = serde_json::to_vec(&reports).unwrap();
+        assert_eq!(
+            parse_line(&line),
+            Ok(vec![(object, Some(AckCount::default()))])
+        );
+        assert!(parse_line(br#"[{"object": "Nothing/x", "count": null}]"#).is_err());
     }
 }

@@ -1,10 +1,6 @@
-//! The calls of Cloud Map that registration makes.
+//! The Cloud Map calls of registration.
 //!
-//! In: names and requests. Out: what is there, and failures in words for a person.
-//! A namespace is looked for and never made; a service is made where it is missing, and deleted only by who knows it
-//! to be ours.
-//!
-//! Must not decide what to register.
+//! Namespaces are looked up and never created. Services are looked up, created and deleted; the worker decides when.
 
 use std::{collections::BTreeMap, error::Error};
 
@@ -21,57 +17,53 @@ use evermesh_model::CloudMapService;
 
 use super::{
     RegistrationSettings,
-    plan::{HealthChecks, InstanceListing, InstanceRequest, ListedInstance},
+    plan::{HealthCheck, InstanceListing, InstanceRequest, ListedInstance},
 };
 use crate::source::cloud_map::CloudMapConnection;
 
-/// What says that a service was made here: after its first node is gone, the last one still knows.
+/// Description of the services that Evermesh creates. It marks them as deletable together with their last node, also
+/// after the node that caused the creation is gone. The text must not change, or older services are not recognised.
 const DESCRIPTION: &str = "Made by Evermesh for the pods of App Mesh virtual nodes";
 
-/// Why something could not be done.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum RegistrationError {
-    /// The service or its namespace is not there any more.
-    #[error("the Cloud Map service or its namespace is gone")]
+    #[error("the Cloud Map service or its namespace does not exist any more")]
     Gone,
-    /// Cloud Map refused what it was asked for; asking again soon is of no use.
-    #[error("Cloud Map refused it ({0})")]
-    Refused(String),
-    /// Throttled or not reached.
+    /// Cloud Map rejected the request; a retry would fail too.
+    #[error("Cloud Map rejected the request ({0})")]
+    Rejected(String),
+    /// Cloud Map throttled the request or could not be reached; a retry may succeed.
     #[error("Cloud Map did not answer ({0})")]
     Unavailable(String),
 }
 
-/// A namespace that instances can be registered in.
+/// A namespace of the type `DNS_PRIVATE` or `HTTP`.
 #[derive(Debug, Clone)]
 pub(super) struct CloudMapNamespace {
     pub(super) id: String,
-    /// Whether its services have records in Route 53.
+    /// Whether the type is `DNS_PRIVATE`: services then have records in Route 53.
     pub(super) is_dns: bool,
 }
 
-/// A service.
 #[derive(Debug, Clone)]
 pub(super) struct ServiceRecord {
     pub(super) id: String,
     pub(super) arn: Option<String>,
-    /// What it was made with: the UID of a virtual node, if a controller made it.
+    /// `CreatorRequestId`: the UID of a virtual node, if Evermesh or App Mesh's controller created the service.
     pub(super) creator: Option<String>,
-    /// Whether it says that it was made here.
+    /// Whether the description is Evermesh's.
     pub(super) is_marked: bool,
-    pub(super) checks: HealthChecks,
+    pub(super) health_check: HealthCheck,
 }
 
-/// Whether a service was deleted.
+/// The result of a request to delete a service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum DeleteOutcome {
-    /// It is gone.
-    Done,
-    /// Cloud Map still works on its instances.
+    Deleted,
+    /// The service still has instances, or Cloud Map is still deregistering them.
     InUse,
 }
 
-/// The client.
 #[derive(Debug)]
 pub(super) struct RegistrationClient {
     connection: CloudMapConnection,
@@ -82,7 +74,7 @@ impl RegistrationClient {
         Self { connection }
     }
 
-    /// The namespace of this name that API calls or a VPC's DNS find, if there is one.
+    /// Looks up a namespace of the type `DNS_PRIVATE` or `HTTP` by name.
     pub(super) async fn namespace(
         &self,
         name: &str,
@@ -105,7 +97,7 @@ impl RegistrationClient {
                 Some(NamespaceType::Http) => false,
                 _ => continue,
             };
-            // Not everything that speaks the API knows the filter.
+            // Some implementations of the API ignore the filter.
             if let (Some(id), true) = (namespace.id, namespace.name.as_deref() == Some(name)) {
                 return Ok(Some(CloudMapNamespace { id, is_dns }));
             }
@@ -113,7 +105,7 @@ impl RegistrationClient {
         Ok(None)
     }
 
-    /// The service of this name in a namespace, if there is one.
+    /// Looks up a service by name.
     pub(super) async fn service(
         &self,
         namespace: &CloudMapNamespace,
@@ -144,8 +136,8 @@ impl RegistrationClient {
         Ok(None)
     }
 
-    /// The service with this ARN, if it is there and of that name.
-    pub(super) async fn noted(
+    /// Looks up a service by ARN. `None` if the service does not exist or has another name or namespace.
+    pub(super) async fn service_by_arn(
         &self,
         namespace: &CloudMapNamespace,
         name: &str,
@@ -166,14 +158,14 @@ impl RegistrationClient {
         match answer {
             Ok(answer) => Ok(answer.service),
             Err(error) => match self.failure(&error) {
-                // An id that is none is as good as one of nothing.
-                RegistrationError::Gone | RegistrationError::Refused(_) => Ok(None),
+                // Cloud Map rejects an ID that is malformed.
+                RegistrationError::Gone | RegistrationError::Rejected(_) => Ok(None),
                 failure @ RegistrationError::Unavailable(_) => Err(failure),
             },
         }
     }
 
-    /// Makes a service, on behalf of the virtual node with this UID. One that is there by now is as good.
+    /// Creates a service on behalf of the virtual node with this UID, or returns the service if it exists already.
     pub(super) async fn create(
         &self,
         namespace: &CloudMapNamespace,
@@ -193,7 +185,7 @@ impl RegistrationClient {
             call = call.dns_config(dns_config(settings)?);
         }
         if settings.custom_health_check {
-            // The threshold is 1 and cannot be set any more.
+            // The failure threshold is always 1; AWS deprecated the field.
             call = call.health_check_custom_config(HealthCheckCustomConfig::builder().build());
         }
         let id = match call.send().await {
@@ -204,7 +196,9 @@ impl RegistrationClient {
                 None
             }
             Err(error) => match error.as_service_error() {
-                Some(CreateServiceError::ServiceAlreadyExists(there)) => there.service_id.clone(),
+                Some(CreateServiceError::ServiceAlreadyExists(existing)) => {
+                    existing.service_id.clone()
+                }
                 _ => return Err(self.failure(&error)),
             },
         };
@@ -215,7 +209,7 @@ impl RegistrationClient {
         service.ok_or(RegistrationError::Gone)
     }
 
-    /// Everything that a service holds.
+    /// Lists the instances of a service, with their health if the service has a health check.
     pub(super) async fn list(
         &self,
         service: &ServiceRecord,
@@ -234,11 +228,11 @@ impl RegistrationClient {
             });
             instances.extend(listed);
         }
-        if service.checks != HealthChecks::None && !instances.is_empty() {
+        if service.health_check != HealthCheck::None && !instances.is_empty() {
             self.add_health(service, &mut instances).await?;
         }
         Ok(InstanceListing {
-            checks: service.checks,
+            health_check: service.health_check,
             instances,
         })
     }
@@ -253,7 +247,7 @@ impl RegistrationClient {
         while let Some(page) = pages.next().await {
             let page = match page {
                 Ok(page) => page,
-                // All of them have gone meanwhile.
+                // All instances were deregistered meanwhile.
                 Err(error) if error.code() == Some("InstanceNotFound") => return Ok(()),
                 Err(error) => return Err(self.failure(&error)),
             };
@@ -271,7 +265,7 @@ impl RegistrationClient {
         Ok(())
     }
 
-    /// Asks for what is to become of an instance. That it is asked for already, or is gone already, is as good.
+    /// Sends a request about an instance. A request that Cloud Map already processes, or that is already done, succeeds.
     pub(super) async fn send(
         &self,
         service: &ServiceRecord,
@@ -316,17 +310,17 @@ impl RegistrationClient {
         }
     }
 
-    /// Deletes a service without instances.
+    /// Deletes a service that has no instances.
     pub(super) async fn delete(
         &self,
         service: &ServiceRecord,
     ) -> Result<DeleteOutcome, RegistrationError> {
         let call = self.connection.sdk.delete_service().id(&service.id);
         match call.send().await {
-            Ok(_) => Ok(DeleteOutcome::Done),
+            Ok(_) => Ok(DeleteOutcome::Deleted),
             Err(error) if error.code() == Some("ResourceInUse") => Ok(DeleteOutcome::InUse),
             Err(error) => match self.failure(&error) {
-                RegistrationError::Gone => Ok(DeleteOutcome::Done),
+                RegistrationError::Gone => Ok(DeleteOutcome::Deleted),
                 failure => Err(failure),
             },
         }
@@ -336,7 +330,7 @@ impl RegistrationClient {
     where
         E: ProvideErrorMetadata + Error + 'static,
     {
-        let words = || self.connection.words(error);
+        let text = || self.connection.describe(error);
         match error.code() {
             Some("ServiceNotFound" | "NamespaceNotFound") => RegistrationError::Gone,
             Some(
@@ -344,8 +338,8 @@ impl RegistrationClient {
                 | "ResourceLimitExceeded"
                 | "CustomHealthNotFound"
                 | "TooManyTagsException",
-            ) => RegistrationError::Refused(words()),
-            _ => RegistrationError::Unavailable(words()),
+            ) => RegistrationError::Rejected(text()),
+            _ => RegistrationError::Unavailable(text()),
         }
     }
 }
@@ -356,26 +350,26 @@ fn is_in(service: &types::Service, namespace: &CloudMapNamespace) -> bool {
 
 impl From<types::Service> for ServiceRecord {
     fn from(service: types::Service) -> Self {
-        let checks = if service.health_check_custom_config.is_some() {
-            HealthChecks::Custom
+        let health_check = if service.health_check_custom_config.is_some() {
+            HealthCheck::Custom
         } else if service.health_check_config.is_some() {
-            HealthChecks::Route53
+            HealthCheck::Route53
         } else {
-            HealthChecks::None
+            HealthCheck::None
         };
         Self {
             id: service.id.unwrap_or_default(),
             arn: service.arn,
             creator: service.creator_request_id,
             is_marked: service.description.as_deref() == Some(DESCRIPTION),
-            checks,
+            health_check,
         }
     }
 }
 
 impl From<BuildError> for RegistrationError {
     fn from(error: BuildError) -> Self {
-        Self::Refused(error.to_string())
+        Self::Rejected(error.to_string())
     }
 }
 

@@ -1,33 +1,33 @@
-//! The readiness gate of a pod: what it is to say, given what Cloud Map holds. Pure.
+//! Decides the readiness gate of a pod from what Cloud Map lists. Pure.
 //!
-//! It opens as soon as Cloud Map shows the pod's instance, healthy if somebody checks. Once open it closes only when
-//! the containers are not ready any more or Route 53 finds the pod unhealthy: neither an outage of Cloud Map nor an
-//! instance that somebody removed takes a pod out of service.
-//!
-//! Must not be asked about pods without the gate.
+//! A gate opens when Cloud Map lists the pod's instance, and lists it as healthy if the service has a health check. An
+//! open gate closes only when the pod's containers are not ready or its Route 53 health check fails. Neither an outage of
+//! Cloud Map nor the removal of the instance by somebody else takes a running pod out of service.
 
 use evermesh_ingest::registration::{GateState, NodeRegistration, PodRegistration};
 use evermesh_model::ObjectRef;
 
 use super::{
     instance,
-    plan::{HealthChecks, InstanceListing},
+    plan::{HealthCheck, InstanceListing},
 };
+use crate::effect::reasons::GateReason;
 
-/// What the readiness gate of a pod is to say.
+/// A new value for the readiness gate of a pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct GateUpdate {
-    /// Of which node.
+    /// The virtual node of the pod.
     pub(super) node: ObjectRef,
     pub(super) pod: ObjectRef,
     pub(super) uid: String,
     pub(super) open: bool,
-    pub(super) reason: &'static str,
+    pub(super) reason: GateReason,
     pub(super) message: String,
 }
 
-/// What it should say where that is not what it says. `holder` is the pod that its address is registered for.
-pub(super) fn judge(
+/// The value that the readiness gate should have, if it differs from the current one. `holder` is the pod for which the
+/// pod's IP address is or will be registered. `None` for a pod without the gate.
+pub(super) fn decide(
     node: &NodeRegistration,
     pod: &PodRegistration,
     holder: Option<&PodRegistration>,
@@ -39,47 +39,48 @@ pub(super) fn judge(
     let is_registered =
         listed.is_some_and(|listed| instance::is_of_pod(node, pod, &listed.attributes));
     let (open, reason, message) = if !pod.ready {
-        (false, "ContainersNotReady", "its containers are not ready")
-    } else if listing.checks == HealthChecks::Route53 && healthy == Some(false) {
-        (false, "Unhealthy", "Route 53 finds it unhealthy")
+        let message = "the pod's containers are not ready";
+        (false, GateReason::ContainersNotReady, message)
+    } else if listing.health_check == HealthCheck::Route53 && healthy == Some(false) {
+        let message = "the Route 53 health check of the pod's instance fails";
+        (false, GateReason::Unhealthy, message)
     } else if *current == GateState::Open {
         return None;
     } else if holder.is_some_and(|holder| holder.object != pod.object) {
-        let message = "another pod with its address is registered in Cloud Map";
-        (false, "AddressTaken", message)
+        let message = "another pod with the same IP address is registered in Cloud Map";
+        (false, GateReason::AddressTaken, message)
     } else if !is_registered {
-        (false, "NotRegistered", "Cloud Map does not show it yet")
-    } else if listing.checks != HealthChecks::None && healthy != Some(true) {
-        (
-            false,
-            "NotHealthy",
-            "Cloud Map does not call it healthy yet",
-        )
+        let message = "Cloud Map does not list the pod's instance yet";
+        (false, GateReason::NotRegistered, message)
+    } else if listing.health_check != HealthCheck::None && healthy != Some(true) {
+        let message = "Cloud Map does not list the pod's instance as healthy yet";
+        (false, GateReason::NotHealthy, message)
     } else {
-        (true, "Registered", "Cloud Map shows it")
+        let message = "Cloud Map lists the pod's instance";
+        (true, GateReason::Registered, message)
     };
-    let verdict = verdict(node, pod, open, reason, message);
-    differs(current, &verdict).then_some(verdict)
+    let update = update(node, pod, open, reason, message);
+    differs(current, &update).then_some(update)
 }
 
-/// What the gates should say while Cloud Map gives no answer, where that is not what they say.
-pub(super) fn unanswered(nodes: &[&NodeRegistration], words: &str) -> Vec<GateUpdate> {
+/// The updates of all closed gates while Cloud Map is unavailable. `message` says why it is.
+pub(super) fn unavailable(nodes: &[&NodeRegistration], message: &str) -> Vec<GateUpdate> {
     let pods = nodes
         .iter()
         .flat_map(|node| node.pods.iter().map(move |pod| (*node, pod)));
     pods.filter_map(|(node, pod)| {
         let current = pod.gate.as_ref().filter(|gate| **gate != GateState::Open)?;
-        let verdict = verdict(node, pod, false, "CloudMapUnavailable", words);
-        differs(current, &verdict).then_some(verdict)
+        let update = update(node, pod, false, GateReason::CloudMapUnavailable, message);
+        differs(current, &update).then_some(update)
     })
     .collect()
 }
 
-fn verdict(
+fn update(
     node: &NodeRegistration,
     pod: &PodRegistration,
     open: bool,
-    reason: &'static str,
+    reason: GateReason,
     message: &str,
 ) -> GateUpdate {
     GateUpdate {
@@ -92,10 +93,10 @@ fn verdict(
     }
 }
 
-fn differs(current: &GateState, verdict: &GateUpdate) -> bool {
+fn differs(current: &GateState, update: &GateUpdate) -> bool {
     match current {
         GateState::Unset => true,
-        GateState::Open => !verdict.open,
-        GateState::Closed(reason) => verdict.open || reason != verdict.reason,
+        GateState::Open => !update.open,
+        GateState::Closed(reason) => update.open || reason != update.reason.as_str(),
     }
 }

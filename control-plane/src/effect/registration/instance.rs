@@ -1,13 +1,12 @@
-//! A pod as an instance of a Cloud Map service: its id and its attributes, as App Mesh's controller had them.
+//! Instance ID and attributes of a pod in Cloud Map.
 //!
-//! Must not differ from that: others read the same registry, and what the old controller registered is to be known
-//! again.
+//! Both are those of App Mesh's controller. They must not change: other programs read the same registry, and Evermesh
+//! has to recognise the instances that the controller registered.
 
 use std::{collections::BTreeMap, net::IpAddr};
 
 use evermesh_ingest::registration::{NodeRegistration, PodRegistration};
 
-/// The attributes of an instance.
 pub(super) type Attributes = BTreeMap<String, String>;
 
 const IPV4: &str = "AWS_INSTANCE_IPV4";
@@ -21,15 +20,16 @@ const REGION: &str = "REGION";
 const ZONE: &str = "AVAILABILITY_ZONE";
 const HEALTH: &str = "AWS_INIT_HEALTH_STATUS";
 
-/// What Cloud Map's own attributes begin with.
+/// Prefix of the attributes that Cloud Map defines.
 const RESERVED: &str = "AWS_";
 
-/// The id of a pod's instance.
+/// The ID of a pod's instance: its IP address.
 pub(super) fn id(pod: &PodRegistration) -> String {
     pod.ip.to_string()
 }
 
-/// The attributes of a pod's instance. A later one replaces an earlier one of the same name.
+/// The attributes of a pod's instance. Of several with the same name the last one wins: pod labels, then the node's
+/// attributes, then those that this function sets.
 pub(super) fn attributes(node: &NodeRegistration, pod: &PodRegistration) -> Attributes {
     let mut attributes = pod.labels.clone();
     attributes.extend(node.attributes.clone());
@@ -58,13 +58,13 @@ pub(super) fn attributes(node: &NodeRegistration, pod: &PodRegistration) -> Attr
     attributes
 }
 
-/// Whether an instance carries the names of this node.
+/// Whether an instance belongs to this node, by mesh and node name.
 pub(super) fn is_of(node: &NodeRegistration, attributes: &Attributes) -> bool {
     attributes.get(MESH).map(String::as_str) == Some(&*node.name.mesh)
         && attributes.get(NODE).map(String::as_str) == Some(&*node.name.name)
 }
 
-/// Whether an instance is this pod's: an address may have been another's before.
+/// Whether an instance belongs to this pod. Its IP address may have belonged to an earlier pod.
 pub(super) fn is_of_pod(
     node: &NodeRegistration,
     pod: &PodRegistration,
@@ -75,8 +75,8 @@ pub(super) fn is_of_pod(
         && attributes.get(NAMESPACE).map(String::as_str) == Some(&*pod.object.namespace)
 }
 
-/// Whether an instance has the attributes that it should have. The first health is of no matter later, and what Cloud
-/// Map added is its own.
+/// Whether a listed instance has the wanted attributes. `AWS_INIT_HEALTH_STATUS` matters only at registration, and
+/// attributes that Cloud Map added are ignored.
 pub(super) fn is_same(wanted: &Attributes, listed: &Attributes) -> bool {
     let is_listed = |(name, value): (&String, &String)| listed.get(name) == Some(value);
     let is_wanted = |name: &String| wanted.contains_key(name) || name.starts_with(RESERVED);

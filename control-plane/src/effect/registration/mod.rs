@@ -1,12 +1,16 @@
-//! Registers the pods of virtual nodes in Cloud Map, as App Mesh's controller did.
+//! Registers the pods of virtual nodes in Cloud Map, as App Mesh's controller did. Only the leader does so.
 //!
-//! In: the engine's newest turn, what the API holds of virtual nodes, and what Cloud Map holds. Out: instances and their
-//! health, services where one is missing, readiness gates, and [`RegistrationMessages`] about what does not work.
-//! One [`worker`] a service, however many nodes share it.
+//! Input: the engine's snapshots, the virtual nodes that the API server holds, and the instances that Cloud Map lists.
+//! Output: instances and their health in Cloud Map, services that were missing, readiness gates of pods, and
+//! [`RegistrationMessages`].
 //!
-//! A virtual node that is registered carries [`FINALIZER`], which is removed when nothing of it is left in Cloud Map.
+//! ```text
+//!  Registrants (snapshot → nodes by service) ──► one ServiceWorker per Cloud Map service
+//!    each round: list instances ──► plan (pure) ──► RegisterInstance, DeregisterInstance, UpdateInstanceCustomHealthStatus
+//!                                     └──► gate (pure) ──► readiness gates
+//! ```
 //!
-//! Must not write unless this replica leads.
+//! A registered virtual node carries [`FINALIZER`] until Cloud Map holds none of its instances any more.
 
 mod client;
 mod gate;
@@ -44,60 +48,54 @@ use crate::{
     throttle::Throttle,
 };
 
-/// Keeps a virtual node until nothing of it is left in Cloud Map; the old controller's name for that.
+/// Finalizer of registered virtual nodes; App Mesh's controller used the same.
 pub(crate) const FINALIZER: &str = "finalizers.appmesh.k8s.aws/aws-cloudmap-resources";
 
-/// Rounds at a time.
-const CONCURRENCY: usize = 16;
-/// Changes that come sooner wait for each other.
-const GAP: Duration = Duration::from_millis(50);
-/// Between two registrations, and how many may come at once: AWS counts the calls of an account, and others call too.
+/// Services that are processed at the same time.
+const CONCURRENT_ROUNDS: usize = 16;
+/// Time for which snapshots are collected before workers are updated.
+const DEBOUNCE: Duration = Duration::from_millis(50);
+/// Interval and burst of `RegisterInstance` calls. AWS limits the calls of an account, which other programs make too.
 const REGISTRATIONS: (Duration, u32) = (Duration::from_millis(250), 80);
 
-/// What registration reads, and how it goes about it.
 pub(crate) struct RegistrationOptions {
-    /// The engine's newest turn.
-    pub(crate) published: watch::Receiver<Arc<EngineSnapshot>>,
-    /// What the API holds of virtual nodes.
+    pub(crate) snapshots: watch::Receiver<Arc<EngineSnapshot>>,
     pub(crate) observed: Arc<ObservedObjects>,
-    /// Whether we may write.
     pub(crate) leader: watch::Receiver<Leader>,
-    /// A URL to call instead of AWS, exactly as it is written.
+    /// URL to call instead of AWS, used exactly as written.
     pub(crate) endpoint: Option<String>,
-    /// What services are made like.
     pub(crate) settings: RegistrationSettings,
-    /// Where to say what does not work.
     pub(crate) messages: watch::Sender<Arc<RegistrationMessages>>,
 }
 
-/// What services are made like.
+/// Settings of the Cloud Map services that Evermesh creates.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct RegistrationSettings {
-    /// How long resolvers may keep an address, in seconds.
+    /// TTL of DNS records, in seconds.
     pub(crate) dns_ttl: u32,
-    /// Whether we tell Cloud Map which instances are healthy.
+    /// Whether the services have a custom health check, whose state Evermesh sets.
     pub(crate) custom_health_check: bool,
-    /// Whether records are AAAA rather than A.
+    /// Whether DNS records have the type AAAA instead of A.
     pub(crate) ipv6: bool,
 }
 
-/// What workers share.
+/// State that all workers share.
 struct Shared {
     registry: RegistrationClient,
     objects: ObjectWriter,
     messages: MessagePublisher,
-    /// One for all services: the account has one quota.
+    /// Throttle of `RegisterInstance`: one for all services, because AWS limits the whole account.
     throttle: Throttle,
     settings: RegistrationSettings,
     permits: Semaphore,
 }
 
-/// Whether the finalizer of this virtual node is removed here, when its instances are gone, and by nobody else.
+/// Whether registration, and nothing else, removes the finalizer of this virtual node.
 pub(crate) fn keeps_finalizer(objects: &RegistrationSnapshot, node: &ObjectRef) -> bool {
     objects.service(node).is_some()
 }
 
-/// Registers until `shutdown`, whenever this replica leads.
+/// Registers until `shutdown`, whenever this replica is the leader.
 pub(crate) async fn run(
     client: Client,
     mut options: RegistrationOptions,
@@ -111,10 +109,10 @@ pub(crate) async fn run(
             }
             tokio::select! {
                 _ = leader.wait_for(|leader| !leader.is_us()) => {}
-                // Boxed, since what the SDK keeps while it looks for credentials is large.
+                // Boxed because the SDK's future for finding credentials is large.
                 () = Box::pin(lead(&client, &mut options)) => return,
             }
-            // Whoever leads now has messages of its own.
+            // The new leader publishes its own messages.
             options.messages.send_replace(Arc::default());
         }
     };
@@ -123,12 +121,12 @@ pub(crate) async fn run(
 
 type Wanted = watch::Sender<Arc<Vec<NodeRegistration>>>;
 
-/// One worker for each service that is wanted. Ends when the engine has; to drop it ends the workers.
+/// Runs one worker for each service that a virtual node names. Ends with the engine; dropping it ends the workers.
 async fn lead(client: &Client, options: &mut RegistrationOptions) {
-    // Whoever has no Cloud Map must not wait for AWS credentials.
-    let mut seen = Registrants::default();
-    while seen.update(options).is_empty() {
-        if options.published.changed().await.is_err() {
+    // Without a node in Cloud Map, do not look for AWS credentials: that can take seconds.
+    let mut registrants = Registrants::default();
+    while registrants.update(options).is_empty() {
+        if options.snapshots.changed().await.is_err() {
             return;
         }
     }
@@ -143,12 +141,12 @@ async fn lead(client: &Client, options: &mut RegistrationOptions) {
         messages: MessagePublisher(options.messages.clone()),
         throttle: Throttle::new(REGISTRATIONS.0, REGISTRATIONS.1),
         settings: options.settings,
-        permits: Semaphore::new(CONCURRENCY),
+        permits: Semaphore::new(CONCURRENT_ROUNDS),
     });
     let mut tasks = JoinSet::new();
     let mut workers: BTreeMap<CloudMapService, (Wanted, AbortHandle)> = BTreeMap::new();
     loop {
-        let services = seen.update(options);
+        let services = registrants.update(options);
         workers.retain(|service, (_, worker)| {
             let is_wanted = services.contains_key(service);
             if !is_wanted {
@@ -156,7 +154,7 @@ async fn lead(client: &Client, options: &mut RegistrationOptions) {
             }
             is_wanted
         });
-        shared.messages.keep(|object| {
+        shared.messages.retain(|object| {
             let mut nodes = services.values().flat_map(|nodes| nodes.iter());
             nodes.any(|node| node.object == *object)
         });
@@ -172,15 +170,15 @@ async fn lead(client: &Client, options: &mut RegistrationOptions) {
                 is_new
             });
         }
-        sleep(GAP).await;
-        if options.published.changed().await.is_err() {
+        sleep(DEBOUNCE).await;
+        if options.snapshots.changed().await.is_err() {
             return;
         }
         while tasks.try_join_next().is_some() {}
     }
 }
 
-/// Who is to be registered, as of the newest turn.
+/// The virtual nodes to register, by Cloud Map service, as of the newest snapshot.
 #[derive(Default)]
 struct Registrants {
     last: Option<(RegistrationSnapshot, Arc<Graph>)>,
@@ -188,32 +186,33 @@ struct Registrants {
 }
 
 impl Registrants {
-    /// Half of what there is to read would look as if the rest had gone: nobody is known before all is read.
+    /// Reads the newest snapshot. A snapshot from before all sources were read is ignored: it would look as if nodes
+    /// had been deleted.
     fn update(
         &mut self,
         options: &mut RegistrationOptions,
     ) -> &BTreeMap<CloudMapService, Arc<Vec<NodeRegistration>>> {
-        let published = Arc::clone(&options.published.borrow_and_update());
+        let snapshot = Arc::clone(&options.snapshots.borrow_and_update());
         let EngineSnapshot {
             registrable, graph, ..
-        } = &*published;
+        } = &*snapshot;
         let is_same = |(last, last_graph): &(RegistrationSnapshot, Arc<_>)| {
             registrable.is_same(last) && Arc::ptr_eq(graph, last_graph)
         };
-        if !published.waiting_for.is_empty() || self.last.as_ref().is_some_and(is_same) {
+        if !snapshot.waiting_for.is_empty() || self.last.as_ref().is_some_and(is_same) {
             return &self.by_service;
         }
         let mut found = registrations(registrable, graph);
         for node in registrable.virtual_nodes.keys() {
             let is_served =
                 |users: &Vec<NodeRegistration>| users.iter().any(|it| it.object == *node);
-            let Some(observation) = options.observed.get(node).filter(|it| it.deleting) else {
+            let Some(observed) = options.observed.get(node).filter(|it| it.deleting) else {
                 continue;
             };
             if found.values().any(is_served) {
                 continue;
             }
-            let arn = observation.status["virtualNodeARN"].as_str();
+            let arn = observed.status["virtualNodeARN"].as_str();
             let last_name: Option<ResourceName> = arn.and_then(|arn| arn.parse().ok());
             if let Some((service, node)) = terminating_node(registrable, node, last_name) {
                 found.entry(service).or_default().push(node);

@@ -1,10 +1,8 @@
-//! What registration writes into the cluster: the finalizer and the annotation of virtual nodes, and the readiness gate
-//! of pods.
+//! Writes of registration into the Kubernetes cluster: the finalizer and the annotation of virtual nodes, and the
+//! readiness gate of pods.
 //!
-//! In: what is to be there. Out: whether it is. Where an object changed meanwhile or is gone nothing is written: the
-//! watch will tell, and the next round tries again.
-//!
-//! Must not write what is there already.
+//! A patch is sent only if the observed object differs. If the object has changed meanwhile or is gone, the API server
+//! rejects the patch and the next round tries again.
 
 use std::sync::Arc;
 
@@ -19,50 +17,50 @@ use serde_json::{Value, json};
 
 use super::{FINALIZER, gate::GateUpdate};
 use crate::{
-    effect::{condition, write::written},
+    effect::{condition, write::unless_outdated},
     source::kubernetes::{ObservedObjects, api_of},
 };
 
-/// The cluster.
 pub(super) struct ObjectWriter {
     pub(super) client: Client,
     pub(super) observed: Arc<ObservedObjects>,
 }
 
 impl ObjectWriter {
-    /// Makes sure that a node cannot go before its instances have. Returns whether that is so.
-    pub(super) async fn hold(&self, node: &NodeRegistration) -> kube::Result<bool> {
-        let Some(observation) = self.observed.get(&node.object) else {
+    /// Adds the finalizer to a virtual node, so that its instances are removed from Cloud Map before the object goes.
+    /// Returns whether the finalizer is set.
+    pub(super) async fn add_finalizer(&self, node: &NodeRegistration) -> kube::Result<bool> {
+        let Some(observed) = self.observed.get(&node.object) else {
             return Ok(false);
         };
-        let mut finalizers = observation.finalizers.clone();
+        let mut finalizers = observed.finalizers.clone();
         if finalizers.iter().any(|it| it == FINALIZER) {
             return Ok(true);
         }
-        if observation.deleting {
+        if observed.deleting {
             return Ok(false);
         }
         finalizers.push(FINALIZER.to_owned());
-        let metadata = json!({"finalizers": finalizers, "resourceVersion": observation.version});
+        let metadata = json!({"finalizers": finalizers, "resourceVersion": observed.version});
         self.patch_node(node, &metadata).await
     }
 
-    /// Lets a node go.
-    pub(super) async fn release(&self, node: &ObjectRef) -> kube::Result<bool> {
-        let Some(observation) = self.observed.get(node) else {
+    /// Removes the finalizer from a virtual node that is being deleted. Returns whether the finalizer is gone.
+    pub(super) async fn remove_finalizer(&self, node: &ObjectRef) -> kube::Result<bool> {
+        let Some(observed) = self.observed.get(node) else {
             return Ok(true);
         };
-        let mut finalizers = observation.finalizers.clone();
+        let mut finalizers = observed.finalizers.clone();
         finalizers.retain(|it| it != FINALIZER);
-        if !observation.deleting || finalizers.len() == observation.finalizers.len() {
+        if !observed.deleting || finalizers.len() == observed.finalizers.len() {
             return Ok(true);
         }
-        let metadata = json!({"finalizers": finalizers, "resourceVersion": observation.version});
+        let metadata = json!({"finalizers": finalizers, "resourceVersion": observed.version});
         self.patch(node, &metadata).await
     }
 
-    /// Notes a node's service where the old controller did.
-    pub(super) async fn note_service(
+    /// Sets the annotation `cloudMapServiceARN` of a virtual node, as App Mesh's controller did.
+    pub(super) async fn annotate_service(
         &self,
         node: &NodeRegistration,
         arn: &str,
@@ -74,27 +72,26 @@ impl ObjectWriter {
             .await
     }
 
-    /// Sets the readiness gate of a pod, of this very pod: its successor may have its name.
-    pub(super) async fn set_gate(&self, verdict: &GateUpdate) -> kube::Result<bool> {
+    /// Sets the readiness gate of a pod. The UID in the patch protects a new pod with the same name.
+    pub(super) async fn set_gate(&self, update: &GateUpdate) -> kube::Result<bool> {
         let ObjectRef {
             kind: _,
             namespace,
             name,
-        } = &verdict.pod;
+        } = &update.pod;
         let condition = json!({
             "type": READINESS_GATE,
-            "status": if verdict.open { "True" } else { "False" },
-            "reason": verdict.reason,
-            "message": verdict.message,
-            "lastTransitionTime": condition::text(Timestamp::now()),
+            "status": if update.open { "True" } else { "False" },
+            "reason": update.reason.as_str(),
+            "message": update.message,
+            "lastTransitionTime": condition::format_time(Timestamp::now()),
         });
-        let patch =
-            json!({"metadata": {"uid": verdict.uid}, "status": {"conditions": [condition]}});
+        let patch = json!({"metadata": {"uid": update.uid}, "status": {"conditions": [condition]}});
         let api: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
-        // Conditions of others stay: the list is merged by type.
+        // A strategic merge patch merges conditions by type, so other conditions stay.
         let patch = Patch::Strategic(&patch);
         let params = PatchParams::default();
-        written(api.patch_status(name, &params, &patch).await).map(|it| it.is_some())
+        unless_outdated(api.patch_status(name, &params, &patch).await).map(|it| it.is_some())
     }
 
     async fn patch_node(&self, node: &NodeRegistration, metadata: &Value) -> kube::Result<bool> {
@@ -108,6 +105,6 @@ impl ObjectWriter {
         let patch = json!({"metadata": metadata});
         let patch = Patch::Merge(&patch);
         let params = PatchParams::default();
-        written(api.patch(&node.name, &params, &patch).await).map(|it| it.is_some())
+        unless_outdated(api.patch(&node.name, &params, &patch).await).map(|it| it.is_some())
     }
 }

@@ -1,10 +1,10 @@
-//! What has to be done so that a Cloud Map service holds the pods that belong there. Pure.
+//! Plans the requests that bring a Cloud Map service in line with the pods of its nodes. Pure.
 //!
-//! In: the nodes that share the service, what Cloud Map lists for it, and what it was asked for a moment ago. Out:
-//! [`InstanceRequest`]s, what the readiness gates should say, and which nodes have nothing left there.
-//! An instance belongs to the node whose names it carries; those of nobody here are left alone.
+//! Input: the nodes that share the service, the listing of its instances, and the requests sent before that no listing
+//! shows yet. Output: [`InstanceRequest`]s, updates of readiness gates, and the terminating nodes without instances.
 //!
-//! Must not trust that what was asked for is done: only a listing says so.
+//! An instance belongs to the node whose mesh and name are in its attributes; instances of other owners are left alone.
+//! A request counts as done only when a listing shows its result, because Cloud Map works asynchronously.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,46 +16,44 @@ use super::{
     instance::{self, Attributes},
 };
 
-/// What Cloud Map holds of a service.
+/// The instances of a service, as Cloud Map lists them.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct InstanceListing {
-    pub(super) checks: HealthChecks,
-    /// By id.
+    pub(super) health_check: HealthCheck,
+    /// Instances by ID.
     pub(super) instances: BTreeMap<String, ListedInstance>,
 }
 
-/// Who says whether an instance is healthy.
+/// The source of the health of instances.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) enum HealthChecks {
-    /// Nobody: an instance that is there is healthy.
+pub(super) enum HealthCheck {
+    /// No health check: every listed instance is healthy.
     #[default]
     None,
-    /// We do.
+    /// A custom health check, whose state Evermesh sets.
     Custom,
-    /// Route 53 does.
+    /// A Route 53 health check.
     Route53,
 }
 
-/// An instance that Cloud Map holds.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct ListedInstance {
     pub(super) attributes: Attributes,
-    /// None while it is not known, or if nobody checks.
+    /// `None` while Cloud Map does not know it, and without a health check.
     pub(super) healthy: Option<bool>,
 }
 
-/// What is asked of Cloud Map for one instance.
+/// A request about one instance.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum InstanceRequest {
-    /// That it is not there.
     Deregister,
-    /// That it is healthy, or is not.
+    /// Sets the custom health to healthy or unhealthy.
     SetHealth(bool),
-    /// That it is there, as this.
+    /// Registers the instance with these attributes, or replaces its attributes.
     Register(Attributes),
 }
 
-/// A request, and the node it is for.
+/// A request with its instance and the node on whose behalf it is sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct InstanceAction {
     pub(super) node: ObjectRef,
@@ -63,32 +61,32 @@ pub(super) struct InstanceAction {
     pub(super) request: InstanceRequest,
 }
 
-/// What there is to do.
+/// The work of one round.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct RegistrationPlan {
-    /// What makes room first.
+    /// Requests to send; deregistrations come before registrations, because a service holds a limited number.
     pub(super) actions: Vec<InstanceAction>,
-    /// Those that differ from what the pods say.
+    /// Gates whose value changes.
     pub(super) gates: Vec<GateUpdate>,
-    /// Leaving nodes of which nothing is left.
+    /// Terminating nodes without instances.
     pub(super) gone: Vec<ObjectRef>,
-    /// What is wrong, by node.
+    /// Messages by node.
     pub(super) problems: BTreeMap<ObjectRef, String>,
-    /// Whether something is under way that a later listing will show.
+    /// Whether a later listing will differ: something was requested, or a node is terminating.
     pub(super) is_unsettled: bool,
 }
 
-/// The plan for one service. `sent` is what it was asked for and has not shown yet, by instance.
+/// The plan for one service. `sent` holds the requests, by instance, that no listing shows yet.
 pub(super) fn plan(
     nodes: &[&NodeRegistration],
     listing: &InstanceListing,
     sent: &BTreeMap<String, InstanceAction>,
 ) -> RegistrationPlan {
     let mut plan = RegistrationPlan::default();
-    let wanted = wanted(nodes, listing.checks, &mut plan.problems);
+    let wanted = wanted(nodes, listing.health_check, &mut plan.problems);
     let mut registrations = Vec::new();
     for (id, (node, pod)) in &wanted {
-        let request = next(node, pod, listing.instances.get(id), listing.checks);
+        let request = request_for(node, pod, listing.instances.get(id), listing.health_check);
         let Some(request) = request else { continue };
         plan.is_unsettled = true;
         let action = InstanceAction {
@@ -135,13 +133,13 @@ pub(super) fn plan(
     for node in nodes {
         for pod in &node.pods {
             let holder = wanted.get(&instance::id(pod)).map(|(_, pod)| *pod);
-            plan.gates.extend(gate::judge(node, pod, holder, listing));
+            plan.gates.extend(gate::decide(node, pod, holder, listing));
         }
     }
     plan
 }
 
-/// Whether a listing shows what was asked for.
+/// Whether a listing shows the result of a request.
 pub(super) fn is_done(action: &InstanceAction, listing: &InstanceListing) -> bool {
     let listed = listing.instances.get(&action.id);
     match &action.request {
@@ -155,18 +153,18 @@ pub(super) fn is_done(action: &InstanceAction, listing: &InstanceListing) -> boo
     }
 }
 
-/// The instances that there should be, by id. Pods that are not ready are among them only if their health can be
-/// told.
+/// The instances that should exist, by ID. Pods that are not ready are included only with a custom health check, which
+/// can mark them as unhealthy. Of two pods with the same address the ready one, or else the first one, wins.
 fn wanted<'a>(
     nodes: &[&'a NodeRegistration],
-    checks: HealthChecks,
+    health_check: HealthCheck,
     problems: &mut BTreeMap<ObjectRef, String>,
 ) -> BTreeMap<String, (&'a NodeRegistration, &'a PodRegistration)> {
     let mut wanted: BTreeMap<String, (&NodeRegistration, &PodRegistration)> = BTreeMap::new();
     let pods = nodes
         .iter()
         .flat_map(|node| node.pods.iter().map(move |pod| (*node, pod)));
-    for (node, pod) in pods.filter(|(_, pod)| pod.ready || checks == HealthChecks::Custom) {
+    for (node, pod) in pods.filter(|(_, pod)| pod.ready || health_check == HealthCheck::Custom) {
         let id = instance::id(pod);
         let mut loser = (node, pod);
         match wanted.get_mut(&id) {
@@ -179,7 +177,7 @@ fn wanted<'a>(
         }
         let (winner_node, winner) = wanted[&id];
         let message = format!(
-            "{} is not registered: its address {id} is that of {} of {}",
+            "{} is not registered because {} of {} has the same IP address {id}",
             loser.1.object, winner.object, winner_node.object
         );
         problems.insert(loser.0.object.clone(), message);
@@ -187,16 +185,17 @@ fn wanted<'a>(
     wanted
 }
 
-fn next(
+/// The request that brings one instance in line with its pod, if one is needed.
+fn request_for(
     node: &NodeRegistration,
     pod: &PodRegistration,
     listed: Option<&ListedInstance>,
-    checks: HealthChecks,
+    health_check: HealthCheck,
 ) -> Option<InstanceRequest> {
     let attributes = instance::attributes(node, pod);
     match listed {
         Some(listed) if instance::is_same(&attributes, &listed.attributes) => {
-            (checks == HealthChecks::Custom && listed.healthy != Some(pod.ready))
+            (health_check == HealthCheck::Custom && listed.healthy != Some(pod.ready))
                 .then_some(InstanceRequest::SetHealth(pod.ready))
         }
         _ => Some(InstanceRequest::Register(attributes)),

@@ -1,10 +1,8 @@
-//! One Cloud Map service, brought to what its nodes want again and again.
+//! Reconciles one Cloud Map service with the virtual nodes that share it.
 //!
-//! In: the nodes that share it, whenever they or their pods change. Out: calls of Cloud Map, finalizers, annotations
-//! and readiness gates. Each round lists what is there and does what [`plan`] says; nothing is remembered that a
-//! listing could say.
-//!
-//! Must not let what fails for one node stop the others.
+//! Each round lists the instances, asks [`plan`] what to do, sends the requests, and updates finalizers, annotations and
+//! readiness gates. A round runs when the nodes or their pods change, and otherwise every 10 s. The worker keeps no state
+//! that a listing contains. An error about one node does not affect the other nodes.
 //!
 //! [`plan`]: super::plan
 
@@ -15,81 +13,82 @@ use std::{
 };
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
-use evermesh_ingest::registration::NodeRegistration;
+use evermesh_ingest::registration::{NodeRegistration, SERVICE_ARN};
 use evermesh_model::{CloudMapService, ObjectRef};
 use futures::{StreamExt, stream};
 use tokio::{sync::watch, time::sleep};
 use tracing::{info, warn};
 
 use super::{
-    Shared,
+    FINALIZER, Shared,
     client::{DeleteOutcome, RegistrationError, ServiceRecord},
     gate::{self, GateUpdate},
     plan::{self, InstanceAction, InstanceRequest},
 };
 
-/// How often everything is looked at though nothing changed.
+/// Pause between rounds when nothing changed.
 const INTERVAL: Duration = Duration::from_secs(10);
-/// How soon what is under way is looked at again; longer each time.
+/// Pause after the first round whose requests no listing shows yet; grows by 1 s per round, up to [`INTERVAL`].
 const SETTLE: Duration = Duration::from_secs(1);
-/// Changes that come sooner wait for each other.
-const GAP: Duration = Duration::from_millis(100);
-/// How long what was asked for may take to show before it is asked for again.
-const SENT: Duration = Duration::from_secs(30);
-/// Calls at a time.
-const CALLS: usize = 8;
-/// Calls in one round: what has changed meanwhile should not have to wait for minutes.
-const ROUND: usize = 40;
-/// The first pause after a failure, and the longest.
+/// Time for which changes are collected before the next round.
+const DEBOUNCE: Duration = Duration::from_millis(100);
+/// Time after which a request that no listing shows is sent again.
+const RESEND_AFTER: Duration = Duration::from_secs(30);
+/// Concurrent requests.
+const CONCURRENT_CALLS: usize = 8;
+/// Requests per round. The limit keeps rounds short, so that later changes do not wait for minutes.
+const CALLS_PER_ROUND: usize = 40;
+/// The first and the longest pause after a round that failed.
 const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
-/// What a round met, by node.
+/// Messages of one round, by node.
 type Problems = BTreeMap<ObjectRef, String>;
 
-/// The task of one service.
+/// The task of one Cloud Map service.
 pub(super) struct ServiceWorker {
     name: CloudMapService,
-    wanted: watch::Receiver<Arc<Vec<NodeRegistration>>>,
+    nodes: watch::Receiver<Arc<Vec<NodeRegistration>>>,
     shared: Arc<Shared>,
-    /// The service, once it was found.
-    found: Option<ServiceRecord>,
+    /// The service, once it was looked up or created.
+    service: Option<ServiceRecord>,
+    /// Requests, by instance, that no listing shows yet.
     sent: BTreeMap<String, (InstanceAction, Instant)>,
 }
 
-/// How a round ended.
+/// The outcome of a round without an error.
 enum Round {
-    /// All is as it should be, or cannot be helped.
+    /// Nothing is left to do that another round could do.
     Settled,
-    /// A later listing will show more.
+    /// Requests were sent whose result a later listing will show.
     Unsettled,
-    /// Cloud Map listed, and then did not take everything that it was asked for.
+    /// Cloud Map did not answer some requests.
     Unanswered,
 }
 
 impl ServiceWorker {
     pub(super) const fn new(
         name: CloudMapService,
-        wanted: watch::Receiver<Arc<Vec<NodeRegistration>>>,
+        nodes: watch::Receiver<Arc<Vec<NodeRegistration>>>,
         shared: Arc<Shared>,
     ) -> Self {
         Self {
             name,
-            wanted,
+            nodes,
             shared,
-            found: None,
+            service: None,
             sent: BTreeMap::new(),
         }
     }
 
-    /// Runs until nobody wants it.
+    /// Runs until the sender of `nodes` is dropped.
     pub(super) async fn run(mut self) {
         let mut unsettled = 0;
         let mut backoff = backoff();
         loop {
-            let nodes = Arc::clone(&self.wanted.borrow_and_update());
+            let nodes = Arc::clone(&self.nodes.borrow_and_update());
             let nodes: Vec<&NodeRegistration> = nodes.iter().collect();
             let round = {
-                // It is never closed; if it were, working would still be right.
+                // The semaphore is never closed; without a permit the round would still be correct.
                 let shared = Arc::clone(&self.shared);
                 let _permit = shared.permits.acquire().await;
                 self.round(&nodes).await
@@ -108,26 +107,26 @@ impl ServiceWorker {
                     continue;
                 }
                 Err(failure) => {
-                    self.found = None;
-                    self.tell_failure(&nodes, &failure).await;
-                    // Nothing that changes meanwhile makes Cloud Map answer.
+                    self.service = None;
+                    self.publish_error(&nodes, &failure).await;
+                    // Changes of nodes do not shorten the backoff.
                     sleep(backoff.next().unwrap_or(BACKOFF.1)).await;
                     continue;
                 }
             };
             backoff = self::backoff();
-            sleep(GAP).await;
+            sleep(DEBOUNCE).await;
             tokio::select! {
-                changed = self.wanted.changed() => if changed.is_err() { return },
+                changed = self.nodes.changed() => if changed.is_err() { return },
                 () = sleep(pause) => {}
             }
         }
     }
 
-    /// A service that vanished since the last round is looked for once more.
+    /// One round. If the service was deleted since the last round, looks it up once more.
     async fn round(&mut self, nodes: &[&NodeRegistration]) -> Result<Round, RegistrationError> {
         match self.attempt(nodes).await {
-            Err(RegistrationError::Gone) if self.found.take().is_some() => {
+            Err(RegistrationError::Gone) if self.service.take().is_some() => {
                 self.attempt(nodes).await
             }
             round => round,
@@ -137,98 +136,104 @@ impl ServiceWorker {
     async fn attempt(&mut self, nodes: &[&NodeRegistration]) -> Result<Round, RegistrationError> {
         let mut problems = Problems::new();
         let mut round = Round::Settled;
-        let mut held = Vec::new();
+        let mut with_finalizer = Vec::new();
         for node in nodes {
-            let is_held = if node.terminating {
+            let has_finalizer = if node.terminating {
                 Ok(true)
             } else {
-                self.shared.objects.hold(node).await
+                self.shared.objects.add_finalizer(node).await
             };
-            match is_held {
-                Ok(true) => held.push(*node),
+            match has_finalizer {
+                Ok(true) => with_finalizer.push(*node),
                 Ok(false) => round = Round::Unsettled,
                 Err(error) => {
-                    let message = format!("its finalizer could not be set: {error}");
+                    let message = format!("cannot set the finalizer `{FINALIZER}`: {error}");
                     problems.insert(node.object.clone(), message);
                 }
             }
         }
-        let Some(service) = self.service(&held, &mut problems).await? else {
-            for node in held.iter().filter(|node| node.terminating) {
-                self.release(&node.object, &mut problems).await;
+        let Some(service) = self.service(&with_finalizer, &mut problems).await? else {
+            for node in with_finalizer.iter().filter(|node| node.terminating) {
+                self.remove_finalizer(&node.object, &mut problems).await;
             }
-            self.tell(nodes, &problems);
+            self.publish(nodes, &problems);
             return Ok(round);
         };
-        self.note(&service, &held, &mut problems).await;
+        self.annotate(&service, &with_finalizer, &mut problems)
+            .await;
 
         let listing = self.shared.registry.list(&service).await?;
-        self.sent
-            .retain(|_, (action, at)| at.elapsed() < SENT && !plan::is_done(action, &listing));
+        self.sent.retain(|_, (action, at)| {
+            at.elapsed() < RESEND_AFTER && !plan::is_done(action, &listing)
+        });
         let sent = self.sent.iter();
         let sent = sent.map(|(id, (action, _))| (id.clone(), action.clone()));
-        let mut plan = plan::plan(&held, &listing, &sent.collect());
+        let mut plan = plan::plan(&with_finalizer, &listing, &sent.collect());
         problems.append(&mut plan.problems);
         if plan.is_unsettled || !self.sent.is_empty() {
             round = Round::Unsettled;
         }
-        if !self.act(&service, plan.actions, &mut problems).await {
+        if !self
+            .send_requests(&service, plan.actions, &mut problems)
+            .await
+        {
             round = Round::Unanswered;
         }
         self.set_gates(plan.gates, &mut problems).await;
         if !plan.gone.is_empty() && listing.instances.is_empty() {
-            self.clean_up(&service, nodes, &mut plan.gone, &mut problems)
+            self.delete_service(&service, nodes, &mut plan.gone, &mut problems)
                 .await?;
         }
         for node in &plan.gone {
-            self.release(node, &mut problems).await;
+            self.remove_finalizer(node, &mut problems).await;
         }
-        self.tell(nodes, &problems);
+        self.publish(nodes, &problems);
         Ok(round)
     }
 
-    /// The service. None if there is none and either nobody needs one or there is no place for it.
+    /// Looks up or creates the service. `None` if its namespace does not exist, or if the service does not exist and all
+    /// nodes are terminating.
     async fn service(
         &mut self,
         nodes: &[&NodeRegistration],
         problems: &mut Problems,
     ) -> Result<Option<ServiceRecord>, RegistrationError> {
-        if let Some(service) = &self.found {
+        if let Some(service) = &self.service {
             return Ok(Some(service.clone()));
         }
         let registry = &self.shared.registry;
         let staying = nodes.iter().find(|node| !node.terminating);
         let Some(namespace) = registry.namespace(&self.name.namespace).await? else {
             let message = format!(
-                "Cloud Map has no namespace {} of the type DNS_PRIVATE or HTTP in this account and region: create it",
+                "Cloud Map has no namespace `{}` of the type DNS_PRIVATE or HTTP in this account and region; create it",
                 self.name.namespace
             );
             for node in nodes.iter().filter(|node| !node.terminating) {
                 problems.insert(node.object.clone(), message.clone());
             }
-            self.set_gates(gate::unanswered(nodes, &message), problems)
+            self.set_gates(gate::unavailable(nodes, &message), problems)
                 .await;
             return Ok(None);
         };
-        // One call instead of a list of all services, of which there may be hundreds.
-        let noted = nodes.iter().find_map(|node| node.service_arn.as_deref());
-        if let Some(arn) = noted {
+        // The annotated ARN saves listing all services of the namespace, of which there may be hundreds.
+        let annotated = nodes.iter().find_map(|node| node.service_arn.as_deref());
+        if let Some(arn) = annotated {
             let name = &self.name.service;
-            self.found = registry.noted(&namespace, name, arn).await?;
+            self.service = registry.service_by_arn(&namespace, name, arn).await?;
         }
-        if self.found.is_none() {
-            self.found = registry.service(&namespace, &self.name.service).await?;
+        if self.service.is_none() {
+            self.service = registry.service(&namespace, &self.name.service).await?;
         }
-        if let (None, Some(node)) = (&self.found, staying) {
+        if let (None, Some(node)) = (&self.service, staying) {
             let settings = self.shared.settings;
-            let made = registry.create(&namespace, &self.name, &node.uid, settings);
-            self.found = Some(made.await?);
-            info!(service = %self.name, node = %node.object, "the Cloud Map service was missing and is made");
+            let created = registry.create(&namespace, &self.name, &node.uid, settings);
+            self.service = Some(created.await?);
+            info!(service = %self.name, node = %node.object, "created the Cloud Map service");
         }
-        Ok(self.found.clone())
+        Ok(self.service.clone())
     }
 
-    async fn note(
+    async fn annotate(
         &self,
         service: &ServiceRecord,
         nodes: &[&NodeRegistration],
@@ -236,22 +241,23 @@ impl ServiceWorker {
     ) {
         let Some(arn) = &service.arn else { return };
         for node in nodes.iter().filter(|node| !node.terminating) {
-            if let Err(error) = self.shared.objects.note_service(node, arn).await {
-                let message = format!("its annotation could not be set: {error}");
+            if let Err(error) = self.shared.objects.annotate_service(node, arn).await {
+                let message = format!("cannot set the annotation `{SERVICE_ARN}`: {error}");
                 problems.insert(node.object.clone(), message);
             }
         }
     }
 
-    /// Sends what there is to send. Returns whether Cloud Map answered all of it.
-    async fn act(
+    /// Sends requests to Cloud Map. Returns whether Cloud Map answered all of them.
+    async fn send_requests(
         &mut self,
         service: &ServiceRecord,
         actions: Vec<InstanceAction>,
         problems: &mut Problems,
     ) -> bool {
         let shared = &self.shared;
-        let answers = stream::iter(actions.into_iter().take(ROUND)).map(|action| async move {
+        let actions = actions.into_iter().take(CALLS_PER_ROUND);
+        let answers = stream::iter(actions).map(|action| async move {
             if matches!(action.request, InstanceRequest::Register(_)) {
                 shared.throttle.acquire().await;
             }
@@ -261,43 +267,45 @@ impl ServiceWorker {
                 .await;
             (action, answer)
         });
-        let answers: Vec<_> = answers.buffer_unordered(CALLS).collect().await;
+        let answers: Vec<_> = answers.buffer_unordered(CONCURRENT_CALLS).collect().await;
         let mut is_answered = true;
         for (action, answer) in answers {
             let InstanceAction { node, id, request } = &action;
             match answer {
                 Ok(()) => {
-                    let request = verb(request);
-                    info!(service = %self.name, %node, instance = id, request, "Cloud Map was asked");
+                    let request = describe(request);
+                    info!(service = %self.name, %node, instance = id, request, "sent a request to Cloud Map");
                     self.sent.insert(id.clone(), (action, Instant::now()));
                 }
                 Err(failure) => {
-                    let message = format!("{} of {id} failed: {failure}", verb(request));
+                    let message =
+                        format!("cannot {} instance `{id}`: {failure}", describe(request));
                     problems.insert(node.clone(), message);
-                    is_answered &= matches!(failure, RegistrationError::Refused(_));
+                    is_answered &= matches!(failure, RegistrationError::Rejected(_));
                 }
             }
         }
         is_answered
     }
 
-    async fn set_gates(&self, verdicts: Vec<GateUpdate>, problems: &mut Problems) {
+    async fn set_gates(&self, updates: Vec<GateUpdate>, problems: &mut Problems) {
         let objects = &self.shared.objects;
-        let answers = stream::iter(verdicts).map(|verdict| async move {
-            let answer = objects.set_gate(&verdict).await;
-            (verdict, answer)
+        let answers = stream::iter(updates).map(|update| async move {
+            let answer = objects.set_gate(&update).await;
+            (update, answer)
         });
-        let answers: Vec<_> = answers.buffer_unordered(CALLS).collect().await;
-        for (verdict, answer) in answers {
+        let answers: Vec<_> = answers.buffer_unordered(CONCURRENT_CALLS).collect().await;
+        for (update, answer) in answers {
             if let Err(error) = answer {
-                let message = format!("the gate of {} could not be set: {error}", verdict.pod);
-                problems.insert(verdict.node, message);
+                let message = format!("cannot set the readiness gate of {}: {error}", update.pod);
+                problems.insert(update.node, message);
             }
         }
     }
 
-    /// Deletes an empty service with the last of its nodes, if it was made for them. A node waits until that is done.
-    async fn clean_up(
+    /// Deletes an empty service together with its last node, if the service was created for its nodes. Until Cloud Map
+    /// has deleted it, `gone` becomes empty so that the nodes keep their finalizers.
+    async fn delete_service(
         &mut self,
         service: &ServiceRecord,
         nodes: &[&NodeRegistration],
@@ -310,13 +318,13 @@ impl ServiceWorker {
             return Ok(());
         }
         match self.shared.registry.delete(service).await? {
-            DeleteOutcome::Done => {
-                info!(service = %self.name, "the Cloud Map service is deleted with its last node");
-                self.found = None;
+            DeleteOutcome::Deleted => {
+                info!(service = %self.name, "deleted the Cloud Map service with its last node");
+                self.service = None;
             }
             DeleteOutcome::InUse => {
                 for node in gone.drain(..) {
-                    let message = "its Cloud Map service cannot be deleted yet: it is in use";
+                    let message = "Cloud Map does not delete the service yet because it is in use";
                     problems.insert(node, message.to_owned());
                 }
             }
@@ -324,41 +332,42 @@ impl ServiceWorker {
         Ok(())
     }
 
-    async fn release(&self, node: &ObjectRef, problems: &mut Problems) {
-        if let Err(error) = self.shared.objects.release(node).await {
-            let message = format!("its finalizer could not be removed: {error}");
+    async fn remove_finalizer(&self, node: &ObjectRef, problems: &mut Problems) {
+        if let Err(error) = self.shared.objects.remove_finalizer(node).await {
+            let message = format!("cannot remove the finalizer `{FINALIZER}`: {error}");
             problems.insert(node.clone(), message);
         }
     }
 
-    async fn tell_failure(&self, nodes: &[&NodeRegistration], failure: &RegistrationError) {
+    /// Publishes the error of a round for all nodes, and closes the gates that are not open.
+    async fn publish_error(&self, nodes: &[&NodeRegistration], failure: &RegistrationError) {
         let message = failure.to_string();
         let all = nodes
             .iter()
             .map(|node| (node.object.clone(), message.clone()));
-        self.tell(nodes, &all.collect());
-        let mut ignored = Problems::new();
-        self.set_gates(gate::unanswered(nodes, &message), &mut ignored)
+        self.publish(nodes, &all.collect());
+        let mut gate_problems = Problems::new();
+        self.set_gates(gate::unavailable(nodes, &message), &mut gate_problems)
             .await;
-        for (node, message) in ignored {
-            warn!(object = %node, %message);
+        for (node, message) in gate_problems {
+            warn!(object = %node, %message, "cannot update readiness gates");
         }
     }
 
-    fn tell(&self, nodes: &[&NodeRegistration], problems: &Problems) {
+    fn publish(&self, nodes: &[&NodeRegistration], problems: &Problems) {
         for node in nodes {
             let message = problems.get(&node.object);
-            self.shared.messages.tell(&node.object, message);
+            self.shared.messages.set(&node.object, message);
         }
     }
 }
 
-const fn verb(request: &InstanceRequest) -> &'static str {
+const fn describe(request: &InstanceRequest) -> &'static str {
     match request {
-        InstanceRequest::Register(_) => "registration",
-        InstanceRequest::Deregister => "deregistration",
-        InstanceRequest::SetHealth(true) => "health: healthy",
-        InstanceRequest::SetHealth(false) => "health: unhealthy",
+        InstanceRequest::Register(_) => "register",
+        InstanceRequest::Deregister => "deregister",
+        InstanceRequest::SetHealth(true) => "set the health to healthy of",
+        InstanceRequest::SetHealth(false) => "set the health to unhealthy of",
     }
 }
 

@@ -1,6 +1,5 @@
-//! What the writer knows of an object: who is unheard, what is wrong, what proxies made of it.
-//!
-//! Must not write.
+//! Collects the facts from which the status of an object is made: its problems, the ACK counts of all replicas, and the
+//! replicas that have not reported.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -13,34 +12,36 @@ use crate::{
 };
 
 impl StatusWriter {
-    /// Who is missing; whether this replica leads. Who no longer is may have been all that was waited for.
-    pub(super) fn take_unheard(&mut self) -> bool {
-        let unheard = match &*self.leader.borrow() {
+    /// Updates the replicas that have not reported; if they changed, every status may change. Returns whether this
+    /// replica is the leader.
+    pub(super) fn update_silent_replicas(&mut self) -> bool {
+        let silent = match &*self.leader.borrow() {
             Leader::Us { others } => Some(self.peers.missing(others)),
             _ => None,
         };
-        let leads = unheard.is_some();
-        let unheard = unheard.unwrap_or_default();
-        if unheard != self.unheard {
-            self.unheard = unheard;
-            self.look_at_all();
+        let leads = silent.is_some();
+        let silent = silent.unwrap_or_default();
+        if silent != self.silent_replicas {
+            self.silent_replicas = silent;
+            self.enqueue_all();
         }
         leads
     }
 
-    /// Every object is to be looked at once, when there is nothing newer.
-    pub(super) fn look_at_all(&mut self) {
+    /// Adds every observed object to the backlog.
+    pub(super) fn enqueue_all(&mut self) {
         let all = self.observed.all();
         self.backlog
             .extend(all.into_iter().map(|(object, _)| object));
     }
 
-    pub(super) fn take_problems(&mut self, published: &EngineSnapshot) {
-        if Arc::ptr_eq(&self.problems_of, &published.problems) {
+    /// Groups the snapshot's problems by object and marks the objects whose problems changed.
+    pub(super) fn update_problems(&mut self, snapshot: &EngineSnapshot) {
+        if Arc::ptr_eq(&self.grouped_problems, &snapshot.problems) {
             return;
         }
         let mut problems: BTreeMap<ObjectRef, Vec<Problem>> = BTreeMap::new();
-        for problem in published.problems.iter() {
+        for problem in snapshot.problems.iter() {
             if let Some(object) = &problem.object {
                 problems
                     .entry(object.clone())
@@ -59,13 +60,14 @@ impl StatusWriter {
             .map(|(object, _)| object.clone());
         self.dirty.extend(changed.collect::<Vec<_>>());
         self.problems = problems;
-        self.problems_of = Arc::clone(&published.problems);
+        self.grouped_problems = Arc::clone(&snapshot.problems);
     }
 
-    /// What is wrong with an object.
+    /// The problems of an object, registration in Cloud Map included.
     pub(super) fn problems_of(&self, object: &ObjectRef) -> Vec<Problem> {
         let mut problems = self.problems.get(object).cloned().unwrap_or_default();
-        problems.extend(self.unregistered.borrow().get(object).map(|message| {
+        let messages = self.registration_messages.borrow();
+        problems.extend(messages.get(object).map(|message| {
             let field = FieldPath::spec().field("serviceDiscovery.awsCloudMap");
             let reason = Reason::CloudMapUnavailable;
             Problem::new(object, field, reason, message.as_str())
@@ -73,20 +75,20 @@ impl StatusWriter {
         problems
     }
 
-    /// What the proxies of all replicas made of an object. What another replica says of other versions than ours says
-    /// only that its proxies do not have ours yet.
-    pub(super) fn proxies(&self, object: &ObjectRef) -> ProxyCounts {
+    /// The sum of the counts of all replicas. A replica that counted other versions than this replica serves adds its
+    /// proxies as ones that have not ACKed yet.
+    pub(super) fn proxy_counts(&self, object: &ObjectRef) -> ProxyCounts {
         let mut proxies = ProxyCounts::default();
-        let mut peers = self.peers.of(object).peekable();
-        let digest = peers.peek().map(|_| self.tally.digest(object));
-        for count in self.tally.get(object).into_iter().chain(peers) {
-            let is_of_ours = digest.as_ref().is_none_or(|digest| *digest == count.digest);
+        let mut peers = self.peers.counts_of(object).peekable();
+        let digest = peers.peek().map(|_| self.ack_counter.digest(object));
+        for count in self.ack_counter.get(object).into_iter().chain(peers) {
+            let is_current = digest.as_ref().is_none_or(|digest| *digest == count.digest);
             proxies.concerned += count.concerned;
             let since = [proxies.waiting_since, count.waiting_since];
             proxies.waiting_since = since.into_iter().flatten().min();
-            if is_of_ours {
+            if is_current {
                 proxies.acked += count.acked;
-                proxies.refusals.extend(count.refusals.iter().cloned());
+                proxies.rejections.extend(count.rejections.iter().cloned());
             }
         }
         proxies

@@ -1,4 +1,4 @@
-//! The end of finalizers that nobody else would remove.
+//! Removes the finalizers of App Mesh's controller, which no longer runs, from objects that are being deleted.
 
 use evermesh_model::ObjectRef;
 use serde_json::json;
@@ -9,7 +9,7 @@ use crate::{
     source::kubernetes::ObservedObject,
 };
 
-/// The finalizers of App Mesh's own controller. What they stood for is gone with AWS, and nobody else removes them.
+/// Finalizers that App Mesh's controller set. The AWS resources that they protected no longer exist.
 const OLD_FINALIZERS: [&str; 4] = [
     "finalizers.appmesh.k8s.aws/aws-appmesh-resources",
     "finalizers.appmesh.k8s.aws/mesh-members",
@@ -18,31 +18,33 @@ const OLD_FINALIZERS: [&str; 4] = [
 ];
 
 impl StatusWriter {
-    /// Whether a finalizer is that of registration, which removes it when it is done.
-    fn keeps(&self, object: &ObjectRef, finalizer: &str) -> bool {
+    /// Whether registration removes this finalizer once the node's instances are gone from Cloud Map.
+    fn belongs_to_registration(&self, object: &ObjectRef, finalizer: &str) -> bool {
         self.registers
             && finalizer == registration::FINALIZER
-            && registration::keeps_finalizer(&self.published.borrow().registrable, object)
+            && registration::keeps_finalizer(&self.snapshots.borrow().registrable, object)
     }
 
-    /// The end of the finalizers that nobody else would remove.
+    /// The patch that removes old finalizers from an object, if it has any.
     pub(super) fn without_old_finalizers(
         &self,
         object: &ObjectRef,
-        observation: &ObservedObject,
+        observed: &ObservedObject,
     ) -> Option<ObjectPatch> {
-        let kept: Vec<&String> = observation
+        let kept: Vec<&String> = observed
             .finalizers
             .iter()
-            .filter(|it| !OLD_FINALIZERS.contains(&it.as_str()) || self.keeps(object, it))
+            .filter(|it| {
+                !OLD_FINALIZERS.contains(&it.as_str()) || self.belongs_to_registration(object, it)
+            })
             .collect();
-        let metadata = json!({"finalizers": kept, "resourceVersion": observation.version});
-        (kept.len() < observation.finalizers.len()).then(|| ObjectPatch {
+        let metadata = json!({"finalizers": kept, "resourceVersion": observed.version});
+        (kept.len() < observed.finalizers.len()).then(|| ObjectPatch {
             object: object.clone(),
-            uid: observation.uid.clone(),
+            uid: observed.uid.clone(),
             patch: json!({"metadata": metadata}),
             is_status: false,
-            turns: Vec::new(),
+            transitions: Vec::new(),
         })
     }
 }

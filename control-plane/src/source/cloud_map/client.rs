@@ -88,7 +88,7 @@ impl CloudMapConnection {
     }
 
     /// What a failure means, for a person.
-    pub(crate) fn words<E>(&self, error: &SdkError<E>) -> String
+    pub(crate) fn describe<E>(&self, error: &SdkError<E>) -> String
     where
         E: ProvideErrorMetadata + Error + 'static,
     {
@@ -179,7 +179,7 @@ impl DiscoveryClient {
                 "the Cloud Map namespace {} has no service {}",
                 service.namespace, service.service
             )),
-            _ => CloudMapFailure::Unavailable(self.connection.words(error)),
+            _ => CloudMapFailure::Unavailable(self.connection.describe(error)),
         }
     }
 }

@@ -1,10 +1,8 @@
-//! Whether the API server answers, and how old what we know may be.
+//! Health of the API server.
 //!
-//! A watch that is quiet and a watch that is dead look the same, so the API server is asked for its version now and
-//! then. While it does not answer, everything keeps being served; how long that lasts is a metric and a word in
-//! `/readyz`.
-//!
-//! Must not change what is served.
+//! A quiet watch and a dead watch look the same, so a task requests the API server's version every 5 s. While the API
+//! server does not answer, everything keeps being served; `/readyz` and the metric `evermesh_kubernetes_silent_seconds`
+//! show for how long.
 
 use std::{
     collections::BTreeMap,
@@ -18,10 +16,10 @@ use parking_lot::Mutex;
 use tokio::time::{self, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-/// How often the API server is asked, and how long it may take to answer.
+/// Interval of the probes, and time limit of each.
 const INTERVAL: Duration = Duration::from_secs(5);
 
-/// What is known of the API server.
+/// Health of the API server, shared by the watches, the probe and the admin pages.
 #[derive(Debug, Default)]
 pub struct ApiServerHealth {
     state: Mutex<State>,
@@ -29,42 +27,45 @@ pub struct ApiServerHealth {
 
 #[derive(Debug, Default)]
 struct State {
-    /// When it answered last; none until then.
-    answered: Option<Instant>,
-    unreachable: bool,
-    failures: BTreeMap<Kind, u64>,
+    /// Time of the last answered probe.
+    answered_at: Option<Instant>,
+    is_silent: bool,
+    /// Number of failed watches.
+    watch_failures: BTreeMap<Kind, u64>,
 }
 
 impl ApiServerHealth {
-    /// How long the API server has been silent; none while it answers.
+    /// Time since the last answer; `None` while the API server answers.
     pub fn silent_for(&self) -> Option<Duration> {
         let state = self.state.lock();
-        let since = state.answered.filter(|_| state.unreachable)?;
+        let since = state.answered_at.filter(|_| state.is_silent)?;
         Some(since.elapsed())
     }
 
-    /// How often watches of each kind failed.
-    pub fn failures(&self) -> BTreeMap<Kind, u64> {
-        self.state.lock().failures.clone()
+    /// Number of failed watches by kind.
+    pub fn watch_failures(&self) -> BTreeMap<Kind, u64> {
+        self.state.lock().watch_failures.clone()
     }
 
-    pub(super) fn watch_failed(&self, kind: Kind) {
-        *self.state.lock().failures.entry(kind).or_default() += 1;
+    pub(super) fn record_watch_failure(&self, kind: Kind) {
+        *self.state.lock().watch_failures.entry(kind).or_default() += 1;
     }
 
-    fn answered(&self, at: Instant) -> bool {
+    /// Records an answer. Returns whether the API server was silent before.
+    fn record_answer(&self, at: Instant) -> bool {
         let mut state = self.state.lock();
-        state.answered = Some(at);
-        std::mem::replace(&mut state.unreachable, false)
+        state.answered_at = Some(at);
+        std::mem::replace(&mut state.is_silent, false)
     }
 
-    fn silent(&self) -> bool {
-        !std::mem::replace(&mut self.state.lock().unreachable, true)
+    /// Records a failed probe. Returns whether the API server answered before.
+    fn record_silence(&self) -> bool {
+        !std::mem::replace(&mut self.state.lock().is_silent, true)
     }
 }
 
-/// Asks the API server until `shutdown`.
-pub async fn ask(client: Client, reachable: Arc<ApiServerHealth>, shutdown: CancellationToken) {
+/// Probes the API server until `shutdown`.
+pub async fn probe(client: Client, health: Arc<ApiServerHealth>, shutdown: CancellationToken) {
     let mut ticks = time::interval(INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -73,17 +74,17 @@ pub async fn ask(client: Client, reachable: Arc<ApiServerHealth>, shutdown: Canc
             () = shutdown.cancelled() => return,
         }
         let answer = time::timeout(INTERVAL, client.apiserver_version());
-        let refusal = match answer.await {
+        let failure = match answer.await {
             Ok(Ok(_)) => None,
             Ok(Err(error)) => Some(error.to_string()),
-            Err(_) => Some(format!("no answer within {INTERVAL:?}")),
+            Err(_) => Some("no answer within 5 s".to_owned()),
         };
-        match refusal {
-            None if reachable.answered(Instant::now()) => {
+        match failure {
+            None if health.record_answer(Instant::now()) => {
                 tracing::info!("the API server answers again");
             }
-            Some(why) if reachable.silent() => {
-                tracing::warn!(%why, "the API server does not answer; what is known stays in force");
+            Some(error) if health.record_silence() => {
+                tracing::warn!(%error, "the API server does not answer; the last known objects stay in force");
             }
             None | Some(_) => {}
         }

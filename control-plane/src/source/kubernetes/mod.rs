@@ -39,7 +39,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::reflector::Reflector;
 pub use self::{
-    health::{ApiServerHealth, ask},
+    health::{ApiServerHealth, probe},
     observed::{ObservedObject, ObservedObjects, WatchPosition},
 };
 use super::{ChangeBatch, SourceChange, SourceName};
@@ -67,7 +67,7 @@ pub async fn run(
     client: Client,
     options: KubernetesOptions,
     observed: Arc<ObservedObjects>,
-    reachable: Arc<ApiServerHealth>,
+    api_server: Arc<ApiServerHealth>,
     batches: Sender<ChangeBatch>,
     shutdown: CancellationToken,
 ) {
@@ -83,7 +83,7 @@ pub async fn run(
             kind,
             lists,
             observed: Arc::clone(&observed),
-            reachable: Arc::clone(&reachable),
+            api_server: Arc::clone(&api_server),
             batches: batches.clone(),
         };
         follower.follow(api)
@@ -135,7 +135,7 @@ struct Follower {
     /// Watches of this kind that have not listed yet.
     lists: Arc<AtomicUsize>,
     observed: Arc<ObservedObjects>,
-    reachable: Arc<ApiServerHealth>,
+    api_server: Arc<ApiServerHealth>,
     batches: Sender<ChangeBatch>,
 }
 
@@ -150,19 +150,19 @@ impl Follower {
         );
         let events = watcher(api, watcher::Config::default()).backoff(backoff);
         let mut events = std::pin::pin!(events.ready_chunks(EVENTS));
-        let mut mirror = Reflector::new(self.kind, self.watch, Arc::clone(&self.observed));
+        let mut reflector = Reflector::new(self.kind, self.watch, Arc::clone(&self.observed));
         while let Some(events) = events.next().await {
             let noticed = Instant::now();
             let mut changes = Vec::new();
             for event in events {
                 match event {
                     Ok(event) => {
-                        if mirror.take(event, &mut changes) && self.is_last_list() {
+                        if reflector.take(event, &mut changes) && self.is_last_list() {
                             changes.push(SourceChange::Synced(SourceName::Kubernetes(self.kind)));
                         }
                     }
                     Err(error) => {
-                        self.reachable.watch_failed(self.kind);
+                        self.api_server.record_watch_failure(self.kind);
                         tracing::warn!(kind = %self.kind, error = %Chain(&error), "watch failed; trying again");
                     }
                 }
@@ -172,7 +172,7 @@ impl Follower {
             }
             let batch = ChangeBatch {
                 noticed,
-                place: Some(mirror.place()),
+                position: Some(reflector.position()),
                 changes,
             };
             if self.batches.send(batch).await.is_err() {

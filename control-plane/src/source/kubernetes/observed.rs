@@ -27,7 +27,7 @@ pub struct WatchPosition {
 #[derive(Debug, Clone, PartialEq)]
 pub struct ObservedObject {
     /// Which watch told it, and as which of its events: the engine publishes how far it has come with each watch.
-    pub place: WatchPosition,
+    pub position: WatchPosition,
     /// `metadata.resourceVersion`
     pub version: String,
     /// `metadata.uid`
@@ -73,13 +73,13 @@ impl ObservedObjects {
         std::mem::take(&mut self.state.lock().changed)
     }
 
-    pub(super) fn put(&self, id: &ObjectRef, object: &DynamicObject, place: WatchPosition) {
+    pub(super) fn put(&self, id: &ObjectRef, object: &DynamicObject, position: WatchPosition) {
         if !has_status(id.kind) {
             return;
         }
         let metadata = &object.metadata;
         let now = Arc::new(ObservedObject {
-            place,
+            position,
             version: metadata.resource_version.clone().unwrap_or_default(),
             uid: metadata.uid.clone().unwrap_or_default(),
             generation: metadata.generation.unwrap_or_default(),

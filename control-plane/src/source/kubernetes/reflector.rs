@@ -25,7 +25,7 @@ pub(super) struct Reflector {
     listed: Option<BTreeMap<ObjectRef, DynamicObject>>,
     /// Whether there was a whole list.
     complete: bool,
-    place: WatchPosition,
+    position: WatchPosition,
     observed: Arc<ObservedObjects>,
 }
 
@@ -37,14 +37,14 @@ impl Reflector {
             troubled: BTreeSet::new(),
             listed: None,
             complete: false,
-            place: WatchPosition { watch, count: 0 },
+            position: WatchPosition { watch, count: 0 },
             observed,
         }
     }
 
     /// How far it has come.
-    pub(super) const fn place(&self) -> WatchPosition {
-        self.place
+    pub(super) const fn position(&self) -> WatchPosition {
+        self.position
     }
 
     /// Takes in an event and appends what it changes. Returns whether it completed the first list.
@@ -85,8 +85,8 @@ impl Reflector {
 
     fn apply(&mut self, id: ObjectRef, object: DynamicObject, changes: &mut Vec<SourceChange>) {
         self.known.insert(id.clone());
-        self.place.count += 1;
-        self.observed.put(&id, &object, self.place);
+        self.position.count += 1;
+        self.observed.put(&id, &object, self.position);
         let ParsedDocument {
             object, problems, ..
         } = parse(trim(self.kind, object));
@@ -150,11 +150,11 @@ mod tests {
         serde_json::from_value(object).unwrap()
     }
 
-    fn take(mirror: &mut Reflector, events: Vec<Event<DynamicObject>>) -> (Vec<String>, bool) {
+    fn take(reflector: &mut Reflector, events: Vec<Event<DynamicObject>>) -> (Vec<String>, bool) {
         let mut changes = Vec::new();
         let mut completed = false;
         for event in events {
-            completed |= mirror.take(event, &mut changes);
+            completed |= reflector.take(event, &mut changes);
         }
         let told = changes.into_iter().map(|change| match change {
             SourceChange::Object { object, value, .. } => match value {
@@ -171,33 +171,33 @@ mod tests {
 
     #[test]
     fn only_a_whole_list_says_what_is_gone() {
-        let mut mirror = Reflector::new(Kind::Mesh, 0, Arc::default());
+        let mut reflector = Reflector::new(Kind::Mesh, 0, Arc::default());
         let list = vec![
             Event::Init,
             Event::InitApply(mesh("a", &json!({}))),
             Event::InitApply(mesh("b", &json!({}))),
         ];
-        assert_eq!(take(&mut mirror, list), (vec![], false));
+        assert_eq!(take(&mut reflector, list), (vec![], false));
         assert_eq!(
-            take(&mut mirror, vec![Event::InitDone]),
+            take(&mut reflector, vec![Event::InitDone]),
             (vec!["+Mesh/a".to_owned(), "+Mesh/b".to_owned()], true)
         );
         let broken_off = vec![Event::Init, Event::InitApply(mesh("b", &json!({})))];
-        assert_eq!(take(&mut mirror, broken_off), (vec![], false));
+        assert_eq!(take(&mut reflector, broken_off), (vec![], false));
         let again = vec![
             Event::Init,
             Event::InitApply(mesh("b", &json!({}))),
             Event::InitDone,
         ];
         assert_eq!(
-            take(&mut mirror, again),
+            take(&mut reflector, again),
             (vec!["-Mesh/a".to_owned(), "+Mesh/b".to_owned()], false)
         );
     }
 
     #[test]
     fn a_broken_object_keeps_its_last_good_version_and_is_told() {
-        let mut mirror = Reflector::new(Kind::Mesh, 0, Arc::default());
+        let mut reflector = Reflector::new(Kind::Mesh, 0, Arc::default());
         let broken = mesh("a", &json!({"egressFilter": {"type": "MAYBE"}}));
         let events = vec![
             Event::Apply(mesh("a", &json!({}))),
@@ -210,6 +210,6 @@ mod tests {
             "0 of kubernetes:Mesh/a",
             "+Mesh/a",
         ];
-        assert_eq!(take(&mut mirror, events).0, expected);
+        assert_eq!(take(&mut reflector, events).0, expected);
     }
 }

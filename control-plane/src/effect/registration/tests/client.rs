@@ -1,4 +1,4 @@
-//! Answers that AWS gives and the stand-in does not.
+//! Tests with answers that AWS gives and moto, the stand-in of the integration tests, does not.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ use super::super::{
     client::{
         CloudMapNamespace, DeleteOutcome, RegistrationClient, RegistrationError, ServiceRecord,
     },
-    plan::{HealthChecks, InstanceRequest},
+    plan::{HealthCheck, InstanceRequest},
 };
 use crate::source::cloud_map::CloudMapConnection;
 
@@ -35,7 +35,7 @@ async fn registry(answer: Answer) -> RegistrationClient {
     RegistrationClient::new(CloudMapConnection::open(Some(&endpoint)).await)
 }
 
-fn refusal(code: &str) -> (u16, Value) {
+fn error(code: &str) -> (u16, Value) {
     (400, json!({"__type": code, "Message": "for a test"}))
 }
 
@@ -45,23 +45,23 @@ fn service() -> ServiceRecord {
         arn: None,
         creator: None,
         is_marked: false,
-        checks: HealthChecks::Custom,
+        health_check: HealthCheck::Custom,
     }
 }
 
 #[tokio::test]
-async fn a_service_that_somebody_made_meanwhile_is_as_good() {
+async fn create_returns_a_service_that_exists_already() {
     let registry = registry(|call, body| match call {
         "CreateService" => {
-            let (status, mut answer) = refusal("ServiceAlreadyExists");
+            let (status, mut answer) = error("ServiceAlreadyExists");
             answer["ServiceId"] = "srv".into();
             (status, answer)
         }
         "GetService" if body["Id"] == "srv" => {
             let service = json!({"Id": "srv", "Arn": "arn", "CreatorRequestId": "another"});
-            (200, json!({"ServiceRecord": service}))
+            (200, json!({"Service": service}))
         }
-        _ => refusal("Unexpected"),
+        _ => error("Unexpected"),
     })
     .await;
     let namespace = CloudMapNamespace {
@@ -77,22 +77,25 @@ async fn a_service_that_somebody_made_meanwhile_is_as_good() {
         custom_health_check: false,
         ipv6: false,
     };
-    let made = registry.create(&namespace, &name, "uid", settings).await;
-    let made = made.unwrap();
-    assert_eq!(made.creator.as_deref(), Some("another"));
-    assert_eq!((made.checks, made.is_marked), (HealthChecks::None, false));
+    let created = registry.create(&namespace, &name, "uid", settings).await;
+    let created = created.unwrap();
+    assert_eq!(created.creator.as_deref(), Some("another"));
+    assert_eq!(
+        (created.health_check, created.is_marked),
+        (HealthCheck::None, false)
+    );
 }
 
 #[tokio::test]
-async fn a_note_counts_where_it_leads_to_the_service() {
+async fn annotated_arn_is_used_only_if_it_names_the_wanted_service() {
     let registry = registry(|call, body| match (call, body["Id"].as_str()) {
         ("GetService", Some("srv")) => {
             let service = json!({"Id": "srv", "Arn": "arn:service/srv", "Name": "color", "NamespaceId": "ns"});
-            (200, json!({"ServiceRecord": service}))
+            (200, json!({"Service": service}))
         }
-        ("GetService", Some("gone")) => refusal("ServiceNotFound"),
-        ("GetService", Some("slow")) => refusal("ThrottlingException"),
-        _ => refusal("InvalidInput"),
+        ("GetService", Some("gone")) => error("ServiceNotFound"),
+        ("GetService", Some("slow")) => error("ThrottlingException"),
+        _ => error("InvalidInput"),
     })
     .await;
     let is_found = async |id: &str, name: &str, arn: &str| {
@@ -100,7 +103,7 @@ async fn a_note_counts_where_it_leads_to_the_service() {
             id: id.to_owned(),
             is_dns: false,
         };
-        let found = registry.noted(&namespace, name, arn).await;
+        let found = registry.service_by_arn(&namespace, name, arn).await;
         found.map(|found| found.is_some())
     };
     assert_eq!(is_found("ns", "color", "arn:service/srv").await, Ok(true));
@@ -126,7 +129,7 @@ async fn a_note_counts_where_it_leads_to_the_service() {
 }
 
 #[tokio::test]
-async fn a_listing_has_all_its_pages() {
+async fn list_reads_all_pages() {
     let registry = registry(|call, body| match (call, body["NextToken"].as_str()) {
         ("ListInstances", None) => {
             let page = json!([{"Id": "a", "Attributes": {"k": "v"}}]);
@@ -138,7 +141,7 @@ async fn a_listing_has_all_its_pages() {
             json!({"Status": {"a": "HEALTHY", "b": "UNKNOWN"}, "NextToken": "more"}),
         ),
         ("GetInstancesHealthStatus", _) => (200, json!({"Status": {"c": "UNHEALTHY"}})),
-        _ => refusal("Unexpected"),
+        _ => error("Unexpected"),
     })
     .await;
     let listing = registry.list(&service()).await.unwrap();
@@ -152,25 +155,25 @@ async fn a_listing_has_all_its_pages() {
 }
 
 #[tokio::test]
-async fn what_a_refusal_means() {
+async fn error_codes_map_to_outcomes() {
     let registry = registry(|call, body| match (call, body["InstanceId"].as_str()) {
-        ("RegisterInstance", Some("twice")) => refusal("DuplicateRequest"),
-        ("RegisterInstance", Some("odd")) => refusal("InvalidInput"),
-        ("RegisterInstance", Some("many")) => refusal("ThrottlingException"),
-        ("RegisterInstance", _) => refusal("ServiceNotFound"),
-        ("DeregisterInstance", _) => refusal("InstanceNotFound"),
-        ("DeleteService", _) => refusal("ResourceInUse"),
-        _ => refusal("Unexpected"),
+        ("RegisterInstance", Some("twice")) => error("DuplicateRequest"),
+        ("RegisterInstance", Some("odd")) => error("InvalidInput"),
+        ("RegisterInstance", Some("many")) => error("ThrottlingException"),
+        ("RegisterInstance", _) => error("ServiceNotFound"),
+        ("DeregisterInstance", _) => error("InstanceNotFound"),
+        ("DeleteService", _) => error("ResourceInUse"),
+        _ => error("Unexpected"),
     })
     .await;
     let register = async |id: &str| {
         let request = InstanceRequest::Register(BTreeMap::new());
         registry.send(&service(), id, &request).await
     };
-    assert_eq!(register("twice").await, Ok(()), "it is under way");
+    assert_eq!(register("twice").await, Ok(()), "already in progress");
     assert_eq!(
         register("odd").await,
-        Err(RegistrationError::Refused(
+        Err(RegistrationError::Rejected(
             "InvalidInput: for a test".to_owned()
         ))
     );
@@ -182,6 +185,6 @@ async fn what_a_refusal_means() {
     let gone = registry
         .send(&service(), "gone", &InstanceRequest::Deregister)
         .await;
-    assert_eq!(gone, Ok(()), "that is what was wanted");
+    assert_eq!(gone, Ok(()), "already deregistered");
     assert_eq!(registry.delete(&service()).await, Ok(DeleteOutcome::InUse));
 }

@@ -5,95 +5,88 @@ use evermesh_ingest::registration::{GateState, NodeRegistration, PodRegistration
 use super::{
     super::{
         gate,
-        plan::{HealthChecks, InstanceListing},
+        plan::{HealthCheck, InstanceListing},
     },
     empty, gated, holding, node, plan_of, pod, reasons, starting,
 };
+use crate::effect::reasons::GateReason;
 
 #[test]
-fn a_gate_opens_when_cloud_map_shows_the_pod_healthy() {
+fn gate_opens_when_cloud_map_lists_the_pod_as_healthy() {
     let of = |pod: PodRegistration, gate: GateState| node("v1", vec![gated(pod, gate)]);
     let ready = || pod("a", "10.0.0.1");
-    let judged = |node: &NodeRegistration, listing: &InstanceListing| -> Vec<(bool, String)> {
-        let plan = plan_of(&[node], listing);
-        let gates = plan.gates.into_iter();
-        gates.map(|it| (it.open, it.reason.to_owned())).collect()
-    };
-    let says = |open: bool, reason: &str| vec![(open, reason.to_owned())];
+    let decided =
+        |node: &NodeRegistration, listing: &InstanceListing| reasons(&plan_of(&[node], listing));
 
     let new = of(starting("a", "10.0.0.1"), GateState::Unset);
     assert_eq!(
-        judged(&new, &empty(HealthChecks::None)),
-        says(false, "ContainersNotReady")
+        decided(&new, &empty(HealthCheck::None)),
+        vec![(false, GateReason::ContainersNotReady)]
     );
     let new = of(ready(), GateState::Unset);
     assert_eq!(
-        judged(&new, &empty(HealthChecks::None)),
-        says(false, "NotRegistered")
+        decided(&new, &empty(HealthCheck::None)),
+        vec![(false, GateReason::NotRegistered)]
     );
-    let told = of(ready(), GateState::Closed("NotRegistered".to_owned()));
-    assert_eq!(judged(&told, &empty(HealthChecks::None)), vec![], "once");
+    let closed = of(ready(), GateState::Closed("NotRegistered".to_owned()));
+    assert_eq!(decided(&closed, &empty(HealthCheck::None)), vec![], "once");
     assert_eq!(
-        judged(&told, &holding(HealthChecks::None, &[&told])),
-        says(true, "Registered")
+        decided(&closed, &holding(HealthCheck::None, &[&closed])),
+        vec![(true, GateReason::Registered)]
     );
-    for checks in [HealthChecks::Custom, HealthChecks::Route53] {
-        let mut listing = holding(checks, &[&told]);
+    for health_check in [HealthCheck::Custom, HealthCheck::Route53] {
+        let mut listing = holding(health_check, &[&closed]);
         assert_eq!(
-            judged(&told, &listing),
-            says(true, "Registered"),
-            "{checks:?}"
+            decided(&closed, &listing),
+            vec![(true, GateReason::Registered)],
+            "{health_check:?}"
         );
         listing.instances.get_mut("10.0.0.1").unwrap().healthy = None;
         assert_eq!(
-            judged(&told, &listing),
-            says(false, "NotHealthy"),
-            "{checks:?}"
+            decided(&closed, &listing),
+            vec![(false, GateReason::NotHealthy)],
+            "{health_check:?}"
         );
     }
     let predecessor = node("v1", vec![pod("z", "10.0.0.1")]);
-    let listing = holding(HealthChecks::None, &[&predecessor]);
+    let listing = holding(HealthCheck::None, &[&predecessor]);
     assert_eq!(
-        judged(&new, &listing),
-        says(false, "NotRegistered"),
+        decided(&new, &listing),
+        vec![(false, GateReason::NotRegistered)],
         "another pod's"
     );
     let without = node("v1", vec![ready()]);
-    assert_eq!(judged(&without, &empty(HealthChecks::None)), vec![]);
+    assert_eq!(decided(&without, &empty(HealthCheck::None)), vec![]);
 }
 
 #[test]
-fn an_open_gate_closes_for_the_pod_alone() {
+fn open_gate_closes_only_for_unready_containers_or_a_failing_route53_check() {
     let open = |pod: PodRegistration| node("v1", vec![gated(pod, GateState::Open)]);
     let ready = open(pod("a", "10.0.0.1"));
-    for checks in [
-        HealthChecks::None,
-        HealthChecks::Custom,
-        HealthChecks::Route53,
-    ] {
-        assert_eq!(reasons(&plan_of(&[&ready], &empty(checks))), []);
+    for health_check in [HealthCheck::None, HealthCheck::Custom, HealthCheck::Route53] {
+        assert_eq!(reasons(&plan_of(&[&ready], &empty(health_check))), []);
     }
     let unready = open(starting("a", "10.0.0.1"));
-    let custom = holding(HealthChecks::Custom, &[&unready]);
+    let custom = holding(HealthCheck::Custom, &[&unready]);
     assert_eq!(
         reasons(&plan_of(&[&ready], &custom)),
         [],
-        "its health is being set"
+        "the pod is ready, its health is being set"
     );
     assert_eq!(
         reasons(&plan_of(&[&unready], &custom)),
-        [(false, "ContainersNotReady")]
+        [(false, GateReason::ContainersNotReady)]
     );
-    let route53 = holding(HealthChecks::Route53, &[&unready]);
+    let route53 = holding(HealthCheck::Route53, &[&unready]);
     assert_eq!(
         reasons(&plan_of(&[&ready], &route53)),
-        [(false, "Unhealthy")]
+        [(false, GateReason::Unhealthy)]
     );
-    assert_eq!(gate::unanswered(&[&ready], "outage"), []);
+    assert_eq!(gate::unavailable(&[&ready], "outage"), []);
 }
 
 #[test]
-fn while_nobody_answers_a_gate_says_why_it_is_closed() {
+fn closed_gate_gives_the_reason_while_cloud_map_is_unavailable() {
     let pods = vec![
         gated(pod("a", "10.0.0.1"), GateState::Unset),
         gated(
@@ -107,14 +100,15 @@ fn while_nobody_answers_a_gate_says_why_it_is_closed() {
         pod("d", "10.0.0.4"),
     ];
     let node = node("v1", pods);
-    let told = gate::unanswered(&[&node], "there is no namespace shop.local");
-    let told: Vec<(&Arc<str>, &str)> = told.iter().map(|it| (&it.pod.name, it.reason)).collect();
+    let updates = gate::unavailable(&[&node], "outage");
+    let updates: Vec<(&Arc<str>, GateReason)> =
+        updates.iter().map(|it| (&it.pod.name, it.reason)).collect();
     let name = |pod: usize| &node.pods[pod].object.name;
     assert_eq!(
-        told,
+        updates,
         [
-            (name(0), "CloudMapUnavailable"),
-            (name(2), "CloudMapUnavailable")
+            (name(0), GateReason::CloudMapUnavailable),
+            (name(2), GateReason::CloudMapUnavailable)
         ]
     );
 }

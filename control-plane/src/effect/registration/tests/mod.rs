@@ -1,4 +1,4 @@
-//! What is planned for pods and listings, without a cluster and without AWS.
+//! Tests of registration without a Kubernetes cluster and without AWS.
 
 mod client;
 mod gate;
@@ -11,8 +11,9 @@ use evermesh_model::{Kind, ObjectRef, ProxyKind, ResourceName};
 
 use super::{
     instance,
-    plan::{HealthChecks, InstanceListing, ListedInstance, RegistrationPlan, plan},
+    plan::{HealthCheck, InstanceListing, ListedInstance, RegistrationPlan, plan},
 };
+use crate::effect::reasons::GateReason;
 
 pub(super) fn node(name: &str, pods: Vec<PodRegistration>) -> NodeRegistration {
     NodeRegistration {
@@ -27,7 +28,7 @@ pub(super) fn node(name: &str, pods: Vec<PodRegistration>) -> NodeRegistration {
     }
 }
 
-pub(super) fn leaving(name: &str) -> NodeRegistration {
+pub(super) fn terminating(name: &str) -> NodeRegistration {
     NodeRegistration {
         terminating: true,
         ..node(name, Vec::new())
@@ -61,33 +62,33 @@ pub(super) fn gated(pod: PodRegistration, gate: GateState) -> PodRegistration {
     }
 }
 
-/// A listing with the instances of these pods as they should be.
-pub(super) fn holding(checks: HealthChecks, nodes: &[&NodeRegistration]) -> InstanceListing {
+/// A listing that holds exactly the wanted instances of these nodes.
+pub(super) fn holding(health_check: HealthCheck, nodes: &[&NodeRegistration]) -> InstanceListing {
     let pods = nodes
         .iter()
         .flat_map(|node| node.pods.iter().map(move |pod| (node, pod)));
     let instances = pods.map(|(node, pod)| {
         let listed = ListedInstance {
             attributes: instance::attributes(node, pod),
-            healthy: (checks != HealthChecks::None).then_some(pod.ready),
+            healthy: (health_check != HealthCheck::None).then_some(pod.ready),
         };
         (instance::id(pod), listed)
     });
     InstanceListing {
-        checks,
+        health_check,
         instances: instances.collect(),
     }
 }
 
-pub(super) fn empty(checks: HealthChecks) -> InstanceListing {
-    holding(checks, &[])
+pub(super) fn empty(health_check: HealthCheck) -> InstanceListing {
+    holding(health_check, &[])
 }
 
 pub(super) fn plan_of(nodes: &[&NodeRegistration], listing: &InstanceListing) -> RegistrationPlan {
     plan(nodes, listing, &BTreeMap::new())
 }
 
-pub(super) fn reasons(plan: &RegistrationPlan) -> Vec<(bool, &str)> {
+pub(super) fn reasons(plan: &RegistrationPlan) -> Vec<(bool, GateReason)> {
     let gates = plan.gates.iter();
     gates.map(|it| (it.open, it.reason)).collect()
 }

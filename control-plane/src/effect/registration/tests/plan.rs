@@ -6,12 +6,13 @@ use super::{
     super::{
         instance::{self, Attributes},
         plan::{
-            HealthChecks, InstanceAction, InstanceRequest, ListedInstance, RegistrationPlan,
+            HealthCheck, InstanceAction, InstanceRequest, ListedInstance, RegistrationPlan,
             is_done, plan,
         },
     },
-    empty, gated, holding, leaving, node, plan_of, pod, reasons, starting,
+    empty, gated, holding, node, plan_of, pod, reasons, starting, terminating,
 };
+use crate::effect::reasons::GateReason;
 
 /// `+` registers, `-` deregisters, `=` sets the health.
 fn requests(plan: &RegistrationPlan) -> Vec<String> {
@@ -27,7 +28,7 @@ fn requests(plan: &RegistrationPlan) -> Vec<String> {
 }
 
 #[test]
-fn a_later_attribute_wins() {
+fn labels_lose_to_node_attributes_and_both_lose_to_builtin_attributes() {
     let names = [
         "own",
         "label",
@@ -67,7 +68,7 @@ fn a_later_attribute_wins() {
 }
 
 #[test]
-fn what_is_not_known_is_no_attribute() {
+fn unknown_values_make_no_attribute() {
     let mut node = node("v1", vec![]);
     node.port = None;
     let attributes = instance::attributes(&node, &starting("a", "fd00::1"));
@@ -87,14 +88,14 @@ fn what_is_not_known_is_no_attribute() {
 }
 
 #[test]
-fn ready_pods_are_registered_and_others_only_where_health_can_be_told() {
+fn unready_pods_are_registered_only_with_a_custom_health_check() {
     let node = node("v1", vec![pod("a", "10.0.0.1"), starting("b", "10.0.0.2")]);
-    for checks in [HealthChecks::None, HealthChecks::Route53] {
-        let plan = plan_of(&[&node], &empty(checks));
-        assert_eq!(requests(&plan), ["+10.0.0.1 of v1"], "{checks:?}");
+    for health_check in [HealthCheck::None, HealthCheck::Route53] {
+        let plan = plan_of(&[&node], &empty(health_check));
+        assert_eq!(requests(&plan), ["+10.0.0.1 of v1"], "{health_check:?}");
         assert!(plan.is_unsettled);
     }
-    let plan = plan_of(&[&node], &empty(HealthChecks::Custom));
+    let plan = plan_of(&[&node], &empty(HealthCheck::Custom));
     assert_eq!(requests(&plan), ["+10.0.0.1 of v1", "+10.0.0.2 of v1"]);
     let InstanceRequest::Register(attributes) = &plan.actions[1].request else {
         panic!("{plan:?}")
@@ -103,22 +104,18 @@ fn ready_pods_are_registered_and_others_only_where_health_can_be_told() {
 }
 
 #[test]
-fn what_is_as_it_should_be_is_left_alone() {
-    for checks in [
-        HealthChecks::None,
-        HealthChecks::Custom,
-        HealthChecks::Route53,
-    ] {
+fn matching_listing_makes_an_empty_plan() {
+    for health_check in [HealthCheck::None, HealthCheck::Custom, HealthCheck::Route53] {
         let node = node("v1", vec![pod("a", "10.0.0.1")]);
-        let plan = plan_of(&[&node], &holding(checks, &[&node]));
-        assert_eq!(plan, RegistrationPlan::default(), "{checks:?}");
+        let plan = plan_of(&[&node], &holding(health_check, &[&node]));
+        assert_eq!(plan, RegistrationPlan::default(), "{health_check:?}");
     }
 }
 
 #[test]
-fn an_instance_is_the_same_whatever_its_first_health_and_what_cloud_map_added() {
+fn initial_health_and_attributes_of_cloud_map_are_not_compared() {
     let node = node("v1", vec![pod("a", "10.0.0.1")]);
-    let mut listing = holding(HealthChecks::None, &[&node]);
+    let mut listing = holding(HealthCheck::None, &[&node]);
     let attributes = &mut listing.instances.get_mut("10.0.0.1").unwrap().attributes;
     attributes.remove("AWS_INIT_HEALTH_STATUS");
     attributes.insert("AWS_EC2_INSTANCE_ID".to_owned(), "i".to_owned());
@@ -138,33 +135,33 @@ fn an_instance_is_the_same_whatever_its_first_health_and_what_cloud_map_added() 
 }
 
 #[test]
-fn a_health_of_our_own_follows_the_containers() {
+fn custom_health_follows_the_readiness_of_the_pod() {
     let ready = node("v1", vec![pod("a", "10.0.0.1")]);
     let unready = node("v1", vec![starting("a", "10.0.0.1")]);
-    let custom = |node| holding(HealthChecks::Custom, &[node]);
+    let custom = |node| holding(HealthCheck::Custom, &[node]);
     let plan = plan_of(&[&unready], &custom(&ready));
     assert_eq!(requests(&plan), ["=10.0.0.1 of v1: false"]);
     let plan = plan_of(&[&ready], &custom(&unready));
     assert_eq!(requests(&plan), ["=10.0.0.1 of v1: true"]);
-    let route53 = holding(HealthChecks::Route53, &[&unready]);
+    let route53 = holding(HealthCheck::Route53, &[&unready]);
     let plan = plan_of(&[&ready], &route53);
-    assert_eq!(requests(&plan), [""; 0], "Route 53's is not ours to set");
-    let plan = plan_of(&[&unready], &holding(HealthChecks::None, &[&ready]));
+    assert_eq!(requests(&plan), [""; 0], "Route 53 sets its own health");
+    let plan = plan_of(&[&unready], &holding(HealthCheck::None, &[&ready]));
     assert_eq!(requests(&plan), ["-10.0.0.1 of v1"]);
 }
 
 #[test]
-fn a_node_removes_what_carries_its_names_and_nothing_else() {
+fn node_deregisters_only_its_own_instances() {
     let v1 = node("v1", vec![pod("gone", "10.0.0.1")]);
     let v2 = node("v2", vec![pod("b", "10.0.0.2")]);
     let mut other_mesh = node("v1", vec![pod("c", "10.0.0.3")]);
     other_mesh.name.mesh = "another".into();
-    let mut listing = holding(HealthChecks::None, &[&v1, &v2, &other_mesh]);
-    let nobodys = ListedInstance {
+    let mut listing = holding(HealthCheck::None, &[&v1, &v2, &other_mesh]);
+    let unowned = ListedInstance {
         attributes: [("AWS_INSTANCE_IPV4".to_owned(), "10.0.0.4".to_owned())].into(),
         healthy: None,
     };
-    listing.instances.insert("10.0.0.4".to_owned(), nobodys);
+    listing.instances.insert("10.0.0.4".to_owned(), unowned);
     let v1 = node("v1", vec![]);
     let plan = plan_of(&[&v1], &listing);
     assert_eq!(requests(&plan), ["-10.0.0.1 of v1"]);
@@ -173,30 +170,30 @@ fn a_node_removes_what_carries_its_names_and_nothing_else() {
 }
 
 #[test]
-fn an_address_that_moves_between_nodes_of_a_service_is_registered_anew() {
+fn address_that_moves_to_another_node_is_registered_again() {
     let before = node("v1", vec![pod("a", "10.0.0.1")]);
-    let listing = holding(HealthChecks::None, &[&before]);
+    let listing = holding(HealthCheck::None, &[&before]);
     let (v1, v2) = (node("v1", vec![]), node("v2", vec![pod("b", "10.0.0.1")]));
     let plan = plan_of(&[&v1, &v2], &listing);
     assert_eq!(
         requests(&plan),
         ["+10.0.0.1 of v2"],
-        "and not removed by v1"
+        "v1 does not deregister it"
     );
 }
 
 #[test]
-fn room_is_made_first() {
+fn deregistrations_come_before_registrations() {
     let before = node("v1", vec![pod("a", "10.0.0.9")]);
     let after = node("v1", vec![pod("b", "10.0.0.1")]);
-    let plan = plan_of(&[&after], &holding(HealthChecks::None, &[&before]));
+    let plan = plan_of(&[&after], &holding(HealthCheck::None, &[&before]));
     assert_eq!(requests(&plan), ["-10.0.0.9 of v1", "+10.0.0.1 of v1"]);
 }
 
 #[test]
-fn of_two_pods_with_one_address_the_ready_one_is_registered() {
+fn ready_pod_wins_a_shared_address() {
     let one = node("v1", vec![starting("a", "10.0.0.1"), pod("b", "10.0.0.1")]);
-    let plan = plan_of(&[&one], &empty(HealthChecks::Custom));
+    let plan = plan_of(&[&one], &empty(HealthCheck::Custom));
     let InstanceRequest::Register(attributes) = &plan.actions[0].request else {
         panic!("{plan:?}")
     };
@@ -209,50 +206,53 @@ fn of_two_pods_with_one_address_the_ready_one_is_registered() {
 
     let gate = |name: &str| gated(pod(name, "10.0.0.1"), GateState::Unset);
     let (v1, v2) = (node("v1", vec![gate("a")]), node("v2", vec![gate("b")]));
-    let plan = plan_of(&[&v1, &v2], &holding(HealthChecks::None, &[&v1]));
-    assert_eq!(requests(&plan), [""; 0], "the first, and always the first");
+    let plan = plan_of(&[&v1, &v2], &holding(HealthCheck::None, &[&v1]));
+    assert_eq!(requests(&plan), [""; 0], "the first pod stays registered");
     assert_eq!(plan.problems.keys().collect::<Vec<_>>(), [&v2.object]);
     assert_eq!(
         reasons(&plan),
-        [(true, "Registered"), (false, "AddressTaken")]
+        [
+            (true, GateReason::Registered),
+            (false, GateReason::AddressTaken)
+        ]
     );
 }
 
 #[test]
-fn what_was_asked_for_is_not_asked_again_until_it_should_be_something_else() {
+fn pending_request_is_repeated_only_with_other_contents() {
     let node = node("v1", vec![pod("a", "10.0.0.1")]);
-    let asked = plan_of(&[&node], &empty(HealthChecks::None))
+    let requested = plan_of(&[&node], &empty(HealthCheck::None))
         .actions
         .remove(0);
-    let sent: BTreeMap<_, _> = [(asked.id.clone(), asked.clone())].into();
-    let again = plan(&[&node], &empty(HealthChecks::None), &sent);
+    let sent: BTreeMap<_, _> = [(requested.id.clone(), requested.clone())].into();
+    let again = plan(&[&node], &empty(HealthCheck::None), &sent);
     assert_eq!(requests(&again), [""; 0]);
     assert!(again.is_unsettled);
-    assert!(!is_done(&asked, &empty(HealthChecks::None)));
-    assert!(is_done(&asked, &holding(HealthChecks::None, &[&node])));
+    assert!(!is_done(&requested, &empty(HealthCheck::None)));
+    assert!(is_done(&requested, &holding(HealthCheck::None, &[&node])));
 
     let mut changed = node.clone();
     changed.port = Some(9090);
-    let other = plan(&[&changed], &empty(HealthChecks::None), &sent);
+    let other = plan(&[&changed], &empty(HealthCheck::None), &sent);
     assert_eq!(requests(&other), ["+10.0.0.1 of v1"]);
 }
 
 #[test]
-fn a_leaving_node_is_gone_when_nothing_of_it_is_listed_or_under_way() {
+fn terminating_node_is_gone_when_no_instance_is_listed_or_pending() {
     let (before, v2) = (
         node("v1", vec![pod("a", "10.0.0.1")]),
         node("v2", vec![pod("b", "10.0.0.2")]),
     );
-    let listing = holding(HealthChecks::None, &[&before, &v2]);
-    let v1 = leaving("v1");
+    let listing = holding(HealthCheck::None, &[&before, &v2]);
+    let v1 = terminating("v1");
     let first = plan_of(&[&v1, &v2], &listing);
     assert_eq!(requests(&first), ["-10.0.0.1 of v1"]);
     assert_eq!(first.gone, []);
     assert!(first.is_unsettled);
 
-    let rest = holding(HealthChecks::None, &[&v2]);
+    let rest = holding(HealthCheck::None, &[&v2]);
     assert_eq!(plan_of(&[&v1, &v2], &rest).gone, vec![v1.object.clone()]);
-    let registered_late = plan_of(&[&before], &empty(HealthChecks::None))
+    let registered_late = plan_of(&[&before], &empty(HealthCheck::None))
         .actions
         .remove(0);
     let sent: BTreeMap<_, _> = [(registered_late.id.clone(), registered_late)].into();
