@@ -6,7 +6,7 @@
 
 use std::{process::ExitCode, sync::Arc};
 
-use evermesh_proto::{ResourceType, ProxyView};
+use evermesh_proto::{ProxyView, ResourceType};
 use evermesh_testkit::{
     envoy::{EnvoyVersion, validate},
     static_bootstrap::{ServedResources, static_bootstrap},

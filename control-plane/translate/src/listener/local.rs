@@ -137,14 +137,14 @@ pub(crate) fn local_egress_routes(
         let router = router.as_deref();
         let mut ports = service.ports.iter();
         let port = ports.find(|it| it.port == local.port && it.protocol.is_http())?;
-        let routes = service::routes_for_port(service, router, *port);
+        let port_routes = service::routes_for_port(service, router, *port);
         let name = names::egress_routes(local.in_names(port.protocol));
         let configuration = RouteConfiguration {
             name: name.to_string(),
             virtual_hosts: vec![VirtualHost {
                 name: service.name.hostname.to_string(),
                 domains: vec!["*".to_owned()],
-                routes: routes.routes,
+                routes: port_routes.routes,
                 ..Default::default()
             }],
             ..Default::default()
@@ -152,7 +152,7 @@ pub(crate) fn local_egress_routes(
         let mut origins = service::origins(service, router);
         origins.push(Arc::clone(&node_origin));
         let resource = Resource::encode(name, &configuration)
-            .with_needs(routes.needs)
+            .with_needs(port_routes.needs)
             .with_origins(wire::sorted(origins));
         Some(scope.scoped(resource))
     });
