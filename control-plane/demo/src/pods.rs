@@ -38,7 +38,7 @@ pub(crate) async fn play(board: &mut ProgressTable) -> Result<()> {
             say("\n$ kubectl apply -f route.yaml");
             Some(canary.shift(weights).await?)
         };
-        say(&canary.shown().await?);
+        say(&canary.kubectl_get().await?);
         ProgressTable::open();
         let step = Step::new(format!("{} / {}", weights[0], weights[1]), weights, applied);
         faults += &off(&measure(board, &mut traffic.report, step, REQUESTS_PER_STEP).await?);

@@ -1,6 +1,11 @@
-//! The canary with pods: Evermesh by its chart, a caller, a gateway and a service in two versions.
+//! The canary example with pods: a service in two versions, a caller and a gateway.
 //!
-//! The namespace is `shop`; `front` calls `http://color.shop`, and so does whoever comes by the gateway.
+//! ```text
+//!  front ──► http://color.shop ──┬──► color-v1, 2 pods
+//!  node port ──► gateway ────────┴──► color-v2, 2 pods
+//! ```
+//!
+//! All objects are in the namespace `shop`; the Route `color` has the weights.
 
 use std::time::{Duration, Instant};
 
@@ -8,20 +13,20 @@ use anyhow::{Result, bail};
 use tokio::process::Command;
 
 use crate::{
-    ROLLOUT, TestCluster, install::install, traffic::PodTraffic, workload::CanaryDeployment,
+    ROLLOUT, TestCluster, deployment::CanaryDeployment, install::install, traffic::PodTraffic,
 };
 use evermesh_testkit::{chart, envoy::EnvoyVersion, http::Address, process, tools};
 
 /// The mesh and its Services.
-const MESH: &str = include_str!("canary.yaml");
+const MANIFESTS: &str = include_str!("canary.yaml");
 
-/// Where the gateway takes traffic from outside.
-const GATE: u16 = 30088;
+/// The node port of the gateway.
+const GATEWAY_PORT: u16 = 30088;
 
-/// The node port leads to the gateway a moment after its pod is ready.
+/// Limit for the node port to reach the gateway after its pod is ready.
 const FIRST_ANSWER: Duration = Duration::from_secs(30);
 
-const WORKLOADS: [CanaryDeployment; 4] = [
+const DEPLOYMENTS: [CanaryDeployment; 4] = [
     CanaryDeployment {
         name: "color-v1",
         labels: &[("app", "color"), ("version", "v1")],
@@ -48,72 +53,65 @@ const WORKLOADS: [CanaryDeployment; 4] = [
     },
 ];
 
-/// A cluster in which the canary runs.
+/// A cluster in which the example runs.
 #[derive(Debug)]
 pub struct CanaryCluster {
-    /// Where it runs.
     pub cluster: TestCluster,
 }
 
 impl CanaryCluster {
-    /// Builds it up in a cluster, with this Envoy; `say` hears of each step.
+    /// Installs Evermesh with this Envoy and then the example; `progress` gets a line for each step.
     pub async fn build(
         cluster: TestCluster,
         version: EnvoyVersion,
-        mut say: impl FnMut(&str),
+        mut progress: impl FnMut(&str),
     ) -> Result<Self> {
-        install(&cluster, version, &mut say).await?;
+        install(&cluster, version, &mut progress).await?;
         cluster.clear("shop").await?;
         let canary = Self { cluster };
-        say("kubectl apply: a mesh, a service in two versions, a caller and a gateway");
-        canary.cluster.kubectl().apply(MESH).await?;
+        progress("kubectl apply: a mesh, a service in two versions, a caller and a gateway");
+        canary.cluster.kubectl().apply(MANIFESTS).await?;
         canary.shift([100, 0]).await?;
-        for workload in WORKLOADS {
-            let object = workload.object()?.to_string();
+        for deployment in DEPLOYMENTS {
+            let object = deployment.object()?.to_string();
             canary.cluster.kubectl().apply(&object).await?;
         }
-        say("waiting for the pods, each an application and its Envoy");
-        for workload in WORKLOADS {
+        progress("waiting for the pods, each with an application and an Envoy");
+        for deployment in DEPLOYMENTS {
             canary
                 .cluster
-                .wait_for_rollout("shop", workload.name, ROLLOUT)
+                .wait_for_rollout("shop", deployment.name, ROLLOUT)
                 .await?;
         }
         Ok(canary)
     }
 
-    /// Applies the Route with these weights of v1 and v2, and waits until its status says that every proxy has them;
-    /// returns how long both took.
+    /// Applies the Route with these weights and waits until it is Programmed; returns the time for both.
     pub async fn shift(&self, weights: [u32; 2]) -> Result<Duration> {
         let kubectl = self.cluster.kubectl();
         let started = Instant::now();
         kubectl.apply(&route(weights)).await?;
-        let programmed = [
-            "wait",
-            "--for=condition=Programmed",
-            "--timeout=60s",
-            "--namespace=shop",
-            "route.evermesh.dev/color",
-        ];
-        let generation = "--for=jsonpath={.status.observedGeneration}=";
-        let object = ["get", "route.evermesh.dev/color", "--namespace=shop"];
-        let current = [&object[..], &["--output=jsonpath={.metadata.generation}"]].concat();
-        let current = kubectl.run(&current).await?;
-        let mut observed = programmed;
-        let generation = format!("{generation}{}", current.trim());
-        observed[1] = &generation;
-        kubectl.run(&observed).await?;
-        kubectl.run(&programmed).await?;
+        let object = ["route.evermesh.dev/color", "--namespace=shop"];
+        let generation = ["get", "--output=jsonpath={.metadata.generation}"];
+        let generation = kubectl.run(&[&generation[..], &object].concat()).await?;
+        let observed = format!(
+            "--for=jsonpath={{.status.observedGeneration}}={}",
+            generation.trim()
+        );
+        for condition in [observed.as_str(), "--for=condition=Programmed"] {
+            let wait = ["wait", condition, "--timeout=60s"];
+            kubectl.run(&[&wait[..], &object].concat()).await?;
+        }
         Ok(started.elapsed())
     }
 
-    /// What `kubectl` shows of the mesh.
-    pub async fn shown(&self) -> Result<String> {
+    /// The output of `kubectl get` for the services and routes.
+    pub async fn kubectl_get(&self) -> Result<String> {
         let list = ["get", "virtualservices,routes", "--namespace=shop"];
         self.cluster.kubectl().run(&list).await
     }
 
-    /// Removes the canary and Evermesh from a cluster that goes on.
+    /// Removes the example and Evermesh from a cluster that is kept.
     pub async fn remove(self) -> Result<()> {
         let kubectl = self.cluster.kubectl();
         let mut helm = Command::from(process::command(tools::installed("kubernetes/helm")?));
@@ -130,7 +128,10 @@ impl CanaryCluster {
             .output()
             .await?;
         if !output.status.success() {
-            bail!("helm: {}", String::from_utf8_lossy(&output.stderr).trim());
+            bail!(
+                "helm failed: {}",
+                String::from_utf8_lossy(&output.stderr).trim()
+            );
         }
         kubectl
             .run(&["delete", "namespace", chart::NAMESPACE])
@@ -138,7 +139,7 @@ impl CanaryCluster {
             .map(drop)
     }
 
-    /// Requests of the caller to the service, from within its pod.
+    /// Starts to send requests from the pod of `front` to `color`.
     pub fn traffic(&self, rate: u32) -> Result<PodTraffic> {
         PodTraffic::start(
             &self.cluster,
@@ -149,23 +150,23 @@ impl CanaryCluster {
         )
     }
 
-    /// The gateway, as somebody outside of the cluster reaches it, once it answers.
+    /// The address of the gateway for clients outside of the cluster; waits until it answers.
     pub async fn gateway(&self) -> Result<Address> {
-        let gate = self.cluster.node_port(GATE).await?;
+        let address = self.cluster.node_port(GATEWAY_PORT).await?;
         let deadline = Instant::now() + FIRST_ANSWER;
-        while let Err(error) = gate.get("/").await {
+        while let Err(error) = address.get("/").await {
             if Instant::now() > deadline {
                 return Err(error.context(format!(
-                    "the gateway does not answer at {gate:?}, a node port of the cluster's first node, which has to be reachable from here: see docs/cluster.md"
+                    "the gateway does not answer at {address:?}; make node ports of the cluster's first node reachable from here (docs/cluster.md)"
                 )));
             }
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
-        Ok(gate)
+        Ok(address)
     }
 }
 
-/// The Route that splits the traffic.
+/// The manifest of the Route with these weights of v1 and v2.
 pub fn route([v1, v2]: [u32; 2]) -> String {
     format!(
         "apiVersion: evermesh.dev/v1alpha1

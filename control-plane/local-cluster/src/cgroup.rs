@@ -1,4 +1,4 @@
-//! The cgroups of a cluster: one folder in every hierarchy, which all pods lie below.
+//! The cgroups of a local cluster: one folder in each hierarchy, which holds the cgroups of all pods.
 
 use std::{
     fs, io,
@@ -12,25 +12,25 @@ use evermesh_testkit::tools;
 
 const ROOT: &str = "/sys/fs/cgroup";
 
-/// Before the id of the process that the cluster belongs to.
+/// Prefix of the names; the process ID of the owner follows.
 const PREFIX: &str = "evermesh-cluster-";
 
-/// What ten processes weigh.
+/// The weight of ten processes.
 const CPU_SHARES: &str = "10240";
 
-/// A process that was killed leaves its cgroup a moment later.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Limit for killed processes to leave their cgroup.
+const LIMIT: Duration = Duration::from_secs(10);
 
-/// Gone when it is dropped, which is to be after everything in it has ended.
+/// A cgroup that is removed when it is dropped; all its processes must have ended by then.
 #[derive(Debug)]
 pub(crate) struct Cgroup {
     name: String,
 }
 
 impl Cgroup {
-    /// Makes one of the name of the cluster's folder, and removes those whose cluster's process was killed.
+    /// Creates a cgroup with the name of the cluster's folder, and removes those of processes that were killed.
     pub(crate) fn create(dir: &Path) -> Result<Self> {
-        let name = dir.file_name().context("a folder has a name")?;
+        let name = dir.file_name().context("the folder has no name")?;
         let name = name.to_string_lossy().into_owned();
         let hierarchies = hierarchies()?;
         for entry in hierarchies.iter().flat_map(fs::read_dir).flatten() {
@@ -45,7 +45,7 @@ impl Cgroup {
         for hierarchy in &hierarchies {
             let folder = hierarchy.join(&name);
             fs::create_dir(&folder).with_context(|| format!("creating {}", folder.display()))?;
-            // On a busy machine all pods together would weigh as much as one other process.
+            // By default all pods together would weigh as much as one other process.
             let shares = folder.join("cpu.shares");
             if shares.exists() {
                 fs::write(shares, CPU_SHARES)?;
@@ -54,7 +54,7 @@ impl Cgroup {
         Ok(Self { name })
     }
 
-    /// As the kubelet names it.
+    /// The name in the kubelet's configuration.
     pub(crate) fn path(&self) -> String {
         format!("/{}", self.name)
     }
@@ -68,7 +68,7 @@ impl Drop for Cgroup {
     }
 }
 
-/// The folders that controllers lie below: one with cgroup v2, several with v1 or both.
+/// The root folders of the hierarchies: one with cgroup v2, several with cgroup v1 or a mixture.
 fn hierarchies() -> Result<Vec<PathBuf>> {
     let root = PathBuf::from(ROOT);
     if root.join("cgroup.controllers").exists() {
@@ -77,20 +77,20 @@ fn hierarchies() -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(&root).with_context(|| format!("reading {ROOT}"))? {
         let entry = entry?;
-        // Links are second names, such as `cpu` for `cpu,cpuacct`.
+        // Symbolic links are aliases, such as `cpu` for `cpu,cpuacct`.
         if entry.file_type()?.is_dir() && entry.path().join("cgroup.procs").exists() {
             found.push(entry.path());
         }
     }
     if found.is_empty() {
-        bail!("no cgroups are mounted at {ROOT}");
+        bail!("no cgroup hierarchy is mounted at {ROOT}");
     }
     Ok(found)
 }
 
-/// Removes a cgroup and those below it, wherever there is one.
+/// Removes a cgroup and its children in every hierarchy.
 fn remove(name: &str) -> Result<()> {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + LIMIT;
     for hierarchy in hierarchies()? {
         let folder = hierarchy.join(name);
         while let Err(error) = remove_tree(&folder) {

@@ -1,4 +1,4 @@
-//! Our images, written by `scripts/images` from the binaries next to the running program.
+//! References of our images, and their archives, which `scripts/images` writes from the built binaries.
 
 use std::{
     env,
@@ -10,13 +10,13 @@ use tokio::process::Command;
 
 use evermesh_testkit::{process, tools};
 
-/// Before the names of images in a cluster that is not ours, as in `registry.example.com/evermesh`.
+/// The variable with a registry prefix such as `registry.example.com/evermesh`, for a cluster of `KUBECONFIG`.
 const PREFIX: &str = "EVERMESH_IMAGES";
 
-/// What a pod names one of our images, such as `evermesh` or `envoy-1.40.0`.
+/// The reference of an image in a pod spec; `name` is for example `evermesh` or `envoy-1.40.0`.
 ///
-/// Envoy's number is the tag; all others carry our version.
-pub fn tag(name: &str) -> Result<String> {
+/// The tag is Envoy's version for Envoy and our version for all other images.
+pub fn reference(name: &str) -> Result<String> {
     let (name, tag) = match name.strip_prefix("envoy-") {
         Some(version) => ("envoy", version),
         None => (name, env!("CARGO_PKG_VERSION")),
@@ -30,10 +30,10 @@ pub fn tag(name: &str) -> Result<String> {
     Ok(format!("{prefix}{separator}{name}:{tag}"))
 }
 
-/// Writes the archives of these images into `dir`; tests have no use for what debuggers read.
+/// Writes the archives of these images into `dir`, without debug information, and returns their paths.
 pub(crate) async fn write(names: &[&str], dir: &Path) -> Result<Vec<PathBuf>> {
     let binaries = tools::built("evermesh-test-app")?;
-    let binaries = binaries.parent().context("a program lies in a folder")?;
+    let binaries = binaries.parent().context("the binary has no folder")?;
     let mut script = Command::from(process::command(tools::workspace()?.join("scripts/images")));
     script
         .arg("--strip")

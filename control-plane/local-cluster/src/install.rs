@@ -1,4 +1,4 @@
-//! Evermesh in a cluster, as Helm installs it.
+//! Installs Evermesh in a cluster with Helm.
 
 use anyhow::{Context as _, Result, bail};
 use tokio::process::Command;
@@ -6,15 +6,15 @@ use tokio::process::Command;
 use crate::{ROLLOUT, TestCluster, images};
 use evermesh_testkit::{chart, envoy::EnvoyVersion};
 
-/// Installs Evermesh by its chart, with this Envoy for pods, and waits until its webhooks answer.
+/// Installs the chart with this Envoy as the sidecar, and waits until the webhooks answer.
 ///
-/// The images that pods of tests need are loaded too; `say` hears of each step.
+/// Also loads the images of test pods. `progress` gets a line for each step.
 pub async fn install(
     cluster: &TestCluster,
     version: EnvoyVersion,
-    mut say: impl FnMut(&str),
+    mut progress: impl FnMut(&str),
 ) -> Result<()> {
-    say("loading images: Evermesh, Envoy, a test application");
+    progress("loading images: Evermesh, Envoy and a test application");
     let envoy = format!("envoy-{}", version.number());
     let needed = [
         "evermesh",
@@ -23,7 +23,7 @@ pub async fn install(
         &envoy,
     ];
     cluster.load(&needed).await?;
-    say("helm install evermesh deploy/chart/evermesh --namespace appmesh-system");
+    progress("helm install evermesh deploy/chart/evermesh --namespace appmesh-system");
     let mut arguments = vec!["--namespace".to_owned(), chart::NAMESPACE.to_owned()];
     arguments.extend(["--create-namespace", "--wait", "--timeout", "3m"].map(str::to_owned));
     for (value, name) in [
@@ -31,15 +31,17 @@ pub async fn install(
         ("init.image", "evermesh-proxy-init"),
         ("sidecar.image", &envoy),
     ] {
-        let image = images::tag(name)?;
-        let (repository, tag) = image.rsplit_once(':').context("a name and a tag")?;
+        let image = images::reference(name)?;
+        let (repository, tag) = image
+            .rsplit_once(':')
+            .with_context(|| format!("`{image}` has no tag"))?;
         arguments.extend([
             "--set".to_owned(),
             format!("{value}.repository={repository}"),
         ]);
         arguments.extend(["--set-string".to_owned(), format!("{value}.tag={tag}")]);
     }
-    // Who cannot show whose proxy it is gets nothing.
+    // Only pods with a token of their service account are served.
     let strict = "xds.authentication=kubernetes";
     arguments.extend(["--set".to_owned(), strict.to_owned()]);
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
@@ -50,15 +52,18 @@ pub async fn install(
         .output()
         .await?;
     if !output.status.success() {
-        let why = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+        let reason = String::from_utf8_lossy(&output.stderr).trim().to_owned();
         let state = ["get", "pods,events", "--namespace", chart::NAMESPACE];
-        bail!("helm: {why}\n{}", cluster.kubectl().run(&state).await?);
+        bail!(
+            "helm failed: {reason}\n{}",
+            cluster.kubectl().run(&state).await?
+        );
     }
     wait_until_serving(cluster).await
 }
 
-/// Waits until Evermesh's pods are there, and the API server reaches them: a cluster IP answers a moment after its pods
-/// are ready.
+/// Waits until the pods of Evermesh are ready and the API server can call the webhooks, whose cluster IP answers a moment
+/// later.
 pub async fn wait_until_serving(cluster: &TestCluster) -> Result<()> {
     cluster
         .wait_for_rollout(chart::NAMESPACE, "evermesh", ROLLOUT)

@@ -1,21 +1,29 @@
-//! A whole Kubernetes with pods: ours of one node on this machine, or the one that `KUBECONFIG` names.
+//! A Kubernetes cluster that runs pods: a local one of one node, or the one that `KUBECONFIG` names.
 //!
-//! Ours is etcd, kube-apiserver, kube-controller-manager, kube-scheduler, kubelet, containerd, kube-proxy (nftables),
-//! `CoreDNS` and the CNI plug-ins bridge, host-local and portmap, all in network, mount and process namespaces and
-//! cgroups of their own: nothing of the machine is touched, and everything ends with the handle or the process.
-//! It needs root, about 700 MB and ten seconds.
-//! Images come from [`Cluster::load`]; nothing is pulled, for nothing leaves the namespaces.
+//! ```text
+//!  this machine ──────────────► API server, through a forwarded loopback port
+//!  lab host "outside" ────────► node ports
+//!  lab node: etcd, kube-apiserver, kube-controller-manager, kube-scheduler, kubelet, kube-proxy (nftables), CoreDNS,
+//!            containerd with the CNI plug-ins bridge, host-local and portmap
+//! ```
 //!
-//! Somebody else's cluster has to have the images already, see docs/cluster.md.
+//! The processes of the local cluster have their own network, mount and PID namespaces and their own cgroups, so it does
+//! not change the machine. They end with the [`TestCluster`] or with this process.
+//! A start needs root, about 700 MB of memory and ten seconds.
+//!
+//! The node cannot reach a registry: [`TestCluster::load`] imports the images.
+//! A cluster of `KUBECONFIG` must have the images already; docs/cluster.md says how.
+
+#![allow(missing_docs)] // used by tests and by our own tools only
 
 pub mod canary;
 mod cgroup;
+mod components;
+mod deployment;
 pub mod images;
 mod install;
 mod local;
-mod parts;
 mod traffic;
-mod workload;
 
 use std::{
     env,
@@ -31,7 +39,7 @@ use kube::Client;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use self::local::Local;
+use self::local::LocalCluster;
 pub use self::{
     install::{install, wait_until_serving},
     traffic::PodTraffic,
@@ -42,92 +50,91 @@ use evermesh_testkit::{
     tools,
 };
 
-/// How long the clusters of other tests may take.
-const TURN: Duration = Duration::from_mins(20);
+/// Limit for waiting until other clusters on this machine have ended.
+const LOCK_WAIT: Duration = Duration::from_mins(20);
 
-/// Where a pod's Envoy tells how it is.
+/// The admin port of a sidecar.
 const ENVOY_ADMIN: u16 = 9901;
 
-/// For pods to be scheduled, started and ready, on a busy machine.
+/// Limit for the pods of a Deployment to become ready on a busy machine.
 const ROLLOUT: Duration = Duration::from_mins(3);
 
-/// A cluster that runs pods.
+/// A Kubernetes cluster that runs pods.
 #[derive(Debug)]
 pub struct TestCluster {
     kubectl: Kubectl,
-    place: Place,
-    /// Held until the cluster is gone.
-    _turn: Option<File>,
+    backing: Backing,
+    /// The lock of this machine, released after the cluster has ended.
+    _lock: Option<File>,
 }
 
 #[derive(Debug)]
-enum Place {
-    Ours { local: Box<Local> },
-    Theirs { dir: TempDir },
+enum Backing {
+    Local(Box<LocalCluster>),
+    /// The cluster of `KUBECONFIG`, with a folder for the files of this process.
+    Existing(TempDir),
 }
 
 impl TestCluster {
-    /// The cluster of the variable `KUBECONFIG`, or one of our own; `say` hears of each step.
+    /// Connects to the cluster of the variable `KUBECONFIG`, or starts a local one; `progress` gets a line for each step.
     ///
-    /// One at a time on a machine, whichever it is: a second caller waits for the first to end.
-    pub async fn obtain(mut say: impl FnMut(&str)) -> Result<Self> {
-        let Some(kubeconfig) = env::var_os("KUBECONFIG").filter(|it| !it.is_empty()) else {
-            let turn = turn(&mut say).await?;
-            return Self::start_in(Some(turn), say).await;
+    /// A machine has one such cluster at a time: a second caller waits until the first has dropped its cluster.
+    pub async fn obtain(mut progress: impl FnMut(&str)) -> Result<Self> {
+        let Some(kubeconfig) = env::var_os("KUBECONFIG").filter(|path| !path.is_empty()) else {
+            let lock = lock_machine(&mut progress).await?;
+            return Self::start_with_lock(Some(lock), progress).await;
         };
         let kubeconfig = PathBuf::from(kubeconfig);
         if !kubeconfig.is_absolute() || !kubeconfig.is_file() {
-            // Tests run in the folder of their crate, and kubectl takes a missing file for an empty one.
+            // Tests run in the folder of their crate, and kubectl treats a missing file like an empty one.
             bail!(
-                "KUBECONFIG is {}: the absolute path of one file is needed",
+                "KUBECONFIG is `{}`; set it to the absolute path of one existing file",
                 kubeconfig.display()
             );
         }
         let dir = tools::scratch("cluster")?;
         Ok(Self {
             kubectl: Kubectl::new(None, kubeconfig, dir.path()),
-            place: Place::Theirs { dir },
-            _turn: Some(turn(&mut say).await?),
+            backing: Backing::Existing(dir),
+            _lock: Some(lock_machine(&mut progress).await?),
         })
     }
 
-    /// Starts one of our own and waits until it takes pods, whatever else runs; `say` hears of each step.
-    pub async fn start(say: impl FnMut(&str)) -> Result<Self> {
-        Self::start_in(None, say).await
+    /// Starts a local cluster, also beside others, and waits until it runs pods; `progress` gets a line for each step.
+    pub async fn start(progress: impl FnMut(&str)) -> Result<Self> {
+        Self::start_with_lock(None, progress).await
     }
 
-    async fn start_in(turn: Option<File>, say: impl FnMut(&str)) -> Result<Self> {
-        let local = Local::start(say).await?;
+    async fn start_with_lock(lock: Option<File>, progress: impl FnMut(&str)) -> Result<Self> {
+        let local = LocalCluster::start(progress).await?;
         Ok(Self {
             kubectl: Kubectl::new(None, local.kubeconfig(), local.dir()),
-            place: Place::Ours {
-                local: Box::new(local),
-            },
-            _turn: turn,
+            backing: Backing::Local(Box::new(local)),
+            _lock: lock,
         })
     }
 
-    /// `kubectl` as an administrator.
+    /// `kubectl` with the rights of an administrator.
     pub fn kubectl(&self) -> &Kubectl {
         &self.kubectl
     }
 
-    /// A client that may do everything.
+    /// An administrator's client.
     pub async fn client(&self) -> Result<Client> {
         kubernetes::client(self.kubectl.kubeconfig()).await
     }
 
-    /// Makes these images of ours known to the node; a cluster of somebody else has them already.
+    /// Imports these images into the local node. A cluster of `KUBECONFIG` must have them already.
     pub async fn load(&self, names: &[&str]) -> Result<()> {
-        match &self.place {
-            Place::Ours { local } => local.load(names).await,
-            Place::Theirs { .. } => Ok(()),
+        match &self.backing {
+            Backing::Local(local) => local.load(names).await,
+            Backing::Existing(_) => Ok(()),
         }
     }
 
-    /// Removes a namespace that an earlier test may have left in a cluster that is not ours.
+    /// Deletes a namespace that an earlier test may have left in a cluster of `KUBECONFIG`.
     pub async fn clear(&self, namespace: &str) -> Result<()> {
-        if let Place::Theirs { .. } = self.place {
+        if let Backing::Existing(_) = self.backing {
             let delete = ["delete", "namespace", namespace, "--ignore-not-found"];
             let delete = [&delete[..], &["--timeout=2m"]].concat();
             self.kubectl.run(&delete).await?;
@@ -135,9 +142,9 @@ impl TestCluster {
         Ok(())
     }
 
-    /// The way to a node port from outside of the cluster.
+    /// The address of a node port, for clients outside of the cluster.
     pub async fn node_port(&self, port: u16) -> Result<Address> {
-        if let Place::Ours { local } = &self.place {
+        if let Backing::Local(local) = &self.backing {
             return Ok(local.node_port(port));
         }
         let nodes = self.kubectl.run(&["get", "nodes", "--output=json"]).await?;
@@ -146,21 +153,21 @@ impl TestCluster {
         let internal = addresses
             .into_iter()
             .flatten()
-            .find(|it| it["type"] == "InternalIP");
-        let ip = internal.and_then(|it| it["address"].as_str());
-        let ip: IpAddr = ip.context("the first node has an InternalIP")?.parse()?;
+            .find(|address| address["type"] == "InternalIP");
+        let ip = internal.and_then(|address| address["address"].as_str());
+        let ip: IpAddr = ip.context("the first node has no InternalIP")?.parse()?;
         Ok(Address::Tcp((ip, port).into()))
     }
 
-    /// Where the logs of its parts are, if it is ours.
+    /// The folder with the logs of the components, if the cluster is local.
     pub fn logs(&self) -> Option<&Path> {
-        match &self.place {
-            Place::Ours { local } => Some(local.logs()),
-            Place::Theirs { .. } => None,
+        match &self.backing {
+            Backing::Local(local) => Some(local.logs()),
+            Backing::Existing(_) => None,
         }
     }
 
-    /// Waits until every pod that a Deployment asks for is new and available.
+    /// Waits until a Deployment has rolled out (`kubectl rollout status`); the error lists pods and warnings.
     pub async fn wait_for_rollout(
         &self,
         namespace: &str,
@@ -184,62 +191,64 @@ impl TestCluster {
                 self.kubectl.run(&pods).await?,
                 self.kubectl.run(&events).await?,
             );
-            return Err(error.context(format!("the pods are\n{pods}\nand the warnings\n{events}")));
+            return Err(error.context(format!("pods:\n{pods}\nwarnings:\n{events}")));
         }
         Ok(())
     }
 
-    /// What a pod answers to the API server, which calls it at its address.
+    /// Gets `path` from a port of a pod through the API server's proxy.
     pub async fn get(&self, namespace: &str, pod: &str, port: u16, path: &str) -> Result<String> {
         let path = format!("/api/v1/namespaces/{namespace}/pods/{pod}:{port}/proxy{path}");
         let request = Request::get(path).body(Vec::new())?;
         Ok(self.client().await?.request_text(request).await?)
     }
 
-    /// The sum of those counters of a pod's Envoy whose name this expression finds.
+    /// The sum of the counters of a pod's Envoy whose names match this regular expression.
     pub async fn counter_sum(&self, namespace: &str, pod: &str, names: &str) -> Result<u64> {
         let filter = names.replace('^', "%5E").replace('$', "%24");
         let path = format!("/stats?type=Counters&filter={filter}");
         let counters = self.get(namespace, pod, ENVOY_ADMIN, &path).await?;
         if counters.is_empty() {
-            bail!("no counter of {namespace}/{pod} has a name like {names}");
+            bail!("no counter of the Envoy of pod {namespace}/{pod} matches `{names}`");
         }
         let mut sum = 0;
         for line in counters.lines() {
-            let (_, value) = line.split_once(": ").context("a counter has a value")?;
+            let (_, value) = line
+                .split_once(": ")
+                .with_context(|| format!("`{line}` is not a counter with a value"))?;
             sum += value.parse::<u64>()?;
         }
         Ok(sum)
     }
 
-    /// A folder that lives as long as this handle.
+    /// A folder that exists as long as this value.
     pub fn dir(&self) -> &Path {
-        match &self.place {
-            Place::Ours { local } => local.dir(),
-            Place::Theirs { dir } => dir.path(),
+        match &self.backing {
+            Backing::Local(local) => local.dir(),
+            Backing::Existing(dir) => dir.path(),
         }
     }
 }
 
-/// Waits for the right to a cluster on this machine, which lasts as long as the file is open.
-async fn turn(say: &mut impl FnMut(&str)) -> Result<File> {
+/// Waits for the lock for clusters on this machine; it lasts while the file is open.
+async fn lock_machine(progress: &mut impl FnMut(&str)) -> Result<File> {
     let path = env::temp_dir().join("evermesh-cluster.lock");
     let file = File::create(&path)?;
-    let deadline = Instant::now() + TURN;
+    let deadline = Instant::now() + LOCK_WAIT;
     let mut has_waited = false;
     loop {
         match file.try_lock() {
             Ok(()) => return Ok(file),
             Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
                 if !has_waited {
-                    say("waiting for another cluster of this machine to end");
+                    progress("waiting for another cluster on this machine to end");
                     has_waited = true;
                 }
                 tokio::time::sleep(Duration::from_millis(200)).await;
             }
             Err(error) => {
                 return Err(error)
-                    .with_context(|| format!("another cluster has {} locked", path.display()));
+                    .with_context(|| format!("another cluster holds the lock {}", path.display()));
             }
         }
     }

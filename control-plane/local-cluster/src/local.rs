@@ -1,4 +1,4 @@
-//! A whole Kubernetes of one node on this machine, in namespaces of its own.
+//! The local cluster: starts the components, waits for them and imports images.
 
 use std::{
     fs,
@@ -15,8 +15,8 @@ use tempfile::TempDir;
 
 use crate::{
     cgroup::Cgroup,
+    components::{self, Components, DNS_READY_PORT, NODE, PROXY_HEALTH_PORT},
     images,
-    parts::{self, DNS_READY_PORT, NODE, PROXY_HEALTH_PORT, Parts},
 };
 use evermesh_testkit::{
     hosts::{Lab, LabHost},
@@ -27,17 +27,18 @@ use evermesh_testkit::{
     tools,
 };
 
-/// For one step, on a busy machine.
+/// Limit for one step of the start on a busy machine.
 const START: Duration = Duration::from_mins(2);
 
-/// Between two looks.
+/// Time between two checks.
 const POLL: Duration = Duration::from_millis(50);
 
-/// What runs, in the order in which it ends: a part before those that it asks, files after those who use them.
+/// The fields are in the order in which they are dropped: a component before those that it calls, files after the
+/// processes that use them.
 #[derive(Debug)]
-pub(crate) struct Local {
-    _door: PortForward,
-    parts: Vec<Part>,
+pub(crate) struct LocalCluster {
+    _forward: PortForward,
+    components: Vec<Component>,
     _api: ApiServer,
     node: LabHost,
     outside: LabHost,
@@ -48,16 +49,16 @@ pub(crate) struct Local {
 }
 
 #[derive(Debug)]
-struct Part {
+struct Component {
     name: &'static str,
     process: Process,
 }
 
-impl Local {
-    pub(crate) async fn start(mut say: impl FnMut(&str)) -> Result<Self> {
+impl LocalCluster {
+    pub(crate) async fn start(mut progress: impl FnMut(&str)) -> Result<Self> {
         let started = Instant::now();
-        let mut tell = |what: &str| {
-            say(&format!(
+        let mut report = |what: &str| {
+            progress(&format!(
                 "{:5.1} s  {what}",
                 started.elapsed().as_secs_f64()
             ));
@@ -67,40 +68,40 @@ impl Local {
         let mut lab = Lab::start().await?;
         let node = lab.node(NODE).await?;
         let outside = lab.host("outside").await?;
-        let plan = Parts {
+        let setup = Components {
             node: &node,
             dir: dir.path(),
             cgroup: cgroup.path(),
         };
-        plan.prepare()?;
-        tell("namespaces, a bridge and cgroups are made");
+        setup.prepare()?;
+        report("namespaces, a bridge and cgroups are created");
 
         let spawn = |name: &'static str, command: Command| {
             let log = logs.path().join(format!("{name}.log"));
-            anyhow::Ok(Part {
+            anyhow::Ok(Component {
                 name,
                 process: Process::spawn(name, command, &log)?,
             })
         };
-        let mut parts = vec![spawn("containerd", plan.containerd()?)?];
+        let mut components = vec![spawn("containerd", setup.containerd()?)?];
         let api = ApiServer::start_with_pods_on(&node).await?;
-        tell("etcd and kube-apiserver are ready");
-        parts.push(spawn(
+        report("etcd and kube-apiserver are ready");
+        components.push(spawn(
             "kube-controller-manager",
-            plan.controller_manager(&api)?,
+            setup.controller_manager(&api)?,
         )?);
-        parts.push(spawn("kube-scheduler", plan.scheduler(&api)?)?);
-        parts.push(spawn("kubelet", plan.kubelet(&api)?)?);
-        parts.push(spawn("kube-proxy", plan.proxy(&api)?)?);
-        api.apply(&parts::dns_rights()).await?;
-        parts.push(spawn("coredns", plan.dns(&api)?)?);
-        tell("the other parts are started");
+        components.push(spawn("kube-scheduler", setup.scheduler(&api)?)?);
+        components.push(spawn("kubelet", setup.kubelet(&api)?)?);
+        components.push(spawn("kube-proxy", setup.proxy(&api)?)?);
+        api.apply(&components::dns_rights()).await?;
+        components.push(spawn("coredns", setup.dns(&api)?)?);
+        report("the other components are started");
 
-        let door = PortForward::open(node.loopback(api.address().port())).await?;
-        write_kubeconfig(&dir.path().join("kubeconfig"), &api, &door)?;
+        let forward = PortForward::open(node.loopback(api.address().port())).await?;
+        write_kubeconfig(&dir.path().join("kubeconfig"), &api, &forward)?;
         let mut local = Self {
-            _door: door,
-            parts,
+            _forward: forward,
+            components,
             _api: api,
             node,
             outside,
@@ -109,30 +110,32 @@ impl Local {
             logs,
             _lab: lab,
         };
-        if let Err(error) = local.become_ready(&mut tell).await {
-            // For whoever reads the error; a later cluster of another process removes them.
+        if let Err(error) = local.become_ready(&mut report).await {
+            // Keep the logs that the error names; `scratch` of a later process removes them.
             local.logs.disable_cleanup(true);
             return Err(error);
         }
         Ok(local)
     }
 
-    async fn become_ready(&mut self, tell: &mut impl FnMut(&str)) -> Result<()> {
+    async fn become_ready(&mut self, report: &mut impl FnMut(&str)) -> Result<()> {
         let client = kubernetes::client(&self.kubeconfig()).await?;
         let socket = self.dir.path().join("containerd.sock");
         self.wait("containerd", "listening", async || {
             if !socket.exists() {
-                bail!("it has no socket");
+                bail!("{} does not exist", socket.display());
             }
             Ok(())
         })
         .await?;
         self.load(&["evermesh-pause"]).await?;
-        tell("containerd has the pause image");
+        report("containerd has the pause image");
         let account = "/api/v1/namespaces/default/serviceaccounts/default";
-        self.wait("kube-controller-manager", "at work", async || {
-            get(&client, account).await.map(drop)
-        })
+        self.wait(
+            "kube-controller-manager",
+            "running its controllers",
+            async || get(&client, account).await.map(drop),
+        )
         .await?;
         let rules = self.node.loopback(PROXY_HEALTH_PORT);
         self.wait("kube-proxy", "ready", async || {
@@ -144,66 +147,69 @@ impl Local {
             names.get("/ready").await.map(drop)
         })
         .await?;
-        tell("controllers, cluster IPs and names work");
+        report("controllers, cluster IPs and DNS work");
         self.wait("kubelet", "ready", async || {
             let node = get(&client, &format!("/api/v1/nodes/{NODE}")).await?;
             let conditions = node["status"]["conditions"]
                 .as_array()
                 .into_iter()
                 .flatten();
-            let ready = conditions.into_iter().find(|it| it["type"] == "Ready");
+            let ready = conditions
+                .into_iter()
+                .find(|condition| condition["type"] == "Ready");
             match ready {
                 Some(ready) if ready["status"] == "True" && node["spec"]["taints"].is_null() => {
                     Ok(())
                 }
-                other => bail!("the node says {}", other.unwrap_or(&Value::Null)),
+                other => bail!("its condition Ready is {}", other.unwrap_or(&Value::Null)),
             }
         })
         .await?;
-        tell("the node is Ready");
+        report("the node is Ready");
         Ok(())
     }
 
-    /// Waits for a part; if that is in vain, or any part ends meanwhile, the error says which and where its log is.
+    /// Waits until `ready` succeeds. If it does not, or if any component ends, the error names the component and its log.
     async fn wait(
         &mut self,
         name: &str,
         what: &str,
-        mut holds: impl AsyncFnMut() -> Result<()>,
+        mut ready: impl AsyncFnMut() -> Result<()>,
     ) -> Result<()> {
         let deadline = Instant::now() + START;
         loop {
-            let Err(error) = holds().await else {
+            let Err(error) = ready().await else {
                 return Ok(());
             };
-            for part in &mut self.parts {
-                if let Some(status) = part.process.exited()? {
+            for component in &mut self.components {
+                if let Some(status) = component.process.exited()? {
                     bail!(
                         "{} ended ({status}); {}",
-                        part.name,
-                        told(self.logs.path(), part)
+                        component.name,
+                        log_excerpt(self.logs.path(), component)
                     );
                 }
             }
             if Instant::now() > deadline {
-                let part = self.parts.iter().find(|part| part.name == name);
-                let told = part.map(|part| told(self.logs.path(), part));
+                let mut components = self.components.iter();
+                let component = components.find(|component| component.name == name);
+                let log = component.map(|component| log_excerpt(self.logs.path(), component));
                 bail!(
                     "{name} is not {what} after {START:?}: {error:#}; {}",
-                    told.unwrap_or_default()
+                    log.unwrap_or_default()
                 );
             }
             tokio::time::sleep(POLL).await;
         }
     }
 
-    /// Gives the node images of ours.
+    /// Writes these images and imports them into containerd.
     pub(crate) async fn load(&self, names: &[&str]) -> Result<()> {
         let archives = tools::scratch("archives")?;
         let socket = self.dir.path().join("containerd.sock");
         let socket = socket.display().to_string();
         for archive in images::write(names, archives.path()).await? {
-            let mut import = tokio::process::Command::from(parts::import(&socket, &archive));
+            let mut import = tokio::process::Command::from(components::import(&socket, &archive));
             let output = import.output().await?;
             if !output.status.success() {
                 bail!(
@@ -216,34 +222,34 @@ impl Local {
         Ok(())
     }
 
-    /// The kubeconfig of an administrator on this machine.
+    /// The path of an administrator's kubeconfig for clients on this machine.
     pub(crate) fn kubeconfig(&self) -> PathBuf {
         self.dir.path().join("kubeconfig")
     }
 
-    /// A folder that lives as long as the cluster.
+    /// A folder that exists as long as the cluster.
     pub(crate) fn dir(&self) -> &Path {
         self.dir.path()
     }
 
-    /// A port of the node, as somebody outside of the cluster reaches it.
+    /// A port of the node, reached through a lab host outside of the cluster.
     pub(crate) fn node_port(&self, port: u16) -> Address {
         self.outside.reach((self.node.ip(), port).into())
     }
 
-    /// Where logs are: those of the parts, and of the API.
+    /// The folder with the logs of the components.
     pub(crate) fn logs(&self) -> &Path {
         self.logs.path()
     }
 }
 
-/// Where a part's log is, and how it ends.
-fn told(logs: &Path, part: &Part) -> String {
-    let log = logs.join(format!("{}.log", part.name));
+/// The path and the end of a component's log.
+fn log_excerpt(logs: &Path, component: &Component) -> String {
+    let log = logs.join(format!("{}.log", component.name));
     format!(
         "its log is {} and ends with: {}",
         log.display(),
-        part.process.log()
+        component.process.log()
     )
 }
 
@@ -254,9 +260,9 @@ async fn get(client: &Client, path: &str) -> Result<Value> {
     Ok(serde_json::from_str(&answer)?)
 }
 
-/// That of the administrator, with the address of the door.
-fn write_kubeconfig(path: &Path, api: &ApiServer, door: &PortForward) -> Result<()> {
+/// Copies the administrator's kubeconfig with the forwarded address of the API server.
+fn write_kubeconfig(path: &Path, api: &ApiServer, forward: &PortForward) -> Result<()> {
     let mut config: Value = serde_json::from_str(&fs::read_to_string(api.kubeconfig())?)?;
-    config["clusters"][0]["cluster"]["server"] = json!(format!("https://{}", door.address()));
-    fs::write(path, config.to_string()).context("the kubeconfig")
+    config["clusters"][0]["cluster"]["server"] = json!(format!("https://{}", forward.address()));
+    fs::write(path, config.to_string()).with_context(|| format!("writing {}", path.display()))
 }

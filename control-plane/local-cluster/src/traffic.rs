@@ -1,4 +1,4 @@
-//! Requests from within a pod.
+//! Requests that a pod sends.
 
 use std::{process::Stdio, time::Duration};
 
@@ -8,21 +8,20 @@ use tokio::process::{Child, ChildStdin};
 use crate::TestCluster;
 use evermesh_testkit::{load::LoadStats, report::LoadReport};
 
-/// Longer than the load client waits for an answer.
-const LAST_ANSWER: Duration = Duration::from_secs(30);
+/// Limit for the end of the load client, which waits 20 s for the last response.
+const LOAD_END: Duration = Duration::from_secs(30);
 
-/// The requests of a pod's application while they are sent.
+/// A load client in the container `app` of a pod.
 #[derive(Debug)]
 pub struct PodTraffic {
     child: Child,
-    /// As long as it is open, requests are sent.
+    /// The client sends requests until this is closed.
     input: Option<ChildStdin>,
-    /// What came back so far.
     pub report: LoadReport,
 }
 
 impl PodTraffic {
-    /// Sends requests to port 80 of a host from the container `app` of a pod, or of one of a Deployment's.
+    /// Starts to send requests to port 80 of `host`; `pod` is the name of a pod or `deployment/NAME`.
     pub fn start(
         cluster: &TestCluster,
         namespace: &str,
@@ -42,7 +41,7 @@ impl PodTraffic {
             .stderr(Stdio::inherit())
             .kill_on_drop(true);
         let mut child = command.spawn()?;
-        let output = child.stdout.take().context("the output is a pipe")?;
+        let output = child.stdout.take().context("the output is not a pipe")?;
         Ok(Self {
             input: child.stdin.take(),
             report: LoadReport::read(output),
@@ -50,25 +49,26 @@ impl PodTraffic {
         })
     }
 
-    /// The answers of the next seconds, from one that begins later than now.
+    /// The answers of `count` whole seconds, of which the first begins after the call.
     pub async fn seconds(&mut self, count: u32) -> Result<LoadStats> {
         while self.report.try_next_second().is_some() {}
         self.report.next_second().await?;
         let mut sum = LoadStats::default();
         for _ in 0..count {
-            for (answer, count) in self.report.next_second().await?.answers {
-                *sum.answers.entry(answer).or_default() += count;
+            for (answer, answers) in self.report.next_second().await?.answers {
+                *sum.answers.entry(answer).or_default() += answers;
             }
         }
         Ok(sum)
     }
 
-    /// Sends no more, waits for every answer, and returns the sum of all that was sent.
+    /// Stops the load client, waits for the last response, and returns the statistics of the whole run.
     pub async fn finish(mut self) -> Result<LoadStats> {
         self.input = None;
         let sum = self.report.total().await?;
-        let ended = tokio::time::timeout(LAST_ANSWER, self.child.wait()).await;
-        let status = ended.context("kubectl exec does not end")??;
+        let ended = tokio::time::timeout(LOAD_END, self.child.wait()).await;
+        let status =
+            ended.with_context(|| format!("kubectl exec did not end within {LOAD_END:?}"))??;
         if !status.success() {
             bail!("the load client ended with {status}");
         }

@@ -52,7 +52,7 @@ pub struct ControlPlane {
 
 /// An entry of `/debug/changes`.
 #[derive(Clone, Debug, Deserialize, PartialEq)]
-pub struct ChangeRecord {
+pub struct ReportedChange {
     /// Increases with each change.
     pub id: u64,
     /// Time at which the control plane noticed the change, in milliseconds since 1970.
@@ -230,8 +230,8 @@ impl ControlPlane {
     }
 
     /// The page `/debug/changes`, oldest change first.
-    pub async fn changes(&self) -> Result<Vec<ChangeRecord>> {
-        let mut changes: Vec<ChangeRecord> =
+    pub async fn changes(&self) -> Result<Vec<ReportedChange>> {
+        let mut changes: Vec<ReportedChange> =
             serde_json::from_str(&self.admin.get("/debug/changes").await?)?;
         changes.sort_by_key(|change| change.id);
         Ok(changes)

@@ -2,7 +2,7 @@
 //!
 //! Over xDS, Envoy accepts a route to a cluster that does not exist and answers 503.
 //! In a static configuration, Envoy rejects such a route.
-//! So this module moves route configurations into their connection managers and load assignments into their clusters:
+//! The bootstrap therefore has route configurations in their connection managers and load assignments in their clusters:
 //!
 //! ```text
 //! listener { rds: { route_config_name: r } } + route configuration r  →  listener { route_config: … }

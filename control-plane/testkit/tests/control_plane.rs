@@ -5,7 +5,7 @@
 use std::{fs, time::Duration};
 
 use evermesh_testkit::{
-    control_plane::{ChangeRecord, ControlPlane, bootstrap},
+    control_plane::{ControlPlane, ReportedChange, bootstrap},
     envoy::{Envoy, EnvoyOptions, EnvoyVersion},
     tools,
     wait::eventually,
@@ -14,7 +14,7 @@ use evermesh_testkit::{
 const LIMIT: Duration = Duration::from_secs(30);
 
 /// The change of a file, if all proxies concerned have responded.
-async fn acked(control_plane: &ControlPlane, file: &str) -> Option<ChangeRecord> {
+async fn acked(control_plane: &ControlPlane, file: &str) -> Option<ReportedChange> {
     let mut changes = control_plane.changes().await.ok()?.into_iter();
     changes.find(|change| {
         change.acked_ms.is_some() && change.origins.iter().any(|origin| origin.contains(file))

@@ -1,6 +1,7 @@
-//! `make cluster` and `make cluster-down`: a Kubernetes of one node on this machine, for people.
+//! `evermesh-cluster up` and `down`: a local cluster for people, behind `make cluster` and `make cluster-down`.
 //!
-//! `up` starts this program again as `hold`, which has the cluster until it is told to end.
+//! `up` starts this program again as `hold`. That process owns the cluster until SIGTERM and prints its progress, which
+//! `up` shows until the line [`READY`]. `target/cluster` has the kubeconfig, the log and the process ID of `hold`.
 
 use std::{
     env, fs,
@@ -17,20 +18,20 @@ use evermesh_local_cluster::TestCluster;
 use evermesh_testkit::tools;
 use tokio::signal::unix::{SignalKind, signal};
 
-/// What `hold` says last when all is well.
+/// The last line of `hold` after a successful start.
 const READY: &str = "ready";
 
-/// How long a cluster may take to end.
+/// Limit for the end of a cluster.
 const STOP: Duration = Duration::from_mins(1);
 
-/// A Kubernetes of one node on this machine.
+/// Run a Kubernetes cluster of one node on this machine
 #[derive(Parser)]
 enum Args {
-    /// Starts it and returns when it takes pods.
+    /// Start the cluster and return when it runs pods
     Up,
-    /// Ends it and returns when nothing is left.
+    /// Stop the cluster and return when all its processes have ended
     Down,
-    /// Has it until SIGTERM; what `up` starts.
+    /// Run the cluster until SIGTERM; `up` starts this command
     Hold,
 }
 
@@ -44,13 +45,12 @@ async fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            say(&format!("The cluster failed: {error:#}"));
+            print(&format!("evermesh-cluster failed: {error:#}"));
             ExitCode::FAILURE
         }
     }
 }
 
-/// Where its kubeconfig and the id of its process are.
 fn folder() -> Result<PathBuf> {
     Ok(tools::workspace()?.join("target/cluster"))
 }
@@ -59,7 +59,10 @@ fn up() -> Result<()> {
     let folder = folder()?;
     let kubeconfig = folder.join("kubeconfig");
     if running(&folder).is_some() {
-        say(&format!("==> It runs already: {}", kubeconfig.display()));
+        print(&format!(
+            "==> The cluster already runs: export KUBECONFIG={}",
+            kubeconfig.display()
+        ));
         return Ok(());
     }
     fs::create_dir_all(&folder)?;
@@ -72,21 +75,21 @@ fn up() -> Result<()> {
         .stderr(fs::File::create(&log)?)
         .stdout(Stdio::piped())
         .spawn()?;
-    let output = hold.stdout.take().context("the output is a pipe")?;
+    let output = hold.stdout.take().context("the output is not a pipe")?;
     for line in BufReader::new(output).lines() {
         let line = line?;
         if line == READY {
-            say(&format!(
-                "==> Ready after {:.1} s: export KUBECONFIG={}",
+            print(&format!(
+                "==> The cluster is ready after {:.1} s: export KUBECONFIG={}",
                 started.elapsed().as_secs_f64(),
                 kubeconfig.display()
             ));
             return Ok(());
         }
-        say(&line);
+        print(&line);
     }
     bail!(
-        "it ended with {}, see above and {}",
+        "the cluster did not start ({}); see the lines above and {}",
         hold.wait()?,
         log.display()
     )
@@ -95,28 +98,28 @@ fn up() -> Result<()> {
 fn down() -> Result<()> {
     let folder = folder()?;
     let Some(pid) = running(&folder) else {
-        say("==> No cluster runs");
+        print("==> No cluster runs");
         return Ok(());
     };
     let started = Instant::now();
     let mut kill = Command::new("kill");
     if !kill.arg(pid.to_string()).status()?.success() {
-        bail!("process {pid} cannot be told to end");
+        bail!("sending SIGTERM to process {pid} failed");
     }
     while running(&folder).is_some() {
         if started.elapsed() > STOP {
-            bail!("process {pid} has not ended within {STOP:?}");
+            bail!("process {pid} did not end within {STOP:?} after SIGTERM");
         }
         std::thread::sleep(Duration::from_millis(50));
     }
-    say(&format!(
-        "==> Ended after {:.1} s",
+    print(&format!(
+        "==> The cluster stopped after {:.1} s",
         started.elapsed().as_secs_f64()
     ));
     Ok(())
 }
 
-/// The id of the process that has the cluster, while it runs.
+/// The process ID of `hold`, if it runs.
 fn running(folder: &Path) -> Option<u32> {
     let pid = fs::read_to_string(folder.join("pid"))
         .ok()?
@@ -137,30 +140,30 @@ async fn hold() -> Result<()> {
     );
     fs::write(folder.join("pid"), std::process::id().to_string())?;
     let kubeconfig = folder.join("kubeconfig");
-    let ended = async {
+    let stop = async {
         tokio::select! {
             _ = terminated.recv() => {}
             _ = interrupted.recv() => {}
         }
     };
-    tokio::pin!(ended);
+    tokio::pin!(stop);
     let cluster = tokio::select! {
-        started = TestCluster::start(say) => started?,
-        () = &mut ended => return Ok(()),
+        started = TestCluster::start(print) => started?,
+        () = &mut stop => return Ok(()),
     };
     fs::copy(cluster.kubectl().kubeconfig(), &kubeconfig)?;
     if let Some(logs) = cluster.logs() {
-        say(&format!("logs are in {}", logs.display()));
+        print(&format!("logs: {}", logs.display()));
     }
-    say(READY);
-    ended.await;
+    print(READY);
+    stop.await;
     drop(cluster);
     let _ = fs::remove_file(kubeconfig);
     let _ = fs::remove_file(folder.join("pid"));
     Ok(())
 }
 
-fn say(line: &str) {
-    // Whoever read us is gone.
+fn print(line: &str) {
+    // `up` has ended and closed the pipe when `hold` stops.
     let _ = writeln!(std::io::stdout(), "{line}");
 }

@@ -1,6 +1,6 @@
 //! The certificates and keys of one API server, created at its start.
 //!
-//! They are for tests only: every user of the machine can read the scratch folder and become an administrator.
+//! Use them for tests only: every user of the machine can read the scratch folder and become an administrator.
 
 use std::{
     fs,

@@ -1,4 +1,4 @@
-//! Deployments of the canary, as their teams write them: an application, or a container for the gateway's Envoy.
+//! Deployments of the canary example: applications, and a placeholder for the Envoy of the gateway.
 
 use std::collections::BTreeMap;
 
@@ -7,22 +7,22 @@ use serde_json::{Value, json};
 
 use crate::images;
 
-/// The application's port.
 const APP_PORT: u16 = 8080;
 
-/// One Deployment in the namespace `shop`.
+/// A Deployment in the namespace `shop`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct CanaryDeployment {
     pub(crate) name: &'static str,
     pub(crate) labels: &'static [(&'static str, &'static str)],
     pub(crate) replicas: u32,
-    /// Whether there is an application; a gateway has none.
+    /// False for a gateway, whose only container is Envoy.
     pub(crate) has_app: bool,
 }
 
 impl CanaryDeployment {
-    /// The object. Nothing in it is of Evermesh: labels say which node or gateway it is. All pods are replaced at a
-    /// time, each after another is ready.
+    /// The object, without any field of Evermesh: labels select the virtual node or gateway.
+    ///
+    /// A rollout replaces all pods at once and ends an old pod only when a new one is ready.
     pub(crate) fn object(&self) -> Result<Value> {
         let labels: BTreeMap<_, _> = self.labels.iter().copied().collect();
         let container = if self.has_app { app()? } else { gateway() };
@@ -43,12 +43,13 @@ impl CanaryDeployment {
     }
 }
 
-/// It answers with its pod's name. It takes requests for two seconds after it was told to end: callers hear of it
-/// while it still does.
+/// A container that answers with its pod's name.
+///
+/// The container accepts requests for two seconds after the pod's end began, until callers know that the pod leaves.
 fn app() -> Result<Value> {
     Ok(json!({
         "name": "app",
-        "image": images::tag("evermesh-test-app")?,
+        "image": images::reference("evermesh-test-app")?,
         "args": ["http", "--name", "$(POD)", "--listen", format!("0.0.0.0:{APP_PORT}")],
         "env": [{"name": "POD", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}],
         "readinessProbe": {"httpGet": {"path": "/", "port": APP_PORT}, "periodSeconds": 1},
@@ -56,7 +57,7 @@ fn app() -> Result<Value> {
     }))
 }
 
-/// Image, arguments and probe are the injector's to say; when to pull the image is not.
+/// A container in which the injector sets image, arguments and probe, but not the pull policy.
 fn gateway() -> Value {
     json!({"name": "envoy", "image": "to-be-replaced", "imagePullPolicy": "IfNotPresent"})
 }

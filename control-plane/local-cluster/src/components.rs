@@ -1,4 +1,4 @@
-//! The parts of a cluster: their configuration and their commands.
+//! The components of the local cluster: their configuration files and commands.
 
 use std::{fmt::Write as _, fs, net::Ipv4Addr, path::Path, process::Command};
 
@@ -8,22 +8,23 @@ use serde_json::json;
 use crate::images;
 use evermesh_testkit::{hosts::LabHost, kubernetes::ApiServer, process, tools};
 
-/// The name of the one node.
+/// The name of the Kubernetes node.
 pub(crate) const NODE: &str = "node";
 
-/// The bridge that pods are joined to; pods have 10.244.0.0/16.
+/// The address of the bridge between the pods, on which CoreDNS listens.
 pub(crate) const BRIDGE: Ipv4Addr = Ipv4Addr::new(10, 244, 0, 1);
 
-/// What every pod has an address from.
+/// The range of pod addresses.
 const PODS: &str = "10.244.0.0/16";
 
-/// Where the DNS server says that it has read the cluster.
+/// The port of CoreDNS's readiness page.
 pub(crate) const DNS_READY_PORT: u16 = 8181;
 
-/// Where kube-proxy says that it has written its rules.
+/// The port of kube-proxy's health page, which succeeds after the first write of rules.
 pub(crate) const PROXY_HEALTH_PORT: u16 = 10256;
 
-/// What the kubelet would set for the whole machine: it finds it set, in files of the node's own.
+/// Kernel settings below /proc/sys that the kubelet requires. The node has its own files for them, because the kubelet
+/// would otherwise set them for the whole machine.
 const TUNABLES: [(&str, &str); 6] = [
     ("vm/overcommit_memory", "1"),
     ("vm/panic_on_oom", "0"),
@@ -33,15 +34,15 @@ const TUNABLES: [(&str, &str); 6] = [
     ("kernel/keys/root_maxbytes", "25000000"),
 ];
 
-/// Where the node's files are, and who starts its parts.
-pub(crate) struct Parts<'a> {
+/// The node and the paths that the components share.
+pub(crate) struct Components<'a> {
     pub(crate) node: &'a LabHost,
     pub(crate) dir: &'a Path,
     pub(crate) cgroup: String,
 }
 
-impl Parts<'_> {
-    /// Gives the node folders to write to, its bridge and its settings.
+impl Components<'_> {
+    /// Creates the node's folders, mounts, bridge, kernel settings and CNI configuration.
     pub(crate) fn prepare(&self) -> Result<()> {
         let dir = self.dir.display();
         for folder in ["lib", "lib.work", "tunables", "cni", "kubelet"] {
@@ -96,7 +97,6 @@ for file in /proc/sys/net/bridge/bridge-nf-call-iptables; do [ ! -e $file ] || e
         )?)
     }
 
-    /// Where containerd listens.
     pub(crate) fn containerd_socket(&self) -> String {
         self.dir.join("containerd.sock").display().to_string()
     }
@@ -117,7 +117,7 @@ path = "{dir}/opt"
 
 [plugins."io.containerd.grpc.v1.cri"]
 sandbox_image = "{pause}"
-# Without CAP_SYS_RESOURCE nothing may lower it.
+# Lowering oom_score_adj needs CAP_SYS_RESOURCE.
 restrict_oom_score_adj = true
 
 [plugins."io.containerd.grpc.v1.cri".cni]
@@ -134,7 +134,7 @@ runtime_type = "io.containerd.runc.v2"
 SystemdCgroup = false
 "#,
             socket = self.containerd_socket(),
-            pause = images::tag("evermesh-pause")?,
+            pause = images::reference("evermesh-pause")?,
         );
         let file = self.dir.join("containerd.toml");
         fs::write(&file, config)?;
@@ -145,7 +145,7 @@ SystemdCgroup = false
 
     pub(crate) fn controller_manager(&self, api: &ApiServer) -> Result<Command> {
         let name = "kube-controller-manager";
-        let mut command = self.control(api, name)?;
+        let mut command = self.control_plane_component(api, name)?;
         command
             .args(["--allocate-node-cidrs=false", "--leader-elect=false"])
             .arg("--use-service-account-credentials")
@@ -158,13 +158,13 @@ SystemdCgroup = false
     }
 
     pub(crate) fn scheduler(&self, api: &ApiServer) -> Result<Command> {
-        let mut command = self.control(api, "kube-scheduler")?;
+        let mut command = self.control_plane_component(api, "kube-scheduler")?;
         command.arg("--leader-elect=false");
         Ok(command)
     }
 
-    /// What acts by the rights that Kubernetes gives to its own parts.
-    fn control(&self, api: &ApiServer, name: &str) -> Result<Command> {
+    /// A component of the control plane, with the user `system:NAME` to which Kubernetes grants rights.
+    fn control_plane_component(&self, api: &ApiServer, name: &str) -> Result<Command> {
         let config = api.certificate_kubeconfig(name, &format!("system:{name}"), "evermesh")?;
         let mut command = self.program(name)?;
         command
@@ -203,7 +203,7 @@ SystemdCgroup = false
             "enforceNodeAllocatable": [],
             "localStorageCapacityIsolation": false,
             "protectKernelDefaults": true,
-            // A full disk is the developer's business.
+            // No eviction: tests must also run on an almost full disk.
             "evictionHard": {
                 "memory.available": "0%",
                 "nodefs.available": "0%",
@@ -239,7 +239,7 @@ SystemdCgroup = false
             .arg(format!(
                 "--healthz-bind-address=127.0.0.1:{PROXY_HEALTH_PORT}"
             ))
-            // Zero leaves the machine's limits alone.
+            // Zero keeps the machine's limits of conntrack.
             .args(["--conntrack-max-per-core=0", "--conntrack-min=0"]);
         Ok(command)
     }
@@ -274,7 +274,7 @@ SystemdCgroup = false
 
 const DNS_USER: &str = "system:coredns";
 
-/// What the DNS server may read.
+/// The ClusterRole of CoreDNS and its binding.
 pub(crate) fn dns_rights() -> String {
     let metadata = json!({"name": DNS_USER});
     let objects = [
@@ -298,7 +298,7 @@ pub(crate) fn dns_rights() -> String {
     objects.map(|object| object.to_string()).join("\n---\n")
 }
 
-/// `ctr` on the node's images; it asks containerd by its socket, wherever it runs.
+/// The `ctr` command that imports an image archive; it runs on this machine and connects to containerd's socket.
 pub(crate) fn import(socket: &str, archive: &Path) -> Command {
     let mut command = process::command("ctr");
     command
