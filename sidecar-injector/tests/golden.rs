@@ -119,8 +119,8 @@ fn outcome(case: &Case) -> Result<Patched, Value> {
 fn operations(patch: &[Value]) -> Vec<(String, Value)> {
     let mut operations: Vec<(String, Value)> = Vec::new();
     for entry in patch {
-        let path = entry["path"].as_str().unwrap();
-        let name = format!("{} {path}", entry["op"].as_str().unwrap());
+        let place = entry["path"].as_str().unwrap();
+        let name = format!("{} {place}", entry["op"].as_str().unwrap());
         let value = &entry["value"];
         let list = name.strip_suffix("/-").filter(|it| it.ends_with("/env"));
         let list = operations
