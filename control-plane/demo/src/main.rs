@@ -1,49 +1,53 @@
-//! `make run`: a canary release on real hosts with real Envoys, from 100/0 to 0/100, in about a minute.
-//! With `--kubernetes`, as `make run-api` has it, the weights are shifted by `kubectl apply` on a real API server.
-//! With `--pods`, as `make run-kubernetes` has it, everything runs in pods of a whole Kubernetes.
+//! `evermesh-demo`: a canary release from 100/0 to 0/100 with real Envoys under load, in about a minute.
 //!
-//! Ends with code 0 when no request failed and every split was as asked for, else with 1.
+//! | option | runs on | manifests |
+//! |---|---|---|
+//! | none (`make run`) | lab hosts | files in a folder |
+//! | `--kubernetes` (`make run-api`) | lab hosts | a Kubernetes API, written with `kubectl` |
+//! | `--pods` (`make run-kubernetes`) | pods of a Kubernetes cluster | the API of that cluster |
+//!
+//! The exit code is 0 if no request failed and each split matches its weights, otherwise 1.
 
-mod board;
-mod pods;
+mod cluster;
+mod table;
 
 use std::{fmt::Write as _, process::ExitCode};
 
 use anyhow::{Result, bail};
-use board::{ProgressTable, Step, say};
 use clap::Parser;
 use evermesh_testkit::{
     canary::{CanaryLab, CanaryLabOptions},
     report::LoadReport,
 };
+use table::{ProgressTable, Step, print};
 
-/// Weights of v1 and v2, step by step.
+/// Weights of v1 and v2 in each step.
 const STEPS: [[u32; 2]; 4] = [[100, 0], [90, 10], [50, 50], [0, 100]];
 
-/// What a split is judged by.
+/// Sample size of each step; a split of 84/16 at the weights 90/10 is found in 99 of 100 runs.
 const REQUESTS_PER_STEP: u64 = 2000;
 
-/// How long the last step runs with one instance less.
+/// Length of the last step, which runs without one instance.
 const SECONDS_AFTER_DEREGISTRATION: u64 = 5;
 
-/// The instance that leaves.
+/// The instance that is deregistered in the last step.
 const LEAVING: &str = "color-v2-b";
 
 const NEXT: &str = "
 What to try next:
   examples/                            manifests by task: gateways, retries, gRPC, TCP, DNS, egress
-  target/debug/evermesh lint DIR       check your App Mesh manifests, as they are
+  target/debug/evermesh lint DIR       check your App Mesh manifests as they are
   target/debug/evermesh serve --help   serve them to your own Envoys
-  make test                            the tests, with real Envoys
+  make test                            run the tests with real Envoys
 ";
 
-/// Plays a canary release on this machine.
+/// Play a canary release on this machine
 #[derive(Parser)]
 struct Args {
     /// Keep the manifests in a Kubernetes API instead of a folder, and write them with kubectl
     #[arg(long)]
     kubernetes: bool,
-    /// Play it with pods, in a whole Kubernetes with Evermesh as Helm installs it
+    /// Run everything in pods of a Kubernetes cluster, with Evermesh installed by Helm
     #[arg(long, conflicts_with = "kubernetes")]
     pods: bool,
 }
@@ -55,123 +59,153 @@ async fn main() -> ExitCode {
         kubernetes: args.kubernetes,
         ..CanaryLabOptions::default()
     };
-    let mut board = ProgressTable::new();
-    let played = async {
+    let mut table = ProgressTable::new();
+    let run = async {
         if args.pods {
-            pods::play(&mut board).await
+            cluster::run(&mut table).await
         } else {
-            play(&mut board, options).await
+            run_on_hosts(&mut table, options).await
         }
     };
-    // Dropping the unfinished demo ends every process and removes every host.
+    // Dropping the unfinished run ends every process and removes every host.
     let result = tokio::select! {
-        result = played => result,
+        result = run => result,
         _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
     };
     match result {
         Ok(()) => {
-            say(NEXT);
+            print(NEXT);
             ExitCode::SUCCESS
         }
         Err(error) => {
-            say(&format!("\nThe demo failed: {error:#}"));
+            print(&format!("\nThe demo failed: {error:#}"));
             ExitCode::FAILURE
         }
     }
 }
 
-async fn play(board: &mut ProgressTable, options: CanaryLabOptions) -> Result<()> {
-    let stage = CanaryLab::build(options, |step| say(&format!("==> {step}"))).await?;
-    say(&format!(
-        "==> front calls http://color.demo.local, {} times a second\n",
+async fn run_on_hosts(table: &mut ProgressTable, options: CanaryLabOptions) -> Result<()> {
+    let lab = CanaryLab::build(options, |step| print(&format!("==> {step}"))).await?;
+    print(&format!(
+        "==> front calls http://color.demo.local {} times a second\n",
         options.rate
     ));
-    let mut traffic = stage.traffic()?;
+    let mut traffic = lab.traffic()?;
     if !options.kubernetes {
-        ProgressTable::open();
+        ProgressTable::print_header();
     }
 
     let mut faults = String::new();
     for weights in STEPS {
-        // The first weights are those of the example as it stands.
+        // The example starts with the first weights.
         let applied = if weights == STEPS[0] {
             None
         } else {
-            Some(stage.shift(weights).await?)
+            Some(lab.shift(weights).await?)
         };
-        if let Some(shown) = stage.kubectl_get().await? {
+        if let Some(output) = lab.kubectl_get().await? {
             if applied.is_some() {
-                say("\n$ kubectl apply -f route.yaml");
+                print("\n$ kubectl apply -f route.yaml");
             }
-            say(&format!("{shown}\n"));
-            ProgressTable::open();
+            print(&format!("{output}\n"));
+            ProgressTable::print_header();
         }
         let label = format!("{} / {}", weights[0], weights[1]);
-        let step = measure(
-            board,
-            &mut traffic.report,
-            Step::new(label, weights, applied),
-            REQUESTS_PER_STEP,
-        )
-        .await?;
-        faults += &off(&step);
+        let step = Step::new(label, weights, applied);
+        let step = measure(table, &mut traffic.report, step, REQUESTS_PER_STEP).await?;
+        faults += &split_fault(&step);
     }
 
-    let applied = stage.deregister(LEAVING).await?;
+    let applied = lab.deregister(LEAVING).await?;
     let step = Step::new("v2-b leaves".to_owned(), STEPS[3], Some(applied));
     let requests = SECONDS_AFTER_DEREGISTRATION * u64::from(options.rate);
-    let step = measure(board, &mut traffic.report, step, requests).await?;
+    let step = measure(table, &mut traffic.report, step, requests).await?;
     if step.answers.contains_key(LEAVING) {
-        writeln!(faults, "{LEAVING} was still called after it had left")?;
+        writeln!(
+            faults,
+            "{LEAVING} still got requests after every proxy had ACKed its removal"
+        )?;
     }
 
-    conclude(board, faults)
+    conclude(table, faults)
 }
 
-/// Says that all went well, or fails with what did not.
-fn conclude(board: &ProgressTable, mut faults: String) -> Result<()> {
-    let (requests, failed) = board.totals();
+/// Prints the success, or fails with the faults.
+fn conclude(table: &ProgressTable, mut faults: String) -> Result<()> {
+    let (requests, failed) = table.totals();
     if failed > 0 {
         writeln!(
             faults,
             "{failed} of {requests} requests failed: {}",
-            board.failures()
+            table.failures()
         )?;
     }
     if !faults.is_empty() {
         bail!("{}", faults.trim_end());
     }
-    say(&format!(
-        "\n{requests} requests, none failed; every split is fair (χ² test, significance 0.001)."
+    print(&format!(
+        "\n{requests} requests, none failed; every split matches its weights (chi-square test, one false alarm in a \
+         million)."
     ));
     Ok(())
 }
 
-/// What is wrong with the split of a step; nothing if it is as asked for.
-fn off(step: &Step) -> String {
-    if step.fit().is_consistent() {
+/// Describes a split that does not match its weights; empty if it does.
+fn split_fault(step: &Step) -> String {
+    let fit = step.fit();
+    if fit.is_consistent() {
         return String::new();
     }
-    format!("at {} the split was off: {}\n", step.label, step.fit())
+    format!("the split at {} does not match: {fit}\n", step.label)
 }
 
-/// Collects whole seconds for a step until it has enough requests.
+/// Adds whole seconds to a step until it has enough requests.
 async fn measure(
-    board: &mut ProgressTable,
+    table: &mut ProgressTable,
     report: &mut LoadReport,
     mut step: Step,
     requests: u64,
 ) -> Result<Step> {
-    // What came before, and the second in which the change fell, belong to no step.
-    while let Some(tally) = report.try_next_second() {
-        board.second(&step, &tally);
+    // Earlier seconds and the second of the change do not count for the step.
+    while let Some(second) = report.try_next_second() {
+        table.print_second(&step, &second);
     }
-    board.second(&step, &report.next_second().await?);
+    table.print_second(&step, &report.next_second().await?);
     while step.requests < requests {
-        let tally = report.next_second().await?;
-        step.add(&tally);
-        board.second(&step, &tally);
+        let second = report.next_second().await?;
+        step.add(&second);
+        table.print_second(&step, &second);
     }
-    board.finish(&step);
+    table.print_step(&step);
     Ok(step)
+}
+
+#[cfg(test)]
+mod tests {
+    use evermesh_testkit::load::LoadStats;
+
+    use super::*;
+
+    fn step(weights: [u32; 2], v1: u64, v2: u64) -> Step {
+        let mut step = Step::new("step".to_owned(), weights, None);
+        step.add(&LoadStats {
+            answers: [("color-v1-a".to_owned(), v1), ("color-v2-a".to_owned(), v2)].into(),
+            ..LoadStats::default()
+        });
+        step
+    }
+
+    #[test]
+    fn only_a_split_off_its_weights_is_a_fault() {
+        assert_eq!(split_fault(&step([90, 10], 1790, 210)), "");
+        let fault = split_fault(&step([90, 10], 1680, 320));
+        assert!(fault.starts_with("the split at step does not match: χ² 80.00"));
+    }
+
+    #[test]
+    fn faults_make_the_demo_fail() {
+        let error = conclude(&ProgressTable::new(), "one fault\n".to_owned()).unwrap_err();
+        assert_eq!(error.to_string(), "one fault");
+        conclude(&ProgressTable::new(), String::new()).expect("no fault");
+    }
 }
