@@ -1,7 +1,7 @@
-//! What admission costs over HTTPS: as the API server counts its calls of the chart's webhooks, and for exact
-//! percentiles by asking the same webhooks directly over one connection.
+//! Latency of the admission webhooks over HTTPS.
 //!
-//! Everything is created for show (server-side dry run), so that the mesh stays as large as it is.
+//! Two measurements of the same webhooks: the API server's own histogram of its calls, and exact percentiles of direct
+//! calls over one connection. Objects are created with a server-side dry run, so the size of the mesh stays the same.
 
 use std::time::{Duration, Instant};
 
@@ -16,18 +16,18 @@ use kube::{
 };
 use serde_json::{Value, json};
 
-use crate::{cluster, mesh, percentiles, say};
+use crate::{cluster, mesh, percentiles, print};
 
-/// Creations measured of each kind.
+/// Number of creations of each kind.
 const CREATIONS: usize = 1000;
 
-/// The smallest bucket of the API server's histogram, in seconds.
+/// Upper bound of the smallest bucket of the API server's histogram, in seconds.
 const SMALLEST: &str = "0.005";
 
-/// The chart's configuration of what fills in fields, which holds our authority's certificate like the other one.
+/// A webhook configuration of the chart, from which the CA certificate is read.
 const CONFIGURATION: &str = "appmesh-controller-mutating-webhook-configuration";
 
-/// What is created, the name of the webhook that is asked about it, where that one is, and its name in our metrics.
+/// The created object, the name of its webhook, the webhook's path, and its label in Evermesh's metrics.
 const WEBHOOKS: [(Created, &str, &str, &str); 4] = [
     (
         Created::VirtualNode,
@@ -55,7 +55,7 @@ const WEBHOOKS: [(Created, &str, &str, &str); 4] = [
     ),
 ];
 
-/// What is created; nobody is asked about the first.
+/// The kinds of created objects; no webhook is called for a ConfigMap.
 #[derive(Clone, Copy, Debug)]
 enum Created {
     ConfigMap,
@@ -65,8 +65,8 @@ enum Created {
 }
 
 pub(crate) async fn run() -> Result<()> {
-    say(&format!(
-        "Admission over HTTPS, {CREATIONS} creations of each for show, one after the other:"
+    print(&format!(
+        "Admission over HTTPS, {CREATIONS} creations of each kind with a dry run, one after the other:"
     ));
     for services in [100, 1000] {
         measure(services).await?;
@@ -79,14 +79,17 @@ async fn measure(services: usize) -> Result<()> {
     let (control_plane, webhook) = cluster::with_webhooks(&api).await?;
     let client = api.client().await?;
     cluster::fill(&client, &members(services)?).await?;
-    // For the account of its pods.
+    // Pods need the service account of their namespace.
     api.create_namespace("bench").await?;
     cluster::all_written(&client, services).await?;
+    // Let the start of the control plane end, which would compete with the first calls.
     tokio::time::sleep(Duration::from_secs(2)).await;
 
-    say(&format!("  among {services} virtual nodes with pods:"));
+    print(&format!(
+        "  with {services} virtual nodes that select pods:"
+    ));
     let before = metrics(&client).await? + &control_plane.metrics().await?;
-    let mut whole = Vec::new();
+    let mut creations = Vec::new();
     for created in [
         Created::ConfigMap,
         Created::VirtualNode,
@@ -95,32 +98,34 @@ async fn measure(services: usize) -> Result<()> {
     ] {
         let milliseconds = create(&client, &created.object()?).await?;
         let [p50, p99] = percentiles(&milliseconds, [50, 99]);
-        whole.push(format!("{created:?} {p50:.1} and {p99:.1} ms"));
+        creations.push(format!("{created:?} {p50:.1} and {p99:.1} ms"));
     }
     let after = metrics(&client).await? + &control_plane.metrics().await?;
     let direct = direct(&client, &format!("https://{webhook}")).await?;
-    for (created, name, path, ours) in WEBHOOKS {
-        let milliseconds = ask(&direct, path, &created.object()?).await?;
+    for (created, name, path, label) in WEBHOOKS {
+        let milliseconds = call(&direct, path, &created.object()?).await?;
         let [p50, p99, max] = percentiles(&milliseconds, [50, 99, 100]);
-        let calls = Calls::of(&after, name).since(&Calls::of(&before, name));
-        let ours = Calls::ours(&after, ours).since(&Calls::ours(&before, ours));
-        say(&format!(
-            "    {name}: p50 {p50:.2} ms, p99 {p99:.2} ms, max {max:.2} ms; for the API server {:.0} of {:.0} calls \
-             within 5 ms, {:.2} ms on average, of which reading and answering took {:.2} ms",
+        let calls = WebhookCalls::by_api_server(&after, name)
+            .since(&WebhookCalls::by_api_server(&before, name));
+        let in_evermesh = WebhookCalls::in_evermesh(&after, label)
+            .since(&WebhookCalls::in_evermesh(&before, label));
+        print(&format!(
+            "    {name}: called directly p50 {p50:.2} ms, p99 {p99:.2} ms, max {max:.2} ms; by the API server \
+             {:.0} of {:.0} calls within 5 ms, {:.2} ms on average, of which {:.2} ms in Evermesh",
             calls.within,
             calls.all,
             calls.seconds * 1e3 / calls.all,
-            ours.seconds * 1e3 / ours.all,
+            in_evermesh.seconds * 1e3 / in_evermesh.all,
         ));
     }
-    say(&format!(
-        "    whole creations, p50 and p99: {}",
-        whole.join(", ")
+    print(&format!(
+        "    creations at the API server, p50 and p99: {}",
+        creations.join(", ")
     ));
     Ok(())
 }
 
-/// The mesh of the other measurements, with pods for each node, in a namespace whose pods become members.
+/// The mesh of the other benchmarks, in which each virtual node selects pods and the namespace enables injection.
 fn members(services: usize) -> Result<Vec<String>> {
     let objects = mesh::objects(services).into_iter().map(|text| {
         let mut object = cluster::yaml(&text)?;
@@ -166,29 +171,29 @@ impl Created {
     }
 }
 
-/// Creates it for show again and again; returns the milliseconds, sorted.
+/// Creates the object [`CREATIONS`] times with a dry run; returns the sorted times in milliseconds.
 async fn create(client: &Client, object: &Value) -> Result<Vec<f64>> {
     let resource = cluster::resource(object)?;
     let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), "bench", &resource);
     let object: DynamicObject = serde_json::from_value(object.clone())?;
-    let for_show = PostParams {
+    let dry_run = PostParams {
         dry_run: true,
         ..PostParams::default()
     };
     timed(async || {
-        api.create(&for_show, &object).await?;
+        api.create(&dry_run, &object).await?;
         Ok(())
     })
     .await
 }
 
-/// A client of the webhooks that trusts what the API server trusts.
+/// A client that calls the webhooks with the CA certificate of the webhook configuration.
 async fn direct(client: &Client, url: &str) -> Result<Client> {
     let configurations: Api<MutatingWebhookConfiguration> = Api::all(client.clone());
     let webhooks = configurations.get(CONFIGURATION).await?.webhooks;
     let webhook = webhooks.into_iter().flatten().next();
     let authority = webhook.and_then(|webhook| webhook.client_config.ca_bundle);
-    let authority = authority.context("the API server was told whom to trust")?;
+    let authority = authority.context("the webhook configuration has no CA certificate")?;
     let kubeconfig = json!({
         "clusters": [{"name": "", "cluster": {"server": url, "certificate-authority-data": authority}}],
         "users": [{"name": "", "user": {}}],
@@ -200,9 +205,11 @@ async fn direct(client: &Client, url: &str) -> Result<Client> {
     Ok(Client::try_from(config)?)
 }
 
-/// Asks a webhook about it again and again; returns the milliseconds, sorted.
-async fn ask(webhooks: &Client, path: &str, object: &Value) -> Result<Vec<f64>> {
-    let api_version = object["apiVersion"].as_str().context("it has a version")?;
+/// Calls a webhook [`CREATIONS`] times with the object; returns the sorted times in milliseconds.
+async fn call(webhooks: &Client, path: &str, object: &Value) -> Result<Vec<f64>> {
+    let api_version = object["apiVersion"]
+        .as_str()
+        .context("the object has no apiVersion")?;
     let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
     let review = json!({
         "apiVersion": "admission.k8s.io/v1",
@@ -220,8 +227,8 @@ async fn ask(webhooks: &Client, path: &str, object: &Value) -> Result<Vec<f64>> 
     let review = review.to_string().into_bytes();
     timed(async || {
         let request = Request::post(path).header("content-type", "application/json");
-        let answer = webhooks.request_text(request.body(review.clone())?).await?;
-        ensure!(answer.contains(r#""allowed":true"#), "{path}: {answer}");
+        let response = webhooks.request_text(request.body(review.clone())?).await?;
+        ensure!(response.contains(r#""allowed":true"#), "{path}: {response}");
         Ok(())
     })
     .await
@@ -243,23 +250,23 @@ async fn metrics(client: &Client) -> Result<String> {
     Ok(client.request_text(request).await?)
 }
 
-/// What a histogram says of the calls of a webhook.
-struct Calls {
+/// The calls of a webhook in a histogram.
+struct WebhookCalls {
     all: f64,
-    /// Those within [`SMALLEST`].
+    /// Calls that took at most [`SMALLEST`].
     within: f64,
     seconds: f64,
 }
 
-impl Calls {
-    /// By the API server.
-    fn of(metrics: &str, webhook: &str) -> Self {
+impl WebhookCalls {
+    /// The calls as the API server measures them.
+    fn by_api_server(metrics: &str, webhook: &str) -> Self {
         let histogram = "apiserver_admission_webhook_admission_duration_seconds";
         Self::read(metrics, histogram, &format!("name=\"{webhook}\""))
     }
 
-    /// By Evermesh, from the request read to its answer; of the webhooks of all kinds together.
-    fn ours(metrics: &str, webhook: &str) -> Self {
+    /// The calls as Evermesh measures them, from the read request to the response, for all kinds together.
+    fn in_evermesh(metrics: &str, webhook: &str) -> Self {
         let label = format!("webhook=\"{webhook}\"");
         Self::read(metrics, "evermesh_admission_seconds", &label)
     }
@@ -286,5 +293,31 @@ impl Calls {
             within: self.within - before.within,
             seconds: self.seconds - before.seconds,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn calls_of_one_webhook_are_read_from_a_histogram() {
+        const BEFORE: &str = "\
+apiserver_admission_webhook_admission_duration_seconds_bucket{name=\"a\",operation=\"CREATE\",le=\"0.005\"} 1
+apiserver_admission_webhook_admission_duration_seconds_sum{name=\"a\",operation=\"CREATE\"} 0.5
+apiserver_admission_webhook_admission_duration_seconds_count{name=\"a\",operation=\"CREATE\"} 2
+";
+        const AFTER: &str = "\
+apiserver_admission_webhook_admission_duration_seconds_bucket{name=\"a\",operation=\"CREATE\",le=\"0.005\"} 4
+apiserver_admission_webhook_admission_duration_seconds_bucket{name=\"a\",operation=\"CREATE\",le=\"+Inf\"} 7
+apiserver_admission_webhook_admission_duration_seconds_bucket{name=\"b\",operation=\"CREATE\",le=\"0.005\"} 90
+apiserver_admission_webhook_admission_duration_seconds_sum{name=\"a\",operation=\"CREATE\"} 1.75
+apiserver_admission_webhook_admission_duration_seconds_count{name=\"a\",operation=\"CREATE\"} 7
+";
+        let before = WebhookCalls::by_api_server(BEFORE, "a");
+        let calls = WebhookCalls::by_api_server(AFTER, "a").since(&before);
+        assert!((calls.all - 5.0).abs() < 1e-9);
+        assert!((calls.within - 3.0).abs() < 1e-9);
+        assert!((calls.seconds - 1.25).abs() < 1e-9);
     }
 }

@@ -1,6 +1,7 @@
-//! What the Envoys alone take: the bytes that Evermesh serves, from a server that keeps them ready and does nothing else.
+//! Latency of the Envoys alone: a server sends recorded responses of Evermesh and does nothing else.
 //!
-//! No control plane can be faster than that on the same machine.
+//! The benchmark records what the control plane serves with two weights, then alternates between the two RouteConfigurations.
+//! A control plane cannot be faster than this server on the same machine.
 
 use std::{
     collections::BTreeMap,
@@ -38,20 +39,21 @@ use tonic::{
 use crate::{
     fleet::{self, ENVOYS, NODE},
     mesh::{self, BACKENDS},
-    percentiles, say, usage,
+    percentiles, print, usage,
 };
 
+/// Number of changes.
 const CHANGES: u32 = 200;
-/// Between two changes, as long as in the other measurements.
+/// Time between two changes, equal to that of the other benchmarks.
 const PAUSE: Duration = Duration::from_millis(100);
-const PATIENCE: Duration = Duration::from_secs(10);
+const LIMIT: Duration = Duration::from_secs(10);
 
-/// The route configurations of the node.
+/// The RouteConfiguration for incoming requests of the front node.
 pub(crate) const INGRESS: &str = "rds_ingress_http_8080";
-/// The one that changes.
+/// The RouteConfiguration for outgoing requests, which has the weights.
 pub(crate) const EGRESS: &str = "rds_egress_http_8080";
 
-/// A type URL, and what is answered to who asks for it first.
+/// The response to the first request for each type URL.
 type Recording = BTreeMap<String, DeltaDiscoveryResponse>;
 
 pub(crate) async fn run() -> Result<()> {
@@ -63,15 +65,15 @@ pub(crate) async fn run() -> Result<()> {
         change
     });
     let (acked, mut acks) = mpsc::unbounded_channel();
-    let bare = Bare {
+    let server = RecordedServer {
         recording: Arc::new(recording),
         streams: Arc::default(),
         acked,
     };
-    let streams = Arc::clone(&bare.streams);
+    let streams = Arc::clone(&server.streams);
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?;
-    let server = Server::builder().add_service(AggregatedDiscoveryServiceServer::new(bare));
+    let server = Server::builder().add_service(AggregatedDiscoveryServiceServer::new(server));
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     tokio::spawn(server.serve_with_incoming(incoming));
 
@@ -85,11 +87,13 @@ pub(crate) async fn run() -> Result<()> {
         response.nonce = change.to_string();
         let started = Instant::now();
         for stream in streams.lock().expect("no holder panics").iter() {
-            // One that is gone does not answer, which is noticed below.
+            // Without an ACK of a closed stream the loop below fails.
             let _ = stream.send(response.clone());
         }
         for _ in 0..ENVOYS {
-            timeout(PATIENCE, acks.recv()).await?.context("an ACK")?;
+            timeout(LIMIT, acks.recv())
+                .await?
+                .context("the server ended")?;
         }
         milliseconds.push(started.elapsed().as_secs_f64() * 1e3);
         sleep(PAUSE).await;
@@ -97,14 +101,14 @@ pub(crate) async fn run() -> Result<()> {
     let cpu = (cpu_of(&mut envoys)? - cpu_before) * 1e3 / f64::from(CHANGES);
     milliseconds.sort_by(f64::total_cmp);
     let [p50, p99, max] = percentiles(&milliseconds, [50, 99, 100]);
-    say(&format!(
-        "The same bytes from a server that only sends them to the last ACK of {ENVOYS} Envoys (their floor), {CHANGES} \
-         changes: p50 {p50:.1} ms, p99 {p99:.1} ms, max {max:.1} ms; CPU of all Envoys {cpu:.1} ms a change"
+    print(&format!(
+        "Recorded responses to the last ACK of {ENVOYS} Envoys (lower bound), {CHANGES} changes: p50 {p50:.1} ms, p99 \
+         {p99:.1} ms, max {max:.1} ms; CPU of all Envoys {cpu:.1} ms per change"
     ));
     Ok(())
 }
 
-/// Seconds that all of them spent.
+/// CPU seconds of all Envoys.
 fn cpu_of(envoys: &mut [Envoy]) -> Result<f64> {
     let each = envoys
         .iter_mut()
@@ -112,18 +116,21 @@ fn cpu_of(envoys: &mut [Envoy]) -> Result<f64> {
     each.sum()
 }
 
-/// What the node is served, and its route configuration with another weight.
+/// The responses for the front node, and its RouteConfigurations with another weight.
 async fn record() -> Result<(Recording, DeltaDiscoveryResponse)> {
     let config = tools::scratch("bare")?;
     for (index, object) in mesh::objects(BACKENDS).into_iter().enumerate() {
         fs::write(config.path().join(format!("{index}.yaml")), object)?;
     }
     let recording = fetch(config.path()).await?;
-    // The first object.
+    // `mesh::objects` begins with the Route.
     fs::write(config.path().join("0.yaml"), mesh::route(2))?;
     let mut other = fetch(config.path()).await?;
     let route = other.remove(ResourceType::Route.type_url());
-    Ok((recording, route.context("a route was recorded")?))
+    Ok((
+        recording,
+        route.context("no RouteConfiguration was recorded")?,
+    ))
 }
 
 async fn fetch(config: &Path) -> Result<Recording> {
@@ -133,7 +140,7 @@ async fn fetch(config: &Path) -> Result<Recording> {
     let channel = Endpoint::from_shared(address)?.connect().await?;
     let mut client = AggregatedDiscoveryServiceClient::new(channel);
     let mut recording = Recording::new();
-    // A stream each: one that has clusters is given routes only when it has acknowledged those.
+    // One stream per type: a stream with clusters gets routes only after it has ACKed the clusters.
     for (kind, names) in [
         (ResourceType::Cluster, &["*"][..]),
         (ResourceType::Listener, &["*"]),
@@ -150,32 +157,32 @@ async fn fetch(config: &Path) -> Result<Recording> {
         };
         let requests = stream::iter([request]).chain(stream::pending());
         let answers = client.delta_aggregated_resources(requests).await?;
-        let answer = timeout(PATIENCE, answers.into_inner().message()).await??;
-        let answer = answer.context("the stream goes on")?;
+        let answer = timeout(LIMIT, answers.into_inner().message()).await??;
+        let answer = answer.context("the stream ended")?;
         recording.insert(answer.type_url.clone(), answer);
     }
     Ok(recording)
 }
 
-/// A server that knows nothing but its recording.
-struct Bare {
+/// An xDS server that sends recorded responses.
+struct RecordedServer {
     recording: Arc<Recording>,
     streams: Arc<Mutex<Vec<UnboundedSender<DeltaDiscoveryResponse>>>>,
     acked: UnboundedSender<()>,
 }
 
-type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+type ResponseStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 #[tonic::async_trait]
-impl AggregatedDiscoveryService for Bare {
-    type StreamAggregatedResourcesStream = Answers<DiscoveryResponse>;
-    type DeltaAggregatedResourcesStream = Answers<DeltaDiscoveryResponse>;
+impl AggregatedDiscoveryService for RecordedServer {
+    type StreamAggregatedResourcesStream = ResponseStream<DiscoveryResponse>;
+    type DeltaAggregatedResourcesStream = ResponseStream<DeltaDiscoveryResponse>;
 
     async fn stream_aggregated_resources(
         &self,
         _: Request<Streaming<DiscoveryRequest>>,
     ) -> Result<Response<Self::StreamAggregatedResourcesStream>, Status> {
-        Err(Status::unimplemented("the Envoys here speak delta"))
+        Err(Status::unimplemented("use delta xDS"))
     }
 
     async fn delta_aggregated_resources(
@@ -190,7 +197,7 @@ impl AggregatedDiscoveryService for Bare {
             .lock()
             .expect("no holder panics")
             .push(sender.clone());
-        tokio::spawn(answer(requests, recording, sender, acked));
+        tokio::spawn(respond(requests, recording, sender, acked));
         Ok(Response::new(Box::pin(stream::unfold(receiver, next))))
     }
 }
@@ -202,19 +209,19 @@ async fn next<T>(
     Some((Ok(answer), receiver))
 }
 
-/// Answers the first request for each type, and tells of what is acknowledged.
-async fn answer(
+/// Sends the recorded response to the first request for each type, and reports each ACK.
+async fn respond(
     mut requests: Streaming<DeltaDiscoveryRequest>,
     recording: Arc<Recording>,
-    answers: UnboundedSender<DeltaDiscoveryResponse>,
+    responses: UnboundedSender<DeltaDiscoveryResponse>,
     acked: UnboundedSender<()>,
 ) {
     while let Ok(Some(request)) = requests.message().await {
-        let first = request.response_nonce.is_empty();
-        let known = recording.get(&request.type_url).filter(|_| first);
-        // Whoever is gone needs neither.
-        let _ = match known {
-            Some(answer) => answers.send(answer.clone()).is_ok(),
+        let is_first = request.response_nonce.is_empty();
+        let recorded = recording.get(&request.type_url).filter(|_| is_first);
+        // Both channels close only at the end of the benchmark or of the stream.
+        let _ = match recorded {
+            Some(response) => responses.send(response.clone()).is_ok(),
             None => request.error_detail.is_none() && acked.send(()).is_ok(),
         };
     }

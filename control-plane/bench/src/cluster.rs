@@ -1,4 +1,6 @@
-//! From a write to a Kubernetes API, beside the floor: the same write until a bare watcher has its event.
+//! Latency from a write to a Kubernetes API to the last ACK and to the status of the object.
+//!
+//! The lower bound is the time until a watcher that does nothing else gets the event of the same write.
 
 use std::{
     net::SocketAddr,
@@ -23,21 +25,21 @@ use tokio::{sync::mpsc, time::timeout};
 use crate::{
     fleet::{self, ENVOYS},
     mesh::{self, BACKENDS},
-    percentiles, say, usage,
+    percentiles, print, usage,
 };
 
-/// Changes measured.
+/// Number of changes for each mesh.
 const CHANGES: usize = 200;
-/// Refusals measured, and as many corrections.
-const REFUSALS: usize = 20;
-/// Objects written at a time.
+/// Number of rejected changes for each mesh, and of corrections.
+const REJECTIONS: usize = 20;
+/// Number of concurrent creations.
 const WRITES: usize = 32;
-const PATIENCE: Duration = Duration::from_secs(10);
+const LIMIT: Duration = Duration::from_secs(10);
 
 pub(crate) async fn run() -> Result<()> {
-    say(&format!(
-        "From an API write to the last ACK of {ENVOYS} Envoys, and to its event at a bare watcher (the floor), {CHANGES} \
-         changes each, status written:"
+    print(&format!(
+        "Write to the API to the last ACK of {ENVOYS} Envoys, and to the event at a bare watcher (lower bound), {CHANGES} \
+         changes for each mesh:"
     ));
     for services in [BACKENDS, 5000] {
         measure(services).await?;
@@ -60,7 +62,7 @@ async fn measure(services: usize) -> Result<()> {
     let ready = started.elapsed();
     let process = control_plane
         .process_id()
-        .context("the control plane runs")?;
+        .context("the control plane does not run")?;
     let rss_ready = usage::rss_kilobytes(process)? / 1024;
     let _envoys = fleet::start(control_plane.xds()).await?;
     all_written(&client, services).await?;
@@ -68,7 +70,7 @@ async fn measure(services: usize) -> Result<()> {
 
     let routes: Api<DynamicObject> =
         Api::namespaced_with(client.clone(), "bench", &resource(&route(1)?)?);
-    let mut floor = bare_watcher(&api, &route(1)?).await?;
+    let mut events = bare_watcher(&api, &route(1)?).await?;
     let cpu_before = usage::cpu_seconds(process)?;
     let (mut to_watcher, mut to_envoys) = (Vec::new(), Vec::new());
     for change in 0..CHANGES {
@@ -80,29 +82,29 @@ async fn measure(services: usize) -> Result<()> {
             .await?;
         let generation = applied.metadata.generation;
         loop {
-            let (seen, at) = timeout(PATIENCE, floor.recv())
+            let (seen, at) = timeout(LIMIT, events.recv())
                 .await?
-                .context("the watch goes on")?;
+                .context("the watch ended")?;
             if seen == generation {
                 to_watcher.push(at - written);
                 break;
             }
         }
         to_envoys.push(fleet::last_ack(&control_plane, last).await? - written);
-        // The status of the last change is not what is measured.
+        // Let the write of the status end, which would compete with the next change.
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     let cpu = usage::cpu_seconds(process)? - cpu_before;
     to_watcher.sort_by(f64::total_cmp);
     to_envoys.sort_by(f64::total_cmp);
-    let [floor50, floor99] = percentiles(&to_watcher, [50, 99]);
+    let [bound50, bound99] = percentiles(&to_watcher, [50, 99]);
     let [p50, p99, max] = percentiles(&to_envoys, [50, 99, 100]);
-    say(&format!(
-        "  {count:>5} objects: p50 {p50:.1} ms (floor {floor50:.1} + {:.1}), p99 {p99:.1} ms (floor {floor99:.1} + {:.1}), \
-         max {max:.1} ms; CPU {:.2} ms a change (status and the measuring included); ready after {:.2} s with RSS \
-         {rss_ready} MB, every status written after {:.1} s, RSS then {} MB",
-        p50 - floor50,
-        p99 - floor99,
+    print(&format!(
+        "  {count:>5} objects: p50 {p50:.1} ms (lower bound {bound50:.1} + {:.1}), p99 {p99:.1} ms (lower bound {bound99:.1} + \
+         {:.1}), max {max:.1} ms; CPU {:.2} ms per change (with the status and the reads of the benchmark); ready after \
+         {:.2} s with RSS {rss_ready} MB, all statuses written after {:.1} s, RSS at the end {} MB",
+        p50 - bound50,
+        p99 - bound99,
         cpu * 1e3 / f64::from(u32::try_from(CHANGES)?),
         ready.as_secs_f64(),
         settled.as_secs_f64(),
@@ -111,31 +113,31 @@ async fn measure(services: usize) -> Result<()> {
     statuses(&routes).await
 }
 
-/// From the write of what every Envoy refuses until the status of the object says so, and back.
+/// Measures the time from a change that every Envoy rejects to the status of the object, and from the correction.
 async fn statuses(routes: &Api<DynamicObject>) -> Result<()> {
-    let (mut refused, mut corrected) = (Vec::new(), Vec::new());
-    for change in 0..REFUSALS {
+    let (mut rejected, mut corrected) = (Vec::new(), Vec::new());
+    for change in 0..REJECTIONS {
         let weight = change + 2;
         let mut wrong = route(weight)?["spec"].clone();
-        // A class that no parser but RE2 knows not to exist.
+        // Only RE2 itself, in Envoy, rejects this character class.
         wrong["httpRoute"]["match"] = json!({"path": {"regex": "/[\\p{None}]"}});
-        refused.push(until(routes, &wrong, "Rejected").await?);
+        rejected.push(until_reason(routes, &wrong, "Rejected").await?);
         let mut right = route(weight)?["spec"].clone();
         right["httpRoute"]["match"]["path"] = Value::Null;
-        corrected.push(until(routes, &right, "Programmed").await?);
+        corrected.push(until_reason(routes, &right, "Programmed").await?);
     }
-    for (what, mut milliseconds) in [("refusal", refused), ("correction", corrected)] {
+    for (what, mut milliseconds) in [("rejected change", rejected), ("correction", corrected)] {
         milliseconds.sort_by(f64::total_cmp);
         let [p50, max] = percentiles(&milliseconds, [50, 100]);
-        say(&format!(
-            "         from a {what} to its status: p50 {p50:.0} ms, max {max:.0} ms"
+        print(&format!(
+            "         {what} to its status: p50 {p50:.0} ms, max {max:.0} ms"
         ));
     }
     Ok(())
 }
 
-/// Writes the spec, and waits until `Programmed` has this reason.
-async fn until(routes: &Api<DynamicObject>, spec: &Value, reason: &str) -> Result<f64> {
+/// Writes the spec and returns the milliseconds until the condition `Programmed` has this reason.
+async fn until_reason(routes: &Api<DynamicObject>, spec: &Value, reason: &str) -> Result<f64> {
     let mut spec = spec.clone();
     if spec["httpRoute"]["match"]["path"].is_object() {
         spec["httpRoute"]["match"]["prefix"] = Value::Null;
@@ -144,14 +146,14 @@ async fn until(routes: &Api<DynamicObject>, spec: &Value, reason: &str) -> Resul
     let patch = Patch::Merge(json!({"spec": spec}));
     let params = PatchParams::default();
     let applied = routes.patch("all", &params, &patch).await?;
-    timeout(PATIENCE, async {
+    timeout(LIMIT, async {
         loop {
             let route = routes.get("all").await?;
             let status = &route.data["status"];
             let conditions = status["conditions"].as_array().into_iter().flatten();
-            let mut programmed = conditions.filter(|it| it["type"] == "Programmed");
-            let is_so = programmed.any(|it| it["reason"] == reason);
-            if is_so && status["observedGeneration"].as_i64() == applied.metadata.generation {
+            let mut programmed = conditions.filter(|condition| condition["type"] == "Programmed");
+            let has_reason = programmed.any(|condition| condition["reason"] == reason);
+            if has_reason && status["observedGeneration"].as_i64() == applied.metadata.generation {
                 return Ok(since_1970()? - written);
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
@@ -169,7 +171,11 @@ pub(crate) fn yaml(text: &str) -> Result<Value> {
 }
 
 pub(crate) fn resource(object: &Value) -> Result<ApiResource> {
-    let word = |field: &str| object[field].as_str().context("an object says what it is");
+    let word = |field: &str| {
+        object[field]
+            .as_str()
+            .with_context(|| format!("the object has no `{field}`"))
+    };
     let (version, kind) = (word("apiVersion")?, word("kind")?);
     let (group, version) = version.split_once('/').unwrap_or(("", version));
     let plural = match kind {
@@ -180,7 +186,7 @@ pub(crate) fn resource(object: &Value) -> Result<ApiResource> {
     Ok(ApiResource::from_gvk_with_plural(&kind, &plural))
 }
 
-/// Evermesh as its chart installs it, whose webhooks the API server asks, and where they are.
+/// Installs the chart and starts Evermesh; returns it with the address of its webhooks, which the API server calls.
 pub(crate) async fn with_webhooks(api: &ApiServer) -> Result<(ControlPlane, SocketAddr)> {
     let [webhook] = reserve_addresses()?;
     let installed = Chart::render(&[])?.install(api, webhook).await?;
@@ -191,9 +197,9 @@ pub(crate) async fn with_webhooks(api: &ApiServer) -> Result<(ControlPlane, Sock
     Ok((control_plane, webhook))
 }
 
-/// Creates the objects of [`mesh::objects`].
+/// Creates the objects of [`mesh::objects`] in the Kubernetes API.
 pub(crate) async fn fill(client: &Client, objects: &[String]) -> Result<()> {
-    // The mesh and the namespace are before their members.
+    // Namespace, mesh and front node come first, then the Route, then the rest in any order.
     let (first, rest) = objects.split_at(4);
     for object in first.iter().skip(1).chain(&first[..1]) {
         create(client, object).await?;
@@ -218,14 +224,16 @@ async fn create(client: &Client, text: &str) -> Result<()> {
     Ok(())
 }
 
-/// Waits until the status of every router has been written.
+/// Waits until every router has a status.
 pub(crate) async fn all_written(client: &Client, services: usize) -> Result<()> {
     let kind = GroupVersionKind::gvk("appmesh.k8s.aws", "v1beta2", "VirtualRouter");
     let resource = ApiResource::from_gvk_with_plural(&kind, "virtualrouters");
     let routers: Api<DynamicObject> = Api::namespaced_with(client.clone(), "bench", &resource);
     loop {
         let list = routers.list(&kube::api::ListParams::default()).await?;
-        let written = list.iter().filter(|it| it.data["status"].is_object());
+        let written = list
+            .iter()
+            .filter(|router| router.data["status"].is_object());
         if written.count() == services {
             return Ok(());
         }
@@ -233,7 +241,7 @@ pub(crate) async fn all_written(client: &Client, services: usize) -> Result<()> 
     }
 }
 
-/// Tells the generation of each event, and when it came. It has a connection of its own.
+/// Watches objects over its own connection; sends the generation and the time of each event.
 async fn bare_watcher(
     api: &ApiServer,
     object: &Value,
@@ -241,7 +249,10 @@ async fn bare_watcher(
     let client = api.client().await?;
     let watched: Api<DynamicObject> = Api::namespaced_with(client, "bench", &resource(object)?);
     let list = watched.list(&kube::api::ListParams::default()).await?;
-    let version = list.metadata.resource_version.context("a list has one")?;
+    let version = list
+        .metadata
+        .resource_version
+        .context("the list has no resource version")?;
     let (sender, receiver) = mpsc::unbounded_channel();
     tokio::spawn(async move {
         let events = watched.watch(&WatchParams::default(), &version).await?;
@@ -259,7 +270,7 @@ async fn bare_watcher(
     Ok(receiver)
 }
 
-/// Milliseconds.
+/// Milliseconds since 1970.
 fn since_1970() -> Result<f64> {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
     Ok(since.as_secs_f64() * 1e3)

@@ -1,8 +1,14 @@
-//! `make bench`: how long a change takes to the last of 20 real Envoys, from a file and from a Kubernetes API, small and
-//! large, beside what the Envoys and the API take by themselves, and what that costs the control plane; then how long
-//! the API server waits for admission, and what a proxy's stream costs in memory.
+//! `evermesh-bench`: benchmarks of the whole control plane with real Envoys and a real Kubernetes API (`make bench`).
 //!
-//! It prints and never judges: a machine's speed is no test.
+//! | part | measures |
+//! |---|---|
+//! | `bare` | a change from a server that only sends bytes, to the last ACK of 20 Envoys: the lower bound of `folder` |
+//! | `folder` | a file's write to the last ACK of 20 Envoys; CPU and memory |
+//! | `cluster` | a write to the API to the last ACK, with the event at a bare watcher as the lower bound; statuses |
+//! | `admission` | responses of the webhooks, called by the API server and directly |
+//! | `streams` | memory of the control plane per xDS stream |
+//!
+//! The benchmarks print measurements and assert nothing about them. docs/benchmarks.md has figures.
 
 mod admission;
 mod bare;
@@ -18,24 +24,24 @@ use std::io::Write as _;
 use anyhow::Result;
 use clap::{Parser, ValueEnum};
 
-/// Measures Evermesh with real Envoys and a real Kubernetes API.
+/// Measure Evermesh with real Envoys and a real Kubernetes API
 #[derive(Parser)]
 struct Args {
-    /// What is measured; all of it unless said
+    /// Benchmarks to run [default: all]
     parts: Vec<Part>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
 enum Part {
-    /// What the Envoys alone take
+    /// Latency of the Envoys alone
     Bare,
-    /// From a file's write to the last ACK
+    /// Latency from the write of a file to the last ACK
     Folder,
-    /// From an API write to the last ACK, and statuses
+    /// Latency from a write to the API to the last ACK and to the status
     Cluster,
-    /// What the API server waits for the webhooks
+    /// Latency of the admission webhooks
     Admission,
-    /// What a proxy's stream costs in memory
+    /// Memory per xDS stream
     Streams,
 }
 
@@ -59,13 +65,27 @@ async fn main() -> Result<()> {
     Ok(())
 }
 
-/// The values at these percentages of the sorted list.
+/// The percentiles of a sorted list that is not empty.
 fn percentiles<const N: usize>(sorted: &[f64], percentages: [usize; N]) -> [f64; N] {
     percentages.map(|percent| sorted[(sorted.len() * percent / 100).min(sorted.len() - 1)])
 }
 
-/// Prints a line at once.
-fn say(line: &str) {
-    // Whoever read us is gone.
+fn print(line: &str) {
+    // A closed pipe does not end the benchmark.
     let _ = writeln!(std::io::stdout(), "{line}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentiles_of_a_sorted_list_are_its_elements() {
+        let sorted: Vec<f64> = (0..200).map(f64::from).collect();
+        assert_eq!(
+            percentiles(&sorted, [0, 50, 99, 100]),
+            [0.0, 100.0, 198.0, 199.0]
+        );
+        assert_eq!(percentiles(&[7.0], [50, 100]), [7.0, 7.0]);
+    }
 }

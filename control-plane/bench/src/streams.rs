@@ -1,6 +1,7 @@
-//! What a proxy's stream costs the control plane in memory: of one that shows nothing, and of one with a pod's token.
+//! Memory of the control plane per xDS stream, without authentication and with the token of a pod.
 //!
-//! The proxies are connections of this process, each of which asks for what an Envoy of the front node asks for.
+//! The streams are connections of this process with the subscriptions of an Envoy of the front node. The result is the
+//! growth of the control plane's RSS divided by the number of streams.
 
 use std::time::Duration;
 
@@ -30,17 +31,17 @@ use crate::{
     cluster,
     fleet::NODE,
     mesh::{self, BACKENDS},
-    say, usage,
+    print, usage,
 };
 
-/// Streams measured at a time.
+/// Number of streams in each measurement.
 const STREAMS: usize = 1000;
-/// Processes measured, each from its start.
+/// Number of measurements, each with a new process.
 const ROUNDS: usize = 3;
-/// Connected at a time.
+/// Number of concurrent connection attempts.
 const AT_A_TIME: usize = 32;
-const PATIENCE: Duration = Duration::from_secs(30);
-/// Until the memory of a process is what it stays.
+const LIMIT: Duration = Duration::from_secs(30);
+/// Time for the memory of a process to settle.
 const SETTLED: Duration = Duration::from_secs(3);
 
 pub(crate) async fn run() -> Result<()> {
@@ -66,22 +67,22 @@ pub(crate) async fn run() -> Result<()> {
         .try_collect()
         .await?;
 
-    say(&format!(
-        "Memory of each of {STREAMS} streams, in {ROUNDS} processes one after the other:"
+    print(&format!(
+        "Memory per stream with {STREAMS} streams, in {ROUNDS} processes one after the other:"
     ));
-    for (what, tokens) in [("showing nothing", None), ("with a token", Some(&tokens))] {
+    for (what, tokens) in [("without a token", None), ("with a token", Some(&tokens))] {
         let mut each = Vec::new();
         for _ in 0..ROUNDS {
             control_plane.restart()?;
             control_plane.ready().await?;
             each.push(format!("{:.1} KB", measure(&control_plane, tokens).await?));
         }
-        say(&format!("  {what}: {}", each.join(", ")));
+        print(&format!("  {what}: {}", each.join(", ")));
     }
     Ok(())
 }
 
-/// Creates a pod of the front node; returns its token.
+/// Creates a pod of the front node and returns a token of its service account that is bound to the pod.
 async fn token(client: &Client, index: usize) -> Result<String> {
     let name = format!("front-{index}");
     let pods: Api<Pod> = Api::namespaced(client.clone(), "bench");
@@ -100,42 +101,42 @@ async fn token(client: &Client, index: usize) -> Result<String> {
         .create_token_request("default", &params, &request)
         .await?;
     let token = answer.status.and_then(|status| status.token);
-    token.context("a token is granted")
+    token.context("the API server returned no token")
 }
 
-/// Kilobytes that a stream takes.
+/// Opens the streams and returns the kilobytes per stream.
 async fn measure(control_plane: &ControlPlane, tokens: Option<&Vec<String>>) -> Result<f64> {
     let process = control_plane
         .process_id()
-        .context("the control plane runs")?;
+        .context("the control plane does not run")?;
     sleep(SETTLED).await;
     let before = usage::rss_kilobytes(process)?;
     let address = format!("http://{}", control_plane.xds());
-    let connected: Vec<Connected> = stream::iter(0..STREAMS)
+    let streams: Vec<OpenStream> = stream::iter(0..STREAMS)
         .map(|index| {
             let token = tokens.map(|tokens| tokens[index].as_str());
-            timeout(PATIENCE, connect(address.clone(), token))
+            timeout(LIMIT, connect(address.clone(), token))
         })
         .buffer_unordered(AT_A_TIME)
         .map(|connected| connected?)
         .try_collect()
         .await?;
     sleep(SETTLED).await;
-    let taken = usage::rss_kilobytes(process)?.saturating_sub(before);
-    let each = f64::from(u32::try_from(taken)?) / f64::from(u32::try_from(connected.len())?);
+    let growth = usage::rss_kilobytes(process)?.saturating_sub(before);
+    let each = f64::from(u32::try_from(growth)?) / f64::from(u32::try_from(streams.len())?);
     Ok(each)
 }
 
-/// Connects as an Envoy of the front node, and acknowledges everything that it is first sent.
-async fn connect(address: String, token: Option<&str>) -> Result<Connected> {
+/// Opens a stream as an Envoy of the front node and ACKs the first response of each type.
+async fn connect(address: String, token: Option<&str>) -> Result<OpenStream> {
     let channel = Endpoint::from_shared(address)?.connect().await?;
     let (requests, body) = mpsc::unbounded_channel();
-    let wanted = [
+    let subscriptions = [
         (ResourceType::Cluster, &["*"][..]),
         (ResourceType::Listener, &["*"]),
         (ResourceType::Route, &[INGRESS, EGRESS]),
     ];
-    for (kind, names) in wanted {
+    for (kind, names) in subscriptions {
         requests.send(DeltaDiscoveryRequest {
             node: Some(Node {
                 id: NODE.to_owned(),
@@ -152,24 +153,24 @@ async fn connect(address: String, token: Option<&str>) -> Result<Connected> {
         request.metadata_mut().insert("authorization", value);
     }
     let mut client = AggregatedDiscoveryServiceClient::new(channel);
-    let answers = client.delta_aggregated_resources(request).await?;
-    let mut answers = answers.into_inner();
-    for _ in wanted {
-        let answer = answers.message().await?.context("the stream goes on")?;
+    let responses = client.delta_aggregated_resources(request).await?;
+    let mut responses = responses.into_inner();
+    for _ in subscriptions {
+        let response = responses.message().await?.context("the stream ended")?;
         requests.send(DeltaDiscoveryRequest {
-            type_url: answer.type_url,
-            response_nonce: answer.nonce,
+            type_url: response.type_url,
+            response_nonce: response.nonce,
             ..DeltaDiscoveryRequest::default()
         })?;
     }
-    Ok(Connected {
+    Ok(OpenStream {
         _requests: requests,
-        _answers: answers,
+        _responses: responses,
     })
 }
 
-/// A stream that lives until this is dropped.
-struct Connected {
+/// A stream that is closed when this is dropped.
+struct OpenStream {
     _requests: mpsc::UnboundedSender<DeltaDiscoveryRequest>,
-    _answers: Streaming<DeltaDiscoveryResponse>,
+    _responses: Streaming<DeltaDiscoveryResponse>,
 }
