@@ -1,6 +1,6 @@
 //! Latency of the Envoys alone: a server sends recorded responses of Evermesh and does nothing else.
 //!
-//! The benchmark records what the control plane serves with two weights, then alternates between the two RouteConfigurations.
+//! The benchmark records what the control plane serves with two weights and alternates between the RouteConfigurations.
 //! A control plane cannot be faster than this server on the same machine.
 
 use std::{
