@@ -194,19 +194,18 @@ impl<K: Ord + Clone, I: FastEq, S, T: PartialEq, L: PartialEq> KeyedStage<K, (I,
         let removed = self
             .entries
             .update(inputs, |key, (input, context), previous| {
-                let lookup = look_up(input, context);
+                let found = look_up(input, context);
                 let previous = match previous {
-                    Some(((previous_input, _), (previous_lookup, result)))
-                        if previous_input.fast_eq(input) && previous_lookup == lookup =>
+                    Some(((previous_input, _), (previous_found, result)))
+                        if previous_input.fast_eq(input) && previous_found == found =>
                     {
-                        return (previous_lookup, result);
+                        return (previous_found, result);
                     }
                     Some((_, (_, result))) => Some(result),
                     None => None,
                 };
-                let result =
-                    resolve(input, &lookup).reuse_previous(previous, key, &mut differences);
-                (lookup, result)
+                let result = resolve(input, &found).reuse_previous(previous, key, &mut differences);
+                (found, result)
             });
         self.finish(differences, removed, problems)
     }
