@@ -1,4 +1,7 @@
-//! The command line: what can be asked for, in words that teach. No logic.
+//! The command line: flags, environment variables, defaults and help texts.
+//!
+//! `-h` shows the flags that most installations need; `--help` shows all of them under the headings in [`heading`].
+//! Flags of App Mesh's controller keep the names that they have there.
 
 mod authority;
 mod bootstrap;
@@ -7,6 +10,8 @@ mod cluster;
 mod envoy;
 mod injector;
 mod sidecar_telemetry;
+#[cfg(test)]
+mod tests;
 mod xds;
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
@@ -15,7 +20,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use self::{
     bootstrap::BootstrapArgs,
-    choice::{MalformedAnnotation, SidecarOrder, WithoutMember},
+    choice::{MalformedAnnotationArg, SidecarOrderArg, WithoutMemberArg},
     cluster::{IpFamilyArg, KubernetesArgs, NamespacedName, WebhookArgs},
     envoy::EnvoyArgs,
     injector::InjectorArgs,
@@ -23,156 +28,251 @@ pub use self::{
     xds::{XdsArgs, XdsAuthentication},
 };
 
-/// A control plane for Envoy that speaks App Mesh.
+/// Headings of `evermesh serve --help`, in the order in which they appear.
+mod heading {
+    pub(super) const SOURCE: &str = "Source";
+    pub(super) const XDS: &str = "xDS";
+    pub(super) const IDENTITY: &str = "Identity";
+    pub(super) const ADMISSION: &str = "Admission";
+    pub(super) const INJECTION: &str = "Injection";
+    pub(super) const SIDECAR: &str = "Sidecar";
+    pub(super) const CLOUD_MAP: &str = "Cloud Map";
+    pub(super) const OPERATIONS: &str = "Operations";
+}
+
+/// Control plane for Envoy that implements the App Mesh API
 ///
-/// Evermesh reads App Mesh's manifests (appmesh.k8s.aws/v1beta2) and Route objects
-/// (evermesh.dev/v1alpha1), finds endpoints by DNS, in Cloud Map and in EndpointSlices, and configures
-/// plain Envoys over xDS.
+/// Evermesh reads App Mesh objects (appmesh.k8s.aws/v1beta2) and Route objects (evermesh.dev/v1alpha1) from a folder
+/// or from a Kubernetes cluster. It finds endpoints through DNS, AWS Cloud Map and EndpointSlices, and configures
+/// unmodified Envoy proxies over xDS.
 #[derive(Debug, Parser)]
-#[command(name = "evermesh", version, propagate_version = true)]
+#[command(
+    name = "evermesh",
+    version,
+    propagate_version = true,
+    after_help = "\
+Examples:
+  evermesh lint examples/canary
+  evermesh serve --config examples/canary
+  evermesh crds | kubectl apply -f -
+
+`evermesh COMMAND -h` shows the flags that are needed most, `evermesh COMMAND --help` all of them with details."
+)]
 pub struct CommandLine {
-    /// What to do.
     #[command(subcommand)]
     pub command: EvermeshCommand,
 }
 
-/// What to do.
 #[derive(Debug, Subcommand)]
 pub enum EvermeshCommand {
-    /// Serve a folder of manifests, or the objects of a cluster, to Envoys, and follow their changes
+    /// Serve configuration to Envoy proxies from a folder or from a Kubernetes cluster
+    ///
+    /// Changes of the objects take effect without a restart. Proxies connect over xDS, with the delta or the
+    /// state-of-the-world protocol, on one aggregated stream (ADS) or on one stream for each type.
     Serve(Box<ServeArgs>),
-    /// Check a folder of manifests without serving it
+    /// Check a folder of manifests and print its errors and warnings
+    ///
+    /// `lint` reports the same problems that `serve` would report, without serving anything.
     Lint(LintArgs),
-    /// Print the Envoy bootstrap for a node or gateway
+    /// Print the Envoy bootstrap configuration for a virtual node or virtual gateway
+    ///
+    /// Injected sidecars do not need this command: they get their bootstrap at admission.
     Bootstrap(Box<BootstrapArgs>),
-    /// Print the custom resource definitions, to be piped into `kubectl apply -f -`
+    /// Print the custom resource definitions as YAML, for `kubectl apply`
+    #[command(after_help = "\
+Example:
+  evermesh crds | kubectl apply -f -")]
     Crds,
 }
 
-/// `evermesh serve`
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Try it:
-  evermesh serve --config examples/canary
-  evermesh bootstrap --node mesh/demo/virtualNode/front_demo --xds 127.0.0.1:18000 > front.yaml
-  envoy -c front.yaml
-  curl -s http://127.0.0.1:18080/debug/proxies")]
+Examples:
+  Serve a folder to a local Envoy:
+    evermesh serve --config examples/canary
+    evermesh bootstrap --node mesh/demo/virtualNode/front_demo --xds 127.0.0.1:18000 > front.yaml
+    envoy -c front.yaml
+    curl -s http://127.0.0.1:18080/debug/proxies
+  Serve a Kubernetes cluster:
+    evermesh serve --kubernetes --webhook-address 0.0.0.0:9443 \\
+        --leader-election-namespace evermesh-system")]
 pub struct ServeArgs {
-    /// Where the mesh is described
     #[command(flatten)]
     pub source: SourceArgs,
 
-    /// In a cluster
-    #[command(flatten)]
-    pub kubernetes: KubernetesArgs,
-
-    /// Admission
-    #[command(flatten)]
-    pub webhook: WebhookArgs,
-
-    /// What is put into pods
-    #[command(flatten)]
-    pub injector: InjectorArgs,
-
-    /// Where Envoys connect (gRPC: ADS and the separate services, delta and state of the world)
+    /// Address of the xDS server (gRPC) for proxies
+    ///
+    /// Proxies on other hosts can only connect if this address is not loopback, and then --xds-authentication is
+    /// required.
     #[arg(
         long,
         value_name = "HOST:PORT",
         default_value = "127.0.0.1:18000",
-        env = "EVERMESH_XDS_ADDRESS"
+        env = "EVERMESH_XDS_ADDRESS",
+        help_heading = heading::XDS
     )]
     pub xds_address: SocketAddr,
 
-    /// Who may connect there
+    /// Number of threads that serve proxies, from 1 to 256
+    ///
+    /// One thread carries tens of thousands of deliveries a second.
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 1,
+        value_parser = clap::value_parser!(u16).range(1..=256),
+        env = "EVERMESH_XDS_THREADS",
+        help_heading = heading::XDS,
+        hide_short_help = true
+    )]
+    pub xds_threads: u16,
+
     #[command(flatten)]
     pub xds: XdsArgs,
 
-    /// Where operators look: /livez, /readyz, /metrics and, under /debug, everything that is served; keep it private
+    #[command(flatten)]
+    pub webhook: WebhookArgs,
+
+    #[command(flatten)]
+    pub injector: InjectorArgs,
+
+    #[command(flatten)]
+    pub cloud_map: CloudMapArgs,
+
+    /// Address of the admin pages (HTTP): /livez, /readyz, /metrics and /debug
+    ///
+    /// /debug shows the whole configuration to anybody who can connect, so keep this address private and give probes
+    /// and Prometheus --metrics-address instead.
     #[arg(
         long,
         value_name = "HOST:PORT",
         default_value = "127.0.0.1:18080",
-        env = "EVERMESH_ADMIN_ADDRESS"
+        env = "EVERMESH_ADMIN_ADDRESS",
+        help_heading = heading::OPERATIONS
     )]
     pub admin_address: SocketAddr,
 
-    /// Where probes, metrics and other replicas come instead, without /debug: /livez, /readyz, /metrics and
-    /// /replicas, which needs the key of a replica
-    #[arg(long, value_name = "HOST:PORT", env = "EVERMESH_METRICS_ADDRESS")]
+    /// Address for probes, metrics and other replicas (HTTP), without /debug
+    ///
+    /// Serves /livez, /readyz, /metrics and /replicas, which only accepts the key of another replica. Without this flag
+    /// only --admin-address serves these paths.
+    #[arg(
+        long,
+        value_name = "HOST:PORT",
+        env = "EVERMESH_METRICS_ADDRESS",
+        help_heading = heading::OPERATIONS,
+        hide_short_help = true
+    )]
     pub metrics_address: Option<SocketAddr>,
 
-    /// Threads that serve Envoys; one carries tens of thousands of deliveries a second
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256), env = "EVERMESH_XDS_THREADS")]
-    pub xds_threads: u16,
-
-    /// How long streams may take to end after SIGTERM, such as 5s
-    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = duration, env = "EVERMESH_SHUTDOWN_TIMEOUT")]
+    /// Longest time that streams may take to end after SIGTERM, such as 5s
+    #[arg(
+        long,
+        value_name = "DURATION",
+        default_value = "5s",
+        value_parser = duration,
+        env = "EVERMESH_SHUTDOWN_TIMEOUT",
+        help_heading = heading::OPERATIONS,
+        hide_short_help = true
+    )]
     pub shutdown_timeout: Duration,
 
-    /// Cloud Map
     #[command(flatten)]
-    pub cloud_map: CloudMapArgs,
+    pub kubernetes: KubernetesArgs,
 
-    /// Logs and traces
     #[command(flatten)]
     pub telemetry: TelemetryArgs,
 }
 
-/// Where the mesh is described: one of the two.
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
+#[command(next_help_heading = heading::SOURCE)]
 pub struct SourceArgs {
-    /// The folder of manifests, watched with its subfolders: *.yaml, *.yml and *.json, several documents
-    /// a file, `List`s too, so that a dump of `kubectl get -o yaml` can be served as it is
+    /// Read objects from the manifests in this folder and its subfolders
+    ///
+    /// Evermesh reads *.yaml, *.yml and *.json and follows their changes. A file may hold several documents and `List`
+    /// objects, so the output of `kubectl get -o yaml` can be served unchanged.
     #[arg(long, value_name = "DIR", env = "EVERMESH_CONFIG")]
     pub config: Option<PathBuf>,
 
-    /// The cluster that KUBECONFIG or ~/.kube/config names or, inside of one, that cluster; the custom
-    /// resource definitions must be installed (`evermesh crds`)
+    /// Read objects from the Kubernetes cluster
+    ///
+    /// Outside a cluster, KUBECONFIG or ~/.kube/config names the Kubernetes cluster; inside, it is the one that Evermesh
+    /// runs in. The custom resource definitions must be installed first: `evermesh crds | kubectl apply -f -`.
     #[arg(long, env = "EVERMESH_KUBERNETES")]
     pub kubernetes: bool,
 }
 
-/// Cloud Map discovery. Credentials and region come from AWS's usual places.
 #[derive(Debug, Args)]
+#[command(next_help_heading = heading::CLOUD_MAP)]
 pub struct CloudMapArgs {
-    /// Another endpoint than AWS's own, such as a local stand-in; no AWS account is then needed
-    #[arg(long, value_name = "URL", env = "EVERMESH_CLOUD_MAP_ENDPOINT")]
+    /// URL of a Cloud Map API other than AWS's own
+    ///
+    /// Use this flag for a local stand-in; AWS credentials are then not needed. Without it, credentials and region come
+    /// from the usual places of the AWS SDKs.
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "EVERMESH_CLOUD_MAP_ENDPOINT",
+        hide_short_help = true
+    )]
     pub cloud_map_endpoint: Option<String>,
 
-    /// How often each Cloud Map service is asked whether it changed (at least 100ms)
-    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = duration, env = "EVERMESH_CLOUD_MAP_INTERVAL")]
+    /// Interval between two polls of each Cloud Map service in use, at least 100ms
+    #[arg(
+        long,
+        value_name = "DURATION",
+        default_value = "5s",
+        value_parser = duration,
+        env = "EVERMESH_CLOUD_MAP_INTERVAL",
+        hide_short_help = true
+    )]
     pub cloud_map_interval: Duration,
 
-    /// Register the pods of nodes that are found in Cloud Map there, and set the readiness gates that wait for it, as
-    /// App Mesh's controller did; by the replica that holds the Lease
+    /// Register the pods of virtual nodes with awsCloudMap in Cloud Map
+    ///
+    /// The leader registers and deregisters the pods and sets their readiness gates, as the controller of App Mesh does.
+    /// Requires --leader-election-namespace.
     #[arg(
         long,
         conflicts_with = "config",
         requires = "leader_election_namespace",
-        env = "EVERMESH_CLOUD_MAP_REGISTRATION"
+        env = "EVERMESH_CLOUD_MAP_REGISTRATION",
+        hide_short_help = true
     )]
     pub cloud_map_registration: bool,
 
-    /// How long resolvers may keep an address of a service that is made in a DNS namespace, in seconds
+    /// TTL in seconds of the DNS records of Cloud Map services that Evermesh creates
+    ///
+    /// Only services in a DNS namespace have records.
     #[arg(
         long,
         value_name = "SECONDS",
         default_value_t = 300,
         value_parser = clap::value_parser!(u32).range(..=2_147_483_647),
-        env = "EVERMESH_CLOUD_MAP_DNS_TTL"
+        env = "EVERMESH_CLOUD_MAP_DNS_TTL",
+        hide_short_help = true
     )]
     pub cloud_map_dns_ttl: u32,
 
-    /// Make services with a custom health check: pods that are not ready are registered too, and called unhealthy
-    #[arg(long, env = "EVERMESH_CLOUD_MAP_CUSTOM_HEALTH_CHECK")]
+    /// Create Cloud Map services with a custom health check
+    ///
+    /// Pods that are not ready are then registered too, with the status UNHEALTHY. Without this flag only ready pods are
+    /// registered.
+    #[arg(
+        long,
+        env = "EVERMESH_CLOUD_MAP_CUSTOM_HEALTH_CHECK",
+        hide_short_help = true
+    )]
     pub cloud_map_custom_health_check: bool,
 }
 
-/// Logs and traces.
 #[derive(Debug, Args)]
+#[command(next_help_heading = heading::OPERATIONS)]
 pub struct TelemetryArgs {
-    /// What is logged: a level, or directives such as `info,evermesh_xds=debug`
+    /// Log level, or filter directives such as `info,evermesh_xds=debug`
+    ///
+    /// Levels are error, warn, info, debug, trace and off. Logs go to standard error.
     #[arg(
         long,
         value_name = "FILTER",
@@ -181,40 +281,51 @@ pub struct TelemetryArgs {
     )]
     pub log: String,
 
-    /// How it is written to standard error
+    /// Format of the log lines
     #[arg(
         long,
         value_name = "FORMAT",
         default_value = "human",
-        env = "EVERMESH_LOG_FORMAT"
+        env = "EVERMESH_LOG_FORMAT",
+        hide_short_help = true
     )]
     pub log_format: LogFormat,
 
-    /// An OTLP collector (gRPC, such as http://127.0.0.1:4317): each change becomes a trace from its
-    /// source to the last ACK
-    #[arg(long, value_name = "URL", env = "EVERMESH_OTLP_ENDPOINT")]
+    /// URL of an OTLP collector (gRPC) for traces, such as http://127.0.0.1:4317
+    ///
+    /// Each change of an object becomes one trace, from its source to the last ACK. Without this flag no traces are sent.
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "EVERMESH_OTLP_ENDPOINT",
+        hide_short_help = true
+    )]
     pub otlp_endpoint: Option<String>,
 }
 
-/// How logs are written.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub enum LogFormat {
-    /// A line for a person
+    /// Text for people
     Human,
-    /// A JSON object a line
+    /// One JSON object per line
     Json,
 }
 
-/// `evermesh lint`
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Exit code 0: no errors (there may be warnings). 1: errors. 2: the folder could not be read.")]
+Exit codes:
+  0  no errors; there may be warnings
+  1  at least one error
+  2  the folder could not be read
+
+Example:
+  evermesh lint examples/canary --output json")]
 pub struct LintArgs {
-    /// The folder of manifests
+    /// Folder of manifests to check, with its subfolders
     #[arg(value_name = "DIR", env = "EVERMESH_CONFIG")]
     pub config: PathBuf,
 
-    /// How problems are printed
+    /// Format of the output
     #[arg(
         long,
         value_name = "FORMAT",
@@ -224,16 +335,15 @@ pub struct LintArgs {
     pub output: LintFormat,
 }
 
-/// How problems are printed.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub enum LintFormat {
-    /// A line a problem: file, object, field, message, reason
+    /// One line per problem: severity, file, object, field, message and reason
     Text,
     /// One JSON array
     Json,
 }
 
-/// Reads `5s`, `250ms`, `1m`.
+/// Parses a duration such as `250ms`, `5s` or `1m`.
 fn duration(text: &str) -> Result<Duration, String> {
     let number_end = text
         .find(|character: char| !character.is_ascii_digit())
@@ -243,7 +353,7 @@ fn duration(text: &str) -> Result<Duration, String> {
         "ms" => 1,
         "s" => 1_000,
         "m" => 60_000,
-        _ => return Err("a number and a unit are needed: 250ms, 5s or 1m".into()),
+        _ => return Err("use a number and a unit, such as 250ms, 5s or 1m".into()),
     };
     number
         .parse::<u64>()
@@ -251,112 +361,5 @@ fn duration(text: &str) -> Result<Duration, String> {
         .and_then(|number| number.checked_mul(milliseconds))
         .filter(|milliseconds| (100..=86_400_000).contains(milliseconds))
         .map(Duration::from_millis)
-        .ok_or_else(|| "must be between 100ms and 24 hours".into())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use clap::CommandFactory;
-
-    #[test]
-    fn the_definition_is_sound() {
-        CommandLine::command().debug_assert();
-    }
-
-    #[test]
-    fn every_flag_has_its_variable() {
-        for command in CommandLine::command().get_subcommands() {
-            for argument in command.get_arguments() {
-                let id = argument.get_id().as_str();
-                if id != "help" && id != "version" {
-                    let variable = argument.get_env().and_then(|name| name.to_str());
-                    assert!(
-                        variable.is_some_and(|name| name.starts_with("EVERMESH_")),
-                        "{} --{id}",
-                        command.get_name()
-                    );
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn reads_durations() {
-        assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
-        assert_eq!(duration("5s"), Ok(Duration::from_secs(5)));
-        assert_eq!(duration("1m"), Ok(Duration::from_mins(1)));
-        for bad in ["", "5", "s", "-1s", "1h", "1ms", "99999999999999999999s"] {
-            assert!(duration(bad).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn the_webhooks_have_the_names_of_app_mesh() {
-        let cli = CommandLine::parse_from(["evermesh", "serve", "--kubernetes"]);
-        let EvermeshCommand::Serve(arguments) = cli.command else {
-            panic!("not serve")
-        };
-        assert_eq!(
-            arguments.webhook.webhook_mutating_configuration,
-            "appmesh-controller-mutating-webhook-configuration"
-        );
-    }
-
-    #[test]
-    fn reads_namespaced_names() {
-        let name = "a/b".parse::<NamespacedName>().unwrap();
-        assert_eq!(name.to_string(), "a/b");
-        for bad in ["", "a", "a/", "/b", "a/b/c"] {
-            assert!(bad.parse::<NamespacedName>().is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn what_is_of_a_cluster_wants_one() {
-        let serve = ["evermesh", "serve", "--config", "x"];
-        for flag in [
-            "--webhook-address=127.0.0.1:1",
-            "--leader-election-namespace=a",
-            "--watch-namespace=a",
-            "--endpoint-slices",
-            "--sidecar-log-level=info",
-            "--enable-stats-tags",
-            "--cloud-map-registration",
-            "--xds-token-audience=a",
-        ] {
-            let error = CommandLine::try_parse_from(serve.iter().chain(&[flag])).unwrap_err();
-            assert!(error.to_string().contains("--config"), "{error}");
-        }
-    }
-
-    #[test]
-    fn what_a_way_to_authenticate_needs_must_be_given() {
-        let serve = |more: &[&str]| {
-            let line = ["evermesh", "serve", "--config", "x"].iter().chain(more);
-            CommandLine::try_parse_from(line)
-                .map(drop)
-                .map_err(|it| it.to_string())
-        };
-        for (incomplete, missing) in [
-            (&["--xds-authentication=token"][..], "--xds-token-file"),
-            (&["--xds-authentication=certificate"], "--xds-client-ca"),
-            (&["--xds-tls-cert=c"], "--xds-tls-key"),
-            (&["--xds-client-ca=c"], "--xds-tls-cert"),
-        ] {
-            let error = serve(incomplete).unwrap_err();
-            assert!(error.contains(missing), "{error}");
-        }
-        serve(&["--xds-authentication=token", "--xds-token-file=t"]).unwrap();
-    }
-
-    #[test]
-    fn takes_an_arn_as_node() {
-        let arn = "arn:aws:appmesh:eu-west-1:111122223333:mesh/m/virtualNode/n";
-        let cli = CommandLine::parse_from(["evermesh", "bootstrap", "--node", arn, "--xds", "h:1"]);
-        let EvermeshCommand::Bootstrap(arguments) = cli.command else {
-            panic!("not bootstrap")
-        };
-        assert_eq!(arguments.node.to_string(), "mesh/m/virtualNode/n");
-    }
+        .ok_or_else(|| "use a duration from 100ms to 1440m".into())
 }

@@ -1,26 +1,26 @@
-//! The authorities of the certificate that xDS is served with, as sidecars get them.
+//! Reads the CA certificates of the xDS server that sidecars get in their bootstrap (`--sidecar-xds-ca`).
 
 use std::path::Path;
 
 use anyhow::Context;
 
-/// How long the authorities may be as they stand in a bootstrap, in bytes. The bootstrap is one argument of Envoy,
-/// which Linux limits to 128 KiB, and the rest of it is far below 32 KiB.
+/// Limit in bytes of the CA certificates as a JSON string. The bootstrap is one argument of Envoy, Linux limits an
+/// argument to 128 KiB (`MAX_ARG_STRLEN`), and the rest of the bootstrap is far below 32 KiB.
 const AUTHORITY_LIMIT: usize = 96 * 1024;
 
-/// The certificates in a file, which are written into pods where many can read them.
+/// Reads the certificates in a file. Rejects a file with a private key, since many users can read pods.
 pub(super) fn authority(file: &Path) -> anyhow::Result<String> {
     let read = || {
         let pem = std::fs::read_to_string(file)?;
         let is_sound = pem.contains("BEGIN CERTIFICATE") && !pem.contains("PRIVATE KEY");
         anyhow::ensure!(
             is_sound,
-            "certificates are needed, in PEM, and nothing else"
+            "the file must hold PEM certificates and no private key"
         );
         let length = serde_json::to_string(&pem)?.len();
         anyhow::ensure!(
             length <= AUTHORITY_LIMIT,
-            "{length} bytes are written into every pod, and Envoy can start with {AUTHORITY_LIMIT} at most: give the authorities of xDS alone"
+            "the certificates take {length} bytes in the bootstrap of every pod, and the limit is {AUTHORITY_LIMIT}; keep only the CA certificates of the xDS server"
         );
         Ok(pem)
     };
@@ -37,7 +37,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_is_no_authority() {
+    fn file_with_a_private_key_is_rejected() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("ca.crt");
         authority(&file).unwrap_err();
@@ -50,19 +50,22 @@ mod tests {
         ] {
             std::fs::write(&file, bad).unwrap();
             let error = format!("{:#}", authority(&file).unwrap_err());
-            assert!(error.contains("ca.crt: certificates are needed"), "{error}");
+            assert!(
+                error.contains("ca.crt: the file must hold PEM certificates"),
+                "{error}"
+            );
         }
     }
 
     #[test]
-    fn envoy_can_start_with_the_longest_authority() {
+    fn bootstrap_with_the_longest_authority_fits_into_an_argument() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("ca.crt");
         let pem = |length| format!("-----BEGIN CERTIFICATE-----{}", "A".repeat(length - 29));
         std::fs::write(&file, pem(AUTHORITY_LIMIT + 1)).unwrap();
         let error = format!("{:#}", authority(&file).unwrap_err());
         assert!(
-            error.contains("98305 bytes are written into every pod"),
+            error.contains("98305 bytes in the bootstrap of every pod"),
             "{error}"
         );
         std::fs::write(&file, pem(AUTHORITY_LIMIT)).unwrap();

@@ -1,4 +1,4 @@
-//! What can be asked of `evermesh bootstrap`.
+//! Flags of `evermesh bootstrap` and their conversion into options of the bootstrap.
 
 use clap::Args;
 use evermesh_injector::bootstrap::{
@@ -9,27 +9,29 @@ use evermesh_model::ResourceName;
 
 use super::sidecar_telemetry::share;
 
-/// `evermesh bootstrap`
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Example:
+Examples:
   evermesh bootstrap --node mesh/demo/virtualNode/front_demo --xds 10.0.0.5:18000 > /etc/envoy.yaml
   envoy -c /etc/envoy.yaml")]
 pub struct BootstrapArgs {
-    /// Who the proxy is: mesh/MESH/virtualNode/NAME or mesh/MESH/virtualGateway/NAME; the names are
-    /// awsNames (name and namespace with `_` between by default), an ARN is taken too
+    /// Virtual node or gateway of the proxy, as mesh/MESH/virtualNode/NAME or mesh/MESH/virtualGateway/NAME
+    ///
+    /// NAME is the awsName, by default NAME_NAMESPACE. An ARN of App Mesh is accepted too.
     #[arg(long, value_name = "NAME", env = "EVERMESH_NODE")]
     pub node: ResourceName,
 
-    /// Where Evermesh serves Envoys
+    /// Address of the xDS server
     #[arg(long, value_name = "HOST:PORT", env = "EVERMESH_XDS")]
     pub xds: HostPort,
 
-    /// A file with the authorities of Evermesh's certificate, in PEM: the proxy connects by TLS
+    /// File with the CA certificates (PEM) of the xDS server; the proxy then uses TLS
     #[arg(long, value_name = "FILE", env = "EVERMESH_XDS_CA")]
     pub xds_ca: Option<String>,
 
-    /// A file with the proxy's own certificate, in PEM
+    /// File with the client certificate (PEM) of the proxy
+    ///
+    /// Requires --xds-ca and --xds-key.
     #[arg(
         long,
         value_name = "FILE",
@@ -38,7 +40,7 @@ pub struct BootstrapArgs {
     )]
     pub xds_certificate: Option<String>,
 
-    /// A file with its key
+    /// File with the private key (PEM) of --xds-certificate
     #[arg(
         long,
         value_name = "FILE",
@@ -47,26 +49,35 @@ pub struct BootstrapArgs {
     )]
     pub xds_key: Option<String>,
 
-    /// A file with a token that is sent as `authorization: Bearer`, read whenever a stream begins; without --xds-ca
-    /// it can be read on the way
+    /// File with a token that the proxy sends as `authorization: Bearer`
+    ///
+    /// Envoy reads the file for each new stream. Without --xds-ca the token is sent unencrypted.
     #[arg(long, value_name = "FILE", env = "EVERMESH_XDS_TOKEN")]
     pub xds_token: Option<String>,
 
-    /// What the proxy says of itself besides; may be repeated
+    /// Metadata of the Envoy node, as KEY=VALUE pairs separated by commas
+    ///
+    /// The flag may be repeated.
     #[arg(
         long,
         value_name = "KEY=VALUE",
         value_delimiter = ',',
         value_parser = pair,
-        env = "EVERMESH_METADATA"
+        env = "EVERMESH_METADATA",
+        hide_short_help = true
     )]
     pub metadata: Vec<(String, String)>,
 
-    /// The zone that the proxy runs in
-    #[arg(long, value_name = "ZONE", env = "EVERMESH_ZONE")]
+    /// Zone in which the proxy runs, for locality-aware load balancing
+    #[arg(
+        long,
+        value_name = "ZONE",
+        env = "EVERMESH_ZONE",
+        hide_short_help = true
+    )]
     pub zone: Option<String>,
 
-    /// Port of Envoy's admin interface on 127.0.0.1
+    /// Port of the Envoy admin pages on 127.0.0.1
     #[arg(
         long,
         value_name = "PORT",
@@ -75,70 +86,93 @@ pub struct BootstrapArgs {
     )]
     pub admin_port: u16,
 
-    /// A file in which requests to it are noted
-    #[arg(long, value_name = "FILE", env = "EVERMESH_ADMIN_ACCESS_LOG")]
+    /// Access log of the Envoy admin pages; none by default
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "EVERMESH_ADMIN_ACCESS_LOG",
+        hide_short_help = true
+    )]
     pub admin_access_log: Option<String>,
 
-    /// State-of-the-world xDS instead of delta
-    #[arg(long, env = "EVERMESH_SOTW")]
+    /// Use the state-of-the-world xDS protocol instead of the delta protocol
+    #[arg(long, env = "EVERMESH_SOTW", hide_short_help = true)]
     pub sotw: bool,
 
-    /// Leave out App Mesh's tags of statistics (`appmesh.mesh` and others)
-    #[arg(long, env = "EVERMESH_WITHOUT_STATS_TAGS")]
+    /// Omit the tags of App Mesh from Envoy statistics, such as `appmesh.mesh`
+    #[arg(long, env = "EVERMESH_WITHOUT_STATS_TAGS", hide_short_help = true)]
     pub without_stats_tags: bool,
 
-    /// A `DogStatsD` that gets the statistics: an IP address and a port
-    #[arg(long, value_name = "IP:PORT", env = "EVERMESH_STATSD")]
+    /// Address of a DogStatsD server (UDP) for statistics
+    #[arg(
+        long,
+        value_name = "IP:PORT",
+        env = "EVERMESH_STATSD",
+        hide_short_help = true
+    )]
     pub statsd: Option<HostPort>,
 
-    /// A `DogStatsD` at a Unix datagram socket
+    /// Path of a Unix datagram socket of DogStatsD for statistics
     #[arg(
         long,
         value_name = "PATH",
         conflicts_with = "statsd",
-        env = "EVERMESH_STATSD_SOCKET"
+        env = "EVERMESH_STATSD_SOCKET",
+        hide_short_help = true
     )]
     pub statsd_socket: Option<String>,
 
-    /// A Jaeger, or whoever else takes Zipkin's JSON, that gets traces
+    /// Address of Jaeger, or of another collector of Zipkin JSON, for traces
     #[arg(
         long,
         value_name = "HOST:PORT",
         conflicts_with_all = ["datadog", "xray_port"],
-        env = "EVERMESH_JAEGER"
+        env = "EVERMESH_JAEGER",
+        hide_short_help = true
     )]
     pub jaeger: Option<HostPort>,
 
-    /// A Datadog agent that gets traces
+    /// Address of a Datadog agent for traces
     #[arg(
         long,
         value_name = "HOST:PORT",
         conflicts_with = "xray_port",
-        env = "EVERMESH_DATADOG"
+        env = "EVERMESH_DATADOG",
+        hide_short_help = true
     )]
     pub datadog: Option<HostPort>,
 
-    /// The UDP port of an X-Ray daemon on this host that gets traces
-    #[arg(long, value_name = "PORT", env = "EVERMESH_XRAY_PORT")]
-    pub xray_port: Option<u16>,
-
-    /// The share of requests that X-Ray gets
+    /// UDP port of an X-Ray daemon on this host for traces
     #[arg(
         long,
-        value_name = "0..1",
+        value_name = "PORT",
+        env = "EVERMESH_XRAY_PORT",
+        hide_short_help = true
+    )]
+    pub xray_port: Option<u16>,
+
+    /// Share of requests that X-Ray traces, from 0 to 1
+    #[arg(
+        long,
+        value_name = "SHARE",
         default_value_t = 0.05,
         value_parser = share,
-        env = "EVERMESH_XRAY_SAMPLING_RATE"
+        env = "EVERMESH_XRAY_SAMPLING_RATE",
+        hide_short_help = true
     )]
     pub xray_sampling_rate: f64,
 
-    /// A Unix socket on which secrets are served (SDS), such as a SPIRE agent's
-    #[arg(long, value_name = "PATH", env = "EVERMESH_SDS_SOCKET")]
+    /// Unix socket of a secret discovery service (SDS), such as a SPIRE agent
+    #[arg(
+        long,
+        value_name = "PATH",
+        env = "EVERMESH_SDS_SOCKET",
+        hide_short_help = true
+    )]
     pub sds_socket: Option<String>,
 }
 
 impl BootstrapArgs {
-    /// What the bootstrap is made of.
     pub fn options(&self) -> BootstrapOptions {
         let identity = self.xds_certificate.clone().zip(self.xds_key.clone());
         let xray = self.xray_port.map(|port| Tracing::XRay {
@@ -174,6 +208,6 @@ impl BootstrapArgs {
 fn pair(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
-        _ => Err("KEY=VALUE is needed".to_owned()),
+        _ => Err("use KEY=VALUE".to_owned()),
     }
 }

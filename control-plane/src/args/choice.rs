@@ -1,15 +1,14 @@
-//! Choices of the injector's, with what each means.
+//! Enumerations of the injector as flag values, each with its help text.
 
-/// An enumeration of the injector's, as a value on the command line.
+/// Declares a flag enumeration and its conversion into the injector's enumeration with the same variants.
 macro_rules! choice {
-    ($(#[$meta:meta])* $name:ident { $($(#[$doc:meta])* $variant:ident,)* }) => {
-        $(#[$meta])*
+    ($name:ident => $target:ident { $($(#[$doc:meta])* $variant:ident,)* }) => {
         #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
         pub enum $name {
             $($(#[$doc])* $variant,)*
         }
 
-        impl From<$name> for evermesh_injector::settings::$name {
+        impl From<$name> for evermesh_injector::settings::$target {
             fn from(chosen: $name) -> Self {
                 match chosen {
                     $($name::$variant => Self::$variant,)*
@@ -20,31 +19,28 @@ macro_rules! choice {
 }
 
 choice! {
-    /// What becomes of a pod without a member.
-    WithoutMember {
-        /// It is refused, and the message says what was looked at
+    WithoutMemberArg => WithoutMember {
+        /// Reject the pod; the message names the selectors that were compared
         Refuse,
-        /// It is created as it is, with a warning
+        /// Create the pod without a sidecar and return a warning
         Skip,
     }
 }
 
 choice! {
-    /// What becomes of a pod with an annotation that cannot be read.
-    MalformedAnnotation {
-        /// It is refused
+    MalformedAnnotationArg => MalformedAnnotation {
+        /// Reject the pod
         Refuse,
-        /// The annotation's default holds, with a warning
+        /// Use the default of the annotation and return a warning
         Warn,
     }
 }
 
 choice! {
-    /// Where sidecars stand in a pod.
-    SidecarOrder {
-        /// Init containers that go on running: the application starts when its proxy is ready, and Jobs end
+    SidecarOrderArg => SidecarOrder {
+        /// Init container with `restartPolicy: Always` (KEP-753): the application starts once its proxy is ready, and Jobs can end
         Native,
-        /// Containers after the application's, which may start before its proxy is ready
+        /// Container after those of the application, which may start before its proxy is ready
         Container,
     }
 }

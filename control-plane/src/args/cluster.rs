@@ -1,4 +1,4 @@
-//! What can be asked for in a cluster.
+//! Flags that only apply to a Kubernetes cluster: watches, leader election and admission.
 
 use std::{
     fmt,
@@ -9,28 +9,43 @@ use std::{
 
 use clap::{Args, ValueEnum, builder::NonEmptyStringValueParser};
 
-/// In a cluster.
+use super::heading;
+
 #[derive(Debug, Args)]
+#[command(next_help_heading = heading::OPERATIONS)]
 pub struct KubernetesArgs {
-    /// Namespaces whose objects count, all without this; repeat it, or separate them by commas
+    /// Namespaces to watch, separated by commas; all namespaces by default
+    ///
+    /// The flag may be repeated. Objects in other namespaces are ignored.
     #[arg(
         long = "watch-namespace",
         value_name = "NAMESPACE",
         value_delimiter = ',',
         conflicts_with = "config",
-        env = "EVERMESH_WATCH_NAMESPACE"
+        env = "EVERMESH_WATCH_NAMESPACE",
+        help_heading = heading::SOURCE
     )]
     pub watch_namespaces: Vec<String>,
 
-    /// Serve nodes whose DNS name is a Service of the cluster from its EndpointSlices, and the pods of nodes that are
-    /// found in Cloud Map as the cluster knows them: Envoy sees each pod, knows its zone and drains it, where App Mesh
-    /// saw the Service's cluster IP alone, or what Cloud Map said some seconds ago. The annotation
-    /// `evermesh.dev/endpoint-slices: "true"` or `"false"` of a Mesh decides for that mesh
-    #[arg(long, conflicts_with = "config", env = "EVERMESH_ENDPOINT_SLICES")]
+    /// Take endpoints from EndpointSlices and pods instead of DNS and Cloud Map
+    ///
+    /// Applies to virtual nodes whose DNS hostname is a Kubernetes Service, and to virtual nodes with awsCloudMap whose
+    /// pods run in this Kubernetes cluster. Envoy then knows each pod and its zone, and drains it. Without this flag Envoy
+    /// gets the cluster IP of the Service, as in App Mesh, or the instances from the last poll of Cloud Map. The annotation
+    /// `evermesh.dev/endpoint-slices: "true"` or `"false"` of a Mesh overrides this flag for that mesh.
+    #[arg(
+        long,
+        conflicts_with = "config",
+        env = "EVERMESH_ENDPOINT_SLICES",
+        help_heading = heading::SOURCE,
+        hide_short_help = true
+    )]
     pub endpoint_slices: bool,
 
-    /// The namespace of the Lease by which replicas agree on who writes; without it, nothing is written to the
-    /// cluster, no status either
+    /// Namespace of the Lease for leader election; statuses are written only with it
+    ///
+    /// The leader writes statuses and events, and registers pods in Cloud Map. Without this flag Evermesh does none of
+    /// that.
     #[arg(
         long,
         value_name = "NAMESPACE",
@@ -39,45 +54,57 @@ pub struct KubernetesArgs {
     )]
     pub leader_election_namespace: Option<String>,
 
-    /// The name of that Lease
+    /// Name of the Lease for leader election
     #[arg(
         long,
         value_name = "NAME",
         default_value = "evermesh",
-        env = "EVERMESH_LEADER_ELECTION_NAME"
+        env = "EVERMESH_LEADER_ELECTION_NAME",
+        hide_short_help = true
     )]
     pub leader_election_name: String,
 
-    /// The address at which the other replicas reach this one, such as the pod's own: they tell the one that leads
-    /// what their proxies accept. It is that of --metrics-address, or of --admin-address without it, unless that is
-    /// every address
-    #[arg(long, value_name = "IP", env = "EVERMESH_ADVERTISE_ADDRESS")]
+    /// IP address at which other replicas reach this one, such as the pod IP
+    ///
+    /// Replicas send the leader what their proxies have ACKed. The default is the address of --metrics-address, or of
+    /// --admin-address without it, unless that is a wildcard address such as 0.0.0.0.
+    #[arg(
+        long,
+        value_name = "IP",
+        env = "EVERMESH_ADVERTISE_ADDRESS",
+        hide_short_help = true
+    )]
     pub advertise_address: Option<IpAddr>,
 
-    /// The region in the ARNs that statuses show, us-east-1 without this, and the `AWS_REGION` of sidecars, which have
-    /// none without this; nothing is asked of AWS for it
+    /// AWS region in the ARNs of statuses and in `AWS_REGION` of sidecars
+    ///
+    /// Without this flag ARNs show us-east-1 and sidecars have no `AWS_REGION`. Evermesh does not ask AWS for the region.
     #[arg(
         long,
         value_name = "REGION",
         value_parser = NonEmptyStringValueParser::new(),
-        env = "EVERMESH_AWS_REGION"
+        env = "EVERMESH_AWS_REGION",
+        hide_short_help = true
     )]
     pub aws_region: Option<String>,
 
-    /// The account in the ARNs that statuses show
+    /// AWS account ID in the ARNs of statuses
     #[arg(
         long,
         value_name = "ID",
         default_value = "000000000000",
-        env = "EVERMESH_AWS_ACCOUNT_ID"
+        env = "EVERMESH_AWS_ACCOUNT_ID",
+        hide_short_help = true
     )]
     pub aws_account_id: String,
 }
 
-/// Admission: what the API server asks before it keeps an object of the mesh.
 #[derive(Debug, Args)]
+#[command(next_help_heading = heading::ADMISSION)]
 pub struct WebhookArgs {
-    /// Where the API server reaches the webhooks (HTTPS), such as 0.0.0.0:9443; without it none are served
+    /// Address of the admission webhooks (HTTPS), such as 0.0.0.0:9443
+    ///
+    /// Without this flag no webhooks are served and no sidecars are injected.
     #[arg(
         long,
         value_name = "HOST:PORT",
@@ -86,85 +113,103 @@ pub struct WebhookArgs {
     )]
     pub webhook_address: Option<SocketAddr>,
 
-    /// A folder with tls.crt and tls.key, such as a Secret of cert-manager's, followed while it changes;
-    /// whoever writes it also sets the caBundle of the webhook configurations. Without it Evermesh makes
-    /// its own certificates and does that itself
-    #[arg(long, value_name = "DIR", env = "EVERMESH_WEBHOOK_CERTIFICATES")]
+    /// Folder with tls.crt and tls.key for the webhooks, such as a Secret of cert-manager
+    ///
+    /// Evermesh reloads the files when they change, and the caBundle of the webhook configurations must be set by the
+    /// owner of the files, for instance by cert-manager. Without this flag Evermesh creates its own certificates and sets
+    /// the caBundle itself.
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "EVERMESH_WEBHOOK_CERTIFICATES",
+        hide_short_help = true
+    )]
     pub webhook_certificates: Option<PathBuf>,
 
-    /// The Service by which the API server reaches the webhooks: our own certificate is for its names, and
-    /// webhooks that call it get our caBundle
+    /// Kubernetes Service through which the API server calls the webhooks
+    ///
+    /// The certificate that Evermesh creates is valid for the names of this Service, and Evermesh sets the caBundle of
+    /// webhooks that call it.
     #[arg(
         long,
         value_name = "NAMESPACE/NAME",
         default_value = "evermesh-system/evermesh-webhook",
-        env = "EVERMESH_WEBHOOK_SERVICE"
+        env = "EVERMESH_WEBHOOK_SERVICE",
+        hide_short_help = true
     )]
     pub webhook_service: NamespacedName,
 
-    /// A further host name or address by which it does, where a webhook has a url instead of a service;
-    /// may be repeated
+    /// Host names or IP addresses of webhooks that are called by URL, separated by commas
+    ///
+    /// The certificate that Evermesh creates is valid for them too, and Evermesh sets the caBundle of webhooks whose
+    /// `clientConfig.url` has one of these hosts. The flag may be repeated.
     #[arg(
         long,
         value_name = "HOST",
         value_delimiter = ',',
-        env = "EVERMESH_WEBHOOK_HOST"
+        env = "EVERMESH_WEBHOOK_HOST",
+        hide_short_help = true
     )]
     pub webhook_host: Vec<String>,
 
-    /// The Secret in which all replicas keep our own certificates; made when it is not there
+    /// Secret in which the replicas share the certificates that Evermesh creates
+    ///
+    /// Evermesh creates the Secret if it does not exist.
     #[arg(
         long,
         value_name = "NAMESPACE/NAME",
         default_value = "evermesh-system/evermesh-webhook",
-        env = "EVERMESH_WEBHOOK_SECRET"
+        env = "EVERMESH_WEBHOOK_SECRET",
+        hide_short_help = true
     )]
     pub webhook_secret: NamespacedName,
 
-    /// The `MutatingWebhookConfiguration` whose caBundle is kept right
+    /// MutatingWebhookConfiguration whose caBundle Evermesh sets
     #[arg(
         long,
         value_name = "NAME",
         default_value = "appmesh-controller-mutating-webhook-configuration",
-        env = "EVERMESH_WEBHOOK_MUTATING_CONFIGURATION"
+        env = "EVERMESH_WEBHOOK_MUTATING_CONFIGURATION",
+        hide_short_help = true
     )]
     pub webhook_mutating_configuration: String,
 
-    /// The `ValidatingWebhookConfiguration` whose caBundle is kept right
+    /// ValidatingWebhookConfiguration whose caBundle Evermesh sets
     #[arg(
         long,
         value_name = "NAME",
         default_value = "appmesh-controller-validating-webhook-configuration",
-        env = "EVERMESH_WEBHOOK_VALIDATING_CONFIGURATION"
+        env = "EVERMESH_WEBHOOK_VALIDATING_CONFIGURATION",
+        hide_short_help = true
     )]
     pub webhook_validating_configuration: String,
 
-    /// The IP family of the cluster: meshes get the ipPreference that fits it, and with `ipv6` the admin pages of
-    /// sidecars are served there, where the kubelet asks
+    /// IP family of the Kubernetes cluster
+    ///
+    /// Decides the `ipPreference` that meshes get at admission. With `ipv6` the admin pages of sidecars are also served on
+    /// IPv6, where the kubelet probes them.
     #[arg(
         long,
         value_name = "FAMILY",
         default_value = "ipv4",
-        env = "EVERMESH_IP_FAMILY"
+        env = "EVERMESH_IP_FAMILY",
+        hide_short_help = true
     )]
     pub ip_family: IpFamilyArg,
 }
 
-/// An IP family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum IpFamilyArg {
-    /// IPv4, or both
+    /// IPv4 only, or dual stack
     Ipv4,
-    /// IPv6
+    /// IPv6 only
     Ipv6,
 }
 
-/// An object of a kind that goes without saying: `NAMESPACE/NAME`.
+/// Name of an object whose kind is known from the context, written `NAMESPACE/NAME`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NamespacedName {
-    /// Its namespace.
     pub namespace: String,
-    /// Its name.
     pub name: String,
 }
 
@@ -181,7 +226,7 @@ impl FromStr for NamespacedName {
                     name: name.to_owned(),
                 })
             }
-            _ => Err("a namespace and a name are needed: NAMESPACE/NAME".into()),
+            _ => Err("use a namespace and a name: NAMESPACE/NAME".into()),
         }
     }
 }

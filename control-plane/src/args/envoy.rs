@@ -1,4 +1,4 @@
-//! What can be asked for of Envoy's container in pods. The flags are called as App Mesh's controller had them.
+//! Flags for the Envoy container of sidecars, named as in the controller of App Mesh.
 
 use clap::{
     Args,
@@ -10,184 +10,214 @@ use evermesh_injector::{
     settings::{EnvoySettings, Resources},
 };
 
-/// Envoy's container in pods.
+use super::heading;
+
 #[derive(Debug, Args)]
+#[command(next_help_heading = heading::SIDECAR)]
 pub struct EnvoyArgs {
-    /// Envoy's image, without its tag: any image of plain Envoy with `envoy` in its PATH
+    /// Envoy image of sidecars, without its tag
+    ///
+    /// Any image with plain Envoy works, provided that `envoy` is in its PATH.
     #[arg(
         long,
         value_name = "IMAGE",
         value_parser = NonEmptyStringValueParser::new(),
         default_value = "envoyproxy/envoy",
         conflicts_with = "config",
-        env = "EVERMESH_SIDECAR_IMAGE_REPOSITORY"
+        env = "EVERMESH_SIDECAR_IMAGE_REPOSITORY",
+        hide_short_help = true
     )]
     pub sidecar_image_repository: String,
 
-    /// The tag of Envoy's image
+    /// Tag of the Envoy image
     #[arg(
         long,
         value_name = "TAG",
         value_parser = NonEmptyStringValueParser::new(),
         default_value = "distroless-v1.40.0",
         conflicts_with = "config",
-        env = "EVERMESH_SIDECAR_IMAGE_TAG"
+        env = "EVERMESH_SIDECAR_IMAGE_TAG",
+        hide_short_help = true
     )]
     pub sidecar_image_tag: String,
 
-    /// The CPU that Envoy's container requests, and that of interception; nothing if empty
+    /// CPU request of the Envoy container and the init container
+    ///
+    /// An empty value sets no request.
     #[arg(
         long,
         value_name = "QUANTITY",
-        value_parser = amount,
+        value_parser = optional_quantity,
         default_value = "10m",
         conflicts_with = "config",
-        env = "EVERMESH_SIDECAR_CPU_REQUESTS"
+        env = "EVERMESH_SIDECAR_CPU_REQUESTS",
+        hide_short_help = true
     )]
     pub sidecar_cpu_requests: String,
 
-    /// The memory that they request
+    /// Memory request of the Envoy container and the init container
+    ///
+    /// An empty value sets no request.
     #[arg(
         long,
         value_name = "QUANTITY",
-        value_parser = amount,
+        value_parser = optional_quantity,
         default_value = "32Mi",
         conflicts_with = "config",
-        env = "EVERMESH_SIDECAR_MEMORY_REQUESTS"
+        env = "EVERMESH_SIDECAR_MEMORY_REQUESTS",
+        hide_short_help = true
     )]
     pub sidecar_memory_requests: String,
 
-    /// The most CPU that they get; no limit if empty
+    /// CPU limit of the Envoy container and the init container; none if empty
     #[arg(
         long,
         value_name = "QUANTITY",
-        value_parser = amount,
+        value_parser = optional_quantity,
         default_value = "",
         conflicts_with = "config",
-        env = "EVERMESH_SIDECAR_CPU_LIMITS"
+        env = "EVERMESH_SIDECAR_CPU_LIMITS",
+        hide_short_help = true
     )]
     pub sidecar_cpu_limits: String,
 
-    /// The most memory that they get
+    /// Memory limit of the Envoy container and the init container; none if empty
     #[arg(
         long,
         value_name = "QUANTITY",
-        value_parser = amount,
+        value_parser = optional_quantity,
         default_value = "",
         conflicts_with = "config",
-        env = "EVERMESH_SIDECAR_MEMORY_LIMITS"
+        env = "EVERMESH_SIDECAR_MEMORY_LIMITS",
+        hide_short_help = true
     )]
     pub sidecar_memory_limits: String,
 
-    /// What Envoy logs
+    /// Log level of Envoy
     #[arg(
         long,
         value_name = "LEVEL",
         value_parser = ["trace", "debug", "info", "warning", "warn", "error", "critical", "off"],
         default_value = "info",
         conflicts_with = "config",
-        env = "EVERMESH_SIDECAR_LOG_LEVEL"
+        env = "EVERMESH_SIDECAR_LOG_LEVEL",
+        hide_short_help = true
     )]
     pub sidecar_log_level: String,
 
-    /// Envoy's worker threads; the variable `ENVOY_CONCURRENCY` in a pod's `sidecarEnv` says otherwise for that pod
+    /// Number of Envoy worker threads, from 1 to 1024
+    ///
+    /// `ENVOY_CONCURRENCY` in the annotation `sidecarEnv` of a pod overrides this flag for that pod.
     #[arg(
         long,
         value_name = "N",
         value_parser = value_parser!(u16).range(1..=1024),
         default_value_t = 2,
         conflicts_with = "config",
-        env = "EVERMESH_SIDECAR_CONCURRENCY"
+        env = "EVERMESH_SIDECAR_CONCURRENCY",
+        hide_short_help = true
     )]
     pub sidecar_concurrency: u16,
 
-    /// How long Envoy goes on serving when its pod is to end, in seconds
+    /// Time in seconds that Envoy keeps serving once its pod is being deleted
     #[arg(
         long,
         value_name = "SECONDS",
         value_parser = seconds(),
         default_value_t = 20,
         conflicts_with = "config",
-        env = "EVERMESH_PRESTOP_DELAY"
+        env = "EVERMESH_PRESTOP_DELAY",
+        hide_short_help = true
     )]
     pub prestop_delay: u32,
 
-    /// How long Envoy may take to be ready at the start, in seconds; then it is started again
+    /// Longest time in seconds that Envoy may take to become ready
+    ///
+    /// The kubelet restarts the Envoy container after that time.
     #[arg(
         long,
         value_name = "SECONDS",
         value_parser = seconds(),
         default_value_t = 180,
         conflicts_with = "config",
-        env = "EVERMESH_POSTSTART_TIMEOUT"
+        env = "EVERMESH_POSTSTART_TIMEOUT",
+        hide_short_help = true
     )]
     pub poststart_timeout: u32,
 
-    /// How often one looks whether it is, in seconds
+    /// Interval in seconds between checks whether Envoy has become ready
     #[arg(
         long,
         value_name = "SECONDS",
         value_parser = seconds(),
         default_value_t = 1,
         conflicts_with = "config",
-        env = "EVERMESH_POSTSTART_INTERVAL"
+        env = "EVERMESH_POSTSTART_INTERVAL",
+        hide_short_help = true
     )]
     pub poststart_interval: u32,
 
-    /// When the readiness probe of Envoy begins, in seconds
+    /// Delay in seconds before the first readiness probe of Envoy
     #[arg(
         long,
         value_name = "SECONDS",
         value_parser = seconds(),
         default_value_t = 1,
         conflicts_with = "config",
-        env = "EVERMESH_READINESS_PROBE_INITIAL_DELAY"
+        env = "EVERMESH_READINESS_PROBE_INITIAL_DELAY",
+        hide_short_help = true
     )]
     pub readiness_probe_initial_delay: u32,
 
-    /// How often it asks, in seconds
+    /// Interval in seconds between readiness probes of Envoy
     #[arg(
         long,
         value_name = "SECONDS",
         value_parser = seconds(),
         default_value_t = 10,
         conflicts_with = "config",
-        env = "EVERMESH_READINESS_PROBE_PERIOD"
+        env = "EVERMESH_READINESS_PROBE_PERIOD",
+        hide_short_help = true
     )]
     pub readiness_probe_period: u32,
 
-    /// The port of Envoy's admin pages, where Prometheus finds its statistics
+    /// Port of the Envoy admin pages, where Prometheus scrapes the statistics
     #[arg(
         long,
         value_name = "PORT",
         value_parser = value_parser!(u16).range(1..),
         default_value_t = 9901,
         conflicts_with = "config",
-        env = "EVERMESH_ENVOY_ADMIN_ACCESS_PORT"
+        env = "EVERMESH_ENVOY_ADMIN_ACCESS_PORT",
+        hide_short_help = true
     )]
     pub envoy_admin_access_port: u16,
 
-    /// The file in Envoy's container in which requests to them are noted; nowhere if empty
+    /// Access log of the Envoy admin pages, a file in the container; none if empty
     #[arg(
         long,
         value_name = "FILE",
         default_value = "/tmp/envoy_admin_access.log",
         conflicts_with = "config",
-        env = "EVERMESH_ENVOY_ADMIN_ACCESS_LOG_FILE"
+        env = "EVERMESH_ENVOY_ADMIN_ACCESS_LOG_FILE",
+        hide_short_help = true
     )]
     pub envoy_admin_access_log_file: String,
 
-    /// Serve them on IPv6 too; so they are with --ip-family=ipv6
+    /// Serve the Envoy admin pages on IPv6 too
+    ///
+    /// --ip-family=ipv6 implies this flag.
     #[arg(
         long,
         conflicts_with = "config",
-        env = "EVERMESH_ENVOY_ADMIN_ACCESS_ENABLE_IPV6"
+        env = "EVERMESH_ENVOY_ADMIN_ACCESS_ENABLE_IPV6",
+        hide_short_help = true
     )]
     pub envoy_admin_access_enable_ipv6: bool,
 }
 
 impl EnvoyArgs {
-    /// As the injector has it; `ipv6` is whether its admin pages are needed there whatever the flag says.
+    /// Converts the flags into settings of the injector. `ipv6` serves the admin pages on IPv6 even without the flag.
     pub(super) fn settings(&self, ipv6: bool) -> EnvoySettings {
         EnvoySettings {
             image: format!(
@@ -214,13 +244,13 @@ impl EnvoyArgs {
     }
 }
 
-/// Reads a number of seconds, as far as Kubernetes takes them for a probe or a pause.
+/// Parses a number of seconds up to 65,535, within the limits of probes and lifecycle hooks in Kubernetes.
 fn seconds() -> RangedI64ValueParser<u32> {
     value_parser!(u32).range(..=65_535)
 }
 
-/// Reads a quantity, or nothing.
-fn amount(text: &str) -> Result<String, String> {
+/// Parses a Kubernetes quantity or an empty text.
+fn optional_quantity(text: &str) -> Result<String, String> {
     if text.is_empty() {
         return Ok(String::new());
     }

@@ -1,4 +1,4 @@
-//! What can be asked for in pods. The flags that App Mesh's controller had are called as they were there.
+//! Flags of sidecar injection. Flags that the controller of App Mesh has keep their names.
 
 use std::path::PathBuf;
 
@@ -10,156 +10,195 @@ use evermesh_injector::{
 use super::{
     ServeArgs,
     authority::authority,
-    choice::{MalformedAnnotation, SidecarOrder, WithoutMember},
+    choice::{MalformedAnnotationArg, SidecarOrderArg, WithoutMemberArg},
     cluster::IpFamilyArg,
     envoy::EnvoyArgs,
+    heading,
     sidecar_telemetry::SidecarTelemetryArgs,
     xds::{XdsArgs, XdsAuthentication},
 };
 
-/// What is put into pods.
 #[derive(Debug, Args)]
-#[allow(clippy::struct_excessive_bools)] // a switch a flag
+#[command(next_help_heading = heading::INJECTION)]
+#[allow(clippy::struct_excessive_bools)] // one switch per flag
 pub struct InjectorArgs {
-    /// Leave pods alone: nothing is answered at /mutate-v1-pod
-    #[arg(long, conflicts_with = "config", env = "EVERMESH_WITHOUT_INJECTION")]
+    /// Do not inject sidecars; /mutate-v1-pod answers 404
+    #[arg(
+        long,
+        conflicts_with = "config",
+        env = "EVERMESH_WITHOUT_INJECTION",
+        hide_short_help = true
+    )]
     pub without_injection: bool,
 
-    /// What becomes of a pod that wants a sidecar and that no virtual node or gateway selects
+    /// Action for a pod that asks for a sidecar but that no virtual node or gateway selects
     #[arg(
         long,
-        value_name = "WHAT",
+        value_name = "ACTION",
         default_value = "refuse",
         conflicts_with = "config",
-        env = "EVERMESH_INJECTION_WITHOUT_MEMBER"
+        env = "EVERMESH_INJECTION_WITHOUT_MEMBER",
+        hide_short_help = true
     )]
-    pub injection_without_member: WithoutMember,
+    pub injection_without_member: WithoutMemberArg,
 
-    /// What becomes of a pod with an annotation that cannot be read
+    /// Action for a pod with an annotation that cannot be parsed
     #[arg(
         long,
-        value_name = "WHAT",
+        value_name = "ACTION",
         default_value = "refuse",
         conflicts_with = "config",
-        env = "EVERMESH_INJECTION_MALFORMED_ANNOTATION"
+        env = "EVERMESH_INJECTION_MALFORMED_ANNOTATION",
+        hide_short_help = true
     )]
-    pub injection_malformed_annotation: MalformedAnnotation,
+    pub injection_malformed_annotation: MalformedAnnotationArg,
 
-    /// Where sidecars stand in a pod
+    /// Kind of container in which sidecars run
     #[arg(
         long,
         value_name = "ORDER",
         default_value = "native",
         conflicts_with = "config",
-        env = "EVERMESH_SIDECAR_ORDER"
+        env = "EVERMESH_SIDECAR_ORDER",
+        hide_short_help = true
     )]
-    pub sidecar_order: SidecarOrder,
+    pub sidecar_order: SidecarOrderArg,
 
-    /// Refuse an order of sidecars in which the application does not wait for its proxy; `native` always waits
+    /// Require a sidecar order in which the application waits for its proxy
+    ///
+    /// With this flag Evermesh does not start with --sidecar-order=container. `native` always waits.
     #[arg(
         long,
         conflicts_with = "config",
-        env = "EVERMESH_WAIT_UNTIL_PROXY_READY"
+        env = "EVERMESH_WAIT_UNTIL_PROXY_READY",
+        hide_short_help = true
     )]
     pub wait_until_proxy_ready: bool,
 
-    /// Envoy's container
     #[command(flatten)]
     pub envoy: EnvoyArgs,
 
-    /// The image that sets up interception
+    /// Image of the init container that sets up interception
+    ///
+    /// The default is evermesh-proxy-init with the version of Evermesh as its tag.
     #[arg(
         long,
         value_name = "IMAGE",
         value_parser = NonEmptyStringValueParser::new(),
         conflicts_with = "config",
-        env = "EVERMESH_INIT_IMAGE"
+        env = "EVERMESH_INIT_IMAGE",
+        help_heading = heading::INJECTION,
+        hide_short_help = true
     )]
     pub init_image: Option<String>,
 
-    /// Addresses and networks that are not intercepted, unless a pod's `egressIgnoredIPs` says others
+    /// IP addresses and networks (CIDR) that are not intercepted, separated by commas
+    ///
+    /// The annotation `egressIgnoredIPs` of a pod overrides this flag for that pod.
     #[arg(
         long,
         value_name = "ADDRESSES",
         default_value = "169.254.169.254",
         value_parser = addresses,
         conflicts_with = "config",
-        env = "EVERMESH_IGNORED_IPS"
+        env = "EVERMESH_IGNORED_IPS",
+        help_heading = heading::INJECTION,
+        hide_short_help = true
     )]
     pub ignored_ips: Box<[String]>,
 
-    /// Where sidecars reach Evermesh's xDS
+    /// Address of the xDS server as sidecars reach it
     #[arg(
         long,
         value_name = "HOST:PORT",
         default_value = "evermesh-xds.evermesh-system.svc:18000",
         conflicts_with = "config",
-        env = "EVERMESH_SIDECAR_XDS"
+        env = "EVERMESH_SIDECAR_XDS",
+        help_heading = heading::SIDECAR
     )]
     pub sidecar_xds: HostPort,
 
-    /// A file, here, with the authorities of the certificate that xDS is served with, in PEM: sidecars connect by TLS.
-    /// It is read once, and pods keep what they were created with
+    /// File with the CA certificates (PEM) of the xDS server; sidecars then use TLS
+    ///
+    /// Evermesh reads this local file once, at its start, and writes the certificates into the bootstrap of each
+    /// sidecar. Existing pods keep the certificates with which they were created.
     #[arg(
         long,
         value_name = "FILE",
         conflicts_with = "config",
-        env = "EVERMESH_SIDECAR_XDS_CA"
+        env = "EVERMESH_SIDECAR_XDS_CA",
+        help_heading = heading::SIDECAR,
+        hide_short_help = true
     )]
     pub sidecar_xds_ca: Option<PathBuf>,
 
-    /// The audience of the service account's token by which a sidecar shows who it is, that of --xds-token-audience
-    /// without this; none is shown if empty
+    /// Audience of the service account token with which sidecars authenticate
+    ///
+    /// The default is the value of --xds-token-audience. With an empty value sidecars send no token.
     #[arg(
         long,
         value_name = "AUDIENCE",
         conflicts_with = "config",
-        env = "EVERMESH_SIDECAR_TOKEN_AUDIENCE"
+        env = "EVERMESH_SIDECAR_TOKEN_AUDIENCE",
+        help_heading = heading::SIDECAR,
+        hide_short_help = true
     )]
     pub sidecar_token_audience: Option<String>,
 
-    /// Give pods the socket of a secret service (SDS), such as SPIRE's, on their host
-    #[arg(long, conflicts_with = "config", env = "EVERMESH_ENABLE_SDS")]
+    /// Mount the socket of a secret discovery service (SDS), such as SPIRE, into pods
+    ///
+    /// The socket is on the Kubernetes node of the pod.
+    #[arg(
+        long,
+        conflicts_with = "config",
+        env = "EVERMESH_ENABLE_SDS",
+        help_heading = heading::SIDECAR,
+        hide_short_help = true
+    )]
     pub enable_sds: bool,
 
-    /// The path of that socket
+    /// Path of the SDS socket
     #[arg(
         long,
         value_name = "PATH",
         value_parser = absolute,
         default_value = "/run/spire/sockets/agent.sock",
         conflicts_with = "config",
-        env = "EVERMESH_SDS_UDS_PATH"
+        env = "EVERMESH_SDS_UDS_PATH",
+        help_heading = heading::SIDECAR,
+        hide_short_help = true
     )]
     pub sds_uds_path: String,
 
-    /// Give pods the group 1337 unless they have one, so that Envoy can read the token of an AWS role; it changes the
-    /// owner of volumes
+    /// Set fsGroup 1337 on pods without one, so that Envoy can read the token of an IAM role
+    ///
+    /// The fsGroup changes the group of the files in the pod's volumes.
     #[arg(
         long,
         conflicts_with = "config",
-        env = "EVERMESH_ENABLE_IAM_FOR_SERVICE_ACCOUNTS"
+        env = "EVERMESH_ENABLE_IAM_FOR_SERVICE_ACCOUNTS",
+        help_heading = heading::SIDECAR,
+        hide_short_help = true
     )]
     pub enable_iam_for_service_accounts: bool,
 
-    /// Traces and statistics
     #[command(flatten)]
     pub telemetry: SidecarTelemetryArgs,
 }
 
 impl ServeArgs {
-    /// What pods get; nothing if they are left alone.
+    /// The settings of the injector, or `None` if injection is off.
     ///
     /// # Errors
-    /// Every pod would get a sidecar that cannot work, or a file cannot be read.
+    /// The flags contradict each other so that no sidecar could work, or a file cannot be read.
     pub fn injection(&self) -> anyhow::Result<Option<InjectorSettings>> {
         let injector = &self.injector;
         if injector.without_injection {
             return Ok(None);
         }
         anyhow::ensure!(
-            !injector.wait_until_proxy_ready || injector.sidecar_order == SidecarOrder::Native,
-            "--wait-until-proxy-ready: with --sidecar-order=container no application can wait for plain Envoy; use native"
+            !injector.wait_until_proxy_ready || injector.sidecar_order == SidecarOrderArg::Native,
+            "--wait-until-proxy-ready needs --sidecar-order=native: with `container` the application does not wait for its proxy"
         );
         let region = self.kubernetes.aws_region.clone();
         Ok(Some(InjectorSettings {
@@ -197,44 +236,45 @@ impl InjectorArgs {
         })
     }
 
-    /// The audience of the token that sidecars show, if they show one and xDS lets them in by it.
+    /// The audience of the token that sidecars send, or `None` if they send none. Fails if the xDS server would reject
+    /// every injected sidecar.
     fn token_audience(&self, xds: &XdsArgs) -> anyhow::Result<Option<String>> {
         use XdsAuthentication::{Kubernetes, KubernetesPermissive, Token};
 
-        let wanted = &xds.xds_token_audience;
-        let audience = self.sidecar_token_audience.as_ref().unwrap_or(wanted);
-        let asked = xds.xds_authentication;
+        let required = &xds.xds_token_audience;
+        let audience = self.sidecar_token_audience.as_ref().unwrap_or(required);
+        let method = xds.xds_authentication;
         anyhow::ensure!(
             xds.xds_client_ca.is_none(),
-            "--xds-client-ca: injected sidecars have no certificate, so each would be refused; leave it out, or inject none (--without-injection)"
+            "--xds-client-ca would reject every injected sidecar, because sidecars have no client certificate; remove it or set --without-injection"
         );
         anyhow::ensure!(
-            asked != Some(Token),
-            "--xds-authentication=token: injected sidecars have none of the tokens in --xds-token-file, so each would be refused; use `kubernetes`, or inject none (--without-injection)"
+            method != Some(Token),
+            "--xds-authentication=token would reject every injected sidecar, because sidecars have no token from --xds-token-file; use `kubernetes` or set --without-injection"
         );
         anyhow::ensure!(
-            asked != Some(Kubernetes) || !audience.is_empty(),
-            "--sidecar-token-audience is empty, and with --xds-authentication=kubernetes each sidecar without a token would be refused"
+            method != Some(Kubernetes) || !audience.is_empty(),
+            "--sidecar-token-audience must not be empty with --xds-authentication=kubernetes, which rejects every sidecar without a token"
         );
         anyhow::ensure!(
-            !matches!(asked, Some(Kubernetes | KubernetesPermissive))
+            !matches!(method, Some(Kubernetes | KubernetesPermissive))
                 || audience.is_empty()
-                || audience == wanted,
-            "--sidecar-token-audience is `{audience}` and --xds-token-audience is `{wanted}`, so each sidecar would be refused"
+                || audience == required,
+            "--sidecar-token-audience is `{audience}`, but the xDS server only accepts --xds-token-audience, which is `{required}`; give both the same value"
         );
         Ok(Some(audience.clone()).filter(|it| !it.is_empty()))
     }
 }
 
-/// Reads addresses and networks; none if the text is empty.
+/// Parses IP addresses and networks, separated by commas; the list is empty if the text is.
 fn addresses(text: &str) -> Result<Box<[String]>, String> {
     networks(text).map(Vec::into_boxed_slice)
 }
 
-/// Reads a path in a pod.
+/// Parses an absolute path in a pod.
 pub(super) fn absolute(text: &str) -> Result<String, String> {
     let is_absolute = text.starts_with('/').then(|| text.to_owned());
-    is_absolute.ok_or_else(|| "an absolute path is needed".to_owned())
+    is_absolute.ok_or_else(|| "use an absolute path".to_owned())
 }
 
 #[cfg(test)]
@@ -245,7 +285,7 @@ mod tests {
     use super::*;
     use crate::args::{CommandLine, EvermeshCommand};
 
-    /// What is made of these flags, or why nothing is.
+    /// Parses `evermesh serve --kubernetes` with these flags into settings of the injector.
     fn injection(more: &[&str]) -> Result<Option<InjectorSettings>, String> {
         let line = ["evermesh", "serve", "--kubernetes"].iter().chain(more);
         let cli = CommandLine::try_parse_from(line).map_err(|error| error.to_string())?;
@@ -256,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn what_would_fail_in_every_pod_fails_at_the_start() {
+    fn values_that_would_break_every_pod_are_rejected_at_the_start() {
         for bad in [
             "--sidecar-image-repository=",
             "--sidecar-image-tag=",
@@ -308,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn sidecars_that_nobody_lets_in_are_not_made() {
+    fn flags_under_which_xds_rejects_every_sidecar_are_refused() {
         const CERTIFICATE: [&str; 4] = [
             "--xds-authentication=certificate",
             "--xds-client-ca=ca",
@@ -324,8 +364,14 @@ mod tests {
             (&CERTIFICATE[..], "--xds-client-ca"),
             (&CERTIFICATE[1..], "--xds-client-ca"),
             (&TOKEN, "--xds-authentication=token"),
-            (&[KUBERNETES, OTHER], "--xds-token-audience is `evermesh`"),
-            (&[PERMISSIVE, OTHER], "--xds-token-audience is `evermesh`"),
+            (
+                &[KUBERNETES, OTHER],
+                "--xds-token-audience, which is `evermesh`",
+            ),
+            (
+                &[PERMISSIVE, OTHER],
+                "--xds-token-audience, which is `evermesh`",
+            ),
             (&[KUBERNETES, EMPTY], KUBERNETES),
         ] {
             let error = injection(flags).unwrap_err();
@@ -345,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn pods_get_what_was_given_and_nothing_made_up() {
+    fn flags_become_settings_and_defaults_match_the_injector() {
         let plain = injection(&[]).unwrap().unwrap();
         let init_image = plain.init_image.clone();
         let xds = plain.control_plane.xds.clone();

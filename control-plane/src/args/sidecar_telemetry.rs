@@ -1,4 +1,4 @@
-//! Who gets the traces and statistics of sidecars. The flags are called as App Mesh's controller had them.
+//! Flags for the traces and statistics of sidecars, named as in the controller of App Mesh.
 
 use std::net::IpAddr;
 
@@ -8,160 +8,207 @@ use evermesh_injector::{
     settings::XRayDaemon,
 };
 
-use super::injector::absolute;
+use super::{heading, injector::absolute};
 
-/// What an address may begin with: the rest is a field of the pod, read when a container starts.
+/// Prefix of an address that names a field of the pod (downward API), read when the container starts.
 const REFERENCE: &str = "ref:";
 
-/// Traces and statistics of sidecars.
 #[derive(Debug, Args)]
-#[allow(clippy::struct_excessive_bools)] // a switch a flag
+#[command(next_help_heading = heading::SIDECAR)]
+#[allow(clippy::struct_excessive_bools)] // one switch per flag
 pub struct SidecarTelemetryArgs {
-    /// Send traces to a Jaeger
-    #[arg(long, conflicts_with_all = ["enable_datadog_tracing", "enable_xray_tracing"], conflicts_with = "config", env = "EVERMESH_ENABLE_JAEGER_TRACING")]
+    /// Send traces of sidecars to Jaeger
+    #[arg(
+        long,
+        conflicts_with_all = ["config", "enable_datadog_tracing", "enable_xray_tracing"],
+        env = "EVERMESH_ENABLE_JAEGER_TRACING",
+        hide_short_help = true
+    )]
     pub enable_jaeger_tracing: bool,
 
-    /// Its host
+    /// Host name or IP address of Jaeger
     #[arg(
         long,
         value_name = "HOST",
         value_parser = host,
         default_value = "appmesh-jaeger.appmesh-system",
         conflicts_with = "config",
-        env = "EVERMESH_JAEGER_ADDRESS"
+        env = "EVERMESH_JAEGER_ADDRESS",
+        hide_short_help = true
     )]
     pub jaeger_address: String,
 
-    /// Its port for Zipkin's JSON
+    /// Port of Jaeger for traces as Zipkin JSON
     #[arg(
         long,
         value_name = "PORT",
         default_value_t = 9411,
         value_parser = value_parser!(u16).range(1..),
         conflicts_with = "config",
-        env = "EVERMESH_JAEGER_PORT"
+        env = "EVERMESH_JAEGER_PORT",
+        hide_short_help = true
     )]
     pub jaeger_port: u16,
 
-    /// Send traces to a Datadog agent
+    /// Send traces of sidecars to a Datadog agent
     #[arg(
         long,
-        conflicts_with = "enable_xray_tracing",
-        conflicts_with = "config",
-        env = "EVERMESH_ENABLE_DATADOG_TRACING"
+        conflicts_with_all = ["config", "enable_xray_tracing"],
+        env = "EVERMESH_ENABLE_DATADOG_TRACING",
+        hide_short_help = true
     )]
     pub enable_datadog_tracing: bool,
 
-    /// Its host; `ref:status.hostIP` is the pod's node
+    /// Host name or IP address of the Datadog agent
+    ///
+    /// `ref:status.hostIP` stands for the address of the pod's Kubernetes node.
     #[arg(
         long,
         value_name = "HOST",
         value_parser = host_or_reference,
         default_value = "datadog.appmesh-system",
         conflicts_with = "config",
-        env = "EVERMESH_DATADOG_ADDRESS"
+        env = "EVERMESH_DATADOG_ADDRESS",
+        hide_short_help = true
     )]
     pub datadog_address: String,
 
-    /// Its port
+    /// Port of the Datadog agent for traces
     #[arg(
         long,
         value_name = "PORT",
         default_value_t = 8126,
         value_parser = value_parser!(u16).range(1..),
         conflicts_with = "config",
-        env = "EVERMESH_DATADOG_PORT"
+        env = "EVERMESH_DATADOG_PORT",
+        hide_short_help = true
     )]
     pub datadog_port: u16,
 
-    /// Send traces to X-Ray, by a daemon beside each proxy
-    #[arg(long, conflicts_with = "config", env = "EVERMESH_ENABLE_XRAY_TRACING")]
+    /// Add an X-Ray daemon to each pod and send the traces of the sidecar to it
+    #[arg(
+        long,
+        conflicts_with = "config",
+        env = "EVERMESH_ENABLE_XRAY_TRACING",
+        hide_short_help = true
+    )]
     pub enable_xray_tracing: bool,
 
-    /// The daemon's port
+    /// UDP port of the X-Ray daemon
     #[arg(
         long,
         value_name = "PORT",
         default_value_t = 2000,
         value_parser = value_parser!(u16).range(1..),
         conflicts_with = "config",
-        env = "EVERMESH_XRAY_DAEMON_PORT"
+        env = "EVERMESH_XRAY_DAEMON_PORT",
+        hide_short_help = true
     )]
     pub xray_daemon_port: u16,
 
-    /// The share of requests that are traced; the variable `XRAY_SAMPLING_RATE` in a pod's `sidecarEnv` says otherwise
-    /// for that pod
-    #[arg(long, value_name = "0..1", default_value_t = 0.05, value_parser = share, conflicts_with = "config", env = "EVERMESH_XRAY_SAMPLING_RATE")]
+    /// Share of requests that X-Ray traces, from 0 to 1
+    ///
+    /// `XRAY_SAMPLING_RATE` in the annotation `sidecarEnv` of a pod overrides this flag for that pod.
+    #[arg(
+        long,
+        value_name = "SHARE",
+        default_value_t = 0.05,
+        value_parser = share,
+        conflicts_with = "config",
+        env = "EVERMESH_XRAY_SAMPLING_RATE",
+        hide_short_help = true
+    )]
     pub xray_sampling_rate: f64,
 
-    /// What the daemon logs
+    /// Log level of the X-Ray daemon
     #[arg(
         long,
         value_name = "LEVEL",
         value_parser = ["dev", "debug", "info", "prod", "warn", "error"],
         default_value = "prod",
         conflicts_with = "config",
-        env = "EVERMESH_XRAY_LOG_LEVEL"
+        env = "EVERMESH_XRAY_LOG_LEVEL",
+        hide_short_help = true
     )]
     pub xray_log_level: String,
 
-    /// The role that the daemon assumes
+    /// ARN of the IAM role that the X-Ray daemon assumes; none by default
     #[arg(
         long = "xray-config-roleArn",
         value_name = "ARN",
         conflicts_with = "config",
-        env = "EVERMESH_XRAY_CONFIG_ROLE_ARN"
+        env = "EVERMESH_XRAY_CONFIG_ROLE_ARN",
+        hide_short_help = true
     )]
     pub xray_config_role_arn: Option<String>,
 
-    /// The daemon's image
+    /// Image of the X-Ray daemon
     #[arg(
         long,
         value_name = "IMAGE",
         value_parser = NonEmptyStringValueParser::new(),
         default_value = "public.ecr.aws/xray/aws-xray-daemon:latest",
         conflicts_with = "config",
-        env = "EVERMESH_XRAY_IMAGE"
+        env = "EVERMESH_XRAY_IMAGE",
+        hide_short_help = true
     )]
     pub xray_image: String,
 
-    /// Give statistics App Mesh's tags (`appmesh.mesh` and others)
-    #[arg(long, conflicts_with = "config", env = "EVERMESH_ENABLE_STATS_TAGS")]
+    /// Add the tags of App Mesh to Envoy statistics, such as `appmesh.mesh`
+    #[arg(
+        long,
+        conflicts_with = "config",
+        env = "EVERMESH_ENABLE_STATS_TAGS",
+        hide_short_help = true
+    )]
     pub enable_stats_tags: bool,
 
-    /// Send statistics to a `DogStatsD`
-    #[arg(long, conflicts_with = "config", env = "EVERMESH_ENABLE_STATSD")]
+    /// Send Envoy statistics of sidecars to a DogStatsD server
+    #[arg(
+        long,
+        conflicts_with = "config",
+        env = "EVERMESH_ENABLE_STATSD",
+        hide_short_help = true
+    )]
     pub enable_statsd: bool,
 
-    /// Its IP address; `ref:status.hostIP` is the pod's node
+    /// IP address of the DogStatsD server
+    ///
+    /// `ref:status.hostIP` stands for the address of the pod's Kubernetes node.
     #[arg(
         long,
         value_name = "IP",
         value_parser = ip_or_reference,
         default_value = "127.0.0.1",
         conflicts_with = "config",
-        env = "EVERMESH_STATSD_ADDRESS"
+        env = "EVERMESH_STATSD_ADDRESS",
+        hide_short_help = true
     )]
     pub statsd_address: String,
 
-    /// Its port
+    /// UDP port of the DogStatsD server
     #[arg(
         long,
         value_name = "PORT",
         default_value_t = 8125,
         value_parser = value_parser!(u16).range(1..),
         conflicts_with = "config",
-        env = "EVERMESH_STATSD_PORT"
+        env = "EVERMESH_STATSD_PORT",
+        hide_short_help = true
     )]
     pub statsd_port: u16,
 
-    /// The Unix datagram socket at which it listens instead; a volume of the pod must hold it (`volumeMounts`)
+    /// Path in the pod of a Unix datagram socket of DogStatsD
+    ///
+    /// Used instead of --statsd-address and --statsd-port. The pod needs a volume with the socket and the annotation
+    /// `volumeMounts`.
     #[arg(
         long,
         value_name = "PATH",
         value_parser = absolute,
         conflicts_with = "config",
-        env = "EVERMESH_STATSD_SOCKET_PATH"
+        env = "EVERMESH_STATSD_SOCKET_PATH",
+        hide_short_help = true
     )]
     pub statsd_socket_path: Option<String>,
 }
@@ -205,7 +252,7 @@ fn address(host: &str, port: u16) -> HostPort {
     }
 }
 
-/// Reads a name or an IP address.
+/// Parses a host name or an IP address.
 fn host(text: &str) -> Result<String, String> {
     let is_letter = |it: char| it.is_ascii_alphanumeric() || "-_".contains(it);
     let mut labels = text.strip_suffix('.').unwrap_or(text).split('.');
@@ -213,25 +260,25 @@ fn host(text: &str) -> Result<String, String> {
     if is_name || text.parse::<IpAddr>().is_ok() {
         return Ok(text.to_owned());
     }
-    Err("a name or an IP address is needed, without a port".to_owned())
+    Err("use a host name or an IP address, without a port".to_owned())
 }
 
-/// The same, or what the pod says.
+/// Parses a host name, an IP address or a reference to a field of the pod.
 fn host_or_reference(text: &str) -> Result<String, String> {
     text.strip_prefix(REFERENCE)
         .map_or_else(|| host(text), |field| reference(text, field))
 }
 
-/// Reads an IP address, or what the pod says: Envoy takes no name.
+/// Parses an IP address or a reference to a field of the pod. Envoy does not accept a host name here.
 fn ip_or_reference(text: &str) -> Result<String, String> {
     match text.strip_prefix(REFERENCE) {
         Some(field) => reference(text, field),
         None if text.parse::<IpAddr>().is_ok() => Ok(text.to_owned()),
-        None => Err("an IP address is needed, or `ref:status.hostIP`".to_owned()),
+        None => Err("use an IP address or `ref:status.hostIP`".to_owned()),
     }
 }
 
-/// A field of the pod that Kubernetes lets a variable refer to and that may hold an address.
+/// Checks that `field` is available through the downward API and may hold an address.
 fn reference(text: &str, field: &str) -> Result<String, String> {
     let is_entry = ["metadata.annotations['", "metadata.labels['"]
         .iter()
@@ -242,12 +289,12 @@ fn reference(text: &str, field: &str) -> Result<String, String> {
         return Ok(text.to_owned());
     }
     Err(format!(
-        "a pod has no address in `{field}`; `ref:status.hostIP` is its node's"
+        "`{field}` is not a field of a pod that holds an address; use `ref:status.hostIP` for the address of its Kubernetes node"
     ))
 }
 
-/// Reads a share of a whole.
+/// Parses a share from 0 to 1.
 pub(super) fn share(text: &str) -> Result<f64, String> {
     let share = text.parse().ok().filter(|it| (0.0..=1.0).contains(it));
-    share.ok_or_else(|| "must be a number from 0 to 1".to_owned())
+    share.ok_or_else(|| "use a number from 0 to 1".to_owned())
 }

@@ -1,37 +1,56 @@
-//! What can be asked for of the xDS listener: who may connect, and how.
+//! Flags of the xDS listener: TLS, the Unix socket and the authentication of proxies.
 
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum, builder::NonEmptyStringValueParser};
 
-/// Who may connect to xDS, and how.
+use super::heading;
+
 #[derive(Debug, Args)]
+#[command(next_help_heading = heading::XDS)]
 pub struct XdsArgs {
-    /// How a proxy shows who it is. Needed unless --xds-address is loopback, where it is `none`
-    #[arg(long, value_name = "HOW", env = "EVERMESH_XDS_AUTHENTICATION")]
+    /// Method by which proxies authenticate; required unless --xds-address is loopback
+    ///
+    /// On a loopback address the default is `none`.
+    #[arg(
+        long,
+        value_name = "METHOD",
+        env = "EVERMESH_XDS_AUTHENTICATION",
+        help_heading = heading::IDENTITY
+    )]
     pub xds_authentication: Option<XdsAuthentication>,
 
-    /// The tokens that `token` takes, one a line; read anew for each stream
+    /// File with the tokens for --xds-authentication=token, one token per line
+    ///
+    /// Evermesh reads the file for each new stream, so a change takes effect at once.
     #[arg(
         long,
         value_name = "FILE",
         required_if_eq("xds_authentication", "token"),
-        env = "EVERMESH_XDS_TOKEN_FILE"
+        env = "EVERMESH_XDS_TOKEN_FILE",
+        help_heading = heading::IDENTITY,
+        hide_short_help = true
     )]
     pub xds_token_file: Option<PathBuf>,
 
-    /// The audience that a service account's token must be for
+    /// Audience that service account tokens of proxies must have
+    ///
+    /// Used with --xds-authentication=kubernetes and kubernetes-permissive.
     #[arg(
         long,
         value_name = "AUDIENCE",
         value_parser = NonEmptyStringValueParser::new(),
         default_value = "evermesh",
         conflicts_with = "config",
-        env = "EVERMESH_XDS_TOKEN_AUDIENCE"
+        env = "EVERMESH_XDS_TOKEN_AUDIENCE",
+        help_heading = heading::IDENTITY,
+        hide_short_help = true
     )]
     pub xds_token_audience: String,
 
-    /// Serve xDS over TLS with this certificate (PEM, the whole chain), taken anew when it changes
+    /// Certificate chain (PEM) of the xDS server; turns TLS on
+    ///
+    /// Evermesh reloads the file when it changes. Requires --xds-tls-key.
     #[arg(
         long,
         value_name = "FILE",
@@ -40,7 +59,9 @@ pub struct XdsArgs {
     )]
     pub xds_tls_cert: Option<PathBuf>,
 
-    /// The key of --xds-tls-cert (PEM)
+    /// Private key (PEM) of --xds-tls-cert
+    ///
+    /// Evermesh reloads the file when it changes.
     #[arg(
         long,
         value_name = "FILE",
@@ -49,46 +70,66 @@ pub struct XdsArgs {
     )]
     pub xds_tls_key: Option<PathBuf>,
 
-    /// Only clients with a certificate of these authorities (PEM) may connect; taken anew when it changes
+    /// CA certificates (PEM) for client certificates; other clients cannot connect
+    ///
+    /// Evermesh reloads the file when it changes. Requires --xds-tls-cert; required by
+    /// --xds-authentication=certificate.
     #[arg(
         long,
         value_name = "FILE",
         requires = "xds_tls_cert",
         required_if_eq("xds_authentication", "certificate"),
-        env = "EVERMESH_XDS_CLIENT_CA"
+        env = "EVERMESH_XDS_CLIENT_CA",
+        help_heading = heading::IDENTITY,
+        hide_short_help = true
     )]
     pub xds_client_ca: Option<PathBuf>,
 
-    /// Serve xDS on a Unix socket too, without TLS: whoever may write to the file is believed, whatever
-    /// --xds-authentication says. The file must not be there, or be the socket of a process that has ended
-    #[arg(long, value_name = "PATH", env = "EVERMESH_XDS_SOCKET")]
+    /// Path of a Unix socket on which xDS is served in addition to --xds-address
+    ///
+    /// The socket has no TLS, and every process that can write to the file is trusted, whatever --xds-authentication
+    /// says. The file must not exist, unless it is the socket of a process that has ended.
+    #[arg(
+        long,
+        value_name = "PATH",
+        env = "EVERMESH_XDS_SOCKET",
+        hide_short_help = true
+    )]
     pub xds_socket: Option<PathBuf>,
 
-    /// Who may write to --xds-socket, as chmod has it: 600 is the user that Evermesh runs as, 660 its group too
-    #[arg(long, value_name = "MODE", default_value = "600", value_parser = mode, env = "EVERMESH_XDS_SOCKET_MODE")]
+    /// Permissions of --xds-socket in octal, as for chmod
+    ///
+    /// 600 admits the user that Evermesh runs as, 660 the group of Evermesh too.
+    #[arg(
+        long,
+        value_name = "MODE",
+        default_value = "600",
+        value_parser = mode,
+        env = "EVERMESH_XDS_SOCKET_MODE",
+        hide_short_help = true
+    )]
     pub xds_socket_mode: u32,
 }
 
-/// How a proxy shows who it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum XdsAuthentication {
-    /// Not at all: whoever connects is believed
+    /// No authentication: every client may use any node ID
     None,
-    /// By a token of --xds-token-file, which all proxies share; it may be any of them
+    /// Bearer token from --xds-token-file, shared by all proxies, for any node ID
     Token,
-    /// By a service account's token that is bound to its pod, which the node or gateway must select
+    /// Service account token bound to a pod that the virtual node or gateway selects
     Kubernetes,
-    /// The same if it sends a token; without one it is believed, as while proxies of App Mesh are replaced
+    /// As `kubernetes`, but proxies without a token are trusted, for a migration from App Mesh
     KubernetesPermissive,
-    /// By a certificate of --xds-client-ca that names the proxy or its service account
+    /// Client certificate, signed by --xds-client-ca, that names the proxy or its service account
     Certificate,
 }
 
-/// Reads permissions in octal.
+/// Parses file permissions in octal.
 fn mode(text: &str) -> Result<u32, String> {
     let mode = u32::from_str_radix(text, 8).ok();
     mode.filter(|mode| *mode <= 0o777)
-        .ok_or_else(|| "permissions in octal are needed, such as 600 or 660".to_owned())
+        .ok_or_else(|| "use permissions in octal, such as 600 or 660".to_owned())
 }
 
 #[cfg(test)]
@@ -96,7 +137,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_permissions() {
+    fn socket_mode_is_parsed_as_octal_permissions() {
         assert_eq!(mode("600"), Ok(0o600));
         assert_eq!(mode("0660"), Ok(0o660));
         for bad in ["", "rw", "8", "1777", "-1"] {
