@@ -1,7 +1,9 @@
-//! What one review costs, from the object in JSON to the answer: filling and checking a virtual node among as
-//! many meshes and namespaces as the argument says; and making a pod a member.
+//! Time of one admission decision, from the object in JSON to the patch or the check.
+//!
+//! `mutate` and `validate` handle a virtual node, `inject` a pod. The argument is the number of meshes and namespaces, or of
+//! virtual nodes.
 
-#![allow(clippy::unwrap_used)] // a bench that cannot be set up has nothing to measure
+#![allow(clippy::unwrap_used)] // a benchmark that cannot be set up must fail
 
 use divan::{Bencher, black_box};
 use evermesh_ingest::{
@@ -79,7 +81,7 @@ fn validate(bencher: Bencher<'_, '_>) {
     bencher.bench(|| check(&creation(black_box(&node))).unwrap());
 }
 
-/// A pod among as many virtual nodes of its namespace: decided and patched.
+/// Decides about a pod in a namespace with this many virtual nodes, and patches it.
 #[divan::bench(args = [1, 100, 1000])]
 fn inject(bencher: Bencher<'_, '_>, nodes: usize) {
     let mut inputs = Inputs::default();

@@ -1,8 +1,11 @@
-//! The admin interface: probes, metrics and what an operator asks when something is odd.
+//! Admin pages over HTTP: probes, metrics, the debug pages and the reports of other replicas.
 //!
-//! Reads what the engine published and what the xDS server keeps; the leader also hears the other replicas here. Must
-//! not change anything that is served. What `/debug` shows, the whole configuration, must not be reachable from outside:
-//! those who have to come from there, the kubelet, Prometheus and replicas, have a listener without it.
+//! In: snapshots of the engine, the store and the registry of the xDS server. Out: pages; no page changes what is served.
+//!
+//! | path | on `--admin-address` | on `--metrics-address` |
+//! |---|---|---|
+//! | `/livez`, `/readyz`, `/metrics`, `/replicas` | yes | yes |
+//! | `/debug/…` | yes | no, because it shows the whole configuration |
 
 use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
 
@@ -14,7 +17,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use evermesh_proto::{ResourceKey, Resource, ResourceType, ProxyView, json};
+use evermesh_proto::{ProxyView, Resource, ResourceKey, ResourceType, json};
 use evermesh_xds::{ProxyRegistry, ProxyStatus, Store};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -26,88 +29,87 @@ use crate::{
     source::kubernetes::ApiServerHealth, webhook::ServingCertificate,
 };
 
-/// What the pages read.
+/// Data of the pages.
 #[derive(Clone)]
 pub struct AdminState {
-    /// The engine's newest turn.
+    /// Newest snapshot of the engine.
     pub published: watch::Receiver<Arc<EngineSnapshot>>,
-    /// What is served.
+    /// Resources that are served.
     pub store: Arc<Store>,
-    /// Who is connected.
+    /// Connected proxies.
     pub registry: Arc<ProxyRegistry>,
-    /// How long changes took.
+    /// Newest changes and their delivery times.
     pub changes: Arc<ChangeLog>,
-    /// The metric families.
     pub metrics: Arc<ProcessMetrics>,
-    /// Whether the API server answers, if objects come from one.
+    /// Health of the API server; `None` with `--config`.
     pub reachable: Option<Arc<ApiServerHealth>>,
-    /// The webhooks' certificate, if webhooks are served.
+    /// Certificate of the webhooks, if they are served.
     pub certificates: Option<Arc<ServingCertificate>>,
-    /// Cancelled when nobody is to be sent here any more.
+    /// Cancelled when this replica is about to end, so that `/readyz` fails.
     pub leaving: CancellationToken,
-    /// Where other replicas tell what their proxies accept, if there may be any.
-    pub(crate) ear: Option<PeerServer>,
+    /// Receiver of the reports of other replicas; `None` without leader election.
+    pub(crate) peer_server: Option<PeerServer>,
 }
 
-/// Serves the admin interface until cancelled, and what others may see of it at `metrics`.
+/// Serves all pages on `admin` and the public ones on `metrics`, until `shutdown`.
 ///
 /// # Errors
 /// A listener failed.
 pub async fn serve(
     admin: TcpListener,
     metrics: Option<TcpListener>,
-    sources: AdminState,
+    state: AdminState,
     shutdown: CancellationToken,
 ) -> std::io::Result<()> {
     let public = async {
         let Some(metrics) = metrics else {
             return Ok(());
         };
-        axum::serve(metrics, public(sources.clone()))
+        axum::serve(metrics, public(state.clone()))
             .with_graceful_shutdown(shutdown.clone().cancelled_owned())
             .await
     };
-    let private = axum::serve(admin, private(sources.clone()))
+    let private = axum::serve(admin, private(state.clone()))
         .with_graceful_shutdown(shutdown.clone().cancelled_owned());
     tokio::try_join!(public, private.into_future()).map(drop)
 }
 
-/// What anybody may see, and what replicas tell.
-fn public(sources: AdminState) -> Router {
+/// Pages without the configuration.
+fn public(state: AdminState) -> Router {
     Router::new()
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
         .route("/replicas/{leader}/{replica}", post(replica))
-        .with_state(sources)
+        .with_state(state)
 }
 
-/// The same and what is served.
-fn private(sources: AdminState) -> Router {
+/// All pages.
+fn private(state: AdminState) -> Router {
     let debug = Router::new()
         .route("/debug/graph", get(graph))
         .route("/debug/problems", get(problems))
         .route("/debug/resources", get(resources))
         .route("/debug/proxies", get(proxies))
         .route("/debug/changes", get(changes))
-        .with_state(sources.clone());
-    public(sources).merge(debug)
+        .with_state(state.clone());
+    public(state).merge(debug)
 }
 
-/// 200 once the first full turn is served and webhooks have a certificate, 503 with what is missing before, and 503 again
-/// when it is about to end.
-async fn readyz(State(sources): State<AdminState>) -> Response {
-    if sources.leaving.is_cancelled() {
+/// 200 once the first complete rebuild is served and the webhooks have a certificate. Before, and once the shutdown has begun,
+/// 503 with the reason.
+async fn readyz(State(state): State<AdminState>) -> Response {
+    if state.leaving.is_cancelled() {
         return (StatusCode::SERVICE_UNAVAILABLE, "shutting down\n").into_response();
     }
-    let mut waiting_for = sources.published.borrow().waiting_for.clone();
-    if sources.certificates.is_some_and(|it| !it.is_loaded()) {
+    let mut waiting_for = state.published.borrow().waiting_for.clone();
+    if state.certificates.is_some_and(|it| !it.is_loaded()) {
         waiting_for.push("the certificate of the webhooks".to_owned());
     }
     if waiting_for.is_empty() {
-        let silent_for = sources.reachable.and_then(|it| it.silent_for());
+        let silent_for = state.reachable.and_then(|it| it.silent_for());
         silent_for
-            .map_or_else(|| "ok\n".to_owned(), |silent_for| format!("ok, but the API server has not answered for {} s: what it last said is served\n", silent_for.as_secs()))
+            .map_or_else(|| "ok\n".to_owned(), |silent_for| format!("ok, but the API server has not answered for {} s; serving the last known objects\n", silent_for.as_secs()))
             .into_response()
     } else {
         let text = format!("waiting for {}\n", waiting_for.join(", "));
@@ -115,30 +117,30 @@ async fn readyz(State(sources): State<AdminState>) -> Response {
     }
 }
 
-async fn metrics(State(sources): State<AdminState>) -> Response {
-    match sources.metrics.encode() {
+async fn metrics(State(state): State<AdminState>) -> Response {
+    match state.metrics.encode() {
         Ok(text) => ([(header::CONTENT_TYPE, ProcessMetrics::CONTENT_TYPE)], text).into_response(),
-        Err(error) => failed(error),
+        Err(error) => internal_error(error),
     }
 }
 
-/// Another replica tells this one, which leads, what its proxies accept.
+/// Receives the report of another replica, if this one is the leader.
 async fn replica(
-    State(sources): State<AdminState>,
+    State(state): State<AdminState>,
     Path((leader, replica)): Path<(String, String)>,
     headers: HeaderMap,
     body: Body,
 ) -> Response {
-    match sources.ear {
-        Some(ear) => ear.listen(&leader, replica, &headers, body).await,
+    match state.peer_server {
+        Some(server) => server.receive(&leader, replica, &headers, body).await,
         None => StatusCode::NOT_FOUND.into_response(),
     }
 }
 
-/// The resolved graph: meshes, nodes, services, routers, gateways and endpoints.
-async fn graph(State(sources): State<AdminState>) -> Response {
-    let published = Arc::clone(&sources.published.borrow());
-    off_the_worker(move || {
+/// The graph with the newest endpoints.
+async fn graph(State(state): State<AdminState>) -> Response {
+    let published = Arc::clone(&state.published.borrow());
+    build_page(move || {
         let mut graph = serde_json::to_value(&*published.graph)?;
         for (node, endpoints) in &published.endpoints {
             graph["endpoints"][node.to_string()] = serde_json::to_value(&**endpoints)?;
@@ -148,14 +150,14 @@ async fn graph(State(sources): State<AdminState>) -> Response {
     .await
 }
 
-/// Everything found wrong in what was read.
-async fn problems(State(sources): State<AdminState>) -> Response {
-    let published = Arc::clone(&sources.published.borrow());
-    off_the_worker(move || Ok(serde_json::to_value(&*published.problems)?)).await
+/// Problems of all objects.
+async fn problems(State(state): State<AdminState>) -> Response {
+    let published = Arc::clone(&state.published.borrow());
+    build_page(move || Ok(serde_json::to_value(&*published.problems)?)).await
 }
 
-/// `?proxy=mesh/M/virtualNode/N` narrows to what one proxy may see, and shows the contents;
-/// `&type=route` narrows to one type.
+/// Query of `/debug/resources`: `proxy=mesh/M/virtualNode/N` shows the contents of the resources of one proxy, `type=route`
+/// selects one type.
 #[derive(Debug, Deserialize)]
 struct ResourceFilter {
     proxy: Option<String>,
@@ -163,38 +165,42 @@ struct ResourceFilter {
 }
 
 async fn resources(
-    State(sources): State<AdminState>,
-    Query(narrow): Query<ResourceFilter>,
+    State(state): State<AdminState>,
+    Query(filter): Query<ResourceFilter>,
 ) -> Response {
-    let wanted = narrow.r#type.as_deref();
+    let wanted = filter.r#type.as_deref();
     let kinds: Vec<ResourceType> = ResourceType::ALL
         .into_iter()
         .filter(|kind| wanted.is_none_or(|word| kind.as_str() == word))
         .collect();
     if kinds.is_empty() {
-        let text = "type is none of cluster, endpoint, listener, route, secret\n";
+        let text = "the query parameter `type` must be one of cluster, endpoint, listener, route, secret\n";
         return (StatusCode::BAD_REQUEST, text).into_response();
     }
-    let Some(proxy) = narrow.proxy.as_deref() else {
-        return off_the_worker(move || Ok(overview(&sources.store.views(), &kinds))).await;
+    let Some(proxy) = filter.proxy.as_deref() else {
+        return build_page(move || Ok(overview(&state.store.views(), &kinds))).await;
     };
-    let Some(view) = sources.store.view(proxy) else {
-        let text = format!(
-            "nothing is served to `{proxy}`; /debug/resources lists the proxies that are known\n"
-        );
+    let Some(view) = state.store.view(proxy) else {
+        let text =
+            format!("no proxy `{proxy}` is known; /debug/resources lists the known proxies\n");
         return (StatusCode::NOT_FOUND, text).into_response();
     };
-    off_the_worker(move || {
+    build_page(move || {
         kinds
             .iter()
             .flat_map(|kind| view.of_type(*kind))
-            .filter_map(|key| sources.store.get(key).map(|resource| shown(key, &resource)))
+            .filter_map(|key| {
+                state
+                    .store
+                    .get(key)
+                    .map(|resource| resource_json(key, &resource))
+            })
             .collect()
     })
     .await
 }
 
-/// How many resources of each type each proxy may see.
+/// Number of resources of each type in each view.
 fn overview(views: &[(Arc<str>, Arc<ProxyView>)], kinds: &[ResourceType]) -> Value {
     views
         .iter()
@@ -209,7 +215,7 @@ fn overview(views: &[(Arc<str>, Arc<ProxyView>)], kinds: &[ResourceType]) -> Val
 }
 
 /// One resource with its content as protobuf JSON.
-fn shown(key: &ResourceKey, resource: &Resource) -> anyhow::Result<Value> {
+fn resource_json(key: &ResourceKey, resource: &Resource) -> anyhow::Result<Value> {
     Ok(json!({
         "type": key.kind.as_str(),
         "name": key.name,
@@ -221,12 +227,12 @@ fn shown(key: &ResourceKey, resource: &Resource) -> anyhow::Result<Value> {
     }))
 }
 
-/// Connected proxies: who they are, what each was sent, ACKed and refused.
-async fn proxies(State(sources): State<AdminState>) -> Response {
-    off_the_worker(move || Ok(sources.registry.proxies().iter().map(proxy).collect())).await
+/// Connected proxies with the versions that each one was sent, has ACKed and has rejected.
+async fn proxies(State(state): State<AdminState>) -> Response {
+    build_page(move || Ok(state.registry.proxies().iter().map(proxy_json).collect())).await
 }
 
-fn proxy(proxy: &ProxyStatus) -> Value {
+fn proxy_json(proxy: &ProxyStatus) -> Value {
     let resources: Vec<Value> = proxy
         .resources
         .iter()
@@ -251,7 +257,7 @@ fn proxy(proxy: &ProxyStatus) -> Value {
         "node_cluster": proxy.node_cluster,
         "user_agent": proxy.user_agent,
         "peer": proxy.peer,
-        "flavour": format!("{:?}", proxy.variant).to_lowercase(),
+        "flavour": proxy.variant.as_str(),
         "aggregated": proxy.aggregated,
         "since_ms": since_1970_ms(proxy.since),
         "resources": resources,
@@ -263,20 +269,31 @@ fn since_1970_ms(at: SystemTime) -> u128 {
         .map_or(0, |since| since.as_millis())
 }
 
-/// The newest changes and how long each took to the last ACK.
-async fn changes(State(sources): State<AdminState>) -> Response {
-    Json(sources.changes.list()).into_response()
+/// Newest changes, each with the time until its last ACK.
+async fn changes(State(state): State<AdminState>) -> Response {
+    Json(state.changes.list()).into_response()
 }
 
-/// Builds a page where it cannot hold up anything else.
-async fn off_the_worker(page: impl FnOnce() -> anyhow::Result<Value> + Send + 'static) -> Response {
+/// Builds a large page on the blocking pool, so that it does not delay other tasks.
+async fn build_page(page: impl FnOnce() -> anyhow::Result<Value> + Send + 'static) -> Response {
     match tokio::task::spawn_blocking(page).await {
         Ok(Ok(page)) => Json(page).into_response(),
-        Ok(Err(error)) => failed(error),
-        Err(error) => failed(error),
+        Ok(Err(error)) => internal_error(error),
+        Err(error) => internal_error(error),
     }
 }
 
-fn failed(error: impl std::fmt::Display) -> Response {
+fn internal_error(error: impl std::fmt::Display) -> Response {
     (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use evermesh_xds::XdsVariant;
+
+    #[test]
+    fn flavours_of_proxies_are_these_strings() {
+        assert_eq!(XdsVariant::Delta.as_str(), "delta");
+        assert_eq!(XdsVariant::Sotw.as_str(), "sotw");
+    }
 }

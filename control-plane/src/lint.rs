@@ -1,4 +1,4 @@
-//! `evermesh lint`: every problem of a folder, found by the same code that serves it.
+//! `evermesh lint`: prints the problems that `evermesh serve` would report for a folder, found by the same code.
 
 use std::{io::Write, path::Path, process::ExitCode, sync::Arc, time::Instant};
 
@@ -12,7 +12,7 @@ use crate::{
     source::{ChangeBatch, file},
 };
 
-/// Prints the problems of a folder. The exit code is 1 if any is an error.
+/// Prints the problems of a folder. The exit code is 1 if at least one is an error.
 ///
 /// # Errors
 /// The folder cannot be read, or standard output is closed.
@@ -20,7 +20,7 @@ pub fn run(args: &LintArgs, out: &mut impl Write) -> anyhow::Result<ExitCode> {
     let folder = &args.config;
     folder
         .read_dir()
-        .with_context(|| format!("{}", folder.display()))?;
+        .with_context(|| format!("cannot read the folder {}", folder.display()))?;
     let problems = problems(folder);
     match args.output {
         LintFormat::Json => {
@@ -47,11 +47,11 @@ pub fn run(args: &LintArgs, out: &mut impl Write) -> anyhow::Result<ExitCode> {
     })
 }
 
-/// One turn of the engine over what the folder holds now; nobody is served.
+/// Runs one rebuild of the engine with the contents of the folder, without serving them.
 fn problems(folder: &Path) -> Arc<[Problem]> {
     let noticed = Instant::now();
     let outputs = EngineOutputs::unserved();
-    let newest = outputs.published.subscribe();
+    let newest = outputs.snapshots.subscribe();
     let changes = file::read_once(folder);
     Engine::new([], IngestSettings::default(), outputs).step([ChangeBatch::new(noticed, changes)]);
     Arc::clone(&newest.borrow().problems)

@@ -1,4 +1,4 @@
-//! The `evermesh` binary: parse, run, exit code.
+//! The `evermesh` binary: parses the command line, runs the command and sets the exit code.
 
 use std::{
     io::{self, Write},
@@ -13,13 +13,13 @@ use evermesh::{
 };
 use evermesh_injector::bootstrap::{bootstrap, render};
 
-/// What scripts may tell apart: 1 is "there are errors" of `lint`, 2 is "it could not be done".
-const COULD_NOT: u8 = 2;
+/// Exit code of a command that failed. `evermesh lint` ends with 1 if it found errors.
+const FAILED: u8 = 2;
 
 fn main() -> ExitCode {
     let cli = CommandLine::parse();
     let mut out = io::stdout().lock();
-    let done = match cli.command {
+    let result = match cli.command {
         EvermeshCommand::Serve(args) => {
             drop(out);
             app::serve(&args).map(|()| ExitCode::SUCCESS)
@@ -30,10 +30,10 @@ fn main() -> ExitCode {
         }
         EvermeshCommand::Crds => print_crds(&mut out).map(|()| ExitCode::SUCCESS),
     };
-    done.unwrap_or_else(|error| {
-        // Standard error may be closed; there is nobody else to tell.
+    result.unwrap_or_else(|error| {
+        // Standard error may be closed, and then the exit code is all that is left.
         let _ = writeln!(io::stderr(), "evermesh: {error:#}");
-        ExitCode::from(COULD_NOT)
+        ExitCode::from(FAILED)
     })
 }
 

@@ -1,6 +1,6 @@
-//! The Unix socket on which xDS is served to proxies that share files with us: on the same host, or in the same pod.
+//! The Unix socket of `--xds-socket`, for proxies on the same host or in the same pod.
 //!
-//! Who may connect is a matter of the file's permissions, which are set before anybody can.
+//! The permissions of the file decide which processes may connect. They are set before the socket accepts connections.
 
 use std::{
     fs::{self, Permissions},
@@ -15,10 +15,10 @@ use std::{
 use anyhow::{Context, bail, ensure};
 use tokio::net::{UnixListener, UnixSocket};
 
-/// Connections that may wait to be accepted.
+/// Connections that wait to be accepted (`listen(2)`).
 const BACKLOG: u32 = 1024;
 
-/// The file, which is removed when this is dropped.
+/// The file of a socket, removed on drop.
 #[derive(Debug)]
 pub(crate) struct SocketFile(PathBuf);
 
@@ -26,15 +26,15 @@ impl Drop for SocketFile {
     fn drop(&mut self) {
         if let Err(error) = fs::remove_file(&self.0) {
             let path = self.0.display();
-            tracing::warn!(%error, %path, "the socket cannot be removed");
+            tracing::warn!(%error, %path, "cannot remove the xDS socket");
         }
     }
 }
 
-/// Listens on a socket at this path, with these permissions. One that a process left when it was killed is replaced.
+/// Listens on a socket at this path with these permissions. Replaces a socket that no process listens on.
 ///
 /// # Errors
-/// There is something else, or somebody who serves there.
+/// The path is another file or the socket of a running process, or the socket cannot be created.
 pub(crate) fn bind(path: &Path, mode: u32) -> anyhow::Result<(UnixListener, SocketFile)> {
     let listen = || -> anyhow::Result<_> {
         remove_stale(path)?;
@@ -44,7 +44,7 @@ pub(crate) fn bind(path: &Path, mode: u32) -> anyhow::Result<(UnixListener, Sock
         fs::set_permissions(path, Permissions::from_mode(mode))?;
         Ok((socket.listen(BACKLOG)?, file))
     };
-    listen().with_context(|| format!("--xds-socket {}: cannot listen there", path.display()))
+    listen().with_context(|| format!("cannot listen on --xds-socket {}", path.display()))
 }
 
 fn remove_stale(path: &Path) -> anyhow::Result<()> {
@@ -54,12 +54,14 @@ fn remove_stale(path: &Path) -> anyhow::Result<()> {
     };
     ensure!(
         found.file_type().is_socket(),
-        "there is a file that is no socket"
+        "the path exists and is not a socket; remove the file or choose another path"
     );
     match UnixStream::connect(path).map_err(|error: io::Error| error.kind()) {
-        Ok(_) => bail!("another process serves there"),
+        Ok(_) => bail!("another process listens on the socket"),
         Err(ErrorKind::ConnectionRefused) => Ok(fs::remove_file(path)?),
-        Err(error) => bail!("there is a socket: {error}"),
+        Err(error) => {
+            bail!("cannot find out whether a process listens on the existing socket: {error}")
+        }
     }
 }
 
@@ -68,17 +70,20 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_socket_of_the_dead_is_replaced_and_nothing_else() {
+    async fn only_the_socket_of_an_ended_process_is_replaced() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("xds.sock");
-        let refused = |path: &Path| format!("{:#}", bind(path, 0o600).unwrap_err());
+        let error_for = |path: &Path| format!("{:#}", bind(path, 0o600).unwrap_err());
 
         let (listener, file) = bind(&path, 0o660).unwrap();
         let mode = fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o660);
-        let error = refused(&path);
-        assert!(error.contains("another process serves there"), "{error}");
-        // As if it were killed.
+        let error = error_for(&path);
+        assert!(
+            error.contains("another process listens on the socket"),
+            "{error}"
+        );
+        // Simulates a killed process, which leaves the file behind.
         drop(listener);
         std::mem::forget(file);
         let (_listener, file) = bind(&path, 0o600).unwrap();
@@ -86,10 +91,10 @@ mod tests {
         assert!(!path.exists());
 
         fs::write(&path, "mine").unwrap();
-        let error = refused(&path);
-        assert!(error.contains("no socket"), "{error}");
+        let error = error_for(&path);
+        assert!(error.contains("not a socket"), "{error}");
         assert_eq!(fs::read_to_string(&path).unwrap(), "mine");
-        let error = refused(&folder.path().join("none/xds.sock"));
+        let error = error_for(&folder.path().join("none/xds.sock"));
         assert!(error.contains("--xds-socket"), "{error}");
     }
 }

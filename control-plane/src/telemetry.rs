@@ -1,4 +1,4 @@
-//! Logs to standard error, and traces over OTLP where a collector is configured.
+//! Logs to standard error and, with `--otlp-endpoint`, traces over OTLP.
 
 use anyhow::Context;
 use opentelemetry::trace::TracerProvider;
@@ -11,7 +11,7 @@ use tracing_subscriber::{
 
 use crate::args::{LogFormat, TelemetryArgs};
 
-/// What must outlive the work: dropped last, it sends the traces that are still held.
+/// Sends the buffered traces on drop. Keep it until the end of the process.
 #[must_use]
 pub struct TelemetryGuard(Option<SdkTracerProvider>);
 
@@ -20,18 +20,18 @@ impl Drop for TelemetryGuard {
         if let Some(provider) = self.0.take()
             && let Err(error) = provider.shutdown()
         {
-            tracing::warn!(%error, "the last traces were not delivered");
+            tracing::warn!(%error, "cannot deliver the last traces");
         }
     }
 }
 
-/// Installs the subscriber of this process.
+/// Installs the global `tracing` subscriber.
 ///
 /// # Errors
-/// The filter or the collector's address is malformed, or a subscriber is already installed.
+/// `--log` or `--otlp-endpoint` cannot be parsed, or a subscriber is installed already.
 pub fn install(args: &TelemetryArgs) -> anyhow::Result<TelemetryGuard> {
     let filter = EnvFilter::try_new(&args.log)
-        .with_context(|| format!("--log {}: not a level or a list of directives", args.log))?;
+        .with_context(|| format!("--log {} is not a level or a list of directives", args.log))?;
     let log = match args.log_format {
         LogFormat::Human => tracing_subscriber::fmt::layer()
             .with_writer(std::io::stderr)
@@ -48,12 +48,12 @@ pub fn install(args: &TelemetryArgs) -> anyhow::Result<TelemetryGuard> {
         .as_deref()
         .map(tracer_provider)
         .transpose()?;
-    // Our own spans alone: those of HTTP/2 would include the exporter's, which would be exported in turn.
-    let ours = Targets::new().with_target("evermesh", Level::INFO);
+    // Only the spans of Evermesh: those of the HTTP/2 library include the exporter's own requests, without end.
+    let own_spans = Targets::new().with_target("evermesh", Level::INFO);
     let traces = provider.as_ref().map(|provider| {
         tracing_opentelemetry::layer()
             .with_tracer(provider.tracer("evermesh"))
-            .with_filter(ours)
+            .with_filter(own_spans)
     });
     tracing_subscriber::registry()
         .with(traces)
@@ -62,13 +62,13 @@ pub fn install(args: &TelemetryArgs) -> anyhow::Result<TelemetryGuard> {
     Ok(TelemetryGuard(provider))
 }
 
-/// Sends spans in batches from a thread of its own.
+/// Exports spans in batches from a separate thread.
 fn tracer_provider(endpoint: &str) -> anyhow::Result<SdkTracerProvider> {
     let exporter = opentelemetry_otlp::SpanExporter::builder()
         .with_tonic()
         .with_endpoint(endpoint)
         .build()
-        .with_context(|| format!("--otlp-endpoint {endpoint}"))?;
+        .with_context(|| format!("--otlp-endpoint {endpoint} is not a valid URL"))?;
     Ok(SdkTracerProvider::builder()
         .with_batch_exporter(exporter)
         .with_resource(Resource::builder().with_service_name("evermesh").build())

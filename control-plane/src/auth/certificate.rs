@@ -1,6 +1,7 @@
-//! Who a client's certificate is for: the URIs among its subject alternative names.
+//! Reads the proxies and workloads that a client certificate names in its URI subject alternative names.
 //!
-//! TLS has verified it; which authorities count is a setting, and so their trust domain does not.
+//! TLS has verified the certificate against `--xds-client-ca` before. The trust domain of a SPIFFE ID is ignored, because
+//! that flag already decides which authorities are trusted.
 
 use std::fmt;
 
@@ -10,7 +11,7 @@ use http::request;
 use tonic::transport::server::{TcpConnectInfo, TlsConnectInfo};
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
-/// What a certificate says of its owner.
+/// SPIFFE IDs of a certificate.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct CertificateNames {
     /// `spiffe://DOMAIN/mesh/M/virtualNode/N`
@@ -24,11 +25,11 @@ impl fmt::Display for CertificateNames {
         let proxies = self.proxies.iter().map(ToString::to_string);
         let workloads = self.workloads.iter().map(ToString::to_string);
         let names: Vec<String> = proxies.chain(workloads).collect();
-        write!(f, "the certificate is for [{}]", names.join(", "))
+        write!(f, "the certificate names [{}]", names.join(", "))
     }
 }
 
-/// The names of the certificate that a stream's connection was opened with.
+/// The names in the client certificate of a stream's connection; empty without a client certificate.
 pub(super) fn names(parts: &request::Parts) -> CertificateNames {
     let connection = parts.extensions.get::<TlsConnectInfo<TcpConnectInfo>>();
     let chain = connection.and_then(TlsConnectInfo::peer_certs);
@@ -82,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_the_names_that_count() {
+    fn only_spiffe_ids_of_proxies_and_accounts_are_read() {
         let mut params = CertificateParams::new(["front.shop.svc".to_owned()]).unwrap();
         for uri in [
             "spiffe://cluster.local/ns/shop/sa/front",
@@ -105,6 +106,6 @@ mod tests {
             }],
         };
         assert_eq!(read(certificate.der()), expected);
-        assert_eq!(read(b"no certificate"), CertificateNames::default());
+        assert_eq!(read(b"not a certificate"), CertificateNames::default());
     }
 }

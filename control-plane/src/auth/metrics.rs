@@ -1,6 +1,4 @@
-//! How many streams were let in and refused, and why.
-//!
-//! Must not hold a registry: whoever has one registers the family in it.
+//! Counts authenticated and rejected xDS streams by outcome.
 
 use prometheus_client::{
     encoding::EncodeLabelSet,
@@ -8,24 +6,24 @@ use prometheus_client::{
     registry::Registry,
 };
 
-/// What came of a stream's beginning.
-#[derive(Debug, Clone, Copy)]
+/// Outcome of the authentication of a stream; the label `outcome` of `xds_authentications`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum AuthenticationOutcome {
-    /// Let in by its token.
+    /// Accepted with a token.
     Token,
-    /// Let in by its certificate.
+    /// Accepted with a client certificate.
     Certificate,
-    /// Let in though it shows nothing.
+    /// Accepted without credentials (`kubernetes-permissive`).
     Anonymous,
-    /// Refused: it shows nothing.
+    /// Rejected: no token and no client certificate.
     NoCredentials,
-    /// Refused: what it shows is not accepted.
+    /// Rejected: the credentials are not valid.
     BadCredentials,
-    /// Refused: it may not be the proxy that it says it is.
+    /// Rejected: the credentials belong to another proxy.
     WrongProxy,
-    /// Refused: it cannot be checked now.
+    /// Rejected: the credentials could not be verified.
     Unchecked,
-    /// Refused: too many wait to be checked.
+    /// Rejected: too many token reviews were pending.
     Busy,
 }
 
@@ -34,31 +32,62 @@ struct Labels {
     outcome: &'static str,
 }
 
-/// The family of authentication. Clones share their figures.
+/// The metric family `xds_authentications`. Clones share their counters.
 #[derive(Debug, Clone, Default)]
 pub struct AuthenticationMetrics(Family<Labels, Counter>);
 
 impl AuthenticationMetrics {
-    /// Shows the family on the pages of this registry.
     pub fn register(&self, registry: &mut Registry) {
         registry.register(
             "xds_authentications",
-            "Streams that had to show who they are, by what came of it",
+            "Authenticated and rejected xDS streams, by outcome",
             self.0.clone(),
         );
     }
 
     pub(super) fn count(&self, outcome: AuthenticationOutcome) {
-        let outcome = match outcome {
-            AuthenticationOutcome::Token => "token",
-            AuthenticationOutcome::Certificate => "certificate",
-            AuthenticationOutcome::Anonymous => "anonymous",
-            AuthenticationOutcome::NoCredentials => "no_credentials",
-            AuthenticationOutcome::BadCredentials => "bad_credentials",
-            AuthenticationOutcome::WrongProxy => "wrong_proxy",
-            AuthenticationOutcome::Unchecked => "unchecked",
-            AuthenticationOutcome::Busy => "busy",
-        };
+        let outcome = outcome.as_str();
         self.0.get_or_create(&Labels { outcome }).inc();
+    }
+}
+
+impl AuthenticationOutcome {
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Token => "token",
+            Self::Certificate => "certificate",
+            Self::Anonymous => "anonymous",
+            Self::NoCredentials => "no_credentials",
+            Self::BadCredentials => "bad_credentials",
+            Self::WrongProxy => "wrong_proxy",
+            Self::Unchecked => "unchecked",
+            Self::Busy => "busy",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn outcomes_are_these_label_values() {
+        use AuthenticationOutcome::{
+            Anonymous, BadCredentials, Busy, Certificate, NoCredentials, Token, Unchecked,
+            WrongProxy,
+        };
+
+        for (outcome, label) in [
+            (Token, "token"),
+            (Certificate, "certificate"),
+            (Anonymous, "anonymous"),
+            (NoCredentials, "no_credentials"),
+            (BadCredentials, "bad_credentials"),
+            (WrongProxy, "wrong_proxy"),
+            (Unchecked, "unchecked"),
+            (Busy, "busy"),
+        ] {
+            assert_eq!(outcome.as_str(), label);
+        }
     }
 }

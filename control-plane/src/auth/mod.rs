@@ -1,12 +1,11 @@
-//! Who is calling over xDS, and whether it may be the proxy that it says it is.
+//! Authenticates xDS streams and authorizes each one for the proxy that its node ID names.
 //!
-//! In: a stream's headers, its connection and the node it describes itself as. Out: the name of its view, or a status.
-//! A node's description is a wish and never an identity; what proves one is a token or a certificate. That is looked at
-//! once, when a stream begins: later an API server that is gone, or a token that expires, ends no stream.
+//! In: the headers and the connection of a stream, and the `core.v3.Node` that the proxy sends. Out: the name of the view
+//! that the stream may see, or a gRPC status. The node ID alone proves nothing; a token or a client certificate does.
+//! The check happens once, when a stream begins: an unreachable API server or an expired token never ends a stream.
 //!
-//! What a caller hears is short and the same for trust_all; the reason is in the log, and counted.
-//!
-//! Must not know what is served.
+//! The gRPC status is the same for all causes of a kind, so that a caller learns nothing about other workloads. The details
+//! are in the log, and the metric `xds_authentications` counts the outcomes.
 
 mod certificate;
 mod metrics;
@@ -50,109 +49,115 @@ use crate::{
     engine::EngineSnapshot,
 };
 
-/// How long a stream may wait for the watches to bring its pod, or its node.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Longest time that a stream waits until the watches deliver its pod, and its virtual node or gateway.
+const WATCH_DELAY_LIMIT: Duration = Duration::from_secs(5);
 
-/// Refusals logged: one in this time, with how many there were.
+/// Shortest time between two log lines about rejected streams.
 const LOG_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How much of what a caller says of itself is logged.
-const LOGGED: usize = 200;
+/// Limit in characters of logged text that a caller controls.
+const LOGGED_CHARACTERS: usize = 200;
 
-/// The newest turn, by which workloads are compared with nodes.
-type Newest = watch::Receiver<Arc<EngineSnapshot>>;
+/// Newest snapshot of the engine, which tells which pods a virtual node or gateway selects.
+type SnapshotReceiver = watch::Receiver<Arc<EngineSnapshot>>;
 
-/// Decides who is calling.
+/// Authenticates streams by one method and counts the outcomes.
 pub struct Authenticator {
     method: Method,
     metrics: AuthenticationMetrics,
-    refusals: Mutex<Refusals>,
+    denial_log: Mutex<DenialLog>,
 }
 
 enum Method {
     None,
     Token(PathBuf),
     Kubernetes {
-        reviews: Arc<TokenReviewer>,
-        newest: Newest,
+        reviewer: Arc<TokenReviewer>,
+        snapshots: SnapshotReceiver,
         permissive: bool,
     },
-    /// The newest turn of a cluster, if there is one.
-    Certificate(Option<Newest>),
+    /// The snapshot is present with `--kubernetes`. Without it a certificate must name the proxy itself.
+    Certificate(Option<SnapshotReceiver>),
 }
 
-/// Why a stream is refused.
+/// Reason why a stream is rejected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum StreamDenial {
-    /// It shows nothing.
     NoCredentials,
-    /// What it shows is not accepted.
     BadCredentials,
-    /// It is somebody, but not who it says.
+    /// The workload is authenticated, but is not a pod of the virtual node or gateway.
     IdentityMismatch(IdentityMismatch),
-    /// It is somebody, but another one.
-    AnotherProxy,
-    /// What it shows cannot be checked now.
+    /// The certificate names other proxies only.
+    OtherProxy,
+    /// The credentials cannot be verified: the API server or the token file is not available.
     Unchecked,
-    /// What it shows cannot be checked yet: too many others are before it.
+    /// Too many token reviews are pending.
     Busy,
 }
 
-/// What was refused since the last line of the log.
+/// Limits the log lines about rejected streams to one per [`LOG_INTERVAL`].
 #[derive(Default)]
-struct Refusals {
+struct DenialLog {
     last: Option<Instant>,
-    more: u64,
+    /// Rejections since the last line.
+    suppressed: u64,
 }
 
-/// Who is calling, as far as the log is concerned.
+/// A caller in log lines.
 struct Caller {
     proxy: ResourceName,
     address: Option<SocketAddr>,
 }
 
 impl Authenticator {
-    /// The method that is asked for; `address` is where xDS is served, `cluster` is there when there is one.
+    /// Builds the method that the flags select. `address` is the address of the xDS server; `cluster` is present with
+    /// `--kubernetes`.
+    ///
+    /// # Errors
+    /// The flags select no method for an address that is not loopback, or a method that cannot work.
     pub fn new(
         args: &XdsArgs,
         address: SocketAddr,
-        cluster: Option<(Client, Newest)>,
+        cluster: Option<(Client, SnapshotReceiver)>,
         metrics: AuthenticationMetrics,
     ) -> anyhow::Result<Arc<Self>> {
-        let asked = match args.xds_authentication {
-            Some(asked) => asked,
+        let selected = match args.xds_authentication {
+            Some(selected) => selected,
             None if address.ip().is_loopback() => XdsAuthentication::None,
             None => bail!(
-                "--xds-address {address} can be reached by others: say with --xds-authentication how proxies show who they are (`none`: not at all)"
+                "--xds-address {address} is not a loopback address: set --xds-authentication to the method by which proxies authenticate, or to `none`"
             ),
         };
-        let method = match asked {
+        let method = match selected {
             XdsAuthentication::None => Method::None,
             XdsAuthentication::Token => {
                 let file = args.xds_token_file.clone();
-                let file = file.context("--xds-token-file is needed")?;
+                let file = file.context("--xds-authentication=token needs --xds-token-file")?;
                 token::read(&file)?;
                 Method::Token(file)
             }
             XdsAuthentication::Kubernetes | XdsAuthentication::KubernetesPermissive => {
-                let (client, newest) = cluster.context(
-                    "--xds-authentication: there is no API server to ask without --kubernetes",
+                let (client, snapshots) = cluster.context(
+                    "--xds-authentication=kubernetes needs --kubernetes: tokens are verified by the API server",
                 )?;
                 let audience = args.xds_token_audience.clone();
                 Method::Kubernetes {
-                    reviews: TokenReviewer::new(audience.clone(), review::ask(client, audience)),
-                    newest,
-                    permissive: asked == XdsAuthentication::KubernetesPermissive,
+                    reviewer: TokenReviewer::new(
+                        audience.clone(),
+                        review::with_api_server(client, audience),
+                    ),
+                    snapshots,
+                    permissive: selected == XdsAuthentication::KubernetesPermissive,
                 }
             }
             XdsAuthentication::Certificate => {
-                Method::Certificate(cluster.map(|(_, newest)| newest))
+                Method::Certificate(cluster.map(|(_, snapshots)| snapshots))
             }
         };
         Ok(Self::with(method, metrics))
     }
 
-    /// Everybody is believed: where who may connect is somebody else's business.
+    /// Accepts every proxy without authentication, for the Unix socket, whose file permissions decide who may connect.
     pub fn trust_all() -> Arc<Self> {
         Self::with(Method::None, AuthenticationMetrics::default())
     }
@@ -161,17 +166,17 @@ impl Authenticator {
         Arc::new(Self {
             method,
             metrics,
-            refusals: Mutex::default(),
+            denial_log: Mutex::default(),
         })
     }
 
-    /// The hook of the xDS server.
+    /// Callback with which the xDS server identifies each stream.
     pub fn hook(self: Arc<Self>) -> Identify {
         Arc::new(move |node, parts| self.identify(node, parts))
     }
 
     fn identify(self: &Arc<Self>, node: &core::Node, parts: &request::Parts) -> Identity {
-        let proxy = match named(node) {
+        let proxy = match proxy_of(node) {
             Ok(proxy) => proxy,
             Err(status) => return Err(status).into(),
         };
@@ -181,69 +186,70 @@ impl Authenticator {
             Method::None => Ok(caller.view()).into(),
             Method::Token(file) => {
                 let decision = token::check(file, bearer(&parts.headers));
-                self.decided(&caller, decision, AuthenticationOutcome::Token)
+                self.conclude(&caller, decision, AuthenticationOutcome::Token)
                     .into()
             }
             Method::Kubernetes {
-                reviews,
-                newest,
+                reviewer,
+                snapshots,
                 permissive,
             } => match bearer(&parts.headers) {
                 Err(_) if *permissive => self
-                    .decided(&caller, Ok(()), AuthenticationOutcome::Anonymous)
+                    .conclude(&caller, Ok(()), AuthenticationOutcome::Anonymous)
                     .into(),
                 Err(why) => {
                     let decision = Err((StreamDenial::NoCredentials, why.to_owned()));
-                    self.decided(&caller, decision, AuthenticationOutcome::Token)
+                    self.conclude(&caller, decision, AuthenticationOutcome::Token)
                         .into()
                 }
                 Ok(token) => {
-                    let answer = reviews.of(token);
-                    let (this, newest) = (Arc::clone(self), newest.clone());
+                    let review = reviewer.review(token);
+                    let (this, snapshots) = (Arc::clone(self), snapshots.clone());
                     Identity::Later(Box::pin(async move {
-                        let decision = match answer.await {
-                            TokenReviewResult::Is(workload) => {
-                                fits(newest, &[workload], &caller.proxy).await
+                        let decision = match review.await {
+                            TokenReviewResult::Authenticated(workload) => {
+                                may_act_as(snapshots, &[workload], &caller.proxy).await
                             }
-                            TokenReviewResult::Refused(why) => {
+                            TokenReviewResult::Rejected(why) => {
                                 Err((StreamDenial::BadCredentials, why.to_string()))
                             }
                             TokenReviewResult::Unreachable(why) => {
                                 Err((StreamDenial::Unchecked, why.to_string()))
                             }
                             TokenReviewResult::Busy => {
-                                let why = "too many tokens wait to be checked".to_owned();
+                                let why = "too many token reviews are pending".to_owned();
                                 Err((StreamDenial::Busy, why))
                             }
                         };
-                        this.decided(&caller, decision, AuthenticationOutcome::Token)
+                        this.conclude(&caller, decision, AuthenticationOutcome::Token)
                     }))
                 }
             },
-            Method::Certificate(newest) => {
+            Method::Certificate(snapshots) => {
                 let names = certificate::names(parts);
                 if names.proxies.contains(&caller.proxy) {
                     return self
-                        .decided(&caller, Ok(()), AuthenticationOutcome::Certificate)
+                        .conclude(&caller, Ok(()), AuthenticationOutcome::Certificate)
                         .into();
                 }
-                let Some(newest) = newest.clone().filter(|_| !names.workloads.is_empty()) else {
-                    let decision = Err((StreamDenial::AnotherProxy, names.to_string()));
+                let Some(snapshots) = snapshots.clone().filter(|_| !names.workloads.is_empty())
+                else {
+                    let decision = Err((StreamDenial::OtherProxy, names.to_string()));
                     return self
-                        .decided(&caller, decision, AuthenticationOutcome::Certificate)
+                        .conclude(&caller, decision, AuthenticationOutcome::Certificate)
                         .into();
                 };
                 let this = Arc::clone(self);
                 Identity::Later(Box::pin(async move {
-                    let decision = fits(newest, &names.workloads, &caller.proxy).await;
-                    this.decided(&caller, decision, AuthenticationOutcome::Certificate)
+                    let decision = may_act_as(snapshots, &names.workloads, &caller.proxy).await;
+                    this.conclude(&caller, decision, AuthenticationOutcome::Certificate)
                 }))
             }
         }
     }
 
-    /// Counts and logs a decision, and says it as the caller may hear it.
-    fn decided(
+    /// Counts and logs a decision, and converts it into the view or the gRPC status.
+    fn conclude(
         &self,
         caller: &Caller,
         decision: Result<(), (StreamDenial, String)>,
@@ -254,62 +260,67 @@ impl Authenticator {
             return Ok(caller.view());
         };
         self.metrics.count(denial.outcome());
-        let mut refusals = self.refusals.lock();
+        let mut log = self.denial_log.lock();
         let now = Instant::now();
-        let is_quiet = |last: Instant| now.duration_since(last) >= LOG_INTERVAL;
-        if refusals.last.is_none_or(is_quiet) {
-            let more = std::mem::take(&mut refusals.more);
-            refusals.last = Some(now);
-            drop(refusals);
-            tracing::warn!(%caller, ?denial, why = short(&why), more, "refused a proxy");
+        let is_due = |last: Instant| now.duration_since(last) >= LOG_INTERVAL;
+        if log.last.is_none_or(is_due) {
+            let suppressed = std::mem::take(&mut log.suppressed);
+            log.last = Some(now);
+            drop(log);
+            let (reason, details) = (denial.reason(), short(&why));
+            tracing::warn!(%caller, reason, details, suppressed, "rejected an xDS stream");
         } else {
-            refusals.more += 1;
+            log.suppressed += 1;
         }
         Err(denial.status())
     }
 }
 
-/// Whether one of these workloads may be the proxy, waiting a moment for what may be on its way.
-async fn fits(
-    mut newest: Newest,
+/// Checks that one of the workloads is a pod of the proxy's virtual node or gateway. Waits up to [`WATCH_DELAY_LIMIT`] for a
+/// pod, node or gateway that the watches have not delivered yet.
+async fn may_act_as(
+    mut snapshots: SnapshotReceiver,
     workloads: &[WorkloadIdentity],
     proxy: &ResourceName,
 ) -> Result<(), (StreamDenial, String)> {
-    let mut end = time::Instant::now() + PATIENCE;
+    let mut deadline = time::Instant::now() + WATCH_DELAY_LIMIT;
     loop {
-        let now = Arc::clone(&newest.borrow_and_update());
-        let mut unfit = IdentityMismatch::PodNotFound;
+        let now = Arc::clone(&snapshots.borrow_and_update());
+        let mut mismatch = IdentityMismatch::PodNotFound;
         for workload in workloads {
             match now.workloads.may_act_as(&now.graph, workload, proxy) {
                 Ok(()) => return Ok(()),
-                Err(other) => unfit = other,
+                Err(other) => mismatch = other,
             }
         }
-        let refused = || {
-            let who: Vec<String> = workloads.iter().map(ToString::to_string).collect();
-            Err((StreamDenial::IdentityMismatch(unfit), who.join(", ")))
+        let reject = || {
+            let names: Vec<String> = workloads.iter().map(ToString::to_string).collect();
+            Err((StreamDenial::IdentityMismatch(mismatch), names.join(", ")))
         };
         if !now.waiting_for.is_empty() {
-            // Nothing is served yet, and so nobody is refused.
-            end = time::Instant::now() + PATIENCE;
-        } else if unfit == IdentityMismatch::NotSelected || time::Instant::now() >= end {
-            return refused();
+            // Objects are missing until the first read of all sources, so no stream is rejected before it.
+            deadline = time::Instant::now() + WATCH_DELAY_LIMIT;
+        } else if mismatch == IdentityMismatch::NotSelected || time::Instant::now() >= deadline {
+            return reject();
         }
         drop(now);
-        if let Ok(Err(_gone)) = timeout_at(end, newest.changed()).await {
-            return refused();
+        if let Ok(Err(_engine_ended)) = timeout_at(deadline, snapshots.changed()).await {
+            return reject();
         }
     }
 }
 
-/// The proxy that a node says it is.
-fn named(node: &core::Node) -> Result<ResourceName, Status> {
+/// The proxy that the node ID names.
+fn proxy_of(node: &core::Node) -> Result<ResourceName, Status> {
     let name: ResourceName = node.id.parse().map_err(|error: InvalidResourceName| {
         Status::invalid_argument(format!("node.id: {}", short(&error.to_string())))
     })?;
     if name.kind == ProxyKind::VirtualRouter {
         let name = name.to_string();
-        let message = format!("node.id: {} is not a proxy", short(&name));
+        let message = format!(
+            "node.id: `{}` is a virtual router; use the name of a virtual node or virtual gateway",
+            short(&name)
+        );
         return Err(Status::invalid_argument(message));
     }
     Ok(name)
@@ -322,9 +333,12 @@ fn address(parts: &request::Parts) -> Option<SocketAddr> {
         .remote_addr()
 }
 
-/// The beginning of a text that may be as long as a caller likes.
+/// Cuts a text of a caller to [`LOGGED_CHARACTERS`].
 fn short(text: &str) -> &str {
-    let end = text.char_indices().nth(LOGGED).map(|(end, _)| end);
+    let end = text
+        .char_indices()
+        .nth(LOGGED_CHARACTERS)
+        .map(|(end, _)| end);
     end.map_or(text, |end| &text[..end])
 }
 
@@ -345,17 +359,35 @@ impl fmt::Display for Caller {
 }
 
 impl StreamDenial {
-    /// What the caller hears.
+    /// The gRPC status for the caller.
     fn status(self) -> Status {
         match self {
-            Self::NoCredentials => Status::unauthenticated("show who you are"),
-            Self::BadCredentials => Status::unauthenticated("what you show is not accepted"),
-            Self::IdentityMismatch(_) | Self::AnotherProxy => {
-                Status::permission_denied("you may not be this proxy")
+            Self::NoCredentials => Status::unauthenticated(
+                "unauthenticated: send a bearer token or a client certificate",
+            ),
+            Self::BadCredentials => {
+                Status::unauthenticated("unauthenticated: the token is not valid for this server")
             }
+            Self::IdentityMismatch(_) | Self::OtherProxy => Status::permission_denied(
+                "the credentials are not valid for the proxy that node.id names",
+            ),
             Self::Unchecked | Self::Busy => {
-                Status::unavailable("what you show cannot be checked now")
+                Status::unavailable("the credentials cannot be verified now; try again later")
             }
+        }
+    }
+
+    /// The reason in log lines.
+    const fn reason(self) -> &'static str {
+        match self {
+            Self::IdentityMismatch(IdentityMismatch::PodNotFound) => "pod_not_found",
+            Self::IdentityMismatch(IdentityMismatch::ProxyNotFound) => "proxy_not_found",
+            Self::IdentityMismatch(IdentityMismatch::NotSelected) => "not_selected",
+            Self::NoCredentials
+            | Self::BadCredentials
+            | Self::OtherProxy
+            | Self::Unchecked
+            | Self::Busy => self.outcome().as_str(),
         }
     }
 
@@ -363,7 +395,7 @@ impl StreamDenial {
         match self {
             Self::NoCredentials => AuthenticationOutcome::NoCredentials,
             Self::BadCredentials => AuthenticationOutcome::BadCredentials,
-            Self::IdentityMismatch(_) | Self::AnotherProxy => AuthenticationOutcome::WrongProxy,
+            Self::IdentityMismatch(_) | Self::OtherProxy => AuthenticationOutcome::WrongProxy,
             Self::Unchecked => AuthenticationOutcome::Unchecked,
             Self::Busy => AuthenticationOutcome::Busy,
         }

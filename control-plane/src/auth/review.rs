@@ -1,13 +1,11 @@
-//! Whose a service account's token is: the API server's word, remembered.
+//! Verifies service account tokens with the API server (`TokenReview`) and caches the results.
 //!
-//! An accepted token is remembered until it expires, so an API server that is gone refuses nobody whom it has accepted
-//! before; a refused one for [`REFUSED`]. Several streams with one token are one question. What is remembered is bounded,
-//! and holds no token but its digest.
+//! An accepted token is cached until it expires, so proxies whose token was accepted before can reconnect while the API
+//! server is unreachable. A rejected token is cached for [`REJECTED_TTL`]. Streams with the same token share one review.
+//! The caches are bounded and hold SHA-256 digests instead of tokens.
 //!
-//! Anybody can make up tokens: one that is of no use by its own [`claims`] is refused without a question, and no more
-//! than [`WAITING_LIMIT`] questions wait.
-//!
-//! Must not decide what a workload may be.
+//! Anybody can send made-up tokens. A token whose [`claims`] already show that it is invalid is rejected without a review,
+//! and at most [`PENDING_LIMIT`] reviews are pending.
 
 mod claims;
 
@@ -30,67 +28,66 @@ use tokio::{runtime::Handle, sync::Semaphore};
 
 use self::claims::Claims;
 
-/// How long a refusal is remembered.
-const REFUSED: Duration = Duration::from_secs(10);
+/// Time for which a rejection is cached, and an acceptance of a token without `exp`.
+const REJECTED_TTL: Duration = Duration::from_secs(10);
 
-/// How long an answer may take.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Longest time that the API server may take for a review.
+const REVIEW_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Questions at a time; further ones wait.
-const AT_A_TIME: usize = 32;
+/// Reviews that the API server handles at the same time; further ones wait.
+const CONCURRENCY: usize = 32;
 
-/// Questions that are asked or wait, each with its token. A replica that starts beside thousands of proxies gets through
-/// as many in about a second.
-const WAITING_LIMIT: usize = 2_048;
+/// Reviews that run or wait, each with its token. A replica that starts while thousands of proxies connect completes
+/// this many in about one second.
+const PENDING_LIMIT: usize = 2_048;
 
-/// Tokens that are remembered, of each kind.
+/// Tokens in each cache.
 const ACCEPTED_LIMIT: usize = 65_536;
-const REFUSED_LIMIT: usize = 4_096;
+const REJECTED_LIMIT: usize = 4_096;
 
-/// A longer token is nobody's.
-const LENGTH_LIMIT: usize = 16 << 10;
+/// Longest token in bytes. Service account tokens have about 1 KiB.
+const TOKEN_LIMIT: usize = 16 << 10;
 
-/// What a pod's token says of the pod (Kubernetes, "bound service account tokens").
+/// Keys in `status.user.extra` of a review that identify the pod of a bound service account token.
 const POD_NAME: &str = "authentication.kubernetes.io/pod-name";
 const POD_UID: &str = "authentication.kubernetes.io/pod-uid";
 
-/// What is said of a token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum TokenReviewResult {
-    /// It is this workload's.
-    Is(WorkloadIdentity),
-    /// It is not accepted.
-    Refused(Arc<str>),
-    /// Nobody could be asked.
+    Authenticated(WorkloadIdentity),
+    /// The token is not valid, with the reason.
+    Rejected(Arc<str>),
+    /// The API server did not answer, with the error.
     Unreachable(Arc<str>),
-    /// Too many wait for an answer.
+    /// [`PENDING_LIMIT`] reviews are pending.
     Busy,
 }
 
-/// Asks about a token.
-pub(super) type Ask = Box<dyn Fn(String) -> BoxFuture<'static, TokenReviewResult> + Send + Sync>;
+/// Sends one token to the API server.
+pub(super) type ReviewFn =
+    Box<dyn Fn(String) -> BoxFuture<'static, TokenReviewResult> + Send + Sync>;
 
 type Digest = [u8; 32];
-type Asked = Shared<BoxFuture<'static, TokenReviewResult>>;
+type PendingReview = Shared<BoxFuture<'static, TokenReviewResult>>;
 
-/// What was asked, and what was answered.
+/// Reviews tokens for one audience.
 pub(super) struct TokenReviewer {
     audience: String,
-    ask: Ask,
-    places: Semaphore,
+    send: ReviewFn,
+    slots: Semaphore,
     state: Mutex<State>,
-    /// Where questions run to their end, whoever still waits for them.
+    /// Runs each review to its end, even if the stream that started it has gone.
     runtime: Handle,
 }
 
 #[derive(Default)]
 struct State {
-    asked: BTreeMap<Digest, Asked>,
+    pending: BTreeMap<Digest, PendingReview>,
     accepted: ExpiringMap<WorkloadIdentity>,
-    refused: ExpiringMap<Arc<str>>,
+    rejected: ExpiringMap<Arc<str>>,
 }
 
-/// Answers with their ends.
+/// Values with the time at which each one expires.
 struct ExpiringMap<T>(BTreeMap<Digest, (T, SystemTime)>);
 
 impl<T> Default for ExpiringMap<T> {
@@ -100,90 +97,87 @@ impl<T> Default for ExpiringMap<T> {
 }
 
 impl TokenReviewer {
-    /// Nothing is known yet of tokens for this audience. It must be made on the runtime that the questions shall run on.
-    pub(super) fn new(audience: String, ask: Ask) -> Arc<Self> {
+    /// Creates a reviewer whose reviews run on the current runtime.
+    ///
+    /// # Panics
+    /// The caller is not on a tokio runtime.
+    pub(super) fn new(audience: String, send: ReviewFn) -> Arc<Self> {
         Arc::new(Self {
             audience,
-            ask,
-            places: Semaphore::new(AT_A_TIME),
+            send,
+            slots: Semaphore::new(CONCURRENCY),
             state: Mutex::default(),
             runtime: Handle::current(),
         })
     }
 
-    /// Whose a token is.
-    pub(super) fn of(self: &Arc<Self>, token: &str) -> BoxFuture<'static, TokenReviewResult> {
-        if token.len() > LENGTH_LIMIT {
-            return ready(TokenReviewResult::Refused("it is too long".into()));
+    /// Takes the result from the cache, joins a pending review of the same token or starts a review.
+    pub(super) fn review(self: &Arc<Self>, token: &str) -> BoxFuture<'static, TokenReviewResult> {
+        if token.len() > TOKEN_LIMIT {
+            let reason = format!("the token is longer than {TOKEN_LIMIT} bytes");
+            return ready(TokenReviewResult::Rejected(reason.into()));
         }
         let (key, now) = (key(token), SystemTime::now());
         let mut state = self.state.lock();
-        if let Some(answer) = state.remembered(&key, now) {
-            return ready(answer);
+        if let Some(result) = state.cached(&key, now) {
+            return ready(result);
         }
-        if let Some(asked) = state.asked.get(&key) {
-            return asked.clone().boxed();
+        if let Some(pending) = state.pending.get(&key) {
+            return pending.clone().boxed();
         }
         let expiry = match Claims::read(token).and_then(|it| it.check(&self.audience, now)) {
             Ok(expiry) => expiry,
-            Err(why) => return ready(TokenReviewResult::Refused(why.into())),
+            Err(why) => return ready(TokenReviewResult::Rejected(why.into())),
         };
-        if state.asked.len() >= WAITING_LIMIT {
+        if state.pending.len() >= PENDING_LIMIT {
             return ready(TokenReviewResult::Busy);
         }
         let (this, token) = (Arc::clone(self), token.to_owned());
-        let asking = self.runtime.spawn(async move {
-            let answer = match this.places.acquire().await {
-                Ok(_place) => (this.ask)(token).await,
+        let running = self.runtime.spawn(async move {
+            let result = match this.slots.acquire().await {
+                Ok(_slot) => (this.send)(token).await,
                 Err(closed) => TokenReviewResult::Unreachable(closed.to_string().into()),
             };
             let mut state = this.state.lock();
-            state.asked.remove(&key);
-            state.remember(key, &answer, expiry, SystemTime::now());
-            answer
+            state.pending.remove(&key);
+            state.cache(key, &result, expiry, SystemTime::now());
+            result
         });
-        let asked = asking.map(|ended| {
+        let pending = running.map(|ended| {
             ended.unwrap_or_else(|error| TokenReviewResult::Unreachable(error.to_string().into()))
         });
-        let asked = asked.boxed().shared();
-        state.asked.insert(key, asked.clone());
-        asked.boxed()
+        let pending = pending.boxed().shared();
+        state.pending.insert(key, pending.clone());
+        pending.boxed()
     }
 }
 
 impl State {
-    fn remembered(&self, key: &Digest, now: SystemTime) -> Option<TokenReviewResult> {
-        let accepted = self
-            .accepted
-            .get(key, now)
-            .cloned()
-            .map(TokenReviewResult::Is);
-        accepted.or_else(|| {
-            self.refused
-                .get(key, now)
-                .cloned()
-                .map(TokenReviewResult::Refused)
-        })
+    fn cached(&self, key: &Digest, now: SystemTime) -> Option<TokenReviewResult> {
+        let accepted = self.accepted.get(key, now).cloned();
+        let rejected = || self.rejected.get(key, now).cloned();
+        accepted
+            .map(TokenReviewResult::Authenticated)
+            .or_else(|| rejected().map(TokenReviewResult::Rejected))
     }
 
-    fn remember(
+    fn cache(
         &mut self,
         key: Digest,
-        answer: &TokenReviewResult,
+        result: &TokenReviewResult,
         expiry: Option<SystemTime>,
         now: SystemTime,
     ) {
-        match answer {
-            TokenReviewResult::Is(workload) => {
-                // One that does not say when it ends is asked about again soon.
-                let end = expiry.unwrap_or(now + REFUSED);
+        match result {
+            TokenReviewResult::Authenticated(workload) => {
+                let end = expiry.unwrap_or(now + REJECTED_TTL);
                 self.accepted
                     .put(key, workload.clone(), end, now, ACCEPTED_LIMIT);
             }
-            TokenReviewResult::Refused(why) => {
-                let end = now + REFUSED;
-                self.refused
-                    .put(key, Arc::clone(why), end, now, REFUSED_LIMIT);
+            TokenReviewResult::Rejected(why) => {
+                let end = now + REJECTED_TTL;
+                self.rejected
+                    .put(key, Arc::clone(why), end, now, REJECTED_LIMIT);
             }
             TokenReviewResult::Unreachable(_) | TokenReviewResult::Busy => {}
         }
@@ -196,6 +190,7 @@ impl<T> ExpiringMap<T> {
         (now < *end).then_some(value)
     }
 
+    /// Inserts a value. At the limit, expired values are removed, and then the one that expires first. O(n) at the limit.
     fn put(&mut self, key: Digest, value: T, end: SystemTime, now: SystemTime, limit: usize) {
         if self.0.len() >= limit {
             self.0.retain(|_, (_, end)| now < *end);
@@ -209,8 +204,8 @@ impl<T> ExpiringMap<T> {
     }
 }
 
-/// Asks the API server whether a token is good for this audience.
-pub(super) fn ask(client: Client, audience: String) -> Ask {
+/// Reviews tokens for this audience with the API server.
+pub(super) fn with_api_server(client: Client, audience: String) -> ReviewFn {
     Box::new(move |token| {
         let api: Api<TokenReview> = Api::all(client.clone());
         let review = TokenReview {
@@ -223,13 +218,13 @@ pub(super) fn ask(client: Client, audience: String) -> Ask {
         let audience = audience.clone();
         async move {
             let options = PostParams::default();
-            let asked = tokio::time::timeout(PATIENCE, api.create(&options, &review));
-            match asked.await {
+            let created = tokio::time::timeout(REVIEW_TIMEOUT, api.create(&options, &review));
+            match created.await {
                 Ok(Ok(review)) => read(review.status.unwrap_or_default(), &audience),
                 Ok(Err(error)) => TokenReviewResult::Unreachable(error.to_string().into()),
-                Err(_late) => {
-                    TokenReviewResult::Unreachable(format!("no answer within {PATIENCE:?}").into())
-                }
+                Err(_elapsed) => TokenReviewResult::Unreachable(
+                    format!("the API server did not answer within {REVIEW_TIMEOUT:?}").into(),
+                ),
             }
         }
         .boxed()
@@ -244,35 +239,37 @@ fn read(status: TokenReviewStatus, audience: &str) -> TokenReviewResult {
         user,
     } = status;
     if authenticated != Some(true) {
-        let why = error.unwrap_or_else(|| "the API server does not know it".to_owned());
-        return TokenReviewResult::Refused(why.into());
+        let why = error.unwrap_or_else(|| "the API server does not accept the token".to_owned());
+        return TokenReviewResult::Rejected(why.into());
     }
-    // An API server that knows nothing of audiences says so by naming none.
+    // An API server that does not check audiences returns none, so the token could be for another server.
     if !audiences.iter().flatten().any(|it| it == audience) {
-        return TokenReviewResult::Refused(format!("it is not for the audience {audience}").into());
+        return TokenReviewResult::Rejected(
+            format!("the token is not for the audience `{audience}`").into(),
+        );
     }
     let user = user.unwrap_or_default();
     let name = user.username.unwrap_or_default();
     let account = name.strip_prefix("system:serviceaccount:");
     let namespace = account.and_then(|account| account.split_once(':'));
     let extra = user.extra.unwrap_or_default();
-    let said = |key: &str| extra.get(key).and_then(|values| values.first());
-    match (namespace, said(POD_NAME), said(POD_UID)) {
+    let first = |key: &str| extra.get(key).and_then(|values| values.first());
+    match (namespace, first(POD_NAME), first(POD_UID)) {
         (Some((namespace, _)), Some(pod), Some(uid)) => {
-            TokenReviewResult::Is(WorkloadIdentity::Pod {
+            TokenReviewResult::Authenticated(WorkloadIdentity::Pod {
                 namespace: namespace.into(),
                 name: pod.as_str().into(),
                 uid: uid.as_str().into(),
             })
         }
-        _ => {
-            TokenReviewResult::Refused(format!("the token of {name} is not bound to a pod").into())
-        }
+        _ => TokenReviewResult::Rejected(
+            format!("the token of `{name}` is not bound to a pod").into(),
+        ),
     }
 }
 
-fn ready(answer: TokenReviewResult) -> BoxFuture<'static, TokenReviewResult> {
-    std::future::ready(answer).boxed()
+fn ready(result: TokenReviewResult) -> BoxFuture<'static, TokenReviewResult> {
+    std::future::ready(result).boxed()
 }
 
 fn key(token: &str) -> Digest {

@@ -1,6 +1,6 @@
-use std::fs;
+use std::{fs, pin::pin, slice, task::Poll};
 
-use futures::FutureExt;
+use futures::{FutureExt, poll};
 use http::{HeaderValue, Request, header::AUTHORIZATION};
 use tonic::Code;
 
@@ -8,9 +8,9 @@ use super::*;
 
 const FRONT: &str = "mesh/demo/virtualNode/front_demo";
 
-fn arguments(how: Option<XdsAuthentication>) -> XdsArgs {
+fn arguments(method: Option<XdsAuthentication>) -> XdsArgs {
     XdsArgs {
-        xds_authentication: how,
+        xds_authentication: method,
         xds_token_file: None,
         xds_token_audience: "evermesh".to_owned(),
         xds_tls_cert: None,
@@ -21,8 +21,8 @@ fn arguments(how: Option<XdsAuthentication>) -> XdsArgs {
     }
 }
 
-/// What a stream with this authorization hears.
-async fn said(
+/// The view or the status code for a stream with this node ID and `authorization` header.
+async fn identify(
     authenticator: &Arc<Authenticator>,
     node: &str,
     authorization: Option<&str>,
@@ -45,20 +45,20 @@ async fn said(
         .map_err(|status| status.code())
 }
 
-/// A token for the audience `evermesh`, by its own words.
+/// A token with the audience `evermesh` and without an expiry.
 const TOKEN: &str = "e30.eyJhdWQiOiJldmVybWVzaCJ9.eA";
 
-fn reviews(answer: TokenReviewResult) -> Arc<TokenReviewer> {
-    let ask = move |_| std::future::ready(answer.clone()).boxed();
-    TokenReviewer::new("evermesh".to_owned(), Box::new(ask))
+fn reviewer(result: TokenReviewResult) -> Arc<TokenReviewer> {
+    let send = move |_| std::future::ready(result.clone()).boxed();
+    TokenReviewer::new("evermesh".to_owned(), Box::new(send))
 }
 
 #[test]
-fn an_address_that_others_reach_needs_a_word_about_who_they_are() {
-    let new = |how, address: &str| {
+fn address_other_than_loopback_requires_an_authentication_method() {
+    let new = |method, address: &str| {
         let address = address.parse().unwrap();
         let metrics = AuthenticationMetrics::default();
-        Authenticator::new(&arguments(how), address, None, metrics)
+        Authenticator::new(&arguments(method), address, None, metrics)
             .map(drop)
             .map_err(|error| error.to_string())
     };
@@ -74,57 +74,66 @@ fn an_address_that_others_reach_needs_a_word_about_who_they_are() {
 }
 
 #[tokio::test]
-async fn a_node_that_is_none_is_malformed() {
-    let everybody = Authenticator::with(Method::None, AuthenticationMetrics::default());
-    assert_eq!(said(&everybody, FRONT, None).await.unwrap(), FRONT);
+async fn node_id_must_name_a_virtual_node_or_gateway() {
+    let authenticator = Authenticator::with(Method::None, AuthenticationMetrics::default());
+    assert_eq!(identify(&authenticator, FRONT, None).await.unwrap(), FRONT);
     for bad in [
         "",
         "front",
         "mesh/demo/virtualRouter/r",
         &"ü".repeat(100_000),
     ] {
-        let code = said(&everybody, bad, None).await.unwrap_err();
+        let code = identify(&authenticator, bad, None).await.unwrap_err();
         assert_eq!(code, Code::InvalidArgument);
     }
 }
 
 #[tokio::test]
-async fn a_shared_token_lets_in() {
+async fn shared_token_is_accepted_for_any_proxy() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("tokens");
     fs::write(&file, "secret").unwrap();
     let authenticator = Authenticator::with(Method::Token(file), AuthenticationMetrics::default());
-    let said = async |authorization| said(&authenticator, FRONT, authorization).await;
-    assert_eq!(said(Some("Bearer secret")).await.unwrap(), FRONT);
+    let identify_front = async |authorization| identify(&authenticator, FRONT, authorization).await;
+    assert_eq!(identify_front(Some("Bearer secret")).await.unwrap(), FRONT);
     for bad in [None, Some("Bearer other"), Some("AWS4-HMAC-SHA256 x")] {
-        assert_eq!(said(bad).await, Err(Code::Unauthenticated), "{bad:?}");
+        assert_eq!(
+            identify_front(bad).await,
+            Err(Code::Unauthenticated),
+            "{bad:?}"
+        );
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_pods_token_is_verified_and_its_absence_may_be_forgiven() {
+async fn kubernetes_method_verifies_tokens_and_permissive_accepts_their_absence() {
     let pod = WorkloadIdentity::Pod {
         namespace: "demo".into(),
         name: "front-1".into(),
         uid: "u".into(),
     };
-    for (answer, permissive, sent, expected) in [
+    for (result, permissive, sent, expected) in [
         (
-            TokenReviewResult::Is(pod.clone()),
+            TokenReviewResult::Authenticated(pod.clone()),
             false,
             None,
             Code::Unauthenticated,
         ),
-        (TokenReviewResult::Is(pod.clone()), true, None, Code::Ok),
-        // Nothing is known of the pod.
         (
-            TokenReviewResult::Is(pod.clone()),
+            TokenReviewResult::Authenticated(pod.clone()),
+            true,
+            None,
+            Code::Ok,
+        ),
+        // The pod of the token is not in the snapshot.
+        (
+            TokenReviewResult::Authenticated(pod.clone()),
             true,
             Some(TOKEN),
             Code::PermissionDenied,
         ),
         (
-            TokenReviewResult::Refused("no".into()),
+            TokenReviewResult::Rejected("no".into()),
             true,
             Some(TOKEN),
             Code::Unauthenticated,
@@ -148,49 +157,77 @@ async fn a_pods_token_is_verified_and_its_absence_may_be_forgiven() {
             Code::Unavailable,
         ),
         (
-            TokenReviewResult::Is(pod.clone()),
+            TokenReviewResult::Authenticated(pod.clone()),
             true,
             Some("x"),
             Code::Unauthenticated,
         ),
     ] {
-        let (_engine, newest) = watch::channel(Arc::default());
+        let (_engine, snapshots) = watch::channel(Arc::default());
         let method = Method::Kubernetes {
-            reviews: reviews(answer.clone()),
-            newest,
+            reviewer: reviewer(result.clone()),
+            snapshots,
             permissive,
         };
         let authenticator = Authenticator::with(method, AuthenticationMetrics::default());
         let token = sent.map(|token| format!("Bearer {token}"));
-        let heard = said(&authenticator, FRONT, token.as_deref()).await;
-        let code = heard.err().unwrap_or(Code::Ok);
-        assert_eq!(code, expected, "{answer:?} {permissive} {sent:?}");
+        let identity = identify(&authenticator, FRONT, token.as_deref()).await;
+        let code = identity.err().unwrap_or(Code::Ok);
+        assert_eq!(code, expected, "{result:?} {permissive} {sent:?}");
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn nobody_is_refused_before_everything_is_known() {
+async fn stream_is_rejected_only_after_the_first_complete_read_and_the_wait_for_the_watches() {
+    const TICK: Duration = Duration::from_millis(1);
+
     let incomplete = EngineSnapshot {
         waiting_for: vec!["pods".to_owned()],
         ..EngineSnapshot::default()
     };
-    let (engine, newest) = watch::channel(Arc::new(incomplete));
+    let (engine, snapshots) = watch::channel(Arc::new(incomplete));
     let workload = WorkloadIdentity::Account {
         namespace: "demo".into(),
         name: "front".into(),
     };
     let proxy = FRONT.parse().unwrap();
-    let mut waiting = std::pin::pin!(fits(newest, std::slice::from_ref(&workload), &proxy));
-    time::timeout(10 * PATIENCE, &mut waiting)
-        .await
-        .unwrap_err();
-    let complete = time::Instant::now();
+    let mut waiting = pin!(may_act_as(snapshots, slice::from_ref(&workload), &proxy));
+    assert!(poll!(&mut waiting).is_pending());
+    for _ in 0..10 {
+        time::advance(WATCH_DELAY_LIMIT).await;
+        assert!(poll!(&mut waiting).is_pending());
+    }
     engine.send_replace(Arc::default());
-    let (denial, who) = waiting.await.unwrap_err();
-    assert_eq!(
-        denial,
-        StreamDenial::IdentityMismatch(IdentityMismatch::PodNotFound)
-    );
-    assert_eq!(who, "ServiceAccount demo/front");
-    assert!(complete.elapsed() <= PATIENCE);
+    assert!(poll!(&mut waiting).is_pending());
+    time::advance(WATCH_DELAY_LIMIT - TICK).await;
+    assert!(poll!(&mut waiting).is_pending());
+    time::advance(2 * TICK).await;
+    let Poll::Ready(result) = poll!(&mut waiting) else {
+        panic!("still waiting")
+    };
+    let (denial, name) = result.unwrap_err();
+    let expected = StreamDenial::IdentityMismatch(IdentityMismatch::PodNotFound);
+    assert_eq!(denial, expected);
+    assert_eq!(name, "ServiceAccount demo/front");
+}
+
+#[test]
+fn reasons_in_the_log_are_these_strings() {
+    use IdentityMismatch::{NotSelected, PodNotFound, ProxyNotFound};
+
+    for (denial, reason) in [
+        (StreamDenial::NoCredentials, "no_credentials"),
+        (StreamDenial::BadCredentials, "bad_credentials"),
+        (StreamDenial::IdentityMismatch(PodNotFound), "pod_not_found"),
+        (
+            StreamDenial::IdentityMismatch(ProxyNotFound),
+            "proxy_not_found",
+        ),
+        (StreamDenial::IdentityMismatch(NotSelected), "not_selected"),
+        (StreamDenial::OtherProxy, "wrong_proxy"),
+        (StreamDenial::Unchecked, "unchecked"),
+        (StreamDenial::Busy, "busy"),
+    ] {
+        assert_eq!(denial.reason(), reason);
+    }
 }

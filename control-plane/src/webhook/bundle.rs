@@ -1,9 +1,8 @@
-//! Tells the API server whom to trust: the `caBundle` of our webhooks, kept right by watching them.
+//! Sets the `caBundle` of the webhook configurations, so that the API server trusts the certificate that Evermesh creates.
 //!
-//! A webhook is ours if it calls our Service, or a URL at one of our hosts. The field alone is patched, and
-//! only where the webhook of that index still has the name that was seen.
-//!
-//! Must not touch anything else of the configurations: they belong to whoever installs us.
+//! In: the CA bundle from the Secret and a watch of one webhook configuration. Out: a JSON patch of `caBundle` in each
+//! webhook that calls the Service of Evermesh or a URL with one of its hosts. The patch tests the name of the webhook, so
+//! that it fails if the webhooks have moved since they were read. The other fields belong to the chart.
 
 use std::{collections::BTreeSet, pin::pin, sync::Arc, time::Duration};
 
@@ -28,20 +27,19 @@ use tokio_util::sync::CancellationToken;
 use super::OwnAuthority;
 use crate::args::NamespacedName;
 
-/// How soon a failure is followed by another try.
+/// Delay before the next attempt after a failure.
 const RETRY: Duration = Duration::from_secs(1);
-/// How often one looks without being told.
-const LOOK: Duration = Duration::from_mins(10);
+/// Interval between checks without a change, in case the watch missed one.
+const SWEEP: Duration = Duration::from_mins(10);
 
-/// The two kinds of configuration.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum WebhookConfigurationKind {
     Mutating,
     Validating,
 }
 
-/// Keeps the bundles of one configuration.
-pub(super) struct BundleKeeper {
+/// Keeps the CA bundles of one webhook configuration up to date.
+pub(super) struct CaBundleUpdater {
     api: Api<DynamicObject>,
     name: String,
     service: NamespacedName,
@@ -49,7 +47,7 @@ pub(super) struct BundleKeeper {
     bundle: watch::Receiver<Arc<str>>,
 }
 
-impl BundleKeeper {
+impl CaBundleUpdater {
     pub(super) fn new(
         client: Client,
         kind: WebhookConfigurationKind,
@@ -77,13 +75,13 @@ impl BundleKeeper {
     pub(super) async fn run(mut self, shutdown: CancellationToken) -> anyhow::Result<()> {
         let mut changes = pin!(watch_object(self.api.clone(), &self.name).default_backoff());
         loop {
-            let wait = match self.turn().await {
-                Ok(()) => LOOK,
+            let wait = match self.update().await {
+                Ok(()) => SWEEP,
                 Err(error) => {
                     tracing::warn!(
                         error = format!("{error:#}"),
                         configuration = self.name,
-                        "the caBundle of the webhooks"
+                        "cannot update the caBundle of the webhooks"
                     );
                     RETRY
                 }
@@ -97,14 +95,14 @@ impl BundleKeeper {
         }
     }
 
-    async fn turn(&mut self) -> anyhow::Result<()> {
+    async fn update(&mut self) -> anyhow::Result<()> {
         let bundle = Arc::clone(&self.bundle.borrow_and_update());
         if bundle.is_empty() {
             return Ok(());
         }
-        // There may be none: then nobody asks us, and there is nobody to tell.
+        // Without a configuration the API server does not call the webhooks.
         let configuration = self.api.get_opt(&self.name).await;
-        let Some(configuration) = configuration.context("cannot be read")? else {
+        let Some(configuration) = configuration.context("cannot read the configuration")? else {
             return Ok(());
         };
         let patch = patch(&configuration.data, &bundle, &self.service, &self.hosts);
@@ -115,16 +113,16 @@ impl BundleKeeper {
         self.api
             .patch(&self.name, &PatchParams::default(), &patch)
             .await
-            .context("cannot be patched")?;
+            .context("cannot patch the configuration")?;
         tracing::info!(
             configuration = self.name,
-            "the API server trusts the webhooks"
+            "updated the caBundle of the webhooks"
         );
         Ok(())
     }
 }
 
-/// What makes the bundles of our webhooks this one.
+/// The patch that sets the bundle in each webhook of Evermesh; empty if nothing changes.
 fn patch(
     configuration: &Value,
     bundle: &str,
@@ -159,7 +157,7 @@ fn is_ours(client: &Value, service: &NamespacedName, hosts: &BTreeSet<String>) -
     is_service || host.is_some_and(|host| hosts.contains(host))
 }
 
-/// The host of `https://HOST:PORT/PATH`; of an IPv6 address without its brackets.
+/// The host of `https://HOST:PORT/PATH`, for an IPv6 address without its brackets.
 fn host(url: &str) -> Option<&str> {
     let authority = url.strip_prefix("https://")?.split('/').next()?;
     match authority.strip_prefix('[') {
@@ -173,7 +171,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn patches_the_bundle_of_our_webhooks_alone() {
+    fn only_the_bundle_of_own_webhooks_is_patched() {
         let ours = json!({ "service": { "namespace": "mesh", "name": "webhook", "path": "/x" } });
         let others = json!({ "service": { "namespace": "other", "name": "webhook" } });
         let by_url = json!({ "url": "https://127.0.0.1:9443/mutate", "caBundle": "b2xk" });

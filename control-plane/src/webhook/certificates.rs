@@ -1,9 +1,7 @@
-//! The certificate in use: read from PEM, exchanged while connections are open.
+//! The TLS certificate that the webhooks present.
 //!
-//! A handshake takes whichever is there when it begins; a connection keeps its own. Before the first one
-//! is there, every handshake fails.
-//!
-//! Must not know where certificates come from.
+//! A TLS handshake uses the certificate that is loaded when it begins; open connections are not affected by a replacement.
+//! Handshakes fail until the first certificate is loaded.
 
 use std::sync::Arc;
 
@@ -17,31 +15,34 @@ use rustls::{
     sign::CertifiedKey,
 };
 
-/// The certificate in use.
+/// The certificate in use, which can be replaced while connections are open.
 #[derive(Debug, Default)]
 pub struct ServingCertificate(ArcSwapOption<CertifiedKey>);
 
 impl ServingCertificate {
-    /// Whether there is one. From then on there always is.
+    /// Whether a certificate is loaded. Once true, it stays true.
     pub fn is_loaded(&self) -> bool {
         self.0.load().is_some()
     }
 
-    /// Takes another certificate into use, unless it does not fit its key.
+    /// Replaces the certificate with this PEM chain and key.
+    ///
+    /// # Errors
+    /// The PEM cannot be parsed or the key does not match. The previous certificate then stays in use.
     pub(super) fn replace(&self, chain: &[u8], key: &[u8]) -> anyhow::Result<()> {
         let chain: Vec<_> = CertificateDer::pem_slice_iter(chain)
             .collect::<Result<_, _>>()
-            .context("the certificate is not PEM")?;
-        anyhow::ensure!(!chain.is_empty(), "there is no certificate in the PEM");
-        let key = PrivateKeyDer::from_pem_slice(key).context("the key is not PEM")?;
+            .context("the certificate is not valid PEM")?;
+        anyhow::ensure!(!chain.is_empty(), "the PEM holds no certificate");
+        let key = PrivateKeyDer::from_pem_slice(key).context("the key is not valid PEM")?;
         let provider = aws_lc_rs::default_provider();
         let certified = CertifiedKey::from_der(chain, key, &provider)
-            .context("certificate and key are no pair")?;
+            .context("the certificate is for a different key")?;
         self.0.store(Some(Arc::new(certified)));
         Ok(())
     }
 
-    /// Whether this certificate is the one in use.
+    /// Whether this PEM chain is in use.
     #[cfg(test)]
     pub(super) fn serves(&self, chain: &[u8]) -> bool {
         let chain: Vec<_> = CertificateDer::pem_slice_iter(chain)
@@ -53,7 +54,7 @@ impl ServingCertificate {
             .is_some_and(|current| current.cert == chain)
     }
 
-    /// A server's TLS settings that always use the newest certificate.
+    /// TLS settings of a server that always presents the newest certificate.
     pub(super) fn server_config(self: Arc<Self>) -> anyhow::Result<ServerConfig> {
         let mut config =
             ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))

@@ -1,12 +1,14 @@
-//! Events about pods that were refused, or let through with a warning.
+//! Events about pods that were rejected, or accepted with a warning.
 //!
-//! There is no pod yet, so an event is about the object that wants it, such as a Job, and about the name of the pod
-//! if nothing owns it. The same event again is counted, not written anew.
+//! In: a [`PodEvent`] per admission request, through a queue of [`QUEUE_LIMIT`]. Out: events in the API, [`BURST`] at once and
+//! then one per [`INTERVAL`]. Admission never waits for an event: one that does not fit into the queue is dropped.
 //!
-//! Must not hold up an answer: what comes faster than it is told is dropped.
+//! At admission the pod does not exist yet. The event is therefore about the controller of the pod, such as a Job, or about
+//! the name of the pod if it has no controller. A repeated event increments the count of the first one.
 
 use std::time::Duration;
 
+use futures::{FutureExt, future::BoxFuture};
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::{
     Client,
@@ -16,36 +18,41 @@ use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::server::{AdmissionOutcome, MISTAKE};
+use super::server::{AdmissionOutcome, INTERNAL_ERROR};
 use crate::{
     event::{event, reporter},
     throttle::Throttle,
 };
 
-/// Events that may wait to be written.
-const WAITING: usize = 64;
-/// Between two events, and how many may be told at once: a caller must not have us fill the API server.
-const PACE: (Duration, u32) = (Duration::from_millis(200), 50);
+const QUEUE_LIMIT: usize = 64;
 
-/// No name of an object is longer.
-const NAME: usize = 512;
+/// Limits of the rate, since any caller of the webhook can cause events.
+const INTERVAL: Duration = Duration::from_millis(200);
+const BURST: u32 = 50;
 
-/// What became of a pod.
+/// Longest accepted name or kind in bytes; Kubernetes allows 253 for names.
+const NAME_LIMIT: usize = 512;
+
+/// Reasons of events. They are API.
+const REJECTED: &str = "SidecarRefused";
+const WARNING: &str = "SidecarWarning";
+
+/// An event and the object that it is about.
 pub(super) struct PodEvent {
     about: ObjectReference,
     event: Event,
 }
 
 impl PodEvent {
-    /// What there is to tell.
+    /// The event for the outcome of a request about `pod`, or `None` if the pod was accepted without a warning.
     pub(super) fn of(outcome: &AdmissionOutcome, pod: &Value, namespace: &str) -> Option<Self> {
         let (reason, note) = match outcome {
             AdmissionOutcome::Denied(message) | AdmissionOutcome::Unready(message) => {
-                ("SidecarRefused", message.clone())
+                (REJECTED, message.clone())
             }
-            AdmissionOutcome::Failed => ("SidecarRefused", MISTAKE.to_owned()),
+            AdmissionOutcome::Failed => (REJECTED, INTERNAL_ERROR.to_owned()),
             AdmissionOutcome::Allowed(_, warnings) if !warnings.is_empty() => {
-                ("SidecarWarning", warnings.join("; "))
+                (WARNING, warnings.join("; "))
             }
             AdmissionOutcome::Allowed(..) => return None,
         };
@@ -56,35 +63,50 @@ impl PodEvent {
     }
 }
 
-/// Tells until cancelled.
-pub(super) fn teller(
+/// Writes each event to the API server; `identity` is the name of this replica.
+pub(super) fn publisher(
     client: Client,
     identity: String,
-    shutdown: CancellationToken,
-) -> (mpsc::Sender<PodEvent>, impl Future<Output = ()>) {
-    let (sender, mut waiting) = mpsc::channel::<PodEvent>(WAITING);
-    let telling = async move {
-        let recorder = Recorder::new(client, reporter(identity));
-        let throttle = Throttle::new(PACE.0, PACE.1);
-        let mut next = async || {
-            throttle.acquire().await;
-            waiting.recv().await
-        };
-        while let Some(Some(told)) = shutdown.run_until_cancelled(next()).await {
-            let PodEvent { about, event } = told;
+) -> impl Fn(PodEvent) -> BoxFuture<'static, ()> + Send {
+    let recorder = Recorder::new(client, reporter(identity));
+    move |PodEvent { about, event }| {
+        let recorder = recorder.clone();
+        async move {
             if let Err(error) = recorder.publish(&event, &about).await {
-                tracing::warn!(namespace = ?about.namespace, %error, "an event could not be told");
+                tracing::warn!(namespace = about.namespace, %error, "cannot write an event about a pod");
             }
         }
+        .boxed()
+    }
+}
+
+/// Returns the queue of events and the task that publishes them until `shutdown`.
+pub(super) fn writer<Published>(
+    publish: impl Fn(PodEvent) -> Published + Send,
+    shutdown: CancellationToken,
+) -> (mpsc::Sender<PodEvent>, impl Future<Output = ()> + Send)
+where
+    Published: Future<Output = ()> + Send,
+{
+    let (sender, mut queue) = mpsc::channel::<PodEvent>(QUEUE_LIMIT);
+    let writing = async move {
+        let throttle = Throttle::new(INTERVAL, BURST);
+        let mut next = async || {
+            throttle.acquire().await;
+            queue.recv().await
+        };
+        while let Some(Some(event)) = shutdown.run_until_cancelled(next()).await {
+            publish(event).await;
+        }
     };
-    (sender, telling)
+    (sender, writing)
 }
 
 fn about(metadata: &Value, namespace: &str) -> ObjectReference {
-    let word = |value: &'_ Value| {
+    let text = |value: &'_ Value| {
         value
             .as_str()
-            .filter(|it| it.len() <= NAME)
+            .filter(|it| it.len() <= NAME_LIMIT)
             .map(str::to_owned)
     };
     let owners = metadata["ownerReferences"].as_array();
@@ -94,17 +116,17 @@ fn about(metadata: &Value, namespace: &str) -> ObjectReference {
         .find(|owner| owner["controller"] == true);
     let reference = match owner {
         Some(owner) => ObjectReference {
-            api_version: word(&owner["apiVersion"]),
-            kind: word(&owner["kind"]),
-            name: word(&owner["name"]),
-            uid: word(&owner["uid"]),
+            api_version: text(&owner["apiVersion"]),
+            kind: text(&owner["kind"]),
+            name: text(&owner["name"]),
+            uid: text(&owner["uid"]),
             ..ObjectReference::default()
         },
         None => ObjectReference {
             api_version: Some("v1".to_owned()),
             kind: Some("Pod".to_owned()),
-            name: word(&metadata["name"]).or_else(|| {
-                let prefix = word(&metadata["generateName"]);
+            name: text(&metadata["name"]).or_else(|| {
+                let prefix = text(&metadata["generateName"]);
                 prefix.map(|it| it.trim_end_matches(['-', '.']).to_owned())
             }),
             ..ObjectReference::default()
@@ -118,23 +140,21 @@ fn about(metadata: &Value, namespace: &str) -> ObjectReference {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        sync::{
-            Arc,
-            atomic::{AtomicUsize, Ordering::SeqCst},
-        },
-        time::Instant,
-    };
+    use std::future::ready;
 
-    use axum::{Json, Router};
     use json_patch::Patch;
     use serde_json::json;
-    use tokio::net::TcpListener;
+    use tokio::time::Instant;
 
     use super::*;
 
     #[test]
-    fn an_event_is_about_whoever_wants_the_pod() {
+    fn reasons_are_these_strings() {
+        assert_eq!([REJECTED, WARNING], ["SidecarRefused", "SidecarWarning"]);
+    }
+
+    #[test]
+    fn event_is_about_the_controller_or_the_name_of_the_pod() {
         let owners = json!([
             { "apiVersion": "v1", "kind": "ConfigMap", "name": "c", "uid": "1" },
             { "apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web-1", "uid": "2", "controller": true },
@@ -153,71 +173,61 @@ mod tests {
     }
 
     #[test]
-    fn whatever_keeps_a_pod_away_is_told() {
-        let note = |outcome| PodEvent::of(&outcome, &json!({}), "shop").map(|told| told.event);
-        let refused = |outcome| {
-            let event = note(outcome).unwrap();
-            assert_eq!(event.reason, "SidecarRefused");
-            event.note.unwrap()
+    fn rejections_and_warnings_become_events() {
+        let event_of = |outcome| {
+            let event = PodEvent::of(&outcome, &json!({}), "shop");
+            event.map(|it| (it.event.reason, it.event.note.unwrap()))
         };
-        assert_eq!(refused(AdmissionOutcome::Denied("no".to_owned())), "no");
-        assert_eq!(
-            refused(AdmissionOutcome::Unready("later".to_owned())),
-            "later"
-        );
-        assert_eq!(refused(AdmissionOutcome::Failed), MISTAKE);
-        let warned =
-            AdmissionOutcome::Allowed(Patch::default(), vec!["a".to_owned(), "b".to_owned()]);
-        let event = note(warned).unwrap();
-        assert_eq!(event.reason, "SidecarWarning");
-        assert_eq!(event.note.unwrap(), "a; b");
-        assert!(note(AdmissionOutcome::allowed()).is_none());
+        let expected = |reason: &str, note: &str| Some((reason.to_owned(), note.to_owned()));
+        let denied = AdmissionOutcome::Denied("no".to_owned());
+        assert_eq!(event_of(denied), expected(REJECTED, "no"));
+        let unready = AdmissionOutcome::Unready("later".to_owned());
+        assert_eq!(event_of(unready), expected(REJECTED, "later"));
+        let failed = event_of(AdmissionOutcome::Failed);
+        assert_eq!(failed, expected(REJECTED, INTERNAL_ERROR));
+        let warnings = vec!["a".to_owned(), "b".to_owned()];
+        let warned = AdmissionOutcome::Allowed(Patch::default(), warnings);
+        assert_eq!(event_of(warned), expected(WARNING, "a; b"));
+        assert_eq!(event_of(AdmissionOutcome::allowed()), None);
     }
 
     #[test]
-    fn nothing_long_is_kept() {
+    fn long_names_and_notes_are_not_kept() {
         let long = "x".repeat(1 << 20);
         let pod = json!({ "metadata": { "name": long } });
-        let told = PodEvent::of(&AdmissionOutcome::Denied(long), &pod, "shop").unwrap();
-        assert_eq!(told.about.name, None);
-        assert_eq!(told.event.note.unwrap().len(), 1024);
+        let event = PodEvent::of(&AdmissionOutcome::Denied(long), &pod, "shop").unwrap();
+        assert_eq!(event.about.name, None);
+        assert_eq!(event.event.note.unwrap().len(), 1024);
     }
 
-    /// An API server that counts what is written to it.
-    async fn counting() -> (Client, Arc<AtomicUsize>) {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let written = Arc::new(AtomicUsize::new(0));
-        let counter = Arc::clone(&written);
-        let answer = async move || {
-            counter.fetch_add(1, SeqCst);
-            Json(json!({}))
+    #[tokio::test(start_paused = true)]
+    async fn burst_is_written_at_once_and_the_rest_at_intervals() {
+        /// Resolution of tokio's timers.
+        const TICK: Duration = Duration::from_millis(1);
+
+        let (written, mut times) = mpsc::unbounded_channel();
+        let begin = Instant::now();
+        let publish = move |_| {
+            written.send(begin.elapsed()).unwrap();
+            ready(())
         };
-        let router = Router::new().fallback(answer);
-        tokio::spawn(async move { axum::serve(listener, router).await });
-        let config = kube::Config::new(format!("http://{address}").parse().unwrap());
-        (Client::try_from(config).unwrap(), written)
-    }
-
-    #[tokio::test]
-    async fn a_burst_is_told_and_the_rest_at_a_pace() {
-        let (client, written) = counting().await;
-        let (told, telling) = teller(client, "test".to_owned(), CancellationToken::new());
-        tokio::spawn(telling);
-        let burst = usize::try_from(PACE.1).unwrap();
-        let tell = async |count: usize| {
-            for index in 0..count {
+        let (events, writing) = writer(publish, CancellationToken::new());
+        tokio::spawn(writing);
+        tokio::spawn(async move {
+            for index in 0..BURST + 3 {
                 let pod = json!({ "metadata": { "name": format!("web-{index}") } });
-                let outcome = AdmissionOutcome::Denied("no".to_owned());
-                let one = PodEvent::of(&outcome, &pod, "shop").unwrap();
-                told.send(one).await.unwrap();
+                let denied = AdmissionOutcome::Denied("no".to_owned());
+                let event = PodEvent::of(&denied, &pod, "shop").unwrap();
+                events.send(event).await.unwrap();
             }
-        };
-        let started = Instant::now();
-        // What waits in the queue is not told yet.
-        tell(burst + WAITING + 10).await;
-        let due = PACE.0 * 9;
-        assert!(started.elapsed() >= due, "{:?}", started.elapsed());
-        assert!(written.load(SeqCst) >= burst);
+        });
+        for index in 0..BURST + 3 {
+            let at = times.recv().await.unwrap();
+            let expected = INTERVAL * (index + 1).saturating_sub(BURST);
+            assert!(
+                (expected..=expected + TICK).contains(&at),
+                "event {index} at {at:?} instead of {expected:?}"
+            );
+        }
     }
 }

@@ -1,6 +1,4 @@
-//! How many admission requests came, and how long they took.
-//!
-//! Must not hold a registry: whoever has one registers these families in it.
+//! Counts admission requests and dropped events, and measures the duration of requests.
 
 use std::time::Duration;
 
@@ -14,12 +12,11 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-/// What was asked, and what came of it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct RequestLabels {
-    /// `mutate`, `validate`, or `inject` for pods
+    /// `mutate` or `validate`, and `inject` for pods
     pub(super) webhook: &'static str,
-    /// `VirtualNode`
+    /// Kind of the object, such as `VirtualNode`
     pub(super) kind: &'static str,
     /// `create`, `update`, or `other`
     pub(super) operation: &'static str,
@@ -32,26 +29,26 @@ struct WebhookLabels {
     webhook: &'static str,
 }
 
-/// Why an event about a pod was not told.
-#[derive(Debug, Clone, Copy)]
+/// Reason why an event about a pod was not written; the label `why` of `admission_untold_events`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum DroppedEvent {
-    /// Nothing is known of a namespace that is ours
+    /// The namespace has no injection label, so the request may be forged
     Namespace,
-    /// More came than is told
+    /// The queue of events is full
     Queue,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct UntoldLabels {
+struct DroppedEventLabels {
     why: &'static str,
 }
 
-/// The families of admission. Clones share their figures.
+/// The metric families of admission. Clones share their values.
 #[derive(Debug, Clone)]
 pub struct AdmissionMetrics {
     requests: Family<RequestLabels, Counter>,
     seconds: Family<WebhookLabels, Histogram, fn() -> Histogram>,
-    untold: Family<UntoldLabels, Counter>,
+    dropped_events: Family<DroppedEventLabels, Counter>,
 }
 
 impl Default for AdmissionMetrics {
@@ -59,13 +56,12 @@ impl Default for AdmissionMetrics {
         Self {
             requests: Family::default(),
             seconds: Family::new_with_constructor(seconds as fn() -> Histogram),
-            untold: Family::default(),
+            dropped_events: Family::default(),
         }
     }
 }
 
 impl AdmissionMetrics {
-    /// Shows the families on the pages of this registry.
     pub fn register(&self, registry: &mut Registry) {
         registry.register(
             "admission_requests",
@@ -74,23 +70,22 @@ impl AdmissionMetrics {
         );
         registry.register_with_unit(
             "admission",
-            "From an admission request read to its answer, waiting for news of other objects included",
+            "Time from reading an admission request to its answer, including the wait for changes of other objects",
             Unit::Seconds,
             self.seconds.clone(),
         );
         registry.register(
             "admission_untold_events",
-            "Events about pods that were not written, by why",
-            self.untold.clone(),
+            "Events about pods that were not written, by reason",
+            self.dropped_events.clone(),
         );
     }
 
-    pub(super) fn untold(&self, why: DroppedEvent) {
-        let why = match why {
-            DroppedEvent::Namespace => "namespace",
-            DroppedEvent::Queue => "queue",
-        };
-        self.untold.get_or_create(&UntoldLabels { why }).inc();
+    pub(super) fn dropped_event(&self, reason: DroppedEvent) {
+        let why = reason.as_str();
+        self.dropped_events
+            .get_or_create(&DroppedEventLabels { why })
+            .inc();
     }
 
     pub(super) fn answered(&self, labels: &RequestLabels, took: Duration) {
@@ -102,7 +97,27 @@ impl AdmissionMetrics {
     }
 }
 
-/// From 0.1 ms to 13 s, in steps of two.
+impl DroppedEvent {
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Namespace => "namespace",
+            Self::Queue => "queue",
+        }
+    }
+}
+
+/// Buckets from 0.1 ms to 13 s, each twice as long as the one before.
 fn seconds() -> Histogram {
     Histogram::new(exponential_buckets(1e-4, 2.0, 18))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reasons_of_dropped_events_are_these_label_values() {
+        assert_eq!(DroppedEvent::Namespace.as_str(), "namespace");
+        assert_eq!(DroppedEvent::Queue.as_str(), "queue");
+    }
 }

@@ -1,18 +1,23 @@
-//! Admission over HTTPS: the API server asks; [`evermesh_ingest::admission`] answers about the mesh's objects, and
-//! [`evermesh_injector`] about pods.
+//! Admission webhooks over HTTPS.
 //!
-//! [`run`] starts the parts: the server, whoever provides its certificate, and, if the certificate is our
-//! own, whoever tells the API server to trust it. What is known of the cluster comes in as a `watch` of
-//! [`ClusterSnapshot`]; until there are any, an answer that needs them is 503.
+//! In: an `AdmissionReview` from the API server. Out: an answer with a JSON patch, warnings or a rejection. For objects of
+//! the mesh [`evermesh_ingest::admission`] decides, for pods [`evermesh_injector`]. Both read the newest
+//! [`ClusterSnapshot`]; before the first one, requests that need it are answered with 503.
 //!
-//! Must not decide what is admitted, and must not write anything but its own Secret, the `caBundle` of
-//! its own webhooks, and events about pods.
+//! ```text
+//! API server ── AdmissionReview ──► server ──► review ──► ingest::admission (mesh objects)
+//!                                     │                └► injector (pods) ──► events
+//!                                     └ TLS certificate ◄─ files, or secret ◄─ authority
+//!                                                                   └► bundle ──► caBundle of the webhooks
+//! ```
+//!
+//! The webhooks only write the Secret of the certificate, the `caBundle` of the webhook configurations and events about
+//! pods.
 
 mod authority;
 mod bundle;
 mod certificates;
 mod events;
-mod files;
 mod metrics;
 mod pods;
 mod review;
@@ -21,81 +26,77 @@ mod server;
 
 use std::{
     collections::BTreeSet,
+    path::Path,
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
-use anyhow::{Context, anyhow};
+use anyhow::{Context, anyhow, bail};
 use evermesh_ingest::admission::{ClusterSnapshot, IpFamily};
 use kube::Client;
 use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use self::{
-    bundle::BundleKeeper, files::CertificateFiles, secret::CertificateSecret, server::Admission,
-};
+use self::{bundle::CaBundleUpdater, secret::CertificateSecret, server::AdmissionHandler};
 pub use self::{
     certificates::ServingCertificate,
     metrics::AdmissionMetrics,
     review::{POD_PATH, Webhook, path},
 };
-use crate::args::{IpFamilyArg, NamespacedName, WebhookArgs};
+use crate::{
+    args::{IpFamilyArg, NamespacedName, WebhookArgs},
+    reload::{FileReloader, WatchedFiles},
+};
 
-/// Says what time it is, so that tests can.
+/// Source of the current time, so that tests can replace it.
 pub type Clock = Arc<dyn Fn() -> SystemTime + Send + Sync>;
 
-/// How long an answer that would refuse waits for news of other objects.
+/// Longest time that a request which would be rejected waits for changes of other objects.
 ///
-/// A mesh that was created a millisecond ago is in the API server already, and still on its way to us;
-/// `kubectl apply` of a folder with a mesh and its members creates them that quickly. The API server itself
-/// waits for ten seconds unless the configuration says otherwise.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// `kubectl apply` of a folder creates a mesh and its members within milliseconds, before the watch has delivered the mesh.
+/// The API server waits 10 s for a webhook by default (`timeoutSeconds`).
+const WATCH_DELAY_LIMIT: Duration = Duration::from_secs(2);
 
-/// How the webhooks are served.
 #[derive(Clone)]
 pub struct WebhookOptions {
-    /// Where the certificate comes from.
     pub certificate: CertificateSource,
-    /// Where it is put.
+    /// The certificate in use, which the source replaces.
     pub certificates: Arc<ServingCertificate>,
-    /// The IP family of the cluster.
+    /// IP family of the Kubernetes cluster.
     pub family: IpFamily,
-    /// How long an answer that would refuse waits for news of other objects.
-    pub patience: Duration,
-    /// What is put into pods; without it they are left alone, and nothing is answered at [`POD_PATH`].
+    /// Longest time that a request which would be rejected waits for changes of other objects.
+    pub wait_limit: Duration,
+    /// Settings of the injector. Without them [`POD_PATH`] is not served.
     pub injection: Option<evermesh_injector::InjectorSettings>,
-    /// The name of this replica in events.
+    /// Name of this replica in events.
     pub identity: String,
-    /// The time.
     pub clock: Clock,
 }
 
-/// Where the serving certificate comes from.
 #[derive(Debug, Clone)]
 pub enum CertificateSource {
-    /// `tls.crt` and `tls.key` in this folder; who writes them also tells the API server to trust them.
+    /// `tls.crt` and `tls.key` in this folder. The owner of the files also sets the caBundle of the webhooks.
     Files(std::path::PathBuf),
-    /// We make it and keep it in a Secret.
+    /// Evermesh creates the certificate, keeps it in a Secret and sets the caBundle of the webhooks.
     OwnAuthority(OwnAuthority),
 }
 
-/// How our own certificates are kept and made known.
 #[derive(Debug, Clone)]
 pub struct OwnAuthority {
-    /// The Secret that all replicas share.
+    /// Secret that all replicas share.
     pub secret: NamespacedName,
-    /// The Service by which the API server reaches the webhooks.
+    /// Kubernetes Service through which the API server calls the webhooks.
     pub service: NamespacedName,
-    /// Further names by which it does: webhooks with such a `clientConfig.url` are ours too.
+    /// Host names and IP addresses of webhooks that are called by `clientConfig.url`.
     pub hosts: BTreeSet<String>,
-    /// The `MutatingWebhookConfiguration`.
+    /// Name of the `MutatingWebhookConfiguration` whose caBundle is set.
     pub mutating: String,
-    /// The `ValidatingWebhookConfiguration`.
+    /// Name of the `ValidatingWebhookConfiguration` whose caBundle is set.
     pub validating: String,
 }
 
 impl OwnAuthority {
-    /// The names that the certificate is for.
+    /// DNS names and IP addresses for which the certificate is valid.
     fn names(&self) -> BTreeSet<String> {
         let NamespacedName { namespace, name } = &self.service;
         let service = [
@@ -107,7 +108,6 @@ impl OwnAuthority {
 }
 
 impl WebhookOptions {
-    /// As the command line says.
     pub fn new(
         args: &WebhookArgs,
         certificates: Arc<ServingCertificate>,
@@ -131,7 +131,7 @@ impl WebhookOptions {
                 IpFamilyArg::Ipv4 => IpFamily::Ipv4,
                 IpFamilyArg::Ipv6 => IpFamily::Ipv6,
             },
-            patience: PATIENCE,
+            wait_limit: WATCH_DELAY_LIMIT,
             injection,
             identity,
             clock: Arc::new(SystemTime::now),
@@ -139,11 +139,11 @@ impl WebhookOptions {
     }
 }
 
-/// Serves the webhooks until cancelled.
+/// Serves the webhooks until `shutdown`.
 ///
 /// # Errors
-/// A part failed for good or ended by itself. What may pass (an API server that does not answer, a broken
-/// certificate) is logged and tried again, with the last good certificate in use.
+/// A task failed or ended before `shutdown`. Temporary failures, such as an unreachable API server or a broken certificate,
+/// are logged and retried while the last good certificate stays in use.
 pub async fn run(
     listener: TcpListener,
     options: WebhookOptions,
@@ -154,15 +154,16 @@ pub async fn run(
 ) -> anyhow::Result<()> {
     let certificates = options.certificates;
     let mut tasks = JoinSet::new();
-    let (events, telling) = events::teller(client.clone(), options.identity, shutdown.clone());
+    let publish = events::publisher(client.clone(), options.identity);
+    let (events, writing) = events::writer(publish, shutdown.clone());
     tasks.spawn(async move {
-        telling.await;
+        writing.await;
         Ok(())
     });
-    let admission = Admission {
+    let admission = AdmissionHandler {
         surroundings,
         family: options.family,
-        patience: options.patience,
+        wait_limit: options.wait_limit,
         injection: options.injection.map(Arc::new),
         metrics,
         events,
@@ -176,8 +177,12 @@ pub async fn run(
     tasks.spawn(async move { serving.await.context("the webhook server failed") });
     match options.certificate {
         CertificateSource::Files(folder) => {
-            let files = CertificateFiles::new(folder, certificates);
-            tasks.spawn(files.run(shutdown.clone()));
+            let shutdown = shutdown.clone();
+            let reloader = certificate_reloader(&folder, certificates);
+            tasks.spawn(async move {
+                reloader.run(shutdown).await;
+                Ok(())
+            });
         }
         CertificateSource::OwnAuthority(own) => {
             let (bundle, trusted) = watch::channel(Arc::from(""));
@@ -188,8 +193,9 @@ pub async fn run(
                     &own.validating,
                 ),
             ] {
-                let keeper = BundleKeeper::new(client.clone(), kind, name, &own, trusted.clone());
-                tasks.spawn(keeper.run(shutdown.clone()));
+                let updater =
+                    CaBundleUpdater::new(client.clone(), kind, name, &own, trusted.clone());
+                tasks.spawn(updater.run(shutdown.clone()));
             }
             let secret = CertificateSecret {
                 client,
@@ -203,10 +209,25 @@ pub async fn run(
         }
     }
     while let Some(ended) = tasks.join_next().await {
-        ended.context("a part of the webhooks panicked")??;
+        ended.context("a task of the webhooks panicked")??;
         if !shutdown.is_cancelled() {
-            return Err(anyhow!("a part of the webhooks ended by itself"));
+            return Err(anyhow!("a task of the webhooks ended before the shutdown"));
         }
     }
     Ok(())
 }
+
+/// Replaces the certificate in use each time the files in the folder change.
+fn certificate_reloader(folder: &Path, certificates: Arc<ServingCertificate>) -> FileReloader {
+    let file = |name: &str| ("--webhook-certificates", folder.join(name));
+    let files = WatchedFiles::new("webhooks", vec![file("tls.crt"), file("tls.key")]);
+    files.reloader(None, move |contents| {
+        let [chain, key] = contents else {
+            bail!("a certificate and a key are needed");
+        };
+        certificates.replace(chain, key)
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,8 +1,7 @@
-//! Pods: which become members of a mesh, and what makes them that.
+//! Answers admission requests about pods.
 //!
-//! A refusal or a warning is told to whoever creates the pod, and in an event.
-//!
-//! Must not decide: see [`evermesh_injector`].
+//! [`evermesh_injector`] decides whether a pod becomes a member of a mesh and makes the patch. A rejection or a warning goes
+//! to the creator of the pod and into an event.
 
 use axum::response::Response;
 use evermesh_ingest::admission::ClusterSnapshot;
@@ -16,49 +15,47 @@ use serde_json::Value;
 use super::{
     events::PodEvent,
     metrics::DroppedEvent,
-    server::{Admission, AdmissionOutcome, NOTHING_KNOWN},
+    server::{AdmissionHandler, AdmissionOutcome, NOT_SYNCED},
 };
 
-impl Admission {
-    /// Answers a request about a pod.
+impl AdmissionHandler {
     pub(super) async fn answer_pod(&self, settings: &InjectorSettings, body: &[u8]) -> Response {
         self.measured("inject", Kind::Pod, body, async |request| {
             let Some((pod, namespace)) = request.creation() else {
                 return AdmissionOutcome::allowed();
             };
             let outcome = self
-                .patiently(|known| Self::inject(settings, pod, namespace, known))
+                .decide_with_wait(|known| Self::inject(settings, pod, namespace, known))
                 .await;
             if let AdmissionOutcome::Denied(message) | AdmissionOutcome::Unready(message) = &outcome
             {
-                tracing::info!(namespace, message, "a pod is refused");
+                tracing::info!(namespace, message, "rejected a pod");
             }
-            if let Some(told) =
-                PodEvent::of(&outcome, pod, namespace).filter(|_| !request.is_dry_run())
-            {
-                self.tell(told, namespace);
+            let event = PodEvent::of(&outcome, pod, namespace);
+            if let Some(event) = event.filter(|_| !request.is_dry_run()) {
+                self.send_event(event, namespace);
             }
             outcome
         })
         .await
     }
 
-    /// Tells of a namespace that is ours. Whoever reaches our port can name any other, and we may write events there.
-    fn tell(&self, told: PodEvent, namespace: &str) {
-        let is_ours = self
+    /// Queues an event if the namespace has the injection label. A forged request could otherwise cause events in any
+    /// namespace.
+    fn send_event(&self, event: PodEvent, namespace: &str) {
+        let is_labelled = self
             .surroundings
             .borrow()
             .as_ref()
             .is_some_and(|known| has_injection_label(namespace, known));
-        if !is_ours {
-            self.metrics.untold(DroppedEvent::Namespace);
-        } else if self.events.try_send(told).is_err() {
-            // Whoever asked has the answer.
-            self.metrics.untold(DroppedEvent::Queue);
+        if !is_labelled {
+            self.metrics.dropped_event(DroppedEvent::Namespace);
+        } else if self.events.try_send(event).is_err() {
+            self.metrics.dropped_event(DroppedEvent::Queue);
         }
     }
 
-    /// The outcome, and whether newer objects may lead to another one.
+    /// The outcome, and whether a newer snapshot may change it.
     fn inject(
         settings: &InjectorSettings,
         pod: &Value,
@@ -67,24 +64,24 @@ impl Admission {
     ) -> (AdmissionOutcome, bool) {
         let Some(known) = known else {
             return if depends_on_cluster(pod) {
-                (AdmissionOutcome::Unready(NOTHING_KNOWN.to_owned()), true)
+                (AdmissionOutcome::Unready(NOT_SYNCED.to_owned()), true)
             } else {
                 (AdmissionOutcome::allowed(), false)
             };
         };
         let member = match decide(pod, namespace, known, settings.without_member) {
             Decision::Skip(None) => return (AdmissionOutcome::allowed(), false),
-            // Somebody may be on the way whom the pod was made for.
+            // The watch may not have delivered the virtual node of the pod yet.
             Decision::Skip(Some(warning)) => {
                 return (
                     AdmissionOutcome::Allowed(Patch::default(), vec![warning]),
                     true,
                 );
             }
-            Decision::Reject(refusal) => {
+            Decision::Reject(rejection) => {
                 return (
-                    AdmissionOutcome::Denied(refusal.message),
-                    refusal.may_be_stale,
+                    AdmissionOutcome::Denied(rejection.message),
+                    rejection.may_be_stale,
                 );
             }
             Decision::Unready(message) => return (AdmissionOutcome::Unready(message), true),
@@ -92,9 +89,9 @@ impl Admission {
         };
         let outcome = match patch(pod, &member, settings) {
             Ok(patched) => AdmissionOutcome::Allowed(patched.patch, patched.warnings),
-            Err(PatchError::Rejected(refusal)) => AdmissionOutcome::Denied(refusal.message),
+            Err(PatchError::Rejected(rejection)) => AdmissionOutcome::Denied(rejection.message),
             Err(error @ PatchError::Bootstrap(_)) => {
-                tracing::error!(%error, member = %member.id, "a pod cannot be patched");
+                tracing::error!(%error, member = %member.id, "cannot patch a pod");
                 AdmissionOutcome::Failed
             }
         };

@@ -1,8 +1,7 @@
-//! `AdmissionReview`, version `admission.k8s.io/v1`: a request in JSON, an answer in JSON.
+//! Parses and answers `AdmissionReview` (`admission.k8s.io/v1`).
 //!
-//! The object stays JSON all the way: what our types do not know must not get lost.
-//!
-//! Must not decide anything.
+//! In: the body of an HTTP request and the kind that its path is for. Out: an [`AdmissionRequest`], and the JSON of its
+//! answer. The object stays untyped JSON, so that unknown fields are not lost.
 
 use evermesh_ingest::admission::{ObjectWrite, Operation};
 use evermesh_model::{Kind, ObjectRef};
@@ -14,12 +13,12 @@ use serde_json::{Value, json};
 const API_VERSION: &str = "admission.k8s.io/v1";
 const KIND: &str = "AdmissionReview";
 
-/// The two webhooks that each of App Mesh's kinds has.
+/// The webhooks of a kind of App Mesh.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Webhook {
-    /// Fills in fields.
+    /// Sets defaults.
     Mutate,
-    /// Refuses.
+    /// Accepts or rejects.
     Validate,
 }
 
@@ -32,7 +31,7 @@ impl Webhook {
     }
 }
 
-/// Where the webhook of a kind is, as it was in App Mesh; none if the kind has no such webhook.
+/// Path of a webhook, as in the controller of App Mesh, or `None` if the kind has no such webhook.
 pub fn path(webhook: Webhook, kind: Kind) -> Option<String> {
     let (group, version) = kind.api_version().split_once('/')?;
     let is_ours = match group {
@@ -50,10 +49,10 @@ pub fn path(webhook: Webhook, kind: Kind) -> Option<String> {
     })
 }
 
-/// Where the webhook of pods is, as it was in App Mesh.
+/// Path of the webhook for pods, as in the controller of App Mesh.
 pub const POD_PATH: &str = "/mutate-v1-pod";
 
-/// What the API server sends, as far as it is read.
+/// The fields of a review that are used.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct AdmissionReview {
@@ -62,7 +61,6 @@ struct AdmissionReview {
     request: AdmissionRequest,
 }
 
-/// An admission request.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct AdmissionRequest {
@@ -90,45 +88,45 @@ struct GroupVersionKind {
     kind: String,
 }
 
-/// The body is no admission request for the path it came to.
+/// Reason why a body is not an admission request for its path.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum InvalidReview {
     #[error("the body is not an AdmissionReview: {0}")]
     Json(#[from] serde_json::Error),
-    #[error("{api_version} {kind} is not known here, only {API_VERSION} {KIND}")]
+    #[error("`{api_version} {kind}` is not supported; send {API_VERSION} {KIND}")]
     Version { api_version: String, kind: String },
-    #[error("the object is a {found}, and this path is for {expected}")]
+    #[error("the object is a `{found}`, but this path is for {expected}")]
     Kind { found: String, expected: Kind },
-    #[error("a request to {0} an object comes without the object")]
+    #[error("the request to {0} an object does not contain the object")]
     NoObject(&'static str),
 }
 
 impl AdmissionRequest {
-    /// Reads a request that came to the path of `kind`.
+    /// Parses a request to the path of `kind`.
     pub(super) fn read(body: &[u8], kind: Kind) -> Result<Self, InvalidReview> {
         let AdmissionReview {
             api_version,
-            kind: word,
+            kind: kind_name,
             request,
         } = serde_json::from_slice(body)?;
-        if api_version != API_VERSION || word != KIND {
+        if api_version != API_VERSION || kind_name != KIND {
             return Err(InvalidReview::Version {
                 api_version,
-                kind: word,
+                kind: kind_name,
             });
         }
         let GroupVersionKind {
             group,
             version,
-            kind: word,
+            kind: kind_name,
         } = &request.kind;
         let api_version = match group.as_str() {
             "" => version.clone(),
             group => format!("{group}/{version}"),
         };
-        if Kind::find(&api_version, word) != Some(kind) {
+        if Kind::find(&api_version, kind_name) != Some(kind) {
             return Err(InvalidReview::Kind {
-                found: format!("{api_version} {word}"),
+                found: format!("{api_version} {kind_name}"),
                 expected: kind,
             });
         }
@@ -142,7 +140,7 @@ impl AdmissionRequest {
         object.map(|()| request)
     }
 
-    /// The word in the metrics.
+    /// The label `operation` of `admission_requests`.
     pub(super) fn operation(&self) -> &'static str {
         match self.operation.as_str() {
             "CREATE" => "create",
@@ -151,7 +149,7 @@ impl AdmissionRequest {
         }
     }
 
-    /// What is written; nothing if it is none of our business: a deletion, or a part such as the status.
+    /// The write to decide about, or `None` for a deletion or a subresource such as the status.
     pub(super) fn write(&self, kind: Kind) -> Option<ObjectWrite<'_>> {
         if self.sub_resource.as_ref().is_some_and(|it| !it.is_empty()) {
             return None;
@@ -174,26 +172,26 @@ impl AdmissionRequest {
         })
     }
 
-    /// The object that is to be created, and its namespace; nothing if none is.
+    /// The object and its namespace if the request creates an object, not a subresource.
     pub(super) fn creation(&self) -> Option<(&Value, &str)> {
         let is_whole = self.sub_resource.as_ref().is_none_or(String::is_empty);
         let namespace = self.namespace.as_deref().unwrap_or_default();
         (is_whole && self.operation == "CREATE").then_some((&self.object, namespace))
     }
 
-    /// Whether nothing may come of it but the answer.
+    /// Whether the request must not have side effects such as events.
     pub(super) fn is_dry_run(&self) -> bool {
         self.dry_run
     }
 
-    /// Empty while the API server has yet to generate it.
+    /// The name of the object; empty if the API server will generate it (`generateName`).
     fn object_name(&self) -> &str {
         let requested = self.name.as_deref().filter(|name| !name.is_empty());
         let written = || self.object["metadata"]["name"].as_str();
         requested.or_else(written).unwrap_or_default()
     }
 
-    /// The answer that lets it pass, changed as the patch says, with what its author is to be told.
+    /// The answer that accepts the object with the patch applied and shows the warnings to the user.
     pub(super) fn allow(&self, patch: &Patch, warnings: &[String]) -> Value {
         let mut response = json!({ "uid": self.uid, "allowed": true });
         if !patch.0.is_empty() {
@@ -207,17 +205,18 @@ impl AdmissionRequest {
         review(&response)
     }
 
-    /// The answer that refuses it.
+    /// The answer that rejects the object.
     pub(super) fn deny(&self, message: &str) -> Value {
-        self.refuse(403, "Forbidden", message)
+        self.reject(403, "Forbidden", message)
     }
 
-    /// The answer that refuses it for now. It is an answer, not an HTTP status, of which nobody would see the message.
-    pub(super) fn put_off(&self, message: &str) -> Value {
-        self.refuse(503, "ServiceUnavailable", message)
+    /// The answer that rejects the object for now. The answer is not an HTTP error, because the API server does
+    /// not show the body of an HTTP error to the user.
+    pub(super) fn reject_for_now(&self, message: &str) -> Value {
+        self.reject(503, "ServiceUnavailable", message)
     }
 
-    fn refuse(&self, code: u16, reason: &str, message: &str) -> Value {
+    fn reject(&self, code: u16, reason: &str, message: &str) -> Value {
         review(&json!({
             "uid": self.uid,
             "allowed": false,
@@ -240,7 +239,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn paths_are_those_of_app_mesh() {
+    fn webhook_paths_match_app_mesh() {
         assert_eq!(
             path(Webhook::Mutate, Kind::VirtualNode).as_deref(),
             Some("/mutate-appmesh-k8s-aws-v1beta2-virtualnode")

@@ -1,10 +1,9 @@
-//! The Secret in which our own certificates are kept, shared by all replicas.
+//! The Secret with the certificates that Evermesh creates, shared by all replicas.
 //!
-//! Whoever comes first creates it, whoever notices first that something is due renews it, the others read
-//! it. Two that write at once are told apart by the API server: a create of what is there and an update of
-//! an older version fail, and the loser reads what the winner wrote.
-//!
-//! Must not keep a certificate to itself: what is served is what the Secret holds.
+//! Each replica reads the Secret, renews expiring parts ([`authority::renew`]), writes the Secret if anything changed, and
+//! takes the contents into use. The API server serializes concurrent writes: creating a Secret that exists and replacing an
+//! older `resourceVersion` fail, and the replica then reads what the other one wrote. A replica only serves a certificate
+//! that the Secret holds.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -31,9 +30,9 @@ use super::{
 };
 use crate::args::NamespacedName;
 
-/// How often it is asked whether anything is due.
-const LOOK: Duration = Duration::from_mins(10);
-/// How soon a failure is followed by another try.
+/// Interval between checks for parts to renew.
+const RENEWAL_INTERVAL: Duration = Duration::from_mins(10);
+/// Delay before the next attempt after a failure.
 const RETRY: Duration = Duration::from_secs(1);
 
 const BUNDLE: &str = "ca.crt";
@@ -41,7 +40,7 @@ const AUTHORITY: (&str, &str) = ("authority.crt", "authority.key");
 const NEXT_AUTHORITY: (&str, &str) = ("next-authority.crt", "next-authority.key");
 const SERVING: (&str, &str) = ("tls.crt", "tls.key");
 
-/// Keeps the Secret, and what is served, as they should be.
+/// Keeps the Secret, the certificate in use and the CA bundle up to date.
 pub(super) struct CertificateSecret {
     pub(super) client: Client,
     pub(super) reference: NamespacedName,
@@ -57,10 +56,10 @@ impl CertificateSecret {
         let api: Api<Secret> = Api::namespaced(self.client.clone(), namespace);
         let mut changes = pin!(watch_object(api.clone(), name).default_backoff());
         loop {
-            let wait = match self.turn(&api).await {
-                Ok(()) => LOOK,
+            let wait = match self.update(&api).await {
+                Ok(()) => RENEWAL_INTERVAL,
                 Err(error) => {
-                    tracing::warn!(error = format!("{error:#}"), secret = %self.reference, "the webhooks' certificate");
+                    tracing::warn!(error = format!("{error:#}"), secret = %self.reference, "cannot update the certificate of the webhooks");
                     RETRY
                 }
             };
@@ -72,12 +71,12 @@ impl CertificateSecret {
         }
     }
 
-    /// Reads, writes if something is due, and takes into use what is there then.
-    async fn turn(&self, api: &Api<Secret>) -> anyhow::Result<()> {
+    /// Reads the Secret, renews and writes it if needed, and takes its contents into use.
+    async fn update(&self, api: &Api<Secret>) -> anyhow::Result<()> {
         let secret = api
             .get_opt(&self.reference.name)
             .await
-            .context("cannot be read")?;
+            .context("cannot read the Secret")?;
         let found = secret.as_ref().and_then(read);
         let renewed = authority::renew(found.as_ref(), &self.names, (self.clock)())?;
         let Some(material) = renewed.as_ref().or(found.as_ref()) else {
@@ -85,9 +84,9 @@ impl CertificateSecret {
         };
         if renewed.is_some() {
             self.write(api, secret, material).await?;
-            tracing::info!(secret = %self.reference, "the webhooks' certificate is renewed");
+            tracing::info!(secret = %self.reference, "renewed the certificate of the webhooks");
         }
-        self.take(material)
+        self.apply(material)
     }
 
     async fn write(
@@ -109,16 +108,16 @@ impl CertificateSecret {
         if is_new {
             api.create(&parameters, &secret).await
         } else {
-            // It carries its resourceVersion: another replica's write in between makes this one fail.
+            // The resourceVersion makes this fail if another replica has written since the read.
             api.replace(&self.reference.name, &parameters, &secret)
                 .await
         }
-        .context("cannot be written; another replica may just have done so")?;
+        .context("cannot write the Secret; another replica may have written it at the same time")?;
         Ok(())
     }
 
-    /// Trust first, then use.
-    fn take(&self, material: &CertificateMaterial) -> anyhow::Result<()> {
+    /// Publishes the CA bundle before the certificate that needs it.
+    fn apply(&self, material: &CertificateMaterial) -> anyhow::Result<()> {
         let CertificateMaterial {
             bundle, serving, ..
         } = material;
@@ -153,7 +152,7 @@ fn data(material: &CertificateMaterial) -> BTreeMap<String, ByteString> {
         .collect()
 }
 
-/// What the Secret holds, if it is all there.
+/// Reads the contents of the Secret, or `None` if a key is missing.
 fn read(secret: &Secret) -> Option<CertificateMaterial> {
     let text = |name: &str| {
         let ByteString(bytes) = secret.data.as_ref()?.get(name)?;
@@ -180,7 +179,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_what_it_writes() {
+    fn contents_survive_a_round_trip_through_the_secret() {
         let names = BTreeSet::from(["a.b.svc".to_owned()]);
         let mut material = authority::renew(None, &names, SystemTime::now())
             .unwrap()

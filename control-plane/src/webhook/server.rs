@@ -1,6 +1,8 @@
-//! The HTTPS server: one path a kind and webhook, a body limit, and the wait for news.
+//! HTTPS server of the webhooks: one path per kind and webhook.
 //!
-//! Must not hold up a connection for longer than it takes to hear what the API server knows already.
+//! In: the body of a POST request, up to [`BODY_LIMIT`]. Out: an `AdmissionReview` with the answer. A request that would be
+//! rejected because of other objects waits until they change, for [`AdmissionHandler::wait_limit`] at most, because the watch may not
+//! have delivered them yet.
 
 use std::{
     pin::pin,
@@ -35,54 +37,56 @@ use super::{
     review::{AdmissionRequest, InvalidReview, POD_PATH, Webhook, path},
 };
 
-/// An API server takes objects of up to 3 MiB, and an update brings two.
+/// Limit of a body in bytes. The API server accepts objects of up to 3 MiB, and an update contains two.
 const BODY_LIMIT: usize = 7 << 20;
 
-/// How long open requests may take to end after a cancellation.
-const GRACE: Duration = Duration::from_secs(3);
+/// Longest time that open requests may take after the shutdown begins.
+const SHUTDOWN_LIMIT: Duration = Duration::from_secs(3);
 
-/// What answers need.
+/// Answers admission requests.
 #[derive(Clone)]
-pub(super) struct Admission {
+pub(super) struct AdmissionHandler {
     pub(super) surroundings: watch::Receiver<Option<ClusterSnapshot>>,
     pub(super) family: IpFamily,
-    pub(super) patience: Duration,
-    /// What is put into pods, if they are not left alone.
+    /// Longest time that a request which would be rejected waits for changes of other objects.
+    pub(super) wait_limit: Duration,
+    /// Settings of the injector; `None` turns injection off.
     pub(super) injection: Option<Arc<evermesh_injector::InjectorSettings>>,
     pub(super) metrics: AdmissionMetrics,
     pub(super) events: mpsc::Sender<PodEvent>,
 }
 
-/// What became of a request.
 pub(super) enum AdmissionOutcome {
-    /// With what whoever asked is to be told.
+    /// Accepted with a patch and warnings for the user.
     Allowed(Patch, Vec<String>),
-    /// In words for whoever asked.
+    /// Rejected with a message for the user.
     Denied(String),
-    /// What the answer depends on is not known yet: which, in words for whoever asked.
+    /// Rejected for now, because objects that decide the answer are not known yet, with a message for the user.
     Unready(String),
-    /// A mistake of ours.
+    /// Answered with an HTTP error because of a bug in Evermesh.
     Failed,
 }
 
-/// The words for whoever asked before anything of the cluster was known.
-pub(super) const NOTHING_KNOWN: &str =
-    "the meshes of the cluster are not known here yet: try again in a moment";
+/// Message before the first snapshot of the Kubernetes cluster.
+pub(super) const NOT_SYNCED: &str =
+    "Evermesh has not read the meshes of the Kubernetes cluster yet; try again in a moment";
 
-/// The words for whoever met a mistake of ours.
-pub(super) const MISTAKE: &str = "a mistake of Evermesh's, of which its log says more";
+/// Message for a bug in Evermesh.
+pub(super) const INTERNAL_ERROR: &str = "internal error; see the log of Evermesh";
 
-/// Serves until cancelled.
+/// Serves until `shutdown`, and then lets open requests finish.
 pub(super) async fn serve(
     listener: TcpListener,
-    admission: Admission,
+    admission: AdmissionHandler,
     certificates: Arc<ServingCertificate>,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     let config = Arc::new(certificates.server_config()?);
     let handle = Handle::new();
     let server = axum_server::from_tcp_rustls(
-        listener.into_std().context("the listening socket")?,
+        listener
+            .into_std()
+            .context("cannot use the listening socket")?,
         RustlsConfig::from_config(config),
     )?
     .handle(handle.clone());
@@ -90,13 +94,13 @@ pub(super) async fn serve(
     tokio::select! {
         ended = &mut serving => Ok(ended?),
         () = shutdown.cancelled() => {
-            handle.graceful_shutdown(Some(GRACE));
+            handle.graceful_shutdown(Some(SHUTDOWN_LIMIT));
             Ok(serving.await?)
         }
     }
 }
 
-fn router(admission: &Admission) -> Router {
+fn router(admission: &AdmissionHandler) -> Router {
     let mut router = Router::new();
     for webhook in [Webhook::Mutate, Webhook::Validate] {
         for kind in Kind::ALL {
@@ -116,7 +120,7 @@ fn router(admission: &Admission) -> Router {
     router.layer(DefaultBodyLimit::max(BODY_LIMIT))
 }
 
-impl Admission {
+impl AdmissionHandler {
     async fn answer(&self, webhook: Webhook, kind: Kind, body: &[u8]) -> Response {
         let decide = async |request: &AdmissionRequest| match request.write(kind) {
             Some(write) => self.decide(webhook, &write).await,
@@ -125,7 +129,7 @@ impl Admission {
         self.measured(webhook.as_str(), kind, body, decide).await
     }
 
-    /// Reads a request, answers it and counts it.
+    /// Parses a request, answers it with the decision and measures it.
     pub(super) async fn measured(
         &self,
         webhook: &'static str,
@@ -147,7 +151,7 @@ impl Admission {
                 labels.outcome = outcome.as_str();
                 respond(&request, &outcome)
             }
-            Err(malformed) => refuse(&malformed),
+            Err(invalid) => bad_request(&invalid),
         };
         self.metrics.answered(&labels, started.elapsed());
         response
@@ -164,9 +168,9 @@ impl Admission {
     }
 
     async fn fill(&self, write: &ObjectWrite<'_>) -> AdmissionOutcome {
-        self.patiently(|known| match known {
+        self.decide_with_wait(|known| match known {
             None if write.needs_cluster_snapshot() => {
-                (AdmissionOutcome::Unready(NOTHING_KNOWN.to_owned()), true)
+                (AdmissionOutcome::Unready(NOT_SYNCED.to_owned()), true)
             }
             known => {
                 let known = known.cloned().unwrap_or_default();
@@ -182,13 +186,14 @@ impl Admission {
         .await
     }
 
-    /// An answer that other objects are the reason for (`true`) is final only when no news of them came in time.
-    pub(super) async fn patiently(
+    /// Decides with the newest snapshot. While `decide` returns `true`, which means that other objects may change the outcome,
+    /// decides again for each new snapshot, for [`Self::wait_limit`] at most.
+    pub(super) async fn decide_with_wait(
         &self,
         mut decide: impl FnMut(Option<&ClusterSnapshot>) -> (AdmissionOutcome, bool),
     ) -> AdmissionOutcome {
         let mut surroundings = self.surroundings.clone();
-        let deadline = tokio::time::Instant::now() + self.patience;
+        let deadline = tokio::time::Instant::now() + self.wait_limit;
         loop {
             let known = surroundings.borrow_and_update().clone();
             let (outcome, may_be_stale) = decide(known.as_ref());
@@ -197,7 +202,7 @@ impl Admission {
             }
             match timeout_at(deadline, surroundings.changed()).await {
                 Ok(Ok(())) => {}
-                // No news in time, or none for ever.
+                // No snapshot came in time, or the sender is gone.
                 Err(_) | Ok(Err(_)) => return outcome,
             }
         }
@@ -205,7 +210,7 @@ impl Admission {
 }
 
 impl AdmissionOutcome {
-    /// As it is.
+    /// Accepted without a patch or a warning.
     pub(super) fn allowed() -> Self {
         Self::Allowed(Patch::default(), Vec::new())
     }
@@ -227,14 +232,16 @@ fn respond(request: &AdmissionRequest, outcome: &AdmissionOutcome) -> Response {
             Json(request.allow(patch, warnings)).into_response()
         }
         AdmissionOutcome::Denied(message) => Json(request.deny(message)).into_response(),
-        AdmissionOutcome::Unready(message) => Json(request.put_off(message)).into_response(),
-        AdmissionOutcome::Failed => (StatusCode::INTERNAL_SERVER_ERROR, MISTAKE).into_response(),
+        AdmissionOutcome::Unready(message) => Json(request.reject_for_now(message)).into_response(),
+        AdmissionOutcome::Failed => {
+            (StatusCode::INTERNAL_SERVER_ERROR, INTERNAL_ERROR).into_response()
+        }
     }
 }
 
-fn refuse(malformed: &InvalidReview) -> Response {
-    tracing::warn!(%malformed, "not an admission request");
-    (StatusCode::BAD_REQUEST, format!("{malformed}\n")).into_response()
+fn bad_request(invalid: &InvalidReview) -> Response {
+    tracing::warn!(error = %invalid, "rejected a request that is not an admission request");
+    (StatusCode::BAD_REQUEST, format!("{invalid}\n")).into_response()
 }
 
 #[cfg(test)]

@@ -1,33 +1,32 @@
-//! Who may be which proxy: tokens of pods, verified by the API server under the chart's rights.
-
-use std::time::Duration;
+//! Authentication of proxies by tokens of their pods, which the API server verifies with the chart's permissions.
 
 use aws_lc_rs::{
     rand::SystemRandom,
     signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair},
 };
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
+use evermesh_local_cluster::canary::route;
 use evermesh_testkit::{
     chart::Chart,
     control_plane::ControlPlane,
     kubernetes::ApiServer,
     xds::{self, DeltaStream},
 };
+use futures::FutureExt as _;
 use rustls::pki_types::{PrivatePkcs8KeyDer, pem::PemObject};
 use serde_json::{Value, json};
-use tokio::time::timeout;
 use tonic::{Code, Status, transport::Channel};
 
 use crate::{
-    eventually, route,
-    scene::{Cluster, USER, app, mesh},
+    common::eventually,
+    fixture::{Cluster, USER, mesh, start_app},
 };
 
 const GATE: &str = "mesh/shop/virtualGateway/gate_shop";
 const COLOR: &str = "mesh/shop/virtualNode/color-v1_shop";
 
-/// Asks as this node, with this authorization.
-async fn ask(
+/// Opens a stream as this node, with this authorization.
+async fn open_stream(
     control_plane: &ControlPlane,
     node: &str,
     authorization: Option<&str>,
@@ -37,11 +36,11 @@ async fn ask(
     xds::open_stream(channel.connect().await.unwrap(), node, authorization).await
 }
 
-/// What somebody with this token hears who wants to be this node.
-async fn heard(control_plane: &ControlPlane, node: &str, token: &str) -> Code {
+/// Status of a stream that a client with this token opens as this node.
+async fn status_of_stream(control_plane: &ControlPlane, node: &str, token: &str) -> Code {
     let authorization = format!("Bearer {token}");
-    let asked = ask(control_plane, node, Some(&authorization)).await;
-    asked.err().map_or(Code::Ok, |status| status.code())
+    let opened = open_stream(control_plane, node, Some(&authorization)).await;
+    opened.err().map_or(Code::Ok, |status| status.code())
 }
 
 async fn create_pod(api: &ApiServer, name: &str, app: &str) {
@@ -54,14 +53,14 @@ async fn create_pod(api: &ApiServer, name: &str, app: &str) {
     api.apply(&pod.to_string()).await.unwrap();
 }
 
-/// A token of the account `default`.
+/// Creates a token of the service account `default`.
 async fn token(api: &ApiServer, arguments: &[&str]) -> String {
     let create = ["create", "token", "default", "--namespace=shop"];
     let arguments = [&create[..], arguments].concat();
     api.kubectl(&arguments).await.unwrap().trim().to_owned()
 }
 
-/// The token that is projected into a pod.
+/// Creates the token that the kubelet would project into a pod.
 async fn token_of(api: &ApiServer, pod: &str) -> String {
     let bound = [
         "--audience=evermesh",
@@ -72,7 +71,7 @@ async fn token_of(api: &ApiServer, pod: &str) -> String {
     token(api, &bound).await
 }
 
-/// The same token as it is an hour after it has ended, signed by the API server's own key.
+/// A token with the same claims, signed with the API server's key, that expired an hour ago.
 fn expired(api: &ApiServer, token: &str) -> String {
     let (header, rest) = token.split_once('.').unwrap();
     let claims = rest.split_once('.').unwrap().0;
@@ -94,11 +93,11 @@ fn expired(api: &ApiServer, token: &str) -> String {
 async fn cluster_with(authentication: &str) -> (Cluster, ControlPlane) {
     let set = format!("xds.authentication={authentication}");
     let chart = Chart::render(&["--set", &set]).unwrap();
-    let cluster = Cluster::of(ApiServer::start().await.unwrap(), &chart).await;
+    let cluster = Cluster::install(ApiServer::start().await.unwrap(), &chart).await;
     let control_plane = cluster.start_replica().await;
-    cluster.admits().await;
+    cluster.wait_for_webhooks().await;
     cluster.api.create_namespace("shop").await.unwrap();
-    let versions = [app("v1"), app("v2")];
+    let versions = [start_app("v1"), start_app("v2")];
     cluster.api.apply(&mesh(18_088, versions)).await.unwrap();
     cluster.api.apply(&route([100, 0])).await.unwrap();
     create_pod(&cluster.api, "gate-1", "gate").await;
@@ -107,24 +106,30 @@ async fn cluster_with(authentication: &str) -> (Cluster, ControlPlane) {
 }
 
 #[tokio::test]
-async fn a_pod_is_served_what_selects_it_and_nothing_else() {
+async fn token_of_a_pod_is_valid_for_its_own_node_only() {
     let (mut cluster, control_plane) = cluster_with("kubernetes").await;
     let api = &cluster.api;
     let [gate, color] = [
         token_of(api, "gate-1").await,
         token_of(api, "color-1").await,
     ];
-    assert_eq!(heard(&control_plane, GATE, &gate).await, Code::Ok);
-    assert_eq!(heard(&control_plane, COLOR, &color).await, Code::Ok);
+    assert_eq!(
+        status_of_stream(&control_plane, GATE, &gate).await,
+        Code::Ok
+    );
+    assert_eq!(
+        status_of_stream(&control_plane, COLOR, &color).await,
+        Code::Ok
+    );
     for (node, token) in [(COLOR, &gate), (GATE, &color)] {
-        let code = heard(&control_plane, node, token).await;
+        let code = status_of_stream(&control_plane, node, token).await;
         assert_eq!(code, Code::PermissionDenied, "{node}");
     }
 
     let signature = "AWS4-HMAC-SHA256 Credential=AKIA/20260101/eu-west-1/appmesh/aws4_request";
     for authorization in [None, Some(signature), Some("Bearer nonsense")] {
-        let asked = ask(&control_plane, GATE, authorization).await;
-        let status = asked.err().unwrap();
+        let opened = open_stream(&control_plane, GATE, authorization).await;
+        let status = opened.err().unwrap();
         assert_eq!(status.code(), Code::Unauthenticated, "{authorization:?}");
         assert!(!status.message().contains("gate"), "{status}");
     }
@@ -134,18 +139,21 @@ async fn a_pod_is_served_what_selects_it_and_nothing_else() {
         ("no pod", token(api, &["--audience=evermesh"]).await),
         ("expired", expired(api, &gate)),
     ] {
-        let code = heard(&control_plane, GATE, &token).await;
+        let code = status_of_stream(&control_plane, GATE, &token).await;
         assert_eq!(code, Code::Unauthenticated, "{what}");
     }
 
     let log = control_plane.log();
-    assert!(log.contains("refused a proxy"), "{log}");
-    assert!(!log.contains(&gate), "a token is no matter for a log");
+    assert!(log.contains("rejected an xDS stream"), "{log}");
+    assert!(!log.contains(&gate), "the log does not contain tokens");
 
     create_pod(api, "gate-2", "gate").await;
     let other = token_of(api, "gate-2").await;
-    let unseen = token_of(api, "gate-2").await;
-    assert_eq!(heard(&control_plane, GATE, &other).await, Code::Ok);
+    let unused = token_of(api, "gate-2").await;
+    assert_eq!(
+        status_of_stream(&control_plane, GATE, &other).await,
+        Code::Ok
+    );
     let delete = [
         "delete",
         "pod",
@@ -155,45 +163,44 @@ async fn a_pod_is_served_what_selects_it_and_nothing_else() {
         "--grace-period=0",
     ];
     api.kubectl(&delete).await.unwrap();
-    eventually("the pod is gone", async || {
-        heard(&control_plane, GATE, &other).await == Code::PermissionDenied
+    eventually("the rejection of the deleted pod", async || {
+        status_of_stream(&control_plane, GATE, &other).await == Code::PermissionDenied
     })
     .await;
-    // Neither is another pod of that name meant.
+    // Another pod of the same name does not make the token valid again.
     create_pod(api, "gate-2", "gate").await;
     assert_eq!(
-        heard(&control_plane, GATE, &other).await,
+        status_of_stream(&control_plane, GATE, &other).await,
         Code::PermissionDenied
     );
     assert_eq!(
-        heard(&control_plane, GATE, &unseen).await,
+        status_of_stream(&control_plane, GATE, &unused).await,
         Code::Unauthenticated
     );
 
-    // Later, an API server that has only just started knows nobody's rights yet.
+    // Checked before the API server restarts, because for a moment after its start RBAC denies everything.
     assert_eq!(api.forbidden(USER).unwrap(), Vec::<String>::new());
 
-    let unknown = token_of(api, "gate-2").await;
+    let unused = token_of(api, "gate-2").await;
     let authorization = format!("Bearer {gate}");
-    let mut stream = ask(&control_plane, GATE, Some(&authorization))
+    let mut stream = open_stream(&control_plane, GATE, Some(&authorization))
         .await
-        .ok()
         .unwrap();
     cluster.api.kill_api_server();
-    assert_eq!(heard(&control_plane, GATE, &gate).await, Code::Ok);
-    let code = heard(&control_plane, COLOR, &gate).await;
+    // A token that was verified before stays valid; another one cannot be verified.
+    let code = status_of_stream(&control_plane, GATE, &gate).await;
+    assert_eq!(code, Code::Ok);
+    let code = status_of_stream(&control_plane, COLOR, &gate).await;
     assert_eq!(code, Code::PermissionDenied);
-    let code = heard(&control_plane, GATE, &unknown).await;
+    let code = status_of_stream(&control_plane, GATE, &unused).await;
     assert_eq!(code, Code::Unavailable);
-    let quiet = Duration::from_millis(200);
-    timeout(quiet, stream.responses.message())
-        .await
-        .unwrap_err();
     cluster.api.restart_api_server().await.unwrap();
-    eventually("the API server is asked again", async || {
-        heard(&control_plane, GATE, &unknown).await == Code::Ok
+    eventually("verification of the other token", async || {
+        status_of_stream(&control_plane, GATE, &unused).await == Code::Ok
     })
     .await;
+    let message = stream.responses.message().now_or_never();
+    assert!(message.is_none(), "the open stream goes on: {message:?}");
 
     let metrics = control_plane.metrics().await.unwrap();
     for outcome in [
@@ -209,15 +216,18 @@ async fn a_pod_is_served_what_selects_it_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn while_it_is_permissive_a_token_is_verified_if_there_is_one() {
+async fn permissive_mode_verifies_tokens_and_accepts_proxies_without_one() {
     let (cluster, control_plane) = cluster_with("kubernetes-permissive").await;
     let gate = token_of(&cluster.api, "gate-1").await;
-    assert_eq!(heard(&control_plane, GATE, &gate).await, Code::Ok);
-    let code = heard(&control_plane, COLOR, &gate).await;
+    assert_eq!(
+        status_of_stream(&control_plane, GATE, &gate).await,
+        Code::Ok
+    );
+    let code = status_of_stream(&control_plane, COLOR, &gate).await;
     assert_eq!(code, Code::PermissionDenied);
     let signature = "AWS4-HMAC-SHA256 Credential=AKIA";
     for authorization in [None, Some(signature)] {
-        let asked = ask(&control_plane, COLOR, authorization).await;
-        assert!(asked.is_ok(), "{authorization:?}");
+        let opened = open_stream(&control_plane, COLOR, authorization).await;
+        assert!(opened.is_ok(), "{authorization:?}");
     }
 }

@@ -1,25 +1,25 @@
-//! What a token says of itself, before anybody has verified it.
+//! Reads the claims of a service account token before the API server verifies the token.
 //!
-//! Must only lead to a refusal: whoever makes up a token writes into it what he likes.
+//! Unverified claims may only lead to a rejection, because anybody can write any claims into a token.
 
 use std::time::{Duration, SystemTime};
 
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use serde::Deserialize;
 
-/// By how much the API server lets a token outlive its end.
+/// Time for which the API server accepts a token after its `exp`, for clock skew.
 const LEEWAY: Duration = Duration::from_mins(1);
 
-/// The claims of a JSON Web Token (RFC 7519, section 4.1) that are looked at.
+/// The claims of a JSON Web Token (RFC 7519, section 4.1) that are checked.
 #[derive(Debug, Deserialize)]
 pub(super) struct Claims {
     #[serde(default)]
     aud: Audiences,
-    /// In seconds since 1970.
+    /// Seconds since 1970-01-01 00:00 UTC.
     exp: Option<u64>,
 }
 
-/// One, or a list.
+/// The claim `aud`: one audience or a list.
 #[derive(Debug, Deserialize)]
 #[serde(untagged)]
 enum Audiences {
@@ -34,19 +34,23 @@ impl Default for Audiences {
 }
 
 impl Claims {
-    /// Reads a token in the form in which service accounts have them: header, claims and signature.
+    /// Parses a token in JWS compact form: header, claims and signature.
     pub(super) fn read(token: &str) -> Result<Self, &'static str> {
         let parts: Option<Vec<_>> = token
             .split('.')
             .map(|part| BASE64_URL_SAFE_NO_PAD.decode(part).ok())
             .collect();
         let Some([_header, claims, _signature]) = parts.as_deref() else {
-            return Err("it is not a service account's token");
+            return Err("the token is not a JSON Web Token, so not a service account token");
         };
-        serde_json::from_slice(claims).map_err(|_unreadable| "its claims cannot be read")
+        serde_json::from_slice(claims)
+            .map_err(|_unreadable| "the claims of the token cannot be parsed")
     }
 
-    /// When the token ends, if it says so; an error if it is of no use for this audience now.
+    /// The time at which the token expires, if it has `exp`.
+    ///
+    /// # Errors
+    /// The token is for another audience or has expired.
     pub(super) fn check(
         &self,
         audience: &str,
@@ -57,12 +61,12 @@ impl Claims {
             Audiences::Several(several) => several.iter().any(|it| it == audience),
         };
         if !is_for_us {
-            return Err("it says that it is for another audience");
+            return Err("the token is for another audience");
         }
         let end = |exp| SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(exp));
         let end = self.exp.and_then(end);
         match end.and_then(|end| end.checked_add(LEEWAY)) {
-            Some(last) if last <= now => Err("it says that it has expired"),
+            Some(last) if last <= now => Err("the token has expired"),
             _ => Ok(end),
         }
     }
@@ -72,7 +76,7 @@ impl Claims {
 mod tests {
     use super::*;
 
-    fn said(claims: &str) -> Result<Option<u64>, &'static str> {
+    fn checked(claims: &str) -> Result<Option<u64>, &'static str> {
         let token = format!("e30.{}.eA", BASE64_URL_SAFE_NO_PAD.encode(claims));
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000);
         let end = Claims::read(&token)?.check("evermesh", now)?;
@@ -83,8 +87,8 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_of_no_use_by_its_own_words() {
-        const OTHER: &str = "it says that it is for another audience";
+    fn tokens_are_rejected_for_their_audience_expiry_and_form() {
+        const OTHER: &str = "the token is for another audience";
         for (claims, expected) in [
             (r#"{"aud":["a","evermesh"],"exp":2000}"#, Ok(Some(2_000))),
             (r#"{"aud":"evermesh"}"#, Ok(None)),
@@ -92,19 +96,22 @@ mod tests {
             (r#"{"aud":"evermesh","exp":941}"#, Ok(Some(941))),
             (
                 r#"{"aud":"evermesh","exp":940}"#,
-                Err("it says that it has expired"),
+                Err("the token has expired"),
             ),
             (r#"{"aud":["a"],"exp":2000}"#, Err(OTHER)),
             (r#"{"aud":"a"}"#, Err(OTHER)),
             (r#"{"exp":2000}"#, Err(OTHER)),
-            (r#"{"aud":7}"#, Err("its claims cannot be read")),
+            (
+                r#"{"aud":7}"#,
+                Err("the claims of the token cannot be parsed"),
+            ),
             (
                 r#"{"aud":"evermesh","exp":"x"}"#,
-                Err("its claims cannot be read"),
+                Err("the claims of the token cannot be parsed"),
             ),
-            ("", Err("its claims cannot be read")),
+            ("", Err("the claims of the token cannot be parsed")),
         ] {
-            assert_eq!(said(claims), expected, "{claims}");
+            assert_eq!(checked(claims), expected, "{claims}");
         }
         for token in [
             "",
@@ -116,7 +123,7 @@ mod tests {
         ] {
             assert_eq!(
                 Claims::read(token).unwrap_err(),
-                "it is not a service account's token",
+                "the token is not a JSON Web Token, so not a service account token",
                 "{token}"
             );
         }

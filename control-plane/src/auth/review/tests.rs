@@ -1,10 +1,12 @@
-use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
+use futures::future::join_all;
+use tokio::sync::watch;
 
 use super::*;
 
-/// A token that says when it ends, in seconds from now.
+/// A token of this name that expires `seconds` from now.
 fn token(name: &str, seconds: i64) -> String {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     let end = now.unwrap().as_secs().saturating_add_signed(seconds);
@@ -12,8 +14,6 @@ fn token(name: &str, seconds: i64) -> String {
     let claims = BASE64_URL_SAFE_NO_PAD.encode(claims);
     format!("{}.{claims}.eA", BASE64_URL_SAFE_NO_PAD.encode(name))
 }
-
-type Spoil = fn(&mut serde_json::Value);
 
 fn workload() -> WorkloadIdentity {
     WorkloadIdentity::Pod {
@@ -23,122 +23,183 @@ fn workload() -> WorkloadIdentity {
     }
 }
 
-/// An API server that knows every token but those with the name `bad`, and may be gone.
-#[derive(Clone, Default)]
-struct Server {
-    asked: Arc<AtomicUsize>,
-    gone: Arc<Mutex<bool>>,
+fn authenticated() -> TokenReviewResult {
+    TokenReviewResult::Authenticated(workload())
 }
 
-impl Server {
-    fn reviews(&self) -> Arc<TokenReviewer> {
+/// An API server that accepts every token except those named `bad`.
+#[derive(Clone)]
+struct FakeApiServer {
+    /// Reviews received so far.
+    received: Arc<watch::Sender<usize>>,
+    /// Closed once the server answers; before, each review waits here.
+    gate: Arc<Semaphore>,
+    is_unreachable: Arc<AtomicBool>,
+}
+
+impl FakeApiServer {
+    fn answering() -> Self {
+        let server = Self::holding();
+        server.answer();
+        server
+    }
+
+    /// A server that receives reviews but does not answer until [`Self::answer`].
+    fn holding() -> Self {
+        Self {
+            received: Arc::new(watch::Sender::new(0)),
+            gate: Arc::new(Semaphore::new(0)),
+            is_unreachable: Arc::default(),
+        }
+    }
+
+    fn answer(&self) {
+        self.gate.close();
+    }
+
+    fn reviewer(&self) -> Arc<TokenReviewer> {
         let server = self.clone();
-        let ask = move |token: String| {
+        let send = move |token: String| {
             let server = server.clone();
             async move {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-                server.asked.fetch_add(1, SeqCst);
-                if *server.gone.lock() {
+                server.received.send_modify(|received| *received += 1);
+                server.gate.acquire().await.unwrap_err();
+                if server.is_unreachable.load(SeqCst) {
                     return TokenReviewResult::Unreachable("gone".into());
                 }
                 if token.starts_with(&BASE64_URL_SAFE_NO_PAD.encode("bad")) {
-                    return TokenReviewResult::Refused("bad".into());
+                    return TokenReviewResult::Rejected("bad".into());
                 }
-                TokenReviewResult::Is(workload())
+                authenticated()
             }
             .boxed()
         };
-        TokenReviewer::new("evermesh".to_owned(), Box::new(ask))
+        TokenReviewer::new("evermesh".to_owned(), Box::new(send))
     }
 
-    fn asked(&self) -> usize {
-        self.asked.load(SeqCst)
+    fn received(&self) -> usize {
+        *self.received.borrow()
+    }
+
+    async fn receives(&self, reviews: usize) {
+        let mut received = self.received.subscribe();
+        received.wait_for(|it| *it == reviews).await.unwrap();
     }
 }
 
 #[tokio::test]
-async fn streams_with_one_token_are_one_question() {
-    let server = Server::default();
-    let reviews = server.reviews();
+async fn streams_with_the_same_token_share_one_review() {
+    let server = FakeApiServer::holding();
+    let reviewer = server.reviewer();
     let token = token("a", 60);
-    let asked: Vec<_> = (0..100).map(|_| reviews.of(&token)).collect();
-    for answer in futures::future::join_all(asked).await {
-        assert_eq!(answer, TokenReviewResult::Is(workload()));
+    let first = reviewer.review(&token);
+    server.receives(1).await;
+    let others: Vec<_> = (0..99).map(|_| reviewer.review(&token)).collect();
+    server.answer();
+    for result in join_all(others.into_iter().chain([first])).await {
+        assert_eq!(result, authenticated());
     }
-    assert_eq!(server.asked(), 1);
-    assert!(reviews.state.lock().asked.is_empty());
+    assert_eq!(server.received(), 1);
+    assert!(reviewer.state.lock().pending.is_empty());
 }
 
 #[tokio::test]
-async fn a_stream_that_does_not_wait_leaves_the_question_to_others() {
-    let server = Server::default();
-    let reviews = server.reviews();
-    drop(reviews.of(&token("a", 60)));
-    assert_eq!(
-        reviews.of(&token("a", 60)).await,
-        TokenReviewResult::Is(workload())
-    );
-    assert_eq!(server.asked(), 1);
+async fn review_continues_for_others_after_its_stream_has_gone() {
+    let server = FakeApiServer::holding();
+    let reviewer = server.reviewer();
+    let first = reviewer.review(&token("a", 60));
+    server.receives(1).await;
+    drop(first);
+    let second = reviewer.review(&token("a", 60));
+    server.answer();
+    assert_eq!(second.await, authenticated());
+    assert_eq!(server.received(), 1);
 }
 
 #[tokio::test]
-async fn what_was_accepted_stays_so_without_the_api_server_until_it_ends() {
-    let server = Server::default();
-    let reviews = server.reviews();
-    let (good, over, other) = (token("a", 60), token("b", -1), token("c", 60));
-    for token in [&good, &over] {
-        assert_eq!(reviews.of(token).await, TokenReviewResult::Is(workload()));
+async fn accepted_token_stays_accepted_until_it_expires_while_the_api_server_is_unreachable() {
+    let server = FakeApiServer::answering();
+    let reviewer = server.reviewer();
+    let (valid, expired, unknown) = (token("a", 60), token("b", -1), token("c", 60));
+    for token in [&valid, &expired] {
+        assert_eq!(reviewer.review(token).await, authenticated());
     }
-    *server.gone.lock() = true;
-    assert_eq!(reviews.of(&good).await, TokenReviewResult::Is(workload()));
-    for token in [&over, &other] {
-        let answer = reviews.of(token).await;
-        assert_eq!(answer, TokenReviewResult::Unreachable("gone".into()));
+    server.is_unreachable.store(true, SeqCst);
+    assert_eq!(reviewer.review(&valid).await, authenticated());
+    for token in [&expired, &unknown] {
+        let result = reviewer.review(token).await;
+        assert_eq!(result, TokenReviewResult::Unreachable("gone".into()));
     }
-    *server.gone.lock() = false;
-    assert_eq!(reviews.of(&other).await, TokenReviewResult::Is(workload()));
+    server.is_unreachable.store(false, SeqCst);
+    assert_eq!(reviewer.review(&unknown).await, authenticated());
 }
 
 #[tokio::test]
-async fn a_refusal_is_remembered_for_a_while() {
-    let server = Server::default();
-    let reviews = server.reviews();
+async fn rejection_is_cached_until_its_ttl_ends() {
+    let server = FakeApiServer::answering();
+    let reviewer = server.reviewer();
     let bad = token("bad", 60);
     for _ in 0..3 {
-        let answer = reviews.of(&bad).await;
-        assert_eq!(answer, TokenReviewResult::Refused("bad".into()));
+        let result = reviewer.review(&bad).await;
+        assert_eq!(result, TokenReviewResult::Rejected("bad".into()));
     }
-    assert_eq!(server.asked(), 1);
-    let long = "x".repeat(LENGTH_LIMIT + 1);
-    assert!(matches!(
-        reviews.of(&long).await,
-        TokenReviewResult::Refused(_)
-    ));
-    assert_eq!(server.asked(), 1);
-    let state = reviews.state.lock();
-    let later = SystemTime::now() + REFUSED;
-    assert_eq!(state.remembered(&key(&bad), later), None);
+    assert_eq!(server.received(), 1);
+    let state = reviewer.state.lock();
+    let later = SystemTime::now() + REJECTED_TTL;
+    assert_eq!(state.cached(&key(&bad), later), None);
+}
+
+#[tokio::test]
+async fn invalid_tokens_are_rejected_without_a_review() {
+    let server = FakeApiServer::answering();
+    let reviewer = server.reviewer();
+    let too_long = "x".repeat(TOKEN_LIMIT + 1);
+    for token in ["x", &token("a", -61), &too_long] {
+        let result = reviewer.review(token).await;
+        assert!(matches!(result, TokenReviewResult::Rejected(_)));
+    }
+    assert_eq!(server.received(), 0);
+}
+
+#[tokio::test]
+async fn pending_reviews_are_bounded() {
+    let server = FakeApiServer::holding();
+    let reviewer = server.reviewer();
+    let first: Vec<_> = (0..PENDING_LIMIT)
+        .map(|index| reviewer.review(&token(&index.to_string(), 60)))
+        .collect();
+    let late = token("late", 60);
+    assert_eq!(reviewer.review(&late).await, TokenReviewResult::Busy);
+    server.receives(CONCURRENCY).await;
+    server.answer();
+    for result in join_all(first).await {
+        assert_eq!(result, authenticated());
+    }
+    assert_eq!(reviewer.review(&late).await, authenticated());
+    assert_eq!(server.received(), PENDING_LIMIT + 1);
 }
 
 #[test]
-fn what_is_remembered_is_bounded() {
+fn cache_is_bounded_and_drops_what_expires_first() {
     let now = SystemTime::now();
     let end = |seconds: u64| now + Duration::from_secs(seconds);
-    let mut memory = ExpiringMap::<usize>::default();
+    let mut cache = ExpiringMap::<usize>::default();
     for index in 0..10_u8 {
         let after = u64::from(index) + 1;
-        memory.put([index; 32], index.into(), end(after), now, 4);
-        assert!(memory.0.len() <= 4);
+        cache.put([index; 32], index.into(), end(after), now, 4);
+        assert!(cache.0.len() <= 4);
     }
-    assert_eq!(memory.get(&[0; 32], now), None, "it ends first");
-    assert_eq!(memory.get(&[9; 32], now), Some(&9));
-    assert_eq!(memory.get(&[9; 32], end(10)), None, "it is over");
-    memory.put([99; 32], 99, end(60), end(20), 4);
-    assert_eq!(memory.0.len(), 1, "what is over goes first");
+    assert_eq!(cache.get(&[0; 32], now), None, "expires first");
+    assert_eq!(cache.get(&[9; 32], now), Some(&9));
+    assert_eq!(cache.get(&[9; 32], end(10)), None, "has expired");
+    cache.put([99; 32], 99, end(60), end(20), 4);
+    assert_eq!(cache.0.len(), 1, "expired values are removed first");
 }
 
 #[test]
-fn reads_what_the_api_server_says() {
+fn review_status_must_name_the_audience_and_a_pod() {
+    type Change = fn(&mut serde_json::Value);
+
     let status = |json: serde_json::Value| serde_json::from_value(json).unwrap();
     let good = serde_json::json!({
         "authenticated": true,
@@ -148,13 +209,10 @@ fn reads_what_the_api_server_says() {
             "extra": {POD_NAME: ["front-1"], POD_UID: ["u"]},
         },
     });
-    assert_eq!(
-        read(status(good.clone()), "evermesh"),
-        TokenReviewResult::Is(workload())
-    );
-    let cases: [(Spoil, &str); 5] = [
-        (|it| it["authenticated"] = false.into(), "does not know it"),
-        (|it| it["audiences"] = "".into(), "audience"),
+    assert_eq!(read(status(good.clone()), "evermesh"), authenticated());
+    let cases: [(Change, &str); 5] = [
+        (|it| it["authenticated"] = false.into(), "does not accept"),
+        (|it| drop(it["audiences"].take()), "audience"),
         (|it| it["audiences"] = vec!["other"].into(), "audience"),
         (
             |it| it["user"]["extra"] = serde_json::json!({}),
@@ -165,47 +223,12 @@ fn reads_what_the_api_server_says() {
             "bound to a pod",
         ),
     ];
-    for (spoil, why) in cases {
+    for (change, reason) in cases {
         let mut bad = good.clone();
-        spoil(&mut bad);
-        if bad["audiences"] == "" {
-            bad["audiences"] = serde_json::Value::Null;
-        }
-        let TokenReviewResult::Refused(said) = read(status(bad), "evermesh") else {
-            panic!("{why}")
+        change(&mut bad);
+        let TokenReviewResult::Rejected(message) = read(status(bad), "evermesh") else {
+            panic!("{reason}")
         };
-        assert!(said.contains(why), "{said}");
+        assert!(message.contains(reason), "{message}");
     }
-}
-
-#[tokio::test]
-async fn what_says_of_itself_that_it_is_of_no_use_is_not_asked_about() {
-    let server = Server::default();
-    let reviews = server.reviews();
-    for token in ["x", &token("a", -61)] {
-        assert!(matches!(
-            reviews.of(token).await,
-            TokenReviewResult::Refused(_)
-        ));
-    }
-    assert_eq!(server.asked(), 0);
-}
-
-#[tokio::test(start_paused = true)]
-async fn no_more_questions_wait_than_are_answered_soon() {
-    let server = Server::default();
-    let reviews = server.reviews();
-    let first: Vec<_> = (0..WAITING_LIMIT)
-        .map(|index| reviews.of(&token(&index.to_string(), 60)))
-        .collect();
-    assert_eq!(
-        reviews.of(&token("late", 60)).await,
-        TokenReviewResult::Busy
-    );
-    for answer in futures::future::join_all(first).await {
-        assert_eq!(answer, TokenReviewResult::Is(workload()));
-    }
-    let again = reviews.of(&token("late", 60)).await;
-    assert_eq!(again, TokenReviewResult::Is(workload()));
-    assert_eq!(server.asked(), WAITING_LIMIT + 1);
 }

@@ -1,12 +1,11 @@
-//! Our own certificate authority: what is in force, and what takes its place when.
+//! Certificate authority of the webhooks: creates and renews the authority and the serving certificate.
 //!
-//! [`CertificateMaterial`] is what the Secret holds. [`renew`] looks at it and the time and says what it should be.
-//! A certificate is renewed when a third of its life is left. An authority is renewed in two steps: the next
-//! one is trusted [`TRUSTED_BEFORE_USE`] before anything is signed by it, and the last one stays trusted
-//! until it expires, so that at no time the API server meets a certificate that it does not trust yet, or
-//! a replica that has not heard yet one that it does not trust any more.
+//! In: the contents of the Secret ([`CertificateMaterial`]), the names of the server and the time. Out: new contents, if any
+//! part must be renewed. The module does no I/O and takes the time as an argument.
 //!
-//! Must not do I/O, nor know the time by itself.
+//! A certificate is renewed when a third of its lifetime is left. An authority is renewed in two steps, so that the API
+//! server trusts the certificate of every replica at any time: the CA bundle contains the next authority for
+//! [`TRUSTED_BEFORE_USE`] before that authority signs, and previous authorities until they expire.
 
 use std::{
     collections::BTreeSet,
@@ -24,38 +23,38 @@ use x509_parser::{extensions::GeneralName, prelude::X509Certificate};
 const DAY: Duration = Duration::from_hours(24);
 const AUTHORITY_LIFE: Duration = Duration::from_hours(24 * 3650);
 const SERVING_LIFE: Duration = Duration::from_hours(24 * 90);
-/// For how long a next authority is trusted before it signs anything.
+/// Time for which the CA bundle contains the next authority before that authority signs.
 const TRUSTED_BEFORE_USE: Duration = DAY;
-/// For clocks that are behind.
+/// Time by which `notBefore` lies in the past, for clocks that are behind.
 const BACKDATED: Duration = Duration::from_hours(1);
 
-/// A certificate and its key, as PEM.
+/// A certificate and its private key, both as PEM.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct CertificatePair {
     pub(super) certificate: String,
     pub(super) key: String,
 }
 
-/// What the replicas share.
+/// Contents of the Secret that the replicas share.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct CertificateMaterial {
-    /// The authority that signs.
+    /// The authority that signs the serving certificate.
     pub(super) authority: CertificatePair,
-    /// The one that will.
+    /// The authority that will sign next, once it has been trusted long enough.
     pub(super) next_authority: Option<CertificatePair>,
-    /// Whom the API server is to trust: the authority that signs, the next one, then those before.
+    /// CA bundle of the webhooks: the current authority, the next one, and previous ones that have not expired.
     pub(super) bundle: String,
-    /// What is served.
+    /// The certificate that the webhooks present.
     pub(super) serving: CertificatePair,
 }
 
-/// A certificate could not be made.
 #[derive(Debug, thiserror::Error)]
-#[error("a certificate could not be made")]
+#[error("cannot create a certificate")]
 pub(super) struct CertificateError(#[from] rcgen::Error);
 
-/// What the material should be at this time, for a server of these names; none if it is good as it is.
-/// Without any, or with some that cannot be read or has expired, everything is made anew.
+/// Returns renewed material for a server with these names, or `None` if the material is valid as it is.
+///
+/// Material that is missing, cannot be parsed or has an expired authority is replaced completely.
 pub(super) fn renew(
     material: Option<&CertificateMaterial>,
     names: &BTreeSet<String>,
@@ -87,7 +86,7 @@ fn create(
 }
 
 impl CertificateMaterial {
-    /// Whether the authority can sign, now and for a while.
+    /// Whether the authority is valid now and has its key.
     fn is_usable(&self, now: SystemTime) -> bool {
         is_alive(&self.authority.certificate, now) && fits(&self.authority)
     }
@@ -104,7 +103,7 @@ impl CertificateMaterial {
             Some(next) if is_alive(&next.certificate, now) && fits(&next) => {
                 self.next_authority = Some(next);
             }
-            // A next one that nobody can read is as good as none.
+            // Replaces a next authority that cannot be parsed as well.
             _ if is_aging(&self.authority, now) => self.next_authority = Some(authority(now)?),
             _ => {}
         }
@@ -112,7 +111,7 @@ impl CertificateMaterial {
         Ok(())
     }
 
-    /// The bundle: whoever signs, whoever will, and whoever did and has not expired.
+    /// CA bundle: the current authority, the next one, and previous ones that have not expired.
     fn trusted(&self, now: SystemTime) -> String {
         let next = self.next_authority.as_ref();
         let mut bundle = vec![self.authority.certificate.clone()];
@@ -126,7 +125,7 @@ impl CertificateMaterial {
     }
 }
 
-/// The certificates of a bundle, each as PEM.
+/// Splits a bundle into its certificates, each as PEM with one line feed at the end.
 fn split(bundle: &str) -> impl Iterator<Item = String> {
     const END: &str = "-----END CERTIFICATE-----";
     bundle.split_inclusive(END).filter_map(|certificate| {
@@ -178,7 +177,7 @@ fn params(name: &str, now: SystemTime, life: Duration) -> CertificateParams {
     params
 }
 
-/// As [`split`] gives it, so that texts can be compared.
+/// Normalizes PEM to the form of [`split`], so that texts can be compared.
 fn normal(pem: &str) -> String {
     pem.trim().replace("\r\n", "\n") + "\n"
 }
@@ -189,7 +188,7 @@ fn with_certificate<T>(pem: &str, read: impl FnOnce(&X509Certificate<'_>) -> T) 
     Some(read(&certificate))
 }
 
-/// From when to when a certificate is valid.
+/// `notBefore` and `notAfter` of a certificate.
 fn life(pem: &str) -> Option<(SystemTime, SystemTime)> {
     let at = |seconds: i64| {
         let since = Duration::from_secs(seconds.try_into().ok()?);
@@ -206,7 +205,7 @@ fn is_alive(pem: &str, now: SystemTime) -> bool {
     life(pem).is_some_and(|(from, until)| from <= now && now < until)
 }
 
-/// Whether less than a third of the life is left, or nothing can be said of it.
+/// Whether less than a third of the lifetime is left, or the certificate cannot be parsed.
 fn is_aging(pair: &CertificatePair, now: SystemTime) -> bool {
     life(&pair.certificate).is_none_or(|(from, until)| {
         let whole = until.duration_since(from).unwrap_or_default();
@@ -226,7 +225,7 @@ fn signed_by(serving: &CertificatePair, authority: &CertificatePair) -> bool {
     with_certificate(&serving.certificate, verify) == Some(true)
 }
 
-/// Whether the key is the certificate's.
+/// Whether the certificate is for this key.
 fn fits(pair: &CertificatePair) -> bool {
     let Ok(key) = KeyPair::from_pem(&pair.key) else {
         return false;
@@ -238,7 +237,7 @@ fn fits(pair: &CertificatePair) -> bool {
     with_certificate(&pair.certificate, is_its_key) == Some(true)
 }
 
-/// Whether the certificate is for exactly these names.
+/// Whether the certificate is valid for exactly these names.
 fn serves(serving: &CertificatePair, names: &BTreeSet<String>) -> bool {
     with_certificate(&serving.certificate, |certificate| {
         let Ok(Some(extension)) = certificate.subject_alternative_name() else {

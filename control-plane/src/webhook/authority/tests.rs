@@ -11,11 +11,11 @@ fn names() -> BTreeSet<String> {
 }
 
 fn start() -> SystemTime {
-    // Whole seconds, as certificates have them.
+    // Certificates store whole seconds.
     SystemTime::UNIX_EPOCH + Duration::from_hours(500_000)
 }
 
-fn made() -> CertificateMaterial {
+fn created() -> CertificateMaterial {
     renew(None, &names(), start()).unwrap().unwrap()
 }
 
@@ -28,41 +28,51 @@ fn bundle(material: &CertificateMaterial) -> Vec<String> {
 }
 
 #[test]
-fn what_is_made_is_good_as_it_is() {
-    let made = made();
-    assert_eq!(bundle(&made), slice::from_ref(&made.authority.certificate));
-    assert!(signed_by(&made.serving, &made.authority));
-    assert!(serves(&made.serving, &names()));
-    let (from, until) = life(&made.serving.certificate).unwrap();
+fn new_material_needs_no_renewal() {
+    let created = created();
+    assert_eq!(
+        bundle(&created),
+        slice::from_ref(&created.authority.certificate)
+    );
+    assert!(signed_by(&created.serving, &created.authority));
+    assert!(serves(&created.serving, &names()));
+    let (from, until) = life(&created.serving.certificate).unwrap();
     assert_eq!((from, until), (start() - BACKDATED, start() + SERVING_LIFE));
-    assert_eq!(after(&made, Duration::ZERO), None);
-    assert_eq!(after(&made, 59 * DAY), None);
+    assert_eq!(after(&created, Duration::ZERO), None);
+    assert_eq!(after(&created, 59 * DAY), None);
 }
 
 #[test]
-fn a_certificate_is_renewed_when_a_third_of_its_life_is_left() {
-    let made = made();
-    let renewed = after(&made, 61 * DAY).unwrap();
-    assert_ne!(renewed.serving, made.serving);
-    assert_eq!(renewed.authority, made.authority);
-    assert_eq!(renewed.bundle, made.bundle);
-    assert!(signed_by(&renewed.serving, &made.authority));
+fn certificate_is_renewed_when_a_third_of_its_lifetime_is_left() {
+    let created = created();
+    let renewed = after(&created, 61 * DAY).unwrap();
+    assert_ne!(renewed.serving, created.serving);
+    assert_eq!(renewed.authority, created.authority);
+    assert_eq!(renewed.bundle, created.bundle);
+    assert!(signed_by(&renewed.serving, &created.authority));
     assert_eq!(after(&renewed, 61 * DAY), None);
 }
 
 #[test]
-fn a_next_authority_is_trusted_before_it_signs() {
-    let made = made();
+fn next_authority_is_trusted_before_it_signs() {
+    let created = created();
     let aging = 7 * YEAR;
-    let introduced = after(&made, aging).unwrap();
+    let introduced = after(&created, aging).unwrap();
     let next = introduced.next_authority.clone().unwrap();
-    assert_eq!(introduced.authority, made.authority);
-    assert!(signed_by(&introduced.serving, &made.authority));
+    assert_eq!(introduced.authority, created.authority);
+    assert!(signed_by(&introduced.serving, &created.authority));
     assert_eq!(
         bundle(&introduced),
-        [made.authority.certificate.clone(), next.certificate.clone()]
+        [
+            created.authority.certificate.clone(),
+            next.certificate.clone()
+        ]
     );
-    assert_eq!(after(&introduced, aging + DAY / 2), None, "it waits");
+    assert_eq!(
+        after(&introduced, aging + DAY / 2),
+        None,
+        "the next authority is not trusted long enough"
+    );
 
     let promoted = after(&introduced, aging + DAY).unwrap();
     assert_eq!(promoted.authority, next);
@@ -70,18 +80,22 @@ fn a_next_authority_is_trusted_before_it_signs() {
     assert!(signed_by(&promoted.serving, &next));
     assert_eq!(
         bundle(&promoted),
-        [next.certificate.clone(), made.authority.certificate],
-        "a replica may serve the last one still"
+        [next.certificate.clone(), created.authority.certificate],
+        "another replica may still present a certificate of the previous authority"
     );
     assert_eq!(after(&promoted, aging + DAY), None);
 
     let later = after(&promoted, 10 * YEAR).unwrap();
-    assert_eq!(bundle(&later), [next.certificate], "it has expired");
+    assert_eq!(
+        bundle(&later),
+        [next.certificate],
+        "the previous authority has expired"
+    );
 }
 
 #[test]
-fn every_step_trusts_what_the_step_before_serves() {
-    let mut material = made();
+fn consecutive_steps_trust_the_certificates_of_each_other() {
+    let mut material = created();
     let mut steps = 0;
     for day in (0..30 * 365).step_by(10) {
         let Some(renewed) = after(&material, day * DAY) else {
@@ -103,35 +117,38 @@ fn every_step_trusts_what_the_step_before_serves() {
 }
 
 #[test]
-fn other_names_need_another_certificate() {
-    let made = made();
+fn other_names_replace_the_certificate_only() {
+    let created = created();
     let names = BTreeSet::from(["other.mesh.svc".to_owned()]);
-    let renewed = renew(Some(&made), &names, start()).unwrap().unwrap();
+    let renewed = renew(Some(&created), &names, start()).unwrap().unwrap();
     assert!(serves(&renewed.serving, &names));
-    assert_eq!(renewed.authority, made.authority);
+    assert_eq!(renewed.authority, created.authority);
 }
 
 #[test]
-fn what_is_broken_or_expired_is_made_anew() {
-    let made = made();
-    let expired = after(&made, 11 * YEAR).unwrap();
-    assert_ne!(expired.authority, made.authority);
+fn broken_or_expired_parts_are_replaced() {
+    let created = created();
+    let expired = after(&created, 11 * YEAR).unwrap();
+    assert_ne!(expired.authority, created.authority);
     assert_eq!(
         bundle(&expired),
         slice::from_ref(&expired.authority.certificate)
     );
-    let mut broken = made.clone();
-    broken.authority.key = "no key".to_owned();
-    assert_ne!(after(&broken, DAY).unwrap().authority, made.authority);
-    let mut broken = made.clone();
-    broken.serving.certificate = "no certificate".to_owned();
+    let mut broken = created.clone();
+    broken.authority.key = "not a key".to_owned();
+    assert_ne!(after(&broken, DAY).unwrap().authority, created.authority);
+    let mut broken = created.clone();
+    broken.serving.certificate = "not a certificate".to_owned();
     let renewed = after(&broken, DAY).unwrap();
-    assert!(signed_by(&renewed.serving, &made.authority));
-    let mut broken = made.clone();
+    assert!(signed_by(&renewed.serving, &created.authority));
+    let mut broken = created.clone();
     broken.serving.key = renewed.serving.key;
     let renewed = after(&broken, DAY).unwrap();
-    assert!(fits(&renewed.serving), "a key of another certificate");
-    let mut broken = made.clone();
+    assert!(
+        fits(&renewed.serving),
+        "the key of another certificate is replaced"
+    );
+    let mut broken = created.clone();
     broken.bundle = String::new();
-    assert_eq!(after(&broken, DAY).unwrap().bundle, made.bundle);
+    assert_eq!(after(&broken, DAY).unwrap().bundle, created.bundle);
 }

@@ -1,9 +1,10 @@
-//! Over real sockets and real TLS, by a client that trusts our bundle.
+//! Tests over real sockets and TLS, with a client that trusts the CA bundle.
 
 use std::collections::BTreeSet;
 use std::time::SystemTime;
 
 use evermesh_ingest::{Inputs, object::parse};
+use futures::poll;
 use http_body_util::{BodyExt, Full};
 use hyper::{Request as HttpRequest, client::conn::http1::SendRequest};
 use hyper_util::rt::TokioIo;
@@ -15,7 +16,7 @@ use rustls::{
 };
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
+use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::*;
 use crate::webhook::authority::{self, CertificateMaterial};
@@ -23,14 +24,16 @@ use crate::webhook::authority::{self, CertificateMaterial};
 mod connections;
 mod pods;
 
-/// A server under test.
+/// Deadline for events that a test waits for.
+const DEADLINE: Duration = Duration::from_secs(10);
+
 struct Server {
     address: std::net::SocketAddr,
     surroundings: watch::Sender<Option<ClusterSnapshot>>,
     certificates: Arc<ServingCertificate>,
     metrics: AdmissionMetrics,
-    /// What would be told: one event, until it is taken out.
-    told: mpsc::Receiver<PodEvent>,
+    /// Queue of events, with room for one.
+    events: mpsc::Receiver<PodEvent>,
     shutdown: CancellationToken,
 }
 
@@ -52,47 +55,59 @@ fn take(certificates: &ServingCertificate, material: &CertificateMaterial) {
     taken.unwrap();
 }
 
-async fn start(patience: Duration) -> Server {
+fn injection() -> evermesh_injector::InjectorSettings {
     let xds = "evermesh.test:18000".parse().unwrap();
-    let settings = evermesh_injector::InjectorSettings::new(xds, "init:1".to_owned());
-    start_with(patience, Some(settings)).await
+    evermesh_injector::InjectorSettings::new(xds, "init:1".to_owned())
+}
+
+/// A handler without a server, and the sender of its snapshots.
+fn handler(
+    wait_limit: Duration,
+) -> (
+    AdmissionHandler,
+    watch::Sender<Option<ClusterSnapshot>>,
+    mpsc::Receiver<PodEvent>,
+) {
+    let (surroundings, known) = watch::channel(None);
+    let (sender, events) = mpsc::channel(1);
+    let handler = AdmissionHandler {
+        surroundings: known,
+        family: IpFamily::Ipv4,
+        wait_limit,
+        injection: Some(Arc::new(injection())),
+        metrics: AdmissionMetrics::default(),
+        events: sender,
+    };
+    (handler, surroundings, events)
+}
+
+async fn start(wait_limit: Duration) -> Server {
+    let (handler, surroundings, events) = handler(wait_limit);
+    start_with(handler, surroundings, events).await
 }
 
 async fn start_with(
-    patience: Duration,
-    injection: Option<evermesh_injector::InjectorSettings>,
+    handler: AdmissionHandler,
+    surroundings: watch::Sender<Option<ClusterSnapshot>>,
+    events: mpsc::Receiver<PodEvent>,
 ) -> Server {
-    let (surroundings, known) = watch::channel(None);
-    let (events, told) = mpsc::channel(1);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let server = Server {
         address: listener.local_addr().unwrap(),
         surroundings,
         certificates: Arc::new(ServingCertificate::default()),
-        metrics: AdmissionMetrics::default(),
-        told,
+        metrics: handler.metrics.clone(),
+        events,
         shutdown: CancellationToken::new(),
     };
-    let admission = Admission {
-        surroundings: known,
-        family: IpFamily::Ipv4,
-        patience,
-        injection: injection.map(Arc::new),
-        metrics: server.metrics.clone(),
-        events,
-    };
     let certificates = Arc::clone(&server.certificates);
-    tokio::spawn(serve(
-        listener,
-        admission,
-        certificates,
-        server.shutdown.clone(),
-    ));
+    let shutdown = server.shutdown.clone();
+    tokio::spawn(serve(listener, handler, certificates, shutdown));
     server
 }
 
 impl Server {
-    async fn connect(&self, bundle: &str) -> std::io::Result<SendRequest<Full<Bytes>>> {
+    async fn connect_tls(&self, bundle: &str) -> std::io::Result<TlsStream<TcpStream>> {
         let mut roots = RootCertStore::empty();
         for certificate in CertificateDer::pem_slice_iter(bundle.as_bytes()) {
             roots.add(certificate.unwrap()).unwrap();
@@ -104,17 +119,19 @@ impl Server {
             .with_no_client_auth();
         let name = ServerName::try_from("webhook.test").unwrap();
         let stream = TcpStream::connect(self.address).await?;
-        let stream = TlsConnector::from(Arc::new(config))
+        TlsConnector::from(Arc::new(config))
             .connect(name, stream)
-            .await?;
-        let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
-            .unwrap();
+    }
+
+    async fn connect(&self, bundle: &str) -> std::io::Result<SendRequest<Full<Bytes>>> {
+        let stream = TokioIo::new(self.connect_tls(bundle).await?);
+        let (sender, connection) = hyper::client::conn::http1::handshake(stream).await.unwrap();
         tokio::spawn(connection);
         Ok(sender)
     }
 
-    fn count(&self, line: &str) -> bool {
+    fn has_metric(&self, line: &str) -> bool {
         let mut registry = Registry::default();
         self.metrics.register(&mut registry);
         let mut text = String::new();
@@ -123,9 +140,9 @@ impl Server {
     }
 }
 
-/// A server with a certificate, and a connection to it.
-async fn ready(patience: Duration) -> (Server, SendRequest<Full<Bytes>>) {
-    let server = start(patience).await;
+/// Starts a server with a certificate and connects to it.
+async fn ready(wait_limit: Duration) -> (Server, SendRequest<Full<Bytes>>) {
+    let server = start(wait_limit).await;
     let material = material();
     take(&server.certificates, &material);
     let client = server.connect(&material.bundle).await.unwrap();
@@ -173,7 +190,7 @@ fn creation(object: &Value) -> String {
             "name": object["metadata"]["name"],
             "namespace": object["metadata"]["namespace"],
             "operation": "CREATE",
-            "userInfo": { "username": "somebody" },
+            "userInfo": { "username": "admin" },
             "object": object,
             "oldObject": null,
             "dryRun": false,
@@ -194,7 +211,7 @@ fn known(objects: impl IntoIterator<Item = Value>) -> ClusterSnapshot {
     ClusterSnapshot::from(&inputs)
 }
 
-/// The namespace `shop`.
+/// The namespace `shop` with these labels.
 fn namespace(labels: &Value) -> Value {
     json!({
         "apiVersion": "v1",
@@ -214,7 +231,7 @@ fn a_mesh() -> ClusterSnapshot {
 }
 
 #[tokio::test]
-async fn allows_patches_and_denies() {
+async fn valid_objects_are_patched_and_invalid_ones_rejected() {
     let (server, mut client) = ready(Duration::ZERO).await;
     server.surroundings.send_replace(Some(a_mesh()));
 
@@ -263,7 +280,7 @@ async fn allows_patches_and_denies() {
                 "status": "Failure",
                 "reason": "Forbidden",
                 "code": 403,
-                "message": "spec.serviceDiscovery: a node with listeners needs a serviceDiscovery, or nobody finds it: set dns or awsCloudMap (DiscoveryMissing)",
+                "message": "spec.serviceDiscovery: a node with listeners requires serviceDiscovery, because callers could not find it; set dns or awsCloudMap (DiscoveryMissing)",
             },
         })
     );
@@ -275,12 +292,12 @@ async fn allows_patches_and_denies() {
         let line = format!(
             r#"admission_requests_total{{webhook="{webhook}",kind="VirtualNode",operation="create",outcome="{outcome}"}} 1"#
         );
-        assert!(server.count(&line), "{line}");
+        assert!(server.has_metric(&line), "{line}");
     }
 }
 
 #[tokio::test]
-async fn what_is_none_of_its_business_passes() {
+async fn deletions_and_subresources_are_accepted() {
     let (server, mut client) = ready(Duration::ZERO).await;
     server
         .surroundings
@@ -302,7 +319,7 @@ async fn what_is_none_of_its_business_passes() {
 }
 
 #[tokio::test]
-async fn refuses_what_is_no_review_of_that_kind() {
+async fn invalid_reviews_are_answered_with_http_errors() {
     let (server, mut client) = ready(Duration::ZERO).await;
     let review = |change: fn(&mut Value)| {
         let mut review = serde_json::from_str(&creation(&node(&json!({})))).unwrap();
@@ -329,11 +346,11 @@ async fn refuses_what_is_no_review_of_that_kind() {
     let (status, _) = post(&mut client, MUTATE, vec![b' '; BODY_LIMIT + 1]).await;
     assert_eq!(status, 413);
     let line = r#"admission_requests_total{webhook="mutate",kind="VirtualNode",operation="other",outcome="malformed"} 10"#;
-    assert!(server.count(line));
+    assert!(server.has_metric(line));
 }
 
 #[tokio::test]
-async fn does_not_guess_before_it_knows() {
+async fn objects_are_rejected_for_now_before_the_first_snapshot() {
     let (server, mut client) = ready(Duration::ZERO).await;
     let (status, body) = post(&mut client, MUTATE, creation(&node(&json!({})))).await;
     assert_eq!(status, 200);
@@ -348,30 +365,37 @@ async fn does_not_guess_before_it_knows() {
     });
     let path = "/mutate-appmesh-k8s-aws-v1beta2-mesh";
     let (status, _) = post(&mut client, path, creation(&mesh)).await;
-    assert_eq!(status, 200, "a mesh needs nobody else");
+    assert_eq!(status, 200, "a mesh depends on no other object");
     let alone = known([namespace(&json!({}))]);
     server.surroundings.send_replace(Some(alone));
     let (status, body) = post(&mut client, MUTATE, creation(&node(&json!({})))).await;
     assert_eq!(status, 200);
-    assert!(
-        body.contains("there is no mesh at all: create one"),
-        "{body}"
-    );
+    assert!(body.contains("no mesh is known"), "{body}");
 }
 
-#[tokio::test]
-async fn waits_for_a_mesh_that_is_on_its_way() {
-    let (server, mut client) = ready(Duration::from_mins(1)).await;
-    let asked =
-        tokio::spawn(async move { post(&mut client, MUTATE, creation(&node(&json!({})))).await });
-    server
-        .surroundings
-        .send_replace(Some(ClusterSnapshot::default()));
-    tokio::task::yield_now().await;
-    assert!(!asked.is_finished());
-    server.surroundings.send_replace(Some(a_mesh()));
-    let (status, body) = asked.await.unwrap();
-    let review: Value = serde_json::from_str(&body).unwrap();
-    assert_eq!(status, 200);
+async fn body_of(response: Response) -> Value {
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    serde_json::from_slice(&body).unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn request_waits_for_the_mesh_of_its_object() {
+    let (handler, surroundings, _events) = handler(Duration::from_mins(1));
+    surroundings.send_replace(Some(ClusterSnapshot::default()));
+    let body = creation(&node(&json!({})));
+    let answer = || handler.answer(Webhook::Mutate, Kind::VirtualNode, body.as_bytes());
+
+    let mut waiting = pin!(answer());
+    assert!(poll!(&mut waiting).is_pending());
+    surroundings.send_replace(Some(ClusterSnapshot::default()));
+    assert!(poll!(&mut waiting).is_pending());
+    surroundings.send_replace(Some(a_mesh()));
+    let review = body_of(waiting.await).await;
     assert_eq!(review["response"]["allowed"], true);
+
+    surroundings.send_replace(Some(ClusterSnapshot::default()));
+    let begin = tokio::time::Instant::now();
+    let review = body_of(answer().await).await;
+    assert_eq!(review["response"]["allowed"], false);
+    assert!(begin.elapsed() >= handler.wait_limit);
 }

@@ -1,4 +1,4 @@
-//! Pods.
+//! Requests about pods.
 
 use evermesh_injector::INJECTION;
 
@@ -43,8 +43,10 @@ fn response(body: &str) -> Value {
 }
 
 #[tokio::test]
-async fn without_injection_nothing_is_said_of_pods() {
-    let server = start_with(Duration::ZERO, None).await;
+async fn without_injection_the_path_for_pods_is_not_served() {
+    let (mut handler, surroundings, events) = handler(Duration::ZERO);
+    handler.injection = None;
+    let server = start_with(handler, surroundings, events).await;
     let material = material();
     take(&server.certificates, &material);
     let mut client = server.connect(&material.bundle).await.unwrap();
@@ -53,14 +55,14 @@ async fn without_injection_nothing_is_said_of_pods() {
 }
 
 #[tokio::test]
-async fn patches_and_refuses_pods() {
+async fn pods_are_patched_accepted_or_rejected() {
     let (server, mut client) = ready(Duration::ZERO).await;
     let web = json!({ "app": "web" });
     let disabled = json!({ INJECTION: "disabled" });
     let (_, body) = post(&mut client, POD_PATH, pod(&web, &json!({}))).await;
     assert_eq!(response(&body)["status"]["code"], 503);
     let (status, body) = post(&mut client, POD_PATH, pod(&web, &disabled)).await;
-    assert_eq!(status, 200, "it depends on nobody");
+    assert_eq!(status, 200, "the pod depends on no other object");
     assert_eq!(response(&body)["allowed"], true);
 
     server.surroundings.send_replace(Some(enabled()));
@@ -86,7 +88,7 @@ async fn patches_and_refuses_pods() {
     let answer = response(&body);
     assert_eq!(answer["allowed"], false);
     let message = answer["status"]["message"].as_str().unwrap();
-    assert!(message.contains("the label `app` is missing"), "{message}");
+    assert!(message.contains("label `app` is missing"), "{message}");
 
     let env = json!({ "appmesh.k8s.aws/sidecarEnv": "ENVOY_LOG_LEVEL=trace" });
     let (_, body) = post(&mut client, POD_PATH, pod(&web, &env)).await;
@@ -102,33 +104,33 @@ async fn patches_and_refuses_pods() {
         let line = format!(
             r#"admission_requests_total{{webhook="inject",kind="Pod",operation="create",outcome="{outcome}"}} {count}"#
         );
-        assert!(server.count(&line), "{line}");
+        assert!(server.has_metric(&line), "{line}");
     }
 }
 
 #[tokio::test]
-async fn a_pod_waits_for_its_node_and_for_its_namespace() {
+async fn pod_waits_for_its_node_and_for_its_namespace() {
     let annotations = json!({ INJECTION: "enabled" });
     let unlabelled = with_a_node(&json!({}));
+    let settings = injection();
     for (annotations, before) in [
         (&annotations, ClusterSnapshot::default()),
         (&json!({}), ClusterSnapshot::default()),
         (&json!({}), unlabelled),
     ] {
-        let (server, mut client) = ready(Duration::from_mins(1)).await;
-        server.surroundings.send_replace(Some(before));
+        let (handler, surroundings, _events) = handler(Duration::from_mins(1));
+        surroundings.send_replace(Some(before));
         let request = pod(&json!({ "app": "web" }), annotations);
-        let asked = tokio::spawn(async move { post(&mut client, POD_PATH, request).await });
-        tokio::time::sleep(Duration::from_millis(100)).await;
-        assert!(!asked.is_finished());
-        server.surroundings.send_replace(Some(enabled()));
-        let (_, body) = asked.await.unwrap();
-        assert!(response(&body)["patch"].is_string(), "{body}");
+        let mut answer = pin!(handler.answer_pod(&settings, request.as_bytes()));
+        assert!(poll!(&mut answer).is_pending());
+        surroundings.send_replace(Some(enabled()));
+        let review = body_of(answer.await).await;
+        assert!(review["response"]["patch"].is_string(), "{review}");
     }
 }
 
 #[tokio::test]
-async fn no_pod_goes_its_way_by_what_is_not_known() {
+async fn pod_is_rejected_while_its_namespace_is_not_known() {
     let (mut server, mut client) = ready(Duration::ZERO).await;
     for labels in [
         None,
@@ -148,31 +150,31 @@ async fn no_pod_goes_its_way_by_what_is_not_known() {
                     "status": "Failure",
                     "reason": "ServiceUnavailable",
                     "code": 503,
-                    "message": "it is not known here yet what the label `appmesh.k8s.aws/sidecarInjectorWebhook` of the namespace `shop` says: try again in a moment",
+                    "message": "Evermesh has not read the label `appmesh.k8s.aws/sidecarInjectorWebhook` of the namespace `shop` yet; try again in a moment",
                 },
             })
         );
     }
-    assert!(server.told.try_recv().is_err());
-    assert!(server.count(r#"admission_untold_events_total{why="namespace"} 3"#));
+    assert!(server.events.try_recv().is_err());
+    assert!(server.has_metric(r#"admission_untold_events_total{why="namespace"} 3"#));
 }
 
-/// Whoever reaches the port can write into a request what he likes.
+/// Anybody who can connect to the webhook can forge a request.
 #[tokio::test]
-async fn events_are_told_of_our_namespaces_and_as_many_as_can_be() {
+async fn events_are_dropped_for_other_namespaces_and_when_the_queue_is_full() {
     let (mut server, mut client) = ready(Duration::ZERO).await;
     let forged = pod(&json!({}), &json!({ INJECTION: "enabled" }));
     let elsewhere = forged.replace("shop", "kube-system");
     server.surroundings.send_replace(Some(enabled()));
-    for (request, is_told) in [(&elsewhere, false), (&forged, true)] {
+    for (request, has_event) in [(&elsewhere, false), (&forged, true)] {
         let (_, body) = post(&mut client, POD_PATH, request.clone()).await;
         assert_eq!(response(&body)["allowed"], false);
-        assert_eq!(server.told.try_recv().is_ok(), is_told, "{request}");
+        assert_eq!(server.events.try_recv().is_ok(), has_event, "{request}");
     }
     for _ in 0..3 {
         post(&mut client, POD_PATH, forged.clone()).await;
     }
     let line = |why, count| format!(r#"admission_untold_events_total{{why="{why}"}} {count}"#);
-    assert!(server.count(&line("namespace", 1)));
-    assert!(server.count(&line("queue", 2)));
+    assert!(server.has_metric(&line("namespace", 1)));
+    assert!(server.has_metric(&line("queue", 2)));
 }
