@@ -176,37 +176,41 @@ mod tests {
         assert!(endless.contains("xxx"), "{endless}");
     }
 
+    /// Answers a request one byte at a time. The client may give up on a slow machine and then tries again.
+    fn answer(mut stream: TcpStream, status: impl Fn(&str) -> &'static str) -> io::Result<()> {
+        let lines = BufReader::new(stream.try_clone()?).lines();
+        let request: Vec<String> = lines
+            .take_while(|line| line.as_ref().is_ok_and(|it| !it.is_empty()))
+            .collect::<io::Result<_>>()?;
+        let request_line = request.first().map_or("", String::as_str);
+        stream.set_nodelay(true)?;
+        let status_line = format!("HTTP/1.1 {}\r\n", status(request_line));
+        status_line
+            .bytes()
+            .try_for_each(|byte| stream.write_all(&[byte]))
+    }
+
     #[test]
     fn waits_until_the_status_is_200() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let url = format!("http://{}/ready", listener.local_addr().unwrap());
-        let server = thread::spawn(move || {
-            for status in ["503 Service Unavailable", "200 OK"] {
-                let (stream, _) = listener.accept().unwrap();
-                let mut request = BufReader::new(stream);
-                let mut line = String::new();
-                while line != "\r\n" {
-                    line.clear();
-                    assert!(request.read_line(&mut line).unwrap() > 0);
-                }
-                let mut stream = request.into_inner();
-                stream.set_nodelay(true).unwrap();
-                for byte in format!("HTTP/1.1 {status}\r\n").bytes() {
-                    stream.write_all(&[byte]).unwrap();
-                }
+        let address = listener.local_addr().unwrap();
+        // The thread ends with the process.
+        thread::spawn(move || {
+            for (index, stream) in listener.incoming().enumerate() {
+                let _ = answer(stream.unwrap(), |request_line| match request_line {
+                    "GET /ready HTTP/1.1" if index > 0 => "200 OK",
+                    _ => "503 Service Unavailable",
+                });
             }
         });
-        let args = WaitArgs {
-            url: url.parse().unwrap(),
-            timeout: Duration::from_mins(1),
+        let wait = |path: &str, timeout| {
+            run(&WaitArgs {
+                url: format!("http://{address}/{path}").parse().unwrap(),
+                timeout,
+            })
         };
-        run(&args).unwrap();
-        server.join().unwrap();
-        let error = run(&WaitArgs {
-            timeout: Duration::ZERO,
-            ..args
-        });
-        let error = error.unwrap_err().to_string();
+        wait("ready", Duration::from_mins(1)).unwrap();
+        let error = wait("other", Duration::ZERO).unwrap_err().to_string();
         assert!(error.contains("did not answer with status 200"), "{error}");
     }
 }
