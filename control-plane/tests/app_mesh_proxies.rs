@@ -1,12 +1,14 @@
-//! Proxies as App Mesh's own image starts them: Envoys, old and new, with the bootstrap that its agent writes, are
-//! served over TLS and over a Unix socket, whatever they sign.
+//! Envoys with the bootstrap of App Mesh's own image: served over TLS and over a Unix socket, with any signature.
 //!
-//! Needs other binaries: `cargo test --workspace` builds them, `cargo build --workspace --bins` otherwise.
+//! Needs the program `evermesh-test-app`: run `cargo build --workspace --bins` before this test alone.
 
-#![allow(clippy::unwrap_used)] // what fails here fails a test
+#![allow(clippy::unwrap_used)] // a panic fails the test
 
-use std::{fs, net::Ipv4Addr, time::Duration};
+mod common;
 
+use std::{fs, net::Ipv4Addr};
+
+use common::eventually;
 use evermesh_testkit::{
     app_mesh_agent::{XdsEndpoint, bootstrap},
     control_plane::ControlPlane,
@@ -16,14 +18,11 @@ use evermesh_testkit::{
     process::Process,
     self_signed::SelfSigned,
     tools,
-    wait::eventually,
 };
 use serde_json::Value;
 use tempfile::TempDir;
 
-const PATIENCE: Duration = Duration::from_secs(10);
-
-/// Where `color.demo.local` would lead without a mesh: no host has the address, the proxies answer for it.
+/// Address of `color.demo.local`. No host has it, so that only the proxies answer there.
 const COLOR: (Ipv4Addr, u16) = (Ipv4Addr::new(10, 77, 255, 1), 80);
 
 const ARN: &str = "arn:aws:appmesh:eu-west-1:111122223333:mesh/demo/virtualNode/front_demo";
@@ -69,7 +68,7 @@ spec:
     )
 }
 
-/// A version, found by EndpointSlices.
+/// Manifests of a version whose address is in an EndpointSlice.
 fn version(name: &str, address: Ipv4Addr) -> String {
     format!(
         "apiVersion: appmesh.k8s.aws/v1beta2
@@ -94,8 +93,8 @@ endpoints: [{{addresses: [{address}], conditions: {{ready: true}}}}]
     )
 }
 
-/// Two versions of a service and the control plane that knows them.
-struct Scene {
+/// Two versions of a service, and the control plane.
+struct Fixture {
     control_plane: ControlPlane,
     certificate: SelfSigned,
     socket: String,
@@ -105,7 +104,7 @@ struct Scene {
     _apps: Vec<Process>,
 }
 
-impl Scene {
+impl Fixture {
     async fn build() -> Self {
         let mut lab = Lab::start().await.unwrap();
         let control = lab.host("control").await.unwrap();
@@ -130,7 +129,7 @@ impl Scene {
             &certificate.key(),
             "--xds-socket",
             &socket,
-            // Envoy is another user than we are.
+            // Envoy runs as another user.
             "--xds-socket-mode=666",
         ];
         let mut control_plane = ControlPlane::start_on(&control, &config, &arguments).unwrap();
@@ -151,15 +150,15 @@ impl Scene {
         fs::write(file, manifests(weights)).unwrap();
     }
 
-    /// A caller whose traffic goes through the Envoy with this bootstrap.
-    async fn caller(
+    /// Starts a host whose traffic is intercepted by an Envoy with this bootstrap.
+    async fn start_caller(
         &mut self,
         name: &str,
         version: EnvoyVersion,
         bootstrap: String,
     ) -> (LabHost, Envoy) {
         let host = self.lab.host(name).await.unwrap();
-        // Where Envoy has no user of its own, its own gRPC client has no mark either.
+        // Without a user of its own, Envoy's connection to the control plane has no mark and would be intercepted.
         let interception = Interception {
             ignored_ips: vec![self.control.ip().into()],
             ..Interception::default()
@@ -170,8 +169,8 @@ impl Scene {
         (host, envoy)
     }
 
-    /// The proxies by the node id that they gave, each if it has accepted all that it was sent.
-    async fn in_sync(&self) -> Vec<String> {
+    /// Node IDs of the proxies that have ACKed every resource.
+    async fn proxies_in_sync(&self) -> Vec<String> {
         let proxies = self.control_plane.proxies().await.unwrap();
         let proxies = proxies.as_array().unwrap().iter();
         let accepted = |resource: &Value| {
@@ -187,7 +186,8 @@ impl Scene {
     }
 }
 
-async fn answer(host: &LabHost) -> Option<String> {
+/// The version that answers a request from this host.
+async fn responding_version(host: &LabHost) -> Option<String> {
     let request = http::Request::get("/").header("host", "color.demo.local");
     let request = request.body(http_body_util::Full::default()).unwrap();
     let answer = host.reach(COLOR.into()).send(request).await.ok()?;
@@ -195,32 +195,34 @@ async fn answer(host: &LabHost) -> Option<String> {
 }
 
 async fn proxies_of_app_mesh_are_served(version: EnvoyVersion) {
-    let mut scene = Scene::build().await;
-    let authorities = scene.certificate.certificate();
-    let socket = scene.socket.clone();
-    let by_tls = XdsEndpoint::Tls(scene.control_plane.xds(), &authorities);
-    let by_socket = XdsEndpoint::Unix(&socket);
+    let mut fixture = Fixture::build().await;
+    let authorities = fixture.certificate.certificate();
+    let socket = fixture.socket.clone();
+    let over_tls = XdsEndpoint::Tls(fixture.control_plane.xds(), &authorities);
+    let over_socket = XdsEndpoint::Unix(&socket);
     let mut callers = Vec::new();
     for (name, id, endpoint) in [
-        ("arn", ARN, by_tls),
-        ("shared", SHARED, by_tls),
-        ("socket", PLAIN, by_socket),
+        ("arn", ARN, over_tls),
+        ("shared", SHARED, over_tls),
+        ("socket", PLAIN, over_socket),
     ] {
         let bootstrap = bootstrap(id, endpoint);
-        callers.push(scene.caller(name, version, bootstrap).await);
+        callers.push(fixture.start_caller(name, version, bootstrap).await);
     }
     for (weights, expected) in [([1, 0], "v1"), ([0, 1], "v2")] {
-        scene.shift(weights);
+        fixture.shift(weights);
         for (host, _) in &callers {
-            let what = format!("{} at {expected}", host.name());
-            eventually(&what, PATIENCE, async || {
-                answer(host).await.is_some_and(|it| it == expected)
+            let event = format!("{} at {expected}", host.name());
+            eventually(&event, async || {
+                responding_version(host)
+                    .await
+                    .is_some_and(|it| it == expected)
             })
             .await;
         }
     }
-    eventually("everything is accepted", PATIENCE, async || {
-        scene.in_sync().await == [ARN, PLAIN, SHARED]
+    eventually("ACKs of all proxies", async || {
+        fixture.proxies_in_sync().await == [ARN, PLAIN, SHARED]
     })
     .await;
     for (host, envoy) in &callers {
@@ -241,25 +243,26 @@ async fn proxies_of_app_mesh_are_served(version: EnvoyVersion) {
         assert!(dump.contains("cds_egress_demo_v2_demo_http_8080"), "{dump}");
     }
     let metric = "evermesh_xds_nacks_total";
-    assert_eq!(scene.control_plane.metric(metric).await.unwrap(), 0);
+    assert_eq!(fixture.control_plane.metric(metric).await.unwrap(), 0);
 
-    // Killed, it leaves its socket, and takes the place of its own.
-    scene.control_plane.restart().unwrap();
-    scene.control_plane.ready().await.unwrap();
+    // A control plane that was killed leaves its socket behind; the next one replaces it.
+    fixture.control_plane.restart().unwrap();
+    fixture.control_plane.ready().await.unwrap();
     let (_, through_socket) = &callers[2];
-    eventually("the socket again", 3 * PATIENCE, async || {
+    eventually("a connection through the new socket", async || {
         let connected = through_socket.stat("control_plane.connected_state").await;
-        connected.is_ok_and(|it| it == 1) && scene.in_sync().await.contains(&PLAIN.to_owned())
+        connected.is_ok_and(|it| it == 1)
+            && fixture.proxies_in_sync().await.contains(&PLAIN.to_owned())
     })
     .await;
 }
 
 #[tokio::test]
-async fn the_oldest_envoy_with_the_bootstrap_of_app_mesh() {
+async fn oldest_envoy_with_app_mesh_bootstrap_is_served() {
     proxies_of_app_mesh_are_served(EnvoyVersion::Oldest).await;
 }
 
 #[tokio::test]
-async fn the_newest_envoy_with_the_bootstrap_of_app_mesh() {
+async fn newest_envoy_with_app_mesh_bootstrap_is_served() {
     proxies_of_app_mesh_are_served(EnvoyVersion::Newest).await;
 }

@@ -1,12 +1,15 @@
-//! Whatever lies in the folder: the real binary names file, object, field and reason, and goes on serving the rest
-//! of the mesh and the last good version of what is broken.
+//! Wrong files in the folder of manifests: the program reports file, object, field and reason, and still serves the rest
+//! of the mesh and the last good version of the wrong object.
 //!
-//! Needs the binary `evermesh`: `cargo test --workspace` builds it, `cargo build --bins` otherwise.
+//! Needs the program `evermesh`, which `cargo test` builds for this test.
 
-#![allow(clippy::unwrap_used)] // what fails here fails a test
+#![allow(clippy::unwrap_used)] // a panic fails the test
 
-use std::{fs, path::Path, time::Duration};
+mod common;
 
+use std::{fs, path::Path};
+
+use common::eventually;
 use evermesh_testkit::{control_plane::ControlPlane, tools};
 use serde_json::Value;
 
@@ -32,7 +35,7 @@ spec:
   provider: {virtualRouter: {virtualRouterRef: {name: color}}}
 ";
 
-/// Good as it stands; the cases break it in one place each.
+/// A valid router, which each case changes in one place.
 const ROUTER: &str = "
 apiVersion: appmesh.k8s.aws/v1beta2
 kind: VirtualRouter
@@ -48,14 +51,14 @@ spec:
 
 const PROXY: &str = "/debug/resources?proxy=mesh/m/virtualNode/front_shop";
 
-/// One broken thing and what is said of it.
+/// A wrong file and the problem that is reported.
 struct Case {
     file: &'static str,
     content: Vec<u8>,
     reason: &'static str,
-    /// Empty where no object can be named.
+    /// Empty if the object is not known.
     object: &'static str,
-    /// Empty where the whole object or file is meant.
+    /// Empty if the problem concerns the whole object or file.
     field: &'static str,
 }
 
@@ -125,7 +128,7 @@ fn cases() -> Vec<Case> {
         ),
         case(
             "dangling.yaml",
-            "apiVersion: appmesh.k8s.aws/v1beta2\nkind: VirtualService\nmetadata: {name: d, namespace: shop}\nspec: {provider: {virtualNode: {virtualNodeRef: {name: nobody}}}}\n",
+            "apiVersion: appmesh.k8s.aws/v1beta2\nkind: VirtualService\nmetadata: {name: d, namespace: shop}\nspec: {provider: {virtualNode: {virtualNodeRef: {name: missing}}}}\n",
             "ReferenceNotFound",
             "VirtualService/shop/d",
             "spec.provider.virtualNode",
@@ -157,7 +160,7 @@ fn cases() -> Vec<Case> {
 }
 
 #[tokio::test]
-async fn bad_input_is_named_and_never_stops_the_rest() {
+async fn wrong_files_are_reported_and_the_rest_is_served() {
     let config = tools::scratch("bad-input").unwrap();
     fs::write(config.path().join("good.yaml"), GOOD).unwrap();
     fs::write(config.path().join("router.yaml"), ROUTER).unwrap();
@@ -173,11 +176,10 @@ async fn bad_input_is_named_and_never_stops_the_rest() {
     for case in cases() {
         let file = config.path().join(case.file);
         fs::write(&file, &case.content).unwrap();
-        let problems = until(&control_plane, |problems| {
+        problems_become(&control_plane, |problems| {
             problems.iter().any(|problem| is_about(problem, &case))
         })
         .await;
-        assert!(!problems.is_empty());
         assert_eq!(
             control_plane.admin().get(PROXY).await.unwrap(),
             served,
@@ -185,17 +187,17 @@ async fn bad_input_is_named_and_never_stops_the_rest() {
             case.file
         );
         restore(&file);
-        until(&control_plane, <[Value]>::is_empty).await;
+        problems_become(&control_plane, <[Value]>::is_empty).await;
     }
 
-    // Weights that are all zero are served as the user wrote them: 503, and said.
+    // A route whose weights are all zero answers 503, and a problem says so.
     fs::write(
         config.path().join("router.yaml"),
         ROUTER.replace("weight: 1", "weight: 0"),
     )
     .unwrap();
-    let said = until(&control_plane, |problems| !problems.is_empty()).await;
-    assert_eq!(said[0]["reason"], "AllWeightsZero", "{said:?}");
+    let reported = problems_become(&control_plane, |problems| !problems.is_empty()).await;
+    assert_eq!(reported[0]["reason"], "AllWeightsZero", "{reported:?}");
     assert!(
         control_plane
             .admin()
@@ -205,19 +207,19 @@ async fn bad_input_is_named_and_never_stops_the_rest() {
             .contains("503")
     );
     restore(&config.path().join("router.yaml"));
-    until(&control_plane, <[Value]>::is_empty).await;
+    problems_become(&control_plane, <[Value]>::is_empty).await;
 
     let away = config.path().with_extension("away");
     fs::rename(config.path(), &away).unwrap();
-    let said = until(&control_plane, |problems| !problems.is_empty()).await;
-    assert_eq!(said[0]["reason"], "Unreadable", "{said:?}");
+    let reported = problems_become(&control_plane, |problems| !problems.is_empty()).await;
+    assert_eq!(reported[0]["reason"], "Unreadable", "{reported:?}");
     assert_eq!(control_plane.admin().get(PROXY).await.unwrap(), served);
     fs::rename(&away, config.path()).unwrap();
-    until(&control_plane, <[Value]>::is_empty).await;
+    problems_become(&control_plane, <[Value]>::is_empty).await;
     control_plane.admin().get("/readyz").await.unwrap();
 }
 
-/// Whether a problem names the file, the object, the field and the reason of a case.
+/// Whether a problem has the file, the object, the field and the reason of a case.
 fn is_about(problem: &Value, case: &Case) -> bool {
     let text = |field: &str| problem[field].as_str().unwrap_or_default().to_owned();
     text("origin").starts_with(case.file)
@@ -227,6 +229,7 @@ fn is_about(problem: &Value, case: &Case) -> bool {
         && !text("message").is_empty()
 }
 
+/// Undoes the change of a case.
 fn restore(file: &Path) {
     if file.ends_with("router.yaml") {
         fs::write(file, ROUTER).unwrap();
@@ -240,15 +243,16 @@ async fn problems(control_plane: &ControlPlane) -> Vec<Value> {
     serde_json::from_str(&text).unwrap()
 }
 
-/// Waits until the problems are as expected, and returns them.
-async fn until(control_plane: &ControlPlane, expected: impl Fn(&[Value]) -> bool) -> Vec<Value> {
+/// Waits until `condition` holds for the problems, and returns them.
+async fn problems_become(
+    control_plane: &ControlPlane,
+    condition: impl Fn(&[Value]) -> bool,
+) -> Vec<Value> {
     let mut last = Vec::new();
-    for _ in 0..500 {
+    eventually("the expected problems", async || {
         last = problems(control_plane).await;
-        if expected(&last) {
-            return last;
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    panic!("the problems stay {last:#?}\n{}", control_plane.log());
+        condition(&last)
+    })
+    .await;
+    last
 }

@@ -1,7 +1,11 @@
-//! The bootstraps of sidecars, on the oldest and the newest Envoy: that they are taken, and that a token on disk reaches
-//! the control plane, in plain text and by TLS, also the next one.
+//! Bootstraps of sidecars with the oldest and the newest Envoy: Envoy accepts them, and sends the token that they name,
+//! over plaintext and TLS, also after the token was renewed.
 
-#![allow(clippy::unwrap_used)] // what fails here fails a test
+#![allow(clippy::unwrap_used)] // a panic fails the test
+
+mod common;
+#[path = "../../sidecar-injector/tests/fixture/mod.rs"]
+mod injection;
 
 use std::{
     collections::BTreeSet,
@@ -9,7 +13,6 @@ use std::{
     net::SocketAddr,
     path::Path,
     sync::{Arc, Mutex},
-    time::Duration,
 };
 
 use evermesh_injector::bootstrap::{
@@ -17,37 +20,37 @@ use evermesh_injector::bootstrap::{
 };
 use evermesh_model::{ProxyKind, ResourceName};
 use evermesh_testkit::{
-    envoy::{Envoy, EnvoyOptions, Version, validate},
-    tools, wait,
+    envoy::{Envoy, EnvoyOptions, EnvoyVersion, validate},
+    tools,
 };
-use evermesh_xds::{Options, Registry, Store};
+use evermesh_xds::{ProxyRegistry, Store, XdsServerOptions};
 use rustls::{
     ServerConfig,
     pki_types::{CertificateDer, PrivateKeyDer},
 };
-use serde_json::Value;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tonic::Status;
 
-const PATIENCE: Duration = Duration::from_secs(30);
+use self::{
+    common::eventually,
+    injection::{Case, take_bootstrap},
+};
 
-/// The different bootstraps of the golden cases, as the kubelet passes them on.
+/// The different bootstraps of the injector's golden cases, as Envoy reads them.
 fn golden() -> BTreeSet<String> {
-    let root = tools::workspace()
+    let testdata = tools::workspace()
         .unwrap()
         .join("sidecar-injector/tests/testdata");
     let mut found = BTreeSet::new();
-    for case in fs::read_dir(root)
-        .unwrap()
-        .flat_map(|it| fs::read_dir(it.unwrap().path()).unwrap())
-    {
-        let text = fs::read_to_string(case.unwrap().path().join("out.snap")).unwrap();
-        let (_, out) = text[4..].split_once("\n---\n").unwrap();
-        let out: Value = serde_saphyr::from_str(out).unwrap();
-        let bootstrap = out["bootstrap"].to_string();
-        // Certificates that are none are for eyes only.
-        if out["bootstrap"].is_object() && !bootstrap.contains("CERTIFICATE") {
+    for case in evermesh_golden::cases(&testdata).unwrap() {
+        let pod = Case::read(&case.input).patched_pod();
+        let Some(bootstrap) = pod.and_then(|mut pod| take_bootstrap(&mut pod)) else {
+            continue;
+        };
+        let bootstrap = bootstrap.to_string();
+        // The certificates of golden cases are not valid.
+        if !bootstrap.contains("CERTIFICATE") {
             found.insert(
                 ["STATSD_ADDRESS", "DATADOG_TRACER_ADDRESS"]
                     .iter()
@@ -62,42 +65,42 @@ fn golden() -> BTreeSet<String> {
 }
 
 #[test]
-fn envoy_takes_the_bootstrap_of_every_golden_case() {
+fn envoy_accepts_the_bootstrap_of_every_golden_case() {
     for bootstrap in golden() {
-        for version in Version::ALL {
+        for version in EnvoyVersion::ALL {
             validate(version, &bootstrap).unwrap_or_else(|error| panic!("{error:#}: {bootstrap}"));
         }
     }
 }
 
-/// What the control plane is shown, in order, without repetitions.
-type Shown = Arc<Mutex<Vec<String>>>;
+/// The `authorization` headers that the control plane received, in order, without repetitions.
+type ReceivedTokens = Arc<Mutex<Vec<String>>>;
 
-/// A control plane that notes who calls and turns everybody away.
-async fn control_plane(shown: &Shown) -> SocketAddr {
+/// Starts a control plane that records the token of each stream and then rejects the stream.
+async fn control_plane(received: &ReceivedTokens) -> SocketAddr {
     let listener = TcpListener::bind("[::]:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let shown = Arc::clone(shown);
-    let options = Options::new(Arc::new(move |_, parts| {
+    let received = Arc::clone(received);
+    let options = XdsServerOptions::new(Arc::new(move |_, parts| {
         let header = parts.headers.get("authorization");
         let header = header.map_or("none", |it| it.to_str().unwrap()).to_owned();
-        let mut shown = shown.lock().unwrap();
-        if shown.last() != Some(&header) {
-            shown.push(header);
+        let mut received = received.lock().unwrap();
+        if received.last() != Some(&header) {
+            received.push(header);
         }
-        Err(Status::unauthenticated("go away")).into()
+        Err(Status::unauthenticated("rejected by the test")).into()
     }));
     tokio::spawn(evermesh_xds::serve(
         listener,
         Store::new(),
-        Registry::new(None),
+        ProxyRegistry::new(None),
         options,
     ));
     address
 }
 
-/// TLS before an address; the certificate is for `localhost`. Returns its own address and the certificate.
-async fn tls(before: SocketAddr) -> (SocketAddr, String) {
+/// Starts a TLS proxy for a server, with a certificate for `localhost`. Returns the proxy's address and the certificate.
+async fn start_tls_proxy(server: SocketAddr) -> (SocketAddr, String) {
     let key = rcgen::KeyPair::generate().unwrap();
     let certificate = rcgen::CertificateParams::new(vec!["localhost".to_owned()])
         .unwrap()
@@ -119,10 +122,10 @@ async fn tls(before: SocketAddr) -> (SocketAddr, String) {
         while let Ok((stream, _)) = listener.accept().await {
             let acceptor = acceptor.clone();
             tokio::spawn(async move {
-                // A client that does not trust it hangs up.
+                // A client that does not trust the certificate ends the handshake.
                 if let Ok(mut stream) = acceptor.accept(stream).await {
-                    let mut behind = TcpStream::connect(before).await.unwrap();
-                    let _ = tokio::io::copy_bidirectional(&mut stream, &mut behind).await;
+                    let mut upstream = TcpStream::connect(server).await.unwrap();
+                    let _ = tokio::io::copy_bidirectional(&mut stream, &mut upstream).await;
                 }
             });
         }
@@ -130,26 +133,26 @@ async fn tls(before: SocketAddr) -> (SocketAddr, String) {
     (address, certificate.pem())
 }
 
-/// As the kubelet does: a new folder, and a link that is swapped.
-fn write(folder: &Path, version: &str, token: &str) {
-    let place = folder.join(version);
-    fs::create_dir(&place).unwrap();
-    fs::write(place.join("token"), token).unwrap();
-    std::os::unix::fs::symlink(&place, folder.join("..new")).unwrap();
+/// Writes the token as the kubelet does: into a new folder, to which a link is then swapped.
+fn write_token(folder: &Path, version: &str, token: &str) {
+    let version = folder.join(version);
+    fs::create_dir(&version).unwrap();
+    fs::write(version.join("token"), token).unwrap();
+    std::os::unix::fs::symlink(&version, folder.join("..new")).unwrap();
     fs::rename(folder.join("..new"), folder.join("..data")).unwrap();
 }
 
-async fn shows_tokens(version: Version, by_tls: bool) {
-    let shown = Shown::default();
-    let behind = control_plane(&shown).await;
-    let (xds, authority) = if by_tls {
-        let (address, pem) = tls(behind).await;
+async fn renewed_token_is_sent(version: EnvoyVersion, with_tls: bool) {
+    let received = ReceivedTokens::default();
+    let server = control_plane(&received).await;
+    let (xds, authority) = if with_tls {
+        let (address, pem) = start_tls_proxy(server).await;
         (address, Some(pem))
     } else {
-        (behind, None)
+        (server, None)
     };
     let folder = tools::scratch("token").unwrap();
-    write(folder.path(), "..1", "first");
+    write_token(folder.path(), "..1", "first");
     let token = folder.path().join("token");
     std::os::unix::fs::symlink("..data/token", &token).unwrap();
     let options = BootstrapOptions {
@@ -168,30 +171,30 @@ async fn shows_tokens(version: Version, by_tls: bool) {
     };
     let bootstrap = render(&bootstrap(&options)).unwrap();
     let _envoy = Envoy::start(&EnvoyOptions::new(version, bootstrap)).unwrap();
-    let what = format!("{version:?}, TLS {by_tls}");
+    let case = format!("{version:?}, TLS {with_tls}");
     let last = |token: &str| {
-        shown
+        received
             .lock()
             .unwrap()
             .last()
             .is_some_and(|last| last == token)
     };
-    wait::eventually(&what, PATIENCE, async || last("Bearer first")).await;
-    // With the line's end that a hand would write.
-    write(folder.path(), "..2", "second\n");
-    wait::eventually(&what, PATIENCE, async || last("Bearer second")).await;
+    eventually(&case, async || last("Bearer first")).await;
+    // A file that was written by hand ends with a newline.
+    write_token(folder.path(), "..2", "second\n");
+    eventually(&case, async || last("Bearer second")).await;
     assert_eq!(
-        *shown.lock().unwrap(),
+        *received.lock().unwrap(),
         ["Bearer first", "Bearer second"],
-        "{what}"
+        "{case}"
     );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_control_plane_is_shown_the_newest_token() {
-    for version in Version::ALL {
-        for by_tls in [false, true] {
-            shows_tokens(version, by_tls).await;
+async fn envoy_sends_the_newest_token() {
+    for version in EnvoyVersion::ALL {
+        for with_tls in [false, true] {
+            renewed_token_is_sent(version, with_tls).await;
         }
     }
 }

@@ -1,11 +1,14 @@
-//! Every proxy of every example: real Envoys, old and new, delta and state of the world, take what they are served.
+//! Every proxy of every example: the oldest and the newest Envoy, with delta and with SotW, accept all resources.
 //!
-//! Needs the binary `evermesh-test-app`: `cargo test --workspace` builds it, `cargo build --bins` otherwise.
+//! Needs the program `evermesh-test-app`: run `cargo build --workspace --bins` before this test alone.
 
-#![allow(clippy::unwrap_used)] // what fails here fails a test
+#![allow(clippy::unwrap_used)] // a panic fails the test
 
-use std::{collections::BTreeMap, fs, path::PathBuf, time::Duration};
+mod common;
 
+use std::{collections::BTreeMap, fs, path::PathBuf};
+
+use common::eventually;
 use evermesh_testkit::{
     control_plane::{ControlPlane, bootstrap},
     envoy::{Envoy, EnvoyOptions, EnvoyVersion},
@@ -14,9 +17,6 @@ use evermesh_testkit::{
     tools,
 };
 use serde_json::Value;
-
-/// From Envoy's readiness until its last ACK is counted.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 fn examples() -> Vec<PathBuf> {
     let folder = tools::workspace().unwrap().join("examples");
@@ -28,7 +28,7 @@ fn examples() -> Vec<PathBuf> {
     examples
 }
 
-/// A host for every proxy of the largest example, made as they are needed.
+/// A lab whose hosts are added when an example needs another one.
 struct Hosts {
     lab: Lab,
     hosts: Vec<LabHost>,
@@ -42,7 +42,7 @@ impl Hosts {
                 .host(&format!("proxy-{}", self.hosts.len()))
                 .await
                 .unwrap();
-            // There is no DNS server: Envoy shall hear so at once, and not wait for an answer.
+            // The lab has no DNS server. Without a route Envoy learns that at once, instead of waiting for an answer.
             host.shell("ip route replace unreachable default").unwrap();
             self.hosts.push(host);
         }
@@ -50,8 +50,8 @@ impl Hosts {
     }
 }
 
-/// Whether each of so many proxies speaks the flavour and has accepted all that it was sent.
-fn in_sync(proxies: &Value, count: usize, flavour: &str) -> bool {
+/// Whether `count` proxies are connected with this variant of the protocol and have ACKed every resource.
+fn are_in_sync(proxies: &Value, count: usize, flavour: &str) -> bool {
     let proxies = proxies.as_array().unwrap();
     proxies.len() == count
         && proxies.iter().all(|proxy| {
@@ -65,20 +65,21 @@ fn in_sync(proxies: &Value, count: usize, flavour: &str) -> bool {
         })
 }
 
-async fn accepts(what: &str, envoy: &Envoy) {
+/// Checks the statistics of an Envoy: connected, updated and never rejecting.
+async fn has_accepted(case: &str, envoy: &Envoy) {
     let stats: BTreeMap<_, _> = envoy.stats().await.unwrap();
     let rejected: Vec<_> = stats
         .iter()
         .filter(|(name, count)| name.ends_with(".update_rejected") && **count > 0)
         .collect();
-    assert!(rejected.is_empty(), "{what}: {rejected:?}");
+    assert!(rejected.is_empty(), "{case}: {rejected:?}");
     for updates in [
         "cluster_manager.cds.update_success",
         "listener_manager.lds.update_success",
     ] {
-        assert!(stats[updates] > 0, "{what}: no {updates}");
+        assert!(stats[updates] > 0, "{case}: no {updates}");
     }
-    assert_eq!(stats["control_plane.connected_state"], 1, "{what}");
+    assert_eq!(stats["control_plane.connected_state"], 1, "{case}");
 }
 
 async fn every_proxy_accepts_its_configuration(version: EnvoyVersion, sotw: bool) {
@@ -96,7 +97,7 @@ async fn every_proxy_accepts_its_configuration(version: EnvoyVersion, sotw: bool
         let known: BTreeMap<String, Value> =
             serde_json::from_str(&control_plane.admin().get("/debug/resources").await.unwrap())
                 .unwrap();
-        assert!(!known.is_empty(), "{} has proxies", example.display());
+        assert!(!known.is_empty(), "{} has no proxy", example.display());
 
         let mut envoys = Vec::new();
         for (index, name) in known.keys().enumerate() {
@@ -109,40 +110,33 @@ async fn every_proxy_accepts_its_configuration(version: EnvoyVersion, sotw: bool
             envoy.ready().await.unwrap();
         }
         let flavour = if sotw { "sotw" } else { "delta" };
-        let settled = async {
-            while !in_sync(
-                &control_plane.proxies().await.unwrap(),
-                envoys.len(),
-                flavour,
-            ) {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        };
-        let settled = tokio::time::timeout(PATIENCE, settled).await;
-        let proxies = control_plane.proxies().await.unwrap();
-        assert!(settled.is_ok(), "{}: {proxies:#}", example.display());
+        eventually("ACKs of every proxy", async || {
+            let proxies = control_plane.proxies().await.unwrap();
+            are_in_sync(&proxies, envoys.len(), flavour)
+        })
+        .await;
         for (name, envoy) in &envoys {
-            accepts(&format!("{} {name}", version.number()), envoy).await;
+            has_accepted(&format!("{} {name}", version.number()), envoy).await;
         }
     }
 }
 
 #[tokio::test]
-async fn the_oldest_over_delta() {
+async fn oldest_envoy_accepts_every_example_over_delta() {
     every_proxy_accepts_its_configuration(EnvoyVersion::Oldest, false).await;
 }
 
 #[tokio::test]
-async fn the_oldest_over_state_of_the_world() {
+async fn oldest_envoy_accepts_every_example_over_sotw() {
     every_proxy_accepts_its_configuration(EnvoyVersion::Oldest, true).await;
 }
 
 #[tokio::test]
-async fn the_newest_over_delta() {
+async fn newest_envoy_accepts_every_example_over_delta() {
     every_proxy_accepts_its_configuration(EnvoyVersion::Newest, false).await;
 }
 
 #[tokio::test]
-async fn the_newest_over_state_of_the_world() {
+async fn newest_envoy_accepts_every_example_over_sotw() {
     every_proxy_accepts_its_configuration(EnvoyVersion::Newest, true).await;
 }

@@ -1,6 +1,6 @@
-//! Every example is without errors, and every proxy in it gets what both supported Envoys accept.
+//! Every example is free of errors, and both supported Envoys accept the resources of every proxy in it.
 
-#![allow(clippy::unwrap_used)] // what fails here fails a test
+#![allow(clippy::unwrap_used)] // a panic fails the test
 
 use std::{path::PathBuf, sync::Arc, time::Instant};
 
@@ -10,17 +10,17 @@ use evermesh::{
 };
 use evermesh_ingest::IngestSettings;
 use evermesh_model::Severity;
-use evermesh_proto::{ResourceType, ProxyView, json};
+use evermesh_proto::{ProxyView, ResourceType, json};
 use evermesh_testkit::{
-    envoy::{Version, validate},
-    static_bootstrap::{Served, static_bootstrap},
+    envoy::{EnvoyVersion, validate},
+    static_bootstrap::{ServedResources, static_bootstrap},
     tools,
 };
 use evermesh_xds::Store;
 use serde_json::Value;
 
 #[test]
-fn examples_are_without_errors_and_accepted_by_envoy() {
+fn examples_have_no_errors_and_envoy_accepts_them() {
     let mut proxies = 0;
     for folder in examples() {
         let (store, published) = serve(&folder);
@@ -33,7 +33,7 @@ fn examples_are_without_errors_and_accepted_by_envoy() {
             );
         }
         for (name, view) in store.views() {
-            let served = Served {
+            let served = ServedResources {
                 clusters: contents(&store, &view, ResourceType::Cluster),
                 endpoints: contents(&store, &view, ResourceType::Endpoint),
                 listeners: contents(&store, &view, ResourceType::Listener),
@@ -41,7 +41,7 @@ fn examples_are_without_errors_and_accepted_by_envoy() {
                 secrets: contents(&store, &view, ResourceType::Secret),
             };
             let bootstrap = static_bootstrap(&served).unwrap().to_string();
-            for version in ContentVersion::ALL {
+            for version in EnvoyVersion::ALL {
                 validate(version, &bootstrap)
                     .unwrap_or_else(|error| panic!("{}: {name}: {error:#}", folder.display()));
             }
@@ -51,7 +51,7 @@ fn examples_are_without_errors_and_accepted_by_envoy() {
     assert!(proxies > 20, "only {proxies} proxies in all examples");
 }
 
-/// The folders of manifests below `examples/`.
+/// The folders below `examples/`.
 fn examples() -> Vec<PathBuf> {
     let root = tools::workspace().unwrap().join("examples");
     let entries = root.read_dir().unwrap().map(|entry| entry.unwrap().path());
@@ -61,12 +61,12 @@ fn examples() -> Vec<PathBuf> {
     folders
 }
 
-/// What is served of a folder once Cloud Map has answered for every service, that it has no instance.
+/// The store for the manifests of a folder, after Cloud Map has reported every service as empty.
 fn serve(folder: &std::path::Path) -> (Arc<Store>, Arc<EngineSnapshot>) {
     let outputs = EngineOutputs::unserved();
     let store = Arc::clone(&outputs.store);
-    let services = outputs.wanted.subscribe();
-    let newest = outputs.published.subscribe();
+    let services = outputs.wanted_services.subscribe();
+    let newest = outputs.snapshots.subscribe();
     let mut engine = Engine::new([], IngestSettings::default(), outputs);
     let mut step = |changes| {
         engine.step([ChangeBatch::new(Instant::now(), changes)]);

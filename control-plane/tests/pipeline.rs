@@ -1,7 +1,7 @@
-//! Whatever happened before, and however it was batched: what is served is what a fresh start would
-//! serve of the same objects, byte for byte.
+//! The engine as a whole: any history of objects, in any batches, leads to the same resources, byte for byte, as a fresh
+//! start with the final objects.
 
-#![allow(clippy::unwrap_used)] // what fails here fails a test
+#![allow(clippy::unwrap_used)] // a panic fails the test
 
 use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
@@ -13,11 +13,11 @@ use evermesh_ingest::{IngestSettings, object::parse};
 use evermesh_model::{
     CloudMapService, CloudMapState, Instance, Kind, ObjectRef, endpoint::CloudMapFailure,
 };
-use evermesh_proto::{ResourceKey, ResourceType, ContentVersion};
+use evermesh_proto::{ContentVersion, ResourceKey, ResourceType};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-/// What happens to one object or one Cloud Map service.
+/// A change of one object or one Cloud Map service.
 #[derive(Debug, Clone)]
 enum Event {
     Put(Value),
@@ -131,7 +131,7 @@ fn route() -> impl Strategy<Value = Value> {
     )
         .prop_map(|(name, router, rule, priority)| {
             let mut spec = json!({"virtualRouterRef": {"name": router}, "httpRoute": rule});
-            // A Route whose weights are all zero is refused.
+            // A Route whose weights are all zero is rejected.
             spec["httpRoute"]["action"]["weightedTargets"][0]["weight"] = json!(1);
             if let Some(priority) = priority {
                 spec["priority"] = json!(priority);
@@ -260,7 +260,7 @@ fn batch(events: &[Event]) -> ChangeBatch {
     ChangeBatch::new(Instant::now(), events.iter().map(change).collect())
 }
 
-/// What a proxy could see and an operator read.
+/// Everything that proxies and operators can see.
 #[derive(Debug)]
 struct Outcome {
     views: BTreeMap<String, Vec<(ResourceType, String, Option<ContentVersion>)>>,
@@ -268,11 +268,11 @@ struct Outcome {
     problems: Value,
 }
 
-/// Runs the batches one turn each.
+/// Runs an engine that takes in one batch per rebuild.
 fn run(batches: &[Vec<Event>]) -> Outcome {
     let outputs = EngineOutputs::unserved();
     let store = Arc::clone(&outputs.store);
-    let newest = outputs.published.subscribe();
+    let newest = outputs.snapshots.subscribe();
     let mut engine = Engine::new([], IngestSettings::default(), outputs);
     for events in batches {
         engine.step([batch(events)]);
@@ -282,7 +282,7 @@ fn run(batches: &[Vec<Event>]) -> Outcome {
     for (node, endpoints) in &published.endpoints {
         graph["endpoints"][node.to_string()] = serde_json::to_value(&**endpoints).unwrap();
     }
-    // A load assignment of which nothing is known yet is named by views and not served.
+    // Views list a load assignment before Cloud Map has answered, and the store does not hold it yet.
     let version = |key: &ResourceKey| store.get(key).map(|resource| resource.version);
     Outcome {
         views: store
@@ -301,7 +301,7 @@ fn run(batches: &[Vec<Event>]) -> Outcome {
     }
 }
 
-/// The newest of each, in one batch, in another order.
+/// The last event of each object and service that still exists, in another order.
 fn final_inputs(history: &[Event]) -> Vec<Event> {
     let mut newest = BTreeMap::new();
     for event in history {
@@ -327,7 +327,7 @@ proptest! {
         history in proptest::collection::vec(event(), 1..60),
         cuts in proptest::collection::vec(1..6usize, 60),
     ) {
-        // Cloud Map has answered before the start: without an answer nothing would be committed.
+        // Cloud Map answers first, because the engine commits nothing before.
         let answered: Vec<Event> = CLOUD_MAP.into_iter().map(|name| Event::CloudMap(name, Arc::default())).collect();
         let history = [answered, history].concat();
         let mut batches = vec![history[..2].to_vec()];
@@ -338,13 +338,13 @@ proptest! {
             rest = later;
         }
         batches.push(rest.to_vec());
-        let lived = run(&batches);
+        let incremental = run(&batches);
         let fresh = run(&[final_inputs(&history)]);
-        prop_assert_eq!(lived.graph, fresh.graph);
-        prop_assert_eq!(lived.problems, fresh.problems);
+        prop_assert_eq!(incremental.graph, fresh.graph);
+        prop_assert_eq!(incremental.problems, fresh.problems);
         for (name, view) in &fresh.views {
-            prop_assert_eq!(lived.views.get(name), Some(view), "{}", name);
+            prop_assert_eq!(incremental.views.get(name), Some(view), "{}", name);
         }
-        prop_assert_eq!(lived.views.len(), fresh.views.len());
+        prop_assert_eq!(incremental.views.len(), fresh.views.len());
     }
 }

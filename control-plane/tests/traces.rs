@@ -1,11 +1,14 @@
-//! Traces: a tracer in the bootstrap traces every request, and its spans join to one trace across proxies.
+//! Traces: with a tracer in the bootstrap, every request is traced, and the spans of several proxies form one trace.
 //!
-//! Neither Jaeger nor Zipkin can be had here: the spans go to a small server of the test kit, over a real network.
+//! A server of the test kit collects the spans, in place of Jaeger or Zipkin.
 
-#![allow(clippy::unwrap_used)] // what fails here fails a test
+#![allow(clippy::unwrap_used)] // a panic fails the test
 
-use std::{collections::BTreeMap, fs, net::SocketAddr, time::Duration};
+mod common;
 
+use std::{collections::BTreeMap, fs, net::SocketAddr};
+
+use common::eventually;
 use evermesh_testkit::{
     collector::{self, Span},
     control_plane::{ControlPlane, bootstrap_with},
@@ -14,27 +17,24 @@ use evermesh_testkit::{
     http::{Address, HttpResponse},
     interception::Interception,
     process::Process,
-    tools, wait,
+    tools,
 };
 use http::Request;
 use http_body_util::Full;
 
 const MANIFESTS: &str = include_str!("traces/mesh.yaml");
 
-/// Envoy's tracer sends what it has every five seconds.
-const PATIENCE: Duration = Duration::from_secs(30);
-
-/// How often each way is taken. None of them may be left out: App Mesh's listeners named no share.
+/// Number of requests on each path. App Mesh's listeners trace every request.
 const CALLS: usize = 20;
 
-/// Zipkin's port.
+/// The port of Zipkin.
 const COLLECTOR: u16 = 9411;
 
-/// No host has this address: only interception answers there.
-const NOWHERE: ([u8; 4], u16) = ([10, 77, 200, 1], 8080);
+/// An address that no host has, so that only interception answers there.
+const UNUSED_ADDRESS: ([u8; 4], u16) = ([10, 77, 200, 1], 8080);
 
-/// A caller, a gateway and a service on hosts of their own, each behind its Envoy.
-struct Scene {
+/// A caller, a gateway and a service, each on its own host with an Envoy.
+struct Fixture {
     control_plane: ControlPlane,
     control: LabHost,
     front: LabHost,
@@ -44,7 +44,7 @@ struct Scene {
     _lab: Lab,
 }
 
-impl Scene {
+impl Fixture {
     async fn new(version: EnvoyVersion, is_traced: bool) -> Self {
         let mut lab = Lab::start().await.unwrap();
         let control = lab.host("control").await.unwrap();
@@ -102,13 +102,13 @@ impl Scene {
         }
     }
 
-    /// From the application beside the caller's proxy.
-    async fn call(&self) -> HttpResponse {
-        call(&self.front.reach(NOWHERE.into())).await
+    /// Sends a request from the caller's application.
+    async fn call_from_inside(&self) -> HttpResponse {
+        call(&self.front.reach(UNUSED_ADDRESS.into())).await
     }
 
-    /// From outside the mesh, by the gateway.
-    async fn enter(&self) -> HttpResponse {
+    /// Sends a request to the gateway.
+    async fn call_through_gateway(&self) -> HttpResponse {
         call(&self.gate.loopback(8088)).await
     }
 }
@@ -121,20 +121,20 @@ async fn call(address: &Address) -> HttpResponse {
     answer
 }
 
-/// What the application saw of a header.
-fn seen(answer: &HttpResponse, header: &str) -> Option<String> {
+/// The value of a header as the application received it.
+fn received_header(answer: &HttpResponse, header: &str) -> Option<String> {
     let headers = answer.headers["x-seen-headers"].to_str().unwrap();
     let mut headers = headers.split(';');
     let value = headers.find_map(|it| it.strip_prefix(header)?.strip_prefix('='))?;
     Some(value.to_owned())
 }
 
-/// Whether Envoy's mark in the request id says that the request is traced.
+/// Whether the request ID says that Envoy traces the request: its 15th character is `9`.
 fn is_sampled(answer: &HttpResponse) -> bool {
-    seen(answer, "x-request-id").unwrap().as_bytes()[14] == b'9'
+    received_header(answer, "x-request-id").unwrap().as_bytes()[14] == b'9'
 }
 
-/// The spans of a trace from its beginning: each is the child of the one before.
+/// Service and kind of the spans of a trace, from the root; each span is the child of the one before.
 fn chain(trace: &[Span]) -> Vec<(&str, &str)> {
     let mut chain: Vec<(&str, &str)> = Vec::new();
     let mut parent = None;
@@ -147,28 +147,29 @@ fn chain(trace: &[Span]) -> Vec<(&str, &str)> {
 }
 
 async fn every_request_is_one_trace(version: EnvoyVersion) {
-    let scene = Scene::new(version, true).await;
+    let fixture = Fixture::new(version, true).await;
     let mut expected = BTreeMap::new();
     for _ in 0..CALLS {
         let node = [
             ("mesh/shop/virtualNode/front_shop", "CLIENT"),
             ("mesh/shop/virtualNode/color_shop", "SERVER"),
         ];
-        let answer = scene.call().await;
+        let answer = fixture.call_from_inside().await;
         assert!(is_sampled(&answer));
-        let trace = seen(&answer, "x-b3-traceid").unwrap();
+        let trace = received_header(&answer, "x-b3-traceid").unwrap();
         assert!(expected.insert(trace, node.to_vec()).is_none());
 
         let gateway = "mesh/shop/virtualGateway/gate_shop";
-        let passed = [(gateway, "SERVER"), (gateway, "CLIENT"), node[1]];
-        let trace = seen(&scene.enter().await, "x-b3-traceid").unwrap();
-        assert!(expected.insert(trace, passed.to_vec()).is_none());
+        let through_gateway = [(gateway, "SERVER"), (gateway, "CLIENT"), node[1]];
+        let trace = received_header(&fixture.call_through_gateway().await, "x-b3-traceid").unwrap();
+        assert!(expected.insert(trace, through_gateway.to_vec()).is_none());
     }
 
-    let collector = scene.control.loopback(COLLECTOR);
-    let wanted = CALLS * 5;
-    wait::eventually("every span", PATIENCE, async || {
-        collector::spans(&collector).await.unwrap().len() >= wanted
+    let collector = fixture.control.loopback(COLLECTOR);
+    // Two spans of the path from inside, three of the path through the gateway.
+    let expected_spans = CALLS * 5;
+    eventually("every span", async || {
+        collector::spans(&collector).await.unwrap().len() >= expected_spans
     })
     .await;
     let mut traces = BTreeMap::<String, Vec<Span>>::new();
@@ -177,37 +178,40 @@ async fn every_request_is_one_trace(version: EnvoyVersion) {
     }
     let found = traces.iter().map(|(id, trace)| (id.clone(), chain(trace)));
     assert_eq!(found.collect::<BTreeMap<_, _>>(), expected);
-    let refused = scene.control_plane.metric("evermesh_xds_nacks_total");
-    assert_eq!(refused.await.unwrap(), 0);
+    let nacks = fixture.control_plane.metric("evermesh_xds_nacks_total");
+    assert_eq!(nacks.await.unwrap(), 0);
 }
 
-/// The listeners ask for traces all the same: what shows is Envoy's decision in the request id, as with a tracer.
-async fn nobody_is_traced_without_a_tracer(version: EnvoyVersion) {
-    let scene = Scene::new(version, false).await;
-    for answer in [scene.call().await, scene.enter().await] {
+/// Listeners always enable tracing, so the request ID carries Envoy's decision without a tracer too.
+async fn without_tracer_there_are_no_trace_headers(version: EnvoyVersion) {
+    let fixture = Fixture::new(version, false).await;
+    for answer in [
+        fixture.call_from_inside().await,
+        fixture.call_through_gateway().await,
+    ] {
         for header in ["x-b3-traceid", "x-b3-sampled", "traceparent"] {
-            assert_eq!(seen(&answer, header), None);
+            assert_eq!(received_header(&answer, header), None);
         }
         assert!(is_sampled(&answer));
     }
 }
 
 #[tokio::test]
-async fn every_request_is_one_trace_on_the_oldest() {
+async fn oldest_envoy_makes_one_trace_of_every_request() {
     every_request_is_one_trace(EnvoyVersion::Oldest).await;
 }
 
 #[tokio::test]
-async fn every_request_is_one_trace_on_the_newest() {
+async fn newest_envoy_makes_one_trace_of_every_request() {
     every_request_is_one_trace(EnvoyVersion::Newest).await;
 }
 
 #[tokio::test]
-async fn nobody_is_traced_without_a_tracer_on_the_oldest() {
-    nobody_is_traced_without_a_tracer(EnvoyVersion::Oldest).await;
+async fn oldest_envoy_without_tracer_sends_no_trace_headers() {
+    without_tracer_there_are_no_trace_headers(EnvoyVersion::Oldest).await;
 }
 
 #[tokio::test]
-async fn nobody_is_traced_without_a_tracer_on_the_newest() {
-    nobody_is_traced_without_a_tracer(EnvoyVersion::Newest).await;
+async fn newest_envoy_without_tracer_sends_no_trace_headers() {
+    without_tracer_there_are_no_trace_headers(EnvoyVersion::Newest).await;
 }

@@ -1,15 +1,17 @@
-//! xDS over TLS from a folder: certificates of clients, shared tokens, and certificates that change.
+//! xDS over TLS, with manifests from a folder: client certificates, shared tokens, and certificates that change.
 
-#![allow(clippy::unwrap_used)] // what fails here fails a test
+#![allow(clippy::unwrap_used)] // a panic fails the test
+
+mod common;
 
 use std::{
     fs,
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
-    time::Duration,
 };
 
-use evermesh_testkit::{control_plane::ControlPlane, tools, wait, xds::open_stream};
+use common::eventually;
+use evermesh_testkit::{control_plane::ControlPlane, tools, xds::open_stream};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
 use tonic::{
     Code,
@@ -19,7 +21,7 @@ use tonic::{
 const FRONT: &str = "mesh/demo/virtualNode/front_demo";
 const OTHER: &str = "mesh/demo/virtualNode/color-v1_demo";
 
-/// An authority and where its files lie.
+/// A certificate authority and a folder with its files.
 struct Authority {
     dir: tempfile::TempDir,
     issuer: Issuer<'static, KeyPair>,
@@ -38,7 +40,7 @@ impl Authority {
             pem,
         };
         fs::write(authority.file("ca.crt"), &authority.pem).unwrap();
-        authority.serve();
+        authority.write_server_certificate();
         authority
     }
 
@@ -46,6 +48,7 @@ impl Authority {
         self.dir.path().join(name)
     }
 
+    /// Signs a new certificate for this name; returns the certificate and its key.
     fn sign(&self, name: SanType) -> (String, String) {
         let mut params = CertificateParams::default();
         params.subject_alt_names.push(name);
@@ -54,14 +57,14 @@ impl Authority {
         (certificate.pem(), key.serialize_pem())
     }
 
-    /// Makes a certificate for the server.
-    fn serve(&self) {
+    /// Writes a certificate and a key for the server.
+    fn write_server_certificate(&self) {
         let (certificate, key) = self.sign(SanType::IpAddress(Ipv4Addr::LOCALHOST.into()));
         fs::write(self.file("tls.crt"), certificate).unwrap();
         fs::write(self.file("tls.key"), key).unwrap();
     }
 
-    /// What a client with a certificate for this URI trusts and shows.
+    /// TLS settings of a client that trusts the authority, with a certificate for this URI.
     fn client(&self, uri: Option<&str>) -> ClientTlsConfig {
         let config = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(&self.pem));
         let Some(uri) = uri else {
@@ -71,6 +74,7 @@ impl Authority {
         config.identity(Identity::from_pem(certificate, key))
     }
 
+    /// Starts a control plane that uses the server's certificate, and waits until it is ready.
     async fn control_plane(&self, more: &[&str]) -> ControlPlane {
         let path = |name: &str| self.file(name).to_str().unwrap().to_owned();
         let (certificate, key) = (path("tls.crt"), path("tls.key"));
@@ -92,7 +96,7 @@ async fn connect(
 }
 
 #[tokio::test]
-async fn a_certificate_says_which_proxy_its_owner_may_be() {
+async fn certificate_is_valid_for_the_proxy_that_it_names() {
     let authority = Authority::new();
     let ca = authority.file("ca.crt").to_str().unwrap().to_owned();
     let by = ["--xds-authentication=certificate", "--xds-client-ca", &ca];
@@ -106,13 +110,13 @@ async fn a_certificate_says_which_proxy_its_owner_may_be() {
     assert_eq!(status.code(), Code::PermissionDenied);
     let seen = control_plane.proxies().await.unwrap();
     assert!(seen.to_string().contains("127.0.0.1"), "{seen}");
-    // There is no cluster to ask what an account is.
+    // Without a Kubernetes cluster the service account of a certificate belongs to no proxy.
     let account = authority.client(Some("spiffe://cluster.local/ns/demo/sa/front"));
     let channel = connect(address, account).await.unwrap();
     let status = open_stream(channel, FRONT, None).await.unwrap_err();
     assert_eq!(status.code(), Code::PermissionDenied);
 
-    // In TLS 1.3 a client learns only later that its certificate was wanted.
+    // With TLS 1.3 the client connects before the server checks the client's certificate.
     let strangers = Authority::new().client(Some(&format!("spiffe://demo/{FRONT}")));
     let strangers = strangers.ca_certificate(Certificate::from_pem(&authority.pem));
     for stranger in [authority.client(None), strangers] {
@@ -123,28 +127,24 @@ async fn a_certificate_says_which_proxy_its_owner_may_be() {
         assert!(!served);
     }
 
-    // Another authority and another certificate of the server count as soon as they are there.
+    // The server reloads its own certificate and the authority of clients.
     let next = Authority::new();
     for name in ["ca.crt", "tls.crt", "tls.key"] {
         fs::copy(next.file(name), authority.file(name)).unwrap();
     }
     let new = next.client(Some(&format!("spiffe://demo/{FRONT}")));
-    wait::eventually(
-        "the new certificates",
-        Duration::from_secs(20),
-        async || {
-            let Ok(channel) = connect(address, new.clone()).await else {
-                return false;
-            };
-            open_stream(channel, FRONT, None).await.is_ok()
-        },
-    )
+    eventually("the new certificates", async || {
+        let Ok(channel) = connect(address, new.clone()).await else {
+            return false;
+        };
+        open_stream(channel, FRONT, None).await.is_ok()
+    })
     .await;
     connect(address, front).await.unwrap_err();
 }
 
 #[tokio::test]
-async fn a_shared_token_lets_in_over_tls() {
+async fn shared_token_is_accepted_over_tls() {
     let authority = Authority::new();
     let tokens = authority.file("tokens");
     fs::write(&tokens, "secret\n").unwrap();
@@ -160,7 +160,7 @@ async fn a_shared_token_lets_in_over_tls() {
         let status = open_stream(channel.clone(), FRONT, bad).await.unwrap_err();
         assert_eq!(status.code(), Code::Unauthenticated);
     }
-    // Without TLS nobody hears anything.
+    // Without TLS the server answers nothing.
     let plain = Endpoint::from_shared(format!("http://{}", control_plane.xds())).unwrap();
     if let Ok(channel) = plain.connect().await {
         open_stream(channel, FRONT, Some("Bearer secret"))

@@ -1,6 +1,10 @@
-//! Pods: that the API server takes what they become, under which level of Pod Security, and asks us about them.
+//! Pods: the API server accepts every patched pod of the golden cases, at the expected level of Pod Security, and calls
+//! the webhook for new pods.
 
-use std::{collections::BTreeMap, fs, path::PathBuf};
+#[path = "../../../sidecar-injector/tests/fixture/mod.rs"]
+mod injection;
+
+use std::collections::BTreeMap;
 
 use evermesh_testkit::{kubernetes::ApiServer, tools};
 use kube::{
@@ -9,27 +13,27 @@ use kube::{
 };
 use serde_json::{Value, json};
 
-use crate::cluster::{self, Cluster};
+use self::injection::Case;
+use crate::{
+    cluster::{self, Cluster},
+    common::eventually,
+};
 
-/// The case of a pod that lacks a volume until another webhook adds it.
-const LATER: &str = "annotation/volume-mounts-of-another-webhook";
+/// The case of a pod with a mount whose volume another webhook adds later.
+const LACKS_VOLUME: &str = "annotation/volume-mounts-of-another-webhook";
 
-/// Every golden pod as it was patched, by the name of its case.
+/// Part of the message about a pod whose label `app` is `other`, in a namespace whose only node selects `web`.
+const WRONG_LABEL: &str = "label `app` is `other`";
+
+/// Every patched pod of the injector's golden cases, by the name of its case.
 fn golden_pods() -> BTreeMap<String, Value> {
-    let root = tools::workspace()
+    let testdata = tools::workspace()
         .unwrap()
         .join("sidecar-injector/tests/testdata");
-    let folders = |path: PathBuf| fs::read_dir(path).unwrap().map(|it| it.unwrap().path());
-    let mut pods = BTreeMap::new();
-    for case in folders(root.clone()).flat_map(folders) {
-        let text = fs::read_to_string(case.join("out.snap")).unwrap();
-        let (_, out) = text[4..].split_once("\n---\n").unwrap();
-        let out: Value = serde_saphyr::from_str(out).unwrap();
-        if out["pod"].is_object() {
-            let name = case.strip_prefix(&root).unwrap();
-            pods.insert(name.display().to_string(), out["pod"].clone());
-        }
-    }
+    let cases = evermesh_golden::cases(&testdata).unwrap().into_iter();
+    let pods: BTreeMap<String, Value> = cases
+        .filter_map(|case| Some((case.name, Case::read(&case.input).patched_pod()?)))
+        .collect();
     assert!(pods.len() > 60, "{}", pods.len());
     pods
 }
@@ -48,8 +52,8 @@ async fn api_server() -> (ApiServer, Client) {
     (api, client)
 }
 
-/// Creates a pod for show; the refusal, if it is refused.
-async fn refusal(client: &Client, namespace: &str, pod: &Value) -> Option<String> {
+/// Creates a pod as a dry run; returns the API server's message if it rejects the pod.
+async fn rejection(client: &Client, namespace: &str, pod: &Value) -> Option<String> {
     let mut pod = pod.clone();
     pod["metadata"]["namespace"] = namespace.into();
     let resource = ApiResource::erase::<k8s_openapi::api::core::v1::Pod>(&());
@@ -62,7 +66,7 @@ async fn refusal(client: &Client, namespace: &str, pod: &Value) -> Option<String
     pods.create(&dry, &pod).await.err().map(|it| it.to_string())
 }
 
-/// What `restricted` wants of containers that are not ours.
+/// Gives the containers that Evermesh did not add the security context that the level `restricted` demands.
 fn restrict(pod: &mut Value) {
     for list in ["containers", "initContainers"] {
         for container in pod["spec"][list].as_array_mut().into_iter().flatten() {
@@ -79,25 +83,25 @@ fn restrict(pod: &mut Value) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_api_server_takes_every_patched_pod() {
+async fn every_patched_pod_is_accepted_by_the_api_server() {
     let (_api, client) = api_server().await;
     for (case, mut pod) in golden_pods() {
-        if case == LATER {
-            let refused = refusal(&client, "privileged", &pod).await.unwrap();
+        if case == LACKS_VOLUME {
+            let error = rejection(&client, "privileged", &pod).await.unwrap();
             let words = r#"volumeMounts[1].name: Not found: "certs""#;
-            assert!(refused.contains(words), "{refused}");
+            assert!(error.contains(words), "{error}");
             let volumes = pod["spec"]["volumes"].as_array_mut().unwrap();
             volumes.push(json!({ "name": "certs", "emptyDir": {} }));
         }
-        assert_eq!(refusal(&client, "privileged", &pod).await, None, "{case}");
+        assert_eq!(rejection(&client, "privileged", &pod).await, None, "{case}");
         let text = pod["spec"].to_string();
-        // What Pod Security forbids, ours or the pod's own.
+        // Pod Security forbids the capability of the init container, and host volumes and networks of the pod's owner.
         let intercepted = text.contains("NET_ADMIN");
-        let beyond = text.contains("hostPath") || text.contains("hostNetwork");
-        let at_baseline = refusal(&client, "baseline", &pod).await;
+        let uses_host = text.contains("hostPath") || text.contains("hostNetwork");
+        let at_baseline = rejection(&client, "baseline", &pod).await;
         assert_eq!(
             at_baseline.is_some(),
-            intercepted || beyond,
+            intercepted || uses_host,
             "{case}: {at_baseline:?}"
         );
         if intercepted {
@@ -108,12 +112,12 @@ async fn the_api_server_takes_every_patched_pod() {
         }
         let is_gateway = case.starts_with("gateway/");
         restrict(&mut pod);
-        let at_restricted = refusal(&client, "restricted", &pod).await;
-        // A gateway's container keeps the context that its owner gave it.
-        let is_refused = at_restricted.is_some() && !is_gateway;
+        let at_restricted = rejection(&client, "restricted", &pod).await;
+        // The container of a gateway keeps the security context that its owner gave it.
+        let is_rejected = at_restricted.is_some() && !is_gateway;
         assert_eq!(
-            is_refused,
-            beyond && !is_gateway,
+            is_rejected,
+            uses_host && !is_gateway,
             "{case}: {at_restricted:?}"
         );
     }
@@ -128,8 +132,8 @@ fn pod(name: &str, app: &str) -> Value {
     })
 }
 
-/// Without it the namespace takes no pods.
-fn account(namespace: &str) -> Value {
+/// The service account without which the API server rejects every pod of a namespace.
+fn default_account(namespace: &str) -> Value {
     json!({
         "apiVersion": "v1",
         "kind": "ServiceAccount",
@@ -143,8 +147,8 @@ fn names(pod: &Value, list: &str) -> Vec<String> {
     list.iter().map(name).collect()
 }
 
-/// Events about refusals, as `OBJECT: REASON`, with how often each was.
-async fn refusals_told(cluster: &Cluster) -> BTreeMap<String, u64> {
+/// Events about rejected pods, as `OBJECT: REASON`, with the number of occurrences.
+async fn rejection_events(cluster: &Cluster) -> BTreeMap<String, u64> {
     let listed = cluster
         .kubectl(&["get", "events.events.k8s.io", "-n", "shop", "-o", "json"])
         .await
@@ -155,34 +159,35 @@ async fn refusals_told(cluster: &Cluster) -> BTreeMap<String, u64> {
         let word = |value: &Value| value.as_str().unwrap().to_owned();
         let (kind, name) = (word(&regarding["kind"]), word(&regarding["name"]));
         let note = word(&event["note"]);
-        assert!(note.contains("the label `app` is `other`"), "{note}");
+        assert!(note.contains(WRONG_LABEL), "{note}");
         let times = event["series"]["count"].as_u64().unwrap_or(1);
         (format!("{kind}/{name}: {}", word(&event["reason"])), times)
     });
     events.collect()
 }
 
-/// A pod of a namespace that is on its way to the webhooks is not let through, and its author hears why.
-async fn unseen_is_refused(cluster: &Cluster) {
+async fn pod_of_an_unknown_namespace_is_rejected(cluster: &Cluster) {
     let mut namespace = cluster::namespace(cluster::UNSEEN);
     namespace["metadata"]["labels"][evermesh_injector::INJECTION] = "enabled".into();
     let mut early = pod("early", "web");
     early["metadata"]["namespace"] = cluster::UNSEEN.into();
-    let account = account(cluster::UNSEEN);
+    let account = default_account(cluster::UNSEEN);
     for object in [&namespace, &account] {
         cluster.create(object).await.unwrap();
     }
-    let refusal = cluster.create(&early).await.unwrap_err();
+    let error = cluster.create(&early).await.unwrap_err();
     for words in [
         "(ServiceUnavailable)",
-        "denied the request: it is not known here yet what the label `appmesh.k8s.aws/sidecarInjectorWebhook` of the namespace `unseen` says",
+        "denied the request",
+        "`appmesh.k8s.aws/sidecarInjectorWebhook`",
+        "`unseen`",
     ] {
-        assert!(refusal.contains(words), "{refusal}");
+        assert!(error.contains(words), "{words} in {error}");
     }
 }
 
-/// A refused pod leaves an event about what wants it; one for show leaves none.
-async fn refusals_are_told(cluster: &Cluster) {
+/// The rejection of a pod is an event of the pod's owner; the rejection of a dry run is not an event.
+async fn rejections_are_events(cluster: &Cluster) {
     let mut owned = pod("owned", "other");
     owned["metadata"]["ownerReferences"] = json!([{
         "apiVersion": "apps/v1",
@@ -191,7 +196,7 @@ async fn refusals_are_told(cluster: &Cluster) {
         "uid": "7a4f1e0c",
         "controller": true,
     }]);
-    cluster.dry_run(&pod("shown", "other")).await.unwrap_err();
+    cluster.dry_run(&pod("dry-run", "other")).await.unwrap_err();
     for _ in 0..2 {
         cluster.create(&owned).await.unwrap_err();
     }
@@ -199,26 +204,25 @@ async fn refusals_are_told(cluster: &Cluster) {
         ("Pod/lost: SidecarRefused".to_owned(), 1),
         ("ReplicaSet/web-1: SidecarRefused".to_owned(), 2),
     ]);
-    cluster
-        .eventually("the refusals in events", async || {
-            (refusals_told(cluster).await == expected).then_some(())
-        })
-        .await;
+    eventually("events about both rejections", async || {
+        rejection_events(cluster).await == expected
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn makes_pods_members() {
+async fn pods_of_a_node_become_members_and_others_are_rejected() {
     let cluster = Cluster::start().await;
     let mut namespace = cluster::namespace("shop");
     namespace["metadata"]["labels"][evermesh_injector::INJECTION] = "enabled".into();
-    let account_of_shop = account("shop");
+    let account_of_shop = default_account("shop");
     let node = json!({
         "apiVersion": "appmesh.k8s.aws/v1beta2",
         "kind": "VirtualNode",
         "metadata": { "name": "web", "namespace": "shop" },
         "spec": { "podSelector": { "matchLabels": { "app": "web" } } },
     });
-    // The pod at once after its node: the webhook waits for the news.
+    // The webhook waits until it knows of the node, which is created at once before the pod.
     for object in [
         &namespace,
         &account_of_shop,
@@ -228,10 +232,10 @@ async fn makes_pods_members() {
     ] {
         cluster.create(object).await.unwrap();
     }
-    let kept = cluster.get("pod", "web").await;
-    assert_eq!(names(&kept, "containers"), ["app"]);
-    assert_eq!(names(&kept, "initContainers"), ["proxyinit", "envoy"]);
-    let envoy = &kept["spec"]["initContainers"][1];
+    let stored = cluster.get("pod", "web").await;
+    assert_eq!(names(&stored, "containers"), ["app"]);
+    assert_eq!(names(&stored, "initContainers"), ["proxyinit", "envoy"]);
+    let envoy = &stored["spec"]["initContainers"][1];
     assert_eq!(envoy["restartPolicy"], "Always");
     assert_eq!(envoy["lifecycle"]["preStop"]["sleep"]["seconds"], 20);
     let config = envoy["args"][1].as_str().unwrap();
@@ -240,17 +244,14 @@ async fn makes_pods_members() {
         "{config}"
     );
 
-    let refusal = cluster.create(&pod("lost", "other")).await.unwrap_err();
-    for words in [
-        "mpod.appmesh.k8s.aws",
-        "VirtualNode `web`: the label `app` is `other` and must be `web`",
-    ] {
-        assert!(refusal.contains(words), "{refusal}");
+    let error = cluster.create(&pod("lost", "other")).await.unwrap_err();
+    for words in ["mpod.appmesh.k8s.aws", "VirtualNode `web`", WRONG_LABEL] {
+        assert!(error.contains(words), "{words} in {error}");
     }
-    refusals_are_told(&cluster).await;
-    unseen_is_refused(&cluster).await;
+    rejections_are_events(&cluster).await;
+    pod_of_an_unknown_namespace_is_rejected(&cluster).await;
     let mut elsewhere = pod("free", "other");
     elsewhere["metadata"]["namespace"] = "default".into();
-    cluster.apply(&account("default")).await.unwrap();
+    cluster.apply(&default_account("default")).await.unwrap();
     cluster.create(&elsewhere).await.unwrap();
 }

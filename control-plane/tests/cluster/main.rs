@@ -1,24 +1,26 @@
-//! What takes pods: a whole Kubernetes, Evermesh as Helm installs it, and Envoys beside applications.
+//! Tests that need pods: a complete Kubernetes cluster, Evermesh as Helm installs it, and Envoys as sidecars.
 //!
-//! Each test has a cluster of its own, one after the other; with `KUBECONFIG` all run on that one, in turn too.
+//! Each test starts its own cluster, one test at a time. With `KUBECONFIG` all tests use that cluster, one at a time.
 
-#![allow(clippy::unwrap_used)] // what fails here fails a test
+#![allow(clippy::unwrap_used)] // a panic fails the test
 
-mod members;
+mod canary_release;
+#[path = "../common/mod.rs"]
+mod common;
+mod local_cluster;
 mod outage;
 mod pod;
-mod pods;
-mod shop;
+mod rollouts;
 
 use evermesh_local_cluster::{TestCluster, canary::CanaryCluster};
 use evermesh_testkit::envoy::EnvoyVersion;
 
-/// Where a test is, in its output.
+/// Prints progress, which cargo shows if the test fails.
 fn say(line: &str) {
     eprintln!("{line}");
 }
 
-/// The canary in a cluster.
+/// Starts a cluster with the canary example.
 async fn canary(version: EnvoyVersion) -> CanaryCluster {
     let cluster = TestCluster::obtain(say).await.unwrap();
     CanaryCluster::build(cluster, version, say).await.unwrap()

@@ -1,4 +1,4 @@
-//! Traffic takes no notice of the control plane's pods.
+//! Outage of the control plane's pods under load.
 
 use evermesh_local_cluster::wait_until_serving;
 use evermesh_testkit::{canary::by_version, chart, envoy::EnvoyVersion};
@@ -6,7 +6,7 @@ use evermesh_testkit::{canary::by_version, chart, envoy::EnvoyVersion};
 use crate::{canary, say};
 
 #[tokio::test]
-async fn traffic_goes_on_while_the_pods_of_the_control_plane_are_replaced() {
+async fn deleting_the_control_planes_pods_fails_no_request() {
     let canary = canary(EnvoyVersion::Oldest).await;
     let kubectl = canary.cluster.kubectl();
     let mut traffic = canary.traffic(100).unwrap();
@@ -22,14 +22,14 @@ async fn traffic_goes_on_while_the_pods_of_the_control_plane_are_replaced() {
         "--grace-period=0",
     ];
     say(&kubectl.run(&delete).await.unwrap());
-    // While nobody serves, and while Envoys come back to those that do.
+    // Requests without a control plane, and while Envoys reconnect to the new pods.
     traffic.seconds(2).await.unwrap();
     wait_until_serving(&canary.cluster).await.unwrap();
     canary.shift([0, 100]).await.unwrap();
     let split = by_version(&traffic.seconds(2).await.unwrap().answers);
     assert!(split[0] == 0 && split[1] > 0, "{split:?}");
 
-    let tally = traffic.finish().await.unwrap();
-    say(&format!("{tally:?}"));
-    assert_eq!(tally.failed(), 0, "{tally:?}");
+    let stats = traffic.finish().await.unwrap();
+    say(&format!("{stats:?}"));
+    assert_eq!(stats.failed(), 0, "{stats:?}");
 }

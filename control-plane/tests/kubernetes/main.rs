@@ -1,32 +1,21 @@
-//! The control plane on a real API server, with a real Envoy and traffic.
+//! The control plane on a real API server, with a real Envoy as the gateway and with traffic.
 //!
-//! It runs as the chart installs it: with the arguments of its Deployment, the rights of its service account and its
-//! webhooks in force.
+//! The control plane runs as the chart installs it: with the arguments of its Deployment, the permissions of its service
+//! account, and its webhooks called by the API server.
 
-#![allow(clippy::unwrap_used)] // what fails here fails a test
+#![allow(clippy::unwrap_used)] // a panic fails the test
 
-mod beside;
+mod beside_app_mesh;
+mod chart_values;
+#[path = "../common/mod.rs"]
+mod common;
+mod fixture;
 mod flagger;
 mod identity;
+mod migration;
 mod outage;
 mod proxy;
-mod ready;
+mod readiness;
 mod replicas;
-mod rights;
-mod scene;
 mod status;
-mod take_over;
 mod teams;
-
-use std::time::Duration;
-
-use evermesh_local_cluster::canary::route;
-use evermesh_testkit::wait;
-pub(crate) use scene::Scene;
-
-/// For what takes milliseconds when the machine is idle, or as long as a replica counts that is gone.
-const PATIENCE: Duration = Duration::from_mins(1);
-
-async fn eventually(what: &str, holds: impl AsyncFnMut() -> bool) {
-    wait::eventually(what, PATIENCE, holds).await;
-}

@@ -1,4 +1,4 @@
-//! A proxy that answers when and how a test says.
+//! A delta xDS client that answers as a test says.
 
 use std::net::SocketAddr;
 
@@ -19,25 +19,24 @@ use tonic::{
 };
 use tonic_prost::ProstCodec;
 
-/// How it answers.
+/// Answer of the client to a response.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) enum Answers {
-    /// At once.
-    Acks,
-    /// Not before it is told otherwise.
-    Never,
-    /// With these words.
-    Refuses(String),
+pub(crate) enum Policy {
+    Ack,
+    /// No answer until the policy changes.
+    Wait,
+    /// NACK with this message.
+    Nack(String),
 }
 
-/// A connected proxy; it leaves when dropped.
-pub(crate) struct Proxy {
-    answers: watch::Sender<Answers>,
+/// A connected client; it disconnects when dropped.
+pub(crate) struct TestProxy {
+    policy: watch::Sender<Policy>,
     task: JoinHandle<()>,
 }
 
-impl Proxy {
-    /// Asks for every cluster and listener, as an Envoy does, and for these route configurations.
+impl TestProxy {
+    /// Connects, and subscribes to every cluster and listener, as Envoy does, and to these route configurations.
     pub(crate) async fn connect(address: SocketAddr, node: &str, routes: &[String]) -> Self {
         let (requests, body) = mpsc::unbounded_channel();
         let channel = Channel::from_shared(format!("http://{address}")).unwrap();
@@ -48,7 +47,7 @@ impl Proxy {
             ResourceType::Listener,
             ResourceType::Route,
         ] {
-            let wanted = if kind == ResourceType::Route {
+            let names = if kind == ResourceType::Route {
                 routes
             } else {
                 &[]
@@ -59,7 +58,7 @@ impl Proxy {
                     ..core::Node::default()
                 }),
                 type_url: kind.type_url().to_owned(),
-                resource_names_subscribe: wanted.to_vec(),
+                resource_names_subscribe: names.to_vec(),
                 ..DeltaDiscoveryRequest::default()
             };
             requests.send(request).unwrap();
@@ -71,17 +70,17 @@ impl Proxy {
             .await
             .unwrap()
             .into_inner();
-        let (answers, policy) = watch::channel(Answers::Acks);
-        let task = tokio::spawn(answer(responses, requests, policy));
-        Self { answers, task }
+        let (policy, receiver) = watch::channel(Policy::Ack);
+        let task = tokio::spawn(answer(responses, requests, receiver));
+        Self { policy, task }
     }
 
-    pub(crate) fn answer(&self, how: Answers) {
-        self.answers.send_replace(how);
+    pub(crate) fn answer(&self, policy: Policy) {
+        self.policy.send_replace(policy);
     }
 }
 
-impl Drop for Proxy {
+impl Drop for TestProxy {
     fn drop(&mut self) {
         self.task.abort();
     }
@@ -90,14 +89,14 @@ impl Drop for Proxy {
 async fn answer(
     mut responses: Streaming<DeltaDiscoveryResponse>,
     requests: mpsc::UnboundedSender<DeltaDiscoveryRequest>,
-    mut policy: watch::Receiver<Answers>,
+    mut policy: watch::Receiver<Policy>,
 ) {
     while let Ok(Some(response)) = responses.message().await {
-        let decided = policy.wait_for(|answers| *answers != Answers::Never).await;
+        let decided = policy.wait_for(|policy| *policy != Policy::Wait).await;
         let error_detail = match decided.as_deref() {
-            Ok(Answers::Refuses(words)) => Some(rpc::Status {
+            Ok(Policy::Nack(message)) => Some(rpc::Status {
                 code: 3,
-                message: words.clone(),
+                message: message.clone(),
                 ..rpc::Status::default()
             }),
             Ok(_) => None,

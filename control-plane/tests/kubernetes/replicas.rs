@@ -1,36 +1,37 @@
-//! Two replicas: they serve the same, one of them writes, and either takes over from the other.
+//! Two replicas: both serve the same resources, only the leader writes statuses, and each can replace the other.
 
-use std::{
-    collections::BTreeSet,
-    time::{Duration, Instant},
-};
+use std::collections::BTreeSet;
 
+use evermesh_local_cluster::canary::route;
 use evermesh_testkit::{control_plane::ControlPlane, http::Address};
 use http::{Request, StatusCode, header::AUTHORIZATION};
 use serde_json::Value;
 
-use crate::{Scene, eventually, route, scene::USER};
+use crate::{
+    common::eventually,
+    fixture::{Fixture, USER},
+};
 
-/// How soon another replica writes after the one that led was killed.
-const TAKES_OVER: Duration = Duration::from_secs(15);
+/// Longest time, in seconds, for which a leader that was killed may keep another replica from writing.
+const LEASE_LIMIT: u64 = 15;
 
-/// What a replica serves to the gateway: contents and versions.
+/// Contents and versions of the resources that a replica serves to the gateway.
 async fn served(replica: &ControlPlane) -> Value {
     let page = "/debug/resources?proxy=mesh/shop/virtualGateway/gate_shop";
     serde_json::from_str(&replica.admin().get(page).await.unwrap()).unwrap()
 }
 
-/// How many resources the gateway holds, by what a replica knows.
-async fn held(replica: &ControlPlane) -> u64 {
+/// Number of resources that the gateway has ACKed, by the registry of a replica.
+async fn acked(replica: &ControlPlane) -> u64 {
     let proxies = replica.proxies().await.unwrap();
     let resources = proxies[0]["resources"].as_array().unwrap();
-    let held = resources.iter().filter(|it| !it["acked"].is_null());
-    held.count().try_into().unwrap()
+    let acked = resources.iter().filter(|it| !it["acked"].is_null());
+    acked.count().try_into().unwrap()
 }
 
-/// Who wrote statuses, by the token that they showed.
-fn writers(scene: &Scene) -> BTreeSet<String> {
-    let events = scene.api.audit().unwrap();
+/// The replicas that wrote statuses, by the ID of their token in the audit log.
+fn writers(fixture: &Fixture) -> BTreeSet<String> {
+    let events = fixture.api.audit().unwrap();
     let of_status = events.iter().filter(|event| {
         event["objectRef"]["subresource"] == "status" && event["user"]["username"] == USER
     });
@@ -42,104 +43,121 @@ fn writers(scene: &Scene) -> BTreeSet<String> {
         .collect()
 }
 
-/// The route's status is about its newest generation.
-async fn is_current(scene: &Scene) -> bool {
+/// Whether the Route's status is about its newest generation.
+async fn status_is_current(fixture: &Fixture) -> bool {
     let arguments = ["get", "routes.evermesh.dev", "color", "-n=shop", "-o=json"];
     let object: Value =
-        serde_json::from_str(&scene.api.kubectl(&arguments).await.unwrap()).unwrap();
+        serde_json::from_str(&fixture.api.kubectl(&arguments).await.unwrap()).unwrap();
     object["status"]["observedGeneration"] == object["metadata"]["generation"]
 }
 
 #[tokio::test]
-async fn two_replicas_are_one_control_plane() {
-    let mut scene = Scene::build().await;
-    let other = scene.start_replica().await;
+async fn replicas_serve_the_same_and_one_of_them_writes() {
+    let mut fixture = Fixture::build().await;
+    let other = fixture.start_replica().await;
     for weight in [10, 50, 90] {
-        scene
+        fixture
             .api
             .apply(&route([100 - weight, weight]))
             .await
             .unwrap();
-        eventually("a status of the new weights", async || {
-            is_current(&scene).await
+        eventually("the status of the new weights", async || {
+            status_is_current(&fixture).await
         })
         .await;
-        eventually("the same at both", async || {
-            served(&scene.control_plane).await == served(&other).await
+        eventually("the same resources at both replicas", async || {
+            served(&fixture.control_plane).await == served(&other).await
         })
         .await;
         let text = served(&other).await.to_string();
         assert!(text.contains(&format!("\"weight\":{weight}")), "{text}");
     }
-    assert_eq!(writers(&scene).len(), 1);
+    assert_eq!(writers(&fixture).len(), 1);
 
-    // The gateway moves to the other one, which has nothing to tell it.
-    let (stop, traffic) = scene.traffic();
-    let before = held(&scene.control_plane).await;
-    scene.xds.switch(&[other.xds()]);
+    // The gateway reconnects to the other replica and receives nothing.
+    let (stop, traffic) = fixture.traffic();
+    let before = acked(&fixture.control_plane).await;
+    fixture.xds.switch(&[other.xds()]);
     let count = async |name| other.metric(name).await.unwrap();
-    eventually("a word on every resource", async || {
+    eventually("an answer about every resource", async || {
         let resumed = count("evermesh_xds_resumed_total").await;
         resumed + count("evermesh_xds_resources_total").await >= before
     })
     .await;
     assert_eq!(count("evermesh_xds_resources_total").await, 0);
     assert_eq!(count("evermesh_xds_resumed_total").await, before);
-    assert_eq!(held(&other).await, before);
-    scene.api.apply(&route([0, 100])).await.unwrap();
-    eventually("a shift by the other", async || {
+    assert_eq!(acked(&other).await, before);
+    fixture.api.apply(&route([0, 100])).await.unwrap();
+    eventually("a resource from the other replica", async || {
         count("evermesh_xds_resources_total").await > 0
     })
     .await;
-    eventually("a status of it", async || is_current(&scene).await).await;
+    eventually("the status of the new weights", async || {
+        status_is_current(&fixture).await
+    })
+    .await;
     assert_eq!(count("evermesh_xds_resources_total").await, 1);
-    assert_eq!(scene.answer().await, "v2");
-    assert_eq!(writers(&scene).len(), 1, "it serves, and does not write");
+    assert_eq!(fixture.response().await, "v2");
+    assert_eq!(
+        writers(&fixture).len(),
+        1,
+        "the other replica serves and does not write"
+    );
 
-    // The one that leads is killed.
-    scene.control_plane.kill();
-    let killed = Instant::now();
-    scene.api.apply(&route([100, 0])).await.unwrap();
-    eventually("a status by the other", async || is_current(&scene).await).await;
-    let took = killed.elapsed();
-    println!("a status {took:?} after the leader was killed");
-    assert!(took < TAKES_OVER, "{took:?}");
-    assert_eq!(writers(&scene).len(), 2);
-    eventually("the other's answer", async || scene.answer().await == "v1").await;
+    // The leader is killed. The other replica takes over when it has seen no renewal for the duration of the Lease.
+    let lease = lease(&fixture).await;
+    let duration = lease["spec"]["leaseDurationSeconds"].as_u64().unwrap();
+    assert!(duration <= LEASE_LIMIT, "{lease}");
+    fixture.control_plane.kill();
+    fixture.api.apply(&route([100, 0])).await.unwrap();
+    eventually("a status by the other replica", async || {
+        status_is_current(&fixture).await
+    })
+    .await;
+    assert_eq!(writers(&fixture).len(), 2);
+    eventually("a response of v1", async || {
+        fixture.response().await == "v1"
+    })
+    .await;
 
     stop.send(()).unwrap();
-    let tally = traffic.await.unwrap();
-    assert_eq!(tally.failed(), 0, "{tally:?}");
-    assert_eq!(scene.forbidden(), [""; 0]);
+    let stats = traffic.await.unwrap();
+    assert_eq!(stats.failed(), 0, "{stats:?}");
+    assert_eq!(fixture.forbidden(), [""; 0]);
 }
 
-/// The port that other replicas and everybody else reach shows nothing that is served, and only replicas tell there what
-/// proxies accepted.
-#[tokio::test]
-async fn nobody_else_is_a_replica() {
-    let scene = Scene::build().await;
+/// The Lease by which the replicas elect the leader.
+async fn lease(fixture: &Fixture) -> Value {
     let get = ["get", "leases", "evermesh", "-n=appmesh-system", "-o=json"];
-    let lease: Value = serde_json::from_str(&scene.api.kubectl(&get).await.unwrap()).unwrap();
-    let address = &lease["metadata"]["annotations"]["evermesh.dev/address"];
-    let everybody = Address::Tcp(address.as_str().unwrap().parse().unwrap());
-    everybody.get("/readyz").await.unwrap();
-    everybody.get("/metrics").await.unwrap();
-    let answer = async |request: http::request::Builder| {
+    serde_json::from_str(&fixture.api.kubectl(&get).await.unwrap()).unwrap()
+}
+
+/// The port that is open to other replicas and to the rest of the cluster has no debug pages, and accepts reports about
+/// proxies only from replicas.
+#[tokio::test]
+async fn public_port_hides_resources_and_rejects_forged_reports() {
+    let fixture = Fixture::build().await;
+    let first = lease(&fixture).await;
+    let address = &first["metadata"]["annotations"]["evermesh.dev/address"];
+    let public = Address::Tcp(address.as_str().unwrap().parse().unwrap());
+    public.get("/readyz").await.unwrap();
+    public.get("/metrics").await.unwrap();
+    let send = async |request: http::request::Builder| {
         let request = request
             .header("host", "evermesh")
             .body(http_body_util::Full::default());
-        everybody.send(request.unwrap()).await.unwrap()
+        public.send(request.unwrap()).await.unwrap()
     };
     for page in ["graph", "problems", "resources", "proxies", "changes"] {
-        let shown = answer(Request::get(format!("/debug/{page}"))).await;
-        assert_eq!(shown.status, StatusCode::NOT_FOUND, "{page}");
+        let response = send(Request::get(format!("/debug/{page}"))).await;
+        assert_eq!(response.status, StatusCode::NOT_FOUND, "{page}");
     }
 
-    let holder = lease["spec"]["holderIdentity"].as_str().unwrap();
-    let other = scene.start_replica().await;
-    let mut shown = String::new();
+    let holder = first["spec"]["holderIdentity"].as_str().unwrap();
+    let other = fixture.start_replica().await;
+    let mut annotation = String::new();
     eventually("another replica in the Lease", async || {
-        let lease: Value = serde_json::from_str(&scene.api.kubectl(&get).await.unwrap()).unwrap();
+        let lease = lease(&fixture).await;
         let annotations = lease["metadata"]["annotations"].as_object().unwrap();
         let replicas = annotations
             .iter()
@@ -148,17 +166,17 @@ async fn nobody_else_is_a_replica() {
         let found = replicas
             .map(ToOwned::to_owned)
             .find(|it| !it.starts_with(holder));
-        shown = found.unwrap_or_default();
-        !shown.is_empty()
+        annotation = found.unwrap_or_default();
+        !annotation.is_empty()
     })
     .await;
-    let words: Vec<&str> = shown.split(' ').collect();
+    let words: Vec<&str> = annotation.split(' ').collect();
     let path = format!("/replicas/{holder}/{}", words[0]);
-    let unkeyed = answer(Request::post(&path)).await;
-    assert_eq!(unkeyed.status, StatusCode::FORBIDDEN, "{unkeyed:?}");
-    // What the Lease shows is not the key.
+    let without_key = send(Request::post(&path)).await;
+    assert_eq!(without_key.status, StatusCode::FORBIDDEN, "{without_key:?}");
+    // The Lease shows a digest of the key, not the key.
     let bearer = format!("Bearer {}", words[1]);
-    let forged = answer(Request::post(&path).header(AUTHORIZATION, bearer)).await;
+    let forged = send(Request::post(&path).header(AUTHORIZATION, bearer)).await;
     assert_eq!(forged.status, StatusCode::FORBIDDEN, "{forged:?}");
     drop(other);
 }

@@ -1,20 +1,12 @@
-//! Each team owns its Route and nothing else, by RBAC alone.
+//! Teams that share a router: RBAC lets each team change its own Route and nothing else.
 
-use std::{
-    fmt::Write as _,
-    fs,
-    path::PathBuf,
-    time::{Duration, Instant},
-};
+use std::{fmt::Write as _, fs, path::PathBuf};
 
-use evermesh_testkit::kubernetes::ApiServer;
+use evermesh_testkit::{chart::Chart, kubernetes::ApiServer, tools};
 
-use crate::{Scene, eventually};
+use crate::{common::eventually, fixture::Fixture};
 
-/// How soon traffic follows, once the API server has said yes.
-const FOLLOWS: Duration = Duration::from_secs(1);
-
-/// One router, whose inline route is the platform's, and a Route for each team.
+/// One router, whose inline route belongs to the platform, and a Route for each team.
 fn shared_router() -> String {
     let mut yaml = "apiVersion: appmesh.k8s.aws/v1beta2
 kind: VirtualRouter
@@ -81,21 +73,25 @@ fn weights(first: u32, second: u32) -> String {
     )
 }
 
+/// A team with its own service account.
 struct Team<'a> {
-    scene: &'a Scene,
+    fixture: &'a Fixture,
     kubeconfig: PathBuf,
 }
 
 impl<'a> Team<'a> {
-    async fn of(scene: &'a Scene, name: &str) -> Self {
-        let account = scene.api.service_account_kubeconfig("shop", name);
+    async fn new(fixture: &'a Fixture, name: &str) -> Self {
+        let account = fixture.api.service_account_kubeconfig("shop", name);
         let kubeconfig = account.await.unwrap();
-        Self { scene, kubeconfig }
+        Self {
+            fixture,
+            kubeconfig,
+        }
     }
 
     async fn kubectl(&self, arguments: &[&str]) -> Result<String, String> {
         let arguments = [arguments, &["--namespace=shop"]].concat();
-        let done = self.scene.api.kubectl_as(&self.kubeconfig, &arguments);
+        let done = self.fixture.api.kubectl_as(&self.kubeconfig, &arguments);
         done.await.map_err(|error| error.to_string())
     }
 
@@ -104,44 +100,42 @@ impl<'a> Team<'a> {
             .await
     }
 
-    async fn refused(&self, what: &str, patch: &str) {
-        let refusal = self.patch(what, patch).await.unwrap_err();
-        assert!(refusal.contains("is forbidden"), "{what}: {refusal}");
+    /// Checks that the API server rejects the patch.
+    async fn may_not_patch(&self, what: &str, patch: &str) {
+        let error = self.patch(what, patch).await.unwrap_err();
+        assert!(error.contains("is forbidden"), "{what}: {error}");
     }
 }
 
-async fn answer(scene: &Scene, path: &str) -> String {
-    scene.address().get(path).await.unwrap()
+/// The version that answers at this path.
+async fn version(fixture: &Fixture, path: &str) -> String {
+    fixture.address().get(path).await.unwrap()
 }
 
-/// Waits until a path is answered by this version, and returns how long; fails when that takes too long.
-async fn follows(scene: &Scene, path: &str, version: &str) -> Duration {
-    let said_yes = Instant::now();
-    eventually(&format!("{path} at {version}"), async || {
-        answer(scene, path).await == version
+/// Waits until this version answers at this path.
+async fn version_becomes(fixture: &Fixture, path: &str, expected: &str) {
+    eventually(&format!("{path} at {expected}"), async || {
+        version(fixture, path).await == expected
     })
     .await;
-    let took = said_yes.elapsed();
-    assert!(took < FOLLOWS, "{took:?}");
-    took
 }
 
 #[tokio::test]
-async fn a_team_shifts_its_own_canary_and_no_other() {
-    let scene = Scene::build().await;
-    scene.api.apply(&shared_router()).await.unwrap();
+async fn team_shifts_the_weights_of_its_own_route_only() {
+    let fixture = Fixture::build().await;
+    fixture.api.apply(&shared_router()).await.unwrap();
     let old = ["delete", "routes.evermesh.dev", "color", "--namespace=shop"];
-    scene.api.kubectl(&old).await.unwrap();
-    let red = Team::of(&scene, "red").await;
-    let blue = Team::of(&scene, "blue").await;
-    eventually("the rights of red", async || {
+    fixture.api.kubectl(&old).await.unwrap();
+    let red = Team::new(&fixture, "red").await;
+    let blue = Team::new(&fixture, "blue").await;
+    eventually("the permissions of red", async || {
         red.kubectl(&["get", "routes.evermesh.dev", "red"])
             .await
             .is_ok()
     })
     .await;
     for team in ["red", "blue"] {
-        eventually("a team's route", async || {
+        eventually("the status of a team's route", async || {
             let route = [
                 "get",
                 "routes.evermesh.dev",
@@ -149,52 +143,50 @@ async fn a_team_shifts_its_own_canary_and_no_other() {
                 "--namespace=shop",
                 "--output=json",
             ];
-            let route = scene.api.kubectl(&route).await.unwrap();
-            route.contains("proxies have accepted it")
+            let route = fixture.api.kubectl(&route).await.unwrap();
+            route.contains("proxies have accepted the object")
         })
         .await;
     }
     for path in ["/", "/red", "/blue"] {
-        assert_eq!(answer(&scene, path).await, "v1");
+        assert_eq!(version(&fixture, path).await, "v1");
     }
 
-    // One with `kubectl apply` of a file, one with `kubectl patch`.
-    let dir = evermesh_testkit::tools::scratch("team").unwrap();
+    // One team uses `kubectl apply`, the other one `kubectl patch`.
+    let dir = tools::scratch("team").unwrap();
     let file = dir.path().join("red.yaml");
-    let mut slowest = Duration::ZERO;
-    for (shift, version) in [([0, 100], "v2"), ([100, 0], "v1"), ([0, 100], "v2")] {
+    for (shift, expected) in [([0, 100], "v2"), ([100, 0], "v1"), ([0, 100], "v2")] {
         fs::write(&file, route_of("red", shift)).unwrap();
         let file = file.to_str().unwrap();
         red.kubectl(&["apply", "--filename", file]).await.unwrap();
-        slowest = slowest.max(follows(&scene, "/red", version).await);
-        assert_eq!(answer(&scene, "/blue").await, "v1");
+        version_becomes(&fixture, "/red", expected).await;
+        assert_eq!(version(&fixture, "/blue").await, "v1");
     }
     let shifted = blue.patch("routes.evermesh.dev/blue", &weights(0, 1)).await;
     shifted.unwrap();
-    slowest = slowest.max(follows(&scene, "/blue", "v2").await);
-    println!("the slowest of 4 shifts had traffic {slowest:?} after the API server's answer");
+    version_becomes(&fixture, "/blue", "v2").await;
 
-    // Whatever they might try to reach more with.
-    red.refused("routes.evermesh.dev/blue", &weights(1, 0))
+    // Neither team can change anything else.
+    red.may_not_patch("routes.evermesh.dev/blue", &weights(1, 0))
         .await;
-    blue.refused("routes.evermesh.dev/red", &weights(1, 0))
+    blue.may_not_patch("routes.evermesh.dev/red", &weights(1, 0))
         .await;
     for team in [&red, &blue] {
-        team.refused("virtualrouter/color", r#"{"spec":{"routes":[]}}"#)
+        team.may_not_patch("virtualrouter/color", r#"{"spec":{"routes":[]}}"#)
             .await;
-        team.refused("virtualnode/color-v1", r#"{"spec":{"listeners":[]}}"#)
+        team.may_not_patch("virtualnode/color-v1", r#"{"spec":{"listeners":[]}}"#)
             .await;
         let third = dir.path().join("third.yaml");
         fs::write(&third, route_of("third", [0, 100])).unwrap();
         let create = ["create", "--filename", third.to_str().unwrap()];
-        let refusal = team.kubectl(&create).await.unwrap_err();
-        assert!(refusal.contains("is forbidden"), "{refusal}");
+        let error = team.kubectl(&create).await.unwrap_err();
+        assert!(error.contains("is forbidden"), "{error}");
     }
-    assert_eq!(answer(&scene, "/").await, "v1");
-    assert_eq!(scene.forbidden(), [""; 0]);
+    assert_eq!(version(&fixture, "/").await, "v1");
+    assert_eq!(fixture.forbidden(), [""; 0]);
 }
 
-/// Whether a user of the namespace may do something, by `kubectl auth can-i`.
+/// The answer of `kubectl auth can-i` for a user, in the namespace `shop` unless the question has a flag.
 async fn may(api: &ApiServer, user: &str, question: &str) -> bool {
     let user = format!("--as={user}");
     let mut arguments = vec!["auth", "can-i", &user];
@@ -208,11 +200,11 @@ async fn may(api: &ApiServer, user: &str, question: &str) -> bool {
 }
 
 #[tokio::test]
-async fn the_roles_of_kubernetes_hold_for_the_mesh() {
-    let chart = evermesh_testkit::chart::Chart::render(&[]).unwrap();
+async fn default_roles_of_kubernetes_include_the_mesh() {
+    let chart = Chart::render(&[]).unwrap();
     let api = ApiServer::start().await.unwrap();
-    let nobody = "127.0.0.1:1".parse().unwrap();
-    chart.install(&api, nobody).await.unwrap();
+    let no_webhook = "127.0.0.1:1".parse().unwrap();
+    chart.install(&api, no_webhook).await.unwrap();
     api.create_namespace("shop").await.unwrap();
     for role in ["view", "edit", "admin"] {
         let user = format!("--user={role}er");
@@ -229,10 +221,10 @@ async fn the_roles_of_kubernetes_hold_for_the_mesh() {
     }
     assert!(
         !may(&api, "viewer", "get routes.evermesh.dev").await,
-        "before"
+        "the roles are not aggregated yet"
     );
     api.aggregate_roles().await.unwrap();
-    eventually("the rights of an administrator", async || {
+    eventually("the permissions of an administrator", async || {
         may(&api, "adminer", "patch routes.evermesh.dev").await
     })
     .await;
@@ -243,20 +235,20 @@ async fn the_roles_of_kubernetes_hold_for_the_mesh() {
         ("patch routes.evermesh.dev", [false, true, true]),
         ("create virtualrouters.appmesh.k8s.aws", [false, true, true]),
         ("delete gatewayroutes.appmesh.k8s.aws", [false, true, true]),
-        // What only Evermesh says, and what belongs to the whole cluster.
+        // Only Evermesh writes statuses, and no namespace owns cluster-scoped objects and other namespaces.
         (
             "patch routes.evermesh.dev --subresource=status --namespace=shop",
             [false; 3],
         ),
         ("patch meshes.appmesh.k8s.aws -A", [false; 3]),
         ("get secrets --namespace=appmesh-system", [false; 3]),
-        // They are Kubernetes' own roles and not ours alone.
+        // The roles keep the permissions that Kubernetes gives them.
         ("create rolebindings", [false, false, true]),
     ] {
-        let mut said = Vec::new();
+        let mut answers = Vec::new();
         for user in ["viewer", "editer", "adminer"] {
-            said.push(may(&api, user, question).await);
+            answers.push(may(&api, user, question).await);
         }
-        assert_eq!(said, expected, "{question}");
+        assert_eq!(answers, expected, "{question}");
     }
 }

@@ -1,35 +1,41 @@
-//! Pods on a real API server and instances in a real Cloud Map server: what becomes of ones in the other.
+//! Registration of pods in Cloud Map, with a real API server and a Cloud Map server.
 //!
-//! There is no kubelet: the tests say how far each pod has come.
-#![allow(clippy::unwrap_used)] // what fails here fails a test
+//! No kubelet runs, so the tests set the state of each pod.
 
-mod scene;
+#![allow(clippy::unwrap_used)] // a panic fails the test
+
+#[path = "../common/cloud_map_relay.rs"]
+mod cloud_map_relay;
+#[path = "../common/mod.rs"]
+mod common;
+mod fixture;
 
 use aws_sdk_servicediscovery::types::{HealthStatus, RecordType, RoutingPolicy};
+use common::eventually;
 use evermesh_testkit::kubernetes::PodState::{ContainersReady, Started};
-use scene::{FINALIZER, Scene, a_round, attributes, endpoints, eventually, node};
+use fixture::{FINALIZER, Fixture, MESH, attributes, endpoints, node};
 
 #[tokio::test]
-async fn a_pod_is_registered_while_its_containers_are_ready() {
-    let scene = Scene::build().await;
-    let _control_plane = scene.start_registering().await;
-    scene
+async fn pod_is_registered_while_its_containers_are_ready() {
+    let fixture = Fixture::build().await;
+    let _control_plane = fixture.start_registering().await;
+    fixture
         .api
         .apply(&node("v1", "shop.local", "color"))
         .await
         .unwrap();
-    scene.pod("a", "v1", "10.0.0.1", Started).await;
-    scene.gate_becomes("a", "False ContainersNotReady").await;
-    assert!(scene.instances("color").await.is_empty());
+    fixture.create_pod("a", "v1", "10.0.0.1", Started).await;
+    fixture.gate_becomes("a", "False ContainersNotReady").await;
+    assert!(fixture.instances("color").await.is_empty());
 
-    scene.set_pod("a", "10.0.0.1", ContainersReady).await;
-    scene.gate_becomes("a", "True Registered").await;
-    let instances = scene.instances("color").await;
+    fixture.set_pod("a", "10.0.0.1", ContainersReady).await;
+    fixture.gate_becomes("a", "True Registered").await;
+    let instances = fixture.instances("color").await;
     let found: Vec<_> = instances["10.0.0.1"].clone().into_iter().collect();
     assert_eq!(found, attributes("a", "v1", "10.0.0.1"));
 
-    let service = scene.service("color").await.unwrap();
-    let virtual_node = scene.get("virtualnode/v1").await;
+    let service = fixture.service("color").await.unwrap();
+    let virtual_node = fixture.get("virtualnode/v1").await;
     let metadata = &virtual_node["metadata"];
     assert_eq!(
         metadata["annotations"]["cloudMapServiceARN"],
@@ -37,32 +43,42 @@ async fn a_pod_is_registered_while_its_containers_are_ready() {
     );
     assert_eq!(metadata["uid"], service.creator_request_id().unwrap());
     assert_eq!(metadata["finalizers"], serde_json::json!([FINALIZER]));
-    assert!(service.dns_config().is_none(), "of an HTTP namespace");
+    assert!(
+        service.dns_config().is_none(),
+        "an HTTP namespace has no DNS records"
+    );
     assert!(service.health_check_custom_config().is_none());
 
-    // What did not change is not written again: the test fails if an instance is registered twice.
-    let before = scene.get("pod/a").await;
-    a_round().await;
-    scene.holds("color", &["10.0.0.1"]).await;
+    // Another pod starts a round of the whole service, which writes nothing for the first pod.
+    let before = fixture.get("pod/a").await;
+    fixture
+        .create_pod("b", "v1", "10.0.0.2", ContainersReady)
+        .await;
+    fixture.gate_becomes("b", "True Registered").await;
+    fixture
+        .instances_become("color", &["10.0.0.1", "10.0.0.2"])
+        .await;
+    assert_eq!(fixture.registrations("10.0.0.1"), 1);
     let version = |pod: &serde_json::Value| pod["metadata"]["resourceVersion"].clone();
-    assert_eq!(version(&before), version(&scene.get("pod/a").await));
+    assert_eq!(version(&before), version(&fixture.get("pod/a").await));
+    fixture.set_pod("b", "10.0.0.2", Started).await;
 
-    scene.set_pod("a", "10.0.0.1", Started).await;
-    scene.holds("color", &[]).await;
-    scene.gate_becomes("a", "False ContainersNotReady").await;
-    scene.set_pod("a", "10.0.0.1", ContainersReady).await;
-    scene.gate_becomes("a", "True Registered").await;
+    fixture.set_pod("a", "10.0.0.1", Started).await;
+    fixture.instances_become("color", &[]).await;
+    fixture.gate_becomes("a", "False ContainersNotReady").await;
+    fixture.set_pod("a", "10.0.0.1", ContainersReady).await;
+    fixture.gate_becomes("a", "True Registered").await;
 
-    // It stays, terminating: nobody runs here who would end it.
-    scene.delete("pod/a").await;
-    scene.holds("color", &[]).await;
-    assert!(!scene.is_gone("pod/a").await);
+    // Without a kubelet the pod stays and is terminating.
+    fixture.delete("pod/a").await;
+    fixture.instances_become("color", &[]).await;
+    assert!(!fixture.is_gone("pod/a").await);
 }
 
 #[tokio::test]
-async fn where_health_can_be_told_every_pod_is_registered() {
-    let scene = Scene::build().await;
-    let create = scene.cloud_map.create_private_dns_namespace();
+async fn with_custom_health_checks_every_pod_is_registered() {
+    let fixture = Fixture::build().await;
+    let create = fixture.cloud_map.create_private_dns_namespace();
     create.name("dns.local").vpc("vpc").send().await.unwrap();
     let flags = [
         "--cloud-map-custom-health-check",
@@ -70,15 +86,15 @@ async fn where_health_can_be_told_every_pod_is_registered() {
         "60",
     ];
     let flags = [&["--cloud-map-registration"], &flags[..]].concat();
-    let _control_plane = scene.start(&flags).await;
-    scene
+    let _control_plane = fixture.start(&flags).await;
+    fixture
         .api
         .apply(&node("v1", "dns.local", "color"))
         .await
         .unwrap();
-    scene.pod("a", "v1", "10.0.0.1", Started).await;
-    scene.holds("color", &["10.0.0.1"]).await;
-    let service = scene.service("color").await.unwrap();
+    fixture.create_pod("a", "v1", "10.0.0.1", Started).await;
+    fixture.instances_become("color", &["10.0.0.1"]).await;
+    let service = fixture.service("color").await.unwrap();
     let dns = service.dns_config().unwrap();
     assert_eq!(dns.routing_policy(), Some(&RoutingPolicy::Multivalue));
     let [record] = dns.dns_records() else {
@@ -86,114 +102,122 @@ async fn where_health_can_be_told_every_pod_is_registered() {
     };
     assert_eq!((record.r#type(), record.ttl()), (&RecordType::A, 60));
     assert!(service.health_check_custom_config().is_some());
-    let instances = scene.instances("color").await;
+    let instances = fixture.instances("color").await;
     assert_eq!(instances["10.0.0.1"]["AWS_INIT_HEALTH_STATUS"], "UNHEALTHY");
 
-    let becomes = async |wanted: HealthStatus| {
+    let health_becomes = async |wanted: HealthStatus| {
         eventually(wanted.as_str(), async || {
-            scene.health("color", "10.0.0.1").await.as_ref() == Some(&wanted)
+            fixture.health("color", "10.0.0.1").await.as_ref() == Some(&wanted)
         })
         .await;
     };
-    becomes(HealthStatus::Unhealthy).await;
-    scene.gate_becomes("a", "False ContainersNotReady").await;
-    scene.set_pod("a", "10.0.0.1", ContainersReady).await;
-    becomes(HealthStatus::Healthy).await;
-    scene.gate_becomes("a", "True Registered").await;
-    scene.set_pod("a", "10.0.0.1", Started).await;
-    becomes(HealthStatus::Unhealthy).await;
-    scene.gate_becomes("a", "False ContainersNotReady").await;
-    // A change of health is no new registration, whatever the first health was.
-    scene.holds("color", &["10.0.0.1"]).await;
+    health_becomes(HealthStatus::Unhealthy).await;
+    fixture.gate_becomes("a", "False ContainersNotReady").await;
+    fixture.set_pod("a", "10.0.0.1", ContainersReady).await;
+    health_becomes(HealthStatus::Healthy).await;
+    fixture.gate_becomes("a", "True Registered").await;
+    fixture.set_pod("a", "10.0.0.1", Started).await;
+    health_becomes(HealthStatus::Unhealthy).await;
+    fixture.gate_becomes("a", "False ContainersNotReady").await;
+    // A change of health does not register the instance again.
+    fixture.instances_become("color", &["10.0.0.1"]).await;
+    assert_eq!(fixture.registrations("10.0.0.1"), 1);
 }
 
 #[tokio::test]
-async fn a_pod_is_served_before_cloud_map_has_it_and_drains_while_it_still_does() {
-    let scene = Scene::build().await;
+async fn endpoints_follow_pods_before_cloud_map_does() {
+    let fixture = Fixture::build().await;
     let slow = ["--endpoint-slices", "--cloud-map-interval", "1m"];
-    let control_plane = scene.start(&slow).await;
+    let control_plane = fixture.start(&slow).await;
     let node = node("v1", "shop.local", "color");
-    scene.api.apply(&node).await.unwrap();
-    scene.pod("a", "v1", "10.0.0.1", ContainersReady).await;
-    let becomes = async |wanted: &str| {
+    fixture.api.apply(&node).await.unwrap();
+    fixture
+        .create_pod("a", "v1", "10.0.0.1", ContainersReady)
+        .await;
+    let endpoints_become = async |wanted: &str| {
         eventually(wanted, async || endpoints(&control_plane).await == wanted).await;
     };
-    becomes("10.0.0.1 Healthy eu-west-1b").await;
-    assert_eq!(scene.gate("a").await.0, " ", "nobody registers here");
-    scene.set_pod("a", "10.0.0.1", Started).await;
-    becomes("").await;
-    scene.set_pod("a", "10.0.0.1", ContainersReady).await;
-    becomes("10.0.0.1 Healthy eu-west-1b").await;
-    // It stays, terminating: nobody runs here who would end it.
-    scene.delete("pod/a").await;
-    becomes("10.0.0.1 Draining eu-west-1b").await;
+    endpoints_become("10.0.0.1 Healthy eu-west-1b").await;
+    assert_eq!(fixture.gate("a").await.0, " ", "registration is off");
+    fixture.set_pod("a", "10.0.0.1", Started).await;
+    endpoints_become("").await;
+    fixture.set_pod("a", "10.0.0.1", ContainersReady).await;
+    endpoints_become("10.0.0.1 Healthy eu-west-1b").await;
+    // Without a kubelet the pod stays and is terminating.
+    fixture.delete("pod/a").await;
+    endpoints_become("10.0.0.1 Draining eu-west-1b").await;
 }
 
 #[tokio::test]
-async fn a_service_goes_with_the_last_node_that_it_was_made_for() {
-    let mut scene = Scene::build().await;
-    scene
+async fn created_service_is_deleted_with_its_last_node() {
+    let mut fixture = Fixture::build().await;
+    fixture
         .moto
-        .create_service("shop.local", "made-before")
+        .create_service("shop.local", "existing")
         .await
         .unwrap();
-    let _control_plane = scene.start_registering().await;
+    let _control_plane = fixture.start_registering().await;
     for name in ["v1", "v2"] {
-        scene
+        fixture
             .api
             .apply(&node(name, "shop.local", "color"))
             .await
             .unwrap();
     }
-    scene
+    fixture
         .api
-        .apply(&node("v3", "shop.local", "made-before"))
+        .apply(&node("v3", "shop.local", "existing"))
         .await
         .unwrap();
-    scene.pod("a", "v1", "10.0.0.1", ContainersReady).await;
-    scene.pod("b", "v2", "10.0.0.2", ContainersReady).await;
-    scene.pod("c", "v3", "10.0.0.3", ContainersReady).await;
-    scene.holds("color", &["10.0.0.1", "10.0.0.2"]).await;
-    scene.holds("made-before", &["10.0.0.3"]).await;
+    fixture
+        .create_pod("a", "v1", "10.0.0.1", ContainersReady)
+        .await;
+    fixture
+        .create_pod("b", "v2", "10.0.0.2", ContainersReady)
+        .await;
+    fixture
+        .create_pod("c", "v3", "10.0.0.3", ContainersReady)
+        .await;
+    fixture
+        .instances_become("color", &["10.0.0.1", "10.0.0.2"])
+        .await;
+    fixture.instances_become("existing", &["10.0.0.3"]).await;
 
-    scene.delete("virtualnode/v1").await;
-    scene.holds("color", &["10.0.0.2"]).await;
-    eventually("the end of v1", async || {
-        scene.is_gone("virtualnode/v1").await
-    })
-    .await;
-    a_round().await;
-    scene.holds("color", &["10.0.0.2"]).await;
+    fixture.delete("virtualnode/v1").await;
+    fixture.instances_become("color", &["10.0.0.2"]).await;
+    fixture.until_gone("virtualnode/v1").await;
+    fixture
+        .create_pod("d", "v2", "10.0.0.4", ContainersReady)
+        .await;
+    fixture
+        .instances_become("color", &["10.0.0.2", "10.0.0.4"])
+        .await;
 
-    // It was made for v1, which v2 outlived.
-    scene.delete("virtualnode/v2").await;
-    eventually("the end of v2", async || {
-        scene.is_gone("virtualnode/v2").await
-    })
-    .await;
-    assert!(scene.service("color").await.is_none());
+    // The service was created for v1; v2 is its last node.
+    fixture.delete("virtualnode/v2").await;
+    fixture.until_gone("virtualnode/v2").await;
+    assert!(fixture.service("color").await.is_none());
 
-    scene.delete("virtualnode/v3").await;
-    eventually("the end of v3", async || {
-        scene.is_gone("virtualnode/v3").await
-    })
-    .await;
-    scene.holds("made-before", &[]).await;
-    assert!(scene.service("made-before").await.is_some());
+    fixture.delete("virtualnode/v3").await;
+    fixture.until_gone("virtualnode/v3").await;
+    fixture.instances_become("existing", &[]).await;
+    assert!(fixture.service("existing").await.is_some());
 }
 
 #[tokio::test]
-async fn what_the_old_controller_registered_is_taken_over() {
-    let scene = Scene::build().await;
-    scene
+async fn instances_of_the_old_controller_are_taken_over() {
+    let fixture = Fixture::build().await;
+    fixture
         .api
         .apply(&node("v1", "shop.local", "color"))
         .await
         .unwrap();
-    scene.pod("a", "v1", "10.0.0.1", ContainersReady).await;
-    let uid = scene.get("virtualnode/v1").await["metadata"]["uid"].clone();
-    let namespaces = scene.cloud_map.list_namespaces().send().await.unwrap();
-    let create = scene.cloud_map.create_service().name("color");
+    fixture
+        .create_pod("a", "v1", "10.0.0.1", ContainersReady)
+        .await;
+    let uid = fixture.get("virtualnode/v1").await["metadata"]["uid"].clone();
+    let namespaces = fixture.cloud_map.list_namespaces().send().await.unwrap();
+    let create = fixture.cloud_map.create_service().name("color");
     let create = create.namespace_id(namespaces.namespaces()[0].id().unwrap());
     let create = create.creator_request_id(uid.as_str().unwrap());
     create.send().await.unwrap();
@@ -203,25 +227,27 @@ async fn what_the_old_controller_registered_is_taken_over() {
             .iter()
             .map(|(name, value)| (name.as_str(), value.as_str()))
             .collect();
-        scene.register("color", ip, &attributes).await;
+        fixture.register("color", ip, &attributes).await;
     }
-    let of_node = |mesh, virtual_node| {
+    let attributes_of = |mesh, virtual_node| {
         vec![
             ("appmesh.k8s.aws/mesh", mesh),
             ("appmesh.k8s.aws/virtualNode", virtual_node),
         ]
     };
     for (id, attributes) in [
-        ("another-mesh", of_node("another", "v1_shop")),
-        ("another-node", of_node("shop", "v9_shop")),
+        ("another-mesh", attributes_of("another", "v1_shop")),
+        ("another-node", attributes_of("shop", "v9_shop")),
         ("task", vec![("AWS_INSTANCE_IPV4", "10.9.9.9")]),
     ] {
-        scene.register("color", id, &attributes).await;
+        fixture.register("color", id, &attributes).await;
     }
-    // Those of others stay, whatever becomes of ours.
-    let holds = async |ours: &[&str]| {
+    // Instances that belong to others are never changed.
+    let instances_become = async |ours: &[&str]| {
         let others = ["another-mesh", "another-node", "task"];
-        scene.holds("color", &[ours, &others].concat()).await;
+        fixture
+            .instances_become("color", &[ours, &others].concat())
+            .await;
     };
     let finalizers = format!(
         r#"{{"metadata":{{"finalizers":["finalizers.appmesh.k8s.aws/aws-appmesh-resources","{FINALIZER}"]}}}}"#
@@ -233,108 +259,123 @@ async fn what_the_old_controller_registered_is_taken_over() {
         "--patch",
         &finalizers,
     ];
-    scene.kubectl(&patch).await;
+    fixture.kubectl(&patch).await;
 
-    let mut control_plane = scene.start_registering().await;
-    holds(&["10.0.0.1"]).await;
-    scene.gate_becomes("a", "True Registered").await;
+    let mut control_plane = fixture.start_registering().await;
+    instances_become(&["10.0.0.1"]).await;
+    fixture.gate_becomes("a", "True Registered").await;
     control_plane.restart().unwrap();
     control_plane.ready().await.unwrap();
-    scene.pod("b", "v1", "10.0.0.3", ContainersReady).await;
-    holds(&["10.0.0.1", "10.0.0.3"]).await;
+    fixture
+        .create_pod("b", "v1", "10.0.0.3", ContainersReady)
+        .await;
+    instances_become(&["10.0.0.1", "10.0.0.3"]).await;
 
-    // A service that others use stays with what is theirs.
-    scene.delete("virtualnode/v1").await;
-    eventually("the end of v1", async || {
-        scene.is_gone("virtualnode/v1").await
-    })
-    .await;
-    holds(&[]).await;
+    // A service that others use stays, with their instances.
+    fixture.delete("virtualnode/v1").await;
+    fixture.until_gone("virtualnode/v1").await;
+    instances_become(&[]).await;
 }
 
 #[tokio::test]
-async fn an_outage_loses_nothing_and_closes_no_gate() {
-    let mut scene = Scene::build().await;
-    let _control_plane = scene.start_registering().await;
-    scene
+async fn outage_of_cloud_map_removes_nothing_and_closes_no_gate() {
+    let mut fixture = Fixture::build().await;
+    let _control_plane = fixture.start_registering().await;
+    fixture
         .api
         .apply(&node("v1", "shop.local", "color"))
         .await
         .unwrap();
     for (pod, ip) in [("a", "10.0.0.1"), ("b", "10.0.0.2")] {
-        scene.pod(pod, "v1", ip, ContainersReady).await;
-        scene.gate_becomes(pod, "True Registered").await;
+        fixture.create_pod(pod, "v1", ip, ContainersReady).await;
+        fixture.gate_becomes(pod, "True Registered").await;
     }
-    scene.moto.stop();
-    scene.pod("c", "v1", "10.0.0.3", ContainersReady).await;
-    scene.delete("pod/b").await;
-    scene.gate_becomes("c", "False CloudMapUnavailable").await;
-    assert_eq!(scene.gate("a").await.0, "True Registered");
-    scene.delete("virtualnode/v1").await;
-    a_round().await;
-    assert!(
-        !scene.is_gone("virtualnode/v1").await,
-        "its instances are not known to be gone"
-    );
-
-    // What comes back remembers the namespace alone.
-    scene.moto.restart().await.unwrap();
-    eventually("the end of v1", async || {
-        scene.is_gone("virtualnode/v1").await
+    fixture.moto.stop();
+    fixture
+        .create_pod("c", "v1", "10.0.0.3", ContainersReady)
+        .await;
+    fixture.delete("pod/b").await;
+    fixture.gate_becomes("c", "False CloudMapUnavailable").await;
+    assert_eq!(fixture.gate("a").await.0, "True Registered");
+    fixture.delete("virtualnode/v1").await;
+    // A call connects three times, so at least two rounds fail after the deletion.
+    let before = fixture.relay.failed_connections();
+    eventually("failed rounds", async || {
+        fixture.relay.failed_connections() > before + 6
     })
     .await;
-    scene
+    assert!(
+        !fixture.is_gone("virtualnode/v1").await,
+        "the node waits until its instances are gone"
+    );
+
+    // The restarted server has the namespace and nothing else.
+    fixture.moto.restart().await.unwrap();
+    fixture.until_gone("virtualnode/v1").await;
+    fixture
         .api
         .apply(&node("v1", "shop.local", "color"))
         .await
         .unwrap();
-    scene.holds("color", &["10.0.0.1", "10.0.0.3"]).await;
-    scene.gate_becomes("c", "True Registered").await;
-    scene.moto.restart().await.unwrap();
-    scene.holds("color", &["10.0.0.1", "10.0.0.3"]).await;
-    assert_eq!(scene.gate("a").await.0, "True Registered");
+    fixture
+        .instances_become("color", &["10.0.0.1", "10.0.0.3"])
+        .await;
+    fixture.gate_becomes("c", "True Registered").await;
+    fixture.moto.restart().await.unwrap();
+    fixture
+        .instances_become("color", &["10.0.0.1", "10.0.0.3"])
+        .await;
+    assert_eq!(fixture.gate("a").await.0, "True Registered");
 }
 
 #[tokio::test]
-async fn a_missing_namespace_is_named_and_stops_nobody_else() {
-    let mut scene = Scene::build().await;
-    let control_plane = scene.start_registering().await;
+async fn missing_namespace_is_reported_and_does_not_stop_others() {
+    let mut fixture = Fixture::build().await;
+    let control_plane = fixture.start_registering().await;
     for (name, namespace) in [("v1", "nowhere.local"), ("v2", "shop.local")] {
-        scene.api.apply(&node(name, namespace, name)).await.unwrap();
+        fixture
+            .api
+            .apply(&node(name, namespace, name))
+            .await
+            .unwrap();
     }
-    scene.pod("a", "v1", "10.0.0.1", ContainersReady).await;
-    scene.pod("b", "v2", "10.0.0.2", ContainersReady).await;
-    scene.gate_becomes("b", "True Registered").await;
-    scene.gate_becomes("a", "False CloudMapUnavailable").await;
-    let (_, message) = scene.gate("a").await;
-    assert!(message.contains("no namespace nowhere.local"), "{message}");
+    fixture
+        .create_pod("a", "v1", "10.0.0.1", ContainersReady)
+        .await;
+    fixture
+        .create_pod("b", "v2", "10.0.0.2", ContainersReady)
+        .await;
+    fixture.gate_becomes("b", "True Registered").await;
+    fixture.gate_becomes("a", "False CloudMapUnavailable").await;
+    let (_, message) = fixture.gate("a").await;
+    assert!(message.contains("`nowhere.local`"), "{message}");
     let log = control_plane.log();
-    let is_told =
+    let names_both =
         |line: &str| line.contains("VirtualNode/shop/v1") && line.contains("nowhere.local");
-    assert!(log.lines().any(is_told), "{log}");
-    eventually("the node says so", async || {
-        let node = scene.get("virtualnode/v1").await;
+    assert!(log.lines().any(names_both), "{log}");
+    eventually("the message in the status of the node", async || {
+        let node = fixture.get("virtualnode/v1").await;
         let conditions = node["status"]["conditions"]
             .as_array()
             .into_iter()
             .flatten();
         let mut messages = conditions.filter_map(|it| it["message"].as_str());
-        messages.any(|message| message.contains("no namespace nowhere.local"))
+        messages.any(|message| message.contains("`nowhere.local`"))
     })
     .await;
 
-    scene
+    fixture
         .moto
         .create_http_namespace("nowhere.local")
         .await
         .unwrap();
-    scene.gate_becomes("a", "True Registered").await;
-    scene.holds("v1", &["10.0.0.1"]).await;
+    fixture.gate_becomes("a", "True Registered").await;
+    fixture.instances_become("v1", &["10.0.0.1"]).await;
 }
 
 #[tokio::test]
-async fn a_finalizer_is_kept_only_where_there_is_something_to_end() {
-    let scene = Scene::build().await;
+async fn finalizer_is_removed_when_nothing_is_registered() {
+    let fixture = Fixture::build().await;
     let finalizers = format!(r#"{{"metadata":{{"finalizers":["{FINALIZER}"]}}}}"#);
     let patch = ["--type=merge", "--patch", &finalizers];
     let dns = "apiVersion: appmesh.k8s.aws/v1beta2
@@ -342,45 +383,57 @@ kind: VirtualNode
 metadata: {name: dns, namespace: shop}
 spec: {podSelector: {}, serviceDiscovery: {dns: {hostname: a}}}
 ";
-    let is_deleted = async |name: &str| {
+    // Adds the finalizer, deletes the node and waits until it is gone.
+    let delete_with_finalizer = async |name: &str| {
         let object = format!("virtualnode/{name}");
-        scene
+        fixture
             .kubectl(&[&["patch", &object], &patch[..]].concat())
             .await;
-        scene.delete(&object).await;
-        eventually(name, async || scene.is_gone(&object).await).await;
+        fixture.delete(&object).await;
+        fixture.until_gone(&object).await;
     };
-    scene.api.apply(dns).await.unwrap();
-    let control_plane = scene.start_registering().await;
-    is_deleted("dns").await;
-    // The mesh goes first: what its nodes were called there is all that is left.
-    scene
+    fixture.api.apply(dns).await.unwrap();
+    let control_plane = fixture.start_registering().await;
+    delete_with_finalizer("dns").await;
+    // The mesh is deleted first, so that only the status of its nodes has their names in the mesh.
+    fixture
         .api
         .apply(&node("v1", "shop.local", "color"))
         .await
         .unwrap();
-    scene.pod("a", "v1", "10.0.0.1", ContainersReady).await;
-    scene.holds("color", &["10.0.0.1"]).await;
-    scene.delete("mesh/shop").await;
+    fixture
+        .create_pod("a", "v1", "10.0.0.1", ContainersReady)
+        .await;
+    fixture.instances_become("color", &["10.0.0.1"]).await;
+    fixture.delete("mesh/shop").await;
     eventually("the end of the mesh", async || {
-        scene.is_gone("mesh/shop").await
+        fixture.is_gone("mesh/shop").await
     })
     .await;
-    is_deleted("v1").await;
-    assert!(scene.service("color").await.is_none());
+    delete_with_finalizer("v1").await;
+    assert!(fixture.service("color").await.is_none());
     drop(control_plane);
 
-    let _control_plane = scene.start(&[]).await;
-    scene
+    fixture.api.apply(MESH).await.unwrap();
+    let _control_plane = fixture.start(&["--cloud-map-interval", "200ms"]).await;
+    fixture
         .api
         .apply(&node("v2", "shop.local", "color"))
         .await
         .unwrap();
-    scene.pod("b", "v2", "10.0.0.2", ContainersReady).await;
-    a_round().await;
+    fixture
+        .create_pod("b", "v2", "10.0.0.2", ContainersReady)
+        .await;
+    let before = fixture.relay.calls().len();
+    eventually("polls of the service", async || {
+        fixture.relay.calls().len() > before + 3
+    })
+    .await;
+    let calls = fixture.relay.calls().split_off(before);
     assert!(
-        scene.service("color").await.is_none(),
-        "nobody asked for registration"
+        calls.iter().all(|call| call.action.starts_with("Discover")),
+        "without --cloud-map-registration nothing is registered: {calls:?}"
     );
-    is_deleted("v2").await;
+    assert!(fixture.service("color").await.is_none());
+    delete_with_finalizer("v2").await;
 }

@@ -1,23 +1,23 @@
-//! Which tokens are good for which node.
+//! Tokens of pods at the xDS server: the node that a token is valid for.
 
 use evermesh_testkit::chart;
 
-use super::scene::{TOKEN, Yard};
+use super::fixture::{PodFixture, TOKEN};
 
-const MEMBER: &str = "mesh/yard/virtualNode/member_yard";
-const STRICT: &str = "mesh/yard/virtualNode/strict_yard";
+const MEMBER: &str = "mesh/pods/virtualNode/member_pods";
+const STRICT: &str = "mesh/pods/virtualNode/strict_pods";
 
-/// What every pod has, for the API server.
-const OTHER_AUDIENCE: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
+/// The token that every pod has for the API server.
+const API_TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
 
-pub(super) async fn a_token_is_good_for_its_own_pods_node(yard: &Yard<'_>) {
-    // Its process is Envoy's user, so nothing but Evermesh is in its way.
+pub(super) async fn token_is_valid_for_its_own_node(fixture: &PodFixture<'_>) {
+    // The container runs as Envoy's user, so that its connections are not intercepted.
     let member = ("member", "bypass");
     let outside = ("outside", "app");
-    for (pod, node, token, heard) in [
+    for (pod, node, token, expected) in [
         (member, MEMBER, Some(TOKEN), "Ok"),
         (member, STRICT, Some(TOKEN), "PermissionDenied"),
-        (member, MEMBER, Some(OTHER_AUDIENCE), "Unauthenticated"),
+        (member, MEMBER, Some(API_TOKEN), "Unauthenticated"),
         (member, MEMBER, None, "Unauthenticated"),
         (outside, MEMBER, Some(TOKEN), "PermissionDenied"),
         (outside, MEMBER, None, "Unauthenticated"),
@@ -26,7 +26,7 @@ pub(super) async fn a_token_is_good_for_its_own_pods_node(yard: &Yard<'_>) {
         let server = format!("evermesh-xds.{}.svc:18000", chart::NAMESPACE);
         let mut ask = vec!["ask", "--connect", &server, "--node", node];
         ask.extend(token.iter().flat_map(|file| ["--token-file", file]));
-        let code = yard.run(name, container, &ask).await;
-        assert_eq!(code.trim(), heard, "{name} as {node} with {token:?}");
+        let code = fixture.run(name, container, &ask).await;
+        assert_eq!(code.trim(), expected, "{name} as {node} with {token:?}");
     }
 }

@@ -1,4 +1,4 @@
-//! A cluster in which the App Mesh controller was, and Evermesh is now.
+//! Migration: Evermesh in a cluster whose objects the App Mesh controller managed before.
 
 use std::fs;
 
@@ -9,14 +9,15 @@ use evermesh_testkit::{
 use serde_json::{Value, json};
 
 use crate::{
-    eventually,
-    scene::{Cluster, USER, app, gateway_envoy, mesh},
+    common::eventually,
+    fixture::{Cluster, USER, mesh, start_app, start_gateway},
 };
 
-const EVERYWHERE: &str = "finalizers.appmesh.k8s.aws/aws-appmesh-resources";
+/// The finalizer that the old controller added to every object.
+const FINALIZER: &str = "finalizers.appmesh.k8s.aws/aws-appmesh-resources";
 
-/// The definitions of App Mesh as its own chart had them: without Route, and with its two columns alone.
-fn old_definitions() -> String {
+/// The CRDs of the App Mesh controller's chart: without Route, and without the columns that Evermesh adds.
+fn old_crds() -> String {
     let folder = tools::workspace().unwrap().join("crds/yaml");
     let mut definitions = Vec::new();
     for file in fs::read_dir(folder).unwrap() {
@@ -35,16 +36,16 @@ fn old_definitions() -> String {
     definitions.join("\n---\n")
 }
 
-/// The word for a kind in ARNs and statuses: `virtualNode` of `VirtualNode`.
-fn word(kind: &str) -> String {
+/// The name of a kind in ARNs and statuses: `virtualNode` for `VirtualNode`.
+fn lower_camel(kind: &str) -> String {
     kind[..1].to_lowercase() + &kind[1..]
 }
 
-/// What the old controller's webhooks and the controller itself added to an object.
-fn as_it_was_kept(mut object: Value, uids: &[String]) -> Value {
+/// An object with the fields that the old controller and its webhooks added.
+fn with_old_fields(mut object: Value, uids: &[String]) -> Value {
     let kind = object["kind"].as_str().unwrap().to_owned();
     let name = object["metadata"]["name"].as_str().unwrap().to_owned();
-    let mut finalizers = vec![EVERYWHERE];
+    let mut finalizers = vec![FINALIZER];
     let aws_name = match kind.as_str() {
         "Mesh" => name,
         "VirtualService" => format!("{name}.shop"),
@@ -75,11 +76,11 @@ fn as_it_was_kept(mut object: Value, uids: &[String]) -> Value {
     object
 }
 
-/// Its status, in the old controller's words.
+/// The status that the old controller wrote.
 fn old_status(kind: &str, name: &str) -> Value {
-    let arn = format!("{}ARN", word(kind));
+    let arn = format!("{}ARN", lower_camel(kind));
     json!({"status": {
-        arn: format!("arn:aws:appmesh:eu-west-1:111122223333:mesh/shop/{}/{name}_shop", word(kind)),
+        arn: format!("arn:aws:appmesh:eu-west-1:111122223333:mesh/shop/{}/{name}_shop", lower_camel(kind)),
         "conditions": [{
             "type": format!("{kind}Active"),
             "status": "True",
@@ -94,9 +95,13 @@ pub(crate) async fn get(api: &ApiServer, object: &str) -> Value {
     serde_json::from_str(&api.kubectl(&arguments).await.unwrap()).unwrap()
 }
 
-/// Fills a cluster as the old controller left it; returns the mesh's objects as `kind/name`.
-pub(crate) async fn old_cluster(api: &ApiServer, gateway: u16, versions: [u16; 2]) -> Vec<String> {
-    api.apply(&old_definitions()).await.unwrap();
+/// Creates the CRDs and objects as the old controller left them; returns the mesh's objects as `kind/name`.
+pub(crate) async fn create_old_objects(
+    api: &ApiServer,
+    gateway: u16,
+    versions: [u16; 2],
+) -> Vec<String> {
+    api.apply(&old_crds()).await.unwrap();
     api.wait_for_crds().await.unwrap();
     let mut uids = Vec::new();
     let mut names = Vec::new();
@@ -108,8 +113,8 @@ pub(crate) async fn old_cluster(api: &ApiServer, gateway: u16, versions: [u16; 2
         }
         let kind = object["kind"].as_str().unwrap().to_owned();
         let name = object["metadata"]["name"].as_str().unwrap().to_owned();
-        let kept = as_it_was_kept(object, &uids);
-        api.apply(&kept.to_string()).await.unwrap();
+        let stored = with_old_fields(object, &uids);
+        api.apply(&stored.to_string()).await.unwrap();
         let object = format!("{}/{name}", kind.to_lowercase());
         let uid = get(api, &object).await["metadata"]["uid"].clone();
         uids.push(uid.as_str().unwrap().to_owned());
@@ -123,38 +128,38 @@ pub(crate) async fn old_cluster(api: &ApiServer, gateway: u16, versions: [u16; 2
 }
 
 #[tokio::test]
-async fn what_the_old_controller_left_is_served_and_can_be_deleted() {
-    let _turn = lock_gateway_ports().unwrap();
+async fn objects_of_the_old_controller_are_served_and_can_be_deleted() {
+    let _gateway_ports = lock_gateway_ports().unwrap();
     let port = ReservedPort::reserve().unwrap();
     let api = ApiServer::start().await.unwrap();
-    let versions = [app("v1"), app("v2")];
-    let objects = old_cluster(&api, port.address().port(), versions).await;
+    let versions = [start_app("v1"), start_app("v2")];
+    let objects = create_old_objects(&api, port.address().port(), versions).await;
     assert_eq!(objects.len(), 7, "{objects:?}");
 
-    let cluster = Cluster::of(api, &Chart::render(&[]).unwrap()).await;
+    let cluster = Cluster::install(api, &Chart::render(&[]).unwrap()).await;
     let control_plane = cluster.start_replica().await;
-    cluster.admits().await;
-    let gateway = gateway_envoy(control_plane.xds()).await;
+    cluster.wait_for_webhooks().await;
+    let gateway = start_gateway(control_plane.xds()).await;
     let address = Address::Tcp(port.address());
-    eventually("an answer through the gateway", async || {
-        address.get("/").await.is_ok_and(|answer| answer == "v1")
+    eventually("a response through the gateway", async || {
+        address.get("/").await.is_ok_and(|body| body == "v1")
     })
     .await;
     let api = &cluster.api;
     for object in &objects {
-        eventually("a status of ours", async || {
-            let kept = get(api, object).await;
-            let conditions = kept["status"]["conditions"].to_string();
-            let arns = kept["status"].to_string();
+        eventually("a status by Evermesh", async || {
+            let status = get(api, object).await["status"].take();
+            let conditions = status["conditions"].to_string();
+            let arns = status.to_string();
             conditions.contains("\"reason\":\"Accepted\"") && !arns.contains("111122223333")
         })
         .await;
     }
-    // With what is new in our definitions.
+    // The chart has replaced the CRDs.
     let columns = api.kubectl(&["get", "virtualservices", "-n=shop"]).await;
     let columns = columns.unwrap();
     assert!(columns.contains("PROGRAMMED"), "{columns}");
-    // Admission is in force for what was there before, too.
+    // The webhooks also check changes of objects that are older than they are.
     let rename = r#"{"spec":{"awsName":"other"}}"#;
     let rename = [
         "patch",
@@ -166,12 +171,12 @@ async fn what_the_old_controller_left_is_served_and_can_be_deleted() {
     ];
     api.kubectl(&rename).await.unwrap_err();
 
-    // The mesh first: the old controller would have waited for its members.
+    // The mesh can be deleted before its members; the old controller would have waited for them.
     for object in &objects {
-        let delete = ["delete", object, "--namespace=shop", "--timeout=30s"];
+        let delete = ["delete", object, "--namespace=shop", "--timeout=120s"];
         api.kubectl(&delete).await.unwrap();
     }
-    let definitions = ["delete", "crd", "--all", "--timeout=60s"];
+    let definitions = ["delete", "crd", "--all", "--timeout=120s"];
     api.kubectl(&definitions).await.unwrap();
     assert_eq!(control_plane.admin().get("/livez").await.unwrap(), "ok\n");
     assert_eq!(api.forbidden(USER).unwrap(), [""; 0]);

@@ -1,6 +1,6 @@
-//! A cluster with a mesh, a Cloud Map, and the control plane between them.
+//! An API server with a mesh, a Cloud Map server, and the control plane.
 
-use std::{collections::BTreeMap, net::IpAddr, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr};
 
 use aws_sdk_servicediscovery::{
     Client, Config,
@@ -11,37 +11,40 @@ use evermesh_testkit::{
     control_plane::ControlPlane,
     kubernetes::{ApiServer, PodState},
     moto::Moto,
-    wait,
 };
 use serde_json::Value;
 
-/// For what takes seconds when the machine is idle.
-const PATIENCE: Duration = Duration::from_secs(90);
-/// Long enough for a look at everything though nothing changed.
-const ROUND: Duration = Duration::from_secs(12);
+use crate::{cloud_map_relay::CloudMapRelay, common::eventually};
 
 pub(crate) const GATE: &str = "conditions.appmesh.k8s.aws/aws-cloudmap-healthy";
 pub(crate) const FINALIZER: &str = "finalizers.appmesh.k8s.aws/aws-cloudmap-resources";
 
-pub(crate) async fn eventually(what: &str, holds: impl AsyncFnMut() -> bool) {
-    wait::eventually(what, PATIENCE, holds).await;
-}
+/// The mesh of every namespace, and the Kubernetes node of all pods.
+pub(crate) const MESH: &str = "apiVersion: appmesh.k8s.aws/v1beta2
+kind: Mesh
+metadata: {name: shop}
+spec: {namespaceSelector: {}}
+---
+apiVersion: v1
+kind: Node
+metadata:
+  name: worker
+  labels: {topology.kubernetes.io/region: eu-west-1, topology.kubernetes.io/zone: eu-west-1b}
+";
 
-/// Long enough for whatever would go wrong.
-pub(crate) async fn a_round() {
-    tokio::time::sleep(ROUND).await;
-}
-
-/// Attributes by id. What is listed twice fails the test: who registers twice did not know what is there.
+/// Attributes of instances by their ID.
 pub(crate) type Instances = BTreeMap<String, BTreeMap<String, String>>;
 
-pub(crate) struct Scene {
+pub(crate) struct Fixture {
     pub(crate) api: ApiServer,
     pub(crate) moto: Moto,
+    /// Relay through which the control plane calls Cloud Map.
+    pub(crate) relay: CloudMapRelay,
+    /// A client that does not use the relay.
     pub(crate) cloud_map: Client,
 }
 
-/// A virtual node of the mesh, with the pods of its name.
+/// A virtual node whose pods have its name as their label `app`.
 pub(crate) fn node(name: &str, namespace: &str, service: &str) -> String {
     format!(
         "apiVersion: appmesh.k8s.aws/v1beta2
@@ -59,7 +62,7 @@ spec:
     )
 }
 
-/// What a pod of a node is registered as.
+/// The attributes with which a pod of a node is registered.
 pub(crate) fn attributes(pod: &str, node: &str, ip: &str) -> Vec<(String, String)> {
     let virtual_node = format!("{node}_shop");
     let attributes = [
@@ -82,7 +85,7 @@ pub(crate) fn attributes(pod: &str, node: &str, ip: &str) -> Vec<(String, String
     attributes.map(owned).into()
 }
 
-/// The endpoints of the only node that has any.
+/// The endpoints of the node `v1`.
 pub(crate) async fn endpoints(control_plane: &ControlPlane) -> String {
     let graph = control_plane.admin().get("/debug/graph").await.unwrap();
     let graph: serde_json::Value = serde_json::from_str(&graph).unwrap();
@@ -95,23 +98,12 @@ pub(crate) async fn endpoints(control_plane: &ControlPlane) -> String {
     endpoints.collect::<Vec<_>>().join(", ")
 }
 
-impl Scene {
+impl Fixture {
     pub(crate) async fn build() -> Self {
         let api = ApiServer::start().await.unwrap();
         api.install_crds().await.unwrap();
         api.create_namespace("shop").await.unwrap();
-        let mesh = "apiVersion: appmesh.k8s.aws/v1beta2
-kind: Mesh
-metadata: {name: shop}
-spec: {namespaceSelector: {}}
----
-apiVersion: v1
-kind: Node
-metadata:
-  name: worker
-  labels: {topology.kubernetes.io/region: eu-west-1, topology.kubernetes.io/zone: eu-west-1b}
-";
-        api.apply(mesh).await.unwrap();
+        api.apply(MESH).await.unwrap();
         let mut moto = Moto::start().await.unwrap();
         moto.create_http_namespace("shop.local").await.unwrap();
         let config = Config::builder()
@@ -122,16 +114,16 @@ metadata:
         let cloud_map = Client::from_conf(config.build());
         Self {
             api,
+            relay: CloudMapRelay::start(&moto.endpoint()).await,
             moto,
             cloud_map,
         }
     }
 
-    /// The control plane, ready.
+    /// Starts the control plane with further flags, and waits until it is ready.
     pub(crate) async fn start(&self, more: &[&str]) -> ControlPlane {
-        let endpoint = self.moto.endpoint();
         let mut arguments = vec!["--leader-election-namespace", "shop"];
-        arguments.extend(["--cloud-map-endpoint", &endpoint]);
+        arguments.extend(["--cloud-map-endpoint", self.relay.endpoint()]);
         arguments.extend(more);
         let kubeconfig = self.api.kubeconfig();
         let mut control_plane = ControlPlane::start_on_cluster(&kubeconfig, &arguments).unwrap();
@@ -143,8 +135,8 @@ metadata:
         self.start(&["--cloud-map-registration"]).await
     }
 
-    /// Makes a pod of a virtual node that waits for Cloud Map, and brings it as far as this.
-    pub(crate) async fn pod(&self, name: &str, node: &str, ip: &str, state: PodState) {
+    /// Creates a pod with the readiness gate of Cloud Map, and sets its state.
+    pub(crate) async fn create_pod(&self, name: &str, node: &str, ip: &str, state: PodState) {
         let pod = format!(
             "apiVersion: v1
 kind: Pod
@@ -174,7 +166,7 @@ spec:
         serde_json::from_str(&json).unwrap()
     }
 
-    /// Whether the object is not there any more.
+    /// Whether the object does not exist.
     pub(crate) async fn is_gone(&self, object: &str) -> bool {
         let found = self.kubectl(&["get", object, "--ignore-not-found"]).await;
         found.is_empty()
@@ -184,7 +176,7 @@ spec:
         self.kubectl(&["delete", object, "--wait=false"]).await;
     }
 
-    /// Status and reason of a pod's gate, and the words.
+    /// Status and reason of a pod's readiness gate, and its message.
     pub(crate) async fn gate(&self, pod: &str) -> (String, String) {
         let pod = self.get(&format!("pod/{pod}")).await;
         let conditions = pod["status"]["conditions"].as_array();
@@ -194,15 +186,17 @@ spec:
             let value = found.and_then(|found| found[field].as_str());
             value.unwrap_or_default().to_owned()
         };
-        let verdict = format!("{} {}", text("status"), text("reason"));
-        (verdict, text("message"))
+        let status = format!("{} {}", text("status"), text("reason"));
+        (status, text("message"))
     }
 
+    /// Waits until a pod's readiness gate has this status and reason.
     pub(crate) async fn gate_becomes(&self, pod: &str, wanted: &str) {
-        let what = format!("{wanted} of {pod}");
-        eventually(&what, async || self.gate(pod).await.0 == wanted).await;
+        let event = format!("the gate {wanted} of {pod}");
+        eventually(&event, async || self.gate(pod).await.0 == wanted).await;
     }
 
+    /// A service of Cloud Map by its name.
     pub(crate) async fn service(&self, name: &str) -> Option<Service> {
         let listed = self.cloud_map.list_services().send().await.unwrap();
         let mut services = listed.services().iter();
@@ -227,11 +221,16 @@ spec:
         instances
     }
 
-    pub(crate) async fn holds(&self, service: &str, ids: &[&str]) {
-        let what = format!("{service} with {ids:?}");
-        eventually(&what, async || self.instances(service).await.keys().eq(ids)).await;
+    /// Waits until a service has exactly the instances with these IDs.
+    pub(crate) async fn instances_become(&self, service: &str, ids: &[&str]) {
+        let event = format!("the instances {ids:?} of {service}");
+        eventually(&event, async || {
+            self.instances(service).await.keys().eq(ids)
+        })
+        .await;
     }
 
+    /// The health of an instance, by Cloud Map's custom health check.
     pub(crate) async fn health(&self, service: &str, id: &str) -> Option<HealthStatus> {
         let service = self.service(service).await?;
         let call = self.cloud_map.get_instances_health_status();
@@ -240,7 +239,22 @@ spec:
         answer.status()?.get(id).cloned()
     }
 
-    /// Registers an instance as somebody else does.
+    /// Number of times that the control plane registered the instance with this ID.
+    pub(crate) fn registrations(&self, id: &str) -> usize {
+        let calls = self.relay.calls();
+        let registrations = calls
+            .iter()
+            .filter(|call| call.action == "RegisterInstance" && call.body["InstanceId"] == id);
+        registrations.count()
+    }
+
+    /// Waits until an object is gone.
+    pub(crate) async fn until_gone(&self, object: &str) {
+        let event = format!("the removal of {object}");
+        eventually(&event, async || self.is_gone(object).await).await;
+    }
+
+    /// Registers an instance without Evermesh.
     pub(crate) async fn register(&self, service: &str, id: &str, attributes: &[(&str, &str)]) {
         let service = self.service(service).await.unwrap();
         let mut call = self.cloud_map.register_instance();

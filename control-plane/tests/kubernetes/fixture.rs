@@ -1,4 +1,4 @@
-//! A cluster with a mesh and a gateway that has traffic.
+//! A Kubernetes API with the chart installed, a mesh with two versions of a service, and a gateway that gets requests.
 
 use std::{
     fmt::Write as _,
@@ -23,18 +23,18 @@ use evermesh_testkit::{
     tools,
 };
 use tempfile::TempDir;
-use tokio::{sync::oneshot, task::JoinHandle};
+use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
 
-use crate::eventually;
+use crate::common::eventually;
 
-/// The names that the gateway can look up: two Services as Flagger knows them.
+/// Addresses of the two Services that Flagger creates, as the gateway's DNS server answers.
 pub(crate) const PRIMARY: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 pub(crate) const CANARY: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 3);
 
-/// What the control plane is to the API server.
+/// User name of the control plane at the API server.
 pub(crate) const USER: &str = "system:serviceaccount:appmesh-system:evermesh";
 
-/// A gateway that leads to two versions of a service.
+/// Manifests of a gateway, and of a service `color` with two versions at these ports.
 pub(crate) fn mesh(gateway: u16, versions: [u16; 2]) -> String {
     let mut yaml = format!(
         "apiVersion: v1
@@ -92,20 +92,20 @@ spec:
     yaml
 }
 
-/// An API server in which the chart is installed.
+/// An API server with the chart installed.
 pub(crate) struct Cluster {
     pub(crate) api: ApiServer,
-    /// What the control plane takes for the API server.
+    /// Relay through which the control plane reaches the API server.
     pub(crate) relay: Relay,
-    /// What the API server takes for the Service of the webhooks.
+    /// Relay through which the API server reaches the webhooks, in place of their Service.
     webhooks: Relay,
     installed: InstalledChart,
     dir: TempDir,
 }
 
 impl Cluster {
-    /// Installs the chart.
-    pub(crate) async fn of(api: ApiServer, chart: &Chart) -> Self {
+    /// Installs the chart; no replica runs yet.
+    pub(crate) async fn install(api: ApiServer, chart: &Chart) -> Self {
         let webhooks = Relay::start(&[]).await.unwrap();
         let installed = chart.install(&api, webhooks.address()).await.unwrap();
         let relay = Relay::start(&[host_of(&api.url())]).await.unwrap();
@@ -114,16 +114,16 @@ impl Cluster {
             relay,
             webhooks,
             installed,
-            dir: tools::scratch("scene").unwrap(),
+            dir: tools::scratch("fixture").unwrap(),
         }
     }
 
-    /// Waits until admission is in force.
-    pub(crate) async fn admits(&self) {
+    /// Waits until the API server calls the webhooks.
+    pub(crate) async fn wait_for_webhooks(&self) {
         self.installed.wait_for_webhooks(&self.api).await.unwrap();
     }
 
-    /// Starts a replica, with a token of its own, behind the Service of the webhooks.
+    /// Starts a replica with its own token, waits until it is ready, and adds it to the webhooks' relay.
     pub(crate) async fn start_replica(&self) -> ControlPlane {
         let [webhook] = reserve_addresses().unwrap();
         let kubeconfig = self.dir.path().join(format!("replica-{}", webhook.port()));
@@ -141,18 +141,18 @@ impl Cluster {
     }
 }
 
-/// A cluster with a mesh, a control plane that reads it, and a gateway.
-pub(crate) struct Scene {
+/// A cluster with the mesh of [`mesh`], one replica of the control plane, and the gateway.
+pub(crate) struct Fixture {
     cluster: Cluster,
     pub(crate) control_plane: ControlPlane,
-    /// What the gateway takes for the control plane.
+    /// Relay through which the gateway reaches the control plane.
     pub(crate) xds: Relay,
     pub(crate) gateway: Envoy,
     port: ReservedPort,
-    _turn: File,
+    _gateway_ports: File,
 }
 
-impl Deref for Scene {
+impl Deref for Fixture {
     type Target = Cluster;
 
     fn deref(&self) -> &Cluster {
@@ -160,53 +160,53 @@ impl Deref for Scene {
     }
 }
 
-impl DerefMut for Scene {
+impl DerefMut for Fixture {
     fn deref_mut(&mut self) -> &mut Cluster {
         &mut self.cluster
     }
 }
 
-impl Scene {
+impl Fixture {
     pub(crate) async fn build() -> Self {
         Self::build_with(&Chart::render(&[]).unwrap()).await
     }
 
-    /// The same, with this chart.
+    /// Builds the fixture with this chart.
     pub(crate) async fn build_with(chart: &Chart) -> Self {
         let api = ApiServer::start().await.unwrap();
-        let turn = lock_gateway_ports().unwrap();
+        let gateway_ports = lock_gateway_ports().unwrap();
         let port = ReservedPort::reserve().unwrap();
-        let versions = [app("v1"), app("v2")];
-        let cluster = Cluster::of(api, chart).await;
+        let versions = [start_app("v1"), start_app("v2")];
+        let cluster = Cluster::install(api, chart).await;
         let control_plane = cluster.start_replica().await;
-        cluster.admits().await;
+        cluster.wait_for_webhooks().await;
         let api = &cluster.api;
 
         let gateway = port.address().port();
         api.apply(&mesh(gateway, versions)).await.unwrap();
         api.apply(&route([100, 0])).await.unwrap();
         let xds = Relay::start(&[control_plane.xds()]).await.unwrap();
-        let gateway = gateway_envoy(xds.address()).await;
-        let scene = Self {
+        let gateway = start_gateway(xds.address()).await;
+        let fixture = Self {
             cluster,
             control_plane,
             xds,
             gateway,
             port,
-            _turn: turn,
+            _gateway_ports: gateway_ports,
         };
-        eventually("an answer through the gateway", async || {
-            scene.address().get("/").await.is_ok()
+        eventually("a response through the gateway", async || {
+            fixture.address().get("/").await.is_ok()
         })
         .await;
-        scene
+        fixture
     }
 
     pub(crate) fn address(&self) -> Address {
         Address::Tcp(self.port.address())
     }
 
-    /// Requests until they are told to stop.
+    /// Sends 100 requests a second until the sender is used.
     pub(crate) fn traffic(&self) -> (oneshot::Sender<()>, JoinHandle<LoadStats>) {
         self.traffic_to("/")
     }
@@ -222,18 +222,19 @@ impl Scene {
         };
         let (stop, stopped) = oneshot::channel();
         let stop_load = async move {
-            // A test that ends early ends the load too.
+            // A test that fails drops the sender, which also ends the load.
             let _ = stopped.await;
         };
         let running = tokio::spawn(async move { load.run_until(stop_load, |_| ()).await.unwrap() });
         (stop, running)
     }
 
-    pub(crate) async fn answer(&self) -> String {
+    /// The body of one response, which is the name of the version that answered.
+    pub(crate) async fn response(&self) -> String {
         self.address().get("/").await.unwrap()
     }
 
-    /// The route configurations of the gateway.
+    /// Names of the gateway's route configurations.
     pub(crate) async fn route_names(&self) -> Vec<String> {
         let proxies = self.control_plane.proxies().await.unwrap();
         let resources = proxies[0]["resources"].as_array().unwrap().iter();
@@ -242,14 +243,41 @@ impl Scene {
         names.collect()
     }
 
-    pub(crate) async fn sent(&self) -> u64 {
+    /// Number of resources that the control plane has sent.
+    pub(crate) async fn resources_sent(&self) -> u64 {
         let metric = "evermesh_xds_resources_total";
         self.control_plane.metric(metric).await.unwrap()
     }
 
-    /// What the control plane asked for beyond its rights.
+    /// Requests of the control plane that its permissions did not allow.
     pub(crate) fn forbidden(&self) -> Vec<String> {
         self.api.forbidden(USER).unwrap()
+    }
+
+    /// Number of requests of the control plane with this verb for objects of this resource and name, by the audit log.
+    /// `resource` is a plural, with the subresource if there is one: `routes/status`.
+    pub(crate) fn request_count(&self, verb: &str, resource: &str, name: &str) -> usize {
+        let (resource, subresource) = resource.split_once('/').unwrap_or((resource, ""));
+        let events = self.api.audit().unwrap();
+        let matching = events.iter().filter(|event| {
+            let object = &event["objectRef"];
+            event["user"]["username"] == USER
+                && event["verb"] == verb
+                && object["resource"] == resource
+                && object["subresource"].as_str().unwrap_or_default() == subresource
+                && object["name"] == name
+        });
+        matching.count()
+    }
+
+    /// Waits until the leader has renewed its Lease so often again, once a second.
+    pub(crate) async fn lease_renewals(&self, count: usize) {
+        let renewals = || self.request_count("update", "leases", "evermesh");
+        let before = renewals();
+        eventually("renewals of the Lease", async || {
+            renewals() >= before + count
+        })
+        .await;
     }
 }
 
@@ -259,14 +287,22 @@ fn host_of(url: &str) -> SocketAddr {
 }
 
 /// Starts an application that answers with its name; returns its port.
-pub(crate) fn app(name: &'static str) -> u16 {
-    let [listen] = reserve_addresses().unwrap();
-    tokio::spawn(async move { app::serve_http(listen, name).await.unwrap() });
-    listen.port()
+pub(crate) fn start_app(name: &'static str) -> u16 {
+    let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    serve_app(listener, name);
+    port
 }
 
-/// The gateway of the mesh.
-pub(crate) async fn gateway_envoy(xds: SocketAddr) -> Envoy {
+/// Serves an application that answers with its name.
+pub(crate) fn serve_app(listener: std::net::TcpListener, name: &'static str) {
+    listener.set_nonblocking(true).unwrap();
+    let listener = TcpListener::from_std(listener).unwrap();
+    tokio::spawn(async move { app::serve_http_on(listener, name).await.unwrap() });
+}
+
+/// Starts the gateway's Envoy, which resolves the Services of Flagger, and waits until Envoy is ready.
+pub(crate) async fn start_gateway(xds: SocketAddr) -> Envoy {
     let names = [
         ("podinfo-primary.shop.svc.cluster.local", PRIMARY),
         ("podinfo-canary.shop.svc.cluster.local", CANARY),

@@ -1,4 +1,4 @@
-//! When others may be sent to a replica: not before the API server can ask it, and no more once it is to end.
+//! Readiness of a replica: not ready before the API server can call its webhooks, and no longer ready once it shuts down.
 
 use std::{fs, net::SocketAddr, process::Command};
 
@@ -13,10 +13,10 @@ use rustls::{
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use crate::eventually;
+use crate::common::eventually;
 
-/// Whether the webhooks take a connection of somebody who trusts this certificate.
-async fn takes(webhook: SocketAddr, certificate: &SelfSigned) -> bool {
+/// Whether a client that trusts this certificate can connect to the webhooks.
+async fn accepts(webhook: SocketAddr, certificate: &SelfSigned) -> bool {
     let mut roots = RootCertStore::empty();
     let trusted = CertificateDer::from_pem_file(certificate.certificate()).unwrap();
     roots.add(trusted).unwrap();
@@ -35,7 +35,7 @@ async fn takes(webhook: SocketAddr, certificate: &SelfSigned) -> bool {
 }
 
 #[tokio::test]
-async fn others_are_sent_to_a_replica_that_can_answer_and_stays() {
+async fn replica_is_ready_from_its_certificate_until_its_shutdown() {
     let api = ApiServer::start().await.unwrap();
     api.install_crds().await.unwrap();
     let folder = tools::scratch("webhook").unwrap();
@@ -51,35 +51,38 @@ async fn others_are_sent_to_a_replica_that_can_answer_and_stays() {
     )
     .unwrap();
     let admin = control_plane.admin().clone();
-    let says = async |words: &str| {
-        let said = match admin.get("/readyz").await {
-            Ok(said) => said,
-            Err(refusal) => format!("{refusal:#}"),
+    let readyz_says = async |words: &str| {
+        let answer = match admin.get("/readyz").await {
+            Ok(body) => body,
+            Err(error) => format!("{error:#}"),
         };
-        said.trim().ends_with(words)
+        answer.trim().ends_with(words)
     };
-    eventually("nothing but the certificate is missing", async || {
-        says("waiting for the certificate of the webhooks").await
+    eventually("a /readyz that lacks only the certificate", async || {
+        readyz_says("waiting for the certificate of the webhooks").await
     })
     .await;
 
     let certificate = SelfSigned::new(webhook.ip()).unwrap();
-    assert!(!takes(webhook, &certificate).await);
+    assert!(!accepts(webhook, &certificate).await);
     for (from, to) in [
         (certificate.key(), "tls.key"),
         (certificate.certificate(), "tls.crt"),
     ] {
         fs::copy(from, folder.path().join(to)).unwrap();
     }
-    eventually("it is ready", async || says("ok").await).await;
-    assert!(takes(webhook, &certificate).await);
+    eventually("readiness", async || readyz_says("ok").await).await;
+    assert!(accepts(webhook, &certificate).await);
 
     let id = control_plane.process_id().unwrap().to_string();
     process::run(Command::new("kill").args(["-TERM", &id])).unwrap();
-    eventually("it is about to end", async || says("shutting down").await).await;
-    assert!(takes(webhook, &certificate).await);
+    eventually("the shutdown in /readyz", async || {
+        readyz_says("shutting down").await
+    })
+    .await;
+    assert!(accepts(webhook, &certificate).await);
     let xds = TcpStream::connect(control_plane.xds()).await;
     xds.unwrap();
     control_plane.stop().await.unwrap();
-    assert!(!takes(webhook, &certificate).await);
+    assert!(!accepts(webhook, &certificate).await);
 }

@@ -1,16 +1,17 @@
-//! The cluster itself.
+//! The local cluster itself, without Evermesh.
 
-use std::{fs, path::Path, process::Command, time::Duration};
+use std::{fs, path::Path, process::Command};
 
 use evermesh_local_cluster::{PodTraffic, TestCluster, images};
 use evermesh_testkit::process;
 
-use crate::say;
-
-const LIMIT: Duration = Duration::from_mins(1);
+use crate::{
+    common::{DEADLINE, eventually},
+    say,
+};
 
 fn echo() -> String {
-    let image = images::tag("evermesh-test-app").unwrap();
+    let image = images::reference("evermesh-test-app").unwrap();
     format!(
         "apiVersion: v1
 kind: Namespace
@@ -41,19 +42,19 @@ spec: {{selector: {{app: echo}}, ports: [{{port: 80, targetPort: 8080}}]}}
 }
 
 #[tokio::test]
-async fn a_cluster_runs_pods_and_leaves_nothing_behind() {
+async fn cluster_runs_pods_and_leaves_nothing_behind() {
     let cluster = TestCluster::obtain(say).await.unwrap();
     cluster.load(&["evermesh-test-app"]).await.unwrap();
     cluster.clear("echo").await.unwrap();
     let kubectl = cluster.kubectl();
     kubectl.apply(&echo()).await.unwrap();
     cluster
-        .wait_for_rollout("echo", "echo", LIMIT)
+        .wait_for_rollout("echo", "echo", DEADLINE)
         .await
         .unwrap();
 
-    // A cluster IP answers a moment after its pods are ready.
-    evermesh_testkit::wait::eventually("an answer by name", LIMIT, async || {
+    // kube-proxy sets up the cluster IP a moment after the pods are ready.
+    eventually("a response by name", async || {
         answers(&cluster, "echo.echo.svc.cluster.local").await > 0
     })
     .await;
@@ -62,35 +63,38 @@ async fn a_cluster_runs_pods_and_leaves_nothing_behind() {
     let restart = ["rollout", "restart", "deployment/echo", "--namespace=echo"];
     kubectl.run(&restart).await.unwrap();
     cluster
-        .wait_for_rollout("echo", "echo", LIMIT)
+        .wait_for_rollout("echo", "echo", DEADLINE)
         .await
         .unwrap();
     let after = pods(&cluster).await;
     assert_eq!((before.len(), after.len()), (2, 2), "{before:?} {after:?}");
     assert!(before.iter().all(|pod| !after.contains(pod)), "{after:?}");
 
-    let gone = ["delete", "namespace", "echo", "--timeout=60s"];
+    let gone = ["delete", "namespace", "echo", "--timeout=120s"];
     kubectl.run(&gone).await.unwrap();
     if cluster.logs().is_some() {
         let dir = cluster.dir().to_owned();
-        assert!(!traces(&dir).is_empty(), "nothing shows that it runs");
+        assert!(
+            !traces(&dir).is_empty(),
+            "the search finds a running cluster"
+        );
         drop(cluster);
         assert_eq!(traces(&dir), Vec::<String>::new());
     }
 }
 
-/// How many of some requests are answered by the Service of this name.
+/// Number of requests that the Service with this name answered.
 async fn answers(cluster: &TestCluster, name: &str) -> u64 {
     let mut traffic = PodTraffic::start(cluster, "echo", "deployment/echo", name, 50).unwrap();
-    // No first second means that the name was not found.
+    // Without a first report the name did not resolve.
     if traffic.report.next_second().await.is_err() {
         return 0;
     }
-    let tally = traffic.finish().await.unwrap();
-    tally.answers.get("echo").copied().unwrap_or_default()
+    let stats = traffic.finish().await.unwrap();
+    stats.answers.get("echo").copied().unwrap_or_default()
 }
 
-/// The names of the pods that are not about to end.
+/// The names of the pods that are not terminating.
 async fn pods(cluster: &TestCluster) -> Vec<String> {
     let get = [
         "get",
@@ -102,24 +106,24 @@ async fn pods(cluster: &TestCluster) -> Vec<String> {
     names.split_whitespace().map(str::to_owned).collect()
 }
 
-/// What the cluster of this folder has on the machine: processes, cgroups, mounts and the folder.
+/// Everything on the machine that belongs to the cluster of this folder: processes, cgroups, mounts and the folder.
 fn traces(dir: &Path) -> Vec<String> {
-    let ours = dir.file_name().unwrap().to_str().unwrap();
+    let name = dir.file_name().unwrap().to_str().unwrap();
     let mut traces = Vec::new();
     let cgroups = process::run(Command::new("find").args([
         "/sys/fs/cgroup",
         "-maxdepth",
         "2",
         "-name",
-        ours,
+        name,
     ]));
     traces.extend(cgroups.unwrap().lines().map(str::to_owned));
     for entry in fs::read_dir("/proc").unwrap().filter_map(Result::ok) {
-        // Processes come and go while we look.
+        // A process may end between the listing and the reading.
         let command = fs::read(entry.path().join("cmdline")).unwrap_or_default();
         let mounts = fs::read(entry.path().join("mounts")).unwrap_or_default();
-        for said in [command, mounts] {
-            if String::from_utf8_lossy(&said).contains(ours) {
+        for text in [command, mounts] {
+            if String::from_utf8_lossy(&text).contains(name) {
                 traces.push(entry.path().display().to_string());
             }
         }

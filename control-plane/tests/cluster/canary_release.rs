@@ -1,4 +1,4 @@
-//! A canary release with pods, from the first install to the end of its namespace.
+//! A canary release with pods, from the installation to the deletion of its namespace.
 
 use std::time::Duration;
 
@@ -13,33 +13,33 @@ use tokio::{sync::oneshot, task::JoinHandle};
 
 use crate::{canary, say};
 
-/// Requests per second, from within and from outside.
+/// Requests per second, each from a pod and through the gateway.
 const RATE: u32 = 100;
 
 #[tokio::test]
-async fn a_canary_release_with_pods_of_the_oldest_envoy_fails_no_request() {
+async fn canary_release_with_the_oldest_envoy_fails_no_request() {
     release(EnvoyVersion::Oldest).await;
 }
 
 #[tokio::test]
-async fn a_canary_release_with_pods_of_the_newest_envoy_fails_no_request() {
+async fn canary_release_with_the_newest_envoy_fails_no_request() {
     release(EnvoyVersion::Newest).await;
 }
 
 async fn release(version: EnvoyVersion) {
     let canary = canary(version).await;
-    everything_is_active(&canary).await;
+    wait_until_active(&canary).await;
 
     let mut inside = canary.traffic(RATE).unwrap();
-    let (stop, outside) = through_the_gateway(&canary).await;
+    let (stop, outside) = traffic_through_gateway(&canary).await;
     for weights in [[100, 0], [90, 10], [50, 50], [0, 100]] {
         if weights != [100, 0] {
             canary.shift(weights).await.unwrap();
         }
-        let tally = inside.seconds(4).await.unwrap();
-        let split = by_version(&tally.answers);
+        let stats = inside.seconds(4).await.unwrap();
+        let split = by_version(&stats.answers);
         say(&format!("{weights:?}: {split:?}"));
-        assert!(split[0] + split[1] > 0, "{tally:?}");
+        assert!(split[0] + split[1] > 0, "{stats:?}");
         assert!(
             chi_square::goodness_of_fit(&split, &weights).is_consistent(),
             "{weights:?}: {split:?}"
@@ -52,12 +52,13 @@ async fn release(version: EnvoyVersion) {
     assert_eq!((inside.failed(), outside.failed()), (0, 0));
     assert!(outside.answers.keys().any(|it| it.starts_with("color-v2-")));
 
-    // The mesh's objects are deleted with their namespace by the real controller, whatever holds them.
-    let gone = ["delete", "namespace", "shop", "--timeout=60s"];
+    // Kubernetes' namespace controller deletes the mesh's objects; no finalizer may hold them.
+    let gone = ["delete", "namespace", "shop", "--timeout=120s"];
     canary.cluster.kubectl().run(&gone).await.unwrap();
 }
 
-async fn everything_is_active(canary: &CanaryCluster) {
+/// Waits until every object is active.
+async fn wait_until_active(canary: &CanaryCluster) {
     for (kind, condition) in [
         ("virtualnodes", "VirtualNodeActive"),
         ("virtualservices", "VirtualServiceActive"),
@@ -65,13 +66,14 @@ async fn everything_is_active(canary: &CanaryCluster) {
         ("virtualgateways", "VirtualGatewayActive"),
     ] {
         let condition = format!("--for=condition={condition}");
-        let wait = ["wait", kind, "--all", "--namespace=shop", "--timeout=30s"];
+        let wait = ["wait", kind, "--all", "--namespace=shop", "--timeout=120s"];
         let wait = [&wait[..], &[&condition]].concat();
         canary.cluster.kubectl().run(&wait).await.unwrap();
     }
 }
 
-async fn through_the_gateway(
+/// Sends requests through the gateway until the sender is used.
+async fn traffic_through_gateway(
     canary: &CanaryCluster,
 ) -> (oneshot::Sender<()>, JoinHandle<LoadStats>) {
     let target = canary.gateway().await.unwrap();
@@ -85,6 +87,7 @@ async fn through_the_gateway(
     };
     let (stop, stopped) = oneshot::channel();
     let stopped = async move {
+        // A test that fails drops the sender, which also ends the load.
         let _ = stopped.await;
     };
     let running = tokio::spawn(async move { load.run_until(stopped, |_| ()).await.unwrap() });

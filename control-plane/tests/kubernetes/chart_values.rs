@@ -1,4 +1,4 @@
-//! What the chart gives the control plane: arguments and rights.
+//! The arguments and permissions that the chart gives to the control plane.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -7,9 +7,9 @@ use evermesh::args::{CommandLine, EvermeshCommand, ServeArgs};
 use evermesh_testkit::chart::{Chart, NAMESPACE, appmesh_controller_values};
 use serde_json::Value;
 
-use crate::{Scene, eventually};
+use crate::{common::eventually, fixture::Fixture};
 
-/// What the program makes of the arguments that the chart renders.
+/// The arguments that the chart renders for these values, as the program parses them.
 fn parsed(values: &[&str]) -> ServeArgs {
     let arguments = Chart::render(values).unwrap().arguments().unwrap();
     let line = ["evermesh".to_owned()].into_iter().chain(arguments.clone());
@@ -22,7 +22,7 @@ fn parsed(values: &[&str]) -> ServeArgs {
 }
 
 #[test]
-fn the_program_takes_the_charts_arguments() {
+fn program_accepts_the_charts_arguments() {
     let plain = parsed(&[]);
     assert!(plain.source.kubernetes);
     let namespace = plain.kubernetes.leader_election_namespace.as_deref();
@@ -41,7 +41,7 @@ fn the_program_takes_the_charts_arguments() {
     let old = parsed(&["--values", old.to_str().unwrap()]);
     assert_eq!(old.kubernetes.aws_region.as_deref(), Some("us-west-2"));
     assert_eq!(old.kubernetes.aws_account_id, "012345678901");
-    // Its certificates are cert-manager's.
+    // These values leave the certificates to cert-manager.
     assert!(old.webhook.webhook_certificates.is_some());
 
     let more = parsed(&[
@@ -59,7 +59,7 @@ fn the_program_takes_the_charts_arguments() {
 }
 
 #[test]
-fn on_ipv6_it_and_its_sidecars_listen_there() {
+fn ipv6_chart_listens_on_ipv6() {
     let ipv6 = parsed(&["--set", "ipFamily=ipv6"]);
     for address in [
         Some(ipv6.xds_address),
@@ -77,7 +77,7 @@ fn on_ipv6_it_and_its_sidecars_listen_there() {
 }
 
 #[test]
-fn what_pods_show_is_what_proxies_are_let_in_by() {
+fn token_audience_is_the_same_for_pods_and_authentication() {
     let audience = |values: &str| {
         let settings = parsed(&["--set", values]).injection().unwrap().unwrap();
         settings.control_plane.token_audience
@@ -94,7 +94,7 @@ fn what_pods_show_is_what_proxies_are_let_in_by() {
 }
 
 #[test]
-fn traces_go_to_the_port_that_is_given() {
+fn tracing_port_replaces_the_default_of_its_provider() {
     let ports = |values: &str| {
         let telemetry = parsed(&["--set", values]).injector.telemetry;
         [
@@ -114,7 +114,7 @@ fn traces_go_to_the_port_that_is_given() {
 }
 
 #[tokio::test]
-async fn a_right_that_is_missing_is_noticed() {
+async fn missing_permission_shows_in_the_audit_log() {
     let mut chart = Chart::render(&[]).unwrap();
     for role in &mut chart.objects {
         let Some(Value::Array(rules)) = role.get_mut("rules") else {
@@ -122,10 +122,10 @@ async fn a_right_that_is_missing_is_noticed() {
         };
         rules.retain(|rule| rule["resources"][0] != "routes/status");
     }
-    let scene = Scene::build_with(&chart).await;
+    let fixture = Fixture::build_with(&chart).await;
     let patch = "patch /apis/evermesh.dev/v1alpha1/namespaces/shop/routes/color/status";
-    eventually("a refusal", async || {
-        scene.forbidden().iter().any(|it| it.starts_with(patch))
+    eventually("a denied request", async || {
+        fixture.forbidden().iter().any(|it| it.starts_with(patch))
     })
     .await;
 }

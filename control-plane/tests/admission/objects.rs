@@ -1,40 +1,18 @@
-//! Admission as a real API server asks for it: what is filled, what is refused, what pods become, and the
-//! certificates that it trusts.
+//! The mesh's objects: which fields the webhooks fill in, and which objects they reject.
 
-#![allow(clippy::unwrap_used)] // what fails here fails a test
+use std::{collections::BTreeSet, fs};
 
-#[path = "admission/cluster.rs"]
-mod cluster;
-#[path = "admission/pods.rs"]
-mod pods;
-
-use std::{
-    collections::BTreeSet,
-    fs,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
-    },
-    time::Duration,
-};
-
-use cluster::{Clock, Cluster, MESH};
 use evermesh_testkit::tools;
 use serde_json::{Value, json};
 
-const DAY: Duration = Duration::from_hours(24);
+use crate::{
+    cluster::{self, Clock, Cluster, MESH},
+    object,
+};
 
-fn object(kind: &str, name: &str, spec: &Value) -> Value {
-    json!({
-        "apiVersion": "appmesh.k8s.aws/v1beta2",
-        "kind": kind,
-        "metadata": { "name": name, "namespace": "shop" },
-        "spec": spec,
-    })
-}
-
-/// What Flagger writes: a trailing dot, no awsName, no meshRef, lists in an order of its own.
-fn of_flagger() -> Vec<Value> {
+/// Objects as Flagger creates them: a hostname that ends with a dot, neither awsName nor meshRef, and lists in Flagger's
+/// own order.
+fn flagger_objects() -> Vec<Value> {
     let weighted = json!([
         { "virtualNodeRef": { "name": "podinfo-canary" }, "weight": 0 },
         { "virtualNodeRef": { "name": "podinfo-primary" }, "weight": 100 },
@@ -84,18 +62,18 @@ fn of_flagger() -> Vec<Value> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn fills_what_flagger_leaves_out_and_nothing_else() {
+async fn missing_fields_of_flaggers_objects_are_filled_in_and_nothing_else_changes() {
     let cluster = Cluster::start().await;
-    // The members come as soon as the API server has their mesh.
+    // The first member is created at once after its mesh.
     cluster.create(&cluster::namespace("shop")).await.unwrap();
     cluster.create(&cluster::mesh()).await.unwrap();
     let uid = cluster.get("mesh", MESH).await["metadata"]["uid"].clone();
-    for written in of_flagger() {
+    for written in flagger_objects() {
         cluster.create(&written).await.unwrap();
         let kind = written["kind"].as_str().unwrap();
         let name = written["metadata"]["name"].as_str().unwrap();
-        let mut kept = cluster.get(kind, name).await;
-        let spec = kept["spec"].as_object_mut().unwrap();
+        let mut stored = cluster.get(kind, name).await;
+        let spec = stored["spec"].as_object_mut().unwrap();
         let separator = if kind == "VirtualService" { '.' } else { '_' };
         let aws_name = format!("{name}{separator}shop");
         assert_eq!(spec.remove("awsName"), Some(aws_name.into()));
@@ -103,12 +81,12 @@ async fn fills_what_flagger_leaves_out_and_nothing_else() {
             spec.remove("meshRef"),
             Some(json!({ "name": MESH, "uid": uid }))
         );
-        assert_eq!(kept["spec"].to_string(), written["spec"].to_string());
-        let metadata = &kept["metadata"];
+        assert_eq!(stored["spec"].to_string(), written["spec"].to_string());
+        let metadata = &stored["metadata"];
         assert_eq!(metadata["annotations"], Value::Null);
         assert_eq!(metadata["labels"], Value::Null);
     }
-    // A weight shift: the whole object, as it was read, with other weights.
+    // Flagger shifts weights by writing back the whole object that it read.
     let mut router = cluster.get("virtualrouter", "podinfo").await;
     let targets = router.pointer_mut("/spec/routes/0/httpRoute/action/weightedTargets");
     *targets.unwrap() = json!([
@@ -116,170 +94,169 @@ async fn fills_what_flagger_leaves_out_and_nothing_else() {
         { "virtualNodeRef": { "name": "podinfo-primary" }, "weight": 95 },
     ]);
     cluster.replace(&router).await.unwrap();
-    let kept = cluster.get("virtualrouter", "podinfo").await;
-    assert_eq!(kept["spec"], router["spec"]);
+    let stored = cluster.get("virtualrouter", "podinfo").await;
+    assert_eq!(stored["spec"], router["spec"]);
 }
 
-#[allow(clippy::too_many_lines)] // a table
+/// Checks that a webhook rejects the object with a message that contains `words`.
+async fn is_rejected(cluster: &Cluster, object: &Value, words: &str) {
+    let error = cluster.create(object).await.unwrap_err();
+    assert!(error.contains(words), "{words} in {error}");
+    assert!(error.contains("denied the request"), "{error}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn refuses_what_app_mesh_refused() {
+async fn objects_that_app_mesh_rejected_are_rejected() {
     let cluster = Cluster::start().await;
     for object in [cluster::namespace("shop"), cluster::mesh()] {
         cluster.create(&object).await.unwrap();
     }
-    let refused = async |object: &Value, words: &str| {
-        let refusal = cluster.create(object).await.unwrap_err();
-        assert!(refusal.contains(words), "{refusal}");
-        assert!(refusal.contains("denied the request"), "{refusal}");
-    };
+    wrong_specs_are_rejected(&cluster).await;
+    gateway_route_needs_a_gateway_and_a_match(&cluster).await;
+    invalid_regex_is_rejected(&cluster).await;
+    namespace_needs_exactly_one_mesh(&cluster).await;
+    identity_of_a_node_cannot_be_changed(&cluster).await;
+}
+
+async fn wrong_specs_are_rejected(cluster: &Cluster) {
     let port = json!({ "portMapping": { "port": 80, "protocol": "http" } });
     let reference = json!({ "name": MESH, "uid": "any" });
-    let service = json!({ "virtualServiceRef": { "name": "s" } });
-    let backend = json!({ "virtualService": service });
     let pools = json!({ "http": { "maxConnections": 1 }, "http2": { "maxRequests": 1 } });
     let dns = json!({ "dns": { "hostname": "a." } });
     let pooled = json!({ "portMapping": port["portMapping"], "connectionPool": pools });
-    let route = |name: &str, matches: Value| {
+    let route = |matched: Value| {
         let action =
             json!({ "weightedTargets": [{ "virtualNodeRef": { "name": "v" }, "weight": 1 }] });
-        json!({ "name": name, "httpRoute": { "match": matches, "action": action } })
+        json!({ "name": "a", "httpRoute": { "match": matched, "action": action } })
     };
-    let gateway_route = json!({ "httpRoute": { "match": { "prefix": "/" }, "action": { "target": { "virtualService": service } } } });
-    for (kind, spec, words) in [
+    for (kind, spec, field) in [
         (
             "VirtualNode",
             json!({ "meshRef": reference }),
-            "spec.meshRef: is filled in",
+            "spec.meshRef: ",
         ),
         (
             "VirtualNode",
             json!({ "listeners": [port] }),
-            "spec.serviceDiscovery: a node with listeners",
+            "spec.serviceDiscovery: ",
         ),
         (
             "VirtualNode",
-            json!({ "backends": [backend, backend] }),
-            "spec.backends[1]: the virtual service is listed before",
+            json!({ "backends": [backend(), backend()] }),
+            "spec.backends[1]: ",
         ),
         (
             "VirtualNode",
             json!({ "listeners": [pooled], "serviceDiscovery": dns }),
-            "spec.listeners[0].connectionPool: several kinds",
+            "spec.listeners[0].connectionPool: ",
         ),
         (
             "VirtualRouter",
-            json!({ "routes": [route("a", json!({ "prefix": "/" })), route("a", json!({ "prefix": "/b" }))] }),
-            "spec.routes[1].name: there is a route `a` before it",
+            json!({ "routes": [route(json!({ "prefix": "/" })), route(json!({ "prefix": "/b" }))] }),
+            "spec.routes[1].name: ",
         ),
         (
             "VirtualRouter",
-            json!({ "routes": [route("a", json!({}))] }),
-            "spec.routes[0].httpRoute.match: neither prefix nor path",
+            json!({ "routes": [route(json!({}))] }),
+            "spec.routes[0].httpRoute.match: ",
         ),
         (
             "VirtualGateway",
             json!({ "listeners": [pooled] }),
-            "spec.listeners[0].connectionPool: several kinds",
+            "spec.listeners[0].connectionPool: ",
         ),
         (
             "VirtualService",
             json!({ "meshRef": reference }),
-            "spec.meshRef: is filled in",
+            "spec.meshRef: ",
         ),
         (
             "BackendGroup",
             json!({ "meshRef": reference }),
-            "spec.meshRef: is filled in",
-        ),
-        (
-            "GatewayRoute",
-            gateway_route.clone(),
-            "spec.virtualGatewayRef: no virtual gateway of the mesh",
+            "spec.meshRef: ",
         ),
     ] {
-        refused(&object(kind, "x", &spec), words).await;
+        is_rejected(cluster, &object(kind, "x", &spec), field).await;
     }
-    let listens = json!({ "listeners": [port], "namespaceSelector": {} });
-    cluster
-        .create(&object("VirtualGateway", "gate", &listens))
-        .await
-        .unwrap();
-    cluster
-        .create(&object("GatewayRoute", "x", &gateway_route))
-        .await
-        .unwrap();
-    let kept = cluster.get("gatewayroute", "x").await;
-    assert_eq!(kept["spec"]["virtualGatewayRef"]["name"], "gate");
-    let mut no_match = gateway_route.clone();
-    no_match["httpRoute"]["match"] = json!({});
-    refused(
-        &object("GatewayRoute", "y", &no_match),
-        "spec.httpRoute.match: set at least one of",
-    )
-    .await;
-    let mut expression = object(
-        "Route",
-        "x",
-        &route("", json!({ "path": { "regex": "/(" } })),
-    );
-    expression["apiVersion"] = "evermesh.dev/v1alpha1".into();
-    expression["spec"]["virtualRouterRef"] = json!({ "name": "r" });
-    expression["spec"].as_object_mut().unwrap().remove("name");
-    refused(
-        &expression,
-        "spec.httpRoute.match.path.regex: `/(` is not a regular expression",
-    )
-    .await;
-    expression["spec"]["httpRoute"]["match"] = json!({ "path": { "regex": "/a+" } });
-    cluster.create(&expression).await.unwrap();
+}
 
+fn backend() -> Value {
+    json!({ "virtualService": { "virtualServiceRef": { "name": "s" } } })
+}
+
+async fn gateway_route_needs_a_gateway_and_a_match(cluster: &Cluster) {
+    let gateway_route = json!({ "httpRoute": {
+        "match": { "prefix": "/" },
+        "action": { "target": backend() },
+    } });
+    let valid = object("GatewayRoute", "x", &gateway_route);
+    is_rejected(cluster, &valid, "spec.virtualGatewayRef: ").await;
+    let port = json!({ "portMapping": { "port": 80, "protocol": "http" } });
+    let gateway = json!({ "listeners": [port], "namespaceSelector": {} });
+    let gateway = object("VirtualGateway", "gate", &gateway);
+    cluster.create(&gateway).await.unwrap();
+    cluster.create(&valid).await.unwrap();
+    let stored = cluster.get("gatewayroute", "x").await;
+    assert_eq!(stored["spec"]["virtualGatewayRef"]["name"], "gate");
+
+    let mut no_match = gateway_route;
+    no_match["httpRoute"]["match"] = json!({});
+    let no_match = object("GatewayRoute", "y", &no_match);
+    is_rejected(cluster, &no_match, "spec.httpRoute.match: ").await;
+}
+
+async fn invalid_regex_is_rejected(cluster: &Cluster) {
+    let action = json!({ "weightedTargets": [{ "virtualNodeRef": { "name": "v" }, "weight": 1 }] });
+    let spec = json!({
+        "virtualRouterRef": { "name": "r" },
+        "httpRoute": { "match": { "path": { "regex": "/(" } }, "action": action },
+    });
+    let mut route = object("Route", "x", &spec);
+    route["apiVersion"] = "evermesh.dev/v1alpha1".into();
+    is_rejected(cluster, &route, "spec.httpRoute.match.path.regex: ").await;
+    route["spec"]["httpRoute"]["match"] = json!({ "path": { "regex": "/a+" } });
+    cluster.create(&route).await.unwrap();
+}
+
+async fn namespace_needs_exactly_one_mesh(cluster: &Cluster) {
     let mut elsewhere = object("VirtualNode", "x", &json!({}));
     elsewhere["metadata"]["namespace"] = "default".into();
-    refused(&elsewhere, "no mesh selects the namespace `default`").await;
+    is_rejected(cluster, &elsewhere, "(MeshNotFound)").await;
     let mut second = cluster::mesh();
     second["metadata"]["name"] = "second".into();
     cluster.create(&second).await.unwrap();
-    cluster.known("second").await;
-    refused(
-        &object("VirtualNode", "x", &json!({})),
-        "all select the namespace `shop`",
-    )
-    .await;
+    cluster.mesh_is_known("second").await;
+    let node = object("VirtualNode", "x", &json!({}));
+    is_rejected(cluster, &node, "(MeshAmbiguous)").await;
     cluster
         .kubectl(&["delete", "mesh", "second"])
         .await
         .unwrap();
-    cluster.unknown("second").await;
+    cluster.mesh_is_gone("second").await;
+}
 
+async fn identity_of_a_node_cannot_be_changed(cluster: &Cluster) {
     let map = json!({ "awsCloudMap": { "namespaceName": "ns", "serviceName": "s" } });
-    cluster
-        .create(&object(
-            "VirtualNode",
-            "x",
-            &json!({ "serviceDiscovery": map }),
-        ))
-        .await
-        .unwrap();
-    for (path, value) in [
-        ("/spec/awsName", json!("other")),
-        ("/spec/meshRef/uid", json!("other")),
-        (
-            "/spec/serviceDiscovery/awsCloudMap/serviceName",
-            json!("other"),
-        ),
+    let node = object("VirtualNode", "x", &json!({ "serviceDiscovery": map }));
+    cluster.create(&node).await.unwrap();
+    for path in [
+        "/spec/awsName",
+        "/spec/meshRef/uid",
+        "/spec/serviceDiscovery/awsCloudMap/serviceName",
     ] {
-        let patch = json!([{ "op": "replace", "path": path, "value": value }]).to_string();
-        let refusal = cluster.patch("virtualnode", "x", &patch).await.unwrap_err();
-        assert!(refusal.contains("cannot be changed from"), "{refusal}");
+        let patch = json!([{ "op": "replace", "path": path, "value": "other" }]).to_string();
+        let error = cluster.patch("virtualnode", "x", &patch).await.unwrap_err();
+        assert!(error.contains("(Immutable)"), "{path}: {error}");
     }
-    let patch = json!([{ "op": "add", "path": "/spec/backends", "value": [backend] }]).to_string();
+    let patch =
+        json!([{ "op": "add", "path": "/spec/backends", "value": [backend()] }]).to_string();
     cluster.patch("virtualnode", "x", &patch).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_another_controller_left_behind_can_go() {
+async fn objects_of_another_controller_can_be_labelled_and_deleted() {
     const FINALIZER: &str = "finalizers.appmesh.k8s.aws/aws-appmesh-resources";
-    let cluster = Cluster::without_webhooks().await;
+    let cluster = Cluster::without_webhooks(&Clock::default()).await;
     cluster.create(&cluster::namespace("shop")).await.unwrap();
     let port = json!({ "portMapping": { "port": 80, "protocol": "http" } });
     let mut node = object(
@@ -298,19 +275,15 @@ async fn what_another_controller_left_behind_can_go() {
         .await;
     labelled.unwrap();
     let change = r#"[{"op": "add", "path": "/spec/backends", "value": []}]"#;
-    let refusal = cluster.patch("virtualnode", "x", change).await.unwrap_err();
-    assert!(refusal.contains("a node with listeners needs"), "{refusal}");
+    let error = cluster.patch("virtualnode", "x", change).await.unwrap_err();
+    assert!(error.contains("spec.serviceDiscovery: "), "{error}");
     for (kind, name) in [("virtualnode", "x"), ("mesh", MESH)] {
         let delete = ["delete", kind, name, "--namespace=shop", "--wait=false"];
         cluster.kubectl(&delete).await.unwrap();
     }
-    cluster.terminating(MESH).await;
+    cluster.mesh_is_terminating(MESH).await;
     let late = object("VirtualNode", "late", &json!({}));
-    let refusal = cluster.create(&late).await.unwrap_err();
-    assert!(
-        refusal.contains("is being deleted and takes no new members"),
-        "{refusal}"
-    );
+    is_rejected(&cluster, &late, "is being deleted").await;
     let remove = r#"[{"op": "remove", "path": "/metadata/finalizers"}]"#;
     for (kind, name) in [("virtualnode", "x"), ("mesh", MESH)] {
         cluster.patch(kind, name, remove).await.unwrap();
@@ -322,7 +295,7 @@ async fn what_another_controller_left_behind_can_go() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn takes_every_example() {
+async fn every_example_is_admitted() {
     const FIRST: [&str; 3] = ["Namespace", "Mesh", "VirtualGateway"];
     let cluster = Cluster::start().await;
     let examples = tools::workspace().unwrap().join("examples");
@@ -354,7 +327,7 @@ async fn takes_every_example() {
         }
         for document in &documents {
             let applied = cluster.apply(document).await;
-            applied.unwrap_or_else(|refusal| panic!("{}: {refusal}", folder.display()));
+            applied.unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
         }
         for mesh in documents
             .iter()
@@ -362,75 +335,7 @@ async fn takes_every_example() {
         {
             let name = mesh["metadata"]["name"].as_str().unwrap();
             cluster.kubectl(&["delete", "mesh", name]).await.unwrap();
-            cluster.unknown(name).await;
+            cluster.mesh_is_gone(name).await;
         }
     }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_request_fails_while_certificates_are_renewed() {
-    let clock = Clock::default();
-    clock.set_back(7 * 365 * DAY);
-    let cluster = Cluster::with_clock(&clock).await;
-    let other_replica = cluster.start_replica(&clock).await;
-    cluster
-        .secret_is(|secret| secret["tls.crt"].is_string())
-        .await;
-    // The first certificate is of long ago; from the next on each is valid.
-    clock.set_back(DAY + DAY / 8);
-    cluster.touch_secret().await;
-    cluster
-        .secret_is(|secret| secret["next-authority.crt"].is_string())
-        .await;
-    for object in [cluster::namespace("shop"), cluster::mesh()] {
-        cluster.create_soon(&object).await;
-    }
-    cluster.bundles_are_right().await;
-
-    let stop = Arc::new(AtomicBool::new(false));
-    let asked = AtomicUsize::new(0);
-    let asking = async {
-        while !stop.load(Ordering::Relaxed) {
-            let created = cluster
-                .dry_run(&object("VirtualNode", "x", &json!({})))
-                .await;
-            created.unwrap();
-            asked.fetch_add(1, Ordering::Relaxed);
-        }
-    };
-    let renewing = async {
-        let last = cluster.secret().await;
-        clock.set_back(Duration::ZERO);
-        cluster.touch_secret().await;
-        cluster
-            .secret_is(|secret| secret["authority.crt"] == last["next-authority.crt"])
-            .await;
-        let used = asked.load(Ordering::Relaxed);
-        // Both replicas have taken it up, and somebody spoils the bundles, a moment later.
-        cluster.bundles_are_right().await;
-        while asked.load(Ordering::Relaxed) < used + 10 {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        stop.store(true, Ordering::Relaxed);
-    };
-    tokio::join!(asking, renewing);
-    assert_eq!(
-        other_replica.serving().await,
-        cluster.serving().await,
-        "they share it"
-    );
-
-    cluster.spoil_bundles().await;
-    cluster.bundles_are_right().await;
-    cluster
-        .kubectl(&["delete", "secret", "evermesh-webhook"])
-        .await
-        .unwrap();
-    cluster
-        .secret_is(|secret| secret["tls.crt"].is_string())
-        .await;
-    cluster.bundles_are_right().await;
-    cluster
-        .create_soon(&object("VirtualNode", "x", &json!({})))
-        .await;
 }
