@@ -141,7 +141,7 @@ pub struct ServeArgs {
 
     /// Address of the admin pages (HTTP): /livez, /readyz, /metrics and /debug
     ///
-    /// /debug shows the whole configuration to anybody who can connect, so keep this address private and give probes
+    /// /debug shows the whole configuration to every client that can connect, so keep this address private and give probes
     /// and Prometheus --metrics-address instead.
     #[arg(
         long,

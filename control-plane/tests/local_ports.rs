@@ -35,7 +35,7 @@ struct Fixture {
     control_plane: ControlPlane,
     front: LabHost,
     back: LabHost,
-    /// Of `front`, `back` and `idle`.
+    /// The Envoys of `front`, `back` and `idle`.
     envoys: Vec<Envoy>,
     _processes: Vec<Process>,
     _lab: Lab,

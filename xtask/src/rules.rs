@@ -16,9 +16,9 @@ static IS_NO: LazyLock<Regex> =
 /// Pronouns and question words, as the first word of a comment.
 static OPENING: LazyLock<Regex> = LazyLock::new(|| {
     regex(concat!(
-        r"^(It|Its|They|Their|Them|That|Those|These|What|Which|Who|Whom|Whose|How|Why|Where|There|He|She)\b",
-        r"|^This (is|was|has|does|can|must|means|makes|keeps|lets|needs)\b",
-        r"|^(Of|By|As) "
+        r"^(It|Its|They|Their|Them|That|What|Which|Who|Whom|Whose|How|Why|Where|There|He|She)\b",
+        r"|^(This|These|Those) (is|are|was|were|has|have|do|does|can|must|means?|makes?|keeps?|lets?|needs?)\b",
+        r"|^(Of|By) "
     ))
 });
 
@@ -44,8 +44,11 @@ pub(crate) fn words(text: &str) -> Vec<String> {
 
 /// The first word of a comment: a noun or an imperative verb.
 pub(crate) fn opening(comment: &str) -> Option<String> {
-    let found = OPENING.find(comment.trim_start())?;
-    let word = found.as_str().trim_end();
+    let comment = comment.trim_start();
+    if comment.starts_with("By default") {
+        return None;
+    }
+    let word = OPENING.find(comment)?.as_str().trim_end();
     Some(format!(
         "a comment begins with `{word}`; begin with a noun or a verb"
     ))
@@ -104,6 +107,8 @@ mod tests {
             "Items that wait.",
             "Itself",
             "This crate is pure.",
+            "These values are old.",
+            "By default it is off.",
             "Office hours",
         ] {
             assert_eq!(opening(comment), None, "{comment}");

@@ -168,7 +168,7 @@ pub(crate) fn resolve(
     if unresolved.targets_are_served {
         sorted.extend(routes.iter().map(|route| &**route));
     }
-    // Of two routes with the same name, the first object takes precedence.
+    // If two routes have the same name, the first object takes precedence.
     sorted.sort_by(|one, other| {
         (&one.route.name, &one.route.object).cmp(&(&other.route.name, &other.route.object))
     });

@@ -88,15 +88,15 @@ pub(crate) fn parse(
     }
     let mut taken: BTreeMap<u16, String> = PROXY_PORTS
         .into_iter()
-        .map(|port| (port, "the proxy uses it".to_owned()))
+        .map(|port| (port, "the proxy uses this port".to_owned()))
         .collect();
     for listener in listeners {
-        let owner = || "it is the port of a listener".to_owned();
+        let owner = || "a listener of the node uses this port".to_owned();
         taken.entry(*listener).or_insert_with(owner);
     }
     let application = read_application(node, listeners, &taken, problems);
     for (listener, port) in &application {
-        let owner = || format!("the application uses it for listener {listener}");
+        let owner = || format!("the application uses this port for listener {listener}");
         taken.entry(*port).or_insert_with(owner);
     }
     Some(UnresolvedLocalPorts {

@@ -4,7 +4,7 @@
 //! server is unreachable. A rejected token is cached for [`REJECTED_TTL`]. Streams with the same token share one review.
 //! The caches are bounded and hold SHA-256 digests instead of tokens.
 //!
-//! Anybody can send made-up tokens. A token whose [`claims`] already show that it is invalid is rejected without a review,
+//! Every client can send made-up tokens. A token whose [`claims`] already show that it is invalid is rejected without a review,
 //! and at most [`PENDING_LIMIT`] reviews are pending.
 
 mod claims;

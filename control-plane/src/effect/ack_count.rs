@@ -23,7 +23,7 @@ use super::{EffectEvent, index::ResourceIndex};
 /// starts would make the `Programmed` conditions of its mesh false for a moment.
 const STARTUP_TIME: Duration = Duration::from_secs(5);
 
-/// How many proxies have ACKed all resources derived from one object.
+/// Number of proxies that have ACKed all resources derived from one object.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct AckCount {
     /// Hash of the keys and versions of the object's resources; equal on all replicas that serve the same versions.
@@ -110,7 +110,7 @@ impl AckCounter {
                 }
             }
             EffectEvent::Delivery(delivery) => {
-                self.mark_dirty(delivery.resource.origins.iter().cloned())
+                self.mark_dirty(delivery.resource.origins.iter().cloned());
             }
         }
     }
@@ -216,4 +216,104 @@ fn is_starting(since: SystemTime, now: SystemTime) -> bool {
     // After the clock was set back `duration_since` fails: such a proxy is not starting.
     now.duration_since(since)
         .is_ok_and(|age| age < STARTUP_TIME)
+}
+
+#[cfg(test)]
+mod tests {
+    use evermesh_proto::resource::{ProxyView, Resource, ResourceKey, ResourceType};
+    use evermesh_testkit::{wait::eventually, xds::open_stream};
+    use evermesh_xds::{StoreCommit, XdsServerOptions};
+    use tokio::net::TcpListener;
+    use tonic::transport::Endpoint;
+
+    use super::*;
+
+    /// A cluster that was derived from the route `n/r`. An empty body is a valid `Cluster` message.
+    fn cluster(name: &str, body: &'static [u8]) -> (ResourceKey, Arc<Resource>) {
+        let origins: [Arc<str>; 1] = ["Route/n/r".into()];
+        let resource = Resource::from_encoded(ResourceType::Cluster, name.into(), body.into());
+        let key = ResourceKey {
+            kind: ResourceType::Cluster,
+            name: name.into(),
+            scope: None,
+        };
+        (key, Arc::new(resource.with_origins(origins)))
+    }
+
+    fn committed(upserts: Vec<(ResourceKey, Arc<Resource>)>) -> EffectEvent {
+        EffectEvent::Commit {
+            upserts,
+            removals: Vec::new(),
+        }
+    }
+
+    fn route() -> ObjectRef {
+        ObjectRef::new(Kind::Route, "n", "r")
+    }
+
+    #[test]
+    fn digest_depends_on_keys_and_versions_alone() {
+        let digest = |commits: [(ResourceKey, Arc<Resource>); 2]| {
+            let mut counter = AckCounter::new(Store::new(), ProxyRegistry::new(None));
+            for commit in commits {
+                counter.record(committed(vec![commit]));
+            }
+            counter.digest(&route())
+        };
+        let first = digest([cluster("a", b""), cluster("b", b"")]);
+        assert_eq!(digest([cluster("b", b""), cluster("a", b"")]), first);
+        assert_ne!(digest([cluster("a", b""), cluster("b", b"other")]), first);
+        assert_ne!(digest([cluster("a", b""), cluster("c", b"")]), first);
+    }
+
+    #[test]
+    fn object_without_proxies_has_no_count() {
+        let mut counter = AckCounter::new(Store::new(), ProxyRegistry::new(None));
+        counter.record(committed(vec![cluster("a", b"")]));
+        assert!(counter.recount(SystemTime::now()).is_empty());
+        assert_eq!(counter.get(&route()), None);
+    }
+
+    #[tokio::test]
+    async fn proxy_without_an_ack_counts_as_waiting_once_it_had_time_to_start() {
+        let (store, registry) = (Store::new(), ProxyRegistry::new(None));
+        let (key, resource) = cluster("a", b"");
+        store.commit(StoreCommit {
+            upserts: vec![(key.clone(), Arc::clone(&resource))],
+            views: vec![(
+                "view".into(),
+                Some(Arc::new(ProxyView::new(vec![key.clone()]))),
+            )],
+            ..StoreCommit::default()
+        });
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = format!("http://{}", listener.local_addr().unwrap());
+        let options = XdsServerOptions::new(Arc::new(|_, _| Ok("view".into()).into()));
+        let server =
+            evermesh_xds::serve(listener, Arc::clone(&store), Arc::clone(&registry), options);
+        tokio::spawn(server);
+        let channel = Endpoint::from_shared(address).unwrap().connect_lazy();
+        let stream = open_stream(channel, "node", None).await.unwrap();
+
+        let mut counter = AckCounter::new(store, Arc::clone(&registry));
+        counter.record(committed(vec![(key, resource)]));
+        let connected_at = registry.connected()[0].since;
+        counter.sweep(connected_at, false);
+        assert!(counter.recount(connected_at).is_empty(), "a starting proxy is not counted");
+
+        let started = connected_at + STARTUP_TIME;
+        counter.sweep(started, false);
+        assert_eq!(counter.recount(started), [route()]);
+        let count = counter.get(&route()).unwrap();
+        assert_eq!((count.concerned, count.acked), (1, 0));
+        assert!(count.waiting_since.is_some());
+        assert_eq!(count.digest, counter.digest(&route()));
+
+        drop(stream);
+        let limit = Duration::from_secs(10);
+        eventually("the disconnect", limit, async || registry.is_empty()).await;
+        counter.sweep(started, false);
+        assert_eq!(counter.recount(started), [route()]);
+        assert_eq!(counter.get(&route()), None);
+    }
 }

@@ -1,6 +1,6 @@
 //! Reads the claims of a service account token before the API server verifies the token.
 //!
-//! Unverified claims may only lead to a rejection, because anybody can write any claims into a token.
+//! Unverified claims may only lead to a rejection, because any client can write any claims into a token.
 
 use std::time::{Duration, SystemTime};
 

@@ -2,7 +2,7 @@
 //!
 //! A gate opens when Cloud Map lists the pod's instance, and lists it as healthy if the service has a health check. An
 //! open gate closes only when the pod's containers are not ready or its Route 53 health check fails. Neither an outage of
-//! Cloud Map nor the removal of the instance by somebody else takes a running pod out of service.
+//! Cloud Map nor the removal of the instance by another client takes a running pod out of service.
 
 use evermesh_ingest::registration::{GateState, NodeRegistration, PodRegistration};
 use evermesh_model::ObjectRef;

@@ -159,7 +159,7 @@ async fn pod_is_rejected_while_its_namespace_is_not_known() {
     assert!(server.has_metric(r#"admission_untold_events_total{why="namespace"} 3"#));
 }
 
-/// Anybody who can connect to the webhook can forge a request.
+/// Every client that can connect to the webhook can forge a request.
 #[tokio::test]
 async fn events_are_dropped_for_other_namespaces_and_when_the_queue_is_full() {
     let (mut server, mut client) = ready(Duration::ZERO).await;
