@@ -299,7 +299,10 @@ mod tests {
         counter.record(committed(vec![(key, resource)]));
         let connected_at = registry.connected()[0].since;
         counter.sweep(connected_at, false);
-        assert!(counter.recount(connected_at).is_empty(), "a starting proxy is not counted");
+        assert!(
+            counter.recount(connected_at).is_empty(),
+            "a starting proxy is not counted"
+        );
 
         let started = connected_at + STARTUP_TIME;
         counter.sweep(started, false);

@@ -260,9 +260,8 @@ impl Candidate {
 
 #[cfg(test)]
 mod tests {
-    use std::future;
-
     use super::*;
+    use crate::effect::unreachable_client;
 
     fn candidate(identity: &str) -> Candidate {
         let options = LeaseOptions {
@@ -282,12 +281,6 @@ mod tests {
             renewed_at: None,
             other_leader: Leader::Unknown,
         }
-    }
-
-    /// A client whose requests never get an answer.
-    fn unreachable_client() -> Client {
-        let service = axum::Router::new().fallback(future::pending::<()>);
-        Client::new(service, "default")
     }
 
     #[tokio::test]

@@ -51,3 +51,10 @@ pub enum EffectEvent {
     /// A proxy ACKed or NACKed a resource.
     Delivery(Delivery),
 }
+
+/// A client whose requests never get an answer.
+#[cfg(test)]
+fn unreachable_client() -> kube::Client {
+    let service = axum::Router::new().fallback(std::future::pending::<()>);
+    kube::Client::new(service, "default")
+}

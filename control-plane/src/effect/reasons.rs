@@ -12,7 +12,7 @@ pub(super) const PROGRAMMED: &str = "Programmed";
 pub(super) const WEIGHTS_ACKED: &str = "WeightsAcked";
 
 /// The condition that App Mesh's controller defined for a kind: true while the object is served as written. `None` for
-/// kinds whose status Evermesh does not write; the status of a BackendGroup has no fields.
+/// kinds whose status Evermesh does not write; the status of a `BackendGroup` has no fields.
 pub(super) const fn active_condition(kind: Kind) -> Option<&'static str> {
     match kind {
         Kind::Mesh => Some("MeshActive"),

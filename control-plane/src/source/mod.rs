@@ -1,10 +1,14 @@
-//! The outside worlds that the engine is told of: a folder of manifests or a cluster, and Cloud Map.
+//! Sources: tasks that read objects from files, a Kubernetes cluster or Cloud Map, and send changes to the engine.
 //!
-//! In: files, Kubernetes, AWS. Out: one bounded channel of [`ChangeBatch`]es, read by the engine alone. Each source is a task of
-//! its own, keeps what it last told, and sends only what differs from that; a full channel makes it wait.
+//! | source | reads | complete after |
+//! |---|---|---|
+//! | [`mod@file`] | a folder of manifests (`--config`) | the first read of the whole folder |
+//! | [`kubernetes`] | one watch per kind and namespace (`--kubernetes`) | the first list of each kind |
+//! | [`cloud_map`] | the instances of the services that nodes name | the first answer for each service |
 //!
-//! Must not build, translate or judge: an object leaves here as its manifest has it, and what is wrong with a
-//! manifest leaves as a [`Problem`].
+//! All sources send [`ChangeBatch`]es into one bounded channel; a source that finds it full waits. A source remembers what
+//! it sent and sends only differences. It parses and validates objects, and reports invalid ones as [`Problem`]s; it does
+//! not resolve references.
 
 pub mod cloud_map;
 pub mod file;
@@ -15,19 +19,19 @@ use std::{fmt, sync::Arc, time::Instant};
 use evermesh_ingest::object::Object;
 use evermesh_model::{CloudMapService, CloudMapState, Kind, ObjectRef, Problem};
 
-/// Changes that belong together: an engine that applies half of them shows a state that never was.
+/// Changes that the engine applies together, such as those of one file.
 #[derive(Debug)]
 pub struct ChangeBatch {
-    /// When the source noticed the first of them.
+    /// Time at which the source noticed the first change.
     pub noticed: Instant,
-    /// How far a watch has come with them, if they are from a cluster.
+    /// Position of the watch after these changes; present for batches from a Kubernetes cluster.
     pub position: Option<kubernetes::WatchPosition>,
-    /// The changes, in the order in which they are to be applied.
+    /// Changes in the order in which the engine applies them.
     pub changes: Vec<SourceChange>,
 }
 
 impl ChangeBatch {
-    /// Changes that come from no cluster.
+    /// A batch that does not come from a watch.
     pub const fn new(noticed: Instant, changes: Vec<SourceChange>) -> Self {
         Self {
             noticed,
@@ -37,44 +41,39 @@ impl ChangeBatch {
     }
 }
 
-/// What a source tells the engine.
+/// One change that a source sends to the engine.
 #[derive(Debug)]
 pub enum SourceChange {
-    /// An object came or changed, or went.
+    /// An object was added, changed or removed.
     Object {
-        /// Which one.
         object: ObjectRef,
-        /// The file and document where it was read, such as `shop/color.yaml#2`; none when it went, or came from a
-        /// cluster.
+        /// File and document of the object, such as `shop/color.yaml#2`; `None` for an object of a Kubernetes cluster and
+        /// for a removed object.
         origin: Option<Arc<str>>,
-        /// What it is now; none when it went.
+        /// The object, or `None` if it was removed.
         value: Option<Object>,
     },
-    /// The problems of one origin: they replace all that were told of it before.
+    /// The current problems of one origin; they replace its earlier problems.
     Problems {
-        /// A file's path below the folder, or the folder itself; an object of a cluster.
+        /// Path of a file below the folder, the folder itself, or `kubernetes:` with an object.
         origin: Arc<str>,
-        /// What is wrong there now; none when all is well.
         problems: Vec<Problem>,
     },
-    /// What is known of a Cloud Map service. Every service that is wanted is told of at least once, even if
-    /// Cloud Map cannot be reached.
+    /// The state of a Cloud Map service. Every wanted service is reported at least once, even if Cloud Map cannot be
+    /// reached.
     CloudMap {
-        /// Which one.
         service: CloudMapService,
-        /// Its instances, and why the last call failed if it did.
         state: Arc<CloudMapState>,
     },
-    /// The first full read of a source is told: what it has not named does not exist.
+    /// A source has sent all objects that exist.
     Synced(SourceName),
 }
 
-/// A source that can be complete, so that being ready can wait for it.
+/// A source for whose first complete read the engine waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum SourceName {
-    /// The folder of manifests.
     Files,
-    /// The objects of one kind in a cluster.
+    /// The objects of one kind in a Kubernetes cluster.
     Kubernetes(Kind),
 }
 

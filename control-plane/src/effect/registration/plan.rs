@@ -100,7 +100,7 @@ pub(super) fn plan(
         match &action.request {
             InstanceRequest::Register(_) => registrations.push(action),
             InstanceRequest::SetHealth(_) | InstanceRequest::Deregister => {
-                plan.actions.push(action)
+                plan.actions.push(action);
             }
         }
     }

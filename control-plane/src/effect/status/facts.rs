@@ -94,3 +94,135 @@ impl StatusWriter {
         proxies
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::slice;
+
+    use evermesh_model::Kind;
+    use evermesh_xds::{ProxyRegistry, Store};
+    use tokio::sync::watch;
+
+    use super::*;
+    use crate::effect::{
+        ack_count::AckCount, key::ReplicaKey, peers::PeerEvent, presence::Replicas,
+        registration::RegistrationMessages, status::StatusWriterOptions, unreachable_client,
+    };
+
+    struct Fixture {
+        writer: StatusWriter,
+        leader: watch::Sender<Leader>,
+        messages: watch::Sender<Arc<RegistrationMessages>>,
+    }
+
+    fn fixture() -> Fixture {
+        let (leader, leader_receiver) = watch::channel(Leader::Unknown);
+        let (messages, registration_messages) = watch::channel(Arc::default());
+        let options = StatusWriterOptions {
+            snapshots: watch::channel(Arc::default()).1,
+            store: Store::new(),
+            registry: ProxyRegistry::new(None),
+            observed: Arc::default(),
+            identity: "this".to_owned(),
+            key: ReplicaKey::new().unwrap(),
+            leader: leader_receiver,
+            registers: false,
+            registration_messages,
+            region: String::new(),
+            account: String::new(),
+        };
+        Fixture {
+            writer: StatusWriter::new(unreachable_client(), options),
+            leader,
+            messages,
+        }
+    }
+
+    fn route() -> ObjectRef {
+        ObjectRef::new(Kind::Route, "n", "r")
+    }
+
+    fn problem(object: &ObjectRef) -> Problem {
+        let reason = Reason::ReferenceNotFound;
+        Problem::new(object, FieldPath::spec(), reason, "no such node")
+    }
+
+    fn report(writer: &mut StatusWriter, stream: u64, count: AckCount) {
+        let replica = stream.to_string();
+        writer.record_peer_event(PeerEvent::Connected { stream, replica });
+        let counts = vec![(route(), Some(count))];
+        writer.record_peer_event(PeerEvent::Counts { stream, counts });
+    }
+
+    #[tokio::test]
+    async fn report_about_other_versions_adds_no_acks() {
+        let mut writer = fixture().writer;
+        let current = AckCount {
+            digest: writer.ack_counter.digest(&route()),
+            concerned: 2,
+            acked: 2,
+            ..AckCount::default()
+        };
+        report(&mut writer, 1, current.clone());
+        let proxies = writer.proxy_counts(&route());
+        assert_eq!((proxies.acked, proxies.concerned), (2, 2));
+
+        let outdated = AckCount {
+            digest: "other".to_owned(),
+            rejections: vec![("node".to_owned(), "rejected".to_owned())],
+            ..current
+        };
+        report(&mut writer, 2, outdated);
+        let proxies = writer.proxy_counts(&route());
+        assert_eq!((proxies.acked, proxies.concerned), (2, 4));
+        assert_eq!(proxies.rejections, []);
+    }
+
+    #[tokio::test]
+    async fn replicas_without_a_report_are_silent_on_the_leader_only() {
+        let Fixture {
+            mut writer, leader, ..
+        } = fixture();
+        assert!(!writer.update_silent_replicas());
+        let others = Replicas::from([("1".to_owned(), String::new())]);
+        leader.send_replace(Leader::Us { others });
+        assert!(writer.update_silent_replicas());
+        assert!(writer.silent_replicas.contains("1"));
+        report(&mut writer, 1, AckCount::default());
+        assert!(writer.update_silent_replicas());
+        assert!(writer.silent_replicas.is_empty());
+    }
+
+    #[tokio::test]
+    async fn only_objects_whose_problems_changed_become_dirty() {
+        let mut writer = fixture().writer;
+        let (a, b) = (route(), ObjectRef::new(Kind::Route, "n", "b"));
+        let with = |problems: Vec<Problem>| EngineSnapshot {
+            problems: problems.into(),
+            ..EngineSnapshot::default()
+        };
+        writer.update_problems(&with(vec![problem(&a), problem(&b)]));
+        assert_eq!(writer.dirty.take(9), [b.clone(), a.clone()]);
+        writer.update_problems(&with(vec![problem(&b)]));
+        assert_eq!(writer.dirty.take(9), slice::from_ref(&a));
+        assert_eq!(writer.problems_of(&a), []);
+        assert_eq!(writer.problems_of(&b), [problem(&b)]);
+    }
+
+    #[tokio::test]
+    async fn registration_message_becomes_a_problem() {
+        let Fixture {
+            writer, messages, ..
+        } = fixture();
+        let node = ObjectRef::new(Kind::VirtualNode, "n", "v");
+        let message = "Cloud Map did not answer".to_owned();
+        let failed = RegistrationMessages::from([(node.clone(), message.clone())]);
+        messages.send_replace(Arc::new(failed));
+        let problems = writer.problems_of(&node);
+        assert_eq!(problems.len(), 1);
+        assert_eq!(problems[0].reason, Reason::CloudMapUnavailable);
+        assert_eq!(problems[0].message, message);
+        let field = problems[0].field.as_str();
+        assert_eq!(field, "spec.serviceDiscovery.awsCloudMap");
+    }
+}

@@ -1,8 +1,7 @@
-//! Calls of Cloud Map, and what their failures mean.
+//! The Cloud Map calls of discovery, and the connection that registration uses too.
 //!
-//! In: the environment, or an endpoint. Out: instances, or a [`CloudMapFailure`] in words for a person.
-//!
-//! Must not remember anything of a service.
+//! Region and credentials come from the environment as for every AWS tool. Errors become a [`CloudMapFailure`] with a
+//! message for users.
 
 use std::{
     collections::BTreeMap, error::Error, iter, net::IpAddr, str::FromStr, sync::Arc, time::Duration,
@@ -22,32 +21,31 @@ use tracing::{info, warn};
 
 use super::CloudMapOptions;
 
-/// The most that one call returns; there is no second page.
+/// Largest result of `DiscoverInstances`, which has no pagination.
 const MAX_RESULTS: i32 = 1000;
-/// What is looked up before the rest is guessed, if there is an endpoint of its own.
-const LOOK_UP: Duration = Duration::from_secs(3);
-/// Stands for a region where none matters.
+/// Time limit for finding credentials when the connection is opened.
+const CREDENTIALS_TIMEOUT: Duration = Duration::from_secs(3);
+/// Region for an endpoint that is not AWS, if no region is configured.
 const PLACEHOLDER_REGION: &str = "us-east-1";
-/// The credential of a server that checks none.
+/// Credentials for an endpoint that is not AWS, if none are configured.
 const PLACEHOLDER_KEY: &str = "placeholder";
-/// What the SDK puts before the host of the calls that discover.
+/// Prefix that the SDK adds to the host name of discovery calls.
 const HOST_PREFIX: &str = "data-";
 
-/// The names that Cloud Map gives to addresses.
+/// Attributes that contain the addresses of an instance.
 const IPV4: &str = "AWS_INSTANCE_IPV4";
 const IPV6: &str = "AWS_INSTANCE_IPV6";
 
-/// What every client of Cloud Map begins with.
+/// A configured SDK client.
 #[derive(Debug, Clone)]
 pub(crate) struct CloudMapConnection {
     pub(crate) sdk: aws_sdk_servicediscovery::Client,
-    /// What was not found at the start, in words that lead a failure: it may be its cause.
-    lack: Option<&'static str>,
+    /// A missing setting that may cause later failures; their messages begin with it.
+    missing: Option<&'static str>,
 }
 
 impl CloudMapConnection {
-    /// Finds region and credentials as every AWS tool does. `endpoint` is called instead of AWS, exactly as it is
-    /// written.
+    /// Finds region and credentials. If `endpoint` is given it is called instead of AWS, exactly as written.
     pub(crate) async fn open(endpoint: Option<&str>) -> Self {
         let timeouts = TimeoutConfig::builder()
             .connect_timeout(Duration::from_secs(3))
@@ -60,7 +58,7 @@ impl CloudMapConnection {
             .await;
         let has_credentials = has_credentials(&config).await;
         let mut builder = Builder::from(&config);
-        let mut lack = None;
+        let mut missing = None;
         if let Some(endpoint) = endpoint {
             builder = builder
                 .endpoint_url(endpoint)
@@ -69,42 +67,43 @@ impl CloudMapConnection {
                 builder = builder.region(Region::from_static(PLACEHOLDER_REGION));
             }
             if !has_credentials {
-                info!(%endpoint, "no AWS credentials were found; Cloud Map's endpoint is called with placeholders");
+                info!(%endpoint, "found no AWS credentials; calling the Cloud Map endpoint with placeholder credentials");
                 let (key, name) = (PLACEHOLDER_KEY, "placeholder");
                 builder =
                     builder.credentials_provider(Credentials::new(key, key, None, None, name));
             }
         } else if config.region().is_none() {
-            lack = Some("no AWS region was found: set AWS_REGION, or a region in the AWS profile");
+            missing =
+                Some("no AWS region is configured; set AWS_REGION, or a region in the AWS profile");
         } else if !has_credentials {
-            lack = Some(
-                "no AWS credentials were found: give the process a role, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+            missing = Some(
+                "no AWS credentials were found; give the process a role, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
             );
         }
         Self {
             sdk: aws_sdk_servicediscovery::Client::from_conf(builder.build()),
-            lack,
+            missing,
         }
     }
 
-    /// What a failure means, for a person.
+    /// A message for users: error code and message of AWS, or the chain of causes.
     pub(crate) fn describe<E>(&self, error: &SdkError<E>) -> String
     where
         E: ProvideErrorMetadata + Error + 'static,
     {
-        let words = match (error.code(), error.message()) {
-            // The causes of an answer name the request: the same failure would be another one each time.
+        let text = match (error.code(), error.message()) {
+            // The causes contain the request ID, which would make every failure a different one.
             (Some(code), message) => format!("{code}: {}", message.unwrap_or_default()),
             (None, _) => with_causes(error),
         };
-        match self.lack {
-            Some(lack) => format!("{lack}; {words}"),
-            None => words,
+        match self.missing {
+            Some(missing) => format!("{missing}; {text}"),
+            None => text,
         }
     }
 }
 
-/// A client of Cloud Map that discovers.
+/// The discovery client.
 #[derive(Debug)]
 pub(super) struct DiscoveryClient {
     connection: CloudMapConnection,
@@ -117,8 +116,8 @@ impl DiscoveryClient {
         }
     }
 
-    /// The revision of a service; none if this role may not ask for it. Roles that were made for App Mesh may
-    /// be allowed to discover instances and nothing else.
+    /// The revision of a service; `None` if the role lacks the permission `DiscoverInstancesRevision`. Roles for App Mesh
+    /// often have `DiscoverInstances` only.
     pub(super) async fn revision(
         &self,
         service: &CloudMapService,
@@ -136,7 +135,7 @@ impl DiscoveryClient {
         }
     }
 
-    /// The healthy instances of a service, ascending by id.
+    /// The healthy instances of a service, sorted by ID.
     pub(super) async fn instances(
         &self,
         service: &CloudMapService,
@@ -147,7 +146,7 @@ impl DiscoveryClient {
             .discover_instances()
             .namespace_name(&*service.namespace)
             .service_name(&*service.service)
-            // As App Mesh did: if all are unhealthy there are none.
+            // As in App Mesh: if all instances are unhealthy the result is empty.
             .health_status(HealthStatusFilter::Healthy)
             .max_results(MAX_RESULTS);
         let answer = call
@@ -156,7 +155,7 @@ impl DiscoveryClient {
             .map_err(|error| self.failure(service, &error))?;
         let found = answer.instances();
         if usize::try_from(MAX_RESULTS).is_ok_and(|most| most <= found.len()) {
-            warn!(%service, "Cloud Map returns no more than {MAX_RESULTS} instances of a service");
+            warn!(%service, "the service may have more instances than the 1000 that Cloud Map returns");
         }
         let by_id: BTreeMap<_, _> = found
             .iter()
@@ -172,11 +171,11 @@ impl DiscoveryClient {
     {
         match error.code() {
             Some("NamespaceNotFound") => CloudMapFailure::NotFound(format!(
-                "Cloud Map has no namespace {} in this account and region",
+                "Cloud Map has no namespace `{}` in this account and region",
                 service.namespace
             )),
             Some("ServiceNotFound") => CloudMapFailure::NotFound(format!(
-                "the Cloud Map namespace {} has no service {}",
+                "the Cloud Map namespace `{}` has no service `{}`",
                 service.namespace, service.service
             )),
             _ => CloudMapFailure::Unavailable(self.connection.describe(error)),
@@ -188,7 +187,7 @@ async fn has_credentials(config: &aws_config::SdkConfig) -> bool {
     let Some(provider) = config.credentials_provider() else {
         return false;
     };
-    let found = tokio::time::timeout(LOOK_UP, provider.provide_credentials()).await;
+    let found = tokio::time::timeout(CREDENTIALS_TIMEOUT, provider.provide_credentials()).await;
     found.is_ok_and(|found| found.is_ok())
 }
 
@@ -217,7 +216,7 @@ fn address<A: FromStr + Into<IpAddr>>(
     let value = attributes.get(attribute)?;
     let address = value.parse().ok();
     if address.is_none() {
-        warn!(%service, instance, attribute, %value, "an attribute of a Cloud Map instance is no address and left out");
+        warn!(%service, instance, attribute, %value, "ignored an attribute of a Cloud Map instance that is not a valid IP address");
     }
     address
 }
@@ -230,7 +229,7 @@ fn with_causes(error: &dyn Error) -> String {
         .join(": ")
 }
 
-/// Calls an endpoint of one's own by the name it was given: `data-127.0.0.1` is nobody's name.
+/// Removes the prefix that the SDK adds to the host of a custom endpoint: `data-127.0.0.1` does not resolve.
 #[derive(Debug)]
 struct EndpointAsWritten;
 

@@ -1,10 +1,10 @@
-//! Cloud Map: the healthy instances of the services that nodes name.
+//! Source of Cloud Map instances: polls the services that virtual nodes name in `spec.serviceDiscovery.awsCloudMap`.
 //!
-//! In: the set of services that are wanted, and AWS. Out: a [`CloudMapState`] whenever it changed.
-//! One [`poller`] a service, however many nodes use it. An outage keeps the last known instances and says why;
-//! a service that is not wanted any more is forgotten.
+//! Input: the set of wanted services from the engine, and AWS. Output: a [`CloudMapState`] with the healthy instances
+//! whenever it changes. One [`poller`] runs per service, however many nodes use it, and stops when no node does. During
+//! an outage the last known instances stay, together with the error.
 //!
-//! Must not filter by attributes: nodes that share a service do so each in their own way.
+//! This source does not filter by attributes, because each node of a shared service has its own filter.
 //!
 //! [`CloudMapState`]: evermesh_model::CloudMapState
 
@@ -29,19 +29,19 @@ pub(crate) use self::client::CloudMapConnection;
 use self::{client::DiscoveryClient, poller::Poller};
 use super::ChangeBatch;
 
-/// Calls at a time.
-const CONCURRENCY: usize = 16;
-/// Between the first calls of services that are wanted at once: 200 a second, a fifth of what AWS allows an account.
-const SPREAD: Duration = Duration::from_millis(5);
+/// Concurrent requests to Cloud Map.
+const CONCURRENT_CALLS: usize = 16;
+/// Time between the first calls of services that become wanted together: 200 per second, a fifth of AWS's limit for an
+/// account.
+const START_INTERVAL: Duration = Duration::from_millis(5);
 
-/// How to reach Cloud Map.
 #[derive(Debug, Clone)]
 pub struct CloudMapOptions {
-    /// A URL to call instead of AWS, exactly as it is written.
+    /// URL to call instead of AWS, used exactly as written.
     pub endpoint: Option<String>,
-    /// How often to ask for the revision of each service.
+    /// Interval at which the revision of each service is requested.
     pub interval: Duration,
-    /// How often to ask for the instances even if the revision did not change: a safety net.
+    /// Interval at which the instances are requested although the revision did not change.
     pub refresh: Duration,
 }
 
@@ -55,29 +55,29 @@ impl Default for CloudMapOptions {
     }
 }
 
-/// Tells the state of the wanted services until `shutdown`, or until nobody wants or listens any more.
+/// Sends the states of the wanted services until `shutdown`, or until the engine is gone.
 pub async fn run(
     options: CloudMapOptions,
     wanted: watch::Receiver<Arc<BTreeSet<CloudMapService>>>,
     changes: Sender<ChangeBatch>,
     shutdown: CancellationToken,
 ) {
-    // Boxed, since what the SDK keeps while it looks for credentials is large.
-    let follow = Box::pin(follow(options, wanted, changes));
-    shutdown.run_until_cancelled(follow).await;
+    // Boxed because the SDK's future for finding credentials is large.
+    let polling = Box::pin(poll_wanted(options, wanted, changes));
+    shutdown.run_until_cancelled(polling).await;
 }
 
-async fn follow(
+async fn poll_wanted(
     options: CloudMapOptions,
     mut wanted: watch::Receiver<Arc<BTreeSet<CloudMapService>>>,
     batches: Sender<ChangeBatch>,
 ) {
-    // Whoever has no Cloud Map must not wait for AWS credentials.
+    // Without a node in Cloud Map, do not look for AWS credentials: that can take seconds.
     if wanted.wait_for(|wanted| !wanted.is_empty()).await.is_err() {
         return;
     }
     let client = Arc::new(DiscoveryClient::connect(&options).await);
-    let permits = Arc::new(Semaphore::new(CONCURRENCY));
+    let permits = Arc::new(Semaphore::new(CONCURRENT_CALLS));
     let mut tasks = JoinSet::new();
     let mut running = BTreeMap::new();
     loop {
@@ -85,7 +85,7 @@ async fn follow(
         running.retain(|service, task: &mut AbortHandle| {
             let is_wanted = services.contains(service);
             if !is_wanted {
-                debug!(%service, "the Cloud Map service is not wanted any more");
+                debug!(%service, "stopped polling a Cloud Map service that no node uses any more");
                 task.abort();
             }
             is_wanted
@@ -95,13 +95,13 @@ async fn follow(
             running.entry(service.clone()).or_insert_with(|| {
                 let poller = Poller::new(service.clone(), &options, &client, &permits, &batches);
                 let task = tasks.spawn(poller.run(delay));
-                delay += SPREAD;
+                delay += START_INTERVAL;
                 task
             });
         }
         tokio::select! {
             changed = wanted.changed() => if changed.is_err() { return },
-            // Pollers end when nobody listens, or because they were told to.
+            // A poller ends by itself only when the engine is gone; an aborted poller is an error here.
             Some(ended) = tasks.join_next() => if ended.is_ok() { return },
         }
     }

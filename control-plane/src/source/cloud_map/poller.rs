@@ -1,9 +1,8 @@
-//! One service of Cloud Map, asked again and again.
+//! Polls one Cloud Map service.
 //!
-//! In: a client. Out: the service's state when it changed, and once in any case.
-//! The revision is cheap and asked for every time; the instances only when it changed.
-//!
-//! Must not let go of instances because of a failure: they are what is known.
+//! Each round requests the service's revision, which is cheap, and requests the instances only if the revision changed or
+//! the last request is older than [`CloudMapOptions::refresh`]. The state is sent once in any case and then whenever it
+//! changes. A failure never removes instances.
 
 use std::{
     sync::Arc,
@@ -20,10 +19,9 @@ use tracing::{info, warn};
 use super::{CloudMapOptions, client::DiscoveryClient};
 use crate::source::{ChangeBatch, SourceChange};
 
-/// How many intervals the longest pause has: a minute at the default interval.
+/// Longest pause during an outage, in intervals: 60 s with the default interval.
 const LONGEST_PAUSE: u32 = 12;
 
-/// The task of one service.
 #[derive(Debug)]
 pub(super) struct Poller {
     service: CloudMapService,
@@ -33,15 +31,15 @@ pub(super) struct Poller {
     permits: Arc<Semaphore>,
     changes: Sender<ChangeBatch>,
     state: Arc<CloudMapState>,
-    is_told: bool,
-    /// What the instances are the answer to; none if they are to be asked for in any case.
-    seen: Option<Seen>,
-    /// Failures in a row.
+    is_sent: bool,
+    /// The last successful request for instances; `None` if the next round has to request them.
+    fetched: Option<Fetched>,
+    /// Consecutive failures.
     failures: u32,
 }
 
 #[derive(Debug)]
-struct Seen {
+struct Fetched {
     revision: i64,
     at: Instant,
 }
@@ -62,44 +60,45 @@ impl Poller {
             permits: Arc::clone(permits),
             changes: changes.clone(),
             state: Arc::default(),
-            is_told: false,
-            seen: None,
+            is_sent: false,
+            fetched: None,
             failures: 0,
         }
     }
 
-    /// Runs until nobody listens.
+    /// Runs until the engine is gone.
     pub(super) async fn run(mut self, delay: Duration) {
         sleep(delay).await;
         loop {
-            let answer = self.ask().await;
+            let answer = self.fetch().await;
             if answer.is_err() {
-                // What comes after an outage may be another service of the same name, with the same revision.
-                self.seen = None;
+                // After an outage the service may be another one with the same name and revision.
+                self.fetched = None;
             }
             let noticed = Instant::now();
             let pause = self.pause(answer.as_ref().err());
             let state = self.next_state(answer);
-            if (!self.is_told || state != *self.state) && !self.tell(state, noticed).await {
+            if (!self.is_sent || state != *self.state) && !self.send(state, noticed).await {
                 return;
             }
             sleep(pause).await;
         }
     }
 
-    /// The instances, or none if they did not change.
-    async fn ask(&mut self) -> Result<Option<Vec<Instance>>, CloudMapFailure> {
-        // It is never closed; if it were, asking would still be right.
+    /// Fetches the instances; `None` if they did not change.
+    async fn fetch(&mut self) -> Result<Option<Vec<Instance>>, CloudMapFailure> {
+        // The semaphore is never closed; without a permit the request would still be correct.
         let _permit = self.permits.acquire().await;
         let revision = self.client.revision(&self.service).await?;
-        let is_same =
-            |seen: &Seen| revision == Some(seen.revision) && seen.at.elapsed() < self.refresh;
-        if self.seen.as_ref().is_some_and(is_same) {
+        let is_current = |fetched: &Fetched| {
+            revision == Some(fetched.revision) && fetched.at.elapsed() < self.refresh
+        };
+        if self.fetched.as_ref().is_some_and(is_current) {
             return Ok(None);
         }
         let instances = self.client.instances(&self.service).await?;
-        // A change between the two calls shows as another revision the next time.
-        self.seen = revision.map(|revision| Seen {
+        // After a change between the two calls, the next round sees another revision.
+        self.fetched = revision.map(|revision| Fetched {
             revision,
             at: Instant::now(),
         });
@@ -120,7 +119,7 @@ impl Poller {
         }
     }
 
-    /// Longer and longer during an outage, as usual when there is an answer, and never in step with others.
+    /// The pause before the next round: the interval, or exponential backoff during an outage, both with jitter.
     fn pause(&mut self, failure: Option<&CloudMapFailure>) -> Duration {
         match failure {
             Some(CloudMapFailure::Unavailable(_)) => {
@@ -135,17 +134,18 @@ impl Poller {
         }
     }
 
-    async fn tell(&mut self, state: CloudMapState, noticed: Instant) -> bool {
+    /// Sends a new state. Returns false if the engine is gone.
+    async fn send(&mut self, state: CloudMapState, noticed: Instant) -> bool {
         match &state.failure {
-            Some(failure) => {
-                warn!(service = %self.service, ?failure, instances = state.instances.len(), "Cloud Map gave no answer; the last known instances stay");
+            Some(CloudMapFailure::NotFound(error) | CloudMapFailure::Unavailable(error)) => {
+                warn!(service = %self.service, %error, instances = state.instances.len(), "cannot read a Cloud Map service; its last known instances stay in force");
             }
             None => {
-                info!(service = %self.service, instances = state.instances.len(), "Cloud Map's instances");
+                info!(service = %self.service, instances = state.instances.len(), "read a Cloud Map service");
             }
         }
         self.state = Arc::new(state);
-        self.is_told = true;
+        self.is_sent = true;
         let change = SourceChange::CloudMap {
             service: self.service.clone(),
             state: Arc::clone(&self.state),

@@ -1,10 +1,10 @@
-//! Which object of which file counts, and what the engine has been told.
+//! Decides which version of which object is in force, over all files.
 //!
-//! In: files as they are read. Out: the [`SourceChange`]s between what was told last and what holds now.
-//! The last good version of an object stays in force while its file, its document or itself cannot be read; an
-//! object in several files counts in the first of them, and the next takes over when that one lets go.
+//! Input: the manifests of files as they are read. Output: the [`SourceChange`]s since the last call.
 //!
-//! Must not touch the file system.
+//! - While a file, a document or an object cannot be read, the last good version of the object stays in force.
+//! - An object that several files contain is taken from the first file by path. When that file no longer contains it, the
+//!   next file takes over.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,12 +21,13 @@ use crate::source::SourceChange;
 #[derive(Debug, Default)]
 pub(super) struct Catalog {
     files: BTreeMap<Arc<str>, File>,
-    /// The files that hold an object; the first counts.
+    /// Files that contain each object; the first one takes precedence.
     holders: BTreeMap<ObjectRef, BTreeSet<Arc<str>>>,
-    /// What the engine knows, with the origins.
-    told_objects: BTreeMap<ObjectRef, (Arc<Item>, Arc<str>)>,
-    told_problems: BTreeMap<Arc<str>, Vec<Problem>>,
-    /// What may differ from it by now.
+    /// Objects that were sent to the engine, with their origins.
+    sent_objects: BTreeMap<ObjectRef, (Arc<Item>, Arc<str>)>,
+    /// Problems that were sent to the engine, by origin.
+    sent_problems: BTreeMap<Arc<str>, Vec<Problem>>,
+    /// Objects and files that may differ from what was sent.
     touched_objects: BTreeSet<ObjectRef>,
     touched_files: BTreeSet<Arc<str>>,
 }
@@ -34,43 +35,43 @@ pub(super) struct Catalog {
 #[derive(Debug, Default)]
 struct File {
     manifest: Manifest,
-    held: BTreeMap<ObjectRef, Held>,
-    /// Why the file could not be read the last time.
-    refusal: Option<ManifestError>,
+    /// Last good versions of the file's objects.
+    objects: BTreeMap<ObjectRef, FileObject>,
+    /// The error of the last attempt to read the file.
+    error: Option<ManifestError>,
 }
 
-/// An object that a file holds.
+/// The last good version of an object of a file.
 #[derive(Debug, Clone)]
-struct Held {
-    place: Place,
-    /// Its last good version.
+struct FileObject {
+    position: Position,
     item: Arc<Item>,
 }
 
-/// The document, from 1, and in a list the index.
-type Place = (usize, Option<usize>);
+/// The document number, from 1, and the index in a `List`.
+type Position = (usize, Option<usize>);
 
 impl Catalog {
-    /// What the file held when it was last read as a whole.
+    /// The manifest from the last successful read of a file.
     pub(super) fn manifest(&self, path: &str) -> Option<&Manifest> {
         self.files.get(path).map(|file| &file.manifest)
     }
 
-    /// The file was read as a whole.
+    /// Stores the manifest of a file that was read successfully.
     pub(super) fn put(&mut self, path: &Arc<str>, manifest: Manifest) {
         let file = self.files.entry(Arc::clone(path)).or_default();
-        let held = held(&manifest, &file.held);
-        let before = mem::replace(&mut file.held, held);
+        let objects = last_good_objects(&manifest, &file.objects);
+        let before = mem::replace(&mut file.objects, objects);
         file.manifest = manifest;
-        file.refusal = None;
+        file.error = None;
         for object in before
             .keys()
-            .filter(|object| !file.held.contains_key(object))
+            .filter(|object| !file.objects.contains_key(object))
         {
-            let_go(&mut self.holders, object, path);
+            remove_holder(&mut self.holders, object, path);
             self.touched_objects.insert(object.clone());
         }
-        for object in file.held.keys() {
+        for object in file.objects.keys() {
             let holders = self.holders.entry(object.clone()).or_default();
             holders.insert(Arc::clone(path));
             self.touched_objects.insert(object.clone());
@@ -78,42 +79,42 @@ impl Catalog {
         self.touched_files.insert(Arc::clone(path));
     }
 
-    /// The file could not be read; what it held stays.
-    pub(super) fn refuse(&mut self, path: &Arc<str>, refusal: ManifestError) {
-        self.files.entry(Arc::clone(path)).or_default().refusal = Some(refusal);
+    /// Records that a file could not be read. Its objects stay.
+    pub(super) fn reject(&mut self, path: &Arc<str>, error: ManifestError) {
+        self.files.entry(Arc::clone(path)).or_default().error = Some(error);
         self.touched_files.insert(Arc::clone(path));
     }
 
-    /// The file is gone, and what it held with it.
+    /// Removes a file and its objects.
     pub(super) fn remove(&mut self, path: &Arc<str>) {
         let file = self.files.remove(path).unwrap_or_default();
-        for object in file.held.into_keys() {
-            let_go(&mut self.holders, &object, path);
+        for object in file.objects.into_keys() {
+            remove_holder(&mut self.holders, &object, path);
             self.touched_objects.insert(object);
         }
         self.touched_files.insert(Arc::clone(path));
     }
 
-    /// What the engine is to be told now.
+    /// Changes since the last call.
     pub(super) fn changes(&mut self) -> Vec<SourceChange> {
         let mut changes = Vec::new();
         for object in mem::take(&mut self.touched_objects) {
             if let Some(holders) = self.holders.get(&object) {
-                // Whoever holds it too may count now, or not any more.
+                // The problem of a duplicate may appear or disappear in every file that contains the object.
                 self.touched_files.extend(holders.iter().cloned());
             }
             changes.extend(self.object_change(object));
         }
         for path in mem::take(&mut self.touched_files) {
             let problems = self.problems(&path);
-            let told = self.told_problems.get(&path).map_or(&[][..], Vec::as_slice);
-            if problems == told {
+            let sent = self.sent_problems.get(&path).map_or(&[][..], Vec::as_slice);
+            if problems == sent {
                 continue;
             }
             if problems.is_empty() {
-                self.told_problems.remove(&path);
+                self.sent_problems.remove(&path);
             } else {
-                self.told_problems
+                self.sent_problems
                     .insert(Arc::clone(&path), problems.clone());
             }
             changes.push(SourceChange::Problems {
@@ -125,9 +126,9 @@ impl Catalog {
     }
 
     fn object_change(&mut self, object: ObjectRef) -> Option<SourceChange> {
-        let Some((path, held)) = self.first(&object) else {
+        let Some((path, first)) = self.first(&object) else {
             return self
-                .told_objects
+                .sent_objects
                 .remove(&object)
                 .map(|_| SourceChange::Object {
                     object,
@@ -135,20 +136,20 @@ impl Catalog {
                     value: None,
                 });
         };
-        let origin: Arc<str> = format!("{path}#{}", held.place.0).into();
-        let item = match self.told_objects.get(&object) {
-            Some((told, place)) if told.fingerprint == held.item.fingerprint => {
-                if *place == origin {
+        let origin: Arc<str> = format!("{path}#{}", first.position.0).into();
+        let item = match self.sent_objects.get(&object) {
+            Some((sent, sent_origin)) if sent.fingerprint == first.item.fingerprint => {
+                if *sent_origin == origin {
                     return None;
                 }
-                // It only moved: whoever has the one told before sees that nothing else changed.
-                Arc::clone(told)
+                // Only the origin changed: send the same allocation, so that the engine sees an unchanged object.
+                Arc::clone(sent)
             }
-            _ => Arc::clone(&held.item),
+            _ => Arc::clone(&first.item),
         };
         let value = item.object.clone().map(|(_, value)| value);
-        let told = (item, Arc::clone(&origin));
-        self.told_objects.insert(object.clone(), told);
+        let sent = (item, Arc::clone(&origin));
+        self.sent_objects.insert(object.clone(), sent);
         Some(SourceChange::Object {
             object,
             origin: Some(origin),
@@ -156,23 +157,23 @@ impl Catalog {
         })
     }
 
-    /// The file and the document in which the object counts.
-    fn first(&self, object: &ObjectRef) -> Option<(&Arc<str>, &Held)> {
+    /// The file that takes precedence for an object, and its version of the object.
+    fn first(&self, object: &ObjectRef) -> Option<(&Arc<str>, &FileObject)> {
         let path = self.holders.get(object)?.first()?;
-        Some((path, self.files.get(path)?.held.get(object)?))
+        Some((path, self.files.get(path)?.objects.get(object)?))
     }
 
     fn problems(&self, path: &Arc<str>) -> Vec<Problem> {
         let Some(file) = self.files.get(path) else {
             return Vec::new();
         };
-        if let Some(ManifestError { reason, message }) = &file.refusal {
+        if let Some(ManifestError { reason, message }) = &file.error {
             return vec![Problem::of_origin(Arc::clone(path), *reason, message)];
         }
         let mut problems = Vec::new();
         for (number, document) in &file.manifest.documents {
             let origin: Arc<str> = format!("{path}#{number}").into();
-            if let Some(ManifestError { reason, message }) = &document.refusal {
+            if let Some(ManifestError { reason, message }) = &document.error {
                 problems.push(Problem::of_origin(Arc::clone(&origin), *reason, message));
             }
             for (index, item) in &document.items {
@@ -189,20 +190,20 @@ impl Catalog {
         problems
     }
 
-    /// The problem of an object that counts elsewhere.
+    /// The problem of an object for which another document takes precedence.
     fn duplicate(
         &self,
         path: &Arc<str>,
-        place: Place,
+        position: Position,
         item: &Item,
         origin: &Arc<str>,
     ) -> Option<Problem> {
         let (object, _) = item.object.as_ref()?;
-        let (first, held) = self.first(object)?;
-        (first != path || held.place != place).then(|| {
+        let (first_path, first) = self.first(object)?;
+        (first_path != path || first.position != position).then(|| {
             let message = format!(
-                "the object is already in {first}#{}, which comes first and counts; remove one of them",
-                held.place.0
+                "`{first_path}#{}` contains the same object and takes precedence because it comes first; remove one of the two",
+                first.position.0
             );
             Problem::new(object, FieldPath::root(), Reason::DuplicateObject, message)
                 .with_origin(Arc::clone(origin))
@@ -210,25 +211,28 @@ impl Catalog {
     }
 }
 
-/// What the file holds now: its good objects, the last good version of those that are wrong, and everything of
-/// before while a part of it cannot be read, since that part may be the object that is missing.
-fn held(manifest: &Manifest, before: &BTreeMap<ObjectRef, Held>) -> BTreeMap<ObjectRef, Held> {
-    let mut held = BTreeMap::new();
+/// The objects of a file that are in force: valid ones, and the last good version of invalid ones. While a document cannot
+/// be parsed all earlier objects stay, because the document may contain any of them.
+fn last_good_objects(
+    manifest: &Manifest,
+    before: &BTreeMap<ObjectRef, FileObject>,
+) -> BTreeMap<ObjectRef, FileObject> {
+    let mut objects = BTreeMap::new();
     for (number, document) in &manifest.documents {
         for (index, item) in &document.items {
             let id = item.object.as_ref().map(|(object, _)| object);
             let (Some(object), good) = (id.or(item.id.as_ref()), id.is_some()) else {
                 continue;
             };
-            let last_good = || before.get(object).map(|held| Arc::clone(&held.item));
+            let last_good = || before.get(object).map(|last| Arc::clone(&last.item));
             let item = if good {
                 Some(Arc::clone(item))
             } else {
                 last_good()
             };
             if let Some(item) = item {
-                held.entry(object.clone()).or_insert(Held {
-                    place: (*number, *index),
+                objects.entry(object.clone()).or_insert(FileObject {
+                    position: (*number, *index),
                     item,
                 });
             }
@@ -240,13 +244,15 @@ fn held(manifest: &Manifest, before: &BTreeMap<ObjectRef, Held>) -> BTreeMap<Obj
         .any(|(_, document)| document.is_opaque())
     {
         for (object, last) in before {
-            held.entry(object.clone()).or_insert_with(|| last.clone());
+            objects
+                .entry(object.clone())
+                .or_insert_with(|| last.clone());
         }
     }
-    held
+    objects
 }
 
-fn let_go(
+fn remove_holder(
     holders: &mut BTreeMap<ObjectRef, BTreeSet<Arc<str>>>,
     object: &ObjectRef,
     path: &Arc<str>,
@@ -259,7 +265,7 @@ fn let_go(
     }
 }
 
-/// Says which item of a list is meant where no name does.
+/// Adds the index in a `List` to the field path of a problem whose object is unknown.
 fn in_list(mut problem: Problem, index: usize) -> Problem {
     let item = FieldPath::root().field("items").index(index);
     problem.field = if problem.field.is_root() {
@@ -277,8 +283,8 @@ mod tests {
     use super::*;
     use crate::source::file::document::Format;
 
-    fn told(changes: Vec<SourceChange>) -> Vec<(String, Arc<evermesh_crds::v1beta2::Mesh>)> {
-        let told = changes.into_iter().filter_map(|change| match change {
+    fn meshes(changes: Vec<SourceChange>) -> Vec<(String, Arc<evermesh_crds::v1beta2::Mesh>)> {
+        let meshes = changes.into_iter().filter_map(|change| match change {
             SourceChange::Object {
                 origin,
                 value: Some(Object::Mesh(mesh)),
@@ -286,22 +292,22 @@ mod tests {
             } => Some((origin?.to_string(), mesh)),
             _ => None,
         });
-        told.collect()
+        meshes.collect()
     }
 
     #[test]
-    fn what_only_moved_is_the_one_that_was_told() {
+    fn object_that_moved_to_another_file_keeps_its_allocation() {
         let text =
             b"apiVersion: appmesh.k8s.aws/v1beta2\nkind: Mesh\nmetadata: { name: m }\nspec: {}\n";
-        let read = || Manifest::read(Format::Yaml, text, &Manifest::default()).unwrap();
+        let parse = || Manifest::parse(Format::Yaml, text, &Manifest::default()).unwrap();
         let mut catalog = Catalog::default();
-        catalog.put(&"b.yaml".into(), read());
-        let first = told(catalog.changes());
-        catalog.put(&"a.yaml".into(), read());
-        let second = told(catalog.changes());
+        catalog.put(&"b.yaml".into(), parse());
+        let first = meshes(catalog.changes());
+        catalog.put(&"a.yaml".into(), parse());
+        let second = meshes(catalog.changes());
         assert_eq!((&*first[0].0, &*second[0].0), ("b.yaml#1", "a.yaml#1"));
         assert!(Arc::ptr_eq(&first[0].1, &second[0].1));
-        catalog.put(&"a.yaml".into(), read());
+        catalog.put(&"a.yaml".into(), parse());
         assert!(catalog.changes().is_empty());
     }
 }

@@ -1,9 +1,8 @@
-//! The text of a manifest file as documents, and the documents as objects.
+//! Parses the bytes of a manifest file into documents, and documents into objects.
 //!
-//! In: bytes, and what the same file held before. Out: a [`Manifest`], in which every document and every object
-//! whose text did not change is the very one of before, so that nobody further on looks at it again.
-//!
-//! Must not read files, and must not let one bad document stop its neighbours.
+//! Input: the bytes, and the [`Manifest`] that the same file held before. Output: the new [`Manifest`]. Documents and
+//! objects whose content did not change are the same allocations (`Arc`) as before, so that later stages skip them. A
+//! document that cannot be parsed does not affect the other documents of the file.
 
 use std::{
     collections::HashMap,
@@ -19,25 +18,26 @@ use evermesh_model::{ObjectRef, Problem, Reason, Severity};
 use serde_json::Value;
 use serde_saphyr::Error as YamlError;
 
-/// Nodes of one document with its aliases expanded. A dump of 5,000 App Mesh objects has half a million.
+/// YAML nodes per document, with aliases expanded. A dump of 5,000 App Mesh objects has half a million.
 const MAX_NODES: usize = 2_000_000;
-/// Nodes that aliases may add to one document. People use them to repeat a handful of lines.
+/// YAML nodes that aliases may add to one document.
 const MAX_ALIASED_NODES: usize = 100_000;
 
-/// The groups whose every document may have been an object of ours, even if its kind is misspelt.
-const OUR_GROUPS: [&str; 2] = ["appmesh.k8s.aws/", "evermesh.dev/"];
+/// Prefixes of the API versions of mesh objects. A document with such a version may be any object of the file, even if
+/// its kind is misspelt.
+const MESH_GROUPS: [&str; 2] = ["appmesh.k8s.aws/", "evermesh.dev/"];
 
-/// How a file is written, by its name.
+/// The format of a file, by its extension.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Format {
     Yaml,
     Json,
 }
 
-/// What a file held when it was last read as a whole.
+/// The documents of a file.
 #[derive(Debug, Default)]
 pub(super) struct Manifest {
-    /// Its documents, with their numbers from 1.
+    /// Documents with their numbers, from 1.
     pub(super) documents: Vec<(usize, Arc<Document>)>,
 }
 
@@ -45,28 +45,27 @@ pub(super) struct Manifest {
 #[derive(Debug)]
 pub(super) struct Document {
     fingerprint: u64,
-    /// Its objects, and in a list the index of each.
+    /// The objects; those of a `List` with their index.
     pub(super) items: Vec<(Option<usize>, Arc<Item>)>,
-    /// Why nothing could be read in it.
-    pub(super) refusal: Option<ManifestError>,
+    /// The error, if the document could not be parsed.
+    pub(super) error: Option<ManifestError>,
 }
 
-/// One object as it is written.
+/// One object of a document.
 #[derive(Debug)]
 pub(super) struct Item {
-    /// Equal for equal content, whatever the file and the formatting.
+    /// Hash of the content, independent of the file and of the formatting.
     pub(super) fingerprint: u64,
-    /// The object, if it is fit to be told.
+    /// The object, if it has no error.
     pub(super) object: Option<(ObjectRef, Object)>,
-    /// Which object it is, as far as that could be read.
+    /// Kind, namespace and name, if they could be read.
     pub(super) id: Option<ObjectRef>,
-    /// What is wrong with it.
     pub(super) problems: Vec<Problem>,
-    /// Whether it may be any object: then none of the file's objects can be said to be gone.
+    /// Whether the item may be any object. While a file has such an item, none of its earlier objects counts as deleted.
     pub(super) is_opaque: bool,
 }
 
-/// Why a file or a document could not be read.
+/// The reason why a file or a document could not be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ManifestError {
     pub(super) reason: Reason,
@@ -83,8 +82,8 @@ impl ManifestError {
 }
 
 impl Manifest {
-    /// Reads the text of a file, taking over from `previous` what did not change.
-    pub(super) fn read(
+    /// Parses the bytes of a file, and reuses the documents and items of `previous` that did not change.
+    pub(super) fn parse(
         format: Format,
         bytes: &[u8],
         previous: &Self,
@@ -98,14 +97,14 @@ impl Manifest {
                 ),
             )
         })?;
-        let known = Known::of(previous);
+        let known = KnownContent::of(previous);
         Ok(match format {
-            Format::Yaml => Self::read_yaml(text, &known),
-            Format::Json => Self::read_json(text, &known),
+            Format::Yaml => Self::parse_yaml(text, &known),
+            Format::Json => Self::parse_json(text, &known),
         })
     }
 
-    fn read_yaml(text: &str, known: &Known) -> Self {
+    fn parse_yaml(text: &str, known: &KnownContent) -> Self {
         let documents = split(text).into_iter().zip(1..).map(|(chunk, number)| {
             let fingerprint = fingerprint(chunk.text);
             let document = known.documents.get(&fingerprint).map_or_else(
@@ -119,13 +118,13 @@ impl Manifest {
         }
     }
 
-    /// `kubectl` also takes several JSON values one after the other.
-    fn read_json(text: &str, known: &Known) -> Self {
+    /// Parses one or more JSON values; `kubectl` accepts several in one file too.
+    fn parse_json(text: &str, known: &KnownContent) -> Self {
         let values = serde_json::Deserializer::from_str(text).into_iter::<Value>();
         let documents = values.zip(1..).map(|(value, number)| {
             let document = match value {
                 Ok(value) => Document::from_value(value, None, known),
-                Err(error) => Document::refused(0, Reason::InvalidYaml, error.to_string()),
+                Err(error) => Document::invalid(0, Reason::InvalidYaml, error.to_string()),
             };
             (number, Arc::new(document))
         });
@@ -136,22 +135,24 @@ impl Manifest {
 }
 
 impl Document {
-    fn from_yaml(chunk: &Chunk<'_>, fingerprint: u64, known: &Known) -> Self {
+    fn from_yaml(chunk: &Chunk<'_>, fingerprint: u64, known: &KnownContent) -> Self {
         match serde_saphyr::from_str_with_options(chunk.text, limits()) {
             Ok(value) => Self::from_value(value, Some(fingerprint), known),
             Err(error) => {
-                let place = serde_saphyr::render_options! { line_offset: chunk.lines_before };
-                let words = error.render_with_options(place);
+                let options = serde_saphyr::render_options! { line_offset: chunk.lines_before };
+                let text = error.render_with_options(options);
                 if is_limit(&error) {
-                    let words = format!("too large with its aliases expanded; split it: {words}");
-                    return Self::refused(fingerprint, Reason::TooLarge, words);
+                    let message = format!(
+                        "the document is too large with its aliases expanded; split it: {text}"
+                    );
+                    return Self::invalid(fingerprint, Reason::TooLarge, message);
                 }
-                Self::refused(fingerprint, Reason::InvalidYaml, words)
+                Self::invalid(fingerprint, Reason::InvalidYaml, text)
             }
         }
     }
 
-    fn from_value(value: Value, fingerprint: Option<u64>, known: &Known) -> Self {
+    fn from_value(value: Value, fingerprint: Option<u64>, known: &KnownContent) -> Self {
         let fingerprint = fingerprint.unwrap_or_else(|| self::fingerprint(&value));
         let items = unroll(value)
             .into_iter()
@@ -159,29 +160,29 @@ impl Document {
         Self {
             fingerprint,
             items: items.collect(),
-            refusal: None,
+            error: None,
         }
     }
 
-    fn refused(fingerprint: u64, reason: Reason, message: String) -> Self {
+    fn invalid(fingerprint: u64, reason: Reason, message: String) -> Self {
         Self {
             fingerprint,
             items: Vec::new(),
-            refusal: Some(ManifestError { reason, message }),
+            error: Some(ManifestError { reason, message }),
         }
     }
 
-    /// Whether it may have held any object of the file.
+    /// Whether the document may contain any object; see [`Item::is_opaque`].
     pub(super) fn is_opaque(&self) -> bool {
-        self.refusal.is_some() || self.items.iter().any(|(_, item)| item.is_opaque)
+        self.error.is_some() || self.items.iter().any(|(_, item)| item.is_opaque)
     }
 }
 
 impl Item {
-    fn read(value: Value, fingerprint: u64) -> Self {
-        let is_ours = value["apiVersion"]
+    fn parse(value: Value, fingerprint: u64) -> Self {
+        let is_mesh_object = value["apiVersion"]
             .as_str()
-            .is_some_and(|version| OUR_GROUPS.iter().any(|group| version.starts_with(group)));
+            .is_some_and(|version| MESH_GROUPS.iter().any(|group| version.starts_with(group)));
         let ParsedDocument {
             object,
             id,
@@ -197,7 +198,7 @@ impl Item {
         if is_wrong {
             object = None;
         }
-        let is_opaque = object.is_none() && id.is_none() && (is_wrong || is_ours);
+        let is_opaque = object.is_none() && id.is_none() && (is_wrong || is_mesh_object);
         Self {
             fingerprint,
             object,
@@ -208,13 +209,13 @@ impl Item {
     }
 }
 
-/// What the file held before, by content.
-struct Known {
+/// Documents and items of the file's previous manifest, by fingerprint.
+struct KnownContent {
     documents: HashMap<u64, Arc<Document>>,
     items: HashMap<u64, Arc<Item>>,
 }
 
-impl Known {
+impl KnownContent {
     fn of(manifest: &Manifest) -> Self {
         let documents = manifest.documents.iter().map(|(_, document)| document);
         let items = documents.clone().flat_map(|document| &document.items);
@@ -222,9 +223,10 @@ impl Known {
             items: items
                 .map(|(_, item)| (item.fingerprint, Arc::clone(item)))
                 .collect(),
-            // A refusal names lines, and those move when an earlier document grows: it is read again.
+            // An error contains line numbers, which change when an earlier document grows, so the document is parsed
+            // again.
             documents: documents
-                .filter(|document| document.refusal.is_none())
+                .filter(|document| document.error.is_none())
                 .map(|document| (document.fingerprint, Arc::clone(document)))
                 .collect(),
         }
@@ -234,18 +236,18 @@ impl Known {
         let fingerprint = fingerprint(&value);
         self.items
             .get(&fingerprint)
-            .map_or_else(|| Arc::new(Item::read(value, fingerprint)), Arc::clone)
+            .map_or_else(|| Arc::new(Item::parse(value, fingerprint)), Arc::clone)
     }
 }
 
-/// Compared within one process only, so the standard hasher will do.
+/// A hash for comparison within one process; the standard hasher is enough for that.
 pub(super) fn fingerprint<T: Hash + ?Sized>(content: &T) -> u64 {
     let mut hasher = DefaultHasher::new();
     content.hash(&mut hasher);
     hasher.finish()
 }
 
-/// A list's items stand as if each were a document: they inherit nothing from the list.
+/// The items of a `List`, each as if it were a document of its own, or the value itself.
 fn unroll(value: Value) -> Vec<(Option<usize>, Value)> {
     match value {
         Value::Null => Vec::new(),
@@ -269,14 +271,14 @@ fn unroll(value: Value) -> Vec<(Option<usize>, Value)> {
     }
 }
 
-/// A part of a YAML file.
+/// The text of one document of a YAML file.
 struct Chunk<'a> {
     text: &'a str,
     lines_before: u64,
 }
 
-/// Splits a file into its documents, so that one which does not parse leaves the others readable. At the start
-/// of a line `---` and `...` mean this and nothing else, in quotes and in block text too
+/// Splits a file into documents before parsing, so that a document that does not parse leaves the others readable. `---`
+/// and `...` at the start of a line always separate documents, also in quotes and in block scalars
 /// (<https://yaml.org/spec/1.2.2/#914-explicit-documents>).
 fn split(text: &str) -> Vec<Chunk<'_>> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
@@ -309,25 +311,25 @@ fn is_marker(text: &str, marker: &str) -> bool {
         .is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n']))
 }
 
-/// Whether there are only empty lines, comments and directives.
+/// Whether the text has only empty lines, comments and directives.
 fn is_blank(text: &str) -> bool {
     text.lines()
         .map(str::trim_start)
         .all(|line| line.is_empty() || line.starts_with(['#', '%']))
 }
 
-/// Against files made to exhaust memory: an alias may stand for much, a nesting may be deep.
+/// Limits against files that would exhaust memory by nested aliases or deep nesting.
 fn limits() -> serde_saphyr::Options {
     serde_saphyr::options! {
         budget: serde_saphyr::budget! {
             max_events: 2 * MAX_NODES,
             max_nodes: MAX_NODES,
-            enforce_alias_anchor_ratio: false, // the number of aliased nodes is what costs
+            enforce_alias_anchor_ratio: false, // `max_total_replayed_events` limits the cost
         },
         alias_limits: serde_saphyr::alias_limits! {
             max_total_replayed_events: MAX_ALIASED_NODES,
         },
-        with_snippet: false, // the message is one line of a list of problems
+        with_snippet: false, // a problem's message has one line
         emit_comments: false,
     }
 }
@@ -357,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn splits_at_markers_only() {
+    fn files_are_split_only_at_markers() {
         assert_eq!(texts("a: 1"), [("a: 1", 0)]);
         assert_eq!(
             texts("# c\n---\na: 1\n--- # next\nb: |\n  ---\n---c\n"),
@@ -372,14 +374,14 @@ mod tests {
     }
 
     #[test]
-    fn keeps_what_did_not_change() {
-        let read = |text: &str, previous: &Manifest| {
-            Manifest::read(Format::Yaml, text.as_bytes(), previous).unwrap()
+    fn unchanged_documents_and_items_are_reused() {
+        let parse = |text: &str, previous: &Manifest| {
+            Manifest::parse(Format::Yaml, text.as_bytes(), previous).unwrap()
         };
-        let first = read("a: 1\n---\nb: 2\n", &Manifest::default());
-        let second = read("b: 3\n---\nb: 2\n", &first);
+        let first = parse("a: 1\n---\nb: 2\n", &Manifest::default());
+        let second = parse("b: 3\n---\nb: 2\n", &first);
         assert!(Arc::ptr_eq(&first.documents[1].1, &second.documents[1].1));
-        let third = read("---\n{\"b\": 2}\n", &second);
+        let third = parse("---\n{\"b\": 2}\n", &second);
         assert!(Arc::ptr_eq(
             &second.documents[1].1.items[0].1,
             &third.documents[0].1.items[0].1
@@ -387,24 +389,25 @@ mod tests {
     }
 
     #[test]
-    fn an_error_names_the_line_of_the_file() {
+    fn error_has_the_line_number_of_the_file() {
         let text = "a: 1\n---\nb: 2\n---\nc: [\n";
-        let manifest = Manifest::read(Format::Yaml, text.as_bytes(), &Manifest::default()).unwrap();
-        let refusal = manifest.documents[2].1.refusal.as_ref().unwrap();
-        assert_eq!(refusal.reason, Reason::InvalidYaml);
-        assert!(refusal.message.contains("line 5"), "{}", refusal.message);
+        let manifest =
+            Manifest::parse(Format::Yaml, text.as_bytes(), &Manifest::default()).unwrap();
+        let error = manifest.documents[2].1.error.as_ref().unwrap();
+        assert_eq!(error.reason, Reason::InvalidYaml);
+        assert!(error.message.contains("line 5"), "{}", error.message);
     }
 
     #[test]
     fn several_json_values_are_several_documents() {
-        let read = |text: &str| {
-            Manifest::read(Format::Json, text.as_bytes(), &Manifest::default()).unwrap()
+        let parse = |text: &str| {
+            Manifest::parse(Format::Json, text.as_bytes(), &Manifest::default()).unwrap()
         };
-        assert_eq!(read("{} {}\n").documents.len(), 2);
-        let broken = read("{} {");
+        assert_eq!(parse("{} {}\n").documents.len(), 2);
+        let broken = parse("{} {");
         assert!(broken.documents[1].1.is_opaque());
         assert!(
-            !read(" ")
+            !parse(" ")
                 .documents
                 .iter()
                 .any(|(_, document)| document.is_opaque())

@@ -1,9 +1,9 @@
-//! The folder on disk: which manifests there are, and what is in them.
+//! Lists and reads the folder, and keeps a [`Catalog`] up to date with it.
 //!
-//! In: paths to look at. Out: a [`Catalog`] that is up to date with them.
-//! A file's time, size and inode tell a sweep whether to read it; its content tells whether anything changed.
+//! Input: paths to read, from the watcher. Output: the changes of the catalog. A sweep compares modification time, size
+//! and inode to find the files to read; a hash of the content then decides whether the file is parsed.
 //!
-//! Must not wait for anything: when to look is decided by the watch.
+//! Functions in this module never wait; the watcher decides when a path is read.
 
 use std::{
     collections::BTreeMap,
@@ -24,7 +24,7 @@ use super::{
 };
 use crate::source::SourceChange;
 
-/// How deep folders may lie in one another: links among them could go in circles.
+/// Deepest nesting of folders. Symbolic links can form circles.
 const MAX_DEPTH: usize = 32;
 
 /// A folder of manifests.
@@ -32,7 +32,7 @@ const MAX_DEPTH: usize = 32;
 pub(super) struct Folder {
     root: PathBuf,
     max_file_size: u64,
-    files: BTreeMap<PathBuf, Known>,
+    files: BTreeMap<PathBuf, KnownFile>,
     /// Folders that could not be listed, with their names in the catalog.
     unreadable: BTreeMap<PathBuf, Arc<str>>,
     catalog: Catalog,
@@ -40,15 +40,15 @@ pub(super) struct Folder {
 
 /// A file that was read.
 #[derive(Debug)]
-struct Known {
-    /// Its path below the root, as problems name it.
+struct KnownFile {
+    /// Path below the root, as problems show it.
     name: Arc<str>,
     stamp: Option<Stamp>,
-    /// The fingerprint of its bytes; none if it could not be read.
+    /// Fingerprint of the bytes; `None` if the file could not be read.
     content: Option<u64>,
 }
 
-/// What differs when a file was written or replaced.
+/// File attributes of which at least one changes when a file is written or replaced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Stamp {
     modified: Option<SystemTime>,
@@ -56,15 +56,15 @@ struct Stamp {
     inode: u64,
 }
 
-/// What was found below a folder.
+/// The files below a path.
 #[derive(Debug, Default)]
 pub(super) struct FolderListing {
     files: BTreeMap<PathBuf, Stamp>,
-    /// Folders that could not be listed: what lies below them is not gone.
+    /// Folders that could not be listed. Known files below them do not count as removed.
     unreadable: BTreeMap<PathBuf, io::Error>,
 }
 
-/// What was read of a file, before anyone believes it.
+/// The bytes of a file, not applied to the catalog yet.
 #[derive(Debug)]
 pub(super) struct FileContents {
     pub(super) path: PathBuf,
@@ -83,7 +83,7 @@ impl Folder {
         }
     }
 
-    /// What the engine is to be told now.
+    /// Changes since the last call.
     pub(super) fn changes(&mut self) -> Vec<SourceChange> {
         self.catalog.changes()
     }
@@ -92,41 +92,42 @@ impl Folder {
     pub(super) fn read_all(&mut self, path: &Path) {
         let listing = self.list(path, &mut |_| ());
         for file in self.differing(&listing) {
-            let reading = self.read(file);
-            self.apply(reading);
+            let contents = self.read(file);
+            self.apply(contents);
         }
     }
 
-    /// Lists the manifests at or below a path. `on_folder` is called with each folder before it is listed, so
-    /// that a watch set there misses nothing.
+    /// Lists the manifests at or below a path. Calls `on_folder` with each folder before listing it, so that a watch set
+    /// there misses no event.
     pub(super) fn list(&mut self, path: &Path, on_folder: &mut dyn FnMut(&Path)) -> FolderListing {
         let mut listing = FolderListing::default();
         list(path, MAX_DEPTH, on_folder, &mut listing);
-        let mended: Vec<_> = self
+        let readable_again: Vec<_> = self
             .unreadable
             .extract_if(path.to_owned().., |known, _| {
                 known.starts_with(path) && !listing.unreadable.contains_key(known)
             })
             .collect();
-        for (_, name) in mended {
+        for (_, name) in readable_again {
             self.catalog.remove(&name);
         }
         for (folder, error) in &listing.unreadable {
-            self.refuse_folder(folder, error);
+            self.reject_folder(folder, error);
         }
         listing
     }
 
-    /// A folder cannot be listed; what it held stays.
-    pub(super) fn refuse_folder(&mut self, folder: &Path, error: &io::Error) {
+    /// Records that a folder cannot be listed. Its known files stay.
+    pub(super) fn reject_folder(&mut self, folder: &Path, error: &io::Error) {
         let name = self.name(folder);
-        let message = format!("the folder cannot be listed: {error}; what it held stays in force");
+        let message =
+            format!("cannot list the folder: {error}; its last known objects stay in force");
         self.catalog
-            .refuse(&name, ManifestError::new(Reason::Unreadable, message));
+            .reject(&name, ManifestError::new(Reason::Unreadable, message));
         self.unreadable.insert(folder.to_owned(), name);
     }
 
-    /// The files of a listing that differ from what was read of them.
+    /// The files of a listing that were not read yet or have changed since.
     pub(super) fn differing(&self, listing: &FolderListing) -> Vec<PathBuf> {
         let files = listing.files.iter().filter(|(path, stamp)| {
             let known = self.files.get(*path).and_then(|known| known.stamp.as_ref());
@@ -135,14 +136,14 @@ impl Folder {
         files.map(|(path, _)| path.clone()).collect()
     }
 
-    /// The known files at or below a path that a listing of it lacks.
+    /// The known files at or below a path that a listing of the path does not contain.
     pub(super) fn missing(&self, path: &Path, listing: &FolderListing) -> Vec<PathBuf> {
-        let is_hidden_from_us = |file: &PathBuf| {
+        let is_below_unreadable = |file: &PathBuf| {
             file.ancestors()
                 .any(|above| listing.unreadable.contains_key(above))
         };
         self.below(path)
-            .filter(|file| !listing.files.contains_key(*file) && !is_hidden_from_us(file))
+            .filter(|file| !listing.files.contains_key(*file) && !is_below_unreadable(file))
             .cloned()
             .collect()
     }
@@ -155,7 +156,7 @@ impl Folder {
             .take_while(move |known| known.starts_with(path))
     }
 
-    /// Reads a file, without believing it yet.
+    /// Reads a file without applying its contents.
     pub(super) fn read(&self, path: PathBuf) -> FileContents {
         let (stamp, bytes) = match read(&path, self.max_file_size) {
             Ok((stamp, bytes)) => (Some(stamp), Ok(bytes)),
@@ -164,9 +165,9 @@ impl Folder {
         FileContents { path, stamp, bytes }
     }
 
-    /// Believes what was read.
-    pub(super) fn apply(&mut self, reading: FileContents) {
-        let FileContents { path, stamp, bytes } = reading;
+    /// Applies the contents of a file to the catalog.
+    pub(super) fn apply(&mut self, contents: FileContents) {
+        let FileContents { path, stamp, bytes } = contents;
         if is_absent(&bytes) {
             if let Some(known) = self.files.remove(&path) {
                 self.catalog.remove(&known.name);
@@ -174,7 +175,7 @@ impl Folder {
             return;
         }
         let name = self.name(&path);
-        let known = self.files.entry(path).or_insert_with_key(|_| Known {
+        let known = self.files.entry(path).or_insert_with_key(|_| KnownFile {
             name: Arc::clone(&name),
             stamp: None,
             content: None,
@@ -186,11 +187,11 @@ impl Folder {
         }
         known.content = content;
         let manifest = bytes
-            .map_err(|error| refusal(&error, self.max_file_size))
+            .map_err(|error| read_error(&error, self.max_file_size))
             .and_then(|bytes| {
-                let nothing = Manifest::default();
-                let previous = self.catalog.manifest(&name).unwrap_or(&nothing);
-                Manifest::read(
+                let empty = Manifest::default();
+                let previous = self.catalog.manifest(&name).unwrap_or(&empty);
+                Manifest::parse(
                     format_of(Path::new(&*name)).unwrap_or(Format::Yaml),
                     &bytes,
                     previous,
@@ -198,11 +199,11 @@ impl Folder {
             });
         match manifest {
             Ok(manifest) => self.catalog.put(&name, manifest),
-            Err(refusal) => self.catalog.refuse(&name, refusal),
+            Err(error) => self.catalog.reject(&name, error),
         }
     }
 
-    /// The path as problems name it: below the root, or the root itself.
+    /// The path as problems show it: relative to the root, or the root itself.
     fn name(&self, path: &Path) -> Arc<str> {
         match path.strip_prefix(&self.root) {
             Ok(below) if below != Path::new("") => below.to_string_lossy().into(),
@@ -221,7 +222,7 @@ impl Stamp {
     }
 }
 
-/// Whether a manifest may have this name.
+/// The format of a file by its name; `None` if the file is not a manifest.
 pub(super) fn format_of(path: &Path) -> Option<Format> {
     if is_hidden(path.file_name()?) {
         return None;
@@ -233,15 +234,15 @@ pub(super) fn format_of(path: &Path) -> Option<Format> {
     }
 }
 
-/// Editors and the kubelet keep things of their own under such names: the kubelet's `..data` leads to files that
-/// visible links lead to as well.
+/// Whether a name begins with a dot. Editors keep temporary files under such names, and the kubelet its `..data` folder,
+/// whose files are also reachable by visible links.
 pub(super) fn is_hidden(name: &OsStr) -> bool {
     name.as_encoded_bytes().starts_with(b".")
 }
 
 fn list(path: &Path, depth: usize, on_folder: &mut dyn FnMut(&Path), listing: &mut FolderListing) {
     let Ok(metadata) = fs::metadata(path) else {
-        return; // Gone since it was named, or a link that leads nowhere.
+        return; // The path was removed meanwhile, or is a dangling link.
     };
     if metadata.is_file() {
         if format_of(path).is_some() {
@@ -270,7 +271,7 @@ fn list(path: &Path, depth: usize, on_folder: &mut dyn FnMut(&Path), listing: &m
 }
 
 fn read(path: &Path, max_size: u64) -> io::Result<(Stamp, Vec<u8>)> {
-    // A pipe of that name would block for ever when opened.
+    // Opening a named pipe would block.
     if !fs::metadata(path)?.is_file() {
         return Err(ErrorKind::NotFound.into());
     }
@@ -287,12 +288,12 @@ fn read(path: &Path, max_size: u64) -> io::Result<(Stamp, Vec<u8>)> {
     Ok((stamp, bytes))
 }
 
-fn refusal(error: &io::Error, max_size: u64) -> ManifestError {
+fn read_error(error: &io::Error, max_size: u64) -> ManifestError {
     if error.kind() == ErrorKind::FileTooLarge {
-        let message = format!("the file is over {max_size} bytes; split it");
+        let message = format!("the file is larger than {max_size} bytes; split it");
         return ManifestError::new(Reason::TooLarge, message);
     }
-    let message = format!("the file cannot be read: {error}; what it held stays in force");
+    let message = format!("cannot read the file: {error}; its last known objects stay in force");
     ManifestError::new(Reason::Unreadable, message)
 }
 
@@ -300,7 +301,7 @@ fn is_absent<T>(result: &io::Result<T>) -> bool {
     result.as_ref().is_err_and(is_absence)
 }
 
-/// A folder on the way may have become a file.
+/// Whether an error means that the path does not exist; a parent folder may have become a file.
 fn is_absence(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
 }

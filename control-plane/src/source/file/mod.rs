@@ -1,13 +1,18 @@
-//! A folder of manifests: the embedded alternative to a cluster.
+//! Source of objects from a folder of manifests (`--config`), an alternative to a Kubernetes cluster.
 //!
-//! In: every `.yaml`, `.yml` and `.json` file at any depth below a folder, but for hidden ones. Out: their objects
-//! and their problems, once as a whole and then change by change.
+//! Input: every `.yaml`, `.yml` and `.json` file at any depth below the folder; hidden files and folders are skipped.
+//! Output: objects and problems, first all of them and then each change.
 //!
-//! - A change is told within a millisecond or two of its writer closing the file; [`pending`] has the rule.
-//! - Only files that changed are read, only documents that changed are parsed, only objects that changed are told.
-//! - What cannot be read keeps its last good version; [`catalog`] has the rule.
+//! ```text
+//!  kernel events ──► watch ──► pending: when to read which path
+//!                      └─────► folder: list and read files ──► document: parse ──► catalog: what changed ──► engine
+//! ```
 //!
-//! Must not do any of this on the threads of the runtime.
+//! - A change is sent 1 to 2 ms after its writer closed the file ([`pending`]).
+//! - Only changed files are read, only changed documents are parsed, only changed objects are sent.
+//! - An object that cannot be read keeps its last good version ([`catalog`]).
+//!
+//! All of this runs on a blocking thread, not on the threads of the async runtime.
 
 mod catalog;
 mod document;
@@ -30,19 +35,20 @@ use self::{
 };
 use super::{ChangeBatch, SourceChange};
 
-/// Three times a dump of 5,000 objects. A larger file is refused unread.
+/// Size in bytes above which a file is rejected without reading it: three times a dump of 5,000 objects.
 const MAX_FILE_SIZE: u64 = 32 * 1024 * 1024;
 
-/// Tells what is in the folder, and what changes, until `shutdown` or until nobody listens.
+/// Sends the folder's objects and every change until `shutdown` or until the receiver is dropped.
 ///
-/// A folder that does not exist is a problem and is waited for; [`SourceChange::Synced`] comes when it was read.
+/// A folder that does not exist is reported as a problem, and read when it appears. [`SourceChange::Synced`] follows the
+/// first complete read.
 pub async fn run(folder: PathBuf, changes: Sender<ChangeBatch>, shutdown: CancellationToken) {
     let (wake, woken) = std_mpsc::channel();
     let stop = StopOnDrop(wake.clone());
     let mut thread = spawn_blocking({
         let (runtime, shutdown) = (Handle::current(), shutdown.clone());
         move || {
-            let tell = |batch| {
+            let send = |batch| {
                 runtime.block_on(async {
                     tokio::select! {
                         sent = changes.send(batch) => sent.is_ok(),
@@ -50,7 +56,7 @@ pub async fn run(folder: PathBuf, changes: Sender<ChangeBatch>, shutdown: Cancel
                     }
                 })
             };
-            FolderWatcher::new(absolute(&folder), MAX_FILE_SIZE, (wake, woken), tell).run();
+            FolderWatcher::new(absolute(&folder), MAX_FILE_SIZE, (wake, woken), send).run();
         }
     });
     let ended = tokio::select! {
@@ -67,28 +73,29 @@ pub async fn run(folder: PathBuf, changes: Sender<ChangeBatch>, shutdown: Cancel
     }
 }
 
-/// Reads the folder once, as [`run`] would at its start.
+/// Reads the folder once and returns the changes that [`run`] would send first.
 pub fn read_once(folder: &Path) -> Vec<SourceChange> {
     let root = absolute(folder);
     let mut reader = Folder::new(root.clone(), MAX_FILE_SIZE);
     match root.read_dir() {
         Ok(_) => reader.read_all(&root),
-        Err(error) => reader.refuse_folder(&root, &error),
+        Err(error) => reader.reject_folder(&root, &error),
     }
     reader.changes()
 }
 
-/// Events name absolute paths. Without a working directory there are none, and the folder will not be found.
+/// The absolute path, because the kernel's events have absolute paths. Falls back to the given path if the process has no
+/// working directory; the folder is then reported as missing.
 fn absolute(folder: &Path) -> PathBuf {
     path::absolute(folder).unwrap_or_else(|_| folder.to_owned())
 }
 
-/// Ends the thread even if the future that waits for it is dropped.
+/// Stops the watcher's thread, also when the future of [`run`] is dropped.
 struct StopOnDrop(StdSender<Wake>);
 
 impl Drop for StopOnDrop {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // An error means that the thread has ended already.
         let _ = self.0.send(Wake::Stop);
     }
 }

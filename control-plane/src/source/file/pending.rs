@@ -1,13 +1,14 @@
-//! When to look at a path that the kernel spoke of.
+//! Decides when a path is read after the kernel reported an event about it.
 //!
-//! In: events. Out: paths that are due. The rule:
+//! | event | read |
+//! |---|---|
+//! | closed after writing, renamed into place, link created | at once |
+//! | created, modified | when the writer closes the file, or after [`SETTLE`] without an event |
+//! | removed, renamed away | after [`SETTLE`] |
+//! | renamed to another manifest | the old path at once |
 //!
-//! - A file that was closed after writing, renamed into place or linked is looked at **at once**.
-//! - A file that is being written is looked at when its writer closes it, or has been silent for [`SETTLE`].
-//! - A file that went is believed to be gone after [`SETTLE`]: editors, git and package managers remove a file
-//!   and write it anew, and its routes must not flicker. If it was renamed to another manifest, it is gone at once.
-//!
-//! The last event of a path decides. Must not touch the file system.
+//! A removal waits because editors, git and package managers remove a file and write it again, and its routes must not
+//! disappear in between. The last event of a path decides.
 
 use std::{
     collections::BTreeMap,
@@ -20,22 +21,22 @@ use notify::{
     event::{AccessKind, AccessMode, CreateKind, ModifyKind, RenameMode},
 };
 
-/// How long a file may be open for writing, or away, before that is taken for what its owner wants.
+/// Time without an event after which an unfinished write or a removal is taken as final.
 pub(super) const SETTLE: Duration = Duration::from_millis(200);
 
-/// What an event says of its path.
+/// The meaning of an event for its path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Hint {
-    /// It is as its owner wants it.
+pub(super) enum EventHint {
+    /// The content is complete.
     Finished,
-    /// There may be more to come.
+    /// More events may follow.
     Unfinished,
-    /// Nothing about its content.
-    Nothing,
+    /// The content did not change.
+    Unchanged,
 }
 
-impl Hint {
-    /// `is_link` tells of a path that has just been created whether it is a link: nobody writes to those.
+impl EventHint {
+    /// `is_link` is called for a path that was just created. A new link is finished, because no write follows.
     pub(super) fn of(kind: EventKind, is_link: impl FnOnce() -> bool) -> Self {
         match kind {
             EventKind::Access(AccessKind::Close(AccessMode::Write))
@@ -44,7 +45,7 @@ impl Hint {
                 Self::Finished
             }
             EventKind::Create(_) if is_link() => Self::Finished,
-            EventKind::Access(_) => Self::Nothing,
+            EventKind::Access(_) => Self::Unchanged,
             EventKind::Any
             | EventKind::Other
             | EventKind::Create(_)
@@ -54,38 +55,36 @@ impl Hint {
     }
 }
 
-/// Paths to look at, and when.
+/// Paths to read, each with the time at which it is due.
 #[derive(Debug, Default)]
-pub(super) struct Pending(BTreeMap<PathBuf, Instant>);
+pub(super) struct PendingPaths(BTreeMap<PathBuf, Instant>);
 
-impl Pending {
-    /// Looks at the path at that time, whatever was planned.
+impl PendingPaths {
+    /// Schedules a path, and replaces an earlier schedule.
     pub(super) fn set(&mut self, path: PathBuf, at: Instant) {
         self.0.insert(path, at);
     }
 
-    /// Looks at the path at that time unless something is planned.
+    /// Schedules a path unless it is scheduled already.
     pub(super) fn set_if_none(&mut self, path: PathBuf, at: Instant) {
         self.0.entry(path).or_insert(at);
     }
 
-    /// Whether the path is to be looked at, be it later.
     pub(super) fn contains(&self, path: &Path) -> bool {
         self.0.contains_key(path)
     }
 
-    /// When to look next.
-    pub(super) fn next(&self) -> Option<Instant> {
+    /// The earliest time at which a path is due.
+    pub(super) fn next_due(&self) -> Option<Instant> {
         self.0.values().min().copied()
     }
 
-    /// The paths that are due.
+    /// Removes and returns the paths that are due.
     pub(super) fn take_due(&mut self, now: Instant) -> Vec<PathBuf> {
         let due = self.0.extract_if(.., |_, at| *at <= now);
         due.map(|(path, _)| path).collect()
     }
 
-    /// Forgets everything.
     pub(super) fn clear(&mut self) {
         self.0.clear();
     }

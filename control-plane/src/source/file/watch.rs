@@ -1,11 +1,10 @@
-//! The thread that keeps a folder and the engine in step.
+//! The thread that watches the folder and sends its changes.
 //!
-//! In: the kernel's events, and the time. Out: batches.
-//! Every folder below the root is watched before it is listed. What the kernel does not tell (network file
-//! systems, a full queue, no watches left) a sweep finds every [`SWEEP`], by comparing times and sizes.
-//! A root that vanishes is waited for; what it held stays.
+//! Input: inotify events and timers. Output: batches. Every folder below the root is watched before it is listed. A sweep
+//! every [`SWEEP_INTERVAL`] compares modification times and sizes, and thereby finds changes for which the kernel sends
+//! no event: on network file systems, after a queue overflow, or beyond the limit of watches.
 //!
-//! Must not parse: that is for [`Folder`].
+//! A root that disappears is opened again when it comes back; its last known objects stay in force.
 
 use std::{
     collections::BTreeSet,
@@ -23,42 +22,41 @@ use tracing::{info, warn};
 
 use super::{
     folder::{Folder, format_of, is_hidden},
-    pending::{Hint, Pending, SETTLE},
+    pending::{EventHint, PendingPaths, SETTLE},
 };
 use crate::source::{ChangeBatch, SourceChange, SourceName};
 
-/// How often to look for what the kernel did not tell.
-const SWEEP: Duration = Duration::from_secs(5);
-/// How often to look for a root that is not there.
-const RETRY: Duration = Duration::from_millis(200);
-/// How long a root that came back may take to be filled before what it lacks is gone.
-const RETURN: Duration = Duration::from_secs(2);
-/// The link that the kubelet swaps to change all files of a `ConfigMap` or Secret at once.
+/// Interval at which the folder is compared with the files that were read.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
+/// Interval at which a missing root is looked for.
+const RETRY_INTERVAL: Duration = Duration::from_millis(200);
+/// Time after a root came back during which missing files do not count as removed.
+const REFILL_TIME: Duration = Duration::from_secs(2);
+/// Symbolic link that the kubelet replaces to update all files of a `ConfigMap` or Secret at once.
 const KUBELET_DATA: &str = "..data";
 
-/// What wakes the thread.
+/// A message to the thread.
 pub(super) enum Wake {
-    /// The kernel spoke.
+    /// An inotify event and the time at which it arrived.
     Event(Instant, notify::Result<Event>),
-    /// Nobody listens any more.
     Stop,
 }
 
-/// The thread's state; `T` takes a batch and says whether to go on.
+/// State of the thread. `T` sends a batch and returns whether the receiver still exists.
 pub(super) struct FolderWatcher<T> {
     root: PathBuf,
     folder: Folder,
-    pending: Pending,
+    pending: PendingPaths,
     next_sweep: Instant,
-    /// Where the root leads; none while it is not there.
-    place: Option<PathBuf>,
-    /// The links on the way to the root: when one is swapped, everything below is another folder.
+    /// The root with all links resolved; `None` while the root does not exist.
+    resolved_root: Option<PathBuf>,
+    /// Symbolic links in the path of the root. When one is replaced the root is another folder.
     links: BTreeSet<PathBuf>,
     watcher: Option<RecommendedWatcher>,
     wake: Sender<Wake>,
     woken: Receiver<Wake>,
     is_synced: bool,
-    tell: T,
+    send: T,
 }
 
 impl<T: FnMut(ChangeBatch) -> bool> FolderWatcher<T> {
@@ -66,44 +64,44 @@ impl<T: FnMut(ChangeBatch) -> bool> FolderWatcher<T> {
         root: PathBuf,
         max_file_size: u64,
         (wake, woken): (Sender<Wake>, Receiver<Wake>),
-        tell: T,
+        send: T,
     ) -> Self {
         Self {
             folder: Folder::new(root.clone(), max_file_size),
             root,
-            pending: Pending::default(),
+            pending: PendingPaths::default(),
             next_sweep: Instant::now(),
-            place: None,
+            resolved_root: None,
             links: BTreeSet::new(),
             watcher: None,
             wake,
             woken,
             is_synced: false,
-            tell,
+            send,
         }
     }
 
-    /// Runs until it is told to stop, or nobody takes batches any more.
+    /// Runs until [`Wake::Stop`], or until the receiver of batches is gone.
     pub(super) fn run(mut self) {
         let mut noticed = Some(Instant::now());
         while let Some(at) = noticed {
-            if !(self.look() && self.tell_changes(at)) {
+            if !(self.read_due() && self.send_changes(at)) {
                 return;
             }
             noticed = self.wait();
         }
     }
 
-    /// Waits until there is something to do, and says since when there is.
+    /// Waits for an event or until a path or a sweep is due. Returns the time of the event, or `None` to stop.
     fn wait(&mut self) -> Option<Instant> {
         let due = self
             .pending
-            .next()
+            .next_due()
             .map_or(self.next_sweep, |at| at.min(self.next_sweep));
         let left = due.saturating_duration_since(Instant::now());
         match self.woken.recv_timeout(left) {
             Ok(Wake::Event(at, event)) => {
-                self.note(at, event);
+                self.handle_event(at, event);
                 Some(at)
             }
             Err(RecvTimeoutError::Timeout) => Some(Instant::now()),
@@ -111,70 +109,72 @@ impl<T: FnMut(ChangeBatch) -> bool> FolderWatcher<T> {
         }
     }
 
-    /// Notes all events that have arrived; false means stop.
+    /// Handles all events that have arrived. Returns false to stop.
     fn drain(&mut self) -> bool {
         while let Ok(wake) = self.woken.try_recv() {
             match wake {
-                Wake::Event(at, event) => self.note(at, event),
+                Wake::Event(at, event) => self.handle_event(at, event),
                 Wake::Stop => return false,
             }
         }
         true
     }
 
-    fn note(&mut self, at: Instant, event: notify::Result<Event>) {
+    fn handle_event(&mut self, at: Instant, event: notify::Result<Event>) {
         let event = match event {
             Ok(event) if event.need_rescan() => return self.next_sweep = at,
             Ok(event) => event,
             Err(error) => {
-                warn!(%error, "watching the folder of manifests failed; changes may take {SWEEP:?} to be noticed");
+                warn!(%error, "the watch of the manifest folder failed; changes are noticed within 5 s");
                 return self.next_sweep = at;
             }
         };
         let kind = event.kind;
         if kind == EventKind::Modify(ModifyKind::Name(RenameMode::Both)) {
-            return self.note_rename(at, &event.paths);
+            return self.handle_rename(at, &event.paths);
         }
         let is_gone = matches!(
             kind,
             EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_))
         );
         for path in event.paths {
-            let hint = Hint::of(kind, || path.is_symlink());
-            if self.links.contains(&path) && hint != Hint::Nothing || path == self.root && is_gone {
-                self.place = None;
+            let hint = EventHint::of(kind, || path.is_symlink());
+            let is_link_replaced = self.links.contains(&path) && hint != EventHint::Unchanged;
+            if is_link_replaced || path == self.root && is_gone {
+                self.resolved_root = None;
                 self.next_sweep = at;
-            } else if let Some(path) = visible(&self.root, &path) {
-                self.note_path(at, kind, hint, path);
+            } else if let Some(path) = path_to_read(&self.root, &path) {
+                self.schedule(at, kind, hint, path);
             }
         }
     }
 
-    fn note_path(&mut self, at: Instant, kind: EventKind, hint: Hint, path: &Path) {
+    fn schedule(&mut self, at: Instant, kind: EventKind, hint: EventHint, path: &Path) {
         match hint {
-            Hint::Nothing => {}
-            // What is being copied into a new folder is not finished yet.
-            Hint::Finished if kind == EventKind::Create(CreateKind::Folder) => {
-                self.compare(path, at + SETTLE);
+            EventHint::Unchanged => {}
+            // The files of a new folder may still be being copied.
+            EventHint::Finished if kind == EventKind::Create(CreateKind::Folder) => {
+                self.schedule_differing(path, at + SETTLE);
             }
-            Hint::Finished => self.pending.set(path.to_owned(), at),
-            Hint::Unfinished => self.pending.set(path.to_owned(), at + SETTLE),
+            EventHint::Finished => self.pending.set(path.to_owned(), at),
+            EventHint::Unfinished => self.pending.set(path.to_owned(), at + SETTLE),
         }
     }
 
-    /// What was renamed to where it counts again need not be waited for where it was.
-    fn note_rename(&mut self, at: Instant, paths: &[PathBuf]) {
+    /// Schedules the old path of a rename at once if the new path is read too: the file was moved, not removed.
+    fn handle_rename(&mut self, at: Instant, paths: &[PathBuf]) {
         let [from, to] = paths else { return };
-        let counts = visible(&self.root, to).is_some() && (format_of(to).is_some() || to.is_dir());
-        if counts {
+        let is_read =
+            path_to_read(&self.root, to).is_some() && (format_of(to).is_some() || to.is_dir());
+        if is_read {
             for path in self.folder.below(from) {
                 self.pending.set(path.clone(), at);
             }
         }
     }
 
-    /// Looks at everything that is due; false means stop.
-    fn look(&mut self) -> bool {
+    /// Reads everything that is due. Returns false to stop.
+    fn read_due(&mut self) -> bool {
         let now = Instant::now();
         if self.next_sweep <= now {
             self.sweep(now);
@@ -188,66 +188,65 @@ impl<T: FnMut(ChangeBatch) -> bool> FolderWatcher<T> {
         for folder in folders {
             files.extend(self.find_differing(&folder, now + SETTLE));
         }
-        let readings: Vec<_> = files
+        let contents: Vec<_> = files
             .into_iter()
             .map(|path| self.folder.read(path))
             .collect();
         if !self.drain() {
             return false;
         }
-        for reading in readings {
-            // Someone wrote while we read: it may be half of what they mean, and there is a next time.
-            if !self.pending.contains(&reading.path) {
-                self.folder.apply(reading);
+        for contents in contents {
+            // A file that was written while it was read may be incomplete. Its event has scheduled it again.
+            if !self.pending.contains(&contents.path) {
+                self.folder.apply(contents);
             }
         }
         true
     }
 
-    /// Opens the root if it is not, or not where it was; otherwise compares it with what was read.
+    /// Opens the root if it is new or was replaced; otherwise schedules the files that differ.
     fn sweep(&mut self, now: Instant) {
-        let place = fs::canonicalize(&self.root);
-        match place {
-            Ok(place) if self.place.as_ref() == Some(&place) => {
-                self.next_sweep = now + SWEEP;
-                self.compare(&self.root.clone(), now + SETTLE);
+        match fs::canonicalize(&self.root) {
+            Ok(resolved) if self.resolved_root.as_ref() == Some(&resolved) => {
+                self.next_sweep = now + SWEEP_INTERVAL;
+                self.schedule_differing(&self.root.clone(), now + SETTLE);
             }
-            Ok(place) => self.open(place, now),
-            Err(error) => self.lose(&error, now),
+            Ok(resolved) => self.open_root(resolved, now),
+            Err(error) => self.lose_root(&error, now),
         }
     }
 
-    fn open(&mut self, place: PathBuf, now: Instant) {
-        if !place.is_dir() {
-            return self.lose(&io::ErrorKind::NotADirectory.into(), now);
+    fn open_root(&mut self, resolved: PathBuf, now: Instant) {
+        if !resolved.is_dir() {
+            return self.lose_root(&io::ErrorKind::NotADirectory.into(), now);
         }
         self.watcher = self.new_watcher();
         self.watch_links();
-        let was_lost = self.place.replace(place).is_none() && self.is_synced;
-        let grace = if was_lost { RETURN } else { SETTLE };
+        let was_lost = self.resolved_root.replace(resolved).is_none() && self.is_synced;
+        let grace = if was_lost { REFILL_TIME } else { SETTLE };
         for path in self.find_differing(&self.root.clone(), now + grace) {
-            let reading = self.folder.read(path);
-            self.folder.apply(reading);
+            let contents = self.folder.read(path);
+            self.folder.apply(contents);
         }
-        self.next_sweep = now + SWEEP;
+        self.next_sweep = now + SWEEP_INTERVAL;
     }
 
-    fn lose(&mut self, error: &io::Error, now: Instant) {
-        self.place = None;
+    fn lose_root(&mut self, error: &io::Error, now: Instant) {
+        self.resolved_root = None;
         self.watcher = None;
         self.pending.clear();
-        self.folder.refuse_folder(&self.root, error);
-        self.next_sweep = now + RETRY;
+        self.folder.reject_folder(&self.root, error);
+        self.next_sweep = now + RETRY_INTERVAL;
     }
 
-    /// Plans to look at what differs from what was read below a path.
-    fn compare(&mut self, path: &Path, at: Instant) {
+    /// Schedules the files below a path that differ from what was read.
+    fn schedule_differing(&mut self, path: &Path, at: Instant) {
         for file in self.find_differing(path, at) {
             self.pending.set_if_none(file, at);
         }
     }
 
-    /// The files below a path that differ from what was read. Those that are missing are planned for.
+    /// The files below a path that differ from what was read. Schedules missing files for `missing_at`.
     fn find_differing(&mut self, path: &Path, missing_at: Instant) -> Vec<PathBuf> {
         let watcher = &mut self.watcher;
         let listing = self.folder.list(path, &mut |folder| watch(watcher, folder));
@@ -261,12 +260,12 @@ impl<T: FnMut(ChangeBatch) -> bool> FolderWatcher<T> {
         let wake = self.wake.clone();
         let watcher = notify::recommended_watcher(move |event| {
             if !is_reading(&event) {
-                // The thread that would be woken may have stopped.
+                // An error means that the thread has stopped.
                 let _ = wake.send(Wake::Event(Instant::now(), event));
             }
         });
         watcher
-            .inspect_err(|error| warn!(%error, "the folder of manifests cannot be watched; changes take up to {SWEEP:?} to be noticed"))
+            .inspect_err(|error| warn!(%error, "cannot watch the manifest folder; changes are noticed within 5 s"))
             .ok()
     }
 
@@ -278,14 +277,15 @@ impl<T: FnMut(ChangeBatch) -> bool> FolderWatcher<T> {
         }
     }
 
-    fn tell_changes(&mut self, noticed: Instant) -> bool {
+    /// Sends the changes, if there are any. Returns false if the receiver is gone.
+    fn send_changes(&mut self, noticed: Instant) -> bool {
         let mut changes = self.folder.changes();
-        if !self.is_synced && self.place.is_some() {
+        if !self.is_synced && self.resolved_root.is_some() {
             self.is_synced = true;
             changes.push(SourceChange::Synced(SourceName::Files));
-            info!(folder = %self.root.display(), "read the folder of manifests");
+            info!(folder = %self.root.display(), "read the manifest folder");
         }
-        changes.is_empty() || (self.tell)(ChangeBatch::new(noticed, changes))
+        changes.is_empty() || (self.send)(ChangeBatch::new(noticed, changes))
     }
 }
 
@@ -293,11 +293,11 @@ fn watch(watcher: &mut Option<RecommendedWatcher>, folder: &Path) {
     if let Some(watcher) = watcher
         && let Err(error) = watcher.watch(folder, RecursiveMode::NonRecursive)
     {
-        warn!(%error, folder = %folder.display(), "the folder cannot be watched; changes take up to {SWEEP:?} to be noticed");
+        warn!(%error, folder = %folder.display(), "cannot watch a folder; changes in it are noticed within 5 s");
     }
 }
 
-/// Our own reads among others.
+/// Whether an event reports that a file was read, as this process does too.
 fn is_reading(event: &notify::Result<Event>) -> bool {
     matches!(
         event,
@@ -310,8 +310,9 @@ fn is_reading(event: &notify::Result<Event>) -> bool {
     )
 }
 
-/// The path to look at when this one below the root changed, if it matters.
-fn visible<'a>(root: &Path, path: &'a Path) -> Option<&'a Path> {
+/// The path to read after an event about `path`: the path itself, its folder if the kubelet replaced `..data`, or `None`
+/// for hidden paths.
+fn path_to_read<'a>(root: &Path, path: &'a Path) -> Option<&'a Path> {
     let below = path.strip_prefix(root).ok()?;
     let mut names = below.components().map(Component::as_os_str);
     match names.find(|name| is_hidden(name)) {

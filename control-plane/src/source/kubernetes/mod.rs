@@ -1,14 +1,17 @@
-//! The objects of a cluster, watched through its API.
+//! Source of objects from a Kubernetes cluster (`--kubernetes`). It only reads.
 //!
-//! In: one watch per kind, or per kind and namespace, resumed where it broke off. Out: their objects and their
-//! problems, once as a whole and then change by change.
+//! Input: one watch per kind, or per kind and namespace with `--watch-namespace`. Output: objects and problems, first all
+//! of them and then each change.
 //!
-//! - A watch that fails is taken up again with backoff. What it knew stays in force meanwhile; only a complete new
-//!   list says that an object is gone.
-//! - An object that cannot be read keeps its last good version and is reported; the watch goes on.
-//! - Status and bookkeeping of others do not pass: a change of them is no change ([`trim`] has the rule).
+//! ```text
+//!  watch ──► reflector ──► trim ──► ingest::object::parse ──► ChangeBatch ──► engine
+//!                └──► observed: metadata and status ──► status writer, registration
+//! ```
 //!
-//! Must not write to the API.
+//! - A failed watch is restarted with backoff. Its last known objects stay in force; only a complete new list removes
+//!   objects.
+//! - An invalid object keeps its last good version and is reported as a problem.
+//! - A change of a status or of `managedFields` is not a change ([`trim`]).
 
 mod health;
 mod observed;
@@ -44,25 +47,24 @@ pub use self::{
 };
 use super::{ChangeBatch, SourceChange, SourceName};
 
-/// Events taken together when they are there already, as after a list.
-const EVENTS: usize = 1024;
+/// Events that become one batch if they have arrived already, as after a list.
+const EVENTS_PER_BATCH: usize = 1024;
 
-/// The first pause after a watch failed, and the longest. An API server that restarts is back in seconds.
+/// The first and the longest pause after a failed watch.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
 
-/// What is watched.
 #[derive(Debug, Clone, Default)]
 pub struct KubernetesOptions {
-    /// The namespaces whose objects count; all when empty. Cluster-scoped kinds are watched whole in any case.
+    /// Namespaces to watch; empty for all. Cluster-scoped kinds are always watched.
     pub namespaces: Vec<String>,
 }
 
-/// The sources that [`run`] makes complete, one for each kind.
+/// The sources that [`run`] completes, one for each kind.
 pub fn source_names() -> impl Iterator<Item = SourceName> {
     Kind::ALL.into_iter().map(SourceName::Kubernetes)
 }
 
-/// Tells what is in the cluster, and what changes, until `shutdown`.
+/// Sends all objects of the watched namespaces and every change until `shutdown`.
 pub async fn run(
     client: Client,
     options: KubernetesOptions,
@@ -73,21 +75,23 @@ pub async fn run(
 ) {
     let watches = Kind::ALL.into_iter().flat_map(|kind| {
         let apis = apis(&client, &options, kind);
-        let lists = Arc::new(AtomicUsize::new(apis.len()));
+        let missing_lists = Arc::new(AtomicUsize::new(apis.len()));
         apis.into_iter()
-            .map(move |api| (kind, api, Arc::clone(&lists)))
+            .map(move |api| (kind, api, Arc::clone(&missing_lists)))
     });
-    let watches = watches.enumerate().map(|(watch, (kind, api, lists))| {
-        let follower = Follower {
-            watch,
-            kind,
-            lists,
-            observed: Arc::clone(&observed),
-            api_server: Arc::clone(&api_server),
-            batches: batches.clone(),
-        };
-        follower.follow(api)
-    });
+    let watches = watches
+        .enumerate()
+        .map(|(watch, (kind, api, missing_lists))| {
+            let task = WatchTask {
+                watch,
+                kind,
+                missing_lists,
+                observed: Arc::clone(&observed),
+                api_server: Arc::clone(&api_server),
+                batches: batches.clone(),
+            };
+            task.run(api)
+        });
     tokio::select! {
         _ = join_all(watches) => {}
         () = shutdown.cancelled() => {}
@@ -105,7 +109,7 @@ fn apis(client: &Client, options: &KubernetesOptions, kind: Kind) -> Vec<Api<Dyn
         .collect()
 }
 
-/// How the API names a kind.
+/// Group, version, kind and plural of a kind, for the API client.
 pub fn api_resource(kind: Kind) -> ApiResource {
     let (group, version) = kind
         .api_version()
@@ -117,7 +121,7 @@ pub fn api_resource(kind: Kind) -> ApiResource {
     )
 }
 
-/// The API of an object, in its namespace if it has one.
+/// The API client for an object, in the object's namespace if its kind is namespaced.
 pub fn api_of(client: &Client, object: &ObjectRef) -> Api<DynamicObject> {
     let resource = api_resource(object.kind);
     if object.kind.is_namespaced() {
@@ -127,20 +131,20 @@ pub fn api_of(client: &Client, object: &ObjectRef) -> Api<DynamicObject> {
     }
 }
 
-/// One watch.
-struct Follower {
-    /// Counts up from 0.
+/// The task of one watch.
+struct WatchTask {
+    /// Number of the watch, from 0.
     watch: usize,
     kind: Kind,
-    /// Watches of this kind that have not listed yet.
-    lists: Arc<AtomicUsize>,
+    /// Number of watches of this kind whose first list is not complete.
+    missing_lists: Arc<AtomicUsize>,
     observed: Arc<ObservedObjects>,
     api_server: Arc<ApiServerHealth>,
     batches: Sender<ChangeBatch>,
 }
 
-impl Follower {
-    async fn follow(self, api: Api<DynamicObject>) {
+impl WatchTask {
+    async fn run(self, api: Api<DynamicObject>) {
         let backoff = ExponentialBackoff::from(
             backon::ExponentialBuilder::default()
                 .with_min_delay(BACKOFF.0)
@@ -149,7 +153,7 @@ impl Follower {
                 .without_max_times(),
         );
         let events = watcher(api, watcher::Config::default()).backoff(backoff);
-        let mut events = std::pin::pin!(events.ready_chunks(EVENTS));
+        let mut events = std::pin::pin!(events.ready_chunks(EVENTS_PER_BATCH));
         let mut reflector = Reflector::new(self.kind, self.watch, Arc::clone(&self.observed));
         while let Some(events) = events.next().await {
             let noticed = Instant::now();
@@ -157,13 +161,13 @@ impl Follower {
             for event in events {
                 match event {
                     Ok(event) => {
-                        if reflector.take(event, &mut changes) && self.is_last_list() {
+                        if reflector.handle(event, &mut changes) && self.is_last_list() {
                             changes.push(SourceChange::Synced(SourceName::Kubernetes(self.kind)));
                         }
                     }
                     Err(error) => {
                         self.api_server.record_watch_failure(self.kind);
-                        tracing::warn!(kind = %self.kind, error = %Chain(&error), "watch failed; trying again");
+                        tracing::warn!(kind = %self.kind, error = %ErrorChain(&error), "watch failed; trying again");
                     }
                 }
             }
@@ -181,15 +185,16 @@ impl Follower {
         }
     }
 
+    /// Counts a completed first list. Returns whether it is the last one of its kind.
     fn is_last_list(&self) -> bool {
-        self.lists.fetch_sub(1, Ordering::AcqRel) == 1
+        self.missing_lists.fetch_sub(1, Ordering::AcqRel) == 1
     }
 }
 
-/// An error with its causes, on one line.
-struct Chain<'a>(&'a dyn std::error::Error);
+/// Displays an error with its causes on one line.
+struct ErrorChain<'a>(&'a dyn std::error::Error);
 
-impl std::fmt::Display for Chain<'_> {
+impl std::fmt::Display for ErrorChain<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}", self.0)?;
         let mut cause = self.0.source();

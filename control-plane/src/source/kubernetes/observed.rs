@@ -1,8 +1,7 @@
-//! What the API holds of each of the mesh's objects beside the spec: what the doors back compare with before they write.
+//! Metadata and status of mesh objects as the API server last sent them, for the status writer and registration.
 //!
-//! In: every event of the watches. Out: single observations, and which ones differ since somebody last asked.
-//!
-//! Must not hold a spec: that goes to the engine, and only there.
+//! Input: every event of the watches. Output: single objects, and the set of objects that changed since the last call.
+//! Specs are not kept here; they go to the engine.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,35 +13,38 @@ use kube::api::DynamicObject;
 use parking_lot::Mutex;
 use serde_json::Value;
 
-/// A watch, and how many objects it has told.
+/// A position in the sequence of objects that a watch has received.
+///
+/// Batches and observed objects carry it. The engine publishes the positions that a snapshot covers, so that the status
+/// writer can wait until the engine has processed the version of an object that it observes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WatchPosition {
-    /// Which watch.
+    /// Number of the watch, from 0.
     pub watch: usize,
-    /// Counts up with every object.
+    /// Number of objects received, this one included.
     pub count: u64,
 }
 
-/// An object of the mesh's kinds as the API last showed it.
+/// Metadata and status of a mesh object.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ObservedObject {
-    /// Which watch told it, and as which of its events: the engine publishes how far it has come with each watch.
+    /// Position of the watch at which the object was received.
     pub position: WatchPosition,
     /// `metadata.resourceVersion`
     pub version: String,
     /// `metadata.uid`
     pub uid: String,
-    /// `metadata.generation`: counts the versions of the spec.
+    /// `metadata.generation`
     pub generation: i64,
     /// Whether `metadata.deletionTimestamp` is set.
     pub deleting: bool,
     /// `metadata.finalizers`
     pub finalizers: Vec<String>,
-    /// `status`; null if there is none.
+    /// `status`, or null
     pub status: Value,
 }
 
-/// Every object of the mesh's kinds.
+/// All mesh objects of the watched namespaces.
 #[derive(Debug, Default)]
 pub struct ObservedObjects {
     state: Mutex<State>,
@@ -51,24 +53,23 @@ pub struct ObservedObjects {
 #[derive(Debug, Default)]
 struct State {
     objects: BTreeMap<ObjectRef, Arc<ObservedObject>>,
-    /// Objects that are not what they were when somebody last asked.
+    /// Objects that changed since the last call of [`ObservedObjects::take_changed`].
     changed: BTreeSet<ObjectRef>,
 }
 
 impl ObservedObjects {
-    /// One object.
     pub fn get(&self, id: &ObjectRef) -> Option<Arc<ObservedObject>> {
         self.state.lock().objects.get(id).cloned()
     }
 
-    /// Every object, in order.
+    /// All objects, sorted.
     pub fn all(&self) -> Vec<(ObjectRef, Arc<ObservedObject>)> {
         let state = self.state.lock();
         let all = state.objects.iter();
         all.map(|(id, it)| (id.clone(), Arc::clone(it))).collect()
     }
 
-    /// The objects that are not what they were at the last call.
+    /// The objects that changed since the last call.
     pub fn take_changed(&self) -> BTreeSet<ObjectRef> {
         std::mem::take(&mut self.state.lock().changed)
     }
@@ -99,7 +100,7 @@ impl ObservedObjects {
     }
 }
 
-/// Whether it is one of the mesh's own kinds, the status of which is ours to write.
+/// Whether the kind is a mesh kind, whose status Evermesh may write.
 const fn has_status(kind: Kind) -> bool {
     match kind {
         Kind::Mesh

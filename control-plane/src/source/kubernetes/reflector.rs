@@ -1,6 +1,7 @@
-//! What one watch has told, so that it tells only differences and knows what a new list leaves out.
+//! The reflector of one watch: turns watch events into changes.
 //!
-//! Must not do I/O.
+//! The reflector remembers the names of the objects that it has seen. A new list, which follows a watch that broke,
+//! thereby shows which objects were deleted meanwhile. Only a complete list removes objects.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,16 +15,15 @@ use kube::{api::DynamicObject, runtime::watcher::Event};
 use super::{ObservedObjects, WatchPosition, trim::trim};
 use crate::source::SourceChange;
 
-/// The objects of one watch.
 #[derive(Debug)]
 pub(super) struct Reflector {
     kind: Kind,
     known: BTreeSet<ObjectRef>,
-    /// Objects with problems that were told.
-    troubled: BTreeSet<ObjectRef>,
-    /// What a list under way has named so far.
+    /// Objects for which problems were sent.
+    with_problems: BTreeSet<ObjectRef>,
+    /// Objects of a list that is not complete yet.
     listed: Option<BTreeMap<ObjectRef, DynamicObject>>,
-    /// Whether there was a whole list.
+    /// Whether a list was completed.
     complete: bool,
     position: WatchPosition,
     observed: Arc<ObservedObjects>,
@@ -34,7 +34,7 @@ impl Reflector {
         Self {
             kind,
             known: BTreeSet::new(),
-            troubled: BTreeSet::new(),
+            with_problems: BTreeSet::new(),
             listed: None,
             complete: false,
             position: WatchPosition { watch, count: 0 },
@@ -42,13 +42,12 @@ impl Reflector {
         }
     }
 
-    /// How far it has come.
     pub(super) const fn position(&self) -> WatchPosition {
         self.position
     }
 
-    /// Takes in an event and appends what it changes. Returns whether it completed the first list.
-    pub(super) fn take(
+    /// Applies an event and appends its changes. Returns whether the event completed the first list.
+    pub(super) fn handle(
         &mut self,
         event: Event<DynamicObject>,
         changes: &mut Vec<SourceChange>,
@@ -90,11 +89,11 @@ impl Reflector {
         let ParsedDocument {
             object, problems, ..
         } = parse(trim(self.kind, object));
-        if !problems.is_empty() || self.troubled.contains(&id) {
+        if !problems.is_empty() || self.with_problems.contains(&id) {
             if problems.is_empty() {
-                self.troubled.remove(&id);
+                self.with_problems.remove(&id);
             } else {
-                self.troubled.insert(id.clone());
+                self.with_problems.insert(id.clone());
             }
             changes.push(SourceChange::Problems {
                 origin: origin(&id),
@@ -113,7 +112,7 @@ impl Reflector {
     fn delete(&mut self, id: ObjectRef, changes: &mut Vec<SourceChange>) {
         self.known.remove(&id);
         self.observed.remove(&id);
-        if self.troubled.remove(&id) {
+        if self.with_problems.remove(&id) {
             changes.push(SourceChange::Problems {
                 origin: origin(&id),
                 problems: Vec::new(),
@@ -150,13 +149,13 @@ mod tests {
         serde_json::from_value(object).unwrap()
     }
 
-    fn take(reflector: &mut Reflector, events: Vec<Event<DynamicObject>>) -> (Vec<String>, bool) {
+    fn handle(reflector: &mut Reflector, events: Vec<Event<DynamicObject>>) -> (Vec<String>, bool) {
         let mut changes = Vec::new();
         let mut completed = false;
         for event in events {
-            completed |= reflector.take(event, &mut changes);
+            completed |= reflector.handle(event, &mut changes);
         }
-        let told = changes.into_iter().map(|change| match change {
+        let texts = changes.into_iter().map(|change| match change {
             SourceChange::Object { object, value, .. } => match value {
                 Some(_) => format!("+{object}"),
                 None => format!("-{object}"),
@@ -166,37 +165,37 @@ mod tests {
             }
             other => panic!("{other:?}"),
         });
-        (told.collect(), completed)
+        (texts.collect(), completed)
     }
 
     #[test]
-    fn only_a_whole_list_says_what_is_gone() {
+    fn only_a_complete_list_removes_objects() {
         let mut reflector = Reflector::new(Kind::Mesh, 0, Arc::default());
         let list = vec![
             Event::Init,
             Event::InitApply(mesh("a", &json!({}))),
             Event::InitApply(mesh("b", &json!({}))),
         ];
-        assert_eq!(take(&mut reflector, list), (vec![], false));
+        assert_eq!(handle(&mut reflector, list), (vec![], false));
         assert_eq!(
-            take(&mut reflector, vec![Event::InitDone]),
+            handle(&mut reflector, vec![Event::InitDone]),
             (vec!["+Mesh/a".to_owned(), "+Mesh/b".to_owned()], true)
         );
         let broken_off = vec![Event::Init, Event::InitApply(mesh("b", &json!({})))];
-        assert_eq!(take(&mut reflector, broken_off), (vec![], false));
+        assert_eq!(handle(&mut reflector, broken_off), (vec![], false));
         let again = vec![
             Event::Init,
             Event::InitApply(mesh("b", &json!({}))),
             Event::InitDone,
         ];
         assert_eq!(
-            take(&mut reflector, again),
+            handle(&mut reflector, again),
             (vec!["-Mesh/a".to_owned(), "+Mesh/b".to_owned()], false)
         );
     }
 
     #[test]
-    fn a_broken_object_keeps_its_last_good_version_and_is_told() {
+    fn invalid_object_keeps_its_last_good_version_and_is_reported() {
         let mut reflector = Reflector::new(Kind::Mesh, 0, Arc::default());
         let broken = mesh("a", &json!({"egressFilter": {"type": "MAYBE"}}));
         let events = vec![
@@ -210,6 +209,6 @@ mod tests {
             "0 of kubernetes:Mesh/a",
             "+Mesh/a",
         ];
-        assert_eq!(take(&mut reflector, events).0, expected);
+        assert_eq!(handle(&mut reflector, events).0, expected);
     }
 }

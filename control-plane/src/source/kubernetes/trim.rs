@@ -1,15 +1,13 @@
-//! What of an object counts.
+//! Removes the fields of an object that the graph cannot depend on.
 //!
-//! Kept are the fields that a graph can depend on. The rest would make a change of what is none (a status, a
-//! heartbeat, bookkeeping of the API server) and cost memory in a cluster with thousands of pods.
-//!
-//! Must not judge: an odd object leaves as odd as it came.
+//! Without this, a change of a status, a heartbeat or `managedFields` would look like a change of the object, and a
+//! Kubernetes cluster with thousands of pods would cost much memory. The kept fields are not checked here.
 
 use evermesh_model::Kind;
 use kube::{api::DynamicObject, core::ObjectMeta};
 use serde_json::{Map, Value, json};
 
-/// The object as a document with what counts.
+/// The object as a JSON document with the kept fields.
 pub(super) fn trim(kind: Kind, object: DynamicObject) -> Value {
     let DynamicObject {
         types: _,
@@ -49,7 +47,7 @@ pub(super) fn trim(kind: Kind, object: DynamicObject) -> Value {
 }
 
 fn trim_metadata(kind: Kind, metadata: ObjectMeta) -> Value {
-    // Annotations of pods and services are other people's notes, and some change all the time.
+    // Other controllers write annotations of these kinds, some of them all the time.
     let annotations = match kind {
         Kind::Pod | Kind::Node | Kind::Service | Kind::EndpointSlice | Kind::Namespace => None,
         _ => metadata.annotations,
@@ -66,7 +64,7 @@ fn trim_metadata(kind: Kind, metadata: ObjectMeta) -> Value {
     })
 }
 
-/// Leaves only these fields of a part of the object.
+/// Removes all fields of `part`, such as `spec`, except the kept ones.
 fn keep(fields: &mut Map<String, Value>, part: &str, kept: &[&str]) {
     if let Some(Value::Object(part)) = fields.get_mut(part) {
         part.retain(|name, _| kept.contains(&name.as_str()));
@@ -82,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn a_status_is_no_part_of_a_route() {
+    fn status_of_a_route_is_removed() {
         let object = json!({
             "apiVersion": "evermesh.dev/v1alpha1",
             "kind": "Route",
@@ -103,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn a_heartbeat_does_not_change_a_node() {
+    fn only_labels_of_a_kubernetes_node_are_kept() {
         let object = json!({
             "metadata": {"name": "n", "labels": {"zone": "a"}, "annotations": {"seen": "now"}},
             "spec": {"podCIDR": "10.0.0.0/24"},
@@ -114,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_pod_its_place_and_its_address_count() {
+    fn node_name_phase_and_addresses_of_a_pod_are_kept() {
         let object = json!({
             "metadata": {"name": "p", "namespace": "n"},
             "spec": {"nodeName": "node", "containers": [{"name": "c", "image": "i"}]},
