@@ -1,4 +1,4 @@
-//! What the machine costs, without sockets: an answer, a change, a subscription, a large set.
+//! The cost of the protocol state machine without sockets: an answer, a change, a subscription, a large set of names.
 
 use std::sync::Arc;
 
