@@ -223,7 +223,9 @@ mod tests {
     fn step(weights: [u32; 2], seconds: &[LoadStats]) -> Step {
         let applied = Some(Duration::from_millis(38));
         let mut step = Step::new(format!("{} / {}", weights[0], weights[1]), weights, applied);
-        seconds.iter().for_each(|second| step.add(second));
+        for second in seconds {
+            step.add(second);
+        }
         step
     }
 

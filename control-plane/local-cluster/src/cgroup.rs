@@ -45,7 +45,7 @@ impl Cgroup {
         for hierarchy in &hierarchies {
             let folder = hierarchy.join(&name);
             fs::create_dir(&folder).with_context(|| format!("creating {}", folder.display()))?;
-            // By default all pods together would weigh as much as one other process.
+            // The default weight of all pods together is that of one other process.
             let shares = folder.join("cpu.shares");
             if shares.exists() {
                 fs::write(shares, CPU_SHARES)?;

@@ -11,13 +11,13 @@ use evermesh_testkit::{hosts::LabHost, kubernetes::ApiServer, process, tools};
 /// The name of the Kubernetes node.
 pub(crate) const NODE: &str = "node";
 
-/// The address of the bridge between the pods, on which CoreDNS listens.
+/// The address of the bridge between the pods, on which the DNS server listens.
 pub(crate) const BRIDGE: Ipv4Addr = Ipv4Addr::new(10, 244, 0, 1);
 
 /// The range of pod addresses.
 const PODS: &str = "10.244.0.0/16";
 
-/// The port of CoreDNS's readiness page.
+/// The port of the DNS server's readiness page.
 pub(crate) const DNS_READY_PORT: u16 = 8181;
 
 /// The port of kube-proxy's health page, which succeeds after the first write of rules.
@@ -274,7 +274,7 @@ SystemdCgroup = false
 
 const DNS_USER: &str = "system:coredns";
 
-/// The ClusterRole of CoreDNS and its binding.
+/// The cluster role of the DNS server and its binding.
 pub(crate) fn dns_rights() -> String {
     let metadata = json!({"name": DNS_USER});
     let objects = [

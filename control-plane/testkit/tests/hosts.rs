@@ -1,5 +1,7 @@
 //! Lab hosts: connections between them, a host that is disconnected, and interception.
 
+#![allow(clippy::unwrap_used)] // a panic fails the test
+
 use std::{net::SocketAddr, pin::pin, time::Duration};
 
 use evermesh_testkit::{

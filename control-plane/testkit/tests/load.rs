@@ -1,5 +1,7 @@
 //! The load generator over real connections: both protocols, and reasons of failures.
 
+#![allow(clippy::unwrap_used)] // a panic fails the test
+
 use std::{net::SocketAddr, time::Duration};
 
 use evermesh_testkit::{app, http::Address, load::Load, port::ReservedPort};

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::{AUDIT_LOG, ApiServer};
 
-/// The aggregated ClusterRoles, each after the roles that it includes.
+/// The aggregated cluster roles, each after the roles that it includes.
 const AGGREGATED: [&str; 3] = ["view", "edit", "admin"];
 
 impl ApiServer {
