@@ -168,6 +168,12 @@ impl Entry {
         }
     }
 
+    /// Whether no response contains the resource, because the client rejected the newest version and the server does not
+    /// know the one that the client uses.
+    pub(crate) fn is_withheld(&self) -> bool {
+        self.newest.is_some() && self.to_send().is_none()
+    }
+
     /// The version that was sent last and that the client has answered.
     pub(crate) fn last_answered(&self) -> Option<ContentVersion> {
         let rejected = self.rejection.as_ref().map(|rejection| rejection.version);

@@ -51,6 +51,8 @@ pub(crate) struct Subscription {
     /// An entry may have a pending change. False only if no entry has one.
     dirty: bool,
     last_nonce: u64,
+    /// The client ACKed a response on this stream.
+    has_acked: bool,
     in_flight: Option<Box<InFlightResponse>>,
     /// Ascending by name.
     entries: Vec<Entry>,
@@ -66,6 +68,7 @@ impl Subscription {
             must_respond: false,
             dirty: false,
             last_nonce: 0,
+            has_acked: false,
             in_flight: None,
             entries: Vec::new(),
         }
@@ -186,9 +189,6 @@ impl Subscription {
     /// Replaces the subscribed names, as a state-of-the-world request does. Ignores empty names.
     pub(crate) fn set_names(&mut self, names: &[String], reader: &mut StoreReader<'_>) {
         self.has_named |= !names.is_empty();
-        // The first complete set must be sent even if it is empty: it removes what the client kept from an earlier
-        // stream.
-        let is_first_set = self.grouping == Grouping::Full && self.last_nonce == 0;
         let wanted: BTreeSet<&str> = names.iter().map(String::as_str).collect();
         let wildcard = wanted.iter().any(|name| self.is_wildcard_name(name));
         for entry in &mut self.entries {
@@ -204,9 +204,15 @@ impl Subscription {
             self.subscribe_wildcard();
         } else {
             self.wildcard = false;
-            self.must_respond = is_first_set && self.entries.iter().any(|entry| entry.named);
+            self.must_respond = false;
         }
         self.drop_unsubscribed(reader);
+        // Until the client ACKs a complete set on this stream, it may have removed resources from an earlier stream. A
+        // set removes them even if it is empty, but would also remove the last good version of a rejected resource.
+        self.must_respond |= self.grouping == Grouping::Full
+            && !self.has_acked
+            && !self.entries.is_empty()
+            && !self.entries.iter().any(Entry::is_withheld);
     }
 
     /// Whether the subscription already consists of exactly these names, as in an ACK that changes no name.

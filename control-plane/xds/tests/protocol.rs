@@ -491,6 +491,36 @@ fn a_complete_set_contains_the_last_good_version_of_a_rejected_resource() {
 }
 
 #[test]
+fn new_names_after_a_rejected_first_set_remove_what_sotw_kept_from_an_earlier_stream() {
+    let store = TestStore::with(&[(Listener, "a", "1"), (Listener, "b", "1")]);
+    let mut client = LocalClient::new(&store, XdsVariant::Sotw);
+    client.subscribe_to(Listener, &["a", "b"]);
+    client.settle();
+    let store = TestStore::with(&[(Listener, "a", "bad")]);
+    client.reconnect(&store);
+    client.receive_and_nack("a is bad");
+    client.assert_no_response();
+    client.subscribe_to(Listener, &["b"]);
+    assert!(client.receive_and_ack().resources.is_empty());
+    assert!(client.resources(Listener).is_empty());
+    client.assert_no_response();
+}
+
+#[test]
+fn new_names_after_a_rejected_first_set_keep_the_last_good_version_of_an_earlier_stream() {
+    let store = TestStore::with(&[(Listener, "a", "1"), (Listener, "b", "1")]);
+    let mut client = LocalClient::new(&store, XdsVariant::Sotw);
+    client.subscribe_to(Listener, &["a", "b"]);
+    client.settle();
+    let store = TestStore::with(&[(Listener, "a", "bad")]);
+    client.reconnect(&store);
+    client.receive_and_nack("a is bad");
+    client.subscribe_to(Listener, &["a"]);
+    client.assert_no_response();
+    assert_eq!(client.resources(Listener)["a"], "1");
+}
+
+#[test]
 fn a_rejected_resource_is_sent_again_after_a_new_subscription() {
     let store = TestStore::with(&[(Route, "r", "bad")]);
     let mut client = LocalClient::new(&store, XdsVariant::Delta);

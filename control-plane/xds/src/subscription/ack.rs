@@ -31,6 +31,7 @@ impl Subscription {
         let Some(in_flight) = self.in_flight.take() else {
             return;
         };
+        self.has_acked = true;
         for (name, resource) in in_flight.items {
             // The client may have unsubscribed from the name after the response was sent. If it subscribed again, or
             // the wildcard covers the name, then it has the resource, and the new subscription is still answered.
