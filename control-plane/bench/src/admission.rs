@@ -55,7 +55,7 @@ const WEBHOOKS: [(Created, &str, &str, &str); 4] = [
     ),
 ];
 
-/// The kinds of created objects; no webhook is called for a ConfigMap.
+/// The kinds of created objects; no webhook is called for the first.
 #[derive(Clone, Copy, Debug)]
 enum Created {
     ConfigMap,

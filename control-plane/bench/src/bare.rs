@@ -1,6 +1,6 @@
 //! Latency of the Envoys alone: a server sends recorded responses of Evermesh and does nothing else.
 //!
-//! The benchmark records what the control plane serves with two weights and alternates between the RouteConfigurations.
+//! The benchmark records what the control plane serves with two weights and alternates between the route configurations.
 //! A control plane cannot be faster than this server on the same machine.
 
 use std::{
@@ -48,9 +48,9 @@ const CHANGES: u32 = 200;
 const PAUSE: Duration = Duration::from_millis(100);
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// The RouteConfiguration for incoming requests of the front node.
+/// The route configuration for incoming requests of the front node.
 pub(crate) const INGRESS: &str = "rds_ingress_http_8080";
-/// The RouteConfiguration for outgoing requests, which has the weights.
+/// The route configuration for outgoing requests, which has the weights.
 pub(crate) const EGRESS: &str = "rds_egress_http_8080";
 
 /// The response to the first request for each type URL.
@@ -116,7 +116,7 @@ fn cpu_of(envoys: &mut [Envoy]) -> Result<f64> {
     each.sum()
 }
 
-/// The responses for the front node, and its RouteConfigurations with another weight.
+/// The responses for the front node, and its route configurations with another weight.
 async fn record() -> Result<(Recording, DeltaDiscoveryResponse)> {
     let config = tools::scratch("bare")?;
     for (index, object) in mesh::objects(BACKENDS).into_iter().enumerate() {
@@ -129,7 +129,7 @@ async fn record() -> Result<(Recording, DeltaDiscoveryResponse)> {
     let route = other.remove(ResourceType::Route.type_url());
     Ok((
         recording,
-        route.context("no RouteConfiguration was recorded")?,
+        route.context("no route configuration was recorded")?,
     ))
 }
 
