@@ -63,7 +63,13 @@ impl TranslatedCase {
                 self.shown.iter().any(shown)
             })
             .collect();
-        assert_eq!(views.len(), self.shown.len(), "views of {:?}", self.shown);
+        assert_eq!(
+            views.len(),
+            self.shown.len(),
+            "views of {:?}; problems: {:?}",
+            self.shown,
+            self.built.problems
+        );
         views
     }
 }
