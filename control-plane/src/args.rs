@@ -3,6 +3,8 @@
 //! `-h` shows the flags that most installations need; `--help` shows all of them under the headings in [`heading`].
 //! Flags of App Mesh's controller keep the names that they have there.
 
+#![allow(clippy::doc_markdown)] // doc comments are help texts for a terminal
+
 mod authority;
 mod bootstrap;
 mod choice;
@@ -291,7 +293,7 @@ pub struct TelemetryArgs {
     )]
     pub log_format: LogFormat,
 
-    /// URL of an OTLP collector (gRPC) for traces, such as http://127.0.0.1:4317
+    /// URL of an OTLP collector (gRPC) for traces, such as `http://127.0.0.1:4317`
     ///
     /// Each change of an object becomes one trace, from its source to the last ACK. Without this flag no traces are sent.
     #[arg(

@@ -24,7 +24,7 @@ pub(crate) struct WatchedFiles {
 }
 
 /// Contents of the files in the order of [`WatchedFiles::new`].
-pub(crate) type FileContents = Vec<Vec<u8>>;
+pub(crate) type WatchedContents = Vec<Vec<u8>>;
 
 /// Takes new contents into use, or returns an error and leaves the last good ones in use.
 type Apply = Box<dyn FnMut(&[Vec<u8>]) -> anyhow::Result<()> + Send>;
@@ -33,7 +33,7 @@ type Apply = Box<dyn FnMut(&[Vec<u8>]) -> anyhow::Result<()> + Send>;
 pub(crate) struct FileReloader {
     files: WatchedFiles,
     /// Contents that were applied or rejected last.
-    last: Option<FileContents>,
+    last: Option<WatchedContents>,
     apply: Apply,
 }
 
@@ -42,7 +42,7 @@ impl WatchedFiles {
         Self { purpose, files }
     }
 
-    pub(crate) fn read(&self) -> anyhow::Result<FileContents> {
+    pub(crate) fn read(&self) -> anyhow::Result<WatchedContents> {
         let read = |(flag, file): &(&'static str, PathBuf)| {
             fs::read(file).with_context(|| format!("{flag} {}", file.display()))
         };
@@ -52,7 +52,7 @@ impl WatchedFiles {
     /// Builds a reloader; `loaded` are contents that the caller already uses.
     pub(crate) fn reloader(
         self,
-        loaded: Option<FileContents>,
+        loaded: Option<WatchedContents>,
         apply: impl FnMut(&[Vec<u8>]) -> anyhow::Result<()> + Send + 'static,
     ) -> FileReloader {
         FileReloader {

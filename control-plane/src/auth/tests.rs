@@ -199,7 +199,7 @@ async fn stream_is_rejected_only_after_the_first_complete_read_and_the_wait_for_
     }
     engine.send_replace(Arc::default());
     assert!(poll!(&mut waiting).is_pending());
-    time::advance(WATCH_DELAY_LIMIT - TICK).await;
+    time::advance(WATCH_DELAY_LIMIT.saturating_sub(TICK)).await;
     assert!(poll!(&mut waiting).is_pending());
     time::advance(2 * TICK).await;
     let Poll::Ready(result) = poll!(&mut waiting) else {
