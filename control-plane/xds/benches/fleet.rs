@@ -1,4 +1,4 @@
-//! Many streams on loopback: one change of endpoints goes to 40 of them, and each ack_statuses.
+//! Many streams on loopback: one change of endpoints goes to 40 of them, and each ACKs it.
 //!
 //! The clients are a process of their own (this program again), so that time and memory are the server's.
 //! Prints, for each change: CPU time per delivery, the time until the last answer; memory per stream.
