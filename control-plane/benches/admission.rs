@@ -1,7 +1,7 @@
 //! Time of one admission decision, from the object in JSON to the patch or the check.
 //!
-//! `mutate` and `validate` handle a virtual node, `inject` a pod. The argument is the number of meshes and namespaces, or of
-//! virtual nodes.
+//! `mutate` and `validate` handle a virtual node, `inject` a pod. The argument is the number of meshes and namespaces,
+//! or of virtual nodes.
 
 #![allow(clippy::unwrap_used)] // a benchmark that cannot be set up must fail
 

@@ -1,6 +1,7 @@
 //! Admin pages over HTTP: probes, metrics, the debug pages and the reports of other replicas.
 //!
-//! In: snapshots of the engine, the store and the registry of the xDS server. Out: pages; no page changes what is served.
+//! In: snapshots of the engine, the store and the registry of the xDS server. Out: pages; no page changes what is
+//! served.
 //!
 //! | path | on `--admin-address` | on `--metrics-address` |
 //! |---|---|---|
@@ -96,8 +97,8 @@ fn private(state: AdminState) -> Router {
     public(state).merge(debug)
 }
 
-/// 200 once the first complete rebuild is served and the webhooks have a certificate. Before, and once the shutdown has begun,
-/// 503 with the reason.
+/// 200 once the first complete rebuild is served and the webhooks have a certificate. Before, and once the shutdown has
+/// begun, 503 with the reason.
 async fn readyz(State(state): State<AdminState>) -> Response {
     if state.leaving.is_cancelled() {
         return (StatusCode::SERVICE_UNAVAILABLE, "shutting down\n").into_response();
@@ -156,8 +157,8 @@ async fn problems(State(state): State<AdminState>) -> Response {
     build_page(move || Ok(serde_json::to_value(&*published.problems)?)).await
 }
 
-/// Query of `/debug/resources`: `proxy=mesh/M/virtualNode/N` shows the contents of the resources of one proxy, `type=route`
-/// selects one type.
+/// Query of `/debug/resources`: `proxy=mesh/M/virtualNode/N` shows the contents of the resources of one proxy,
+/// `type=route` selects one type.
 #[derive(Debug, Deserialize)]
 struct ResourceFilter {
     proxy: Option<String>,

@@ -143,8 +143,8 @@ pub struct ServeArgs {
 
     /// Address of the admin pages (HTTP): /livez, /readyz, /metrics and /debug
     ///
-    /// /debug shows the whole configuration to every client that can connect, so keep this address private and give probes
-    /// and Prometheus --metrics-address instead.
+    /// /debug shows the whole configuration to every client that can connect, so keep this address private and give
+    /// probes and Prometheus --metrics-address instead.
     #[arg(
         long,
         value_name = "HOST:PORT",
@@ -199,8 +199,8 @@ pub struct SourceArgs {
 
     /// Read objects from the Kubernetes cluster
     ///
-    /// Outside a cluster, KUBECONFIG or ~/.kube/config names the Kubernetes cluster; inside, it is the one that Evermesh
-    /// runs in. The custom resource definitions must be installed first: `evermesh crds | kubectl apply -f -`.
+    /// Outside a cluster, KUBECONFIG or ~/.kube/config names the Kubernetes cluster; inside, it is the one that
+    /// Evermesh runs in. The custom resource definitions must be installed first: `evermesh crds | kubectl apply -f -`.
     #[arg(long, env = "EVERMESH_KUBERNETES")]
     pub kubernetes: bool,
 }
@@ -233,8 +233,8 @@ pub struct CloudMapArgs {
 
     /// Register the pods of virtual nodes with awsCloudMap in Cloud Map
     ///
-    /// The leader registers and deregisters the pods and sets their readiness gates, as the controller of App Mesh does.
-    /// Requires --leader-election-namespace.
+    /// The leader registers and deregisters the pods and sets their readiness gates, as the controller of App Mesh
+    /// does. Requires --leader-election-namespace.
     #[arg(
         long,
         conflicts_with = "config",
@@ -259,8 +259,8 @@ pub struct CloudMapArgs {
 
     /// Create Cloud Map services with a custom health check
     ///
-    /// Pods that are not ready are then registered too, with the status UNHEALTHY. Without this flag only ready pods are
-    /// registered.
+    /// Pods that are not ready are then registered too, with the status UNHEALTHY. Without this flag only ready pods
+    /// are registered.
     #[arg(
         long,
         env = "EVERMESH_CLOUD_MAP_CUSTOM_HEALTH_CHECK",
@@ -295,7 +295,8 @@ pub struct TelemetryArgs {
 
     /// URL of an OTLP collector (gRPC) for traces, such as `http://127.0.0.1:4317`
     ///
-    /// Each change of an object becomes one trace, from its source to the last ACK. Without this flag no traces are sent.
+    /// Each change of an object becomes one trace, from its source to the last ACK. Without this flag no traces are
+    /// sent.
     #[arg(
         long,
         value_name = "URL",

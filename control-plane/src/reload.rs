@@ -1,9 +1,9 @@
 //! Reloads certificates, keys and other small files when they change.
 //!
-//! [`WatchedFiles::reloader`] gives the contents of the files to a function each time they change. A reloader watches the
-//! folders of its files and also reads the files every [`SWEEP`], because the kernel does not report every change, for
-//! instance behind a symbolic link or on a network file system. Contents that the function rejects are logged once, and
-//! the function must keep the last good ones in use.
+//! [`WatchedFiles::reloader`] gives the contents of the files to a function each time they change. A reloader watches
+//! the folders of its files and also reads the files every [`SWEEP`], because the kernel does not report every change,
+//! for instance behind a symbolic link or on a network file system. Contents that the function rejects are logged once,
+//! and the function must keep the last good ones in use.
 
 use std::{collections::BTreeSet, fs, path::Path, path::PathBuf, time::Duration};
 
@@ -62,8 +62,8 @@ impl WatchedFiles {
         }
     }
 
-    /// Watches the folders instead of the files, because the kubelet replaces a symbolic link in the folder of a mounted
-    /// Secret and leaves the files alone.
+    /// Watches the folders instead of the files, because the kubelet replaces a symbolic link in the folder of a
+    /// mounted Secret and leaves the files alone.
     fn watch(&self, wake: mpsc::Sender<()>) -> notify::Result<RecommendedWatcher> {
         let mut watcher = notify::recommended_watcher(move |_| {
             // A full queue already holds a wake-up.

@@ -38,7 +38,8 @@ choice! {
 
 choice! {
     SidecarOrderArg => SidecarOrder {
-        /// Init container with `restartPolicy: Always` (KEP-753): the application starts once its proxy is ready, and Jobs can end
+        /// Init container with `restartPolicy: Always` (KEP-753): the application starts once its proxy is ready, and
+        /// Jobs can end
         Native,
         /// Container after those of the application, which may start before its proxy is ready
         Container,

@@ -30,9 +30,9 @@ pub struct KubernetesArgs {
     /// Take endpoints from EndpointSlices and pods instead of DNS and Cloud Map
     ///
     /// Applies to virtual nodes whose DNS hostname is a Kubernetes Service, and to virtual nodes with awsCloudMap whose
-    /// pods run in this Kubernetes cluster. Envoy then knows each pod and its zone, and drains it. Without this flag Envoy
-    /// gets the cluster IP of the Service, as in App Mesh, or the instances from the last poll of Cloud Map. The annotation
-    /// `evermesh.dev/endpoint-slices: "true"` or `"false"` of a Mesh overrides this flag for that mesh.
+    /// pods run in this Kubernetes cluster. Envoy then knows each pod and its zone, and drains it. Without this flag
+    /// Envoy gets the cluster IP of the Service, as in App Mesh, or the instances from the last poll of Cloud Map. The
+    /// annotation `evermesh.dev/endpoint-slices: "true"` or `"false"` of a Mesh overrides this flag for that mesh.
     #[arg(
         long,
         conflicts_with = "config",
@@ -78,7 +78,8 @@ pub struct KubernetesArgs {
 
     /// AWS region in the ARNs of statuses and in `AWS_REGION` of sidecars
     ///
-    /// Without this flag ARNs show us-east-1 and sidecars have no `AWS_REGION`. Evermesh does not ask AWS for the region.
+    /// Without this flag ARNs show us-east-1 and sidecars have no `AWS_REGION`. Evermesh does not ask AWS for the
+    /// region.
     #[arg(
         long,
         value_name = "REGION",
@@ -116,8 +117,8 @@ pub struct WebhookArgs {
     /// Folder with tls.crt and tls.key for the webhooks, such as a Secret of cert-manager
     ///
     /// Evermesh reloads the files when they change, and the caBundle of the webhook configurations must be set by the
-    /// owner of the files, for instance by cert-manager. Without this flag Evermesh creates its own certificates and sets
-    /// the caBundle itself.
+    /// owner of the files, for instance by cert-manager. Without this flag Evermesh creates its own certificates and
+    /// sets the caBundle itself.
     #[arg(
         long,
         value_name = "DIR",
@@ -186,8 +187,8 @@ pub struct WebhookArgs {
 
     /// IP family of the Kubernetes cluster
     ///
-    /// Decides the `ipPreference` that meshes get at admission. With `ipv6` the admin pages of sidecars are also served on
-    /// IPv6, where the kubelet probes them.
+    /// Decides the `ipPreference` that meshes get at admission. With `ipv6` the admin pages of sidecars are also served
+    /// on IPv6, where the kubelet probes them.
     #[arg(
         long,
         value_name = "FAMILY",

@@ -1,7 +1,7 @@
 //! Reads the proxies and workloads that a client certificate names in its URI subject alternative names.
 //!
-//! TLS has verified the certificate against `--xds-client-ca` before. The trust domain of a SPIFFE ID is ignored, because
-//! that flag already decides which authorities are trusted.
+//! TLS has verified the certificate against `--xds-client-ca` before. The trust domain of a SPIFFE ID is ignored,
+//! because that flag already decides which authorities are trusted.
 
 use std::fmt;
 

@@ -1,11 +1,12 @@
 //! Authenticates xDS streams and authorizes each one for the proxy that its node ID names.
 //!
-//! In: the headers and the connection of a stream, and the `core.v3.Node` that the proxy sends. Out: the name of the view
-//! that the stream may see, or a gRPC status. The node ID alone proves nothing; a token or a client certificate does.
-//! The check happens once, when a stream begins: an unreachable API server or an expired token never ends a stream.
+//! In: the headers and the connection of a stream, and the `core.v3.Node` that the proxy sends. Out: the name of the
+//! view that the stream may see, or a gRPC status. The node ID alone proves nothing; a token or a client certificate
+//! does. The check happens once, when a stream begins: an unreachable API server or an expired token never ends a
+//! stream.
 //!
-//! The gRPC status is the same for all causes of a kind, so that a caller learns nothing about other workloads. The details
-//! are in the log, and the metric `xds_authentications` counts the outcomes.
+//! The gRPC status is the same for all causes of a kind, so that a caller learns nothing about other workloads. The
+//! details are in the log, and the metric `xds_authentications` counts the outcomes.
 
 mod certificate;
 mod metrics;
@@ -276,8 +277,8 @@ impl Authenticator {
     }
 }
 
-/// Checks that one of the workloads is a pod of the proxy's virtual node or gateway. Waits up to [`WATCH_DELAY_LIMIT`] for a
-/// pod, node or gateway that the watches have not delivered yet.
+/// Checks that one of the workloads is a pod of the proxy's virtual node or gateway. Waits up to [`WATCH_DELAY_LIMIT`]
+/// for a pod, node or gateway that the watches have not delivered yet.
 async fn may_act_as(
     mut snapshots: SnapshotReceiver,
     workloads: &[WorkloadIdentity],

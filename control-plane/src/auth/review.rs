@@ -1,11 +1,11 @@
 //! Verifies service account tokens with the API server (`TokenReview`) and caches the results.
 //!
 //! An accepted token is cached until it expires, so proxies whose token was accepted before can reconnect while the API
-//! server is unreachable. A rejected token is cached for [`REJECTED_TTL`]. Streams with the same token share one review.
-//! The caches are bounded and hold SHA-256 digests instead of tokens.
+//! server is unreachable. A rejected token is cached for [`REJECTED_TTL`]. Streams with the same token share one
+//! review. The caches are bounded and hold SHA-256 digests instead of tokens.
 //!
-//! Every client can send made-up tokens. A token whose [`claims`] already show that it is invalid is rejected without a review,
-//! and at most [`PENDING_LIMIT`] reviews are pending.
+//! Every client can send made-up tokens. A token whose [`claims`] already show that it is invalid is rejected without a
+//! review, and at most [`PENDING_LIMIT`] reviews are pending.
 
 mod claims;
 
@@ -190,7 +190,8 @@ impl<T> ExpiringMap<T> {
         (now < *end).then_some(value)
     }
 
-    /// Inserts a value. At the limit, expired values are removed, and then the one that expires first. O(n) at the limit.
+    /// Inserts a value. At the limit, expired values are removed, and then the one that expires first. O(n) at the
+    /// limit.
     fn put(&mut self, key: Digest, value: T, end: SystemTime, now: SystemTime, limit: usize) {
         if self.0.len() >= limit {
             self.0.retain(|_, (_, end)| now < *end);

@@ -1,8 +1,9 @@
-//! Sets the `caBundle` of the webhook configurations, so that the API server trusts the certificate that Evermesh creates.
+//! Sets the `caBundle` of the webhook configurations, so that the API server trusts the certificate that Evermesh
+//! creates.
 //!
 //! In: the CA bundle from the Secret and a watch of one webhook configuration. Out: a JSON patch of `caBundle` in each
-//! webhook that calls the Service of Evermesh or a URL with one of its hosts. The patch tests the name of the webhook, so
-//! that it fails if the webhooks have moved since they were read. The other fields belong to the chart.
+//! webhook that calls the Service of Evermesh or a URL with one of its hosts. The patch tests the name of the webhook,
+//! so that it fails if the webhooks have moved since they were read. The other fields belong to the chart.
 
 use std::{collections::BTreeSet, pin::pin, sync::Arc, time::Duration};
 

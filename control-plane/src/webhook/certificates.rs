@@ -1,7 +1,7 @@
 //! The TLS certificate that the webhooks present.
 //!
-//! A TLS handshake uses the certificate that is loaded when it begins; open connections are not affected by a replacement.
-//! Handshakes fail until the first certificate is loaded.
+//! A TLS handshake uses the certificate that is loaded when it begins; open connections are not affected by a
+//! replacement. Handshakes fail until the first certificate is loaded.
 
 use std::sync::Arc;
 

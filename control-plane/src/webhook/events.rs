@@ -1,10 +1,11 @@
 //! Events about pods that were rejected, or accepted with a warning.
 //!
-//! In: a [`PodEvent`] per admission request, through a queue of [`QUEUE_LIMIT`]. Out: events in the API, [`BURST`] at once and
-//! then one per [`INTERVAL`]. Admission never waits for an event: one that does not fit into the queue is dropped.
+//! In: a [`PodEvent`] per admission request, through a queue of [`QUEUE_LIMIT`]. Out: events in the API, [`BURST`] at
+//! once and then one per [`INTERVAL`]. Admission never waits for an event: one that does not fit into the queue is
+//! dropped.
 //!
-//! At admission the pod does not exist yet. The event is therefore about the controller of the pod, such as a Job, or about
-//! the name of the pod if it has no controller. A repeated event increments the count of the first one.
+//! At admission the pod does not exist yet. The event is therefore about the controller of the pod, such as a Job, or
+//! about the name of the pod if it has no controller. A repeated event increments the count of the first one.
 
 use std::time::Duration;
 

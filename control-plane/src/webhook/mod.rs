@@ -1,7 +1,7 @@
 //! Admission webhooks over HTTPS.
 //!
-//! In: an `AdmissionReview` from the API server. Out: an answer with a JSON patch, warnings or a rejection. For objects of
-//! the mesh [`evermesh_ingest::admission`] decides, for pods [`evermesh_injector`]. Both read the newest
+//! In: an `AdmissionReview` from the API server. Out: an answer with a JSON patch, warnings or a rejection. For objects
+//! of the mesh [`evermesh_ingest::admission`] decides, for pods [`evermesh_injector`]. Both read the newest
 //! [`ClusterSnapshot`]; before the first one, requests that need it are answered with 503.
 //!
 //! ```text
@@ -53,8 +53,8 @@ pub type Clock = Arc<dyn Fn() -> SystemTime + Send + Sync>;
 
 /// Longest time that a request which would be rejected waits for changes of other objects.
 ///
-/// `kubectl apply` of a folder creates a mesh and its members within milliseconds, before the watch has delivered the mesh.
-/// The API server waits 10 s for a webhook by default (`timeoutSeconds`).
+/// `kubectl apply` of a folder creates a mesh and its members within milliseconds, before the watch has delivered the
+/// mesh. The API server waits 10 s for a webhook by default (`timeoutSeconds`).
 const WATCH_DELAY_LIMIT: Duration = Duration::from_secs(2);
 
 #[derive(Clone)]
@@ -142,8 +142,8 @@ impl WebhookOptions {
 /// Serves the webhooks until `shutdown`.
 ///
 /// # Errors
-/// A task failed or ended before `shutdown`. Temporary failures, such as an unreachable API server or a broken certificate,
-/// are logged and retried while the last good certificate stays in use.
+/// A task failed or ended before `shutdown`. Temporary failures, such as an unreachable API server or a broken
+/// certificate, are logged and retried while the last good certificate stays in use.
 pub async fn run(
     listener: TcpListener,
     options: WebhookOptions,

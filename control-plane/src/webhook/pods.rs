@@ -1,7 +1,7 @@
 //! Answers admission requests about pods.
 //!
-//! [`evermesh_injector`] decides whether a pod becomes a member of a mesh and makes the patch. A rejection or a warning goes
-//! to the creator of the pod and into an event.
+//! [`evermesh_injector`] decides whether a pod becomes a member of a mesh and makes the patch. A rejection or a warning
+//! goes to the creator of the pod and into an event.
 
 use axum::response::Response;
 use evermesh_ingest::admission::ClusterSnapshot;

@@ -1,9 +1,9 @@
 //! The Secret with the certificates that Evermesh creates, shared by all replicas.
 //!
-//! Each replica reads the Secret, renews expiring parts ([`authority::renew`]), writes the Secret if anything changed, and
-//! takes the contents into use. The API server serializes concurrent writes: creating a Secret that exists and replacing an
-//! older `resourceVersion` fail, and the replica then reads what the other one wrote. A replica only serves a certificate
-//! that the Secret holds.
+//! Each replica reads the Secret, renews expiring parts ([`authority::renew`]), writes the Secret if anything changed,
+//! and takes the contents into use. The API server serializes concurrent writes: creating a Secret that exists and
+//! replacing an older `resourceVersion` fail, and the replica then reads what the other one wrote. A replica only
+//! serves a certificate that the Secret holds.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -1,8 +1,8 @@
 //! HTTPS server of the webhooks: one path per kind and webhook.
 //!
-//! In: the body of a POST request, up to [`BODY_LIMIT`]. Out: an `AdmissionReview` with the answer. A request that would be
-//! rejected because of other objects waits until they change, for [`AdmissionHandler::wait_limit`] at most, because the watch may not
-//! have delivered them yet.
+//! In: the body of a POST request, up to [`BODY_LIMIT`]. Out: an `AdmissionReview` with the answer. A request that
+//! would be rejected because of other objects waits until they change, for [`AdmissionHandler::wait_limit`] at most,
+//! because the watch may not have delivered them yet.
 
 use std::{
     pin::pin,
@@ -186,8 +186,8 @@ impl AdmissionHandler {
         .await
     }
 
-    /// Decides with the newest snapshot. While `decide` returns `true`, which means that other objects may change the outcome,
-    /// decides again for each new snapshot, for [`Self::wait_limit`] at most.
+    /// Decides with the newest snapshot. While `decide` returns `true`, which means that other objects may change the
+    /// outcome, decides again for each new snapshot, for [`Self::wait_limit`] at most.
     pub(super) async fn decide_with_wait(
         &self,
         mut decide: impl FnMut(Option<&ClusterSnapshot>) -> (AdmissionOutcome, bool),

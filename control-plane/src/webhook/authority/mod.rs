@@ -1,7 +1,7 @@
 //! Certificate authority of the webhooks: creates and renews the authority and the serving certificate.
 //!
-//! In: the contents of the Secret ([`CertificateMaterial`]), the names of the server and the time. Out: new contents, if any
-//! part must be renewed. The module does no I/O and takes the time as an argument.
+//! In: the contents of the Secret ([`CertificateMaterial`]), the names of the server and the time. Out: new contents,
+//! if any part must be renewed. The module does no I/O and takes the time as an argument.
 //!
 //! A certificate is renewed when a third of its lifetime is left. An authority is renewed in two steps, so that the API
 //! server trusts the certificate of every replica at any time: the CA bundle contains the next authority for

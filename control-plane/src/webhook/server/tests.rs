@@ -399,3 +399,19 @@ async fn request_waits_for_the_mesh_of_its_object() {
     assert_eq!(review["response"]["allowed"], false);
     assert!(begin.elapsed() >= handler.wait_limit);
 }
+
+#[test]
+fn outcomes_and_webhooks_are_these_label_values() {
+    let patch = serde_json::from_value(json!([{ "op": "remove", "path": "/a" }])).unwrap();
+    for (outcome, label) in [
+        (AdmissionOutcome::allowed(), "allowed"),
+        (AdmissionOutcome::Allowed(patch, Vec::new()), "patched"),
+        (AdmissionOutcome::Denied(String::new()), "denied"),
+        (AdmissionOutcome::Unready(String::new()), "unready"),
+        (AdmissionOutcome::Failed, "failed"),
+    ] {
+        assert_eq!(outcome.as_str(), label);
+    }
+    assert_eq!(Webhook::Mutate.as_str(), "mutate");
+    assert_eq!(Webhook::Validate.as_str(), "validate");
+}
