@@ -1,4 +1,5 @@
-//! The cost of the protocol state machine without sockets: an answer, a change, a subscription, a large set of names.
+//! CPU cost of the protocol state machine, without sockets: changes, idle polls, connects, complete sets and large
+//! requests.
 
 use std::sync::Arc;
 
@@ -58,7 +59,7 @@ fn ack(nonce: String) -> DeltaDiscoveryRequest {
     }
 }
 
-/// A stream with this many endpoints, all accepted.
+/// An incremental stream that subscribes to these endpoints and has ACKed all of them.
 fn settled(store: &Arc<Store>, names: &[String]) -> Connection {
     let mut connection = Connection::new(store, "node".into(), XdsVariant::Delta);
     Delta::on_request(&mut connection, ResourceType::Endpoint, subscribe(names));
@@ -68,7 +69,7 @@ fn settled(store: &Arc<Store>, names: &[String]) -> Connection {
     connection
 }
 
-/// One change: committed, passed on, sent, encoded, accepted.
+/// One changed resource: commit, dispatch, response, encoding and ACK.
 #[divan::bench(args = [20, 1000])]
 fn one_change(bencher: Bencher<'_, '_>, count: usize) {
     let names = names(count);
@@ -91,7 +92,7 @@ fn one_change(bencher: Bencher<'_, '_>, count: usize) {
     });
 }
 
-/// A poll with nothing to say.
+/// A poll of a stream without a pending change.
 #[divan::bench]
 fn silence(bencher: Bencher<'_, '_>) {
     let names = names(20);
@@ -100,7 +101,7 @@ fn silence(bencher: Bencher<'_, '_>) {
     bencher.bench_local(|| Delta::next_response(black_box(&mut connection)));
 }
 
-/// A new stream that subscribes to 20 names of 1000.
+/// A new stream that subscribes to 20 of 1,000 endpoints.
 #[divan::bench]
 fn connect(bencher: Bencher<'_, '_>) {
     let names = names(1000);
@@ -108,7 +109,7 @@ fn connect(bencher: Bencher<'_, '_>) {
     bencher.bench_local(|| settled(&store, &names[..20]));
 }
 
-/// The whole set of clusters, state of the world.
+/// The complete set of clusters for a new state-of-the-world stream.
 #[divan::bench(args = [20, 1000])]
 fn whole_set(bencher: Bencher<'_, '_>, count: usize) {
     let store = store(ResourceType::Cluster, &names(count));
@@ -117,5 +118,17 @@ fn whole_set(bencher: Bencher<'_, '_>, count: usize) {
         let request = evermesh_proto::discovery::DiscoveryRequest::default();
         Sotw::on_request(&mut connection, ResourceType::Cluster, request);
         Sotw::next_response(&mut connection).map(|response| response.encode_to_vec())
+    });
+}
+
+/// A request with as many names as a hostile client might send. The cost per name must not grow with their number.
+#[divan::bench(args = [1_000, 100_000])]
+fn many_names(bencher: Bencher<'_, '_>, count: usize) {
+    let store = store(ResourceType::Cluster, &names(1));
+    let request = subscribe(&names(count));
+    bencher.bench_local(|| {
+        let mut connection = Connection::new(&store, "node".into(), XdsVariant::Delta);
+        Delta::on_request(&mut connection, ResourceType::Cluster, request.clone());
+        connection
     });
 }

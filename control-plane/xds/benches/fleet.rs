@@ -1,10 +1,10 @@
 //! Many streams on loopback: one change of endpoints goes to 40 of them, and each ACKs it.
 //!
-//! The clients are a process of their own (this program again), so that time and memory are the server's.
-//! Prints, for each change: CPU time per delivery, the time until the last answer; memory per stream.
-//! `FLEET=2000 cargo bench --bench fleet` sets the number of streams; each takes a file descriptor.
+//! The clients run in a process of their own, which is this program again, so that CPU time and memory are those of the
+//! server. Prints the memory per stream, the CPU time per delivery, and the time until the last ACK of a change.
+//! `FLEET=2000 cargo bench --bench fleet` sets the number of streams; each needs a file descriptor in both processes.
 
-#![allow(clippy::print_stdout)] // its result
+#![allow(clippy::print_stdout)] // the benchmark prints its result
 
 use std::{
     env, fs,
@@ -118,7 +118,7 @@ fn measure() -> AnyResult<()> {
     let spent = cpu()? - before;
     lasts.sort();
     println!(
-        "one change to {affected}: {} ns CPU per delivery, last answer p50 {:?} p99 {:?}",
+        "one change to {affected}: {} ns CPU per delivery, last ACK p50 {:?} p99 {:?}",
         spent / (CHANGES * affected) as u64,
         lasts[CHANGES / 2],
         lasts[CHANGES * 99 / 100],
@@ -127,7 +127,7 @@ fn measure() -> AnyResult<()> {
     Ok(())
 }
 
-/// The process of the clients, which does not outlive this one.
+/// The process of the clients. Dropping it ends the process.
 struct Clients(Child);
 
 impl Drop for Clients {
@@ -142,17 +142,15 @@ fn wait(done: impl Fn() -> bool) {
     }
 }
 
-/// Kilobytes in memory.
+/// Resident memory of this process in KB.
 fn memory() -> AnyResult<u64> {
     let status = fs::read_to_string("/proc/self/status")?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
     let number = line.and_then(|line| line.split_whitespace().next());
-    Ok(number
-        .ok_or("no memory in the status of the process")?
-        .parse()?)
+    Ok(number.ok_or("/proc/self/status has no VmRSS")?.parse()?)
 }
 
-/// Nanoseconds that the server's threads spent on a CPU.
+/// CPU time of the server's threads in nanoseconds.
 fn cpu() -> AnyResult<u64> {
     let mut sum = 0;
     for task in fs::read_dir("/proc/self/task")? {
@@ -161,7 +159,7 @@ fn cpu() -> AnyResult<u64> {
             let schedule = fs::read_to_string(path.join("schedstat"))?;
             let spent = schedule.split_whitespace().next();
             sum += spent
-                .ok_or("no time in the schedule of a thread")?
+                .ok_or("/proc/self/task/*/schedstat has no CPU time")?
                 .parse::<u64>()?;
         }
     }

@@ -75,9 +75,9 @@ pub struct ResourceStatus {
     pub kind: ResourceType,
     /// Name under which the client subscribed.
     pub name: Arc<str>,
-    /// ContentVersion that was sent last.
+    /// Version that was sent last.
     pub sent: Option<ContentVersion>,
-    /// ContentVersion that the client ACKed last and uses.
+    /// Version that the client ACKed last and uses.
     pub acked: Option<ContentVersion>,
     /// Last NACK, until the client ACKs a newer version.
     pub rejection: Option<Rejection>,

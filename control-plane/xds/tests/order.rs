@@ -361,7 +361,7 @@ fn a_reconnecting_client_gets_the_endpoints_of_a_changed_cluster() {
     client.subscribe_to(Cluster, &[]);
     client.subscribe_to(Endpoint, &["a"]);
     client.settle();
-    // All requests are read before the first response, or one after the other.
+    // The server reads all requests before it responds.
     let store = TestStore::with(&[(Cluster, "a", "2"), (Endpoint, "a", "1")]);
     client.reconnect(&store);
     let received: Vec<_> = client.settle();
@@ -370,6 +370,7 @@ fn a_reconnecting_client_gets_the_endpoints_of_a_changed_cluster() {
         [(Cluster, names(&["a"])), (Endpoint, names(&["a"]))]
     );
 
+    // The server responds to the first request before it reads the second.
     let request = DeltaDiscoveryRequest {
         initial_resource_versions: [("a".to_owned(), "old".to_owned())].into(),
         ..Default::default()

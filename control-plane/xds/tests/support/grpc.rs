@@ -32,7 +32,7 @@ use super::{
 };
 
 /// Longer than anything takes on a busy machine. No test passes because this much time has passed.
-pub const DEADLINE: Duration = Duration::from_secs(60);
+pub const DEADLINE: Duration = Duration::from_mins(1);
 
 /// A node ID whose identity check does not finish before the test allows it ([`IdentityCheck`]).
 pub const CHECKED: &str = "checked";
