@@ -6,7 +6,7 @@ use evermesh_testkit::{
     app_mesh_agent::{XdsEndpoint, bootstrap},
     chart::Chart,
     control_plane::ControlPlane,
-    envoy::{Envoy, EnvoyOptions, EnvoyVersion, lock_gateway_ports},
+    envoy::{Envoy, EnvoyOptions, EnvoyVersion},
     http::Address,
     kubernetes::ApiServer,
     port::ReservedPort,
@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 
 use crate::{
     common::eventually,
-    fixture::{Cluster, USER, start_app},
+    fixture::{Cluster, USER, lock_gateway, start_app},
     migration::{create_old_objects, get},
 };
 
@@ -81,9 +81,9 @@ impl Fixture {
 
 #[tokio::test]
 async fn proxies_of_app_mesh_are_served_and_nothing_is_written() {
-    let _gateway_ports = lock_gateway_ports().unwrap();
     let fixture = Fixture::build("beside=true").await;
     let before = fixture.versions().await;
+    let _gateway_ports = lock_gateway().await;
     let mut gateway = fixture.start_gateway();
     gateway.ready().await.unwrap();
     let address = Address::Tcp(fixture.port.address());
@@ -154,8 +154,8 @@ async fn dump_of_existing_objects_passes_lint() {
 
 #[tokio::test]
 async fn aws_signature_is_not_accepted_as_a_token() {
-    let _gateway_ports = lock_gateway_ports().unwrap();
     let fixture = Fixture::build("xds.authentication=kubernetes").await;
+    let _gateway_ports = lock_gateway().await;
     let _gateway = fixture.start_gateway();
     eventually("the rejection of the gateway", async || {
         fixture.authentications("no_credentials").await > 0

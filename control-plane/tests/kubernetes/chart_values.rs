@@ -7,7 +7,7 @@ use evermesh::args::{CommandLine, EvermeshCommand, ServeArgs};
 use evermesh_testkit::chart::{Chart, NAMESPACE, appmesh_controller_values};
 use serde_json::Value;
 
-use crate::{common::eventually, fixture::Fixture};
+use crate::{common::eventually, fixture::MeshFixture};
 
 /// The arguments that the chart renders for these values, as the program parses them.
 fn parsed(values: &[&str]) -> ServeArgs {
@@ -122,7 +122,7 @@ async fn missing_permission_shows_in_the_audit_log() {
         };
         rules.retain(|rule| rule["resources"][0] != "routes/status");
     }
-    let fixture = Fixture::build_with(&chart).await;
+    let fixture = MeshFixture::build_with(&chart).await;
     let patch = "patch /apis/evermesh.dev/v1alpha1/namespaces/shop/routes/color/status";
     eventually("a denied request", async || {
         fixture.forbidden().iter().any(|it| it.starts_with(patch))

@@ -1,6 +1,8 @@
-//! A Kubernetes API with the chart installed, a mesh with two versions of a service, and a gateway that gets requests.
+//! A Kubernetes API with the chart installed, in three steps: without a replica ([`Cluster`]), with a replica and a mesh
+//! ([`MeshFixture`]), and with a gateway that gets requests ([`GatewayFixture`]).
 
 use std::{
+    collections::BTreeSet,
     fmt::Write as _,
     fs::{self, File},
     net::{Ipv4Addr, SocketAddr},
@@ -22,6 +24,7 @@ use evermesh_testkit::{
     relay::Relay,
     tools,
 };
+use serde_json::Value;
 use tempfile::TempDir;
 use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
 
@@ -141,18 +144,15 @@ impl Cluster {
     }
 }
 
-/// A cluster with the mesh of [`mesh`], one replica of the control plane, and the gateway.
-pub(crate) struct Fixture {
+/// A cluster with one replica of the control plane, the objects of [`mesh`], and a Route that leads to `v1`.
+pub(crate) struct MeshFixture {
     cluster: Cluster,
     pub(crate) control_plane: ControlPlane,
-    /// Relay through which the gateway reaches the control plane.
-    pub(crate) xds: Relay,
-    pub(crate) gateway: Envoy,
+    /// The gateway's port.
     port: ReservedPort,
-    _gateway_ports: File,
 }
 
-impl Deref for Fixture {
+impl Deref for MeshFixture {
     type Target = Cluster;
 
     fn deref(&self) -> &Cluster {
@@ -160,13 +160,13 @@ impl Deref for Fixture {
     }
 }
 
-impl DerefMut for Fixture {
+impl DerefMut for MeshFixture {
     fn deref_mut(&mut self) -> &mut Cluster {
         &mut self.cluster
     }
 }
 
-impl Fixture {
+impl MeshFixture {
     pub(crate) async fn build() -> Self {
         Self::build_with(&Chart::render(&[]).unwrap()).await
     }
@@ -174,25 +174,98 @@ impl Fixture {
     /// Builds the fixture with this chart.
     pub(crate) async fn build_with(chart: &Chart) -> Self {
         let api = ApiServer::start().await.unwrap();
-        let gateway_ports = lock_gateway_ports().unwrap();
-        let port = ReservedPort::reserve().unwrap();
-        let versions = [start_app("v1"), start_app("v2")];
         let cluster = Cluster::install(api, chart).await;
         let control_plane = cluster.start_replica().await;
         cluster.wait_for_webhooks().await;
-        let api = &cluster.api;
 
-        let gateway = port.address().port();
-        api.apply(&mesh(gateway, versions)).await.unwrap();
-        api.apply(&route([100, 0])).await.unwrap();
-        let xds = Relay::start(&[control_plane.xds()]).await.unwrap();
-        let gateway = start_gateway(xds.address()).await;
-        let fixture = Self {
+        let port = ReservedPort::reserve().unwrap();
+        let versions = [start_app("v1"), start_app("v2")];
+        let manifests = mesh(port.address().port(), versions);
+        cluster.api.apply(&manifests).await.unwrap();
+        cluster.api.apply(&route([100, 0])).await.unwrap();
+        Self {
             cluster,
             control_plane,
+            port,
+        }
+    }
+
+    /// Number of resources that the control plane has sent.
+    pub(crate) async fn resources_sent(&self) -> u64 {
+        let metric = "evermesh_xds_resources_total";
+        self.control_plane.metric(metric).await.unwrap()
+    }
+
+    /// Requests of the control plane that its permissions did not allow.
+    pub(crate) fn forbidden(&self) -> Vec<String> {
+        self.api.forbidden(USER).unwrap()
+    }
+
+    /// Number of writes of a Route's status by the control plane, from the audit log.
+    pub(crate) fn status_writes(&self, route: &str) -> usize {
+        let events = self.api.audit().unwrap();
+        let writes = events.iter().filter(|event| {
+            let object = &event["objectRef"];
+            event["user"]["username"] == USER
+                && event["verb"] == "patch"
+                && object["resource"] == "routes"
+                && object["subresource"] == "status"
+                && object["name"] == route
+        });
+        writes.count()
+    }
+
+    /// The Lease by which the replicas elect the leader.
+    pub(crate) async fn lease(&self) -> Value {
+        let get = ["get", "leases", "evermesh", "-n=appmesh-system", "-o=json"];
+        serde_json::from_str(&self.api.kubectl(&get).await.unwrap()).unwrap()
+    }
+
+    /// Waits until the leader has renewed its Lease `count` times. The leader does so once a second.
+    pub(crate) async fn lease_renewals(&self, count: usize) {
+        let mut renewals = BTreeSet::new();
+        eventually("renewals of the Lease", async || {
+            let lease = self.lease().await;
+            renewals.insert(lease["spec"]["renewTime"].to_string());
+            renewals.len() > count
+        })
+        .await;
+    }
+}
+
+/// A [`MeshFixture`] with the gateway's Envoy.
+pub(crate) struct GatewayFixture {
+    mesh: MeshFixture,
+    /// Relay through which the gateway reaches the control plane.
+    pub(crate) xds: Relay,
+    pub(crate) gateway: Envoy,
+    _gateway_ports: File,
+}
+
+impl Deref for GatewayFixture {
+    type Target = MeshFixture;
+
+    fn deref(&self) -> &MeshFixture {
+        &self.mesh
+    }
+}
+
+impl DerefMut for GatewayFixture {
+    fn deref_mut(&mut self) -> &mut MeshFixture {
+        &mut self.mesh
+    }
+}
+
+impl GatewayFixture {
+    pub(crate) async fn build() -> Self {
+        let mesh = MeshFixture::build().await;
+        let gateway_ports = lock_gateway().await;
+        let xds = Relay::start(&[mesh.control_plane.xds()]).await.unwrap();
+        let gateway = start_gateway(xds.address()).await;
+        let fixture = Self {
+            mesh,
             xds,
             gateway,
-            port,
             _gateway_ports: gateway_ports,
         };
         eventually("a response through the gateway", async || {
@@ -233,52 +306,12 @@ impl Fixture {
     pub(crate) async fn response(&self) -> String {
         self.address().get("/").await.unwrap()
     }
+}
 
-    /// Names of the gateway's route configurations.
-    pub(crate) async fn route_names(&self) -> Vec<String> {
-        let proxies = self.control_plane.proxies().await.unwrap();
-        let resources = proxies[0]["resources"].as_array().unwrap().iter();
-        let routes = resources.filter(|it| it["type"] == "route");
-        let names = routes.map(|it| it["name"].as_str().unwrap().to_owned());
-        names.collect()
-    }
-
-    /// Number of resources that the control plane has sent.
-    pub(crate) async fn resources_sent(&self) -> u64 {
-        let metric = "evermesh_xds_resources_total";
-        self.control_plane.metric(metric).await.unwrap()
-    }
-
-    /// Requests of the control plane that its permissions did not allow.
-    pub(crate) fn forbidden(&self) -> Vec<String> {
-        self.api.forbidden(USER).unwrap()
-    }
-
-    /// Number of requests of the control plane with this verb for objects of this resource and name, by the audit log.
-    /// `resource` is a plural, with the subresource if there is one: `routes/status`.
-    pub(crate) fn request_count(&self, verb: &str, resource: &str, name: &str) -> usize {
-        let (resource, subresource) = resource.split_once('/').unwrap_or((resource, ""));
-        let events = self.api.audit().unwrap();
-        let matching = events.iter().filter(|event| {
-            let object = &event["objectRef"];
-            event["user"]["username"] == USER
-                && event["verb"] == verb
-                && object["resource"] == resource
-                && object["subresource"].as_str().unwrap_or_default() == subresource
-                && object["name"] == name
-        });
-        matching.count()
-    }
-
-    /// Waits until the leader has renewed its Lease so often again, once a second.
-    pub(crate) async fn lease_renewals(&self, count: usize) {
-        let renewals = || self.request_count("update", "leases", "evermesh");
-        let before = renewals();
-        eventually("renewals of the Lease", async || {
-            renewals() >= before + count
-        })
-        .await;
-    }
+/// Waits for the lock of the gateway's fixed ports, while tasks of this test go on.
+pub(crate) async fn lock_gateway() -> File {
+    let locked = tokio::task::spawn_blocking(|| lock_gateway_ports().unwrap());
+    locked.await.unwrap()
 }
 
 /// `HOST:PORT` of a URL.

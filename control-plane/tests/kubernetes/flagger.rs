@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use crate::{
     common::eventually,
-    fixture::{CANARY, Fixture, PRIMARY, serve_app},
+    fixture::{CANARY, GatewayFixture, PRIMARY, serve_app},
 };
 
 const NAMESPACE: &str = "shop";
@@ -267,7 +267,7 @@ fn without_weights(spec: &Value) -> Value {
 }
 
 /// Weights of canary and primary in the configuration that Envoy uses.
-async fn weights_in_envoy(fixture: &Fixture) -> [u64; 2] {
+async fn weights_in_envoy(fixture: &GatewayFixture) -> [u64; 2] {
     fn collect(value: &Value, weights: &mut [u64; 2]) {
         if let Some(clusters) = value["weighted_clusters"]["clusters"].as_array() {
             for cluster in clusters {
@@ -308,7 +308,7 @@ fn serve_versions() -> u16 {
 }
 
 /// The body of one response to a request with these headers.
-async fn response(fixture: &Fixture, headers: &[(&str, &str)]) -> String {
+async fn response(fixture: &GatewayFixture, headers: &[(&str, &str)]) -> String {
     let mut request = hyper::Request::get("/podinfo").header("host", "podinfo.shop:9898");
     for (name, value) in headers {
         request = request.header(*name, *value);
@@ -319,7 +319,7 @@ async fn response(fixture: &Fixture, headers: &[(&str, &str)]) -> String {
 
 #[tokio::test]
 async fn flagger_shifts_weights_and_never_repairs_its_objects() {
-    let fixture = Fixture::build().await;
+    let fixture = GatewayFixture::build().await;
     fixture.api.apply(ACCOUNT).await.unwrap();
     let account = fixture.api.service_account_kubeconfig(NAMESPACE, "flagger");
     let kubeconfig: PathBuf = account.await.unwrap();

@@ -3,14 +3,13 @@
 use std::fs;
 
 use evermesh_testkit::{
-    chart::Chart, envoy::lock_gateway_ports, http::Address, kubernetes::ApiServer,
-    port::ReservedPort, tools,
+    chart::Chart, http::Address, kubernetes::ApiServer, port::ReservedPort, tools,
 };
 use serde_json::{Value, json};
 
 use crate::{
     common::eventually,
-    fixture::{Cluster, USER, mesh, start_app, start_gateway},
+    fixture::{Cluster, USER, lock_gateway, mesh, start_app, start_gateway},
 };
 
 /// The finalizer that the old controller added to every object.
@@ -129,7 +128,6 @@ pub(crate) async fn create_old_objects(
 
 #[tokio::test]
 async fn objects_of_the_old_controller_are_served_and_can_be_deleted() {
-    let _gateway_ports = lock_gateway_ports().unwrap();
     let port = ReservedPort::reserve().unwrap();
     let api = ApiServer::start().await.unwrap();
     let versions = [start_app("v1"), start_app("v2")];
@@ -139,6 +137,7 @@ async fn objects_of_the_old_controller_are_served_and_can_be_deleted() {
     let cluster = Cluster::install(api, &Chart::render(&[]).unwrap()).await;
     let control_plane = cluster.start_replica().await;
     cluster.wait_for_webhooks().await;
+    let _gateway_ports = lock_gateway().await;
     let gateway = start_gateway(control_plane.xds()).await;
     let address = Address::Tcp(port.address());
     eventually("a response through the gateway", async || {

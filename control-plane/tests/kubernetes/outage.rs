@@ -2,17 +2,17 @@
 
 use evermesh_local_cluster::canary::route;
 
-use crate::{common::eventually, fixture::Fixture};
+use crate::{common::eventually, fixture::GatewayFixture};
 
 /// Number of times that the API server is killed and started again.
-const ROUNDS: usize = 20;
+const ROUNDS: usize = 8;
 
 /// Connections to the API server that are cut before it is killed, in each round.
-const CUTS: usize = 10;
+const CUTS: usize = 25;
 
 #[tokio::test]
 async fn outages_of_the_api_server_change_nothing() {
-    let mut fixture = Fixture::build().await;
+    let mut fixture = GatewayFixture::build().await;
     assert!(fixture.response().await.contains("v1"));
     fixture.api.apply(&route([0, 100])).await.unwrap();
     eventually("the shift to v2", async || {

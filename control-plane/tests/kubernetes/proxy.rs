@@ -19,6 +19,9 @@ use tonic::{
 };
 use tonic_prost::ProstCodec;
 
+/// The gateway's route configuration with the Route `color`.
+const ROUTES: &str = "rds_egress_http_15001";
+
 /// Answer of the client to a response.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Policy {
@@ -36,8 +39,8 @@ pub(crate) struct TestProxy {
 }
 
 impl TestProxy {
-    /// Connects, and subscribes to every cluster and listener, as Envoy does, and to these route configurations.
-    pub(crate) async fn connect(address: SocketAddr, node: &str, routes: &[String]) -> Self {
+    /// Connects as the gateway. Subscribes to every cluster and listener, as Envoy does, and to [`ROUTES`].
+    pub(crate) async fn connect(address: SocketAddr) -> Self {
         let (requests, body) = mpsc::unbounded_channel();
         let channel = Channel::from_shared(format!("http://{address}")).unwrap();
         let mut grpc = Grpc::new(channel.connect().await.unwrap());
@@ -47,18 +50,17 @@ impl TestProxy {
             ResourceType::Listener,
             ResourceType::Route,
         ] {
-            let names = if kind == ResourceType::Route {
-                routes
-            } else {
-                &[]
+            let names = match kind {
+                ResourceType::Route => vec![ROUTES.to_owned()],
+                _ => Vec::new(),
             };
             let request = DeltaDiscoveryRequest {
                 node: Some(core::Node {
-                    id: node.to_owned(),
+                    id: "mesh/shop/virtualGateway/gate_shop".to_owned(),
                     ..core::Node::default()
                 }),
                 type_url: kind.type_url().to_owned(),
-                resource_names_subscribe: names.to_vec(),
+                resource_names_subscribe: names,
                 ..DeltaDiscoveryRequest::default()
             };
             requests.send(request).unwrap();

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::{
     common::eventually,
-    fixture::{Fixture, USER},
+    fixture::{GatewayFixture, MeshFixture, USER},
 };
 
 /// Longest time, in seconds, for which a leader that was killed may keep another replica from writing.
@@ -30,7 +30,7 @@ async fn acked(replica: &ControlPlane) -> u64 {
 }
 
 /// The replicas that wrote statuses, by the ID of their token in the audit log.
-fn writers(fixture: &Fixture) -> BTreeSet<String> {
+fn writers(fixture: &MeshFixture) -> BTreeSet<String> {
     let events = fixture.api.audit().unwrap();
     let of_status = events.iter().filter(|event| {
         event["objectRef"]["subresource"] == "status" && event["user"]["username"] == USER
@@ -44,7 +44,7 @@ fn writers(fixture: &Fixture) -> BTreeSet<String> {
 }
 
 /// Whether the Route's status is about its newest generation.
-async fn status_is_current(fixture: &Fixture) -> bool {
+async fn status_is_current(fixture: &MeshFixture) -> bool {
     let arguments = ["get", "routes.evermesh.dev", "color", "-n=shop", "-o=json"];
     let object: Value =
         serde_json::from_str(&fixture.api.kubectl(&arguments).await.unwrap()).unwrap();
@@ -53,7 +53,7 @@ async fn status_is_current(fixture: &Fixture) -> bool {
 
 #[tokio::test]
 async fn replicas_serve_the_same_and_one_of_them_writes() {
-    let mut fixture = Fixture::build().await;
+    let mut fixture = GatewayFixture::build().await;
     let other = fixture.start_replica().await;
     for weight in [10, 50, 90] {
         fixture
@@ -105,7 +105,7 @@ async fn replicas_serve_the_same_and_one_of_them_writes() {
     );
 
     // The leader is killed. The other replica takes over when it has seen no renewal for the duration of the Lease.
-    let lease = lease(&fixture).await;
+    let lease = fixture.lease().await;
     let duration = lease["spec"]["leaseDurationSeconds"].as_u64().unwrap();
     assert!(duration <= LEASE_LIMIT, "{lease}");
     fixture.control_plane.kill();
@@ -126,18 +126,12 @@ async fn replicas_serve_the_same_and_one_of_them_writes() {
     assert_eq!(fixture.forbidden(), [""; 0]);
 }
 
-/// The Lease by which the replicas elect the leader.
-async fn lease(fixture: &Fixture) -> Value {
-    let get = ["get", "leases", "evermesh", "-n=appmesh-system", "-o=json"];
-    serde_json::from_str(&fixture.api.kubectl(&get).await.unwrap()).unwrap()
-}
-
 /// The port that is open to other replicas and to the rest of the cluster has no debug pages, and accepts reports about
 /// proxies only from replicas.
 #[tokio::test]
 async fn public_port_hides_resources_and_rejects_forged_reports() {
-    let fixture = Fixture::build().await;
-    let first = lease(&fixture).await;
+    let fixture = MeshFixture::build().await;
+    let first = fixture.lease().await;
     let address = &first["metadata"]["annotations"]["evermesh.dev/address"];
     let public = Address::Tcp(address.as_str().unwrap().parse().unwrap());
     public.get("/readyz").await.unwrap();
@@ -157,7 +151,7 @@ async fn public_port_hides_resources_and_rejects_forged_reports() {
     let other = fixture.start_replica().await;
     let mut annotation = String::new();
     eventually("another replica in the Lease", async || {
-        let lease = lease(&fixture).await;
+        let lease = fixture.lease().await;
         let annotations = lease["metadata"]["annotations"].as_object().unwrap();
         let replicas = annotations
             .iter()

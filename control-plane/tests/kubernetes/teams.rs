@@ -4,7 +4,7 @@ use std::{fmt::Write as _, fs, path::PathBuf};
 
 use evermesh_testkit::{chart::Chart, kubernetes::ApiServer, tools};
 
-use crate::{common::eventually, fixture::Fixture};
+use crate::{common::eventually, fixture::GatewayFixture};
 
 /// One router, whose inline route belongs to the platform, and a Route for each team.
 fn shared_router() -> String {
@@ -75,12 +75,12 @@ fn weights(first: u32, second: u32) -> String {
 
 /// A team with its own service account.
 struct Team<'a> {
-    fixture: &'a Fixture,
+    fixture: &'a GatewayFixture,
     kubeconfig: PathBuf,
 }
 
 impl<'a> Team<'a> {
-    async fn new(fixture: &'a Fixture, name: &str) -> Self {
+    async fn new(fixture: &'a GatewayFixture, name: &str) -> Self {
         let account = fixture.api.service_account_kubeconfig("shop", name);
         let kubeconfig = account.await.unwrap();
         Self {
@@ -108,12 +108,12 @@ impl<'a> Team<'a> {
 }
 
 /// The version that answers at this path.
-async fn version(fixture: &Fixture, path: &str) -> String {
+async fn version(fixture: &GatewayFixture, path: &str) -> String {
     fixture.address().get(path).await.unwrap()
 }
 
 /// Waits until this version answers at this path.
-async fn version_becomes(fixture: &Fixture, path: &str, expected: &str) {
+async fn version_becomes(fixture: &GatewayFixture, path: &str, expected: &str) {
     eventually(&format!("{path} at {expected}"), async || {
         version(fixture, path).await == expected
     })
@@ -122,7 +122,7 @@ async fn version_becomes(fixture: &Fixture, path: &str, expected: &str) {
 
 #[tokio::test]
 async fn team_shifts_the_weights_of_its_own_route_only() {
-    let fixture = Fixture::build().await;
+    let fixture = GatewayFixture::build().await;
     fixture.api.apply(&shared_router()).await.unwrap();
     let old = ["delete", "routes.evermesh.dev", "color", "--namespace=shop"];
     fixture.api.kubectl(&old).await.unwrap();
