@@ -68,7 +68,7 @@ spec:
     )
 }
 
-/// Manifests of a version whose address is in an EndpointSlice.
+/// Manifests of a version whose address is in an `EndpointSlice`.
 fn version(name: &str, address: Ipv4Addr) -> String {
     format!(
         "apiVersion: appmesh.k8s.aws/v1beta2

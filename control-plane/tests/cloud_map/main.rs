@@ -117,7 +117,7 @@ impl CloudMapSource {
             let left = DEADLINE.saturating_sub(start.elapsed());
             match timeout(left, self.batches.recv()).await {
                 Ok(batch) => self.apply(batch.expect("the source runs")),
-                Err(_) => panic!("{service} stays as it is: {:?}", self.states),
+                Err(elapsed) => panic!("{service} stays as it is: {elapsed}: {:?}", self.states),
             }
         }
     }

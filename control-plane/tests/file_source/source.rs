@@ -114,8 +114,8 @@ impl FileSource {
             let left = DEADLINE.saturating_sub(start.elapsed());
             match timeout(left, self.batches.recv()).await {
                 Ok(batch) => self.apply(batch.expect("the source runs")),
-                Err(_) => panic!(
-                    "{event} did not happen: {:?} {:?}",
+                Err(elapsed) => panic!(
+                    "{event} did not happen: {elapsed}: {:?} {:?}",
                     self.objects, self.problems
                 ),
             }
@@ -149,9 +149,9 @@ impl FileSource {
         self.until_version(service_name, "v1").await;
         fs::remove_file(path).unwrap();
         self.until_removed(service_name).await;
-        let marked = self.history.split_off(history.len());
+        let events = self.history.split_off(history.len());
         let marker = name(service_name);
-        assert_eq!(marked, [format!("+{marker}"), format!("-{marker}")]);
+        assert_eq!(events, [format!("+{marker}"), format!("-{marker}")]);
         assert_eq!(self.problems, problems);
     }
 

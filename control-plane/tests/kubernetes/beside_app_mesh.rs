@@ -124,8 +124,8 @@ async fn proxies_of_app_mesh_are_served_and_nothing_is_written() {
     assert_eq!(rejected.count(), 0, "{stats:?}");
 
     assert_eq!(fixture.versions().await, before);
-    let router = get(api, "virtualrouter/color").await;
-    assert!(router["status"].to_string().contains("111122223333"));
+    let color = get(api, "virtualrouter/color").await;
+    assert!(color["status"].to_string().contains("111122223333"));
     let created = ["get", "leases,events", "--all-namespaces", "--output=name"];
     let created = api.kubectl(&created).await.unwrap();
     assert!(!created.contains("evermesh"), "{created}");

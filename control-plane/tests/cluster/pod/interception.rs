@@ -47,7 +47,7 @@ pub(super) async fn exempt_traffic_bypasses_envoy(fixture: &PodFixture<'_>) {
     assert!(connections(fixture, EGRESS).await >= before + 10);
 }
 
-/// Leaves the mesh with the egress filter ALLOW_ALL.
+/// Leaves the mesh with the egress filter `ALLOW_ALL`.
 pub(super) async fn allow_all_lets_traffic_through_envoy(fixture: &PodFixture<'_>) {
     let kubectl = fixture.cluster.kubectl();
     kubectl.apply(&fixture::mesh("ALLOW_ALL")).await.unwrap();
