@@ -27,6 +27,9 @@ const PACE: Duration = Duration::from_millis(100);
 /// Number of times that one instance replaces another one.
 const REPLACEMENTS: usize = 50;
 
+/// Requests per second for a split.
+const RATE: u32 = 400;
+
 /// Smallest number of requests in a split that is judged.
 const REQUESTS_PER_STEP: u64 = 2000;
 
@@ -95,9 +98,11 @@ async fn no_request_fails_while_weights_and_instances_change() {
 #[tokio::test]
 async fn split_follows_the_weights_of_each_step() {
     let _load = LOAD.lock().await;
-    let lab = CanaryLab::build(CanaryLabOptions::default(), |_| ())
-        .await
-        .unwrap();
+    let options = CanaryLabOptions {
+        rate: RATE,
+        ..CanaryLabOptions::default()
+    };
+    let lab = CanaryLab::build(options, |_| ()).await.unwrap();
     let steps = [[100, 0], [90, 10], [50, 50], [0, 100]];
     for weights in steps {
         // The example itself has the first weights.

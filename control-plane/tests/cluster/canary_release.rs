@@ -23,10 +23,14 @@ async fn canary_release_with_the_oldest_envoy_fails_no_request() {
 
 #[tokio::test]
 async fn canary_release_with_the_newest_envoy_fails_no_request() {
-    release(EnvoyVersion::Newest).await;
+    let canary = release(EnvoyVersion::Newest).await;
+    // Kubernetes' namespace controller deletes the mesh's objects; no finalizer may hold them.
+    let delete = ["delete", "namespace", "shop", "--timeout=120s"];
+    canary.cluster.kubectl().run(&delete).await.unwrap();
 }
 
-async fn release(version: EnvoyVersion) {
+/// Shifts the weights of a new canary under load; returns the cluster.
+async fn release(version: EnvoyVersion) -> CanaryCluster {
     let canary = canary(version).await;
     wait_until_active(&canary).await;
 
@@ -51,10 +55,7 @@ async fn release(version: EnvoyVersion) {
     say(&format!("inside {inside:?}\noutside {outside:?}"));
     assert_eq!((inside.failed(), outside.failed()), (0, 0));
     assert!(outside.answers.keys().any(|it| it.starts_with("color-v2-")));
-
-    // Kubernetes' namespace controller deletes the mesh's objects; no finalizer may hold them.
-    let gone = ["delete", "namespace", "shop", "--timeout=120s"];
-    canary.cluster.kubectl().run(&gone).await.unwrap();
+    canary
 }
 
 /// Waits until every object is active.

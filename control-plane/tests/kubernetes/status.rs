@@ -194,7 +194,7 @@ async fn transitions_are_events(fixture: &MeshFixture) {
     }
 }
 
-/// Writes the statuses of new nodes, and sweeps over all objects once a second, without writing the Route's status.
+/// The control plane writes the statuses of new nodes and sweeps over all objects, and does not write the Route's status.
 async fn unchanged_status_is_not_written(fixture: &MeshFixture) {
     let create_node = async |count: u32| {
         let manifest = format!(
@@ -218,7 +218,7 @@ spec: {{listeners: [{{portMapping: {{port: 80, protocol: http}}}}], serviceDisco
     create_node(1).await;
     let before = fixture.status_writes("color");
     assert!(before > 0, "the audit log has the earlier writes");
-    // A sweep follows each renewal.
+    // The leader sweeps over all objects once a second, as often as it renews the Lease.
     fixture.lease_renewals(3).await;
     create_node(2).await;
     assert_eq!(fixture.status_writes("color"), before);

@@ -298,7 +298,7 @@ async fn outage_of_cloud_map_removes_nothing_and_closes_no_gate() {
     fixture.gate_becomes("c", "False CloudMapUnavailable").await;
     assert_eq!(fixture.gate("a").await.0, "True Registered");
     fixture.delete("virtualnode/v1").await;
-    // A call connects three times, so at least two rounds fail after the deletion.
+    // A call connects up to three times, so at least one round starts and fails after the deletion.
     let before = fixture.relay.failed_connections();
     eventually("failed rounds", async || {
         fixture.relay.failed_connections() > before + 6
