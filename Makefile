@@ -13,7 +13,7 @@ PURE := evermesh-crds evermesh-golden evermesh-ingest evermesh-injector evermesh
 UNIT := $(foreach crate,$(PURE),package($(crate)) |) none()
 
 # The Kubernetes tier: test targets that start a Kubernetes API server or a whole Kubernetes.
-KUBERNETES := binary(admission) | binary(chart) | binary(cluster) | binary(images) | binary(kubernetes) \
+KUBERNETES := binary(admission) | binary(chart) | binary(cluster) | binary(images) | binary(kubectl) | binary(kubernetes) \
     | binary(registration)
 
 TOOLS := target/tools/cargo-tools/bin
