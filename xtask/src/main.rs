@@ -4,7 +4,6 @@
 //! pages; `cargo run -p xtask -- names` finds exported types that share a name.
 //! Both print one finding per line as `file:line: what is wrong` and fail if there is one.
 
-mod exceptions;
 mod files;
 mod names;
 mod prose;

@@ -4,7 +4,7 @@
 use anyhow::Result;
 use ra_ap_rustc_lexer::{FrontmatterAllowed, LiteralKind, TokenKind, tokenize};
 
-use crate::{Finding, exceptions, files, rules};
+use crate::{Finding, files, rules};
 
 /// Text of a file and the rules that apply to it.
 #[derive(Debug, PartialEq, Eq)]
@@ -21,14 +21,13 @@ enum PassageKind {
     Page,
 }
 
-/// Everything that breaks a rule and is not an exception, and exceptions that nothing needs.
+/// Everything that breaks a rule.
 ///
 /// # Errors
 ///
 /// If the files cannot be listed or read.
 pub(crate) fn check() -> Result<Vec<Finding>> {
     let mut findings = Vec::new();
-    let mut exceptions = exceptions::Exceptions::new();
     let suffixes = [
         ".rs",
         ".md",
@@ -53,9 +52,6 @@ pub(crate) fn check() -> Result<Vec<Finding>> {
         }
         for passage in passages(&file.path, &file.text) {
             let messages = broken_rules(&passage);
-            if messages.is_empty() || exceptions.allow(&file.path, &passage.text) {
-                continue;
-            }
             findings.extend(messages.into_iter().map(|message| Finding {
                 path: file.path.clone(),
                 line: passage.line,
@@ -63,7 +59,6 @@ pub(crate) fn check() -> Result<Vec<Finding>> {
             }));
         }
     }
-    findings.extend(exceptions.unused());
     findings.sort();
     Ok(findings)
 }
