@@ -43,7 +43,7 @@ fn golden() -> BTreeSet<String> {
         .unwrap()
         .join("sidecar-injector/tests/testdata");
     let mut found = BTreeSet::new();
-    for case in evermesh_golden::cases(&testdata).unwrap() {
+    for case in evermesh_golden::cases(&testdata) {
         let pod = Case::read(&case.input).patched_pod();
         let Some(bootstrap) = pod.and_then(|mut pod| take_bootstrap(&mut pod)) else {
             continue;

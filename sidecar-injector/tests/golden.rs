@@ -64,7 +64,7 @@ struct References {
 
 fn main() -> ExitCode {
     let testdata = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/testdata");
-    let references = References::read(&cases(testdata.as_ref()).unwrap());
+    let references = References::read(&cases(testdata));
     evermesh_golden::run(testdata, move |case| {
         pods_become_decisions_and_patches(&references, case);
     })

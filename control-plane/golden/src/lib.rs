@@ -61,15 +61,8 @@ pub fn run(
     testdata: impl AsRef<Path>,
     test: impl Fn(&GoldenCase) + Send + Sync + 'static,
 ) -> ExitCode {
-    let cases = cases(testdata.as_ref())
-        .unwrap_or_else(|error| panic!("{}: {error}", testdata.as_ref().display()));
-    assert!(
-        !cases.is_empty(),
-        "no case below {}",
-        testdata.as_ref().display()
-    );
     let test = Arc::new(test);
-    let trials = cases.into_iter().map(|case| {
+    let trials = cases(testdata).into_iter().map(|case| {
         let test = Arc::clone(&test);
         Trial::test(case.name.clone(), move || {
             test(&case);
@@ -81,10 +74,17 @@ pub fn run(
 
 /// Every folder `FEATURE/CASE` with an `in.yaml`, by name.
 ///
-/// # Errors
+/// # Panics
 ///
-/// If a folder or an input cannot be read.
-pub fn cases(testdata: &Path) -> io::Result<Vec<GoldenCase>> {
+/// If `testdata` cannot be read or has no case.
+pub fn cases(testdata: impl AsRef<Path>) -> Vec<GoldenCase> {
+    let testdata = testdata.as_ref();
+    let cases = read(testdata).unwrap_or_else(|error| panic!("{}: {error}", testdata.display()));
+    assert!(!cases.is_empty(), "no case below {}", testdata.display());
+    cases
+}
+
+fn read(testdata: &Path) -> io::Result<Vec<GoldenCase>> {
     let mut cases = Vec::new();
     for feature in folders(testdata)? {
         for folder in folders(&feature)? {

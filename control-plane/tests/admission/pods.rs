@@ -30,7 +30,7 @@ fn golden_pods() -> BTreeMap<String, Value> {
     let testdata = tools::workspace()
         .unwrap()
         .join("sidecar-injector/tests/testdata");
-    let cases = evermesh_golden::cases(&testdata).unwrap().into_iter();
+    let cases = evermesh_golden::cases(&testdata).into_iter();
     let pods: BTreeMap<String, Value> = cases
         .filter_map(|case| Some((case.name, Case::read(&case.input).patched_pod()?)))
         .collect();
