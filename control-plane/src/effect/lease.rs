@@ -79,16 +79,7 @@ pub(crate) async fn hold(
     leader: watch::Sender<Leader>,
     shutdown: CancellationToken,
 ) {
-    let mut candidate = Candidate {
-        api: Api::namespaced(client, &options.namespace),
-        heartbeat: OwnHeartbeat::new(&options.identity, &options.key),
-        options,
-        tracker: ReplicaTracker::default(),
-        others: Replicas::new(),
-        last_seen: None,
-        renewed_at: None,
-        other_leader: Leader::Unknown,
-    };
+    let mut candidate = Candidate::new(client, options);
     let mut ticks = time::interval(INTERVAL);
     ticks.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
     while !shutdown.is_cancelled() {
@@ -137,6 +128,19 @@ struct Candidate {
 }
 
 impl Candidate {
+    fn new(client: Client, options: LeaseOptions) -> Self {
+        Self {
+            api: Api::namespaced(client, &options.namespace),
+            heartbeat: OwnHeartbeat::new(&options.identity, &options.key),
+            options,
+            tracker: ReplicaTracker::default(),
+            others: Replicas::new(),
+            last_seen: None,
+            renewed_at: None,
+            other_leader: Leader::Unknown,
+        }
+    }
+
     fn leads(&self, now: Instant) -> bool {
         self.renewed_at
             .is_some_and(|renewed_at| now.duration_since(renewed_at) < DURATION * 2 / 3)
@@ -271,16 +275,7 @@ mod tests {
             key: ReplicaKey::new().unwrap(),
             address: Some("10.0.0.1:9902".parse().unwrap()),
         };
-        Candidate {
-            api: Api::namespaced(unreachable_client(), &options.namespace),
-            heartbeat: OwnHeartbeat::new(&options.identity, &options.key),
-            options,
-            tracker: ReplicaTracker::default(),
-            others: Replicas::new(),
-            last_seen: None,
-            renewed_at: None,
-            other_leader: Leader::Unknown,
-        }
+        Candidate::new(unreachable_client(), options)
     }
 
     #[tokio::test]
