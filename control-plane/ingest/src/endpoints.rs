@@ -8,8 +8,8 @@ use std::{collections::BTreeMap, sync::Arc};
 use evermesh_crds::v1beta2;
 use evermesh_model::{
     CloudMapService, CloudMapState, Discovery, Endpoint, FastEq, Graph, Kind, Locality, Memo,
-    MemoInput, ObjectRef, Problem, ResolvedMesh, ResolvedNode, ResourceName, ServicePort,
-    SharedMap, endpoint::CloudMapFailure,
+    MemoInput, NodeListener, ObjectRef, Problem, ResolvedMesh, ResolvedNode, ResourceName,
+    ServicePort, SharedMap, endpoint::CloudMapFailure,
 };
 use k8s_openapi::api::{
     core::v1::{Node, Pod, Service},
@@ -140,10 +140,7 @@ fn derive(
             let listeners: Vec<ServicePort> = node
                 .listeners
                 .iter()
-                .map(|listener| ServicePort {
-                    port: listener.port,
-                    protocol: listener.protocol,
-                })
+                .map(NodeListener::service_port)
                 .collect();
             slices::endpoints(
                 sources.slices.iter().map(|slice| &**slice),

@@ -6,17 +6,17 @@ use std::sync::Arc;
 
 use evermesh_crds::v1beta2;
 use evermesh_model::{
-    ObjectRef, Reason, ResolvedGateway, ResourceName, ServicePort, name::ProxyKind,
-    problem::FieldPath,
+    AccessLogFile, GatewayListener, ObjectRef, Reason, ResolvedGateway, ResourceName,
+    name::ProxyKind, problem::FieldPath,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
 use crate::{
     admission,
     gateway_route::AttachedRoute,
+    listener, logging,
     membership::{Labels, Membership, selects},
     name_index::{UniqueByName, Unresolved, unique_ports},
-    node::unsupported,
     security,
     stage::{Problems, WithProblems},
     values,
@@ -27,11 +27,12 @@ use crate::{
 pub(crate) struct UnresolvedGateway {
     pub(crate) name: ResourceName,
     pub(crate) object: ObjectRef,
-    pub(crate) listeners: Vec<ServicePort>,
+    pub(crate) listeners: Vec<GatewayListener>,
     namespace_selector: Option<LabelSelector>,
     gateway_route_selector: Option<LabelSelector>,
     /// Whether targets may be called. A TLS policy, which is not implemented yet, forbids plaintext calls.
     targets_are_served: bool,
+    access_log: Option<AccessLogFile>,
 }
 
 impl Unresolved for UnresolvedGateway {
@@ -90,9 +91,6 @@ fn try_parse(
     let (mesh, name) =
         membership.mesh_and_name(mesh_ref.as_ref(), aws_name.as_deref(), rejections, problems)?;
     let spec = FieldPath::spec();
-    if logging.is_some() {
-        unsupported(spec.field("logging"), "no access log is written", problems);
-    }
     let policy = backend_defaults
         .as_ref()
         .and_then(|v1beta2::BackendDefaults { client_policy }| client_policy.as_ref());
@@ -107,13 +105,14 @@ fn try_parse(
             &spec.field("backendDefaults"),
             problems,
         ),
+        access_log: logging::read(logging.as_ref(), problems),
     })
 }
 
 fn read_listeners(
     listeners: &[v1beta2::VirtualGatewayListener],
     problems: &mut Problems<'_>,
-) -> Vec<ServicePort> {
+) -> Vec<GatewayListener> {
     let field = FieldPath::spec().field("listeners");
     let ports = unique_ports(
         listeners.iter().map(|listener| {
@@ -127,31 +126,30 @@ fn read_listeners(
         .iter()
         .zip(ports)
         .enumerate()
-        .filter_map(|(index, (listener, port))| {
+        .filter_map(|(index, (settings, port))| {
             let port = port?;
             let v1beta2::VirtualGatewayListener {
                 port_mapping: _,
                 health_check,
                 connection_pool,
                 tls,
-            } = listener;
+            } = settings;
             let field = field.index(index);
-            if health_check.is_some() {
-                unsupported(
-                    field.field("healthCheck"),
-                    "the gateway is probed by the load balancer in front of it",
-                    problems,
-                );
+            if let Some(check) = health_check {
+                // For the load balancer in front of the gateway; no proxy probes a gateway.
+                listener::check_port(check.port, port, &field.field("healthCheck"), problems);
             }
-            if connection_pool.is_some() {
-                unsupported(
-                    field.field("connectionPool"),
-                    "connections and requests are not limited",
-                    problems,
-                );
-            }
+            let resolved = GatewayListener {
+                limits: connection_pool
+                    .map(|pool| {
+                        let field = field.field("connectionPool");
+                        listener::read_gateway_pool(pool, port.protocol, &field, problems)
+                    })
+                    .unwrap_or_default(),
+                ..GatewayListener::new(port.port, port.protocol)
+            };
             let mode = tls.as_ref().map(|tls| tls.mode);
-            security::listener_is_served(mode, &field, problems).then_some(port)
+            security::listener_is_served(mode, &field, problems).then_some(resolved)
         })
         .collect()
 }
@@ -197,6 +195,8 @@ pub(crate) fn resolve(
             .into_iter()
             .map(|route| Arc::clone(&route.route))
             .collect(),
+        tls: None,
+        access_log: unresolved.access_log.clone(),
     };
     WithProblems::new(Some(gateway), problems)
 }

@@ -9,7 +9,8 @@ use std::sync::Arc;
 
 use evermesh_crds::v1beta2;
 use evermesh_model::{
-    Kind, ObjectRef, Protocol, Reason, ResolvedGatewayRoute, ResourceName,
+    GatewayListener, Kind, ObjectRef, Protocol, Reason, ResolvedGatewayRoute, ResourceName,
+    ServicePort,
     gateway::{HostnameMatch, PathRewrite},
     problem::FieldPath,
     route::HttpMatch,
@@ -218,7 +219,11 @@ fn port_is_served(
     problems: &mut Problems<'_>,
 ) -> bool {
     let field = FieldPath::spec().field(field_name(rule.protocol));
-    let listeners = &gateway.listeners;
+    let listeners: Vec<ServicePort> = gateway
+        .listeners
+        .iter()
+        .map(GatewayListener::service_port)
+        .collect();
     if let Some(port) = rule.port
         && listeners.iter().all(|listener| listener.port != port)
     {
@@ -228,7 +233,7 @@ fn port_is_served(
             format!(
                 "`{}` has no listener on port {port}, so the route is left out; its ports are {}",
                 gateway.object,
-                ports(listeners)
+                ports(&listeners)
             ),
         );
         return false;

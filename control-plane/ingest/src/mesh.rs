@@ -59,6 +59,7 @@ pub(crate) fn parse(object: &ObjectRef, mesh: &v1beta2::Mesh) -> WithProblems<Un
                 v1beta2::IpPreference::Ipv6Only => IpFamilyPreference::Ipv6Only,
             }),
             endpoint_slices: endpoint_slices(mesh, &mut problems),
+            acm_secrets: BTreeMap::new(),
         },
         selector: namespace_selector.clone(),
     });

@@ -10,13 +10,14 @@ use std::sync::Arc;
 
 use evermesh_crds::v1beta2;
 use evermesh_model::{
-    Discovery, NodeListener, ObjectRef, Reason, ResourceName, ServicePort, name::ProxyKind,
+    AccessLogFile, Discovery, NodeListener, ObjectRef, Reason, ResourceName, name::ProxyKind,
     problem::FieldPath,
 };
 
 use crate::{
     admission,
     local_ports::{self, UnresolvedLocalPorts},
+    logging,
     membership::Membership,
     name_index::{IndexEntry, Unresolved, UnresolvedRef},
     stage::{Problems, WithProblems},
@@ -40,6 +41,7 @@ pub(crate) struct UnresolvedNode {
     backends: Vec<(usize, UnresolvedRef)>,
     /// Absent if the node's traffic is intercepted.
     local_ports: Option<UnresolvedLocalPorts>,
+    access_log: Option<AccessLogFile>,
 }
 
 impl Unresolved for UnresolvedNode {
@@ -58,10 +60,7 @@ impl UnresolvedNode {
             ports: self
                 .listeners
                 .iter()
-                .map(|listener| ServicePort {
-                    port: listener.port,
-                    protocol: listener.protocol,
-                })
+                .map(NodeListener::service_port)
                 .collect(),
         }
     }
@@ -99,9 +98,6 @@ fn try_parse(
         membership.mesh_and_name(mesh_ref.as_ref(), aws_name.as_deref(), rejections, problems)?;
 
     let spec = FieldPath::spec();
-    if logging.is_some() {
-        unsupported(spec.field("logging"), "no access log is written", problems);
-    }
     if backend_groups
         .as_ref()
         .is_some_and(|groups| !groups.is_empty())
@@ -132,6 +128,7 @@ fn try_parse(
             problems,
         ),
         local_ports: local_ports::parse(&node.metadata, &ports, problems),
+        access_log: logging::read(logging.as_ref(), problems),
     })
 }
 

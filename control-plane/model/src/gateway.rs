@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::{ObjectRef, Protocol, ResourceName, ServiceName, ServicePort, route::HttpMatch};
+use crate::{
+    AccessLogFile, ClientTls, GatewayListener, ObjectRef, Protocol, ResourceName, ServiceName,
+    ServicePort, route::HttpMatch,
+};
 
 /// A resolved `VirtualGateway`. Ports of listeners are unique, and no listener uses [`Protocol::Tcp`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -14,9 +17,15 @@ pub struct ResolvedGateway {
     /// The object from which the gateway was read.
     pub object: ObjectRef,
     /// Inbound ports, in the order of the manifest.
-    pub listeners: Vec<ServicePort>,
+    pub listeners: Vec<GatewayListener>,
     /// Routes in descending precedence: the first one that matches a request handles it.
     pub routes: Vec<Arc<ResolvedGatewayRoute>>,
+    /// TLS of calls to the targets of the routes; see [`crate::NodeBackend::tls`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<Arc<ClientTls>>,
+    /// The access log of the gateway's proxies; none if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub access_log: Option<AccessLogFile>,
 }
 
 /// A resolved `GatewayRoute`.

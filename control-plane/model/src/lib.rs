@@ -28,10 +28,10 @@
 //! A mesh with a virtual service `color.shop` whose provider is the virtual node `color`, which listens on port 8080:
 //!
 //! ```
-//! use std::sync::Arc;
+//! use std::{collections::BTreeMap, sync::Arc};
 //! use evermesh_model::{
 //!     EgressPolicy, Graph, Kind, NodeListener, ObjectRef, Protocol, ProxyKind, ResolvedMesh, ResolvedNode,
-//!     ResolvedService, ResourceName, ServiceName, ServicePort, ServiceProvider, Timeout,
+//!     ResolvedService, ResourceName, ServiceName, ServicePort, ServiceProvider,
 //! };
 //!
 //! let node = ResourceName::new("m", ProxyKind::VirtualNode, "color_shop");
@@ -43,14 +43,16 @@
 //!         egress: EgressPolicy::DropAll,
 //!         ip_preference: None,
 //!         endpoint_slices: None,
+//!         acm_secrets: BTreeMap::new(),
 //!     }))].into()),
 //!     nodes: Arc::new([(node.clone(), Arc::new(ResolvedNode {
 //!         name: node.clone(),
 //!         object: ObjectRef::new(Kind::VirtualNode, "shop", "color"),
-//!         listeners: vec![NodeListener { port: 8080, protocol: Protocol::Http, timeout: Timeout::default() }],
+//!         listeners: vec![NodeListener::new(8080, Protocol::Http)],
 //!         discovery: None,
 //!         backends: Vec::new(),
 //!         local_ports: None,
+//!         access_log: None,
 //!     }))].into()),
 //!     services: Arc::new([(service.clone(), Arc::new(ResolvedService {
 //!         name: service.clone(),
@@ -75,6 +77,8 @@
 pub mod endpoint;
 pub mod gateway;
 pub mod graph;
+pub mod listener;
+pub mod logging;
 pub mod memo;
 pub mod mesh;
 pub mod name;
@@ -83,19 +87,23 @@ pub mod object;
 pub mod problem;
 pub mod route;
 pub mod service;
+pub mod tls;
 pub mod traffic;
 
 pub use endpoint::{CloudMapService, CloudMapState, Endpoint, Health, Instance, Locality};
 pub use gateway::{ResolvedGateway, ResolvedGatewayRoute};
 pub use graph::Graph;
+pub use listener::{
+    ActiveHealthCheck, GatewayListener, NodeListener, OutlierEjection, TrafficLimits,
+};
+pub use logging::{AccessLogFile, AccessLogFormat};
 pub use memo::{FastEq, Memo, MemoInput, SharedMap};
 pub use mesh::{EgressPolicy, IpFamilyPreference, ResolvedMesh};
 pub use name::{ProxyKind, ResourceName};
-pub use node::{
-    Discovery, DnsResponse, LocalBackend, LocalPorts, NodeBackend, NodeListener, ResolvedNode,
-};
+pub use node::{Discovery, DnsResponse, LocalBackend, LocalPorts, NodeBackend, ResolvedNode};
 pub use object::{Kind, ObjectRef};
 pub use problem::{FieldPath, Problem, Reason, Severity};
 pub use route::{ResolvedRoute, RouteRule, RouteTarget};
 pub use service::{ResolvedRouter, ResolvedService, ServiceName, ServicePort, ServiceProvider};
+pub use tls::{CertificateSource, ClientTls, PeerValidation, SecretName, ServerTls, TrustSource};
 pub use traffic::{Protocol, Timeout};

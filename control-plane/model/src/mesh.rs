@@ -1,10 +1,10 @@
 //! Meshes: settings that apply to all members.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use serde::Serialize;
 
-use crate::ObjectRef;
+use crate::{ObjectRef, SecretName};
 
 /// A resolved `Mesh`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -21,6 +21,9 @@ pub struct ResolvedMesh {
     /// the control plane. Source: the annotation `evermesh.dev/endpoint-slices` of the `Mesh`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub endpoint_slices: Option<bool>,
+    /// From the ARN of an ACM certificate or of an AWS Private CA to the Kubernetes Secret that replaces it.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub acm_secrets: BTreeMap<Arc<str>, SecretName>,
 }
 
 /// App Mesh `egressFilter.type`.

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use serde::Serialize;
 
-use crate::{CloudMapService, ObjectRef, Protocol, ResourceName, Timeout};
+use crate::{AccessLogFile, ClientTls, CloudMapService, NodeListener, ObjectRef, ResourceName};
 
 /// A resolved `VirtualNode`. Ports of listeners are unique.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -25,6 +25,9 @@ pub struct ResolvedNode {
     /// Loopback ports between application and proxy. Absent if the node's traffic is intercepted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub local_ports: Option<LocalPorts>,
+    /// The access log of the node's proxies; none if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub access_log: Option<AccessLogFile>,
 }
 
 /// Local ports of a node whose traffic is not intercepted: application and proxy call each other on loopback.
@@ -47,17 +50,6 @@ pub struct LocalBackend {
     pub service: Arc<str>,
     /// A port of the virtual service.
     pub port: u16,
-}
-
-/// One inbound port of a node or gateway.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct NodeListener {
-    /// 1 to 65535
-    pub port: u16,
-    /// The protocol of the application behind the listener.
-    pub protocol: Protocol,
-    /// The timeouts of requests to the application.
-    pub timeout: Timeout,
 }
 
 /// The source of a node's endpoints.
@@ -110,4 +102,7 @@ pub enum DnsResponse {
 pub struct NodeBackend {
     /// The host name of the virtual service, which belongs to the same mesh.
     pub service: Arc<str>,
+    /// TLS of the calls; if absent, TLS is used without validation where the listener of the target offers it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<Arc<ClientTls>>,
 }

@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use evermesh_model::{Endpoint, Health, Locality, NodeListener, ResolvedNode, ServicePort};
+use evermesh_model::{Endpoint, Health, Locality, NodeListener, ResolvedNode};
 use evermesh_proto::{
     Resource, ResourceKey, ResourceType, core,
     endpoint::{
@@ -41,7 +41,7 @@ pub fn load_assignments(
     node.listeners
         .iter()
         .map(|listener| {
-            let name = names::node_cluster(&node.name, port(listener));
+            let name = names::node_cluster(&node.name, listener.service_port());
             let assignment = ClusterLoadAssignment {
                 cluster_name: name.to_string(),
                 endpoints: localities
@@ -59,13 +59,6 @@ pub fn load_assignments(
             (key, Arc::new(resource))
         })
         .collect()
-}
-
-pub(crate) fn port(listener: &NodeListener) -> ServicePort {
-    ServicePort {
-        port: listener.port,
-        protocol: listener.protocol,
-    }
 }
 
 /// The endpoints of one locality. Its weight is the number of healthy endpoints, at least 1, so that every endpoint gets

@@ -61,6 +61,7 @@
 //! [`DeriveMemo`] keeps the output of each stage and what it read (module [`stage`]). An update runs only the stages
 //! that read something that changed; the result equals a derivation from an empty memo.
 
+mod access_log;
 mod cluster;
 mod endpoint;
 mod http;

@@ -12,19 +12,15 @@ use evermesh_proto::{
     },
 };
 
-use crate::{http::ListenerDirection, route, wire};
+use crate::{access_log, http::ListenerContext, route, wire};
 
 /// A TCP proxy that sends every connection to one cluster.
 pub(crate) fn proxy_to_cluster(
-    direction: ListenerDirection,
+    context: ListenerContext<'_>,
     cluster: &str,
     idle: Option<Duration>,
 ) -> Filter {
-    proxy(
-        direction,
-        ClusterSpecifier::Cluster(cluster.to_owned()),
-        idle,
-    )
+    proxy(context, ClusterSpecifier::Cluster(cluster.to_owned()), idle)
 }
 
 /// The filters for a TCP rule, and the clusters that they name.
@@ -32,7 +28,7 @@ pub(crate) fn proxy_to_cluster(
 /// Targets of weight 0 are left out, because Envoy's `TcpProxy` refuses a weight below 1. If no target is left, the
 /// filter chain has no filter and Envoy closes its connections at once.
 pub(crate) fn proxy_by_rule(
-    direction: ListenerDirection,
+    context: ListenerContext<'_>,
     rule: &TcpRule,
 ) -> (Vec<Filter>, Vec<Arc<str>>) {
     let TcpRule { targets, idle } = rule;
@@ -43,7 +39,7 @@ pub(crate) fn proxy_by_rule(
         .collect();
     let filters = match weighted.as_slice() {
         [] => Vec::new(),
-        [(cluster, _)] => vec![proxy_to_cluster(direction, cluster, *idle)],
+        [(cluster, _)] => vec![proxy_to_cluster(context, cluster, *idle)],
         several => {
             let clusters = several
                 .iter()
@@ -54,7 +50,7 @@ pub(crate) fn proxy_by_rule(
                 })
                 .collect();
             let specifier = ClusterSpecifier::WeightedClusters(WeightedCluster { clusters });
-            vec![proxy(direction, specifier, *idle)]
+            vec![proxy(context, specifier, *idle)]
         }
     };
     let clusters = weighted.into_iter().map(|(cluster, _)| cluster).collect();
@@ -62,13 +58,14 @@ pub(crate) fn proxy_by_rule(
 }
 
 fn proxy(
-    direction: ListenerDirection,
+    context: ListenerContext<'_>,
     clusters: ClusterSpecifier,
     idle: Option<Duration>,
 ) -> Filter {
     let proxy = tcp_proxy::TcpProxy {
-        stat_prefix: direction.stat_prefix(),
+        stat_prefix: context.direction.stat_prefix(),
         idle_timeout: idle.map(wire::duration),
+        access_log: access_log::access_logs(context.access_log),
         cluster_specifier: Some(clusters),
         ..TcpProxy::default()
     };

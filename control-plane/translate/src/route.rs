@@ -29,7 +29,7 @@ use evermesh_proto::{
     types::Int64Range,
 };
 
-use crate::{names, wire};
+use crate::{http::filter, names, wire};
 
 /// The route for an HTTP rule. `name` appears in access logs as `%ROUTE_NAME%`.
 pub(crate) fn http_route(name: &str, rule: &HttpRule) -> Route {
@@ -57,6 +57,7 @@ pub(crate) fn http_route(name: &str, rule: &HttpRule) -> Route {
         name: name.to_owned(),
         r#match: Some(route_match(matches)),
         action: Some(action),
+        typed_per_filter_config: filter::on_route(rule),
         ..Default::default()
     }
 }

@@ -2,12 +2,12 @@
 
 use evermesh_crds::v1beta2;
 use evermesh_model::{
-    CloudMapService, Discovery, DnsResponse, Kind, NodeListener, Protocol, Reason, ServicePort,
-    Timeout, problem::FieldPath,
+    CloudMapService, Discovery, DnsResponse, Kind, NodeListener, Protocol, Reason, Timeout,
+    problem::FieldPath,
 };
 
-use super::unsupported;
 use crate::{
+    listener,
     name_index::{UnresolvedRef, unique_ports},
     security,
     stage::Problems,
@@ -31,8 +31,8 @@ pub(super) fn read_listeners(
         .iter()
         .zip(ports)
         .enumerate()
-        .filter_map(|(index, (listener, port))| {
-            let ServicePort { port, protocol } = port?;
+        .filter_map(|(index, (settings, port))| {
+            let port = port?;
             let v1beta2::Listener {
                 port_mapping: _,
                 health_check,
@@ -40,39 +40,34 @@ pub(super) fn read_listeners(
                 connection_pool,
                 timeout,
                 tls,
-            } = listener;
+            } = settings;
             let field = field.index(index);
-            if health_check.is_some() {
-                unsupported(
-                    field.field("healthCheck"),
-                    "endpoints are not probed",
-                    problems,
-                );
-            }
-            if outlier_detection.is_some() {
-                unsupported(
-                    field.field("outlierDetection"),
-                    "failing endpoints are not ejected",
-                    problems,
-                );
-            }
-            if connection_pool.is_some() {
-                unsupported(
-                    field.field("connectionPool"),
-                    "connections and requests are not limited",
-                    problems,
-                );
-            }
-            let mode = tls.as_ref().map(|tls| tls.mode);
-            security::listener_is_served(mode, &field, problems).then(|| NodeListener {
-                port,
-                protocol,
+            let resolved = NodeListener {
                 timeout: timeout
                     .map(|timeout| {
-                        read_timeout(timeout, protocol, &field.field("timeout"), problems)
+                        read_timeout(timeout, port.protocol, &field.field("timeout"), problems)
                     })
                     .unwrap_or_default(),
-            })
+                health_check: health_check.as_ref().and_then(|check| {
+                    listener::read_health_check(check, port, &field.field("healthCheck"), problems)
+                }),
+                outlier: outlier_detection.as_ref().and_then(|detection| {
+                    listener::read_outlier_detection(
+                        detection,
+                        &field.field("outlierDetection"),
+                        problems,
+                    )
+                }),
+                limits: connection_pool
+                    .map(|pool| {
+                        let field = field.field("connectionPool");
+                        listener::read_node_pool(pool, port.protocol, &field, problems)
+                    })
+                    .unwrap_or_default(),
+                ..NodeListener::new(port.port, port.protocol)
+            };
+            let mode = tls.as_ref().map(|tls| tls.mode);
+            security::listener_is_served(mode, &field, problems).then_some(resolved)
         })
         .collect()
 }

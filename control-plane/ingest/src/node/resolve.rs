@@ -113,6 +113,7 @@ pub(crate) fn resolve(
         .into_iter()
         .map(|(_, _, entry)| NodeBackend {
             service: Arc::clone(&entry.name.hostname),
+            tls: None,
         })
         .collect();
     backends.sort_by(|one, other| one.service.cmp(&other.service));
@@ -123,6 +124,7 @@ pub(crate) fn resolve(
         discovery: lookups.discovery.clone(),
         backends,
         local_ports,
+        access_log: unresolved.access_log.clone(),
     };
     WithProblems::new(Some(node), problems)
 }

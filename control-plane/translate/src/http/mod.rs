@@ -1,24 +1,24 @@
-//! The HTTP connection manager and its HTTP filters.
+//! The HTTP connection manager.
 //!
-//! A connection manager names the route configuration that the proxy fetches over RDS.
+//! A connection manager names the route configuration that the proxy fetches over RDS. Its HTTP filters are in
+//! [`filter`].
 
-use evermesh_model::ServicePort;
+pub(crate) mod filter;
+mod router;
+
+use evermesh_model::{AccessLogFile, ServicePort};
 use evermesh_proto::{
-    Any, hcm,
     hcm::{
         HttpConnectionManager, Rds,
         http_connection_manager::{
             PathWithEscapedSlashesAction, RouteSpecifier, Tracing, UpgradeConfig,
         },
-        http_filter,
     },
-    listener::{Filter, filter},
-    pack,
-    pb::envoy::extensions::filters::http::router::v3::Router,
-    protobuf,
+    listener::{Filter, filter as network_filter},
+    pack, protobuf,
 };
 
-use crate::wire;
+use crate::{access_log, wire};
 
 /// The direction of the listener that a connection manager or TCP proxy belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,24 +41,11 @@ impl ListenerDirection {
     }
 }
 
-/// The HTTP filters of the connection manager, **declared in the order of the filter chain**.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum HttpFilter {
-    /// Forwards the request; always the last filter.
-    Router,
-}
-
-impl HttpFilter {
-    fn to_proto(self) -> hcm::HttpFilter {
-        let (name, config): (&str, Any) = match self {
-            Self::Router => ("envoy.filters.http.router", pack(&Router::default())),
-        };
-        hcm::HttpFilter {
-            name: name.to_owned(),
-            config_type: Some(http_filter::ConfigType::TypedConfig(config)),
-            ..Default::default()
-        }
-    }
+/// The settings of a proxy that every connection manager and TCP proxy of a listener needs.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ListenerContext<'a> {
+    pub(crate) direction: ListenerDirection,
+    pub(crate) access_log: Option<&'a AccessLogFile>,
 }
 
 /// A connection manager that fetches the route configuration `routes` over RDS.
@@ -67,17 +54,18 @@ impl HttpFilter {
 /// a tracer of the bootstrap takes effect, and `use_remote_address` is off.
 /// `stream_idle_timeout` applies until the route is chosen; then the idle timeout of the route replaces it, if set.
 pub(crate) fn connection_manager(
-    direction: ListenerDirection,
+    context: ListenerContext<'_>,
     routes: &str,
     stream_idle_timeout: Option<protobuf::Duration>,
 ) -> Filter {
     let manager = HttpConnectionManager {
-        stat_prefix: direction.stat_prefix(),
+        stat_prefix: context.direction.stat_prefix(),
         route_specifier: Some(RouteSpecifier::Rds(Rds {
             config_source: Some(wire::ads()),
             route_config_name: routes.to_owned(),
         })),
-        http_filters: vec![HttpFilter::Router.to_proto()],
+        http_filters: filter::chain(context),
+        access_log: access_log::access_logs(context.access_log),
         stream_idle_timeout,
         tracing: Some(Tracing::default()),
         upgrade_configs: vec![UpgradeConfig {
@@ -91,6 +79,6 @@ pub(crate) fn connection_manager(
     };
     Filter {
         name: "envoy.filters.network.http_connection_manager".to_owned(),
-        config_type: Some(filter::ConfigType::TypedConfig(pack(&manager))),
+        config_type: Some(network_filter::ConfigType::TypedConfig(pack(&manager))),
     }
 }

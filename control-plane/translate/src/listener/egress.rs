@@ -20,7 +20,7 @@ use prost::Message;
 use super::TLS_PORT;
 use crate::{
     cluster,
-    http::{self, ListenerDirection},
+    http::{self, ListenerContext, ListenerDirection},
     names, network, route,
     scope::{EncodedResources, ProxyScope},
     service::{self, NodeServiceRoutes, PortTraffic, ReachableClusters},
@@ -52,6 +52,7 @@ pub(crate) fn node_egress(
     backends: &[Arc<ReachableClusters>],
 ) -> NodeEgress {
     let scope = ProxyScope::new(&node.name);
+    let context = egress_context(node);
     let amazonaws = names::amazonaws_cluster(&mesh.name);
     let allow_all =
         (mesh.egress == EgressPolicy::AllowAll).then(|| names::allow_all_cluster(&mesh.name));
@@ -68,13 +69,13 @@ pub(crate) fn node_egress(
         let filters = match traffic {
             PortTraffic::Http => {
                 let name = names::egress_routes(port);
-                let manager = http::connection_manager(ListenerDirection::Egress, &name, None);
+                let manager = http::connection_manager(context, &name, None);
                 routes.push((port.port, scope.key(ResourceType::Route, name)));
                 vec![manager]
             }
             PortTraffic::Tcp(None) => Vec::new(),
             PortTraffic::Tcp(Some(rule)) => {
-                let (filters, clusters) = network::proxy_by_rule(ListenerDirection::Egress, rule);
+                let (filters, clusters) = network::proxy_by_rule(context, rule);
                 needs.extend(clusters);
                 filters
             }
@@ -85,7 +86,7 @@ pub(crate) fn node_egress(
             filters,
         ));
     }
-    chains.push(amazonaws_chain(&amazonaws));
+    chains.push(amazonaws_chain(context, &amazonaws));
     if !ports.contains_key(&names::EGRESS_PORT) {
         chains.push(not_redirected_chain());
     }
@@ -97,7 +98,9 @@ pub(crate) fn node_egress(
         address: Some(wire::any_address(mesh, names::EGRESS_PORT)),
         listener_filters: vec![super::original_dst(), super::tls_inspector()],
         filter_chains: chains,
-        default_filter_chain: allow_all.as_deref().map(allow_all_chain),
+        default_filter_chain: allow_all
+            .as_deref()
+            .map(|cluster| allow_all_chain(context, cluster)),
         traffic_direction: core::TrafficDirection::Outbound.into(),
         ..Default::default()
     };
@@ -134,6 +137,14 @@ pub(crate) fn node_egress(
             )
         }),
         origins: own_origins.into(),
+    }
+}
+
+/// The context of all filters of a node's egress side.
+pub(super) fn egress_context(node: &ResolvedNode) -> ListenerContext<'_> {
+    ListenerContext {
+        direction: ListenerDirection::Egress,
+        access_log: node.access_log.as_ref(),
     }
 }
 
@@ -210,7 +221,7 @@ fn egress_ports(
 }
 
 /// Lets TLS connections to AWS APIs pass, also if the egress filter of the mesh is `DROP_ALL`.
-fn amazonaws_chain(cluster: &str) -> FilterChain {
+fn amazonaws_chain(context: ListenerContext<'_>, cluster: &str) -> FilterChain {
     FilterChain {
         name: "amazonaws".to_owned(),
         filter_chain_match: Some(FilterChainMatch {
@@ -218,11 +229,7 @@ fn amazonaws_chain(cluster: &str) -> FilterChain {
             server_names: vec!["*.amazonaws.com".to_owned()],
             ..Default::default()
         }),
-        filters: vec![network::proxy_to_cluster(
-            ListenerDirection::Egress,
-            cluster,
-            None,
-        )],
+        filters: vec![network::proxy_to_cluster(context, cluster, None)],
         ..Default::default()
     }
 }
@@ -234,14 +241,10 @@ fn not_redirected_chain() -> FilterChain {
 }
 
 /// The chain for connections that match no other chain, including TLS to port 443 with other server names.
-fn allow_all_chain(cluster: &str) -> FilterChain {
+fn allow_all_chain(context: ListenerContext<'_>, cluster: &str) -> FilterChain {
     FilterChain {
         name: "mesh-allow-all".to_owned(),
-        filters: vec![network::proxy_to_cluster(
-            ListenerDirection::Egress,
-            cluster,
-            None,
-        )],
+        filters: vec![network::proxy_to_cluster(context, cluster, None)],
         ..Default::default()
     }
 }

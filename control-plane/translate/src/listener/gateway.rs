@@ -24,7 +24,7 @@ use std::{
 };
 
 use evermesh_model::{
-    ResolvedGateway, ResolvedGatewayRoute, ResolvedMesh, ServicePort, Timeout,
+    GatewayListener, ResolvedGateway, ResolvedGatewayRoute, ResolvedMesh, ServicePort, Timeout,
     gateway::{HostnameMatch, PathRewrite},
     route::PathMatch,
 };
@@ -43,7 +43,7 @@ use evermesh_proto::{
 
 use crate::{
     cluster,
-    http::{self, ListenerDirection},
+    http::{self, ListenerContext, ListenerDirection},
     names, route,
     scope::{self, EncodedResources, ProxyScope},
     service::{self, GatewayServiceRoutes, PortRoutes, ReachableClusters},
@@ -76,12 +76,12 @@ pub(crate) fn gateway_resources(
     let mut resources = EncodedResources::new();
     for listener in &gateway.listeners {
         resources.extend(
-            ingress_resources(gateway, mesh, *listener, &services).map(|it| scope.scoped(it)),
+            ingress_resources(gateway, mesh, listener, &services).map(|it| scope.scoped(it)),
         );
     }
     let mut keys = Vec::new();
     if let Some(first) = gateway.listeners.first() {
-        let [listener, routes] = egress_resources(gateway, mesh, *first, &services);
+        let [listener, routes] = egress_resources(gateway, mesh, first.service_port(), &services);
         let needs = Arc::clone(&routes.needs);
         resources.extend([scope.scoped(listener), scope.scoped(routes)]);
         let clusters = targets
@@ -103,9 +103,14 @@ pub(crate) fn gateway_resources(
 fn ingress_resources(
     gateway: &ResolvedGateway,
     mesh: &ResolvedMesh,
-    port: ServicePort,
+    gateway_listener: &GatewayListener,
     services: &BTreeMap<&str, &GatewayServiceRoutes>,
 ) -> [Resource; 3] {
+    let port = gateway_listener.service_port();
+    let context = ListenerContext {
+        direction: ListenerDirection::Ingress(port),
+        access_log: gateway.access_log.as_ref(),
+    };
     let gateway_origin = wire::origin(&gateway.object);
     let itself = ServicePort {
         port: names::EGRESS_PORT,
@@ -115,11 +120,11 @@ fn ingress_resources(
     let cluster = names::self_redirect_cluster(&gateway.name, port, only);
     let self_redirect = Resource::encode(
         Arc::clone(&cluster),
-        &cluster::local_cluster(&cluster, mesh, itself),
+        &cluster::local_cluster(&cluster, mesh, itself, gateway_listener.limits),
     );
 
     let name = names::ingress_routes(port);
-    let manager = http::connection_manager(ListenerDirection::Ingress(port), &name, None);
+    let manager = http::connection_manager(context, &name, None);
     let listener_name = names::ingress_listener(port.port);
     let listener = listener::Listener {
         name: listener_name.to_string(),
@@ -338,6 +343,10 @@ fn egress_resources(
         port: names::EGRESS_PORT,
         protocol: first.protocol,
     };
+    let context = ListenerContext {
+        direction: ListenerDirection::Egress,
+        access_log: gateway.access_log.as_ref(),
+    };
     let name = names::egress_routes(port);
     let listener_name = names::egress_listener();
     let listener = listener::Listener {
@@ -345,11 +354,7 @@ fn egress_resources(
         address: Some(wire::address(wire::loopback(mesh).to_string(), port.port)),
         filter_chains: vec![FilterChain {
             name: names::filter_chain(port),
-            filters: vec![http::connection_manager(
-                ListenerDirection::Egress,
-                &name,
-                None,
-            )],
+            filters: vec![http::connection_manager(context, &name, None)],
             ..Default::default()
         }],
         traffic_direction: core::TrafficDirection::Outbound.into(),

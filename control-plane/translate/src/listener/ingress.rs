@@ -13,8 +13,8 @@ use evermesh_proto::{
 };
 
 use crate::{
-    cluster, endpoint,
-    http::{self, ListenerDirection},
+    cluster,
+    http::{self, ListenerContext, ListenerDirection},
     names, network, route,
     scope::{EncodedResources, ProxyScope},
     wire,
@@ -33,12 +33,12 @@ pub(crate) fn node_ingress(node: &ResolvedNode, mesh: &ResolvedMesh) -> NodeIngr
     let mut resources = EncodedResources::new();
     let mut redirected = IngressChains::default();
     for listener in &node.listeners {
-        let port = endpoint::port(listener);
+        let port = listener.service_port();
         let Some(application) = application_port(node, port) else {
             continue;
         };
         let name = names::local_cluster(&node.name, port);
-        let local = cluster::local_cluster(&name, mesh, application);
+        let local = cluster::local_cluster(&name, mesh, application, listener.limits);
         resources.push(
             scope.scoped(Resource::encode(Arc::clone(&name), &local).with_origins(origins.clone())),
         );
@@ -47,7 +47,7 @@ pub(crate) fn node_ingress(node: &ResolvedNode, mesh: &ResolvedMesh) -> NodeIngr
             Some(_) => &mut own,
             None => &mut redirected,
         };
-        chains.filter_chains.push(chain(listener, &name));
+        chains.filter_chains.push(chain(node, listener, &name));
         if listener.protocol == Protocol::Tcp {
             chains.needs.push(name);
         } else {
@@ -111,13 +111,17 @@ impl IngressChains {
     }
 }
 
-fn chain(listener: &NodeListener, cluster: &str) -> FilterChain {
-    let port = endpoint::port(listener);
+fn chain(node: &ResolvedNode, listener: &NodeListener, cluster: &str) -> FilterChain {
+    let port = listener.service_port();
+    let context = ListenerContext {
+        direction: ListenerDirection::Ingress(port),
+        access_log: node.access_log.as_ref(),
+    };
     let idle = listener.timeout.idle;
     let filter = match listener.protocol {
-        Protocol::Tcp => network::proxy_to_cluster(ListenerDirection::Ingress(port), cluster, idle),
+        Protocol::Tcp => network::proxy_to_cluster(context, cluster, idle),
         Protocol::Http | Protocol::Http2 | Protocol::Grpc => http::connection_manager(
-            ListenerDirection::Ingress(port),
+            context,
             &names::ingress_routes(port),
             idle.map(wire::duration),
         ),
@@ -132,7 +136,7 @@ fn routes(listener: &NodeListener, cluster: &str) -> RouteConfiguration {
         listener.timeout,
     );
     RouteConfiguration {
-        name: names::ingress_routes(endpoint::port(listener)).to_string(),
+        name: names::ingress_routes(listener.service_port()).to_string(),
         virtual_hosts: vec![VirtualHost {
             name: "ingress".to_owned(),
             domains: vec!["*".to_owned()],

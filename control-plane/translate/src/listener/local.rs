@@ -14,10 +14,9 @@ use evermesh_proto::{
     route::{RouteConfiguration, VirtualHost},
 };
 
-use super::egress::NodeEgress;
+use super::egress::{NodeEgress, egress_context};
 use crate::{
-    http::{self, ListenerDirection},
-    names, network,
+    http, names, network,
     scope::{EncodedResources, ProxyScope},
     service::{self, PortTraffic, ReachableClusters},
     wire,
@@ -72,6 +71,7 @@ pub(crate) fn local_egress(
     ports: &[LocalPort<Arc<ReachableClusters>>],
 ) -> NodeEgress {
     let scope = ProxyScope::new(&node.name);
+    let context = egress_context(node);
     let own_origins = [wire::origin(&node.object), wire::origin(&mesh.object)];
     let mut egress = NodeEgress::default();
     for local in ports {
@@ -84,13 +84,13 @@ pub(crate) fn local_egress(
         let (filters, needs) = match traffic {
             PortTraffic::Http => {
                 let name = names::egress_routes(port);
-                let manager = http::connection_manager(ListenerDirection::Egress, &name, None);
+                let manager = http::connection_manager(context, &name, None);
                 let key = scope.key(ResourceType::Route, name);
                 egress.keys.push(key);
                 (vec![manager], Vec::new())
             }
             PortTraffic::Tcp(None) => (Vec::new(), Vec::new()),
-            PortTraffic::Tcp(Some(rule)) => network::proxy_by_rule(ListenerDirection::Egress, rule),
+            PortTraffic::Tcp(Some(rule)) => network::proxy_by_rule(context, rule),
         };
         let origins = own_origins
             .iter()

@@ -1,13 +1,13 @@
 //! Builders of small graphs. All objects are in the mesh `m` and the namespace `ns`.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use evermesh_model::{
-    Discovery, DnsResponse, EgressPolicy, Endpoint, Graph, Health, Kind, LocalBackend, LocalPorts,
-    Locality, NodeBackend, NodeListener, ObjectRef, Protocol, ProxyKind, ResolvedGateway,
-    ResolvedGatewayRoute, ResolvedMesh, ResolvedNode, ResolvedRoute, ResolvedRouter,
-    ResolvedService, ResourceName, RouteRule, RouteTarget, ServiceName, ServicePort,
-    ServiceProvider, Timeout,
+    Discovery, DnsResponse, EgressPolicy, Endpoint, GatewayListener, Graph, Health, Kind,
+    LocalBackend, LocalPorts, Locality, NodeBackend, NodeListener, ObjectRef, Protocol, ProxyKind,
+    ResolvedGateway, ResolvedGatewayRoute, ResolvedMesh, ResolvedNode, ResolvedRoute,
+    ResolvedRouter, ResolvedService, ResourceName, RouteRule, RouteTarget, ServiceName,
+    ServicePort, ServiceProvider, Timeout,
     gateway::PathRewrite,
     route::{HttpMatch, HttpRule, PathMatch, TcpRule},
 };
@@ -19,6 +19,7 @@ pub fn mesh(egress: EgressPolicy) -> ResolvedMesh {
         egress,
         ip_preference: None,
         endpoint_slices: None,
+        acm_secrets: BTreeMap::new(),
     }
 }
 
@@ -40,6 +41,7 @@ pub fn node(name: &str, ports: &[(u16, Protocol)], backends: &[&str]) -> Resolve
         .iter()
         .map(|service| NodeBackend {
             service: (*service).into(),
+            tls: None,
         })
         .collect();
     backends.sort_by(|one, other| one.service.cmp(&other.service));
@@ -49,11 +51,7 @@ pub fn node(name: &str, ports: &[(u16, Protocol)], backends: &[&str]) -> Resolve
         object: ObjectRef::new(Kind::VirtualNode, "ns", name),
         listeners: ports
             .iter()
-            .map(|&(port, protocol)| NodeListener {
-                port,
-                protocol,
-                timeout: Timeout::default(),
-            })
+            .map(|&(port, protocol)| NodeListener::new(port, protocol))
             .collect(),
         discovery: Some(Discovery::Dns {
             hostname: format!("{name}.ns.svc.cluster.local").into(),
@@ -61,6 +59,7 @@ pub fn node(name: &str, ports: &[(u16, Protocol)], backends: &[&str]) -> Resolve
         }),
         backends,
         local_ports: None,
+        access_log: None,
     }
 }
 
@@ -185,14 +184,15 @@ pub fn matches(path: PathMatch) -> HttpMatch {
 
 /// A gateway with the HTTP port 8080 and, with `second`, the gRPC port 9090.
 pub fn gateway(routes: Vec<ResolvedGatewayRoute>, second: bool) -> ResolvedGateway {
-    let port = |port, protocol| ServicePort { port, protocol };
-    let mut listeners = vec![port(8080, Protocol::Http)];
-    listeners.extend(second.then(|| port(9090, Protocol::Grpc)));
+    let mut listeners = vec![GatewayListener::new(8080, Protocol::Http)];
+    listeners.extend(second.then(|| GatewayListener::new(9090, Protocol::Grpc)));
     ResolvedGateway {
         name: ResourceName::new("m", ProxyKind::VirtualGateway, "gate"),
         object: ObjectRef::new(Kind::VirtualGateway, "ns", "gate"),
         listeners,
         routes: routes.into_iter().map(Arc::new).collect(),
+        tls: None,
+        access_log: None,
     }
 }
 

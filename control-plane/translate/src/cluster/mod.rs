@@ -3,38 +3,34 @@
 //!
 //! The cluster of a node does not depend on the caller, so all callers share one resource.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+mod circuit_breakers;
+mod feature;
+mod health_check;
+mod http_version;
+mod outlier;
+
+use std::{sync::Arc, time::Duration};
 
 use evermesh_model::{
-    Discovery, DnsResponse, IpFamilyPreference, Protocol, ResolvedMesh, ResolvedNode, ServicePort,
+    Discovery, DnsResponse, IpFamilyPreference, NodeListener, ResolvedMesh, ResolvedNode,
+    ServicePort, TrafficLimits,
 };
 use evermesh_proto::{
-    Any, Resource, ResourceKey, ResourceType,
+    Resource, ResourceKey, ResourceType,
     cluster::{
-        CircuitBreakers, Cluster,
-        circuit_breakers::Thresholds,
+        Cluster,
         cluster::{
             ClusterDiscoveryType, DiscoveryType, DnsLookupFamily, EdsClusterConfig, LbPolicy,
         },
     },
-    core::{Http1ProtocolOptions, Http2ProtocolOptions},
     endpoint::{
         ClusterLoadAssignment, LbEndpoint, LocalityLbEndpoints, lb_endpoint::HostIdentifier,
     },
-    pack,
-    pb::envoy::extensions::upstreams::http::v3::{
-        HttpProtocolOptions,
-        http_protocol_options::{
-            ExplicitHttpConfig, UpstreamProtocolOptions, UseDownstreamHttpConfig,
-            explicit_http_config::ProtocolConfig,
-        },
-    },
 };
 
+pub(crate) use self::feature::{ClusterFeature, ClusterRole};
 use crate::{endpoint, names, scope::EncodedResources, wire};
 
-/// The threshold that App Mesh used in circuit breakers for "no limit" (2³¹ − 1).
-const UNLIMITED: u32 = 2_147_483_647;
 /// Connect timeout towards other nodes and original destinations.
 const REMOTE_CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Connect timeout towards the application beside the proxy, and of a gateway towards itself.
@@ -44,10 +40,9 @@ const LOCAL_CONNECT_TIMEOUT: Duration = Duration::from_millis(250);
 pub(crate) fn node_clusters(node: &ResolvedNode, mesh: &ResolvedMesh) -> EncodedResources {
     node.listeners
         .iter()
-        .map(endpoint::port)
-        .map(|port| {
-            let name = names::node_cluster(&node.name, port);
-            let cluster = node_cluster(&name, node, mesh, port);
+        .map(|listener| {
+            let name = names::node_cluster(&node.name, listener.service_port());
+            let cluster = node_cluster(&name, node, listener, mesh);
             let resource = Resource::encode(Arc::clone(&name), &cluster)
                 .with_origins([wire::origin(&node.object)]);
             (shared_key(name), Arc::new(resource))
@@ -58,13 +53,13 @@ pub(crate) fn node_clusters(node: &ResolvedNode, mesh: &ResolvedMesh) -> Encoded
 fn node_cluster(
     name: &str,
     node: &ResolvedNode,
+    listener: &NodeListener,
     mesh: &ResolvedMesh,
-    port: ServicePort,
 ) -> Cluster {
     let cluster = Cluster {
         // Without this, Envoy keeps an endpoint that discovery removed as long as health checks succeed.
         ignore_health_on_host_removal: true,
-        ..base_cluster(name, REMOTE_CONNECT_TIMEOUT, port.protocol)
+        ..new_cluster(name, REMOTE_CONNECT_TIMEOUT, ClusterRole::Target(listener))
     };
     let (discovery, assignment) = match &node.discovery {
         None => (DiscoveryType::Static, Some(empty_assignment(name))),
@@ -73,7 +68,7 @@ fn node_cluster(
                 DnsResponse::LoadBalancer => DiscoveryType::LogicalDns,
                 DnsResponse::Endpoints => DiscoveryType::StrictDns,
             },
-            Some(single_endpoint(name, hostname.to_string(), port.port)),
+            Some(single_endpoint(name, hostname.to_string(), listener.port)),
         ),
         Some(Discovery::CloudMap { .. } | Discovery::Slices { .. }) => (DiscoveryType::Eds, None),
     };
@@ -95,15 +90,21 @@ fn node_cluster(
 }
 
 /// A cluster with one endpoint on loopback: the application beside the proxy, or the gateway itself.
-pub(crate) fn local_cluster(name: &str, mesh: &ResolvedMesh, port: ServicePort) -> Cluster {
+pub(crate) fn local_cluster(
+    name: &str,
+    mesh: &ResolvedMesh,
+    ServicePort { port, protocol }: ServicePort,
+    limits: TrafficLimits,
+) -> Cluster {
+    let role = ClusterRole::Local { protocol, limits };
     Cluster {
         cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Static.into())),
         load_assignment: Some(single_endpoint(
             name,
             wire::loopback(mesh).to_string(),
-            port.port,
+            port,
         )),
-        ..base_cluster(name, LOCAL_CONNECT_TIMEOUT, port.protocol)
+        ..new_cluster(name, LOCAL_CONNECT_TIMEOUT, role)
     }
 }
 
@@ -121,14 +122,11 @@ pub(crate) fn original_destinations(mesh: &ResolvedMesh) -> EncodedResources {
                 DiscoveryType::OriginalDst.into(),
             )),
             lb_policy: LbPolicy::ClusterProvided.into(),
-            typed_extension_protocol_options: protocol_options(
-                UpstreamProtocolOptions::UseDownstreamProtocolConfig(UseDownstreamHttpConfig {
-                    http_protocol_options: Some(Http1ProtocolOptions::default()),
-                    http2_protocol_options: Some(Http2ProtocolOptions::default()),
-                    ..Default::default()
-                }),
-            ),
-            ..base_cluster(&name, REMOTE_CONNECT_TIMEOUT, Protocol::Tcp)
+            ..new_cluster(
+                &name,
+                REMOTE_CONNECT_TIMEOUT,
+                ClusterRole::OriginalDestination,
+            )
         };
         let resource = Resource::encode(Arc::clone(&name), &cluster)
             .with_origins([wire::origin(&mesh.object)]);
@@ -146,53 +144,15 @@ pub(crate) fn shared_key(name: Arc<str>) -> ResourceKey {
     }
 }
 
-/// The settings that all clusters share.
-///
-/// App Mesh sets no limit unless the user does, so the circuit breakers are off. Envoy's defaults are low: with at most
-/// 3 concurrent retries a retry policy has no effect under load.
-fn base_cluster(name: &str, connect_timeout: Duration, protocol: Protocol) -> Cluster {
-    let explicit = |protocol| {
-        protocol_options(UpstreamProtocolOptions::ExplicitHttpConfig(
-            ExplicitHttpConfig {
-                protocol_config: Some(protocol),
-            },
-        ))
-    };
-    Cluster {
+/// A cluster with all features of its role. The caller adds the discovery of its endpoints.
+fn new_cluster(name: &str, connect_timeout: Duration, role: ClusterRole<'_>) -> Cluster {
+    let mut cluster = Cluster {
         name: name.to_owned(),
         connect_timeout: Some(wire::duration(connect_timeout)),
-        circuit_breakers: Some(CircuitBreakers {
-            thresholds: vec![Thresholds {
-                max_connections: Some(wire::uint32(UNLIMITED)),
-                max_pending_requests: Some(wire::uint32(UNLIMITED)),
-                max_requests: Some(wire::uint32(UNLIMITED)),
-                max_retries: Some(wire::uint32(UNLIMITED)),
-                ..Default::default()
-            }],
-            ..Default::default()
-        }),
-        typed_extension_protocol_options: match protocol {
-            Protocol::Tcp => BTreeMap::new(),
-            Protocol::Http => explicit(ProtocolConfig::HttpProtocolOptions(
-                Http1ProtocolOptions::default(),
-            )),
-            Protocol::Http2 | Protocol::Grpc => explicit(ProtocolConfig::Http2ProtocolOptions(
-                Http2ProtocolOptions::default(),
-            )),
-        },
-        ..Default::default()
-    }
-}
-
-fn protocol_options(options: UpstreamProtocolOptions) -> BTreeMap<String, Any> {
-    let options = HttpProtocolOptions {
-        upstream_protocol_options: Some(options),
         ..Default::default()
     };
-    BTreeMap::from([(
-        "envoy.extensions.upstreams.http.v3.HttpProtocolOptions".to_owned(),
-        pack(&options),
-    )])
+    feature::add_all(role, &mut cluster);
+    cluster
 }
 
 /// A load assignment with one endpoint.

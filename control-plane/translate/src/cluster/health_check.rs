@@ -1,0 +1,59 @@
+//! Checks of endpoints by the proxies of callers (`health_checks`).
+
+use evermesh_model::{ActiveHealthCheck, Protocol};
+use evermesh_proto::{
+    cluster::Cluster,
+    core::{
+        self,
+        health_check::{GrpcHealthCheck, HealthChecker, HttpHealthCheck, TcpHealthCheck},
+    },
+    types::CodecClientType,
+};
+
+use super::{ClusterFeature, ClusterRole};
+use crate::wire;
+
+/// The `healthCheck` of the target's listener. A request to a node of which every endpoint fails its checks is sent to
+/// any of them, because Envoy's panic threshold stays at its default of 50%.
+pub(crate) struct HealthChecks;
+
+impl ClusterFeature for HealthChecks {
+    fn add(&self, role: ClusterRole<'_>, cluster: &mut Cluster) {
+        if let ClusterRole::Target(listener) = role
+            && let Some(check) = &listener.health_check
+        {
+            cluster.health_checks.push(to_proto(check));
+        }
+    }
+}
+
+fn to_proto(check: &ActiveHealthCheck) -> core::HealthCheck {
+    let ActiveHealthCheck {
+        protocol,
+        path,
+        healthy_threshold,
+        unhealthy_threshold,
+        interval,
+        timeout,
+    } = check;
+    let http = |codec: CodecClientType| {
+        HealthChecker::HttpHealthCheck(HttpHealthCheck {
+            path: path.to_string(),
+            codec_client_type: codec.into(),
+            ..Default::default()
+        })
+    };
+    core::HealthCheck {
+        timeout: Some(wire::duration(*timeout)),
+        interval: Some(wire::duration(*interval)),
+        healthy_threshold: Some(wire::uint32(*healthy_threshold)),
+        unhealthy_threshold: Some(wire::uint32(*unhealthy_threshold)),
+        health_checker: Some(match protocol {
+            Protocol::Http => http(CodecClientType::Http1),
+            Protocol::Http2 => http(CodecClientType::Http2),
+            Protocol::Grpc => HealthChecker::GrpcHealthCheck(GrpcHealthCheck::default()),
+            Protocol::Tcp => HealthChecker::TcpHealthCheck(TcpHealthCheck::default()),
+        }),
+        ..Default::default()
+    }
+}
