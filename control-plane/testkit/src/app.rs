@@ -2,6 +2,8 @@
 //!
 //! `evermesh-test-app` runs them; tests may also run the servers inside their own process.
 
+pub mod scripted;
+
 use std::{
     convert::Infallible, fmt::Write as _, io, net::SocketAddr, path::Path, sync::Arc,
     time::Duration,
@@ -9,9 +11,11 @@ use std::{
 
 use anyhow::Result;
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response, StatusCode};
-use http_body_util::Full;
-use hyper::service::service_fn;
+use futures::{StreamExt as _, stream};
+use h2::Reason;
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt as _, Full, StreamBody, combinators::UnsyncBoxBody};
+use hyper::{body::Frame, service::service_fn, upgrade::OnUpgrade};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo},
     server::conn::auto,
@@ -24,6 +28,8 @@ use tokio::{
     sync::Notify,
 };
 
+use self::scripted::{Answer, Attempt};
+
 /// The line that ends an agent.
 pub const END: &str = "end";
 
@@ -34,26 +40,46 @@ pub async fn serve_http(listen: SocketAddr, name: &str) -> Result<()> {
 
 /// Answers every request with `name`, over HTTP/1.1 and cleartext HTTP/2.
 ///
-/// Response headers describe the request: `x-seen-method`, `x-seen-host`, `x-seen-path` and `x-seen-headers`.
+/// Response headers describe the request: `x-seen-method`, `x-seen-host`, `x-seen-path`, `x-seen-headers` and
+/// `x-seen-port`, the port that received it.
 /// The query can set the status and delay the response: `/?status=503&delay_ms=100`.
+/// A request can contain a script for its attempts, see [`scripted`].
+/// WebSocket upgrades are accepted and then echo bytes, without the frames of the WebSocket protocol.
 pub async fn serve_http_on(listener: TcpListener, name: &str) -> Result<()> {
     let name = Bytes::from(name.to_owned());
+    let port = listener.local_addr()?.port();
     loop {
         let (stream, _) = listener.accept().await?;
         stream.set_nodelay(true)?;
         let name = name.clone();
         tokio::spawn(async move {
-            let service = service_fn(|request| respond(request, name.clone()));
+            let service = service_fn(|request| respond(request, port, name.clone()));
             // An error of one connection does not concern the others.
             let _ = auto::Builder::new(TokioExecutor::new())
-                .serve_connection(TokioIo::new(stream), service)
+                .serve_connection_with_upgrades(TokioIo::new(stream), service)
                 .await;
         });
     }
 }
 
-async fn respond<B>(request: Request<B>, name: Bytes) -> Result<Response<Full<Bytes>>, Infallible> {
+type ResponseBody = UnsyncBoxBody<Bytes, Infallible>;
+
+/// An error resets the stream (HTTP/2) or closes the connection (HTTP/1.1).
+async fn respond<B>(
+    mut request: Request<B>,
+    port: u16,
+    name: Bytes,
+) -> Result<Response<ResponseBody>, h2::Error> {
     let query = request.uri().query().unwrap_or_default();
+    let key = parameter(query, "key").unwrap_or_default();
+    match request.uri().path() {
+        scripted::ATTEMPTS => return Ok(Response::new(text(scripted::attempts(key)))),
+        scripted::RELEASE => {
+            scripted::release(key);
+            return Ok(Response::new(text("released")));
+        }
+        _ => {}
+    }
     let status = parameter(query, "status")
         .and_then(|status| status.parse().ok())
         .unwrap_or(StatusCode::OK);
@@ -61,35 +87,104 @@ async fn respond<B>(request: Request<B>, name: Bytes) -> Result<Response<Full<By
         tokio::time::sleep(Duration::from_millis(delay)).await;
     }
 
-    let authority = request
-        .uri()
+    let mut response = Response::new(Full::new(name).boxed_unsync());
+    *response.status_mut() = status;
+    describe(&request, port, response.headers_mut());
+    let upgrade = request.extensions_mut().remove::<OnUpgrade>();
+    if let Some(upgrade) = upgrade.filter(|_| request.headers().contains_key(header::UPGRADE)) {
+        *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        for name in [header::CONNECTION, header::UPGRADE] {
+            if let Some(value) = request.headers().get(&name) {
+                response.headers_mut().insert(name, value.clone());
+            }
+        }
+        tokio::spawn(echo(upgrade));
+        return Ok(response);
+    }
+    match scripted::attempt(request.headers()) {
+        Ok(None) => Ok(response),
+        Ok(Some(attempt)) => answer(attempt, response).await,
+        Err(error) => {
+            *response.status_mut() = StatusCode::BAD_REQUEST;
+            *response.body_mut() = text(format!("{error:#}"));
+            Ok(response)
+        }
+    }
+}
+
+/// Adds the headers that describe the request.
+fn describe<B>(request: &Request<B>, port: u16, response: &mut HeaderMap) {
+    let uri = request.uri();
+    let authority = uri
         .authority()
         .map(|authority| authority.as_str().as_bytes());
     let host = authority
-        .or_else(|| Some(request.headers().get(http::header::HOST)?.as_bytes()))
+        .or_else(|| Some(request.headers().get(header::HOST)?.as_bytes()))
         .unwrap_or_default();
-    let path = request
-        .uri()
-        .path_and_query()
-        .map_or("/", |path| path.as_str());
+    let path = uri.path_and_query().map_or("/", |path| path.as_str());
     let mut headers = String::new();
     for (name, value) in request.headers() {
         write!(headers, "{name}={};", value.to_str().unwrap_or("?"))
             .expect("writing to a string succeeds");
     }
-    let mut response = Response::new(Full::new(name));
-    *response.status_mut() = status;
     for (seen, value) in [
         ("x-seen-method", request.method().as_str().as_bytes()),
         ("x-seen-host", host),
         ("x-seen-path", path.as_bytes()),
         ("x-seen-headers", headers.as_bytes()),
+        ("x-seen-port", port.to_string().as_bytes()),
     ] {
         if let Ok(value) = HeaderValue::from_bytes(value) {
-            response.headers_mut().insert(seen, value);
+            response.insert(seen, value);
+        }
+    }
+}
+
+/// Answers as the script demands; `response` is what a request without a script gets.
+async fn answer(
+    attempt: Attempt,
+    mut response: Response<ResponseBody>,
+) -> Result<Response<ResponseBody>, h2::Error> {
+    let headers = response.headers_mut();
+    headers.insert("x-seen-attempt", attempt.number.into());
+    let mut released = attempt.released;
+    match attempt.answer {
+        Answer::Status(status) => *response.status_mut() = status,
+        Answer::Grpc(status) => {
+            headers.insert("grpc-status", status.into());
+            headers.insert(
+                header::CONTENT_TYPE,
+                HeaderValue::from_static("application/grpc"),
+            );
+            *response.body_mut() = Full::default().boxed_unsync();
+        }
+        Answer::Reset => return Err(Reason::INTERNAL_ERROR.into()),
+        Answer::Refuse => return Err(Reason::REFUSED_STREAM.into()),
+        Answer::Hold => {
+            // Fails only if the sender is gone, and keys live as long as the process.
+            let _ = released.wait_for(|released| *released).await;
+        }
+        Answer::Stall => {
+            let rest = stream::once(async move {
+                let _ = released.wait_for(|released| *released).await;
+                Ok(Frame::data(Bytes::from_static(b"rest")))
+            });
+            let first = stream::once(async { Ok(Frame::data(Bytes::from_static(b"first "))) });
+            *response.body_mut() = StreamBody::new(first.chain(rest)).boxed_unsync();
         }
     }
     Ok(response)
+}
+
+fn text(text: impl ToString) -> ResponseBody {
+    Full::new(Bytes::from(text.to_string())).boxed_unsync()
+}
+
+/// Echoes the bytes of an upgraded connection.
+async fn echo(upgrade: OnUpgrade) -> io::Result<()> {
+    let stream = TokioIo::new(upgrade.await.map_err(io::Error::other)?);
+    let (mut reader, mut writer) = tokio::io::split(stream);
+    tokio::io::copy(&mut reader, &mut writer).await.map(drop)
 }
 
 /// The value of a query parameter, not decoded.
@@ -158,10 +253,11 @@ mod tests {
 
     use super::*;
 
-    async fn response_to(request: http::request::Builder) -> Response<Full<Bytes>> {
+    async fn response_to(request: http::request::Builder) -> Response<ResponseBody> {
         let request = request.body(()).expect("a valid request");
-        let Ok(response) = respond(request, Bytes::from_static(b"blue")).await;
-        response
+        respond(request, 80, Bytes::from_static(b"blue"))
+            .await
+            .expect("a request without a script is not reset")
     }
 
     #[tokio::test]
@@ -176,6 +272,7 @@ mod tests {
             ("x-seen-host", "color.demo.local"),
             ("x-seen-path", "/a/b?c=d"),
             ("x-seen-headers", "host=color.demo.local;x-team=blue;"),
+            ("x-seen-port", "80"),
         ] {
             assert_eq!(response.headers()[header], value);
         }

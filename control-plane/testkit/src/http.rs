@@ -1,12 +1,16 @@
-//! A small HTTP/1.1 client for servers on loopback, behind Unix sockets and on lab hosts.
+//! A small HTTP client for servers on loopback, behind Unix sockets and on lab hosts.
 
 use std::{io, net::SocketAddr, path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, StatusCode};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full};
-use hyper_util::rt::TokioIo;
+use hyper::{
+    body::Incoming,
+    client::conn::{http1, http2},
+};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt as _},
     net::{TcpStream, UnixStream},
@@ -62,14 +66,25 @@ impl Address {
         })
     }
 
-    /// Sends one request over a new connection.
+    /// Sends one request with HTTP/1.1 over a new connection.
     pub async fn send(&self, request: Request<Full<Bytes>>) -> Result<HttpResponse> {
         let what = format!("{} {} at {self:?}", request.method(), request.uri());
         let exchange = async { exchange(self.connect().await?, request).await };
-        tokio::time::timeout(LIMIT, exchange)
-            .await
-            .with_context(|| format!("{what}: no response within {LIMIT:?}"))?
-            .context(what)
+        within_limit(what, exchange).await
+    }
+
+    /// Sends one request with cleartext HTTP/2 over a new connection. The URI contains scheme and authority.
+    pub async fn send_http2(&self, request: Request<Full<Bytes>>) -> Result<HttpResponse> {
+        let what = format!("{} {} at {self:?}", request.method(), request.uri());
+        let exchange = async {
+            let stream = TokioIo::new(self.connect().await?);
+            let (mut sender, connection) = http2::handshake(TokioExecutor::new(), stream).await?;
+            let connection = tokio::spawn(connection);
+            let response = HttpResponse::read(sender.send_request(request).await?).await;
+            connection.abort();
+            response
+        };
+        within_limit(what, exchange).await
     }
 
     /// Gets `path`; a status other than 2xx is an error.
@@ -104,18 +119,34 @@ async fn exchange(
     stream: impl ByteStream + 'static,
     request: Request<Full<Bytes>>,
 ) -> Result<HttpResponse> {
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     let connection = tokio::spawn(connection);
-    let response = sender.send_request(request).await?;
-    let (head, body) = response.into_parts();
-    let body = body.collect().await?.to_bytes();
+    let response = HttpResponse::read(sender.send_request(request).await?).await;
     connection.abort();
-    Ok(HttpResponse {
-        status: head.status,
-        headers: head.headers,
-        body: String::from_utf8_lossy(&body).into_owned(),
-    })
+    response
+}
+
+async fn within_limit(
+    what: String,
+    exchange: impl Future<Output = Result<HttpResponse>>,
+) -> Result<HttpResponse> {
+    tokio::time::timeout(LIMIT, exchange)
+        .await
+        .with_context(|| format!("{what}: no response within {LIMIT:?}"))?
+        .context(what)
+}
+
+impl HttpResponse {
+    /// Reads the body to its end.
+    async fn read(response: Response<Incoming>) -> Result<Self> {
+        let (head, body) = response.into_parts();
+        let body = body.collect().await?.to_bytes();
+        Ok(Self {
+            status: head.status,
+            headers: head.headers,
+            body: String::from_utf8_lossy(&body).into_owned(),
+        })
+    }
 }
 
 #[cfg(test)]
