@@ -78,11 +78,24 @@ impl Envoy {
     /// Starts an Envoy on this machine, without waiting until it is [`ready`](Self::ready).
     pub fn start(options: &EnvoyOptions) -> Result<Self> {
         let program = process::command(options.version.binary()?);
-        Self::launch(options, program, &json!({}))
+        Self::launch(options, program, json!({}), None)
     }
 
     /// Starts an Envoy on a lab host, as the user whose traffic interception does not redirect.
     pub fn start_on(host: &LabHost, options: &EnvoyOptions) -> Result<Self> {
+        Self::launch_on(host, options, None)
+    }
+
+    /// Like [`Self::start_on`], with the admin interface on a port of the host's loopback, for programs that run there.
+    pub fn start_with_admin_port_on(
+        host: &LabHost,
+        options: &EnvoyOptions,
+        port: u16,
+    ) -> Result<Self> {
+        Self::launch_on(host, options, Some(port))
+    }
+
+    fn launch_on(host: &LabHost, options: &EnvoyOptions, port: Option<u16>) -> Result<Self> {
         let binary = options.version.binary()?;
         // Envoy's user may not be able to read the folder of the checkout.
         let shared = host
@@ -100,17 +113,33 @@ impl Envoy {
                 ]}}})
             }
         };
-        Self::launch(options, host.proxy_command(shared), &overrides)
+        let admin = port.map(|port| (host, port));
+        Self::launch(options, host.proxy_command(shared), overrides, admin)
     }
 
-    /// Starts `program` with the bootstrap; `overrides` are merged over it.
-    fn launch(options: &EnvoyOptions, mut program: Command, overrides: &Value) -> Result<Self> {
+    /// Starts `program` with the bootstrap; `overrides` are merged over it. Without a port for the admin interface, that
+    /// is a Unix socket.
+    fn launch(
+        options: &EnvoyOptions,
+        mut program: Command,
+        mut overrides: Value,
+        admin_port: Option<(&LabHost, u16)>,
+    ) -> Result<Self> {
         let dir = tools::scratch("envoy")?;
-        let socket = dir.path().join("admin");
         let config = write_config(dir.path(), &options.bootstrap)?;
-        let mut overrides = overrides.clone();
-        // Envoy may run as another user than this process.
-        overrides["admin"] = json!({"address": {"pipe": {"path": socket, "mode": 0o777}}});
+        let (address, admin) = match admin_port {
+            Some((host, port)) => (
+                json!({"socket_address": {"address": "127.0.0.1", "port_value": port}}),
+                host.loopback(port),
+            ),
+            None => {
+                let socket = dir.path().join("admin");
+                // Envoy may run as another user than this process.
+                let pipe = json!({"pipe": {"path": socket, "mode": 0o777}});
+                (pipe, Address::Unix(socket))
+            }
+        };
+        overrides["admin"] = json!({"address": address});
         program
             .arg("--config-path")
             .arg(config)
@@ -126,7 +155,7 @@ impl Envoy {
         let process = Process::spawn("envoy", program, &dir.path().join("log"))?;
         Ok(Self {
             process,
-            admin: Address::Unix(socket),
+            admin,
             _dir: dir,
         })
     }

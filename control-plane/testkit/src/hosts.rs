@@ -13,9 +13,11 @@
 //! Root creates plain network namespaces; other users create them inside a user namespace. A lab does not start if the
 //! machine allows neither.
 //!
-//! A [node](Lab::node) is a host with its own mounts and process IDs, for daemons: they all end with its agent.
+//! A host also has its own mounts, so that names can resolve differently on each host: [`LabHost::resolve`].
+//! A [node](Lab::node) is a host with its own process IDs, too, for daemons: they all end with its agent.
 
 use std::{
+    fs,
     io::Write as _,
     net::{Ipv4Addr, SocketAddr},
     os::unix::net::UnixStream,
@@ -76,13 +78,7 @@ pub struct LabHost {
 }
 
 /// Arguments of `unshare` for a node. The agent becomes process 1, so all processes of the node end with it.
-const NODE: [&str; 5] = [
-    "--mount",
-    "--pid",
-    "--fork",
-    "--mount-proc",
-    "--kill-child=KILL",
-];
+const NODE: [&str; 4] = ["--pid", "--fork", "--mount-proc", "--kill-child=KILL"];
 
 /// A way to create and enter namespaces, as arguments of `unshare` and `nsenter`.
 #[derive(Clone, Copy, Debug)]
@@ -95,23 +91,29 @@ struct Rights {
 /// In order of preference: root, a user with subordinate IDs (`/etc/subuid`), any other user.
 const RIGHTS: [Rights; 3] = [
     Rights {
-        unshare: &["--net"],
-        nsenter: &["--net"],
+        unshare: &["--net", "--mount"],
+        nsenter: &["--net", "--mount"],
         identity: ProxyIdentity::Uid,
     },
     Rights {
-        unshare: &["--user", "--map-root-user", "--map-auto", "--net"],
-        nsenter: &["--user", "--preserve-credentials", "--net"],
+        unshare: &[
+            "--user",
+            "--map-root-user",
+            "--map-auto",
+            "--net",
+            "--mount",
+        ],
+        nsenter: &["--user", "--preserve-credentials", "--net", "--mount"],
         identity: ProxyIdentity::Uid,
     },
     Rights {
-        unshare: &["--user", "--map-root-user", "--net"],
-        nsenter: &["--user", "--preserve-credentials", "--net"],
+        unshare: &["--user", "--map-root-user", "--net", "--mount"],
+        nsenter: &["--user", "--preserve-credentials", "--net", "--mount"],
         identity: ProxyIdentity::Mark,
     },
 ];
 
-/// The process that holds a network namespace.
+/// The process that holds the namespaces of a host.
 #[derive(Debug)]
 struct Agent {
     name: String,
@@ -146,10 +148,10 @@ impl Lab {
         self.add(name, false).await
     }
 
-    /// Adds a host with its own mounts and process IDs, for daemons. Only root can do so.
+    /// Adds a host with its own process IDs, for daemons that mount file systems. Only root can do so.
     pub async fn node(&mut self, name: &str) -> Result<LabHost> {
         if self.rights.unshare != RIGHTS[0].unshare {
-            bail!("creating mounts needs root: run as root to start a node");
+            bail!("mounting file systems needs root: run as root to start a node");
         }
         self.add(name, true).await
     }
@@ -164,7 +166,7 @@ impl Lab {
         let port = format!("port{}", self.hosts);
 
         let mut unshare = self.switch.command("setpriv");
-        unshare.args(["--pdeathsig", "KILL", "--", "unshare", "--net"]);
+        unshare.args(["--pdeathsig", "KILL", "--", "unshare", "--net", "--mount"]);
         if is_node {
             unshare.args(NODE);
         }
@@ -231,6 +233,21 @@ impl LabHost {
         ]);
         command.arg(program.as_ref());
         command
+    }
+
+    /// Lets the host resolve exactly these names, for applications and for Envoy's resolver. A name may have several
+    /// addresses.
+    pub fn resolve<'a>(&self, names: impl IntoIterator<Item = (&'a str, Ipv4Addr)>) -> Result<()> {
+        let names = names
+            .into_iter()
+            .map(|(name, address)| format!("{address} {name}\n"));
+        let names = names.fold("127.0.0.1 localhost\n".to_owned(), |file, line| {
+            file + &line
+        });
+        let file = self.dir().join(format!("{}.hosts", self.name()));
+        fs::write(&file, names)?;
+        self.shell(&format!("mount --bind {} /etc/hosts", file.display()))
+            .map(drop)
     }
 
     /// Runs a shell script on the host and returns its output.

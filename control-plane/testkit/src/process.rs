@@ -41,8 +41,10 @@ impl Process {
     ///
     /// The child has its own process group, so that Ctrl-C reaches only the parent.
     pub fn spawn(name: &str, mut command: Command, log: &Path) -> Result<Self> {
-        let output = File::create(log).with_context(|| format!("creating {}", log.display()))?;
-        // Envoy opens /dev/stdout by name and may run as another user.
+        File::create(log).with_context(|| format!("creating {}", log.display()))?;
+        // Envoy also opens /dev/stdout by name, for its access log: neither writer may overwrite the other's lines.
+        let output = File::options().append(true).open(log)?;
+        // Envoy may run as another user.
         output.set_permissions(fs::Permissions::from_mode(0o666))?;
         command
             .process_group(0)
@@ -84,6 +86,11 @@ impl Process {
 
     pub fn id(&self) -> u32 {
         self.child.id()
+    }
+
+    /// The file with the output of the process.
+    pub fn log_file(&self) -> &Path {
+        &self.log
     }
 
     /// The last 4,000 bytes of the log.

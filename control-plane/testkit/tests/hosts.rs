@@ -2,7 +2,11 @@
 
 #![allow(clippy::unwrap_used)] // a panic fails the test
 
-use std::{net::SocketAddr, pin::pin, time::Duration};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    pin::pin,
+    time::Duration,
+};
 
 use evermesh_testkit::{
     envoy::{Envoy, EnvoyOptions, EnvoyVersion},
@@ -144,4 +148,18 @@ async fn intercepted_request_passes_both_proxies() {
     ] {
         assert_eq!(proxy.stat(counter).await.unwrap(), 100, "{counter}");
     }
+}
+
+#[tokio::test]
+async fn host_resolves_its_own_names_only() {
+    let mut lab = Lab::start().await.unwrap();
+    let front = lab.host("front").await.unwrap();
+    let color = lab.host("color").await.unwrap();
+    let addresses = [Ipv4Addr::new(10, 77, 1, 1), Ipv4Addr::new(10, 77, 1, 2)];
+    front
+        .resolve(addresses.map(|address| ("color.demo.local", address)))
+        .unwrap();
+    let lookup = "getent ahostsv4 color.demo.local | cut -d ' ' -f 1 | sort -u";
+    assert_eq!(front.shell(lookup).unwrap(), "10.77.1.1\n10.77.1.2\n");
+    assert_eq!(color.shell(lookup).unwrap(), "");
 }
