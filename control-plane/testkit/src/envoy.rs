@@ -127,17 +127,14 @@ impl Envoy {
     ) -> Result<Self> {
         let dir = tools::scratch("envoy")?;
         let config = write_config(dir.path(), &options.bootstrap)?;
-        let (address, admin) = match admin_port {
-            Some((host, port)) => (
-                json!({"socket_address": {"address": "127.0.0.1", "port_value": port}}),
-                host.loopback(port),
-            ),
-            None => {
-                let socket = dir.path().join("admin");
-                // Envoy may run as another user than this process.
-                let pipe = json!({"pipe": {"path": socket, "mode": 0o777}});
-                (pipe, Address::Unix(socket))
-            }
+        let (address, admin) = if let Some((host, port)) = admin_port {
+            let socket = json!({"socket_address": {"address": "127.0.0.1", "port_value": port}});
+            (socket, host.loopback(port))
+        } else {
+            let path = dir.path().join("admin");
+            // Envoy may run as another user than this process.
+            let pipe = json!({"pipe": {"path": path, "mode": 0o777}});
+            (pipe, Address::Unix(path))
         };
         overrides["admin"] = json!({"address": address});
         program
