@@ -79,9 +79,10 @@ test-envoy:
 	@echo '==> Envoy tier'
 	@$(NEXTEST) --workspace -E 'not ($(UNIT) | $(KUBERNETES))'
 
+# These tests wait for an API server, pods and Leases most of the time, so more of them than cores run at once.
 test-kubernetes:
 	@echo '==> Kubernetes tier'
-	@env -u KUBECONFIG $(NEXTEST) --workspace -E '$(KUBERNETES)'
+	@env -u KUBECONFIG $(NEXTEST) --workspace -E '$(KUBERNETES)' --test-threads 4
 
 test-cluster: setup-cluster ## Runs the tests with pods, on a Kubernetes of this machine or on that of KUBECONFIG
 	@cargo build --locked $(PROGRAMS)
