@@ -1,11 +1,11 @@
-//! Settings of listeners that nodes and gateways share: health checks, outlier detection and connection pools.
+//! Settings of the listeners of nodes and gateways: health checks, outlier detection, timeouts and connection pools.
 
 use std::time::Duration;
 
 use evermesh_crds::v1beta2;
 use evermesh_model::{
-    ActiveHealthCheck, OutlierEjection, Protocol, Reason, ServicePort, Severity, TrafficLimits,
-    problem::FieldPath,
+    ActiveHealthCheck, OutlierEjection, Protocol, Reason, ServicePort, Severity, Timeout,
+    TrafficLimits, problem::FieldPath,
 };
 
 use crate::{stage::Problems, values};
@@ -38,13 +38,13 @@ pub(crate) fn read_health_check(
             );
             path
         }
-        Some(path) if path.starts_with('/') && !path.contains(char::is_control) => path,
+        Some(path) if is_request_path(path) => path,
         Some(path) => {
             problems.add(
                 field.field("path"),
                 Reason::InvalidValue,
                 format!(
-                    "`{}` is not a path, so endpoints are not checked; begin it with `/`",
+                    "`{}` is not a path of an HTTP request, so endpoints are not checked; begin it with `/` and leave out spaces",
                     path.escape_debug()
                 ),
             );
@@ -59,6 +59,12 @@ pub(crate) fn read_health_check(
         interval: Duration::from_millis((*interval_millis).into()),
         timeout: Duration::from_millis((*timeout_millis).into()),
     })
+}
+
+/// Returns whether the text can be sent as the path of a request. Envoy refuses control characters, and servers refuse
+/// spaces.
+fn is_request_path(text: &str) -> bool {
+    text.starts_with('/') && !text.contains(|c: char| c.is_control() || c.is_whitespace())
 }
 
 /// Reports the port of a health check if it is not the listener's port. AWS refused such a health check.
@@ -119,6 +125,77 @@ pub(crate) fn read_outlier_detection(
     })
 }
 
+/// Parses the timeouts of a node's listener.
+///
+/// Flagger writes `http` for a `grpc` listener. Therefore a timeout for one of HTTP, HTTP/2 and gRPC applies to all
+/// three, with a warning.
+pub(crate) fn read_timeout(
+    timeout: v1beta2::ListenerTimeout,
+    protocol: Protocol,
+    field: &FieldPath,
+    problems: &mut Problems<'_>,
+) -> Timeout {
+    let v1beta2::ListenerTimeout {
+        tcp,
+        http,
+        http2,
+        grpc,
+    } = timeout;
+    let variants = [
+        (Protocol::Tcp, tcp.map(values::tcp_timeout)),
+        (Protocol::Http, http.map(values::http_timeout)),
+        (Protocol::Http2, http2.map(values::http_timeout)),
+        (Protocol::Grpc, grpc.map(values::http_timeout)),
+    ];
+    let mut set = variants
+        .into_iter()
+        .filter_map(|(variant, timeout)| Some((variant, timeout?)));
+    let Some((variant, timeout)) = set.next() else {
+        problems.add_with_severity(
+            field.clone(),
+            Reason::InvalidUnion,
+            Severity::Warning,
+            format!("no protocol is set, so the defaults apply; set {protocol}, or remove timeout"),
+        );
+        return Timeout::default();
+    };
+    if set.next().is_some() {
+        problems.add(
+            field.clone(),
+            Reason::InvalidUnion,
+            format!(
+                "timeouts of several protocols are set, so none applies; keep the one for {protocol}"
+            ),
+        );
+        return Timeout::default();
+    }
+    if variant == protocol {
+        return timeout;
+    }
+    let (severity, consequence, timeout) = if variant.is_http() == protocol.is_http() {
+        (
+            Severity::Warning,
+            "the timeout applies nevertheless",
+            timeout,
+        )
+    } else {
+        (
+            Severity::Error,
+            "the timeout is ignored",
+            Timeout::default(),
+        )
+    };
+    problems.add_with_severity(
+        field.field(variant.as_str()),
+        Reason::ProtocolMismatch,
+        severity,
+        format!(
+            "the listener's protocol is {protocol}, not {variant}; {consequence}; use timeout.{protocol}"
+        ),
+    );
+    timeout
+}
+
 /// Parses the connection pool of a node's listener.
 pub(crate) fn read_node_pool(
     pool: v1beta2::VirtualNodeConnectionPool,
@@ -170,9 +247,10 @@ fn read_pool(
         .into_iter()
         .find_map(|(variant, limits)| Some((variant, limits?)));
     let Some((variant, limits)) = set else {
-        problems.add(
+        problems.add_with_severity(
             field.clone(),
             Reason::InvalidUnion,
+            Severity::Warning,
             format!("no protocol is set, so nothing is limited; set {protocol}, or remove connectionPool"),
         );
         return TrafficLimits::default();

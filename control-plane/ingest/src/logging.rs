@@ -1,16 +1,22 @@
 //! `spec.logging` of nodes and gateways → [`AccessLogFile`].
 
+mod operators;
+
 use std::{
     collections::{BTreeMap, btree_map::Entry},
     sync::Arc,
 };
 
 use evermesh_crds::v1beta2;
-use evermesh_model::{AccessLogFile, AccessLogFormat, Reason, problem::FieldPath};
+use evermesh_model::{AccessLogFile, AccessLogFormat, Reason, Severity, problem::FieldPath};
 
 use crate::stage::Problems;
 
-/// Parses `spec.logging`. A format that is not usable is reported, and Envoy's default format takes its place.
+/// The lengths that the AWS API accepted, in characters. Envoy has no such limits.
+const MAX_JSON_CHARS: usize = 100;
+const MAX_TEXT_CHARS: usize = 1000;
+
+/// Parses `spec.logging`. A format that Envoy refuses is reported, and Envoy's default format takes its place.
 pub(crate) fn read(
     logging: Option<&v1beta2::Logging>,
     problems: &mut Problems<'_>,
@@ -26,12 +32,38 @@ pub(crate) fn read(
         );
         return None;
     };
-    Some(AccessLogFile {
-        path: path.as_str().into(),
-        format: format
-            .as_ref()
-            .and_then(|format| read_format(format, &field.field("file.format"), problems)),
-    })
+    let field = field.field("file");
+    let format = format
+        .as_ref()
+        .and_then(|format| read_format(format, &field.field("format"), problems));
+    read_path(path, &field.field("path"), problems).map(|path| AccessLogFile { path, format })
+}
+
+/// Validates the path. Envoy refuses a listener whose log file it cannot open.
+fn read_path(path: &str, field: &FieldPath, problems: &mut Problems<'_>) -> Option<Arc<str>> {
+    let is_folder = matches!(path.rsplit('/').next(), None | Some("" | "." | ".."));
+    if is_folder || path.contains(char::is_control) {
+        problems.add(
+            field.clone(),
+            Reason::InvalidValue,
+            format!(
+                "`{}` is not the path of a file, so no access log is written; use a path such as `/dev/stdout`",
+                path.escape_debug()
+            ),
+        );
+        return None;
+    }
+    if !path.starts_with('/') {
+        problems.add_with_severity(
+            field.clone(),
+            Reason::InvalidValue,
+            Severity::Warning,
+            format!(
+                "`{path}` is relative, so the file is below the folder in which Envoy was started; use an absolute path such as `/dev/stdout`"
+            ),
+        );
+    }
+    Some(path.into())
 }
 
 fn read_format(
@@ -41,12 +73,8 @@ fn read_format(
 ) -> Option<AccessLogFormat> {
     let v1beta2::LoggingFormat { json, text } = format;
     match (json, text) {
-        (None, Some(text)) => Some(AccessLogFormat::Text(text.as_str().into())),
-        (Some(json), None) => Some(AccessLogFormat::Json(read_json(
-            json,
-            &field.field("json"),
-            problems,
-        ))),
+        (None, Some(text)) => read_text(text, &field.field("text"), problems),
+        (Some(json), None) => read_json(json, &field.field("json"), problems),
         (Some(_), Some(_)) | (None, None) => {
             problems.add(
                 field.clone(),
@@ -58,23 +86,77 @@ fn read_format(
     }
 }
 
+fn read_text(
+    text: &str,
+    field: &FieldPath,
+    problems: &mut Problems<'_>,
+) -> Option<AccessLogFormat> {
+    let mistake = if text.is_empty() {
+        Some("the text is empty".to_owned())
+    } else {
+        operators::mistake(text)
+    };
+    if let Some(mistake) = mistake {
+        problems.add(
+            field.clone(),
+            Reason::InvalidValue,
+            format!("{mistake}; until this is corrected, Envoy's default format applies"),
+        );
+        return None;
+    }
+    warn_if_long(text, MAX_TEXT_CHARS, field, problems);
+    Some(AccessLogFormat::Text(text.into()))
+}
+
 fn read_json(
     fields: &[v1beta2::JsonField],
     field: &FieldPath,
     problems: &mut Problems<'_>,
-) -> BTreeMap<Arc<str>, Arc<str>> {
+) -> Option<AccessLogFormat> {
     let mut values = BTreeMap::new();
     for (index, v1beta2::JsonField { key, value }) in fields.iter().enumerate() {
+        let item = field.index(index);
+        if let Some(mistake) = operators::mistake(value) {
+            problems.add(
+                item.field("value"),
+                Reason::InvalidValue,
+                format!("{mistake}; until this is corrected, the key `{key}` is left out"),
+            );
+            continue;
+        }
         match values.entry(Arc::from(key.as_str())) {
             Entry::Vacant(entry) => {
                 entry.insert(value.as_str().into());
+                warn_if_long(key, MAX_JSON_CHARS, &item.field("key"), problems);
+                warn_if_long(value, MAX_JSON_CHARS, &item.field("value"), problems);
             }
             Entry::Occupied(_) => problems.add(
-                field.index(index).field("key"),
+                item.field("key"),
                 Reason::InvalidValue,
                 format!("the key `{key}` is already used, so this value is not logged; choose another key"),
             ),
         }
     }
-    values
+    if values.is_empty() {
+        problems.add(
+            field.clone(),
+            Reason::InvalidValue,
+            "no key is left to be logged, so Envoy's default format applies; add one with a valid value",
+        );
+        return None;
+    }
+    Some(AccessLogFormat::Json(values))
+}
+
+/// Reports a text that the AWS API refused because of its length.
+fn warn_if_long(text: &str, limit: usize, field: &FieldPath, problems: &mut Problems<'_>) {
+    let length = text.chars().count();
+    if length > limit {
+        problems.add_with_severity(
+            field.clone(),
+            Reason::InvalidValue,
+            Severity::Warning,
+            format!("the text has {length} characters and is used nevertheless; App Mesh accepts at most {limit}, so shorten it to stay compatible"),
+        );
+    }
 }
