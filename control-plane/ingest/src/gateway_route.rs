@@ -10,7 +10,7 @@ use std::sync::Arc;
 use evermesh_crds::v1beta2;
 use evermesh_model::{
     GatewayListener, Kind, ObjectRef, Protocol, Reason, ResolvedGatewayRoute, ResourceName,
-    ServicePort,
+    ServicePort, Severity,
     gateway::{HostnameMatch, PathRewrite},
     problem::FieldPath,
     route::HttpMatch,
@@ -237,6 +237,18 @@ fn port_is_served(
             ),
         );
         return false;
+    }
+    if rule.port.is_none() && listeners.len() > 1 {
+        problems.add_with_severity(
+            field.field("match.port"),
+            Reason::PortRequired,
+            Severity::Warning,
+            format!(
+                "`{}` has several listeners, so the route is served on each; App Mesh requires a port, so set port to one of {} to stay compatible",
+                gateway.object,
+                ports(&listeners)
+            ),
+        );
     }
     let mut served = listeners
         .iter()

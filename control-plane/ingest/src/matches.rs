@@ -7,7 +7,7 @@ use std::{cmp::Reverse, sync::Arc};
 
 use evermesh_crds::v1beta2;
 use evermesh_model::{
-    Reason,
+    Reason, Severity,
     problem::FieldPath,
     route::{HttpMatch, Method, PathMatch, QueryMatch, RequestHeaderMatch, Scheme, ValueMatch},
 };
@@ -103,12 +103,12 @@ pub(crate) fn headers(
                 invert,
             } = header;
             let field = field.index(index);
-            if name.is_empty() || name.bytes().any(|byte| byte.is_ascii_control()) {
+            if !is_header_name(name) {
                 problems.add(
                     field.field("name"),
                     Reason::InvalidValue,
                     format!(
-                        "`{}` is not a valid header name; use one or more characters without control characters",
+                        "`{}` is not a valid header name, so the route is left out; use a name such as `x-team`, without spaces",
                         name.escape_debug()
                     ),
                 );
@@ -126,6 +126,13 @@ pub(crate) fn headers(
         .collect()
 }
 
+/// Returns whether a request can have a header or pseudo-header of this name. App Mesh accepted no pseudo-headers.
+fn is_header_name(name: &str) -> bool {
+    let is_visible = |byte: u8| byte.is_ascii_graphic() && byte != b':';
+    matches!(name, ":authority" | ":method" | ":path" | ":scheme")
+        || (!name.is_empty() && name.bytes().all(is_visible))
+}
+
 fn value(
     method: &v1beta2::HeaderMatchMethod,
     field: &FieldPath,
@@ -139,11 +146,27 @@ fn value(
         suffix,
     } = method;
     match (exact, prefix, range, regex, suffix) {
-        (None, None, None, None, None) => Some(ValueMatch::Present),
+        (None, None, None, None, None) => {
+            problems.add_with_severity(
+                field.clone(),
+                Reason::InvalidUnion,
+                Severity::Warning,
+                "match is empty, so any value matches; set exact, prefix, range, regex or suffix, or remove match",
+            );
+            Some(ValueMatch::Present)
+        }
         (Some(text), None, None, None, None) => Some(ValueMatch::Exact(text.as_str().into())),
         (None, Some(text), None, None, None) => Some(ValueMatch::Prefix(text.as_str().into())),
         (None, None, Some(range), None, None) => {
             let v1beta2::MatchRange { start, end } = *range;
+            if start >= end {
+                problems.add_with_severity(
+                    field.field("range"),
+                    Reason::InvalidValue,
+                    Severity::Warning,
+                    format!("the range from {start} to {end} contains no number, so no value matches; set end to more than start"),
+                );
+            }
             Some(ValueMatch::Range { start, end })
         }
         (None, None, None, Some(text), None) => {

@@ -36,6 +36,12 @@ pub(super) fn read_http(
     } = route;
     let route = FieldPath::spec().field(field_name(protocol));
     let field = route.field("match");
+    warn_if_reserved(
+        prefix.as_ref(),
+        &RESERVED_PREFIXES,
+        || field.field("prefix"),
+        problems,
+    );
     let path = matches::path(prefix.as_ref(), path.as_ref(), &field, problems);
     let headers = matches::headers(headers.as_ref(), &field.field("headers"), problems);
     let port = values::port(*port, &field, problems);
@@ -95,6 +101,12 @@ pub(super) fn read_grpc(
     } = route;
     let route = FieldPath::spec().field(field_name(Protocol::Grpc));
     let field = route.field("match");
+    warn_if_reserved(
+        service_name.as_ref(),
+        &RESERVED_SERVICES,
+        || field.field("serviceName"),
+        problems,
+    );
     let path = matches::grpc_path(service_name.as_ref(), None, &field, problems);
     let headers = matches::headers(metadata.as_ref(), &field.field("metadata"), problems);
     let port = values::port(*port, &field, problems);
@@ -119,6 +131,29 @@ pub(super) fn read_grpc(
         }),
         rewrite_path: PathRewrite::Keep,
     })
+}
+
+/// Prefixes of paths and of gRPC services that App Mesh reserved for itself on gateways.
+const RESERVED_PREFIXES: [&str; 2] = ["/aws-appmesh", "/aws-app-mesh"];
+const RESERVED_SERVICES: [&str; 2] = ["aws.appmesh", "aws.app-mesh"];
+
+fn warn_if_reserved(
+    text: Option<&String>,
+    reserved: &[&str],
+    field: impl FnOnce() -> FieldPath,
+    problems: &mut Problems<'_>,
+) {
+    let Some(text) = text else {
+        return;
+    };
+    if let Some(prefix) = reserved.iter().find(|prefix| text.starts_with(**prefix)) {
+        problems.add_with_severity(
+            field(),
+            Reason::InvalidValue,
+            Severity::Warning,
+            format!("App Mesh reserves what begins with `{prefix}`; the route is served nevertheless; choose another text to stay compatible"),
+        );
+    }
 }
 
 fn rewrites_hostname(rewrite: Option<v1beta2::GatewayRouteHostnameRewrite>) -> bool {

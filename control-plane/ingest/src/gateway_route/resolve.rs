@@ -115,16 +115,22 @@ fn target_port(
     let mut of_protocol = service_ports
         .iter()
         .filter(|port| port.protocol == rule.protocol);
-    if let (Some(port), None) = (of_protocol.next(), of_protocol.next()) {
-        return Ok(Some(*port));
-    }
-    problems.add(
+    let found = of_protocol.next().filter(|_| of_protocol.next().is_none());
+    let (severity, consequence) = match found {
+        None => (Severity::Error, "the route is left out".to_owned()),
+        Some(ServicePort { port, protocol }) => {
+            let why = format!("port {port} ({protocol}) is used");
+            (Severity::Warning, why)
+        }
+    };
+    problems.add_with_severity(
         field,
         Reason::PortRequired,
+        severity,
         format!(
-            "`{service}` has several ports, so the route is left out; set port to one of {}",
+            "`{service}` has several ports, so {consequence}; set port to one of {}",
             ports(service_ports)
         ),
     );
-    Err(ProblemReported)
+    found.map(|port| Some(*port)).ok_or(ProblemReported)
 }

@@ -4,13 +4,17 @@ use std::sync::Arc;
 
 use evermesh_crds::v1beta2;
 use evermesh_model::{
-    Kind, Protocol, Reason,
+    Kind, Protocol, Reason, Severity,
     problem::FieldPath,
     route::{HttpMatch, RetryEvent, RetryPolicy},
 };
 
 use super::{RouteVariant, UnresolvedRoute, UnresolvedRule, UnresolvedTarget};
 use crate::{matches, stage::Problems, values};
+
+/// The limits of the AWS API. Envoy has none.
+const MAX_NAME_CHARS: usize = 255;
+const MAX_WEIGHTS: u64 = 100;
 
 pub(super) fn read(
     name: Arc<str>,
@@ -29,6 +33,14 @@ pub(super) fn read(
         );
         return None;
     };
+    if !(1..=MAX_NAME_CHARS).contains(&name.chars().count()) {
+        problems.add_with_severity(
+            name_field.clone(),
+            Reason::InvalidValue,
+            Severity::Warning,
+            format!("App Mesh accepts names of 1 to {MAX_NAME_CHARS} characters only; the route is served nevertheless; rename it to stay compatible"),
+        );
+    }
     let (variant_field, action) = match &variant {
         RouteVariant::Http(Protocol::Http2, route) => ("http2Route", &route.action),
         RouteVariant::Http(_, route) => ("httpRoute", &route.action),
@@ -86,6 +98,7 @@ fn read_http(
         retry_policy,
         timeout,
     } = route;
+    let route_field = field;
     let field = field.field("match");
     let path = matches::path(prefix.as_ref(), path.as_ref(), &field, problems);
     let headers = matches::headers(headers.as_ref(), &field.field("headers"), problems);
@@ -99,7 +112,13 @@ fn read_http(
         } = policy;
         let events =
             http_events(http_retry_events.as_ref()).chain(tcp_events(tcp_retry_events.as_ref()));
-        retry(events, *max_retries, *per_retry_timeout)
+        retry(
+            events,
+            *max_retries,
+            *per_retry_timeout,
+            route_field,
+            problems,
+        )
     });
     let matches = HttpMatch {
         path: path?,
@@ -134,6 +153,7 @@ fn read_grpc(
         retry_policy,
         timeout,
     } = route;
+    let route_field = field;
     let field = field.field("match");
     let path = matches::grpc_path(
         service_name.as_ref(),
@@ -154,7 +174,13 @@ fn read_grpc(
         let events = grpc_events(grpc_retry_events.as_ref())
             .chain(http_events(http_retry_events.as_ref()))
             .chain(tcp_events(tcp_retry_events.as_ref()));
-        retry(events, *max_retries, *per_retry_timeout)
+        retry(
+            events,
+            *max_retries,
+            *per_retry_timeout,
+            route_field,
+            problems,
+        )
     });
     let rule = UnresolvedRule::Http {
         protocol: Protocol::Grpc,
@@ -200,12 +226,23 @@ fn retry(
     on: impl Iterator<Item = RetryEvent>,
     max_retries: u64,
     per_retry_timeout: v1beta2::Duration,
+    route: &FieldPath,
+    problems: &mut Problems<'_>,
 ) -> RetryPolicy {
-    RetryPolicy {
+    let policy = RetryPolicy {
         max_retries: u32::try_from(max_retries).unwrap_or(u32::MAX),
         per_try_timeout: values::duration(per_retry_timeout),
         on: on.collect(),
+    };
+    if policy.on.is_empty() {
+        problems.add_with_severity(
+            route.field("retryPolicy"),
+            Reason::InvalidUnion,
+            Severity::Warning,
+            "no retry event is set, so nothing is retried; add an event such as server-error, or remove retryPolicy for App Mesh's default policy",
+        );
     }
+    policy
 }
 
 fn read_targets(
@@ -220,6 +257,18 @@ fn read_targets(
             field.clone(),
             Reason::AllWeightsZero,
             "all weights are 0, so requests are answered with 503; give at least one target a weight above 0",
+        );
+    }
+    let sum: u64 = weighted_targets
+        .iter()
+        .map(|target| u64::from(target.weight))
+        .sum();
+    if sum > MAX_WEIGHTS {
+        problems.add_with_severity(
+            field.clone(),
+            Reason::InvalidValue,
+            Severity::Warning,
+            format!("the sum of the weights is {sum}; each target gets its share nevertheless; App Mesh accepts a sum of at most {MAX_WEIGHTS}, so divide the weights to stay compatible"),
         );
     }
     weighted_targets

@@ -87,6 +87,17 @@ fn served_on(
         );
         return None;
     };
+    if route.port.is_none() && listeners.len() > 1 {
+        problems.add_with_severity(
+            route.field.field("match.port"),
+            Reason::PortRequired,
+            Severity::Warning,
+            format!(
+                "the router has several listeners, so the route is served on each that fits its protocol; App Mesh requires a port, so set port to one of {} to stay compatible",
+                ports(listeners)
+            ),
+        );
+    }
     if on_port.iter().any(|listener| listener.protocol == protocol) {
         return Some(on_port);
     }
@@ -135,6 +146,21 @@ fn resolve_target(
         }
     };
     let ServicePort { port, protocol } = target_port(target, route, served_on, node, problems)?;
+    let expected = served_on
+        .iter()
+        .find(|listener| listener.protocol == protocol)
+        .or(served_on.first())
+        .map_or(route.protocol(), |listener| listener.protocol);
+    if protocol != expected {
+        problems.add(
+            target.field.clone(),
+            Reason::ProtocolMismatch,
+            format!(
+                "`{}` uses {protocol} on port {port}, the router uses {expected}; the target is served nevertheless; use the same protocol for both",
+                node.object
+            ),
+        );
+    }
     Some(RouteTarget {
         node: node.name.clone(),
         port,
@@ -185,12 +211,20 @@ fn target_port(
     let found = only(&|_| true)
         .or_else(|| only(&|port| served_on.contains(port)))
         .or_else(|| only(&|port| port.protocol == route.protocol()));
-    if found.is_none() {
-        problems.add(
+    let (severity, consequence) = match found {
+        None => (Severity::Error, "the target is left out".to_owned()),
+        Some(ServicePort { port, protocol }) => {
+            let why = format!("port {port} ({protocol}) is used");
+            (Severity::Warning, why)
+        }
+    };
+    if node.ports.len() > 1 {
+        problems.add_with_severity(
             target.field.field("port"),
             Reason::PortRequired,
+            severity,
             format!(
-                "`{}` has several listeners, so the target is left out; set port to one of {}",
+                "`{}` has several listeners, so {consequence}; set port to one of {}",
                 node.object,
                 ports(&node.ports)
             ),
