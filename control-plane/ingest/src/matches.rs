@@ -237,10 +237,11 @@ pub(crate) const fn scheme(scheme: v1beta2::HttpScheme) -> Scheme {
 
 /// Sort key of a router's or gateway's routes; the smallest key has the highest precedence.
 ///
-/// The order is: smaller priority (a missing priority is last); exact paths, then prefixes, then regular expressions;
-/// longer prefixes and expressions before shorter ones; more conditions (headers, query parameters, method, scheme)
+/// The order is: smaller priority (a missing priority is last); exact paths, then regular expressions, then prefixes;
+/// longer expressions and prefixes before shorter ones; more conditions (headers, query parameters, method, scheme)
 /// before fewer. App Mesh documents only the order of priorities and of prefix lengths. The other rules make the order
-/// depend on nothing but the routes.
+/// depend on nothing but the routes. Expressions precede prefixes, because an expression beside the prefix `/` would
+/// otherwise never be reached.
 pub(crate) fn precedence(priority: Option<u32>, matches: Option<&HttpMatch>) -> impl Ord + use<> {
     let specificity = matches.map(|matches| {
         let HttpMatch {
@@ -252,8 +253,8 @@ pub(crate) fn precedence(priority: Option<u32>, matches: Option<&HttpMatch>) -> 
         } = matches;
         let path = match path {
             PathMatch::Exact(_) => (0, Reverse(0)),
-            PathMatch::Prefix(text) => (1, Reverse(text.len())),
-            PathMatch::Regex(text) => (2, Reverse(text.len())),
+            PathMatch::Regex(text) => (1, Reverse(text.len())),
+            PathMatch::Prefix(text) => (2, Reverse(text.len())),
         };
         let conditions = headers.len()
             + query.len()

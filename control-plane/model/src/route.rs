@@ -153,7 +153,8 @@ pub struct RequestHeaderMatch {
     pub name: Arc<str>,
     /// The condition on the value.
     pub value: ValueMatch,
-    /// Whether the match is inverted. An inverted match also accepts requests without the header.
+    /// Whether the match is inverted. As in Envoy, only an inverted [`ValueMatch::Present`] accepts requests without the
+    /// header; every other match needs a value.
     pub invert: bool,
 }
 
