@@ -36,12 +36,17 @@ pub fn to_json<M: Message + Name>(message: &M) -> Result<Value, JsonError> {
 
 /// Converts an encoded message to protobuf JSON. `full_name` is, for instance, `envoy.config.cluster.v3.Cluster`.
 pub fn encoded_to_json(full_name: &str, bytes: &[u8]) -> Result<Value, JsonError> {
+    let message = decode(full_name, bytes)?;
+    let options = SerializeOptions::new().use_proto_field_name(true);
+    Ok(message.serialize_with_options(serde_json::value::Serializer, &options)?)
+}
+
+/// Decodes a message together with the descriptors of its fields.
+pub fn decode(full_name: &str, bytes: &[u8]) -> Result<DynamicMessage, JsonError> {
     let descriptor = POOL
         .get_message_by_name(full_name)
         .ok_or_else(|| JsonError::UnknownType(full_name.to_owned()))?;
-    let message = DynamicMessage::decode(descriptor, bytes)?;
-    let options = SerializeOptions::new().use_proto_field_name(true);
-    Ok(message.serialize_with_options(serde_json::value::Serializer, &options)?)
+    Ok(DynamicMessage::decode(descriptor, bytes)?)
 }
 
 /// Converts protobuf JSON to a message. An unknown field is an error.

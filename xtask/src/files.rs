@@ -1,6 +1,10 @@
 //! The files that the checks read: those that git tracks and those that it would add.
 
-use std::{fs, path::Path, process::Command};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use anyhow::{Context, Result, ensure};
 
@@ -11,13 +15,18 @@ pub(crate) struct SourceFile {
     pub(crate) text: String,
 }
 
+/// The root of the repository.
+pub(crate) fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
 /// Files whose path ends with one of these suffixes, by path.
 ///
 /// # Errors
 ///
 /// If git does not answer or a file is not UTF-8.
 pub(crate) fn with_suffix(suffixes: &[&str]) -> Result<Vec<SourceFile>> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let root = root();
     let output = Command::new("git")
         .args(["ls-files", "--cached", "--others", "--exclude-standard"])
         .current_dir(&root)

@@ -1,9 +1,13 @@
-//! Checks of the source text, for `make check`.
+//! Checks of the repository, for `make check`.
 //!
-//! `cargo run -p xtask -- text` finds words and shapes that `docs/style.md` rules out in comments, string literals and
-//! pages; `cargo run -p xtask -- names` finds exported types that share a name.
-//! Both print one finding per line as `file:line: what is wrong` and fail if there is one.
+//! - `cargo run -p xtask -- text` finds words and shapes that `docs/style.md` rules out in comments, string literals and
+//!   pages.
+//! - `cargo run -p xtask -- names` finds exported types that share a name.
+//! - `cargo run -p xtask -- fields` writes `docs/fields.md` from `docs/fields.yaml`; with `--check` it only compares them.
+//!
+//! Each prints one finding per line as `file:line: what is wrong` and fails if there is one.
 
+mod fields;
 mod files;
 mod names;
 mod prose;
@@ -21,11 +25,17 @@ struct Finding {
     message: String,
 }
 
+const STYLE: &str = "docs/style.md";
+
 fn main() -> Result<ExitCode> {
-    let findings = match env::args().nth(1).as_deref() {
-        Some("text") => prose::check()?,
-        Some("names") => names::check()?,
-        _ => bail!("usage: cargo run -p xtask -- text|names"),
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let (findings, rules) = match arguments[..] {
+        ["text"] => (prose::check()?, STYLE),
+        ["names"] => (names::check()?, STYLE),
+        ["fields"] => (fields::write()?, fields::RULES),
+        ["fields", "--check"] => (fields::check()?, fields::RULES),
+        _ => bail!("usage: cargo run -p xtask -- text|names|fields [--check]"),
     };
     for finding in &findings {
         let Finding {
@@ -38,6 +48,6 @@ fn main() -> Result<ExitCode> {
     if findings.is_empty() {
         return Ok(ExitCode::SUCCESS);
     }
-    eprintln!("{} findings; docs/style.md has the rules", findings.len());
+    eprintln!("{} findings; {rules} has the rules", findings.len());
     Ok(ExitCode::FAILURE)
 }

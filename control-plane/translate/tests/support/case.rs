@@ -10,7 +10,7 @@
 #![allow(unreachable_pub)] // a module of several test crates
 
 #[path = "../../../ingest/tests/fixture/mod.rs"]
-mod fixture;
+pub mod fixture;
 
 use std::sync::Arc;
 
