@@ -30,7 +30,7 @@ use crate::{
     args::ServeArgs,
     auth::{AuthenticationMetrics, Authenticator, XdsTls},
     changes::{self, ChangeLog, TrackerEvent},
-    cluster::{KubernetesChannels, KubernetesCluster},
+    cluster::{self, KubernetesChannels, KubernetesCluster},
     effect::{EffectEvent, peers::PeerServer},
     engine::{Engine, EngineOutputs, EngineSnapshot},
     metrics::ProcessMetrics,
@@ -38,7 +38,7 @@ use crate::{
     source::{
         ChangeBatch, SourceName,
         cloud_map::{self, CloudMapOptions},
-        file, kubernetes,
+        file,
     },
     telemetry,
     webhook::{AdmissionMetrics, ServingCertificate},
@@ -169,7 +169,9 @@ impl<'a> App<'a> {
 
     fn engine(&self, outputs: EngineOutputs) -> Engine {
         let sources: Vec<SourceName> = match &self.cluster {
-            Some(_) => kubernetes::source_names().collect(),
+            Some(_) => cluster::watch_options(&self.args.kubernetes)
+                .source_names()
+                .collect(),
             None => vec![SourceName::Files],
         };
         let settings = IngestSettings {

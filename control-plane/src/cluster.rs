@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     app::{bind, infallible},
-    args::{IpFamilyArg, ServeArgs},
+    args::{IpFamilyArg, KubernetesArgs, ServeArgs},
     effect::{
         EffectEvent,
         key::ReplicaKey,
@@ -35,6 +35,14 @@ const QUEUED_PEER_EVENTS: usize = 64;
 
 /// Region in ARNs without `--aws-region`. An ARN must have one.
 const DEFAULT_REGION: &str = "us-east-1";
+
+/// The namespaces to watch.
+pub(crate) fn watch_options(args: &KubernetesArgs) -> KubernetesOptions {
+    KubernetesOptions {
+        namespaces: args.watch_namespaces.clone(),
+        secret_namespaces: args.secret_namespaces.clone(),
+    }
+}
 
 /// Ends of the channels that lead to and from the tasks of the cluster, and the state that these tasks share with others.
 pub(crate) struct KubernetesChannels {
@@ -115,12 +123,9 @@ impl KubernetesCluster {
         batches: mpsc::Sender<ChangeBatch>,
         shutdown: &CancellationToken,
     ) {
-        let options = KubernetesOptions {
-            namespaces: args.kubernetes.watch_namespaces.clone(),
-        };
         tasks.spawn(infallible(kubernetes::run(
             self.client.clone(),
-            options,
+            watch_options(&args.kubernetes),
             Arc::clone(&self.observed),
             Arc::clone(&self.api_server),
             batches,

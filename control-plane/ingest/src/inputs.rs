@@ -15,7 +15,7 @@ use k8s_openapi::api::{
     discovery::v1::EndpointSlice,
 };
 
-use crate::{object::Object, route, slices};
+use crate::{object::Object, route, secrets::SecretState, slices};
 
 /// The objects of one kind. The pointer stays while no object changes; a rebuild then skips the whole kind.
 pub type ObjectMap<T> = Arc<BTreeMap<ObjectRef, Arc<T>>>;
@@ -56,6 +56,8 @@ pub struct Inputs {
     pub pods: OwnedObjects<Pod>,
     /// `Node`
     pub nodes: ObjectMap<Node>,
+    /// `Secret`
+    pub secrets: ObjectMap<SecretState>,
     /// The state of the Cloud Map services that nodes use.
     pub cloud_map: BTreeMap<CloudMapService, Arc<CloudMapState>>,
     /// The settings of the control plane.
@@ -195,6 +197,11 @@ impl Inputs {
                 self.pods.apply(object, Some((namespace, value)))
             }
             Object::Node(value) => put(&mut self.nodes, object, value),
+            Object::Secret(value) => {
+                let last = self.secrets.get(&object).map(|last| &**last);
+                let state = SecretState::after(last, &value);
+                put(&mut self.secrets, object, Arc::new(state))
+            }
         }
     }
 
@@ -213,6 +220,7 @@ impl Inputs {
             Kind::EndpointSlice => self.endpoint_slices.apply(object, None),
             Kind::Pod => self.pods.apply(object, None),
             Kind::Node => remove(&mut self.nodes, &object),
+            Kind::Secret => remove(&mut self.secrets, &object),
         }
     }
 }

@@ -12,6 +12,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use crate::{
     admission,
     membership::MeshLookup,
+    secrets,
     stage::{Problems, WithProblems},
     values,
 };
@@ -59,7 +60,7 @@ pub(crate) fn parse(object: &ObjectRef, mesh: &v1beta2::Mesh) -> WithProblems<Un
                 v1beta2::IpPreference::Ipv6Only => IpFamilyPreference::Ipv6Only,
             }),
             endpoint_slices: endpoint_slices(mesh, &mut problems),
-            acm_secrets: BTreeMap::new(),
+            acm_secrets: secrets::read_mappings(mesh, &mut problems),
         },
         selector: namespace_selector.clone(),
     });

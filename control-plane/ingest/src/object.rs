@@ -14,7 +14,10 @@ use k8s_openapi::api::{
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
-use crate::schema::{self, SchemaViolation};
+use crate::{
+    schema::{self, SchemaViolation},
+    secrets::SecretObject,
+};
 
 /// An object of one of the kinds that a mesh is made of.
 #[derive(Debug, Clone, PartialEq)]
@@ -33,6 +36,7 @@ pub enum Object {
     EndpointSlice(Arc<EndpointSlice>),
     Pod(Arc<Pod>),
     Node(Arc<Node>),
+    Secret(Arc<SecretObject>),
 }
 
 impl Object {
@@ -54,6 +58,7 @@ impl Object {
             Kind::EndpointSlice => Self::EndpointSlice(read(value)?),
             Kind::Pod => Self::Pod(read(value)?),
             Kind::Node => Self::Node(read(value)?),
+            Kind::Secret => Self::Secret(Arc::new(SecretObject::read(&value))),
         })
     }
 }
@@ -247,12 +252,12 @@ fn identify(kind: Kind, metadata: &mut Value) -> Result<ObjectRef, (FieldPath, S
 }
 
 /// Returns whether the text is a DNS subdomain (RFC 1123), as names of objects are.
-fn is_subdomain(name: &str) -> bool {
+pub(crate) fn is_subdomain(name: &str) -> bool {
     name.len() <= 253 && name.split('.').all(is_label_of_any_length)
 }
 
 /// Returns whether the text is a DNS label (RFC 1123), as names of namespaces are.
-fn is_label(name: &str) -> bool {
+pub(crate) fn is_label(name: &str) -> bool {
     name.len() <= 63 && is_label_of_any_length(name)
 }
 

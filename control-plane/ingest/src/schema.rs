@@ -274,7 +274,7 @@ fn describe(value: &Value) -> String {
 }
 
 /// Formats a string for a message: in backticks, limited to 64 characters.
-fn quote(text: &str) -> String {
+pub(crate) fn quote(text: &str) -> String {
     const MAX_CHARS: usize = 64;
     match text.char_indices().nth(MAX_CHARS) {
         Some((end, _)) => format!("`{}…`", text[..end].escape_debug()),

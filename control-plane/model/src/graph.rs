@@ -5,8 +5,8 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::{
-    Endpoint, ResolvedGateway, ResolvedMesh, ResolvedNode, ResolvedRouter, ResolvedService,
-    ResourceName, ServiceName, memo::SharedMap,
+    Endpoint, ResolvedGateway, ResolvedMesh, ResolvedNode, ResolvedRouter, ResolvedSecret,
+    ResolvedService, ResourceName, SecretName, ServiceName, memo::SharedMap,
 };
 
 /// All meshes and their members. A change produces a new graph, which shares unchanged values and maps with the old one.
@@ -30,4 +30,11 @@ pub struct Graph {
     /// An empty list means that the node has no endpoint. A missing entry means that its endpoints are not known yet;
     /// proxies keep the endpoints that they have.
     pub endpoints: SharedMap<ResourceName, Vec<Endpoint>>,
+    /// Kubernetes Secrets to which meshes map ARNs of ACM, as far as they exist and are valid.
+    #[serde(skip_serializing_if = "is_empty")]
+    pub secrets: SharedMap<SecretName, ResolvedSecret>,
+}
+
+fn is_empty<K, V>(map: &SharedMap<K, V>) -> bool {
+    map.is_empty()
 }

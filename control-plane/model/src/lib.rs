@@ -86,6 +86,7 @@ pub mod node;
 pub mod object;
 pub mod problem;
 pub mod route;
+pub mod secret;
 pub mod service;
 pub mod tls;
 pub mod traffic;
@@ -104,6 +105,7 @@ pub use node::{Discovery, DnsResponse, LocalBackend, LocalPorts, NodeBackend, Re
 pub use object::{Kind, ObjectRef};
 pub use problem::{FieldPath, Problem, Reason, Severity};
 pub use route::{ResolvedRoute, RouteRule, RouteTarget};
+pub use secret::{KeyPair, Pem, ResolvedSecret};
 pub use service::{ResolvedRouter, ResolvedService, ServiceName, ServicePort, ServiceProvider};
 pub use tls::{CertificateSource, ClientTls, PeerValidation, SecretName, ServerTls, TrustSource};
 pub use traffic::{Protocol, Timeout};

@@ -160,6 +160,7 @@ for_tuples! {
     (A 0, B 1, C 2, D 3)
     (A 0, B 1, C 2, D 3, E 4)
     (A 0, B 1, C 2, D 3, E 4, F 5)
+    (A 0, B 1, C 2, D 3, E 4, F 5, G 6)
 }
 
 /// The previous input and output of every key, in ascending order of the keys.

@@ -33,11 +33,13 @@ pub enum Kind {
     Pod,
     /// `v1`, cluster-scoped
     Node,
+    /// `v1`
+    Secret,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Mesh,
         Self::VirtualNode,
         Self::VirtualService,
@@ -51,6 +53,7 @@ impl Kind {
         Self::EndpointSlice,
         Self::Pod,
         Self::Node,
+        Self::Secret,
     ];
 
     /// The `kind` field of manifests.
@@ -69,6 +72,7 @@ impl Kind {
             Self::EndpointSlice => "EndpointSlice",
             Self::Pod => "Pod",
             Self::Node => "Node",
+            Self::Secret => "Secret",
         }
     }
 
@@ -84,7 +88,7 @@ impl Kind {
             | Self::BackendGroup => "appmesh.k8s.aws/v1beta2",
             Self::Route => "evermesh.dev/v1alpha1",
             Self::EndpointSlice => "discovery.k8s.io/v1",
-            Self::Namespace | Self::Service | Self::Pod | Self::Node => "v1",
+            Self::Namespace | Self::Service | Self::Pod | Self::Node | Self::Secret => "v1",
         }
     }
 
@@ -104,6 +108,7 @@ impl Kind {
             Self::EndpointSlice => "endpointslices",
             Self::Pod => "pods",
             Self::Node => "nodes",
+            Self::Secret => "secrets",
         }
     }
 

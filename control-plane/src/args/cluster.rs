@@ -27,6 +27,22 @@ pub struct KubernetesArgs {
     )]
     pub watch_namespaces: Vec<String>,
 
+    /// Namespaces of Secrets that replace ACM certificates, separated by commas; none by default
+    ///
+    /// Evermesh reads the Secrets of these namespaces that have the label `evermesh.dev/certificate=true`. It needs the
+    /// permission to list and watch Secrets there. The annotation `evermesh.dev/acm-secrets` of a Mesh names the Secret
+    /// of each ARN. The flag may be repeated.
+    #[arg(
+        long = "secret-namespace",
+        value_name = "NAMESPACE",
+        value_delimiter = ',',
+        conflicts_with = "config",
+        env = "EVERMESH_SECRET_NAMESPACE",
+        help_heading = heading::SOURCE,
+        hide_short_help = true
+    )]
+    pub secret_namespaces: Vec<String>,
+
     /// Take endpoints from EndpointSlices and pods instead of DNS and Cloud Map
     ///
     /// Applies to virtual nodes whose DNS hostname is a Kubernetes Service, and to virtual nodes with awsCloudMap whose

@@ -197,6 +197,7 @@ fn flags_for_a_kubernetes_cluster_conflict_with_config() {
         "--webhook-address=127.0.0.1:1",
         "--leader-election-namespace=a",
         "--watch-namespace=a",
+        "--secret-namespace=a",
         "--endpoint-slices",
         "--sidecar-log-level=info",
         "--enable-stats-tags",

@@ -27,7 +27,8 @@ pub(super) const fn active_condition(kind: Kind) -> Option<&'static str> {
         | Kind::Service
         | Kind::EndpointSlice
         | Kind::Pod
-        | Kind::Node => None,
+        | Kind::Node
+        | Kind::Secret => None,
     }
 }
 

@@ -224,16 +224,17 @@ async fn wait_for_role(api: &ApiServer, account: &str, role: &Value) -> Result<(
         word(&granted["resources"]),
         word(&granted["apiGroups"])
     );
+    let scope = match role["metadata"]["namespace"].as_str() {
+        Some(namespace) => format!("--namespace={namespace}"),
+        None => "--all-namespaces".to_owned(),
+    };
     let question = [
         "auth",
         "can-i",
         &word(&granted["verbs"]),
         resource.trim_end_matches('.'),
         &format!("--as=system:serviceaccount:{NAMESPACE}:{account}"),
-        match role["metadata"]["namespace"].as_str() {
-            Some(_) => "--namespace=appmesh-system",
-            None => "--all-namespaces",
-        },
+        &scope,
     ];
     let failure = format!("the API server does not grant `{}`", question.join(" "));
     retry(&failure, async || api.kubectl(&question).await.map(drop)).await

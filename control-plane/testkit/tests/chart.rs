@@ -176,7 +176,7 @@ async fn api_server_accepts_the_rendered_objects() {
     let old = appmesh_controller_values();
     let everything = [
         "--set",
-        "networkPolicy.enabled=true,watchNamespaces={a,b},ipFamily=ipv6,region=us-west-2,env.A=1",
+        "networkPolicy.enabled=true,watchNamespaces={a,b},secretNamespaces={default},ipFamily=ipv6,region=us-west-2,env.A=1",
         "--set-json",
         r#"networkPolicy.metricsFrom=[{"namespaceSelector": {}}]"#,
     ];
@@ -201,7 +201,9 @@ async fn api_server_accepts_the_rendered_objects() {
 #[tokio::test]
 async fn service_account_has_the_rights_that_it_needs_and_no_others() {
     let api = api_server().await;
-    api.apply(&render(&[])).await.unwrap();
+    api.create_namespace("certificates").await.unwrap();
+    let set = ["--set", "secretNamespaces={certificates}"];
+    api.apply(&render(&set)).await.unwrap();
     let account = format!("--as=system:serviceaccount:{NAMESPACE}:evermesh");
     for (question, expected) in [
         ("list meshes.appmesh.k8s.aws", true),
@@ -221,6 +223,8 @@ async fn service_account_has_the_rights_that_it_needs_and_no_others() {
         ("update leases.coordination.k8s.io -n appmesh-system", true),
         ("get secrets/evermesh-webhook -n appmesh-system", true),
         ("create secrets -n appmesh-system", true),
+        ("list secrets -n certificates", true),
+        ("watch secrets -n certificates", true),
         (
             "patch mutatingwebhookconfigurations/appmesh-controller-mutating-webhook-configuration",
             true,
@@ -232,6 +236,10 @@ async fn service_account_has_the_rights_that_it_needs_and_no_others() {
         ("get secrets/other -n appmesh-system", false),
         ("get secrets/evermesh-webhook -n default", false),
         ("create secrets -n default", false),
+        ("list secrets -n default", false),
+        ("list secrets -n appmesh-system", false),
+        ("get secrets/other -n certificates", false),
+        ("update secrets/other -n certificates", false),
         ("update leases.coordination.k8s.io -n default", false),
         ("patch mutatingwebhookconfigurations/other", false),
     ] {

@@ -46,11 +46,12 @@ fn program_accepts_the_charts_arguments() {
 
     let more = parsed(&[
         "--set",
-        "watchNamespaces={a,b},region=eu-west-1,log.level=debug,extraArgs={--endpoint-slices}",
+        "watchNamespaces={a,b},secretNamespaces={b,c},region=eu-west-1,log.level=debug,extraArgs={--endpoint-slices}",
         "--set",
         "cloudMap.registration=true,cloudMapDNS.ttl=60,cloudMapCustomHealthCheck.enabled=true",
     ]);
     assert_eq!(more.kubernetes.watch_namespaces, ["a", "b"]);
+    assert_eq!(more.kubernetes.secret_namespaces, ["b", "c"]);
     assert!(more.kubernetes.endpoint_slices);
     assert_eq!(more.telemetry.log, "debug");
     assert!(more.cloud_map.cloud_map_registration);

@@ -75,7 +75,8 @@ pub fn validate(object: &Object) -> Vec<Problem> {
         | Object::Service(_)
         | Object::EndpointSlice(_)
         | Object::Pod(_)
-        | Object::Node(_) => Vec::new(),
+        | Object::Node(_)
+        | Object::Secret(_) => Vec::new(),
     }
 }
 

@@ -25,7 +25,8 @@ use std::{
 use evermesh_crds::v1beta2;
 use evermesh_model::{
     CloudMapService, CloudMapState, Endpoint, Graph, ObjectRef, Problem, Reason, ResolvedGateway,
-    ResolvedNode, ResolvedRouter, ResolvedService, ResourceName, ServiceName, problem::FieldPath,
+    ResolvedNode, ResolvedRouter, ResolvedSecret, ResolvedService, ResourceName, SecretName, ServiceName,
+    SharedMap, problem::FieldPath,
 };
 
 use k8s_openapi::api::{
@@ -42,6 +43,7 @@ use crate::{
     inputs::{Inputs, ObjectMap, WeakObjectsByOwner},
     mesh::MeshIndex,
     name_index::{NameIndex, UniqueByName},
+    secrets::SecretMemo,
     stage::{CachedValue, KeyedStage, ProblemLists, Problems, StageOutput, WithProblems},
 };
 
@@ -71,6 +73,7 @@ pub struct BuildMemo {
     services: ServiceMemo,
     gateways: GatewayMemo,
     endpoints: EndpointMemo,
+    secrets: SecretMemo,
     all_endpoints: CachedValue<EndpointParts, StageOutput<ResourceName, Vec<Endpoint>>>,
     backend_groups: KeyedStage<ObjectRef, Arc<v1beta2::BackendGroup>, ()>,
     graph: CachedValue<GraphParts, Graph>,
@@ -84,6 +87,7 @@ type GraphParts = (
     SharedOutput<ResourceName, ResolvedRouter>,
     SharedOutput<ResourceName, ResolvedGateway>,
     SharedOutput<ResourceName, Vec<Endpoint>>,
+    SharedMap<SecretName, ResolvedSecret>,
 );
 
 type EndpointParts = (
@@ -135,6 +139,9 @@ pub fn build(inputs: &Inputs, memo: &mut BuildMemo) -> BuildOutput {
         stage.update(&nodes.values, &meshes.by_name, inputs)
     });
     problems.extend(endpoints.problems.iter().cloned());
+    let secrets = memo
+        .secrets
+        .update(&members.meshes, inputs, &mut problems);
     memo.backend_groups.update(
         &*inputs.backend_groups,
         |object, _| backend_group(object),
@@ -148,6 +155,7 @@ pub fn build(inputs: &Inputs, memo: &mut BuildMemo) -> BuildOutput {
         routers,
         gateways,
         endpoints,
+        secrets,
     );
     BuildOutput {
         graph: memo.graph.update(parts, assemble),
@@ -155,7 +163,9 @@ pub fn build(inputs: &Inputs, memo: &mut BuildMemo) -> BuildOutput {
     }
 }
 
-fn assemble((meshes, nodes, services, routers, gateways, endpoints): &GraphParts) -> Graph {
+fn assemble(
+    (meshes, nodes, services, routers, gateways, endpoints, secrets): &GraphParts,
+) -> Graph {
     Graph {
         meshes: Arc::clone(&meshes.by_name),
         nodes: Arc::clone(&nodes.values),
@@ -163,6 +173,7 @@ fn assemble((meshes, nodes, services, routers, gateways, endpoints): &GraphParts
         routers: Arc::clone(&routers.values),
         gateways: Arc::clone(&gateways.values),
         endpoints: Arc::clone(&endpoints.values),
+        secrets: Arc::clone(secrets),
     }
 }
 

@@ -80,6 +80,8 @@ fn check(document: Value) -> Result<(), TestCaseError> {
             Object::EndpointSlice(object) => serde_json::to_value(&**object),
             Object::Pod(object) => serde_json::to_value(&**object),
             Object::Node(object) => serde_json::to_value(&**object),
+            // A Secret is not serialised, because it may contain a private key.
+            Object::Secret(_) => return Ok(()),
         };
         let again = parse(again.unwrap());
         prop_assert_eq!(again.problems, vec![]);

@@ -113,17 +113,48 @@ fn mesh() -> impl Strategy<Value = Value> {
         maybe(selector.boxed()),
         maybe(select(&["m", "other"][..]).prop_map(Value::from)),
         maybe(select(&["IPv4_ONLY", "IPv6_ONLY"][..]).prop_map(Value::from)),
+        acm_secrets(),
     )
-        .prop_map(|(name, selector, aws_name, preference)| {
+        .prop_map(|(name, selector, aws_name, preference, secrets)| {
             json!({
                 "apiVersion": "appmesh.k8s.aws/v1beta2", "kind": "Mesh",
-                "metadata": { "name": name },
+                "metadata": { "name": name, "annotations": secrets },
                 "spec": {
                     "namespaceSelector": selector, "awsName": aws_name,
                     "meshServiceDiscovery": { "ipPreference": preference },
                 },
             })
         })
+}
+
+/// The annotation that maps ARNs to Secrets, some of which do not exist.
+fn acm_secrets() -> impl Strategy<Value = Value> {
+    let resource = select(&["acm:r:1:certificate", "acm-pca:r:1:certificate-authority", "bad"][..]);
+    let line = (resource, name(), namespace(), name())
+        .prop_map(|(resource, id, namespace, name)| {
+            format!("arn:aws:{resource}/{id}: {namespace}/{name}\n")
+        });
+    maybe(
+        prop::collection::vec(line, 0..4)
+            .prop_map(|lines| json!({ "evermesh.dev/acm-secrets": lines.concat() })),
+    )
+}
+
+/// A Secret with a certificate, an authority, both or neither, each valid or not.
+fn secret() -> impl Strategy<Value = Value> {
+    let entry = |valid: &'static str| maybe(select(vec![valid, "broken"]).prop_map(Value::from));
+    let certificate = (
+        entry(include_str!("tls.crt")),
+        entry(include_str!("tls.key")),
+        entry(include_str!("ca.crt")),
+    );
+    (name(), namespace(), certificate).prop_map(|(name, namespace, (chain, key, authorities))| {
+        json!({
+            "apiVersion": "v1", "kind": "Secret",
+            "metadata": { "name": name, "namespace": namespace },
+            "stringData": { "tls.crt": chain, "tls.key": key, "ca.crt": authorities },
+        })
+    })
 }
 
 fn member(
@@ -473,7 +504,8 @@ pub(crate) fn change() -> impl Strategy<Value = Change> {
     });
     prop_oneof![
         12 => object().prop_map(Change::Put),
-        1 => mesh().prop_map(without_nulls).prop_map(Change::Put),
+        2 => secret().prop_map(without_nulls).prop_map(Change::Put),
+        2 => mesh().prop_map(without_nulls).prop_map(Change::Put),
         4 => removed,
         2 => cloud_map().prop_map(|(service, state)| Change::CloudMap(service, state)),
         1 => any::<bool>().prop_map(Change::EndpointSlices),

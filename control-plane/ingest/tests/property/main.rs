@@ -10,7 +10,8 @@ use evermesh_ingest::{
     object::parse,
 };
 use evermesh_model::{
-    Discovery, Graph, LocalPorts, ResolvedNode, RouteRule, ServiceName, service::ServiceProvider,
+    Discovery, Graph, Kind, LocalPorts, ObjectRef, ResolvedMesh, ResolvedNode, RouteRule,
+    ServiceName, service::ServiceProvider,
 };
 use proptest::prelude::*;
 
@@ -99,6 +100,21 @@ fn assert_resolved(graph: &Graph) {
     }
 }
 
+/// Asserts that the Secrets of the graph exist and have the meshes that map them.
+fn assert_secrets(graph: &Graph, inputs: &Inputs) {
+    for (name, secret) in &*graph.secrets {
+        assert_eq!(*name, secret.name);
+        assert!(secret.certificate.is_some() || secret.authorities.is_some());
+        let maps = |mesh: &&Arc<ResolvedMesh>| mesh.acm_secrets.values().any(|it| it == name);
+        let mut meshes: Vec<_> = graph.meshes.values().filter(maps).collect();
+        meshes.sort_by(|one, other| one.object.cmp(&other.object));
+        assert!(!meshes.is_empty());
+        assert!(meshes.iter().map(|mesh| &mesh.object).eq(&secret.meshes));
+        let object = ObjectRef::new(Kind::Secret, name.namespace.clone(), name.name.clone());
+        assert!(inputs.secrets.contains_key(&object));
+    }
+}
+
 /// Asserts that local ports belong to ports of backends or listeners and do not overlap.
 fn assert_local_ports(graph: &Graph, node: &ResolvedNode, ports: &LocalPorts) {
     for (local, backend) in &ports.backends {
@@ -164,6 +180,7 @@ proptest! {
             prop_assert_eq!(&built.problems, &fresh.problems);
             prop_assert!(built.problems.is_sorted_by(|one, other| one < other));
             assert_resolved(&built.graph);
+            assert_secrets(&built.graph, &inputs);
 
             for (name, node) in &*built.graph.nodes {
                 let mesh = &built.graph.meshes[&name.mesh];

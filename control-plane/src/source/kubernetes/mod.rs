@@ -12,6 +12,7 @@
 //!   objects.
 //! - An invalid object keeps its last good version and is reported as a problem.
 //! - A change of a status or of `managedFields` is not a change ([`trim`]).
+//! - Secrets are watched only in the namespaces that `--secret-namespace` lists, and only those with a label.
 
 mod health;
 mod observed;
@@ -50,6 +51,9 @@ use super::{ChangeBatch, SourceChange, SourceName};
 /// Events that become one batch if they have arrived already, as after a list.
 const EVENTS_PER_BATCH: usize = 1024;
 
+/// The label of the Secrets that are watched. All others stay in the API server.
+const SECRET_LABEL: &str = "evermesh.dev/certificate=true";
+
 /// The first and the longest pause after a failed watch.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
 
@@ -57,11 +61,18 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::fro
 pub struct KubernetesOptions {
     /// Namespaces to watch; empty for all. Cluster-scoped kinds are always watched.
     pub namespaces: Vec<String>,
+    /// Namespaces in which Secrets with the label [`SECRET_LABEL`] are watched; empty for none.
+    pub secret_namespaces: Vec<String>,
 }
 
-/// The sources that [`run`] completes, one for each kind.
-pub fn source_names() -> impl Iterator<Item = SourceName> {
-    Kind::ALL.into_iter().map(SourceName::Kubernetes)
+impl KubernetesOptions {
+    /// The sources that [`run`] completes, one for each watched kind.
+    pub fn source_names(&self) -> impl Iterator<Item = SourceName> {
+        Kind::ALL
+            .into_iter()
+            .filter(|kind| *kind != Kind::Secret || !self.secret_namespaces.is_empty())
+            .map(SourceName::Kubernetes)
+    }
 }
 
 /// Sends all objects of the watched namespaces and every change until `shutdown`.
@@ -100,10 +111,14 @@ pub async fn run(
 
 fn apis(client: &Client, options: &KubernetesOptions, kind: Kind) -> Vec<Api<DynamicObject>> {
     let resource = api_resource(kind);
-    if !kind.is_namespaced() || options.namespaces.is_empty() {
+    let namespaces = if kind == Kind::Secret {
+        &options.secret_namespaces
+    } else if !kind.is_namespaced() || options.namespaces.is_empty() {
         return vec![Api::all_with(client.clone(), &resource)];
-    }
-    let namespaces = options.namespaces.iter();
+    } else {
+        &options.namespaces
+    };
+    let namespaces = namespaces.iter();
     namespaces
         .map(|namespace| Api::namespaced_with(client.clone(), namespace, &resource))
         .collect()
@@ -152,7 +167,11 @@ impl WatchTask {
                 .with_jitter()
                 .without_max_times(),
         );
-        let events = watcher(api, watcher::Config::default()).backoff(backoff);
+        let config = match self.kind {
+            Kind::Secret => watcher::Config::default().labels(SECRET_LABEL),
+            _ => watcher::Config::default(),
+        };
+        let events = watcher(api, config).backoff(backoff);
         let mut events = std::pin::pin!(events.ready_chunks(EVENTS_PER_BATCH));
         let mut reflector = Reflector::new(self.kind, self.watch, Arc::clone(&self.observed));
         while let Some(events) = events.next().await {
@@ -168,6 +187,9 @@ impl WatchTask {
                     Err(error) => {
                         self.api_server.record_watch_failure(self.kind);
                         tracing::warn!(kind = %self.kind, error = %ErrorChain(&error), "watch failed; trying again");
+                        if reflector.skip_forbidden_list(&error) && self.is_last_list() {
+                            changes.push(SourceChange::Synced(SourceName::Kubernetes(self.kind)));
+                        }
                     }
                 }
             }

@@ -111,6 +111,11 @@ const fn has_status(kind: Kind) -> bool {
         | Kind::GatewayRoute
         | Kind::BackendGroup
         | Kind::Route => true,
-        Kind::Namespace | Kind::Service | Kind::EndpointSlice | Kind::Pod | Kind::Node => false,
+        Kind::Namespace
+        | Kind::Service
+        | Kind::EndpointSlice
+        | Kind::Pod
+        | Kind::Node
+        | Kind::Secret => false,
     }
 }

@@ -10,7 +10,10 @@ use std::{
 
 use evermesh_ingest::object::{ParsedDocument, parse};
 use evermesh_model::{Kind, ObjectRef};
-use kube::{api::DynamicObject, runtime::watcher::Event};
+use kube::{
+    api::DynamicObject,
+    runtime::watcher::{self, Event},
+};
 
 use super::{ObservedObjects, WatchPosition, trim::trim};
 use crate::source::SourceChange;
@@ -23,7 +26,7 @@ pub(super) struct Reflector {
     with_problems: BTreeSet<ObjectRef>,
     /// Objects of a list that is not complete yet.
     listed: Option<BTreeMap<ObjectRef, DynamicObject>>,
-    /// Whether a list was completed.
+    /// Whether the first list was completed, or skipped because it is forbidden.
     complete: bool,
     position: WatchPosition,
     observed: Arc<ObservedObjects>,
@@ -63,6 +66,16 @@ impl Reflector {
             Event::Delete(object) => self.delete(self.id(&object), changes),
         }
         false
+    }
+
+    /// Stops waiting for the first list of Secrets if the API server forbids it, so that a missing role affects nothing
+    /// but Secrets. Returns whether this counts as the first list.
+    pub(super) fn skip_forbidden_list(&mut self, error: &watcher::Error) -> bool {
+        let is_forbidden = matches!(
+            error,
+            watcher::Error::InitialListFailed(kube::Error::Api(status)) if status.code == 403
+        );
+        self.kind == Kind::Secret && is_forbidden && !std::mem::replace(&mut self.complete, true)
     }
 
     fn replace(&mut self, changes: &mut Vec<SourceChange>) -> bool {

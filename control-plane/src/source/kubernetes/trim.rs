@@ -31,7 +31,7 @@ pub(super) fn trim(kind: Kind, object: DynamicObject) -> Value {
         | Kind::Namespace => {
             fields.remove("status");
         }
-        Kind::EndpointSlice => {}
+        Kind::EndpointSlice | Kind::Secret => {}
         Kind::Pod => {
             let spec = ["nodeName", "readinessGates", "serviceAccountName"];
             keep(&mut fields, "spec", &spec);
@@ -47,9 +47,15 @@ pub(super) fn trim(kind: Kind, object: DynamicObject) -> Value {
 }
 
 fn trim_metadata(kind: Kind, metadata: ObjectMeta) -> Value {
-    // Other controllers write annotations of these kinds, some of them all the time.
+    // Other controllers write annotations of these kinds, some of them all the time. `kubectl apply` writes the whole
+    // Secret into one.
     let annotations = match kind {
-        Kind::Pod | Kind::Node | Kind::Service | Kind::EndpointSlice | Kind::Namespace => None,
+        Kind::Pod
+        | Kind::Node
+        | Kind::Service
+        | Kind::EndpointSlice
+        | Kind::Namespace
+        | Kind::Secret => None,
         _ => metadata.annotations,
     };
     json!(ObjectMeta {

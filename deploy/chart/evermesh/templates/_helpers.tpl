@@ -206,6 +206,9 @@ evermesh:{{ .Chart.AppVersion }}
 {{- range .Values.watchNamespaces }}
 - --watch-namespace={{ . }}
 {{- end }}
+{{- range .Values.secretNamespaces }}
+- --secret-namespace={{ . }}
+{{- end }}
 {{- if and .Values.cloudMap.registration (not .Values.beside) }}
 - --cloud-map-registration
 - --cloud-map-dns-ttl={{ .Values.cloudMapDNS.ttl }}
