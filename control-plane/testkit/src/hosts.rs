@@ -246,8 +246,12 @@ impl LabHost {
         });
         let file = self.dir().join(format!("{}.hosts", self.name()));
         fs::write(&file, names)?;
-        self.shell(&format!("mount --bind {} /etc/hosts", file.display()))
-            .map(drop)
+        // With an empty resolv.conf the DNS server is 127.0.0.1, which refuses at once to look up any other name.
+        self.shell(&format!(
+            "mount --bind {} /etc/hosts && mount --bind /dev/null /etc/resolv.conf",
+            file.display()
+        ))
+        .map(drop)
     }
 
     /// Runs a shell script on the host and returns its output.
