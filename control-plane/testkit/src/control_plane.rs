@@ -3,7 +3,7 @@
 use std::{
     ffi::OsString,
     fmt::Display,
-    net::{Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
@@ -100,7 +100,7 @@ impl ControlPlane {
         let metrics = SocketAddr::from((Ipv4Addr::LOCALHOST, METRICS_PORT));
         let arguments = installed.arguments(xds, [admin, metrics], installed.webhook)?;
         let arguments = arguments.into_iter().map(Into::into).collect();
-        Self::launch_on(host, Some(installed.kubeconfig.clone()), arguments)
+        Self::launch_on(host, xds, Some(installed.kubeconfig.clone()), arguments)
     }
 
     fn start_on_loopback(
@@ -135,17 +135,33 @@ impl ControlPlane {
 
     /// Like [`Self::start`], on a lab host with [`XDS_PORT`] and [`ADMIN_PORT`].
     pub fn start_on(host: &LabHost, config: &Path, arguments: &[&str]) -> Result<Self> {
-        let [xds, admin] = addresses_on(host);
+        Self::start_at(host, host.ip().into(), config, arguments)
+    }
+
+    /// Like [`Self::start_on`], with xDS at another address of the host.
+    pub fn start_at(
+        host: &LabHost,
+        address: IpAddr,
+        config: &Path,
+        arguments: &[&str],
+    ) -> Result<Self> {
+        let xds = SocketAddr::new(address, XDS_PORT);
+        let [_, admin] = addresses_on(host);
         let source = ["--config".into(), config.into()];
-        Self::launch_on(host, None, arguments_of(&source, xds, admin, arguments))
+        Self::launch_on(
+            host,
+            xds,
+            None,
+            arguments_of(&source, xds, admin, arguments),
+        )
     }
 
     fn launch_on(
         host: &LabHost,
+        xds: SocketAddr,
         kubeconfig: Option<PathBuf>,
         arguments: Vec<OsString>,
     ) -> Result<Self> {
-        let [xds, _] = addresses_on(host);
         let log = format!("{}.control-plane.log", host.name());
         let mut control_plane = Self {
             host: Some(host.clone()),
@@ -220,6 +236,11 @@ impl ControlPlane {
     /// The end of the log.
     pub fn log(&self) -> String {
         self.process.as_ref().map(Process::log).unwrap_or_default()
+    }
+
+    /// The file with the whole log.
+    pub fn log_file(&self) -> &Path {
+        &self.log
     }
 
     /// The page `/debug/proxies`: connected proxies and the versions that they ACKed.

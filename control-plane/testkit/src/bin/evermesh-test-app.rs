@@ -1,11 +1,16 @@
 //! Small programs that tests and the demo run on hosts and in pods: servers, clients and namespace holders.
 
-use std::{io::Write as _, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    io::Write as _,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result};
 use clap::Parser;
 use evermesh_testkit::{
-    app, collector,
+    app, collector, dns,
     http::Address,
     load::{Load, LoadStats},
     xds,
@@ -38,6 +43,15 @@ enum Args {
         /// Address to listen on
         #[arg(long)]
         listen: SocketAddr,
+    },
+    /// Answer DNS queries for addresses
+    Dns {
+        /// Address to listen on
+        #[arg(long)]
+        listen: SocketAddr,
+        /// NAME=ADDRESS; may be given several times, also for one name
+        #[arg(long, value_parser = dns_record)]
+        record: Vec<(String, IpAddr)>,
     },
     /// Accept spans in Zipkin's JSON and answer GET with all of them
     Collector {
@@ -101,6 +115,7 @@ async fn main() -> Result<()> {
             until_terminated(try_join_all(servers)).await
         }
         Args::Tcp { name, listen } => until_terminated(app::serve_tcp(listen, &name)).await,
+        Args::Dns { listen, record } => until_terminated(dns::serve(listen, record)).await,
         Args::Collector { listen } => until_terminated(collector::serve(listen)).await,
         Args::Pause => until_terminated(app::reap()).await,
         Args::Agent { socket } => {
@@ -157,6 +172,11 @@ async fn main() -> Result<()> {
             Ok(())
         }
     }
+}
+
+fn dns_record(text: &str) -> Result<(String, IpAddr)> {
+    let (name, address) = text.split_once('=').context("expected NAME=ADDRESS")?;
+    Ok((name.to_owned(), address.parse()?))
 }
 
 /// Runs `work` until SIGTERM, which has no default action for process 1 of a container.
