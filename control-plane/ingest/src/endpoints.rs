@@ -101,7 +101,9 @@ impl EndpointSources {
     fn of(node: &ResolvedNode, inputs: &Inputs) -> Self {
         let mut sources = Self::default();
         match &node.discovery {
-            Some(Discovery::Slices { namespace, service }) => {
+            Some(Discovery::Slices {
+                namespace, service, ..
+            }) => {
                 let service =
                     ObjectRef::new(Kind::Service, Arc::clone(namespace), Arc::clone(service));
                 sources.slices = inputs.endpoint_slices.of(&service).cloned().collect();

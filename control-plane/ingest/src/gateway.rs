@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use evermesh_crds::v1beta2;
 use evermesh_model::{
-    AccessLogFile, GatewayListener, ObjectRef, Reason, ResolvedGateway, ResourceName,
+    AccessLogFile, GatewayListener, ObjectRef, Reason, ResolvedGateway, ResolvedMesh, ResourceName,
     name::ProxyKind, problem::FieldPath,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
@@ -17,8 +17,8 @@ use crate::{
     listener, logging,
     membership::{Labels, Membership, selects},
     name_index::{UniqueByName, Unresolved, unique_ports},
-    security,
     stage::{Problems, WithProblems},
+    tls::{self, ClientPolicyResult},
     values,
 };
 
@@ -30,8 +30,9 @@ pub(crate) struct UnresolvedGateway {
     pub(crate) listeners: Vec<GatewayListener>,
     namespace_selector: Option<LabelSelector>,
     gateway_route_selector: Option<LabelSelector>,
-    /// Whether targets may be called. A TLS policy, which is not implemented yet, forbids plaintext calls.
-    targets_are_served: bool,
+    /// TLS of calls to the targets of routes. `Err` if no route is served, because it cannot be called as the policy
+    /// requires.
+    tls: ClientPolicyResult,
     access_log: Option<AccessLogFile>,
 }
 
@@ -97,20 +98,17 @@ fn try_parse(
     Some(UnresolvedGateway {
         name: ResourceName::new(Arc::clone(&mesh.name), ProxyKind::VirtualGateway, name),
         object: object.clone(),
-        listeners: read_listeners(listeners.as_deref().unwrap_or_default(), problems),
+        listeners: read_listeners(listeners.as_deref().unwrap_or_default(), &mesh, problems),
         namespace_selector: namespace_selector.clone(),
         gateway_route_selector: gateway_route_selector.clone(),
-        targets_are_served: security::backends_are_served(
-            policy,
-            &spec.field("backendDefaults"),
-            problems,
-        ),
+        tls: tls::read_client_policy(policy, &mesh, &spec.field("backendDefaults"), problems),
         access_log: logging::read(logging.as_ref(), problems),
     })
 }
 
 fn read_listeners(
     listeners: &[v1beta2::VirtualGatewayListener],
+    mesh: &ResolvedMesh,
     problems: &mut Problems<'_>,
 ) -> Vec<GatewayListener> {
     let field = FieldPath::spec().field("listeners");
@@ -132,9 +130,15 @@ fn read_listeners(
                 port_mapping: _,
                 health_check,
                 connection_pool,
-                tls,
+                tls: tls_settings,
             } = settings;
             let field = field.index(index);
+            let tls = tls::read_gateway_listener(
+                tls_settings.as_ref(),
+                mesh,
+                &field.field("tls"),
+                problems,
+            );
             if let Some(check) = health_check {
                 // For the load balancer in front of the gateway; no proxy probes a gateway.
                 listener::check_port(check.port, port, &field.field("healthCheck"), problems);
@@ -148,8 +152,7 @@ fn read_listeners(
                     .unwrap_or_default(),
                 ..GatewayListener::new(port.port, port.protocol)
             };
-            let mode = tls.as_ref().map(|tls| tls.mode);
-            security::listener_is_served(mode, &field, problems).then_some(resolved)
+            tls.ok().map(|tls| GatewayListener { tls, ..resolved })
         })
         .collect()
 }
@@ -163,7 +166,7 @@ pub(crate) fn resolve(
 ) -> WithProblems<ResolvedGateway> {
     let mut problems = Problems::of(&unresolved.object);
     let mut sorted: Vec<&AttachedRoute> = Vec::with_capacity(routes.len());
-    if unresolved.targets_are_served {
+    if unresolved.tls.is_ok() {
         sorted.extend(routes.iter().map(|route| &**route));
     }
     // If two routes have the same name, the first object takes precedence.
@@ -195,7 +198,7 @@ pub(crate) fn resolve(
             .into_iter()
             .map(|route| Arc::clone(&route.route))
             .collect(),
-        tls: None,
+        tls: unresolved.tls.clone().ok().flatten(),
         access_log: unresolved.access_log.clone(),
     };
     WithProblems::new(Some(gateway), problems)

@@ -111,10 +111,10 @@ mod route;
 mod router;
 pub mod schema;
 pub mod secrets;
-mod security;
 mod service;
 mod slices;
 mod stage;
+mod tls;
 mod values;
 
 pub use build::{BuildMemo, BuildOutput, build};

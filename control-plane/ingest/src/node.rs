@@ -21,6 +21,7 @@ use crate::{
     membership::Membership,
     name_index::{IndexEntry, Unresolved, UnresolvedRef},
     stage::{Problems, WithProblems},
+    tls::ClientPolicyResult,
 };
 
 use self::read::{read_backends, read_discovery, read_listeners};
@@ -37,11 +38,19 @@ pub(crate) struct UnresolvedNode {
     endpoint_slices: Option<bool>,
     /// Whether the node has a `podSelector`.
     selects_pods: bool,
-    /// References to virtual services, with their index in `spec.backends`.
-    backends: Vec<(usize, UnresolvedRef)>,
+    backends: Vec<UnresolvedBackend>,
     /// Absent if the node's traffic is intercepted.
     local_ports: Option<UnresolvedLocalPorts>,
     access_log: Option<AccessLogFile>,
+}
+
+/// A parsed entry of `spec.backends`.
+#[derive(Debug, Clone, PartialEq)]
+struct UnresolvedBackend {
+    /// The index in `spec.backends`.
+    index: usize,
+    service: UnresolvedRef,
+    tls: ClientPolicyResult,
 }
 
 impl Unresolved for UnresolvedNode {
@@ -116,7 +125,7 @@ fn try_parse(
     Some(UnresolvedNode {
         name: ResourceName::new(Arc::clone(&mesh.name), ProxyKind::VirtualNode, name),
         object: object.clone(),
-        listeners: read_listeners(listeners, problems),
+        listeners: read_listeners(listeners, &mesh, problems),
         discovery: service_discovery
             .as_ref()
             .and_then(|discovery| read_discovery(discovery, problems)),
@@ -125,6 +134,7 @@ fn try_parse(
         backends: read_backends(
             backends.as_deref().unwrap_or_default(),
             backend_defaults.as_ref(),
+            &mesh,
             problems,
         ),
         local_ports: local_ports::parse(&node.metadata, &ports, problems),

@@ -77,6 +77,8 @@ pub enum Discovery {
         namespace: Arc<str>,
         /// The name of the Kubernetes Service.
         service: Arc<str>,
+        /// The DNS name in the manifest.
+        hostname: Arc<str>,
     },
 }
 

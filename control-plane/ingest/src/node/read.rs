@@ -2,20 +2,16 @@
 
 use evermesh_crds::v1beta2;
 use evermesh_model::{
-    CloudMapService, Discovery, DnsResponse, Kind, NodeListener, Protocol, Reason, Timeout,
-    problem::FieldPath,
+    CloudMapService, Discovery, DnsResponse, Kind, NodeListener, Protocol, Reason, ResolvedMesh,
+    Timeout, problem::FieldPath,
 };
 
-use crate::{
-    listener,
-    name_index::{UnresolvedRef, unique_ports},
-    security,
-    stage::Problems,
-    values,
-};
+use super::UnresolvedBackend;
+use crate::{listener, name_index::unique_ports, stage::Problems, tls, values};
 
 pub(super) fn read_listeners(
     listeners: &[v1beta2::Listener],
+    mesh: &ResolvedMesh,
     problems: &mut Problems<'_>,
 ) -> Vec<NodeListener> {
     let field = FieldPath::spec().field("listeners");
@@ -39,9 +35,11 @@ pub(super) fn read_listeners(
                 outlier_detection,
                 connection_pool,
                 timeout,
-                tls,
+                tls: tls_settings,
             } = settings;
             let field = field.index(index);
+            let tls =
+                tls::read_node_listener(tls_settings.as_ref(), mesh, &field.field("tls"), problems);
             let resolved = NodeListener {
                 timeout: timeout
                     .map(|timeout| {
@@ -66,8 +64,7 @@ pub(super) fn read_listeners(
                     .unwrap_or_default(),
                 ..NodeListener::new(port.port, port.protocol)
             };
-            let mode = tls.as_ref().map(|tls| tls.mode);
-            security::listener_is_served(mode, &field, problems).then_some(resolved)
+            tls.ok().map(|tls| NodeListener { tls, ..resolved })
         })
         .collect()
 }
@@ -210,13 +207,18 @@ pub(super) fn read_discovery(
 pub(super) fn read_backends(
     backends: &[v1beta2::Backend],
     defaults: Option<&v1beta2::BackendDefaults>,
+    mesh: &ResolvedMesh,
     problems: &mut Problems<'_>,
-) -> Vec<(usize, UnresolvedRef)> {
+) -> Vec<UnresolvedBackend> {
     let spec = FieldPath::spec();
     let default_policy =
         defaults.and_then(|v1beta2::BackendDefaults { client_policy }| client_policy.as_ref());
-    let default_is_served =
-        security::backends_are_served(default_policy, &spec.field("backendDefaults"), problems);
+    let default_tls = tls::read_client_policy(
+        default_policy,
+        mesh,
+        &spec.field("backendDefaults"),
+        problems,
+    );
     backends
         .iter()
         .enumerate()
@@ -237,13 +239,15 @@ pub(super) fn read_backends(
             )
             .read(&field, problems);
             let own_policy = client_policy.as_ref().filter(|policy| policy.tls.is_some());
-            let is_served = match own_policy {
-                Some(_) => security::backends_are_served(own_policy, &field, problems),
-                None => default_is_served,
+            let tls = match own_policy {
+                Some(_) => tls::read_client_policy(own_policy, mesh, &field, problems),
+                None => default_tls.clone(),
             };
-            reference
-                .filter(|_| is_served)
-                .map(|reference| (index, reference))
+            Some(UnresolvedBackend {
+                index,
+                service: reference?,
+                tls,
+            })
         })
         .collect()
 }

@@ -10,7 +10,7 @@ use evermesh_model::{
     problem::FieldPath,
 };
 
-use super::UnresolvedNode;
+use super::{UnresolvedBackend, UnresolvedNode};
 use crate::{
     IngestSettings,
     name_index::{IndexEntry, Lookup, Name, NameIndex},
@@ -23,6 +23,14 @@ use crate::{
 pub(crate) struct NodeLookups {
     discovery: Option<Discovery>,
     backends: Vec<Lookup<ServiceName>>,
+}
+
+/// A backend with the service that its reference names.
+struct FoundBackend<'a> {
+    /// The host name of the service in lower case.
+    hostname: Arc<str>,
+    backend: &'a UnresolvedBackend,
+    entry: &'a IndexEntry<ServiceName>,
 }
 
 /// Looks up the backends, and the Kubernetes Service to which the DNS name refers, if any.
@@ -44,6 +52,7 @@ pub(crate) fn look_up(
         .map(|service| Discovery::Slices {
             namespace: service.namespace,
             service: service.name,
+            hostname,
         })
         .or_else(|| unresolved.discovery.clone()),
         Some(Discovery::CloudMap {
@@ -62,7 +71,7 @@ pub(crate) fn look_up(
         backends: unresolved
             .backends
             .iter()
-            .map(|(_, reference)| services.look_up(reference, &unresolved.name.mesh))
+            .map(|backend| services.look_up(&backend.service, &unresolved.name.mesh))
             .collect(),
     }
 }
@@ -74,46 +83,53 @@ pub(crate) fn resolve(
 ) -> WithProblems<ResolvedNode> {
     let mut problems = Problems::of(&unresolved.object);
     let field = |index: usize| FieldPath::spec().field("backends").index(index);
-    let mut backends: Vec<(Arc<str>, usize, &IndexEntry<ServiceName>)> = Vec::new();
-    for ((index, reference), found) in unresolved.backends.iter().zip(&lookups.backends) {
+    let mut backends: Vec<FoundBackend<'_>> = Vec::new();
+    for (backend, found) in unresolved.backends.iter().zip(&lookups.backends) {
         match found {
-            Ok(entry) => backends.push((entry.name.folded().1, *index, entry)),
+            Ok(entry) => backends.push(FoundBackend {
+                hostname: entry.name.folded().1,
+                backend,
+                entry,
+            }),
             Err(error) => error.report(
-                reference,
+                &backend.service,
                 Kind::VirtualService,
-                field(*index).field("virtualService"),
+                field(backend.index).field("virtualService"),
                 "the node cannot call it",
                 &mut problems,
             ),
         }
     }
-    backends.sort_by(|one, other| (&one.0, one.1).cmp(&(&other.0, other.1)));
+    backends.sort_by(|one, other| {
+        (&one.hostname, one.backend.index).cmp(&(&other.hostname, other.backend.index))
+    });
     backends.dedup_by(|later, first| {
-        let is_same = later.0 == first.0;
+        let is_same = later.hostname == first.hostname;
         if is_same {
             problems.add(
-                field(later.1),
+                field(later.backend.index),
                 Reason::DuplicateBackend,
                 format!(
                     "`{}` is already listed as spec.backends[{}]; remove one of the two",
-                    first.0, first.1
+                    first.hostname, first.backend.index
                 ),
             );
         }
         is_same
     });
+    backends.retain(|found| found.backend.tls.is_ok());
     if unresolved.local_ports.is_none() {
         leave_out_conflicts(&mut backends, &mut problems);
     }
     let local_ports = unresolved.local_ports.as_ref().map(|local| {
-        let entries = backends.iter().map(|(_, _, entry)| *entry);
+        let entries = backends.iter().map(|found| found.entry);
         local.resolve(entries, &mut problems)
     });
     let mut backends: Vec<NodeBackend> = backends
         .into_iter()
-        .map(|(_, _, entry)| NodeBackend {
-            service: Arc::clone(&entry.name.hostname),
-            tls: None,
+        .map(|found| NodeBackend {
+            service: Arc::clone(&found.entry.name.hostname),
+            tls: found.backend.tls.clone().ok().flatten(),
         })
         .collect();
     backends.sort_by(|one, other| one.service.cmp(&other.service));
@@ -130,19 +146,21 @@ pub(crate) fn resolve(
 }
 
 /// Removes backends whose ports conflict with those of a preceding backend.
-fn leave_out_conflicts(
-    backends: &mut Vec<(Arc<str>, usize, &IndexEntry<ServiceName>)>,
-    problems: &mut Problems<'_>,
-) {
+fn leave_out_conflicts(backends: &mut Vec<FoundBackend<'_>>, problems: &mut Problems<'_>) {
     let mut taken: BTreeMap<u16, (Protocol, Arc<str>)> = BTreeMap::new();
-    backends.retain(|(hostname, index, entry)| {
+    backends.retain(|found| {
+        let FoundBackend {
+            hostname,
+            backend,
+            entry,
+        } = found;
         let conflict = entry.ports.iter().find_map(|wanted| {
             let (protocol, owner) = taken.get(&wanted.port)?;
             (!protocol.is_http() || !wanted.protocol.is_http()).then_some((wanted, protocol, owner))
         });
         if let Some((wanted, protocol, owner)) = conflict {
             problems.add(
-                FieldPath::spec().field("backends").index(*index),
+                FieldPath::spec().field("backends").index(backend.index),
                 Reason::PortConflict,
                 format!(
                     "`{hostname}` uses {} on port {}, where `{owner}` uses {protocol}; only the port distinguishes TCP connections, so this backend is left out; give one of the two another port",

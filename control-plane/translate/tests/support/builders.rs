@@ -88,6 +88,7 @@ pub fn eds(node: ResolvedNode) -> ResolvedNode {
         discovery: Some(Discovery::Slices {
             namespace: "ns".into(),
             service: node.object.name.clone(),
+            hostname: format!("{}.ns", node.object.name).into(),
         }),
         ..node
     }
