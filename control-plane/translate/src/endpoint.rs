@@ -30,35 +30,63 @@ pub fn load_assignments(
     {
         return Vec::new();
     }
-    let mut localities: BTreeMap<&Locality, Vec<&Endpoint>> = BTreeMap::new();
+    let localities = by_locality(endpoints);
+    node.listeners
+        .iter()
+        .map(|listener| {
+            let name = names::node_cluster(&node.name, listener.service_port());
+            let key = ResourceKey {
+                kind: ResourceType::Endpoint,
+                name: Arc::clone(&name),
+                scope: None,
+            };
+            let resource = load_assignment(name, node, listener, &localities);
+            (key, Arc::new(resource))
+        })
+        .collect()
+}
+
+/// The endpoints of a node's listener for a cluster of another name. `None` if the node does not have the listener.
+pub(crate) fn renamed_assignment(
+    cluster: Arc<str>,
+    node: &ResolvedNode,
+    port: u16,
+    endpoints: &[Endpoint],
+) -> Option<Resource> {
+    let mut listeners = node.listeners.iter();
+    let listener = listeners.find(|listener| listener.port == port)?;
+    let localities = by_locality(endpoints);
+    Some(load_assignment(cluster, node, listener, &localities))
+}
+
+type Localities<'a> = BTreeMap<&'a Locality, Vec<&'a Endpoint>>;
+
+fn by_locality(endpoints: &[Endpoint]) -> Localities<'_> {
+    let mut localities = Localities::new();
     for endpoint in endpoints {
         localities
             .entry(&endpoint.locality)
             .or_default()
             .push(endpoint);
     }
-    let origin = [wire::origin(&node.object)];
-    node.listeners
-        .iter()
-        .map(|listener| {
-            let name = names::node_cluster(&node.name, listener.service_port());
-            let assignment = ClusterLoadAssignment {
-                cluster_name: name.to_string(),
-                endpoints: localities
-                    .iter()
-                    .map(|(locality, endpoints)| locality_endpoints(locality, endpoints, listener))
-                    .collect(),
-                ..Default::default()
-            };
-            let key = ResourceKey {
-                kind: ResourceType::Endpoint,
-                name: Arc::clone(&name),
-                scope: None,
-            };
-            let resource = Resource::encode(name, &assignment).with_origins(origin.clone());
-            (key, Arc::new(resource))
-        })
-        .collect()
+    localities
+}
+
+fn load_assignment(
+    name: Arc<str>,
+    node: &ResolvedNode,
+    listener: &NodeListener,
+    localities: &Localities<'_>,
+) -> Resource {
+    let assignment = ClusterLoadAssignment {
+        cluster_name: name.to_string(),
+        endpoints: localities
+            .iter()
+            .map(|(locality, endpoints)| locality_endpoints(locality, endpoints, listener))
+            .collect(),
+        ..Default::default()
+    };
+    Resource::encode(name, &assignment).with_origins([wire::origin(&node.object)])
 }
 
 /// The endpoints of one locality. Its weight is the number of healthy endpoints, at least 1, so that every endpoint gets

@@ -73,6 +73,7 @@ mod scope;
 mod service;
 mod stage;
 mod stages;
+mod tls;
 mod wire;
 
 use std::{collections::BTreeMap, sync::Arc};

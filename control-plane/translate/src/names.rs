@@ -5,7 +5,9 @@
 
 use std::{fmt::Display, sync::Arc};
 
-use evermesh_model::{ResourceName, ServicePort};
+use evermesh_model::{ResourceName, SecretName, ServicePort};
+
+use crate::tls::SecretDirection;
 
 /// The port to which interception redirects the inbound connections of a node.
 pub(crate) const INGRESS_PORT: u16 = 15000;
@@ -67,6 +69,13 @@ pub(crate) fn node_cluster(
     format!("cds_egress_{mesh}_{name}_{protocol}_{port}").into()
 }
 
+/// `cds_egress_shop_color_ns_http_8080@paint@ns`, the cluster by which one caller reaches a node as the backend `paint.ns`,
+/// if another backend of this caller reaches the same node with another client policy. `@` is part of no other name.
+pub(crate) fn caller_cluster(node_cluster: &str, hostname: &str) -> Arc<str> {
+    // A dot would end the name of the cluster in statistics.
+    format!("{node_cluster}@{}", hostname.replace('.', "@")).into()
+}
+
 /// `cds_egress_shop_amazonaws`, the original destination of connections to AWS APIs.
 pub(crate) fn amazonaws_cluster(mesh: &str) -> Arc<str> {
     format!("cds_egress_{mesh}_amazonaws").into()
@@ -90,6 +99,38 @@ pub(crate) fn self_redirect_cluster(
         format!("{port}_")
     };
     format!("cds_ingress_{mesh}_{name}_self_redirect_{which}{protocol}_{EGRESS_PORT}").into()
+}
+
+/// `ingress:certificate:/tls/tls.crt:/tls/tls.key`, a secret with the paths of a certificate and its key.
+pub(crate) fn file_certificate(
+    direction: SecretDirection,
+    chain: &str,
+    private_key: &str,
+) -> Arc<str> {
+    let (chain, private_key) = (path(chain), path(private_key));
+    format!("{}:certificate:{chain}:{private_key}", direction.as_str()).into()
+}
+
+/// `egress:authorities:/tls/ca.crt`, a secret with the path of certificate authorities.
+pub(crate) fn file_trust(direction: SecretDirection, authorities: &str) -> Arc<str> {
+    format!("{}:authorities:{}", direction.as_str(), path(authorities)).into()
+}
+
+/// A path without colons, which separate the parts of a name.
+fn path(path: &str) -> String {
+    path.replace('%', "%25").replace(':', "%3A")
+}
+
+/// `secret/shop/color-tls`, the certificate and key of a Kubernetes Secret.
+pub(crate) fn stored_certificate(SecretName { namespace, name }: &SecretName) -> Arc<str> {
+    format!("secret/{namespace}/{name}").into()
+}
+
+/// `secret/shop/color-tls/ca`, the authorities of a Kubernetes Secret. Those of several have one resource together:
+/// `secret/shop/one+shop/two/ca`.
+pub(crate) fn stored_trust(secrets: &[SecretName]) -> Arc<str> {
+    let names: Vec<String> = secrets.iter().map(ToString::to_string).collect();
+    format!("secret/{}/ca", names.join("+")).into()
 }
 
 /// `self_redirect_shop.example.com`, the virtual host of a gateway for one domain; `self_redirect` for `*`.

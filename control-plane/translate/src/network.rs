@@ -12,7 +12,7 @@ use evermesh_proto::{
     },
 };
 
-use crate::{access_log, http::ListenerContext, route, wire};
+use crate::{access_log, http::ListenerContext, tls::ClusterNames, wire};
 
 /// A TCP proxy that sends every connection to one cluster.
 pub(crate) fn proxy_to_cluster(
@@ -30,12 +30,13 @@ pub(crate) fn proxy_to_cluster(
 pub(crate) fn proxy_by_rule(
     context: ListenerContext<'_>,
     rule: &TcpRule,
+    names: ClusterNames<'_>,
 ) -> (Vec<Filter>, Vec<Arc<str>>) {
     let TcpRule { targets, idle } = rule;
     let weighted: Vec<(Arc<str>, &RouteTarget)> = targets
         .iter()
         .filter(|target| target.weight > 0)
-        .map(|target| (route::target_cluster(target), target))
+        .map(|target| (names.of(target), target))
         .collect();
     let filters = match weighted.as_slice() {
         [] => Vec::new(),

@@ -29,10 +29,10 @@ use evermesh_proto::{
     types::Int64Range,
 };
 
-use crate::{http::filter, names, wire};
+use crate::{http::filter, names, tls::ClusterNames, wire};
 
 /// The route for an HTTP rule. `name` appears in access logs as `%ROUTE_NAME%`.
-pub(crate) fn http_route(name: &str, rule: &HttpRule) -> Route {
+pub(crate) fn http_route(name: &str, rule: &HttpRule, names: ClusterNames<'_>) -> Route {
     let HttpRule {
         protocol: _,
         matches,
@@ -40,7 +40,7 @@ pub(crate) fn http_route(name: &str, rule: &HttpRule) -> Route {
         retry,
         timeout,
     } = rule;
-    let action = match cluster_specifier(targets) {
+    let action = match cluster_specifier(targets, names) {
         Some(clusters) => Action::Route(RouteAction {
             retry_policy: match retry {
                 None => Some(default_retry_policy()),
@@ -75,6 +75,7 @@ pub(crate) fn route_action(clusters: ClusterSpecifier, timeout: Timeout) -> Rout
     }
 }
 
+/// The name of the shared cluster of a target.
 pub(crate) fn target_cluster(target: &RouteTarget) -> Arc<str> {
     let RouteTarget {
         node,
@@ -103,19 +104,22 @@ pub(crate) fn served_targets(targets: &[RouteTarget]) -> &[RouteTarget] {
 ///
 /// Targets of weight 0 stay in the route, so that their clusters are warm before they get traffic. A single target
 /// becomes a plain cluster, which means the same.
-fn cluster_specifier(targets: &[RouteTarget]) -> Option<ClusterSpecifier> {
+fn cluster_specifier(
+    targets: &[RouteTarget],
+    names: ClusterNames<'_>,
+) -> Option<ClusterSpecifier> {
     let targets = served_targets(targets);
     if targets.is_empty() {
         return None;
     }
     if let [target] = targets {
-        let cluster = target_cluster(target).to_string();
+        let cluster = names.of(target).to_string();
         return Some(ClusterSpecifier::Cluster(cluster));
     }
     let clusters = targets
         .iter()
         .map(|target| ClusterWeight {
-            name: target_cluster(target).to_string(),
+            name: names.of(target).to_string(),
             weight: Some(wire::uint32(target.weight)),
             ..Default::default()
         })

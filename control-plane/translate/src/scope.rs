@@ -2,14 +2,12 @@
 //!
 //! Listeners, routes and clusters of the application have one name in every proxy, and contents that differ by proxy.
 //! Their keys carry the proxy as scope. The clusters and load assignments of nodes are the same for all callers; their
-//! keys have no scope.
+//! keys have no scope. A caller whose client policy applies to a node has a cluster for itself instead ([`crate::tls`]).
 
 use std::sync::Arc;
 
 use evermesh_model::ResourceName;
 use evermesh_proto::{ProxyView, Resource, ResourceKey, ResourceType};
-
-use crate::{cluster, service::TargetCluster};
 
 /// Resources that one derivation made, with their keys.
 pub(crate) type EncodedResources = Vec<(ResourceKey, Arc<Resource>)>;
@@ -39,16 +37,6 @@ impl ProxyScope {
     pub(crate) fn scoped(&self, resource: Resource) -> (ResourceKey, Arc<Resource>) {
         let key = self.key(resource.kind, Arc::clone(&resource.name));
         (key, Arc::new(resource))
-    }
-
-    /// The shared keys of a target: its cluster and, if Evermesh serves the endpoints, its load assignment.
-    pub(crate) fn target_keys(target: &TargetCluster) -> impl Iterator<Item = ResourceKey> {
-        let assignment = target.eds.then(|| ResourceKey {
-            kind: ResourceType::Endpoint,
-            name: Arc::clone(&target.cluster),
-            scope: None,
-        });
-        std::iter::once(cluster::shared_key(Arc::clone(&target.cluster))).chain(assignment)
     }
 }
 

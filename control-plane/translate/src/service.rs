@@ -14,7 +14,11 @@ use evermesh_model::{
 use evermesh_proto::route::{self as envoy, RouteConfiguration, VirtualHost};
 use prost::Message;
 
-use crate::{names, route, wire};
+use crate::{
+    names, route,
+    tls::{self, ClusterNames},
+    wire,
+};
 
 /// Envoy's default for `stream_idle_timeout` of the connection manager.
 const STREAM_IDLE_TIMEOUT: Duration = Duration::from_mins(5);
@@ -22,6 +26,8 @@ const STREAM_IDLE_TIMEOUT: Duration = Duration::from_mins(5);
 /// The ports of a service, and the clusters to which calls of the service can lead.
 #[derive(Debug, PartialEq)]
 pub(crate) struct ReachableClusters {
+    /// The host name of the service.
+    pub(crate) hostname: Arc<str>,
     /// Ascending by port number.
     pub(crate) ports: Vec<(ServicePort, PortTraffic)>,
     /// The clusters that routes and TCP proxies of the service name, ascending.
@@ -42,9 +48,15 @@ pub(crate) enum PortTraffic {
 /// A cluster of a node that is a target.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct TargetCluster {
+    /// The name of the shared cluster.
     pub(crate) cluster: Arc<str>,
+    pub(crate) node: ResourceName,
+    /// The port of the node's listener.
+    pub(crate) port: u16,
     /// Whether Evermesh serves the endpoints of the cluster, so that it needs a load assignment.
     pub(crate) eds: bool,
+    /// The name of the stored secret by which the shared cluster validates the server's certificate.
+    pub(crate) trust: Option<Arc<str>>,
 }
 
 /// The routes of a service in the form that its callers need: [`NodeServiceRoutes`] or [`GatewayServiceRoutes`].
@@ -107,13 +119,6 @@ pub(crate) fn reachable_clusters(
     router: Option<&ResolvedRouter>,
     nodes: &[Arc<ResolvedNode>],
 ) -> ReachableClusters {
-    let is_eds = |name: &ResourceName| {
-        nodes
-            .iter()
-            .find(|node| node.name == *name)
-            .and_then(|node| node.discovery.as_ref())
-            .is_some_and(Discovery::is_eds)
-    };
     let mut clusters = Vec::new();
     let ports = service
         .ports
@@ -121,10 +126,8 @@ pub(crate) fn reachable_clusters(
         .map(|&port| {
             let rules = rules(service, router, port);
             for target in rules.iter().flat_map(|(_, rule)| targets(rule)) {
-                clusters.push(TargetCluster {
-                    cluster: route::target_cluster(target),
-                    eds: is_eds(&target.node),
-                });
+                let node = nodes.iter().find(|node| node.name == target.node);
+                clusters.push(target_cluster(target, node.map(AsRef::as_ref)));
             }
             let first = rules.into_iter().next().map(|(_, rule)| rule.into_owned());
             let traffic = match first {
@@ -138,9 +141,23 @@ pub(crate) fn reachable_clusters(
     clusters.sort();
     clusters.dedup();
     ReachableClusters {
+        hostname: Arc::clone(&service.name.hostname),
         ports,
         clusters,
         origins: origins(service, router),
+    }
+}
+
+fn target_cluster(target: &RouteTarget, node: Option<&ResolvedNode>) -> TargetCluster {
+    let discovery = node.and_then(|node| node.discovery.as_ref());
+    let mut listeners = node.into_iter().flat_map(|node| &node.listeners);
+    let listener = listeners.find(|listener| listener.port == target.port);
+    TargetCluster {
+        cluster: route::target_cluster(target),
+        node: target.node.clone(),
+        port: target.port,
+        eds: discovery.is_some_and(Discovery::is_eds),
+        trust: listener.and_then(tls::shared_trust),
     }
 }
 
@@ -148,8 +165,9 @@ pub(crate) fn reachable_clusters(
 pub(crate) fn node_service_routes(
     service: &ResolvedService,
     router: Option<&ResolvedRouter>,
+    names: ClusterNames<'_>,
 ) -> NodeServiceRoutes {
-    service_routes(service, router, |port, routes| {
+    service_routes(service, router, names, |port, routes| {
         encode_virtual_host(VirtualHost {
             routes,
             ..virtual_host(&service.name.hostname, port)
@@ -162,7 +180,8 @@ pub(crate) fn gateway_service_routes(
     service: &ResolvedService,
     router: Option<&ResolvedRouter>,
 ) -> GatewayServiceRoutes {
-    service_routes(service, router, |port, mut routes| {
+    let names = ClusterNames::default();
+    service_routes(service, router, names, |port, mut routes| {
         let authority = names::authority(&service.name.hostname, port);
         for matches in routes.iter_mut().filter_map(|route| route.r#match.as_mut()) {
             let matcher = route::exact_header(names::SERVICE_HEADER, &authority);
@@ -177,8 +196,9 @@ pub(crate) fn routes_for_port(
     service: &ResolvedService,
     router: Option<&ResolvedRouter>,
     port: ServicePort,
+    names: ClusterNames<'_>,
 ) -> PortRoutes<Vec<envoy::Route>> {
-    port_routes(&rules(service, router, port), |routes| routes)
+    port_routes(&rules(service, router, port), names, |routes| routes)
 }
 
 /// A virtual host without routes; requests are answered 404.
@@ -202,6 +222,7 @@ pub(crate) fn encode_virtual_host(host: VirtualHost) -> Bytes {
 fn service_routes<T>(
     service: &ResolvedService,
     router: Option<&ResolvedRouter>,
+    names: ClusterNames<'_>,
     form: impl Fn(u16, Vec<envoy::Route>) -> T,
 ) -> ServiceRoutes<T> {
     let ports = service
@@ -212,7 +233,7 @@ fn service_routes<T>(
             let rules = rules(service, router, port);
             (
                 port.port,
-                port_routes(&rules, |routes| form(port.port, routes)),
+                port_routes(&rules, names, |routes| form(port.port, routes)),
             )
         })
         .collect();
@@ -226,6 +247,7 @@ fn service_routes<T>(
 
 fn port_routes<T>(
     rules: &[(&str, Cow<'_, RouteRule>)],
+    names: ClusterNames<'_>,
     form: impl FnOnce(Vec<envoy::Route>) -> T,
 ) -> PortRoutes<T> {
     let http: Vec<(&str, &HttpRule)> = rules
@@ -237,12 +259,12 @@ fn port_routes<T>(
         .collect();
     let routes: Vec<envoy::Route> = http
         .iter()
-        .map(|(name, rule)| route::http_route(name, rule))
+        .map(|(name, rule)| route::http_route(name, rule, names))
         .collect();
     let needs = http
         .iter()
         .flat_map(|(_, rule)| route::served_targets(&rule.targets))
-        .map(route::target_cluster)
+        .map(|target| names.of(target))
         .collect();
     PortRoutes {
         routes: form(routes),

@@ -26,6 +26,10 @@ pub(crate) enum Dependency {
     /// Whether a route of some gateway targets the service.
     GatewayTarget(ServiceName),
     Reachable(ServiceName),
+    /// The clusters of a [`Self::Reachable`]. In contrast to the rest, they do not change with weights.
+    Targets(ServiceName),
+    /// The own clusters of a node or gateway.
+    CallerClusters(ResourceName),
     NodeRoutes(ServiceName),
     GatewayRoutes(ServiceName),
     Ingress(ResourceName),
@@ -63,6 +67,9 @@ pub(crate) struct DerivationStage<K, T> {
     outputs: BTreeMap<K, Arc<T>>,
     reads: BTreeMap<K, Vec<Dependency>>,
     readers: BTreeMap<Dependency, BTreeSet<K>>,
+    /// The number of times that the function of the stage ran.
+    #[cfg(test)]
+    pub(crate) runs: usize,
 }
 
 impl<K, T> Default for DerivationStage<K, T> {
@@ -71,6 +78,8 @@ impl<K, T> Default for DerivationStage<K, T> {
             outputs: BTreeMap::new(),
             reads: BTreeMap::new(),
             readers: BTreeMap::new(),
+            #[cfg(test)]
+            runs: 0,
         }
     }
 }
@@ -93,6 +102,10 @@ impl<K: Ord + Clone, T: PartialEq> DerivationStage<K, T> {
         let mut affected: BTreeSet<K> = changed.iter().filter_map(&key_of).cloned().collect();
         for read in changed {
             affected.extend(self.readers.get(read).into_iter().flatten().cloned());
+        }
+        #[cfg(test)]
+        {
+            self.runs += affected.len();
         }
         affected
             .into_iter()

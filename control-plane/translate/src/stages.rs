@@ -4,6 +4,8 @@
 //! An update compares the graph with the previous one by pointer, runs the affected keys of each stage in order, and
 //! applies the changed outputs to [`Derived`]. The crate documentation has a diagram of the stages.
 
+mod callers;
+
 use std::{collections::BTreeSet, sync::Arc};
 
 use evermesh_model::{
@@ -12,12 +14,14 @@ use evermesh_model::{
 };
 use evermesh_proto::{ProxyView, ResourceKey};
 
+use self::callers::{CallerStage, caller_of, own_clusters_of};
 use crate::{
     Derived, ResourceChanges, cluster, endpoint, listener,
     listener::{GatewayResources, NodeEgress, NodeIngress},
     scope::{self, EncodedResources, ProxyScope},
     service::{self, GatewayServiceRoutes, NodeServiceRoutes, ReachableClusters},
     stage::{Dependency, DerivationStage, OutputChange, TrackedReads},
+    tls::{CallerClusters, ClusterNames},
 };
 
 /// The state that [`crate::derive`] keeps between updates. A memo only saves work: the result is that of an empty one.
@@ -27,6 +31,8 @@ pub struct DeriveMemo {
     graph: Graph,
     original_destinations: DerivationStage<Arc<str>, EncodedResources>,
     clusters: DerivationStage<ResourceName, EncodedResources>,
+    callers: CallerStage,
+    caller_assignments: DerivationStage<ResourceName, EncodedResources>,
     assignments: DerivationStage<ResourceName, EncodedResources>,
     reachable: DerivationStage<ServiceName, ReachableClusters>,
     node_routes: DerivationStage<ServiceName, NodeServiceRoutes>,
@@ -51,6 +57,8 @@ impl DeriveMemo {
         let mut changed = self.changed_inputs(graph);
         let mut out = ResourceChanges::default();
         self.update_services(graph, &mut changed);
+        self.update_callers(graph, &mut changed, &mut out);
+        self.update_assignments(graph, &changed, &mut out);
         self.update_nodes(graph, &mut changed, &mut out);
         self.update_gateways(graph, &changed, &mut out);
         out
@@ -64,13 +72,9 @@ impl DeriveMemo {
     ) -> ResourceChanges {
         let mut out = ResourceChanges::default();
         Arc::make_mut(&mut self.graph.endpoints).insert(node.clone(), endpoints);
-        update_assignments(
-            &mut self.assignments,
-            &mut self.derived,
-            &self.graph,
-            &[Dependency::Endpoints(node.clone())].into(),
-            &mut out,
-        );
+        let graph = self.graph.clone();
+        let changed = [Dependency::Endpoints(node.clone())].into();
+        self.update_assignments(&graph, &changed, &mut out);
         out
     }
 
@@ -129,7 +133,11 @@ impl DeriveMemo {
         });
         let node_routes = self.node_routes.update(changed, service_of, |name, reads| {
             let (service, router) = read_service(graph, name, reads)?;
-            Some(service::node_service_routes(&service, router.as_deref()))
+            Some(service::node_service_routes(
+                &service,
+                router.as_deref(),
+                ClusterNames::default(),
+            ))
         });
         let gateway_routes = self
             .gateway_routes
@@ -140,11 +148,13 @@ impl DeriveMemo {
                 let (service, router) = read_service(graph, name, reads)?;
                 Some(service::gateway_service_routes(&service, router.as_deref()))
             });
-        changed.extend(
-            reachable
-                .into_iter()
-                .map(|change| Dependency::Reachable(change.key)),
-        );
+        for change in reachable {
+            let before = change.before.as_ref().map(|it| &it.clusters);
+            if before != change.after.as_ref().map(|it| &it.clusters) {
+                changed.insert(Dependency::Targets(change.key.clone()));
+            }
+            changed.insert(Dependency::Reachable(change.key));
+        }
         changed.extend(
             node_routes
                 .into_iter()
@@ -157,6 +167,47 @@ impl DeriveMemo {
         );
     }
 
+    /// The own clusters of nodes and gateways with client policies.
+    fn update_callers(
+        &mut self,
+        graph: &Graph,
+        changed: &mut BTreeSet<Dependency>,
+        out: &mut ResourceChanges,
+    ) {
+        let reachable = self.reachable.outputs();
+        for change in self.callers.update(changed, caller_of, |name, reads| {
+            callers::derive(graph, reachable, name, reads)
+        }) {
+            self.derived.apply(&change, |own| &own.resources, out);
+            changed.insert(Dependency::CallerClusters(change.key));
+        }
+    }
+
+    /// The stages of load assignments. While the endpoints of a node are not known, its load assignments do not exist, and
+    /// proxies keep those that they have.
+    fn update_assignments(
+        &mut self,
+        graph: &Graph,
+        changed: &BTreeSet<Dependency>,
+        out: &mut ResourceChanges,
+    ) {
+        let of_nodes = self.assignments.update(changed, node_of, |name, reads| {
+            let node = reads.get(&graph.nodes, name, Dependency::Node)?;
+            let Some(endpoints) = reads.get(&graph.endpoints, name, Dependency::Endpoints) else {
+                return Some(EncodedResources::new());
+            };
+            Some(endpoint::load_assignments(&node, &endpoints))
+        });
+        let callers = self.callers.outputs();
+        let stage = &mut self.caller_assignments;
+        let of_callers = stage.update(changed, own_clusters_of, |name, reads| {
+            callers::derive_assignments(graph, callers, name, reads)
+        });
+        for change in of_nodes.iter().chain(&of_callers) {
+            self.derived.apply(change, |resources| resources, out);
+        }
+    }
+
     fn update_nodes(
         &mut self,
         graph: &Graph,
@@ -164,6 +215,7 @@ impl DeriveMemo {
         out: &mut ResourceChanges,
     ) {
         let derived = &mut self.derived;
+        let callers = self.callers.outputs();
         for change in self
             .original_destinations
             .update(changed, mesh_of, |name, reads| {
@@ -180,7 +232,6 @@ impl DeriveMemo {
         }) {
             derived.apply(&change, |resources| resources, out);
         }
-        update_assignments(&mut self.assignments, derived, graph, changed, out);
         let ingress = self.ingress.update(changed, node_of, |name, reads| {
             let node = reads.get(&graph.nodes, name, Dependency::Node)?;
             let mesh = reads.get(&graph.meshes, &name.mesh, Dependency::Mesh)?;
@@ -189,18 +240,24 @@ impl DeriveMemo {
         let egress = self.egress.update(changed, node_of, |name, reads| {
             let node = reads.get(&graph.nodes, name, Dependency::Node)?;
             let mesh = reads.get(&graph.meshes, &name.mesh, Dependency::Mesh)?;
+            let own = reads.get(callers, name, Dependency::CallerClusters);
             if let Some(ports) = &node.local_ports {
                 let ports = listener::local_ports(&node, ports, |service| {
                     reads.get(self.reachable.outputs(), service, Dependency::Reachable)
                 });
-                return Some(listener::local_egress(&node, &mesh, &ports));
+                return Some(listener::local_egress(&node, &mesh, &ports, own.as_deref()));
             }
             let backends: Vec<_> = backends(&node)
                 .filter_map(|service| {
                     reads.get(self.reachable.outputs(), &service, Dependency::Reachable)
                 })
                 .collect();
-            Some(listener::node_egress(&node, &mesh, &backends))
+            Some(listener::node_egress(
+                &node,
+                &mesh,
+                &backends,
+                own.as_deref(),
+            ))
         });
         for change in ingress {
             derived.apply(&change, |ingress| &ingress.resources, out);
@@ -212,15 +269,25 @@ impl DeriveMemo {
         }
         for change in self.egress_routes.update(changed, node_of, |name, reads| {
             let node = reads.get(&graph.nodes, name, Dependency::Node)?;
+            let own = reads.get(callers, name, Dependency::CallerClusters);
+            let own = own.as_deref();
             if let Some(ports) = &node.local_ports {
                 let ports = listener::local_ports(&node, ports, |service| {
                     read_service(graph, service, reads)
                 });
-                return Some(listener::local_egress_routes(&node, &ports));
+                return Some(listener::local_egress_routes(&node, &ports, own));
             }
             let egress = reads.get(self.egress.outputs(), name, Dependency::Egress)?;
             let backends: Vec<_> = backends(&node)
-                .filter_map(|it| reads.get(self.node_routes.outputs(), &it, Dependency::NodeRoutes))
+                .filter_map(|it| {
+                    let names = CallerClusters::names(own, &it.hostname);
+                    if names.are_shared() {
+                        return reads.get(self.node_routes.outputs(), &it, Dependency::NodeRoutes);
+                    }
+                    let (service, router) = read_service(graph, &it, reads)?;
+                    let routes = service::node_service_routes(&service, router.as_deref(), names);
+                    Some(Arc::new(routes))
+                })
                 .collect();
             Some(listener::node_egress_routes(&egress, &backends))
         }) {
@@ -229,7 +296,8 @@ impl DeriveMemo {
         for change in self.views.update(changed, node_side_of, |name, reads| {
             let ingress = reads.get(self.ingress.outputs(), name, Dependency::Ingress)?;
             let egress = reads.get(self.egress.outputs(), name, Dependency::Egress)?;
-            Some(scope::view(&ingress.resources, &egress.keys))
+            let keys = ingress.secrets.iter().chain(&egress.keys);
+            Some(scope::view(&ingress.resources, keys))
         }) {
             derived.apply_view(&change.key, change.after, out);
         }
@@ -244,9 +312,8 @@ impl DeriveMemo {
         for change in self.gateways.update(changed, gateway_of, |name, reads| {
             let gateway = reads.get(&graph.gateways, name, Dependency::Gateway)?;
             let mesh = reads.get(&graph.meshes, &name.mesh, Dependency::Mesh)?;
-            let targets: BTreeSet<&ServiceName> =
-                gateway.routes.iter().map(|route| &route.target).collect();
-            let targets: Vec<_> = targets
+            let own = reads.get(self.callers.outputs(), name, Dependency::CallerClusters);
+            let targets: Vec<_> = callers::targets(&gateway)
                 .into_iter()
                 .filter_map(|target| {
                     let reachable =
@@ -259,33 +326,18 @@ impl DeriveMemo {
                     Some((reachable, routes))
                 })
                 .collect();
-            Some(listener::gateway_resources(&gateway, &mesh, &targets))
+            Some(listener::gateway_resources(
+                &gateway,
+                &mesh,
+                &targets,
+                own.as_deref(),
+            ))
         }) {
             self.derived
                 .apply(&change, |gateway| &gateway.resources, out);
             let view = change.after.map(|gateway| Arc::clone(&gateway.view));
             self.derived.apply_view(&change.key, view, out);
         }
-    }
-}
-
-/// The stage of load assignments. While the endpoints of a node are not known, its load assignments do not exist, and
-/// proxies keep those that they have.
-fn update_assignments(
-    stage: &mut DerivationStage<ResourceName, EncodedResources>,
-    derived: &mut Derived,
-    graph: &Graph,
-    changed: &BTreeSet<Dependency>,
-    out: &mut ResourceChanges,
-) {
-    for change in stage.update(changed, node_of, |name, reads| {
-        let node = reads.get(&graph.nodes, name, Dependency::Node)?;
-        let Some(endpoints) = reads.get(&graph.endpoints, name, Dependency::Endpoints) else {
-            return Some(EncodedResources::new());
-        };
-        Some(endpoint::load_assignments(&node, &endpoints))
-    }) {
-        derived.apply(&change, |resources| resources, out);
     }
 }
 

@@ -12,7 +12,7 @@ use evermesh_model::{
 use evermesh_proto::{ResourceKey, ResourceType};
 use evermesh_translate::{DeriveMemo, Derived, derive, derive_changes, derive_endpoints};
 use proptest::{prelude::*, test_runner::FileFailurePersistence};
-use support::{builders, check};
+use support::{builders, check, tls};
 
 const PORTS: [(u16, Protocol); 5] = [
     (80, Protocol::Http),
@@ -36,6 +36,10 @@ enum Change {
         idle: u64,
         backends: Vec<usize>,
         eds: bool,
+        /// The number of the first listener's [`tls::server`]; those of the others follow.
+        server: usize,
+        /// The number of the [`tls::policy`] of each backend.
+        policies: Vec<usize>,
         /// For a node with local ports, the service and port behind each local port.
         local: Option<Vec<(usize, usize)>>,
     },
@@ -55,6 +59,10 @@ enum Change {
     Gateway {
         routes: Vec<(usize, usize, bool)>,
         second: bool,
+        /// The number of the first listener's [`tls::server`]; the other has the next.
+        server: usize,
+        /// The number of the [`tls::policy`] of calls to targets.
+        policy: usize,
     },
 }
 
@@ -66,14 +74,20 @@ fn change() -> impl Strategy<Value = Change> {
             0..3_u64,
             prop::collection::vec(0..4_usize, 0..4),
             any::<bool>(),
+            0..tls::SERVERS,
+            prop::collection::vec(0..tls::POLICIES, 4),
             prop::option::of(prop::collection::vec((0..4_usize, 0..5_usize), 0..4))
         )
-            .prop_map(|(node, idle, backends, eds, local)| Change::Node {
-                node,
-                idle,
-                backends,
-                eds,
-                local
+            .prop_map(|(node, idle, backends, eds, server, policies, local)| {
+                Change::Node {
+                    node,
+                    idle,
+                    backends,
+                    eds,
+                    server,
+                    policies,
+                    local,
+                }
             }),
         (0..4_usize, 0..3_u8).prop_map(|(node, count)| Change::Endpoints { node, count }),
         (0..4_usize, 0..9_usize)
@@ -90,9 +104,16 @@ fn change() -> impl Strategy<Value = Change> {
             }),
         (
             prop::collection::vec((0..4_usize, 0..6_usize, any::<bool>()), 0..5),
-            any::<bool>()
+            any::<bool>(),
+            0..tls::SERVERS,
+            0..tls::POLICIES
         )
-            .prop_map(|(routes, second)| Change::Gateway { routes, second }),
+            .prop_map(|(routes, second, server, policy)| Change::Gateway {
+                routes,
+                second,
+                server,
+                policy
+            }),
     ]
 }
 
@@ -117,6 +138,8 @@ fn apply(graph: &mut Graph, change: &Change) {
             idle,
             backends,
             eds,
+            server,
+            policies,
             local,
         } => {
             let local = local.as_ref().map(|ports| {
@@ -128,8 +151,12 @@ fn apply(graph: &mut Graph, change: &Change) {
             });
             let backends: Vec<&str> = backends.iter().map(|it| SERVICES[*it]).collect();
             let mut node = builders::node(NODES[*node], &PORTS, &backends);
-            for listener in &mut node.listeners {
+            for (number, listener) in (*server..).zip(&mut node.listeners) {
                 listener.timeout.idle = Some(Duration::from_secs(*idle));
+                listener.tls = tls::server(number % tls::SERVERS);
+            }
+            for (backend, policy) in node.backends.iter_mut().zip(policies) {
+                backend.tls = tls::policy(*policy);
             }
             node.local_ports = local;
             let node = if *eds { builders::eds(node) } else { node };
@@ -177,7 +204,12 @@ fn apply(graph: &mut Graph, change: &Change) {
             let route = builders::route(name, "route", rule);
             builders::add_router(graph, builders::router(name, vec![route]));
         }
-        Change::Gateway { routes, second } => {
+        Change::Gateway {
+            routes,
+            second,
+            server,
+            policy,
+        } => {
             let routes = routes
                 .iter()
                 .map(|(service, port, rewrite)| {
@@ -185,7 +217,12 @@ fn apply(graph: &mut Graph, change: &Change) {
                     builders::gateway_route(SERVICES[*service], port, *rewrite)
                 })
                 .collect();
-            builders::add_gateway(graph, builders::gateway(routes, *second));
+            let mut gateway = builders::gateway(routes, *second);
+            for (number, listener) in (*server..).zip(&mut gateway.listeners) {
+                listener.tls = tls::server(number % tls::SERVERS);
+            }
+            gateway.tls = tls::policy(*policy);
+            builders::add_gateway(graph, gateway);
         }
     }
 }

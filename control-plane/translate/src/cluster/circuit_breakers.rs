@@ -20,7 +20,9 @@ impl ClusterFeature for CircuitBreakers {
     fn add(&self, role: ClusterRole<'_>, cluster: &mut Cluster) {
         let limits = match role {
             ClusterRole::Local { limits, .. } => limits,
-            ClusterRole::Target(_) | ClusterRole::OriginalDestination => TrafficLimits::default(),
+            ClusterRole::Target { .. } | ClusterRole::OriginalDestination => {
+                TrafficLimits::default()
+            }
         };
         let TrafficLimits {
             connections,

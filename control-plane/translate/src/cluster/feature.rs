@@ -8,14 +8,19 @@ use evermesh_proto::cluster::Cluster;
 
 use super::{
     circuit_breakers::CircuitBreakers, health_check::HealthChecks, http_version::HttpVersion,
-    outlier::OutlierDetection,
+    outlier::OutlierDetection, tls::Tls,
 };
+use crate::tls::TargetTls;
 
 /// The use of a cluster.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum ClusterRole<'a> {
     /// Callers reach a listener of a node.
-    Target(&'a NodeListener),
+    Target {
+        listener: &'a NodeListener,
+        /// TLS of the calls; plaintext if absent.
+        tls: Option<&'a TargetTls>,
+    },
     /// A proxy reaches the application beside it, or a gateway itself.
     Local {
         protocol: Protocol,
@@ -37,6 +42,7 @@ static FEATURES: &[&dyn ClusterFeature] = &[
     &CircuitBreakers,
     &HealthChecks,
     &OutlierDetection,
+    &Tls,
 ];
 
 /// Adds all features that apply.

@@ -5,13 +5,15 @@ use evermesh_proto::{
     cluster::Cluster,
     core::{
         self,
-        health_check::{GrpcHealthCheck, HealthChecker, HttpHealthCheck, TcpHealthCheck},
+        health_check::{
+            GrpcHealthCheck, HealthChecker, HttpHealthCheck, TcpHealthCheck, TlsOptions,
+        },
     },
     types::CodecClientType,
 };
 
 use super::{ClusterFeature, ClusterRole};
-use crate::wire;
+use crate::{tls, wire};
 
 /// The `healthCheck` of the target's listener. A request to a node of which every endpoint fails its checks is sent to
 /// any of them, because Envoy's panic threshold stays at its default of 50%.
@@ -19,10 +21,18 @@ pub(crate) struct HealthChecks;
 
 impl ClusterFeature for HealthChecks {
     fn add(&self, role: ClusterRole<'_>, cluster: &mut Cluster) {
-        if let ClusterRole::Target(listener) = role
+        if let ClusterRole::Target { listener, tls: transport } = role
             && let Some(check) = &listener.health_check
         {
-            cluster.health_checks.push(to_proto(check));
+            // The protocol of the check, not that of the listener, has to be negotiated.
+            let alpn = tls::alpn(check.protocol)
+                .filter(|it| transport.is_some() && tls::alpn(listener.protocol) != Some(*it));
+            cluster.health_checks.push(core::HealthCheck {
+                tls_options: alpn.map(|alpn| TlsOptions {
+                    alpn_protocols: vec![alpn.to_owned()],
+                }),
+                ..to_proto(check)
+            });
         }
     }
 }

@@ -23,7 +23,7 @@ pub(crate) struct HttpVersion;
 impl ClusterFeature for HttpVersion {
     fn add(&self, role: ClusterRole<'_>, cluster: &mut Cluster) {
         let protocol = match role {
-            ClusterRole::Target(listener) => listener.protocol,
+            ClusterRole::Target { listener, .. } => listener.protocol,
             ClusterRole::Local { protocol, .. } => protocol,
             ClusterRole::OriginalDestination => {
                 let options = UseDownstreamHttpConfig {

@@ -8,6 +8,7 @@ mod feature;
 mod health_check;
 mod http_version;
 mod outlier;
+mod tls;
 
 use std::{sync::Arc, time::Duration};
 
@@ -29,37 +30,40 @@ use evermesh_proto::{
 };
 
 pub(crate) use self::feature::{ClusterFeature, ClusterRole};
-use crate::{endpoint, names, scope::EncodedResources, wire};
+use crate::{endpoint, names, scope::EncodedResources, tls::TargetTls, wire};
 
 /// Connect timeout towards other nodes and original destinations.
 const REMOTE_CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Connect timeout towards the application beside the proxy, and of a gateway towards itself.
 const LOCAL_CONNECT_TIMEOUT: Duration = Duration::from_millis(250);
 
-/// The clusters by which callers reach a node, one for each of its listeners.
+/// The clusters by which callers without a client policy reach a node, one for each of its listeners.
 pub(crate) fn node_clusters(node: &ResolvedNode, mesh: &ResolvedMesh) -> EncodedResources {
     node.listeners
         .iter()
         .map(|listener| {
             let name = names::node_cluster(&node.name, listener.service_port());
-            let cluster = node_cluster(&name, node, listener, mesh);
-            let resource = Resource::encode(Arc::clone(&name), &cluster)
+            let tls = TargetTls::without_policy(node, listener);
+            let resource = node_cluster(&name, node, listener, mesh, tls.as_ref())
                 .with_origins([wire::origin(&node.object)]);
             (shared_key(name), Arc::new(resource))
         })
         .collect()
 }
 
-fn node_cluster(
-    name: &str,
+/// A cluster by which callers reach a listener of a node.
+pub(crate) fn node_cluster(
+    name: &Arc<str>,
     node: &ResolvedNode,
     listener: &NodeListener,
     mesh: &ResolvedMesh,
-) -> Cluster {
+    tls: Option<&TargetTls>,
+) -> Resource {
+    let role = ClusterRole::Target { listener, tls };
     let cluster = Cluster {
         // Without this, Envoy keeps an endpoint that discovery removed as long as health checks succeed.
         ignore_health_on_host_removal: true,
-        ..new_cluster(name, REMOTE_CONNECT_TIMEOUT, ClusterRole::Target(listener))
+        ..new_cluster(name, REMOTE_CONNECT_TIMEOUT, role)
     };
     let (discovery, assignment) = match &node.discovery {
         None => (DiscoveryType::Static, Some(empty_assignment(name))),
@@ -77,7 +81,7 @@ fn node_cluster(
         Some(IpFamilyPreference::Ipv4Only) => DnsLookupFamily::V4Only,
         Some(IpFamilyPreference::Ipv6Only) => DnsLookupFamily::V6Only,
     };
-    Cluster {
+    let cluster = Cluster {
         cluster_discovery_type: Some(ClusterDiscoveryType::Type(discovery.into())),
         eds_cluster_config: (discovery == DiscoveryType::Eds).then(|| EdsClusterConfig {
             eds_config: Some(wire::ads()),
@@ -86,7 +90,8 @@ fn node_cluster(
         dns_lookup_family: lookup.into(),
         load_assignment: assignment,
         ..cluster
-    }
+    };
+    Resource::encode(Arc::clone(name), &cluster)
 }
 
 /// A cluster with one endpoint on loopback: the application beside the proxy, or the gateway itself.

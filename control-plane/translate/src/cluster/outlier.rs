@@ -11,7 +11,7 @@ pub(crate) struct OutlierDetection;
 
 impl ClusterFeature for OutlierDetection {
     fn add(&self, role: ClusterRole<'_>, cluster: &mut Cluster) {
-        if let ClusterRole::Target(listener) = role {
+        if let ClusterRole::Target { listener, .. } = role {
             cluster.outlier_detection = listener.outlier.as_ref().map(to_proto);
         }
     }

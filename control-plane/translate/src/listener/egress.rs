@@ -24,6 +24,7 @@ use crate::{
     names, network, route,
     scope::{EncodedResources, ProxyScope},
     service::{self, NodeServiceRoutes, PortTraffic, ReachableClusters},
+    tls::CallerClusters,
     wire,
 };
 
@@ -42,7 +43,7 @@ pub(crate) struct NodeEgress {
     origins: Vec<Arc<str>>,
 }
 
-/// `backends` belong to the backends of the node, in the same order.
+/// `backends` belong to the backends of the node, in the same order. `own` are the node's own clusters.
 ///
 /// A port has one filter chain, which takes HTTP/1.1, HTTP/2 and gRPC alike. If several backends share a port, the
 /// protocol in its names is that of the first backend by host name.
@@ -50,6 +51,7 @@ pub(crate) fn node_egress(
     node: &ResolvedNode,
     mesh: &ResolvedMesh,
     backends: &[Arc<ReachableClusters>],
+    own: Option<&CallerClusters>,
 ) -> NodeEgress {
     let scope = ProxyScope::new(&node.name);
     let context = egress_context(node);
@@ -61,7 +63,7 @@ pub(crate) fn node_egress(
     let mut chains = Vec::new();
     let mut needs = vec![Arc::clone(&amazonaws)];
     let mut routes = Vec::new();
-    for (&port, (protocol, traffic)) in &ports {
+    for (&port, (service, protocol, traffic)) in &ports {
         let port = ServicePort {
             port,
             protocol: *protocol,
@@ -75,7 +77,8 @@ pub(crate) fn node_egress(
             }
             PortTraffic::Tcp(None) => Vec::new(),
             PortTraffic::Tcp(Some(rule)) => {
-                let (filters, clusters) = network::proxy_by_rule(context, rule);
+                let (filters, clusters) =
+                    network::proxy_by_rule(context, rule, CallerClusters::names(own, service));
                 needs.extend(clusters);
                 filters
             }
@@ -96,7 +99,9 @@ pub(crate) fn node_egress(
     let listener = listener::Listener {
         name: name.to_string(),
         address: Some(wire::any_address(mesh, names::EGRESS_PORT)),
-        listener_filters: vec![super::original_dst(), super::tls_inspector()],
+        listener_filters: std::iter::once(super::original_dst())
+            .chain(super::tls_inspector(&[TLS_PORT]))
+            .collect(),
         filter_chains: chains,
         default_filter_chain: allow_all
             .as_deref()
@@ -113,10 +118,12 @@ pub(crate) fn node_egress(
         .with_origins(wire::sorted(origins.chain(own_origins.clone()).collect()));
     let resources = vec![scope.scoped(resource)];
 
-    let clusters = backends.iter().flat_map(|reachable| &reachable.clusters);
+    let targets = backends.iter().flat_map(|reachable| {
+        let targets = reachable.clusters.iter();
+        targets.flat_map(|it| CallerClusters::target_keys(own, &scope, &reachable.hostname, it))
+    });
     let original_destinations = [Some(amazonaws), allow_all.clone()];
-    let keys = clusters
-        .flat_map(ProxyScope::target_keys)
+    let keys = targets
         .chain(
             original_destinations
                 .into_iter()
@@ -210,11 +217,13 @@ fn route_configuration(
 /// share one. The first backend by host name takes precedence.
 fn egress_ports(
     backends: &[Arc<ReachableClusters>],
-) -> BTreeMap<u16, (evermesh_model::Protocol, &PortTraffic)> {
+) -> BTreeMap<u16, (&str, evermesh_model::Protocol, &PortTraffic)> {
     let mut ports = BTreeMap::new();
-    for (port, traffic) in backends.iter().flat_map(|reachable| &reachable.ports) {
-        if let Entry::Vacant(entry) = ports.entry(port.port) {
-            entry.insert((port.protocol, traffic));
+    for reachable in backends {
+        for (port, traffic) in &reachable.ports {
+            if let Entry::Vacant(entry) = ports.entry(port.port) {
+                entry.insert((reachable.hostname.as_ref(), port.protocol, traffic));
+            }
         }
     }
     ports

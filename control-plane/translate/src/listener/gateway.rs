@@ -46,7 +46,8 @@ use crate::{
     http::{self, ListenerContext, ListenerDirection},
     names, route,
     scope::{self, EncodedResources, ProxyScope},
-    service::{self, GatewayServiceRoutes, PortRoutes, ReachableClusters},
+    service::{self, GatewayServiceRoutes, PortRoutes, ReachableClusters, TargetCluster},
+    tls::{self, CallerClusters, ProxySecrets, SecretDirection},
     wire,
 };
 
@@ -62,11 +63,12 @@ pub(crate) type GatewayTarget = (Arc<ReachableClusters>, Arc<GatewayServiceRoute
 
 type GatewayPortRoutes = PortRoutes<Vec<Route>>;
 
-/// `targets` are the target services of the gateway's routes, each once.
+/// `targets` are the target services of the gateway's routes, each once. `own` are the gateway's own clusters.
 pub(crate) fn gateway_resources(
     gateway: &ResolvedGateway,
     mesh: &ResolvedMesh,
     targets: &[GatewayTarget],
+    own: Option<&CallerClusters>,
 ) -> GatewayResources {
     let scope = ProxyScope::new(&gateway.name);
     let services: BTreeMap<&str, &GatewayServiceRoutes> = targets
@@ -74,24 +76,25 @@ pub(crate) fn gateway_resources(
         .map(|(_, routes)| (routes.hostname.as_ref(), routes.as_ref()))
         .collect();
     let mut resources = EncodedResources::new();
+    let mut secrets = ProxySecrets::new(SecretDirection::Ingress, scope.clone());
     for listener in &gateway.listeners {
         resources.extend(
-            ingress_resources(gateway, mesh, listener, &services).map(|it| scope.scoped(it)),
+            ingress_resources(gateway, mesh, listener, &services, &mut secrets)
+                .map(|it| scope.scoped(it)),
         );
     }
-    let mut keys = Vec::new();
+    let mut keys: Vec<_> = secrets.take_keys().into_iter().collect();
+    resources.extend(secrets.into_files(&[wire::origin(&gateway.object)]));
     if let Some(first) = gateway.listeners.first() {
         let [listener, routes] = egress_resources(gateway, mesh, first.service_port(), &services);
         let needs = Arc::clone(&routes.needs);
         resources.extend([scope.scoped(listener), scope.scoped(routes)]);
-        let clusters = targets
-            .iter()
-            .flat_map(|(reachable, _)| &reachable.clusters);
-        keys.extend(
-            clusters
-                .filter(|target| needs.binary_search(&target.cluster).is_ok())
-                .flat_map(ProxyScope::target_keys),
-        );
+        let is_needed = |it: &&TargetCluster| needs.binary_search(&it.cluster).is_ok();
+        keys.extend(targets.iter().flat_map(|(reachable, _)| {
+            let targets = reachable.clusters.iter().filter(is_needed);
+            targets
+                .flat_map(|it| CallerClusters::target_keys(own, &scope, &reachable.hostname, it))
+        }));
     }
     let view = Arc::new(scope::view(&resources, &keys));
     GatewayResources { resources, view }
@@ -105,6 +108,7 @@ fn ingress_resources(
     mesh: &ResolvedMesh,
     gateway_listener: &GatewayListener,
     services: &BTreeMap<&str, &GatewayServiceRoutes>,
+    secrets: &mut ProxySecrets,
 ) -> [Resource; 3] {
     let port = gateway_listener.service_port();
     let context = ListenerContext {
@@ -125,15 +129,22 @@ fn ingress_resources(
 
     let name = names::ingress_routes(port);
     let manager = http::connection_manager(context, &name, None);
+    let chain = FilterChain {
+        name: names::filter_chain(port),
+        filters: vec![manager],
+        ..Default::default()
+    };
+    let tls = gateway_listener.tls.as_ref();
+    let inspected: &[u16] = match tls {
+        Some(tls) if tls.allows_plaintext => &[port.port],
+        Some(_) | None => &[],
+    };
     let listener_name = names::ingress_listener(port.port);
     let listener = listener::Listener {
         name: listener_name.to_string(),
         address: Some(wire::any_address(mesh, port.port)),
-        filter_chains: vec![FilterChain {
-            name: names::filter_chain(port),
-            filters: vec![manager],
-            ..Default::default()
-        }],
+        listener_filters: super::tls_inspector(inspected).into_iter().collect(),
+        filter_chains: tls::filter_chains(chain, tls, port.protocol, secrets),
         traffic_direction: core::TrafficDirection::Inbound.into(),
         ..Default::default()
     };

@@ -1,11 +1,11 @@
 //! The ingress side of a node: the listener on port 15000 (with local ports, one for each port of the node), the clusters
 //! of the application, and the route configurations between them.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use evermesh_model::{NodeListener, Protocol, ResolvedMesh, ResolvedNode, ServicePort};
 use evermesh_proto::{
-    Resource, core,
+    Resource, ResourceKey, core,
     listener::{self, FilterChain, ListenerFilter},
     route::{
         Route, RouteConfiguration, VirtualHost, route::Action, route_action::ClusterSpecifier,
@@ -17,6 +17,7 @@ use crate::{
     http::{self, ListenerContext, ListenerDirection},
     names, network, route,
     scope::{EncodedResources, ProxyScope},
+    tls::{self, ProxySecrets, SecretDirection},
     wire,
 };
 
@@ -24,6 +25,8 @@ use crate::{
 #[derive(Debug, PartialEq)]
 pub(crate) struct NodeIngress {
     pub(crate) resources: EncodedResources,
+    /// The keys of the secrets to which the listeners refer.
+    pub(crate) secrets: BTreeSet<ResourceKey>,
 }
 
 /// A node without listeners has no ingress resources.
@@ -31,6 +34,7 @@ pub(crate) fn node_ingress(node: &ResolvedNode, mesh: &ResolvedMesh) -> NodeIngr
     let scope = ProxyScope::new(&node.name);
     let origins = [wire::origin(&node.object)];
     let mut resources = EncodedResources::new();
+    let mut secrets = ProxySecrets::new(SecretDirection::Ingress, scope.clone());
     let mut redirected = IngressChains::default();
     for listener in &node.listeners {
         let port = listener.service_port();
@@ -47,7 +51,7 @@ pub(crate) fn node_ingress(node: &ResolvedNode, mesh: &ResolvedMesh) -> NodeIngr
             Some(_) => &mut own,
             None => &mut redirected,
         };
-        chains.filter_chains.push(chain(node, listener, &name));
+        chains.add(chain(node, listener, &name), listener, &mut secrets);
         if listener.protocol == Protocol::Tcp {
             chains.needs.push(name);
         } else {
@@ -58,16 +62,21 @@ pub(crate) fn node_ingress(node: &ResolvedNode, mesh: &ResolvedMesh) -> NodeIngr
             resources.push(scope.scoped(resource));
         }
         if !own.filter_chains.is_empty() {
-            let listener = own.into_listener(mesh, port.port, Vec::new());
+            let listener = own.into_listener(mesh, port.port, None);
             resources.push(scope.scoped(listener.with_origins(origins.clone())));
         }
     }
     if !redirected.filter_chains.is_empty() {
-        let filters = vec![super::original_dst()];
-        let listener = redirected.into_listener(mesh, names::INGRESS_PORT, filters);
-        resources.push(scope.scoped(listener.with_origins(origins)));
+        let filter = Some(super::original_dst());
+        let listener = redirected.into_listener(mesh, names::INGRESS_PORT, filter);
+        resources.push(scope.scoped(listener.with_origins(origins.clone())));
     }
-    NodeIngress { resources }
+    let keys = secrets.take_keys();
+    resources.extend(secrets.into_files(&origins));
+    NodeIngress {
+        resources,
+        secrets: keys,
+    }
 }
 
 /// The port on which the application receives the traffic of a listener.
@@ -89,20 +98,38 @@ fn application_port(node: &ResolvedNode, port: ServicePort) -> Option<ServicePor
 struct IngressChains {
     filter_chains: Vec<FilterChain>,
     needs: Vec<Arc<str>>,
+    /// The ports that accept TLS and plaintext.
+    inspected: Vec<u16>,
 }
 
 impl IngressChains {
+    fn add(&mut self, plaintext: FilterChain, listener: &NodeListener, secrets: &mut ProxySecrets) {
+        let tls = listener.tls.as_ref();
+        self.filter_chains.extend(tls::filter_chains(
+            plaintext,
+            tls,
+            listener.protocol,
+            secrets,
+        ));
+        if tls.is_some_and(|tls| tls.allows_plaintext) {
+            self.inspected.push(listener.port);
+        }
+    }
+
     fn into_listener(
         self,
         mesh: &ResolvedMesh,
         port: u16,
-        listener_filters: Vec<ListenerFilter>,
+        first: Option<ListenerFilter>,
     ) -> Resource {
         let name = names::ingress_listener(port);
         let listener = listener::Listener {
             name: name.to_string(),
             address: Some(wire::any_address(mesh, port)),
-            listener_filters,
+            listener_filters: first
+                .into_iter()
+                .chain(super::tls_inspector(&self.inspected))
+                .collect(),
             filter_chains: self.filter_chains,
             traffic_direction: core::TrafficDirection::Inbound.into(),
             ..Default::default()

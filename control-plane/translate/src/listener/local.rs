@@ -19,6 +19,7 @@ use crate::{
     http, names, network,
     scope::{EncodedResources, ProxyScope},
     service::{self, PortTraffic, ReachableClusters},
+    tls::CallerClusters,
     wire,
 };
 
@@ -69,6 +70,7 @@ pub(crate) fn local_egress(
     node: &ResolvedNode,
     mesh: &ResolvedMesh,
     ports: &[LocalPort<Arc<ReachableClusters>>],
+    own: Option<&CallerClusters>,
 ) -> NodeEgress {
     let scope = ProxyScope::new(&node.name);
     let context = egress_context(node);
@@ -90,7 +92,10 @@ pub(crate) fn local_egress(
                 (vec![manager], Vec::new())
             }
             PortTraffic::Tcp(None) => (Vec::new(), Vec::new()),
-            PortTraffic::Tcp(Some(rule)) => network::proxy_by_rule(context, rule),
+            PortTraffic::Tcp(Some(rule)) => {
+                let names = CallerClusters::names(own, &reachable.hostname);
+                network::proxy_by_rule(context, rule, names)
+            }
         };
         let origins = own_origins
             .iter()
@@ -101,7 +106,9 @@ pub(crate) fn local_egress(
             .with_needs(wire::sorted(needs))
             .with_origins(wire::sorted(origins));
         let (key, listener) = scope.scoped(listener);
-        let clusters = reachable.clusters.iter().flat_map(ProxyScope::target_keys);
+        let targets = reachable.clusters.iter();
+        let clusters = targets
+            .flat_map(|it| CallerClusters::target_keys(own, &scope, &reachable.hostname, it));
         egress.keys.extend(clusters.chain([key.clone()]));
         egress.resources.push((key, listener));
     }
@@ -129,6 +136,7 @@ fn local_listener(mesh: &ResolvedMesh, port: ServicePort, filters: Vec<Filter>) 
 pub(crate) fn local_egress_routes(
     node: &ResolvedNode,
     ports: &[LocalPort<RoutedService>],
+    own: Option<&CallerClusters>,
 ) -> EncodedResources {
     let scope = ProxyScope::new(&node.name);
     let node_origin = wire::origin(&node.object);
@@ -137,7 +145,8 @@ pub(crate) fn local_egress_routes(
         let router = router.as_deref();
         let mut ports = service.ports.iter();
         let port = ports.find(|it| it.port == local.port && it.protocol.is_http())?;
-        let port_routes = service::routes_for_port(service, router, *port);
+        let names = CallerClusters::names(own, &service.name.hostname);
+        let port_routes = service::routes_for_port(service, router, *port, names);
         let name = names::egress_routes(local.in_names(port.protocol));
         let configuration = RouteConfiguration {
             name: name.to_string(),

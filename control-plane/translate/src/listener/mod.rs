@@ -14,7 +14,8 @@ use evermesh_proto::{
     Any,
     listener::{
         FilterChain, FilterChainMatch, ListenerFilter, ListenerFilterChainMatchPredicate,
-        listener_filter, listener_filter_chain_match_predicate::Rule,
+        listener_filter,
+        listener_filter_chain_match_predicate::{MatchSet, Rule},
     },
     pack,
     pb::envoy::extensions::filters::listener::{
@@ -58,26 +59,33 @@ fn original_dst() -> ListenerFilter {
     )
 }
 
-/// Reads the TLS server name on port 443.
+/// Finds out, on these ports, whether a connection begins with TLS, and reads the server name. `None` without ports.
 ///
 /// On other ports the filter is disabled. It would wait for the first bytes of the client, which never come in protocols
 /// where the server speaks first (SMTP, some databases).
-fn tls_inspector() -> ListenerFilter {
-    let tls = ListenerFilterChainMatchPredicate {
-        rule: Some(Rule::DestinationPortRange(Int32Range {
-            start: TLS_PORT.into(),
-            end: i32::from(TLS_PORT) + 1,
-        })),
+fn tls_inspector(ports: &[u16]) -> Option<ListenerFilter> {
+    let predicate = |rule| ListenerFilterChainMatchPredicate { rule: Some(rule) };
+    let mut rules: Vec<_> = ports
+        .iter()
+        .map(|port| {
+            predicate(Rule::DestinationPortRange(Int32Range {
+                start: i32::from(*port),
+                end: i32::from(*port) + 1,
+            }))
+        })
+        .collect();
+    // Envoy refuses a set of one rule.
+    let inspected = match rules.len() {
+        0 | 1 => rules.pop()?,
+        _ => predicate(Rule::OrMatch(MatchSet { rules })),
     };
-    ListenerFilter {
-        filter_disabled: Some(ListenerFilterChainMatchPredicate {
-            rule: Some(Rule::NotMatch(Box::new(tls))),
-        }),
+    Some(ListenerFilter {
+        filter_disabled: Some(predicate(Rule::NotMatch(Box::new(inspected)))),
         ..listener_filter(
             "envoy.filters.listener.tls_inspector",
             pack(&TlsInspector::default()),
         )
-    }
+    })
 }
 
 fn listener_filter(name: &str, config: Any) -> ListenerFilter {

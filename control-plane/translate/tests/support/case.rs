@@ -74,8 +74,8 @@ impl TranslatedCase {
     }
 }
 
-/// The resources of a view, in its order. A load assignment whose endpoints are not known yet is listed in the view
-/// and has no resource.
+/// The resources of a view, in its order. A load assignment whose endpoints are not known yet, and a secret whose
+/// Kubernetes Secret does not exist, are listed in the view and have no resource.
 ///
 /// # Panics
 ///
@@ -87,7 +87,9 @@ pub fn resources<'a>(
     view.keys().iter().filter_map(|key| {
         let found = derived.resources.get(key);
         assert!(
-            found.is_some() || key.kind == ResourceType::Endpoint,
+            found.is_some()
+                || key.kind == ResourceType::Endpoint
+                || (key.kind == ResourceType::Secret && key.scope.is_none()),
             "{key:?} is listed in a view and does not exist"
         );
         Some((key, found?))

@@ -10,6 +10,7 @@ use evermesh_proto::{
     endpoint::ClusterLoadAssignment,
     listener::Listener,
     route::RouteConfiguration,
+    tls::Secret,
 };
 use evermesh_translate::{Derived, load_assignments};
 use prost::Message;
@@ -31,7 +32,7 @@ pub fn consistent(graph: &Graph, derived: &Derived) {
     let known: BTreeSet<ResourceKey> = known.flatten().map(|(key, _)| key).collect();
     let keys = derived.resources.keys().cloned();
     let served: BTreeSet<ResourceKey> = keys
-        .filter(|key| key.kind == ResourceType::Endpoint)
+        .filter(|key| key.kind == ResourceType::Endpoint && key.scope.is_none())
         .collect();
     assert_eq!(served, known);
     for (name, view) in &derived.views {
@@ -42,6 +43,7 @@ pub fn consistent(graph: &Graph, derived: &Derived) {
         let clusters = names(ResourceType::Cluster);
         let mut assignments = BTreeSet::new();
         let mut routes = BTreeSet::new();
+        let mut secrets = BTreeSet::new();
         for (_, resource) in resources(derived, view) {
             let subject = format!("{name}: {}", resource.name);
             assert!(
@@ -72,6 +74,12 @@ pub fn consistent(graph: &Graph, derived: &Derived) {
                 ("route_config_name", Value::String(routes_name)) => {
                     routes.insert(routes_name.clone());
                 }
+                ("tls_certificate_sds_secret_configs", Value::Array(references)) => {
+                    secrets.extend(references.iter().filter_map(secret_over_ads));
+                }
+                ("validation_context_sds_secret_config", reference) => {
+                    secrets.extend(secret_over_ads(reference));
+                }
                 _ => {}
             });
             assert!(
@@ -87,6 +95,7 @@ pub fn consistent(graph: &Graph, derived: &Derived) {
         }
         assert_eq!(assignments, names(ResourceType::Endpoint), "{name}");
         assert_eq!(routes, names(ResourceType::Route), "{name}");
+        assert_eq!(secrets, names(ResourceType::Secret), "{name}");
     }
 }
 
@@ -98,6 +107,12 @@ fn is_eds(resource: &Resource) -> bool {
             == Some(ClusterDiscoveryType::Type(DiscoveryType::Eds.into()))
 }
 
+/// The name of a secret, if Evermesh serves it.
+fn secret_over_ads(reference: &Value) -> Option<String> {
+    reference["sds_config"].get("ads")?;
+    Some(reference["name"].as_str().unwrap().to_owned())
+}
+
 /// Checks that a body that was concatenated from encoded messages has the length of the whole message, encoded again.
 fn decodes_again(resource: &Resource) {
     let body = resource.body.clone();
@@ -106,7 +121,7 @@ fn decodes_again(resource: &Resource) {
         ResourceType::Endpoint => ClusterLoadAssignment::decode(body).unwrap().encode_to_vec(),
         ResourceType::Listener => Listener::decode(body).unwrap().encode_to_vec(),
         ResourceType::Route => RouteConfiguration::decode(body).unwrap().encode_to_vec(),
-        ResourceType::Secret => panic!("translation derives no secrets"),
+        ResourceType::Secret => Secret::decode(body).unwrap().encode_to_vec(),
     };
     assert_eq!(again.len(), resource.body.len(), "{}", resource.name);
 }

@@ -7,3 +7,4 @@
 pub mod builders;
 pub mod case;
 pub mod check;
+pub mod tls;

@@ -1,0 +1,198 @@
+//! The stage of the clusters that nodes and gateways with client policies have for themselves.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use evermesh_model::{
+    ClientTls, Graph, ObjectRef, ProxyKind, ResolvedGateway, ResourceName, ServiceName,
+};
+
+use super::backends;
+use crate::{
+    endpoint,
+    scope::{EncodedResources, ProxyScope},
+    service::ReachableClusters,
+    stage::{Dependency, DerivationStage, TrackedReads},
+    tls::{CalledService, CallerClusters, caller_clusters},
+    wire,
+};
+
+pub(super) type CallerStage = DerivationStage<ResourceName, CallerClusters>;
+
+type Reachable = BTreeMap<ServiceName, Arc<ReachableClusters>>;
+
+/// The own clusters of a node or gateway. `None` without a client policy; then nothing but the caller is read.
+pub(super) fn derive(
+    graph: &Graph,
+    reachable: &Reachable,
+    caller: &ResourceName,
+    reads: &mut TrackedReads,
+) -> Option<CallerClusters> {
+    match caller.kind {
+        ProxyKind::VirtualNode => {
+            let node = reads.get(&graph.nodes, caller, Dependency::Node)?;
+            node.backends.iter().find(|it| it.tls.is_some())?;
+            let policies = node.backends.iter().map(|it| it.tls.as_deref());
+            let services = backends(&node).zip(policies);
+            let services = called_services(services, reachable, reads);
+            own_clusters(graph, caller, &node.object, &services, reads)
+        }
+        ProxyKind::VirtualGateway => {
+            let gateway = reads.get(&graph.gateways, caller, Dependency::Gateway)?;
+            let policy = gateway.tls.as_deref()?;
+            let services = targets(&gateway).into_iter().cloned();
+            let services = services.map(|service| (service, Some(policy)));
+            let services = called_services(services, reachable, reads);
+            own_clusters(graph, caller, &gateway.object, &services, reads)
+        }
+        ProxyKind::VirtualRouter => None,
+    }
+}
+
+fn called_services<'a>(
+    services: impl Iterator<Item = (ServiceName, Option<&'a ClientTls>)>,
+    reachable: &Reachable,
+    reads: &mut TrackedReads,
+) -> Vec<CalledService<'a>> {
+    let services = services.filter_map(|(service, policy)| {
+        let reachable = reads.get(reachable, &service, Dependency::Targets)?;
+        Some(CalledService { reachable, policy })
+    });
+    services.collect()
+}
+
+fn own_clusters(
+    graph: &Graph,
+    caller: &ResourceName,
+    object: &ObjectRef,
+    services: &[CalledService<'_>],
+    reads: &mut TrackedReads,
+) -> Option<CallerClusters> {
+    let mesh = reads.get(&graph.meshes, &caller.mesh, Dependency::Mesh)?;
+    let origin = wire::origin(object);
+    Some(caller_clusters(caller, &origin, &mesh, services, |node| {
+        reads.get(&graph.nodes, node, Dependency::Node)
+    }))
+}
+
+/// The load assignments of a caller's own clusters whose names are not those of the shared ones. One of a node whose
+/// endpoints are not known does not exist.
+pub(super) fn derive_assignments(
+    graph: &Graph,
+    callers: &BTreeMap<ResourceName, Arc<CallerClusters>>,
+    caller: &ResourceName,
+    reads: &mut TrackedReads,
+) -> Option<EncodedResources> {
+    let own = callers.get(caller)?;
+    let scope = ProxyScope::new(caller);
+    let assignments = own.assignments.iter().filter_map(|assignment| {
+        let node = reads.get(&graph.nodes, &assignment.node, Dependency::Node)?;
+        let endpoints = reads.get(&graph.endpoints, &assignment.node, Dependency::Endpoints)?;
+        let name = Arc::clone(&assignment.name);
+        let resource = endpoint::renamed_assignment(name, &node, assignment.port, &endpoints)?;
+        Some(scope.scoped(resource))
+    });
+    Some(assignments.collect())
+}
+
+/// The target services of a gateway's routes, each once.
+pub(super) fn targets(gateway: &ResolvedGateway) -> BTreeSet<&ServiceName> {
+    gateway.routes.iter().map(|route| &route.target).collect()
+}
+
+/// The caller whose own clusters changed.
+pub(super) fn own_clusters_of(read: &Dependency) -> Option<&ResourceName> {
+    match read {
+        Dependency::CallerClusters(name) => Some(name),
+        _ => None,
+    }
+}
+
+/// The node or gateway that the stage runs for.
+pub(super) fn caller_of(read: &Dependency) -> Option<&ResourceName> {
+    match read {
+        Dependency::Node(name) | Dependency::Gateway(name) => Some(name),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+#[path = "../../tests/support/builders.rs"]
+#[allow(dead_code, clippy::unwrap_used, unreachable_pub)] // shared with the other tests
+mod builders;
+#[cfg(test)]
+#[path = "../../tests/support/tls.rs"]
+#[allow(dead_code, unreachable_pub)] // shared with the other tests
+mod settings;
+
+#[cfg(test)]
+mod tests {
+    use evermesh_model::{Protocol, ServiceProvider};
+
+    use super::{super::DeriveMemo, builders, settings};
+
+    /// A service with an HTTP route and a TCP route to two nodes with TLS, and a caller with a policy. `weight` is that of
+    /// one target of each route.
+    fn graph(weight: u32) -> evermesh_model::Graph {
+        let ports = [(80, Protocol::Http), (6379, Protocol::Tcp)];
+        let mut graph = builders::graph();
+        for name in ["a", "b"] {
+            let mut node = builders::node(name, &ports, &[]);
+            for listener in &mut node.listeners {
+                listener.tls = settings::server(1);
+            }
+            builders::add_node(&mut graph, node);
+        }
+        let targets = |port| {
+            vec![
+                builders::target("a", port, weight),
+                builders::target("b", port, 100),
+            ]
+        };
+        let routes = vec![
+            builders::route("r", "http", builders::http("/", targets(ports[0]))),
+            builders::route("r", "tcp", builders::tcp(targets(ports[1]))),
+        ];
+        builders::add_router(&mut graph, builders::router("r", routes));
+        let provider = ServiceProvider::Router(builders::router_name("r"));
+        builders::add_service(&mut graph, builders::service("s.ns", provider, &ports));
+        let mut caller = builders::node("caller", &[], &["s.ns"]);
+        for backend in &mut caller.backends {
+            backend.tls = settings::policy(2);
+        }
+        builders::add_node(&mut graph, caller);
+        let route = builders::gateway_route("s.ns", Some(ports[0]), true);
+        let mut gateway = builders::gateway(vec![route], false);
+        gateway.tls = settings::policy(2);
+        builders::add_gateway(&mut graph, gateway);
+        graph
+    }
+
+    #[test]
+    fn shifted_weight_runs_no_stage_of_clusters() {
+        let mut memo = DeriveMemo::default();
+        let mut shifted = graph(100);
+        let first = memo.update(&shifted);
+        assert!(
+            first
+                .resources
+                .keys()
+                .any(|key| key.scope.is_some() && key.name.starts_with("cds_egress")),
+            "the caller has clusters of its own"
+        );
+        let runs = |memo: &DeriveMemo| {
+            let of_callers = memo.callers.runs + memo.caller_assignments.runs;
+            of_callers + memo.clusters.runs + memo.ingress.runs
+        };
+        let before = (runs(&memo), memo.node_routes.runs);
+        shifted.routers = graph(50).routers;
+        let changes = memo.update(&shifted);
+        assert_eq!(runs(&memo), before.0);
+        assert!(memo.node_routes.runs > before.1, "the routes were derived");
+        let kinds = changes.resources.keys().map(|key| key.kind.as_str());
+        let kinds: std::collections::BTreeSet<&str> = kinds.collect();
+        assert_eq!(kinds, ["listener", "route"].into());
+    }
+}
