@@ -3,16 +3,21 @@
 //! Each case is one test per Envoy version, for instance `route/weights/1.36.4`. Over the wire Envoy accepts a route
 //! to a cluster that does not exist and answers 503; in a static configuration it refuses the route. So the resources
 //! of each view become one static bootstrap, which Envoy validates as a whole.
+//!
+//! The files and services from which proxies get certificates do not exist here. So each secret has a certificate that
+//! the test made.
 
-use std::{process::ExitCode, sync::Arc};
+use std::{net::Ipv4Addr, process::ExitCode, sync::Arc};
 
 use evermesh_proto::{ProxyView, ResourceType};
 use evermesh_testkit::{
     envoy::{EnvoyVersion, validate},
+    self_signed::SelfSigned,
     static_bootstrap::{ServedResources, static_bootstrap},
 };
 use evermesh_translate::Derived;
 use libtest_mimic::{Arguments, Failed, Trial};
+use serde_json::{Value, json};
 
 #[path = "../translate/tests/support/case.rs"]
 mod case;
@@ -35,8 +40,11 @@ fn main() -> ExitCode {
 }
 
 fn envoy_accepts(case: &TranslatedCase, version: EnvoyVersion) -> Result<(), Failed> {
+    let certificate = SelfSigned::new(Ipv4Addr::LOCALHOST.into())?;
     for (name, view) in case.shown() {
-        let valid = static_bootstrap(&served(&case.derived, view))
+        let mut served = served(&case.derived, view);
+        served.secrets = secrets(&served, &certificate);
+        let valid = static_bootstrap(&served)
             .and_then(|bootstrap| validate(version, &bootstrap.to_string()));
         if let Err(error) = valid {
             return Err(format!("{name}: {error:#}").into());
@@ -53,9 +61,55 @@ fn served(derived: &Derived, view: &ProxyView) -> ServedResources {
             ResourceType::Endpoint => &mut served.endpoints,
             ResourceType::Listener => &mut served.listeners,
             ResourceType::Route => &mut served.routes,
-            ResourceType::Secret => &mut served.secrets,
+            ResourceType::Secret => continue,
         };
         of_type.push(case::json(resource));
     }
     served
+}
+
+/// A secret for each one to which a listener or cluster refers.
+fn secrets(served: &ServedResources, certificate: &SelfSigned) -> Vec<Value> {
+    let file = |path: String| json!({"filename": path});
+    let mut secrets = Vec::new();
+    for resource in served.listeners.iter().chain(&served.clusters) {
+        references(resource, &mut |is_trust, name| {
+            let contents = if is_trust {
+                json!({"trusted_ca": file(certificate.certificate())})
+            } else {
+                json!({"certificate_chain": file(certificate.certificate()), "private_key": file(certificate.key())})
+            };
+            let kind = if is_trust {
+                "validation_context"
+            } else {
+                "tls_certificate"
+            };
+            let secret = json!({"name": name, kind: contents});
+            if !secrets.contains(&secret) {
+                secrets.push(secret);
+            }
+        });
+    }
+    secrets
+}
+
+/// Calls `each` with whether a secret contains authorities, and its name.
+fn references(json: &Value, each: &mut impl FnMut(bool, &Value)) {
+    match json {
+        Value::Object(fields) => {
+            for (key, value) in fields {
+                match (key.as_str(), value) {
+                    ("validation_context_sds_secret_config", secret) => each(true, &secret["name"]),
+                    ("tls_certificate_sds_secret_configs", Value::Array(secrets)) => {
+                        secrets
+                            .iter()
+                            .for_each(|secret| each(false, &secret["name"]));
+                    }
+                    _ => references(value, each),
+                }
+            }
+        }
+        Value::Array(items) => items.iter().for_each(|item| references(item, each)),
+        _ => {}
+    }
 }
