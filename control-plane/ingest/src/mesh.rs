@@ -42,6 +42,7 @@ pub(crate) fn parse(object: &ObjectRef, mesh: &v1beta2::Mesh) -> WithProblems<Un
     );
     let ip_preference = mesh_service_discovery
         .and_then(|v1beta2::MeshServiceDiscovery { ip_preference }| ip_preference);
+    let mappings = secrets::read_mappings(mesh, &mut problems);
     let value = name.map(|name| UnresolvedMesh {
         mesh: ResolvedMesh {
             name,
@@ -60,7 +61,8 @@ pub(crate) fn parse(object: &ObjectRef, mesh: &v1beta2::Mesh) -> WithProblems<Un
                 v1beta2::IpPreference::Ipv6Only => IpFamilyPreference::Ipv6Only,
             }),
             endpoint_slices: endpoint_slices(mesh, &mut problems),
-            acm_secrets: secrets::read_mappings(mesh, &mut problems),
+            acm_certificates: mappings.certificates,
+            acm_authorities: mappings.authorities,
         },
         selector: namespace_selector.clone(),
     });

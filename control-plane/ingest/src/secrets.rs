@@ -6,18 +6,21 @@
 //! Secret    tls.crt, tls.key, ca.crt ──read──► SecretObject ──after──► SecretState ──┘
 //! ```
 //!
-//! Only a mesh, which is cluster-scoped, maps ARNs, so that nobody claims the ARN of another namespace. A Secret that no
-//! mesh maps is not part of the graph.
+//! Only a mesh, which is cluster-scoped, maps ARNs and allows namespaces to use a certificate, so that nobody claims the
+//! ARN or the private key of another namespace. A Secret that no mesh maps is not part of the graph.
 //!
 //! If the certificate or the authorities of a newer version cannot be used, those of the last good version stay in force.
 //! Problems are those of the mesh. They say what is wrong with an entry and never contain a part of it.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use evermesh_crds::v1beta2;
 use evermesh_model::{
-    KeyPair, Kind, ObjectRef, Pem, Problem, Reason, ResolvedSecret, SecretName, Severity,
-    SharedMap, problem::FieldPath,
+    AllowedNamespaces, KeyPair, Kind, MappedCertificate, ObjectRef, Pem, Problem, Reason,
+    ResolvedSecret, SecretName, Severity, SharedMap, problem::FieldPath,
 };
 
 use crate::{
@@ -79,51 +82,101 @@ impl AcmResource {
     }
 }
 
-/// Parses the annotation [`ACM_SECRETS`]. A bad line is a problem and does not affect the others.
-pub(crate) fn read_mappings(
-    mesh: &v1beta2::Mesh,
-    problems: &mut Problems<'_>,
-) -> BTreeMap<Arc<str>, SecretName> {
+/// The annotation [`ACM_SECRETS`] of a mesh.
+#[derive(Debug, Default)]
+pub(crate) struct AcmMappings {
+    pub(crate) certificates: BTreeMap<Arc<str>, MappedCertificate>,
+    pub(crate) authorities: BTreeMap<Arc<str>, SecretName>,
+}
+
+/// Parses the annotation. A bad line is a problem and does not affect the others.
+pub(crate) fn read_mappings(mesh: &v1beta2::Mesh, problems: &mut Problems<'_>) -> AcmMappings {
     let annotations = mesh.metadata.annotations.as_ref();
     let text = annotations.and_then(|all| all.get(ACM_SECRETS));
-    let mut mappings = BTreeMap::new();
-    let mut reject = |message| problems.add(field(), Reason::InvalidValue, message);
+    let mut mappings = AcmMappings::default();
     for (line, number) in text.map_or("", String::as_str).lines().zip(1..) {
         if line.trim().is_empty() {
             continue;
         }
-        let Some((arn, name)) = line.rsplit_once(':') else {
-            reject(format!(
-                "line {number}, {}, is not of the form ARN: NAMESPACE/NAME and is ignored; write for example `arn:aws:acm:eu-west-1:111122223333:certificate/1a2b: shop/front`",
-                quote(line.trim())
-            ));
-            continue;
-        };
-        let (arn, name) = (arn.trim(), name.trim());
-        if AcmResource::of(arn).is_none() {
-            reject(format!(
-                "line {number} is ignored: {} is not the ARN of an ACM certificate (arn:aws:acm:REGION:ACCOUNT:certificate/ID) or of a private authority (arn:aws:acm-pca:REGION:ACCOUNT:certificate-authority/ID); use the ARN that the listener or client policy has",
-                quote(arn)
-            ));
-            continue;
+        if let Err(message) = mappings.add(line) {
+            let message = format!("line {number} is ignored: {message}");
+            problems.add(field(), Reason::InvalidValue, message);
         }
-        let Some(secret) = secret_name(name) else {
-            reject(format!(
-                "line {number} is ignored: {} does not name a Kubernetes Secret; use NAMESPACE/NAME",
-                quote(name)
-            ));
-            continue;
-        };
-        if mappings.contains_key(arn) {
-            reject(format!(
-                "line {number} is ignored: an earlier line maps {} already; remove one of the two",
-                quote(arn)
-            ));
-            continue;
-        }
-        mappings.insert(arn.into(), secret);
     }
     mappings
+}
+
+impl AcmMappings {
+    /// Adds a line `ARN: NAMESPACE/NAME` or `ARN: NAMESPACE/NAME for NAMESPACE, …`.
+    fn add(&mut self, line: &str) -> Result<(), String> {
+        let Some((arn, secret)) = line.rsplit_once(':') else {
+            return Err(format!(
+                "{} is not of the form ARN: NAMESPACE/NAME; write for example `arn:aws:acm:eu-west-1:111122223333:certificate/1a2b: shop/front`",
+                quote(line.trim())
+            ));
+        };
+        let arn = arn.trim();
+        let (name, users) = match secret.split_once(" for ") {
+            Some((name, users)) => (name.trim(), Some(users)),
+            None => (secret.trim(), None),
+        };
+        let Some(resource) = AcmResource::of(arn) else {
+            return Err(format!(
+                "{} is not the ARN of an ACM certificate (arn:aws:acm:REGION:ACCOUNT:certificate/ID) or of a private authority (arn:aws:acm-pca:REGION:ACCOUNT:certificate-authority/ID); use the ARN that the listener or client policy has",
+                quote(arn)
+            ));
+        };
+        let Some(secret) = secret_name(name) else {
+            return Err(format!(
+                "{} does not name a Kubernetes Secret; use NAMESPACE/NAME",
+                quote(name)
+            ));
+        };
+        if self.certificates.contains_key(arn) || self.authorities.contains_key(arn) {
+            return Err(format!(
+                "an earlier line maps {} already; remove one of the two",
+                quote(arn)
+            ));
+        }
+        match (resource, users) {
+            (AcmResource::Certificate, users) => {
+                let users = allowed_namespaces(&secret, users)?;
+                let certificate = MappedCertificate { secret, users };
+                self.certificates.insert(arn.into(), certificate);
+            }
+            (AcmResource::Authority, None) => {
+                self.authorities.insert(arn.into(), secret);
+            }
+            (AcmResource::Authority, Some(_)) => {
+                return Err(
+                    "every namespace may trust an authority; remove `for` and the namespaces"
+                        .to_owned(),
+                );
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The namespaces that may use a certificate: that of the Secret, and those that are listed.
+fn allowed_namespaces(
+    secret: &SecretName,
+    listed: Option<&str>,
+) -> Result<AllowedNamespaces, String> {
+    let mut namespaces = BTreeSet::from([Arc::clone(&secret.namespace)]);
+    for namespace in listed.into_iter().flat_map(|list| list.split(',')) {
+        match namespace.trim() {
+            "*" => return Ok(AllowedNamespaces::All),
+            name if is_label(name) => namespaces.insert(name.into()),
+            other => {
+                return Err(format!(
+                    "{} is not a namespace; list namespaces after `for`, separated by commas, or `*` for all",
+                    quote(other)
+                ));
+            }
+        };
+    }
+    Ok(AllowedNamespaces::Only(namespaces))
 }
 
 fn secret_name(text: &str) -> Option<SecretName> {
@@ -297,15 +350,17 @@ impl SecretMemo {
 fn uses(meshes: &MeshIndex) -> UsesByName {
     let mut found: BTreeMap<SecretName, Vec<SecretUse>> = BTreeMap::new();
     for mesh in meshes.by_name.values() {
-        for (arn, name) in &mesh.acm_secrets {
-            found
-                .entry(name.clone())
-                .or_default()
-                .extend(AcmResource::of(arn).map(|resource| SecretUse {
-                    mesh: mesh.object.clone(),
-                    arn: Arc::clone(arn),
-                    resource,
-                }));
+        let certificates = mesh.acm_certificates.iter();
+        let certificates =
+            certificates.map(|(arn, it)| (arn, &it.secret, AcmResource::Certificate));
+        let authorities = mesh.acm_authorities.iter();
+        let authorities = authorities.map(|(arn, name)| (arn, name, AcmResource::Authority));
+        for (arn, name, resource) in certificates.chain(authorities) {
+            found.entry(name.clone()).or_default().push(SecretUse {
+                mesh: mesh.object.clone(),
+                arn: Arc::clone(arn),
+                resource,
+            });
         }
     }
     let shared = found.into_iter().map(|(name, uses)| (name, Arc::new(uses)));

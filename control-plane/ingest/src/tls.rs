@@ -3,10 +3,7 @@
 //! Security fails closed: a setting that cannot be served as written is reported, and the listener or the backends that
 //! it protects are left out. They are never served in plaintext or without the validation that the setting asks for.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeSet, sync::Arc};
 
 use evermesh_crds::v1beta2;
 use evermesh_model::{
@@ -227,7 +224,7 @@ impl<'a, 'p> TlsReader<'a, 'p> {
             Certificate::Sds(secret) => self.sds(secret, field).map(CertificateSource::Sds),
             Certificate::Acm(v1beta2::AcmCertificate { certificate_arn }) => {
                 let field = field.field("acm.certificateARN");
-                self.stored(certificate_arn, field)
+                self.stored_certificate(certificate_arn, field)
                     .map(CertificateSource::Stored)
             }
         }
@@ -265,7 +262,7 @@ impl<'a, 'p> TlsReader<'a, 'p> {
                 let secrets: Vec<_> = certificate_authority_arns
                     .iter()
                     .enumerate()
-                    .map(|(index, arn)| self.stored(arn, field.index(index)))
+                    .map(|(index, arn)| self.stored_authority(arn, field.index(index)))
                     .collect();
                 let secrets = secrets.into_iter().collect::<Result<BTreeSet<_>, _>>()?;
                 Ok(TrustSource::Stored(secrets.into_iter().collect()))
@@ -324,18 +321,43 @@ impl<'a, 'p> TlsReader<'a, 'p> {
         Ok(secret_name.as_str().into())
     }
 
-    /// The Secret that replaces the ACM certificate or AWS Private CA with this ARN.
-    fn stored(&mut self, arn: &str, field: FieldPath) -> Result<SecretName, ProblemReported> {
-        let ResolvedMesh {
-            acm_secrets: secrets,
-            object: mesh,
-            ..
-        } = self.mesh;
-        let secrets: &BTreeMap<Arc<str>, SecretName> = secrets;
-        if let Some(secret) = secrets.get(arn) {
-            return Ok(secret.clone());
+    /// The Secret that replaces the ACM certificate with this ARN.
+    fn stored_certificate(
+        &mut self,
+        arn: &str,
+        field: FieldPath,
+    ) -> Result<SecretName, ProblemReported> {
+        let Some(certificate) = self.mesh.acm_certificates.get(arn) else {
+            return self.unmapped(arn, field);
+        };
+        let namespace = Arc::clone(&self.problems.object().namespace);
+        if certificate.users.contains(&namespace) {
+            return Ok(certificate.secret.clone());
         }
-        let consequence = self.consequence;
+        let (consequence, mesh) = (self.consequence, &self.mesh.object);
+        self.refuse(
+            field,
+            Reason::NotAllowed,
+            format!(
+                "`{mesh}` does not allow the namespace `{namespace}` to use the certificate that replaces `{arn}`, so {consequence}; add `for {namespace}` to the line of the ARN in its annotation {ACM_SECRETS}"
+            ),
+        )
+    }
+
+    /// The Secret that replaces the AWS Private CA with this ARN.
+    fn stored_authority(
+        &mut self,
+        arn: &str,
+        field: FieldPath,
+    ) -> Result<SecretName, ProblemReported> {
+        match self.mesh.acm_authorities.get(arn) {
+            Some(secret) => Ok(secret.clone()),
+            None => self.unmapped(arn, field),
+        }
+    }
+
+    fn unmapped<T>(&mut self, arn: &str, field: FieldPath) -> Result<T, ProblemReported> {
+        let (consequence, mesh) = (self.consequence, &self.mesh.object);
         self.refuse(
             field,
             Reason::UnsupportedSecurity,

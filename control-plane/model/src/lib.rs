@@ -43,7 +43,8 @@
 //!         egress: EgressPolicy::DropAll,
 //!         ip_preference: None,
 //!         endpoint_slices: None,
-//!         acm_secrets: BTreeMap::new(),
+//!         acm_certificates: BTreeMap::new(),
+//!         acm_authorities: BTreeMap::new(),
 //!     }))].into()),
 //!     nodes: Arc::new([(node.clone(), Arc::new(ResolvedNode {
 //!         name: node.clone(),
@@ -99,7 +100,9 @@ pub use listener::{
 };
 pub use logging::{AccessLogFile, AccessLogFormat};
 pub use memo::{FastEq, Memo, MemoInput, SharedMap};
-pub use mesh::{EgressPolicy, IpFamilyPreference, ResolvedMesh};
+pub use mesh::{
+    AllowedNamespaces, EgressPolicy, IpFamilyPreference, MappedCertificate, ResolvedMesh,
+};
 pub use name::{ProxyKind, ResourceName};
 pub use node::{Discovery, DnsResponse, LocalBackend, LocalPorts, NodeBackend, ResolvedNode};
 pub use object::{Kind, ObjectRef};

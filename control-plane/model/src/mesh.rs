@@ -1,6 +1,9 @@
 //! Meshes: settings that apply to all members.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use serde::Serialize;
 
@@ -21,9 +24,40 @@ pub struct ResolvedMesh {
     /// the control plane. Source: the annotation `evermesh.dev/endpoint-slices` of the `Mesh`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub endpoint_slices: Option<bool>,
-    /// From the ARN of an ACM certificate or of an AWS Private CA to the Kubernetes Secret that replaces it.
+    /// From the ARN of an ACM certificate to the Kubernetes Secret that replaces it.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub acm_secrets: BTreeMap<Arc<str>, SecretName>,
+    pub acm_certificates: BTreeMap<Arc<str>, MappedCertificate>,
+    /// From the ARN of an AWS Private CA to the Kubernetes Secret whose `ca.crt` replaces it.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub acm_authorities: BTreeMap<Arc<str>, SecretName>,
+}
+
+/// A Kubernetes Secret that replaces an ACM certificate.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct MappedCertificate {
+    /// The name of the Secret.
+    pub secret: SecretName,
+    /// The namespaces whose listeners may use the certificate.
+    pub users: AllowedNamespaces,
+}
+
+/// The namespaces to which a mesh allows something.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub enum AllowedNamespaces {
+    /// Every namespace.
+    All,
+    /// These namespaces.
+    Only(BTreeSet<Arc<str>>),
+}
+
+impl AllowedNamespaces {
+    /// Returns whether the namespace is allowed.
+    pub fn contains(&self, namespace: &str) -> bool {
+        match self {
+            Self::All => true,
+            Self::Only(namespaces) => namespaces.contains(namespace),
+        }
+    }
 }
 
 /// App Mesh `egressFilter.type`.

@@ -210,6 +210,8 @@ reasons! {
     PortConflict: Error,
     /// A protocol, or a field that is named after one, differs from the protocol of the listener.
     ProtocolMismatch: Warning,
+    /// The mesh does not allow the object's namespace to use what the field names.
+    NotAllowed: Error,
     /// The field cannot be changed after the object was created.
     Immutable: Error,
     /// The control plane sets the field; users cannot.
@@ -351,6 +353,7 @@ mod tests {
                 "PortRequired",
                 "PortConflict",
                 "ProtocolMismatch",
+                "NotAllowed",
                 "Immutable",
                 "ReadOnly",
                 "DiscoveryMissing",

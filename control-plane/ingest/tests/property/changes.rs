@@ -130,10 +130,12 @@ fn mesh() -> impl Strategy<Value = Value> {
 /// The annotation that maps ARNs to Secrets, some of which do not exist.
 fn acm_secrets() -> impl Strategy<Value = Value> {
     let resource = select(&["acm:r:1:certificate", "acm-pca:r:1:certificate-authority", "bad"][..]);
-    let line = (resource, name(), namespace(), name())
-        .prop_map(|(resource, id, namespace, name)| {
-            format!("arn:aws:{resource}/{id}: {namespace}/{name}\n")
-        });
+    let users = select(&["", " for red, blue", " for *"][..]);
+    let line = (resource, name(), namespace(), name(), users).prop_map(
+        |(resource, id, namespace, name, users)| {
+            format!("arn:aws:{resource}/{id}: {namespace}/{name}{users}\n")
+        },
+    );
     maybe(
         prop::collection::vec(line, 0..4)
             .prop_map(|lines| json!({ "evermesh.dev/acm-secrets": lines.concat() })),

@@ -105,7 +105,11 @@ fn assert_secrets(graph: &Graph, inputs: &Inputs) {
     for (name, secret) in &*graph.secrets {
         assert_eq!(*name, secret.name);
         assert!(secret.certificate.is_some() || secret.authorities.is_some());
-        let maps = |mesh: &&Arc<ResolvedMesh>| mesh.acm_secrets.values().any(|it| it == name);
+        let maps = |mesh: &&Arc<ResolvedMesh>| {
+            let mut certificates = mesh.acm_certificates.values();
+            certificates.any(|it| it.secret == *name)
+                || mesh.acm_authorities.values().any(|it| it == name)
+        };
         let mut meshes: Vec<_> = graph.meshes.values().filter(maps).collect();
         meshes.sort_by(|one, other| one.object.cmp(&other.object));
         assert!(!meshes.is_empty());

@@ -19,7 +19,8 @@ pub fn mesh(egress: EgressPolicy) -> ResolvedMesh {
         egress,
         ip_preference: None,
         endpoint_slices: None,
-        acm_secrets: BTreeMap::new(),
+        acm_certificates: BTreeMap::new(),
+        acm_authorities: BTreeMap::new(),
     }
 }
 
