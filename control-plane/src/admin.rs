@@ -215,8 +215,12 @@ fn overview(views: &[(Arc<str>, Arc<ProxyView>)], kinds: &[ResourceType]) -> Val
         .collect()
 }
 
-/// One resource with its content as protobuf JSON.
+/// One resource with its content as protobuf JSON. Secrets have no content here.
 fn resource_json(key: &ResourceKey, resource: &Resource) -> anyhow::Result<Value> {
+    let content = match key.kind {
+        ResourceType::Secret => Value::Null,
+        kind => json::encoded_to_json(kind.message_name(), &resource.body)?,
+    };
     Ok(json!({
         "type": key.kind.as_str(),
         "name": key.name,
@@ -224,11 +228,12 @@ fn resource_json(key: &ResourceKey, resource: &Resource) -> anyhow::Result<Value
         "version": resource.version.to_string(),
         "bytes": resource.body.len(),
         "origins": resource.origins,
-        "content": json::encoded_to_json(resource.kind.message_name(), &resource.body)?,
+        "content": content,
     }))
 }
 
-/// Connected proxies with the versions that each one was sent, has ACKed and has rejected.
+/// Connected proxies with the versions that each one was sent, has ACKed and has rejected, and with the Secrets that it
+/// does not get.
 async fn proxies(State(state): State<AdminState>) -> Response {
     build_page(move || Ok(state.registry.proxies().iter().map(proxy_json).collect())).await
 }
@@ -262,6 +267,7 @@ fn proxy_json(proxy: &ProxyStatus) -> Value {
         "aggregated": proxy.aggregated,
         "since_ms": since_1970_ms(proxy.since),
         "resources": resources,
+        "withheld": proxy.withheld,
     })
 }
 

@@ -315,6 +315,7 @@ struct XdsListeners {
     port: TcpListener,
     /// The Unix socket, and its file, which is removed when the server ends.
     socket: Option<(UnixListener, SocketFile)>,
+    socket_permissions: u32,
 }
 
 impl XdsListeners {
@@ -324,6 +325,7 @@ impl XdsListeners {
         Ok(Self {
             port: bind(args.xds_address, "--xds-address").await?,
             socket: socket.transpose()?,
+            socket_permissions: args.xds.xds_socket_mode,
         })
     }
 
@@ -337,7 +339,8 @@ impl XdsListeners {
         options: XdsServerOptions,
     ) {
         if let Some((listener, file)) = self.socket {
-            let mut socket_options = XdsServerOptions::new(Authenticator::trust_all().hook());
+            let authenticator = Authenticator::for_socket(self.socket_permissions);
+            let mut socket_options = XdsServerOptions::new(authenticator.hook());
             socket_options.shutdown = options.shutdown.clone();
             let (store, registry) = (Arc::clone(&store), Arc::clone(&registry));
             let serving = async move {

@@ -6,6 +6,7 @@
 use std::{fmt, sync::Arc};
 
 use prost::{Name, bytes::Bytes};
+use sha2::{Digest, Sha256};
 use twox_hash::XxHash3_128;
 
 use crate::pb::envoy::{config, extensions::transport_sockets::tls};
@@ -109,7 +110,7 @@ impl ServedMessage for tls::v3::Secret {
     const TYPE: ResourceType = ResourceType::Secret;
 }
 
-/// The version of a resource: the XXH3-128 hash of its encoded message.
+/// The version of a resource: the XXH3-128 hash of its encoded message, or a part of its SHA-256 if it is confidential.
 ///
 /// Equal bytes have equal versions, on every replica and after a restart. The text form, which is sent to clients, is
 /// 32 lower-case hexadecimal digits.
@@ -120,6 +121,13 @@ impl ContentVersion {
     /// Hashes an encoded message.
     pub fn of(bytes: &[u8]) -> Self {
         Self(XxHash3_128::oneshot(bytes))
+    }
+
+    /// Hashes an encoded message that contains a private key, by the first 128 bits of SHA-256.
+    pub fn of_confidential(bytes: &[u8]) -> Self {
+        let hash: [u8; 32] = Sha256::digest(bytes).into();
+        let first = hash.first_chunk().copied().unwrap_or_default();
+        Self(u128::from_be_bytes(first))
     }
 
     /// Parses a version that a client sent; `None` if it does not have the text form of a version.
@@ -148,7 +156,7 @@ impl fmt::Debug for ContentVersion {
 }
 
 /// An encoded resource. Immutable: a change of the contents makes a new `Resource`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Resource {
     /// The type of the message in `body`.
     pub kind: ResourceType,
@@ -170,6 +178,9 @@ pub struct Resource {
     /// The user's objects from which the resource was derived (`VirtualRouter/shop/color`). An ACK or NACK of the
     /// resource counts for each of them.
     pub origins: Arc<[Arc<str>]>,
+    /// Whether `body` contains a private key. Such a resource is sent only to a client that has proven its identity, and
+    /// only over a connection that nobody else can read.
+    pub confidential: bool,
 }
 
 impl Resource {
@@ -188,7 +199,17 @@ impl Resource {
             body,
             needs: Arc::default(),
             origins: Arc::default(),
+            confidential: false,
         }
+    }
+
+    /// Marks a resource that contains a private key. Its version becomes a cryptographic hash, from which nothing of the
+    /// key can be computed.
+    #[must_use]
+    pub fn into_confidential(mut self) -> Self {
+        self.confidential = true;
+        self.version = ContentVersion::of_confidential(&self.body);
+        self
     }
 
     /// Sets [`needs`](Self::needs).
@@ -203,6 +224,30 @@ impl Resource {
     pub fn with_origins(mut self, origins: impl Into<Arc<[Arc<str>]>>) -> Self {
         self.origins = origins.into();
         self
+    }
+}
+
+/// Shows everything except the body of a confidential resource.
+impl fmt::Debug for Resource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            kind,
+            name,
+            version,
+            body,
+            needs,
+            origins,
+            confidential,
+        } = self;
+        let body: &dyn fmt::Debug = if *confidential { &"<redacted>" } else { body };
+        f.debug_struct("Resource")
+            .field("kind", kind)
+            .field("name", name)
+            .field("version", version)
+            .field("body", body)
+            .field("needs", needs)
+            .field("origins", origins)
+            .finish()
     }
 }
 
@@ -294,6 +339,20 @@ mod tests {
         ] {
             assert_eq!(ContentVersion::parse(other), None, "{other}");
         }
+    }
+
+    #[test]
+    fn body_of_a_confidential_resource_is_not_printed() {
+        let resource = Resource::from_encoded(ResourceType::Secret, "s".into(), "key".into());
+        assert!(format!("{resource:?}").contains("key"));
+        let confidential = resource.clone().into_confidential();
+        let text = format!("{confidential:?} {confidential:#?}");
+        assert!(!text.contains("key"), "{text}");
+        assert_ne!(confidential.version, resource.version);
+        assert_eq!(
+            confidential.version,
+            ContentVersion::of_confidential(b"key")
+        );
     }
 
     #[test]

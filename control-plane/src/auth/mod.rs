@@ -1,7 +1,7 @@
 //! Authenticates xDS streams and authorizes each one for the proxy that its node ID names.
 //!
 //! In: the headers and the connection of a stream, and the `core.v3.Node` that the proxy sends. Out: the name of the
-//! view that the stream may see, or a gRPC status. The node ID alone proves nothing; a token or a client certificate
+//! view that the stream may see and whether the proxy has proven its identity, or a gRPC status. The node ID alone proves nothing; a token or a client certificate
 //! does. The check happens once, when a stream begins: an unreachable API server or an expired token never ends a
 //! stream.
 //!
@@ -26,7 +26,7 @@ use anyhow::{Context, bail};
 use evermesh_ingest::identity::{IdentityMismatch, WorkloadIdentity};
 use evermesh_model::{ProxyKind, ResourceName, name::InvalidResourceName};
 use evermesh_proto::core;
-use evermesh_xds::{Identify, Identity};
+use evermesh_xds::{IdentifiedClient, Identify, Identity};
 use http::request;
 use kube::Client;
 use parking_lot::Mutex;
@@ -59,6 +59,9 @@ const LOG_INTERVAL: Duration = Duration::from_secs(1);
 /// Limit in characters of logged text that a caller controls.
 const LOGGED_CHARACTERS: usize = 200;
 
+/// The permissions of a file for others than its user and group.
+const OTHERS: u32 = 0o007;
+
 /// Newest snapshot of the engine, which tells which pods a virtual node or gateway selects.
 type SnapshotReceiver = watch::Receiver<Arc<EngineSnapshot>>;
 
@@ -71,6 +74,10 @@ pub struct Authenticator {
 
 enum Method {
     None,
+    /// File permissions decide who may connect.
+    Socket {
+        is_limited: bool,
+    },
     Token(PathBuf),
     Kubernetes {
         reviewer: Arc<TokenReviewer>,
@@ -159,8 +166,13 @@ impl Authenticator {
     }
 
     /// Accepts every proxy without authentication, for the Unix socket, whose file permissions decide who may connect.
-    pub fn trust_all() -> Arc<Self> {
-        Self::with(Method::None, AuthenticationMetrics::default())
+    /// They count as proof of the identity if they are limited to the file's user and group.
+    pub fn for_socket(permissions: u32) -> Arc<Self> {
+        let is_limited = permissions & OTHERS == 0;
+        Self::with(
+            Method::Socket { is_limited },
+            AuthenticationMetrics::default(),
+        )
     }
 
     fn with(method: Method, metrics: AuthenticationMetrics) -> Arc<Self> {
@@ -184,7 +196,8 @@ impl Authenticator {
         let address = address(parts);
         let caller = Caller { proxy, address };
         match &self.method {
-            Method::None => Ok(caller.view()).into(),
+            Method::None => Ok(caller.client(false)).into(),
+            Method::Socket { is_limited } => Ok(caller.client(*is_limited)).into(),
             Method::Token(file) => {
                 let decision = token::check(file, bearer(&parts.headers));
                 self.conclude(&caller, decision, AuthenticationOutcome::Token)
@@ -249,16 +262,16 @@ impl Authenticator {
         }
     }
 
-    /// Counts and logs a decision, and converts it into the view or the gRPC status.
+    /// Counts and logs a decision, and converts it into the client or the gRPC status.
     fn conclude(
         &self,
         caller: &Caller,
         decision: Result<(), (StreamDenial, String)>,
         by: AuthenticationOutcome,
-    ) -> Result<Arc<str>, Status> {
+    ) -> Result<IdentifiedClient, Status> {
         let Err((denial, why)) = decision else {
             self.metrics.count(by);
-            return Ok(caller.view());
+            return Ok(caller.client(by != AuthenticationOutcome::Anonymous));
         };
         self.metrics.count(denial.outcome());
         let mut log = self.denial_log.lock();
@@ -344,8 +357,11 @@ fn short(text: &str) -> &str {
 }
 
 impl Caller {
-    fn view(&self) -> Arc<str> {
-        self.proxy.to_string().into()
+    fn client(&self, is_proven: bool) -> IdentifiedClient {
+        IdentifiedClient {
+            view: self.proxy.to_string().into(),
+            is_proven,
+        }
     }
 }
 

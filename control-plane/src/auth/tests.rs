@@ -27,6 +27,15 @@ async fn identify(
     node: &str,
     authorization: Option<&str>,
 ) -> Result<String, Code> {
+    let client = identify_client(authenticator, node, authorization).await;
+    client.map(|client| client.view.to_string())
+}
+
+async fn identify_client(
+    authenticator: &Arc<Authenticator>,
+    node: &str,
+    authorization: Option<&str>,
+) -> Result<IdentifiedClient, Code> {
     let node = core::Node {
         id: node.to_owned(),
         ..core::Node::default()
@@ -40,9 +49,7 @@ async fn identify(
         Identity::Now(known) => known,
         Identity::Later(known) => known.await,
     };
-    identity
-        .map(|view| view.to_string())
-        .map_err(|status| status.code())
+    identity.map_err(|status| status.code())
 }
 
 /// A token with the audience `evermesh` and without an expiry.
@@ -102,6 +109,31 @@ async fn shared_token_is_accepted_for_any_proxy() {
             Err(Code::Unauthenticated),
             "{bad:?}"
         );
+    }
+}
+
+#[tokio::test]
+async fn identity_is_proven_by_credentials_and_by_limited_permissions_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("tokens");
+    fs::write(&file, "secret").unwrap();
+    let with = |method| Authenticator::with(method, AuthenticationMetrics::default());
+    let review = TokenReviewResult::Rejected("no".into());
+    let permissive = Method::Kubernetes {
+        reviewer: reviewer(review),
+        snapshots: watch::channel(Arc::default()).1,
+        permissive: true,
+    };
+    for (authenticator, authorization, is_proven) in [
+        (with(Method::None), None, false),
+        (with(Method::Token(file)), Some("Bearer secret"), true),
+        (with(permissive), None, false),
+        (Authenticator::for_socket(0o600), None, true),
+        (Authenticator::for_socket(0o660), None, true),
+        (Authenticator::for_socket(0o662), None, false),
+    ] {
+        let client = identify_client(&authenticator, FRONT, authorization).await;
+        assert_eq!(client.unwrap().is_proven, is_proven);
     }
 }
 

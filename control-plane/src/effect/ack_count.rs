@@ -12,8 +12,8 @@ use std::{
 };
 
 use evermesh_model::{Kind, ObjectRef};
-use evermesh_proto::ContentVersion;
-use evermesh_xds::{ProxyId, ProxyRegistry, Store};
+use evermesh_proto::{ContentVersion, ResourceKey, ResourceType};
+use evermesh_xds::{AckStatus, ProxyId, ProxyRegistry, Store};
 use k8s_openapi::jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -36,7 +36,29 @@ pub(crate) struct AckCount {
     pub(super) waiting_since: Option<Timestamp>,
     /// Proxies that NACKed a current version: node ID and Envoy's message.
     pub(super) rejections: Vec<(String, String)>,
+    #[serde(default)]
+    pub(super) withheld: WithheldKeys,
 }
+
+/// Proxies that do not get a private key.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct WithheldKeys {
+    /// Number of these proxies.
+    pub(super) proxies: usize,
+    /// One of them: node ID and name of the Secret resource. All may be many.
+    pub(super) example: Option<(String, String)>,
+}
+
+impl WithheldKeys {
+    /// Adds the proxies of another replica.
+    pub(super) fn add(&mut self, other: &Self) {
+        self.proxies += other.proxies;
+        if self.example.is_none() {
+            self.example.clone_from(&other.example);
+        }
+    }
+}
+
 
 /// Keeps the counts of this replica up to date.
 pub(super) struct AckCounter {
@@ -47,6 +69,8 @@ pub(super) struct AckCounter {
     dirty: BTreeSet<ObjectRef>,
     /// Meshes to recount at the next sweep that includes meshes: every resource has its mesh as an origin.
     dirty_meshes: BTreeSet<ObjectRef>,
+    /// Whether Secrets changed since the last sweep. What an untrusted proxy does not get may have changed with them.
+    has_changed_secrets: bool,
     connected: BTreeMap<ProxyId, KnownProxy>,
     counts: BTreeMap<ObjectRef, AckCount>,
 }
@@ -65,6 +89,7 @@ impl AckCounter {
             index: ResourceIndex::default(),
             dirty: BTreeSet::new(),
             dirty_meshes: BTreeSet::new(),
+            has_changed_secrets: false,
             connected: BTreeMap::new(),
             counts: BTreeMap::new(),
         }
@@ -100,6 +125,8 @@ impl AckCounter {
         let now = Timestamp::now();
         match event {
             EffectEvent::Commit { upserts, removals } => {
+                let mut keys = upserts.iter().map(|(key, _)| key).chain(&removals);
+                self.has_changed_secrets |= keys.any(|key| key.kind == ResourceType::Secret);
                 for (key, resource) in upserts {
                     let affected = self.index.upsert(key, resource, now);
                     self.mark_dirty(affected);
@@ -116,14 +143,17 @@ impl AckCounter {
     }
 
     /// Marks the objects behind the views of proxies that connected, disconnected or finished starting since the last
-    /// sweep. Meshes become dirty only if `includes_meshes`.
+    /// sweep, and of untrusted proxies if Secrets changed. Meshes become dirty only if `includes_meshes`.
     pub(super) fn sweep(&mut self, now: SystemTime, includes_meshes: bool) {
         let mut views = BTreeSet::new();
         let mut connected = BTreeMap::new();
+        let has_changed_secrets = std::mem::take(&mut self.has_changed_secrets);
         for proxy in self.registry.connected() {
             let is_starting = is_starting(proxy.since, now);
             let before = self.connected.remove(&proxy.id);
-            if before.is_none_or(|before| before.is_starting != is_starting) {
+            if before.is_none_or(|before| before.is_starting != is_starting)
+                || (has_changed_secrets && !proxy.is_trusted)
+            {
                 views.insert(Arc::clone(&proxy.view));
             }
             let view = proxy.view;
@@ -172,12 +202,18 @@ impl AckCounter {
         let mut starting = BTreeSet::new();
         let mut waiting_since: Option<Timestamp> = None;
         let mut rejections = BTreeMap::new();
+        let mut withheld = BTreeMap::new();
         for (key, served) in self.index.derived_from(&object.to_string()) {
             for answer in self.registry.ack_statuses(&self.store, key) {
                 let version = served.resource.version;
-                let has_acked = answer.acked == Some(version);
+                let secret = withheld_secret(object, key, &answer);
+                let has_acked = secret.is_none() && answer.acked == Some(version);
                 *proxies.entry(answer.proxy).or_insert(true) &= has_acked;
                 if has_acked {
+                    continue;
+                }
+                if let Some(secret) = secret {
+                    withheld.insert(answer.proxy, (answer.node_id, secret));
                     continue;
                 }
                 if let Some(rejection) = answer.rejection.filter(|it| it.version == version) {
@@ -190,7 +226,8 @@ impl AckCounter {
                 waiting_since = Some(waiting_since.map_or(committed_at, |it| committed_at.min(it)));
             }
         }
-        starting.retain(|proxy| !rejections.contains_key(proxy));
+        starting
+            .retain(|proxy| !rejections.contains_key(proxy) && !withheld.contains_key(proxy));
         proxies.retain(|proxy, _| !starting.contains(proxy));
         (!proxies.is_empty()).then(|| AckCount {
             digest: self.digest(object),
@@ -198,6 +235,10 @@ impl AckCounter {
             acked: proxies.values().filter(|has_acked| **has_acked).count(),
             waiting_since,
             rejections: rejections.into_values().collect(),
+            withheld: WithheldKeys {
+                proxies: withheld.len(),
+                example: withheld.into_values().next(),
+            },
         })
     }
 
@@ -210,6 +251,20 @@ impl AckCounter {
             };
         }
     }
+}
+
+/// The Secret that the proxy does not get and that the object needs: the resource itself, or any Secret if the resource
+/// is a listener of the object's own proxy.
+fn withheld_secret(object: &ObjectRef, key: &ResourceKey, status: &AckStatus) -> Option<String> {
+    let is_proxy = matches!(object.kind, Kind::VirtualNode | Kind::VirtualGateway);
+    let mut withheld = status.withheld.iter();
+    let name = match key.kind {
+        ResourceType::Secret => withheld.find(|name| **name == key.name),
+        // Only the listeners of a proxy itself have its object as origin.
+        ResourceType::Listener if is_proxy => withheld.next(),
+        _ => None,
+    };
+    name.map(ToString::to_string)
 }
 
 fn is_starting(since: SystemTime, now: SystemTime) -> bool {
@@ -272,6 +327,73 @@ mod tests {
         counter.record(committed(vec![cluster("a", b"")]));
         assert!(counter.recount(SystemTime::now()).is_empty());
         assert_eq!(counter.get(&route()), None);
+    }
+
+    /// Serves a store and opens a stream of a proxy, over plaintext, with the view `view`.
+    async fn connect(
+        store: &Arc<Store>,
+        registry: &Arc<ProxyRegistry>,
+    ) -> evermesh_testkit::xds::DeltaStream {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = format!("http://{}", listener.local_addr().unwrap());
+        let options = XdsServerOptions::new(Arc::new(|_, _| Ok("view".into()).into()));
+        let server = evermesh_xds::serve(listener, Arc::clone(store), Arc::clone(registry), options);
+        tokio::spawn(server);
+        let channel = Endpoint::from_shared(address).unwrap().connect_lazy();
+        open_stream(channel, "node", None).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn proxy_without_a_private_key_is_reported_for_its_node_and_for_the_mesh() {
+        let (store, registry) = (Store::new(), ProxyRegistry::new(None));
+        let of = |kind, name: &str, scope: Option<&str>, origin: &str| {
+            let resource = Resource::from_encoded(kind, name.into(), "".into());
+            let resource = resource.with_origins([Arc::from(origin)]);
+            let key = ResourceKey {
+                kind,
+                name: name.into(),
+                scope: scope.map(Into::into),
+            };
+            (key, resource)
+        };
+        let listener = of(ResourceType::Listener, "l", Some("view"), "VirtualNode/n/own");
+        let other = of(ResourceType::Cluster, "c", None, "VirtualNode/n/other");
+        let (key, secret) = of(ResourceType::Secret, "s", None, "Mesh/m");
+        let upserts: Vec<(ResourceKey, Arc<Resource>)> = vec![
+            (listener.0, Arc::new(listener.1)),
+            (other.0, Arc::new(other.1)),
+        ];
+        let keys = upserts.iter().map(|(key, _)| key.clone());
+        let view = ProxyView::new(keys.chain([key.clone()]).collect());
+        store.commit(StoreCommit {
+            upserts: upserts.clone(),
+            views: vec![("view".into(), Some(Arc::new(view)))],
+            ..StoreCommit::default()
+        });
+        let _stream = connect(&store, &registry).await;
+        let mut counter = AckCounter::new(Arc::clone(&store), Arc::clone(&registry));
+        counter.record(committed(upserts));
+        let now = registry.connected()[0].since + STARTUP_TIME;
+        counter.sweep(now, true);
+        let objects = ["Mesh/m", "VirtualNode/n/other", "VirtualNode/n/own"];
+        let withheld = |counter: &mut AckCounter| {
+            counter.recount(now);
+            objects.map(|object| {
+                let count = counter.get(&object.parse().unwrap());
+                count.map_or(0, |count| count.withheld.proxies)
+            })
+        };
+        assert_eq!(withheld(&mut counter), [0, 0, 0]);
+
+        let secret = Arc::new(secret.into_confidential());
+        let commit = vec![(key, secret)];
+        store.commit(StoreCommit {
+            upserts: commit.clone(),
+            ..StoreCommit::default()
+        });
+        counter.record(committed(commit));
+        counter.sweep(now, true);
+        assert_eq!(withheld(&mut counter), [1, 0, 1]);
     }
 
     #[tokio::test]

@@ -17,6 +17,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     RECONNECT_TIME,
+    ack_count::WithheldKeys,
     reasons::{ConditionReason, PROGRAMMED, WEIGHTS_ACKED, active_condition},
 };
 
@@ -51,6 +52,7 @@ pub(super) struct ProxyCounts {
     pub(super) acked: usize,
     pub(super) waiting_since: Option<Timestamp>,
     pub(super) rejections: Vec<(String, String)>,
+    pub(super) withheld: WithheldKeys,
 }
 
 impl ProxyCounts {
@@ -170,6 +172,7 @@ fn programmed(facts: &Facts, was_programmed: bool) -> ConditionText {
         acked,
         waiting_since,
         rejections,
+        withheld,
     } = &facts.proxies;
     if let Some(error) = first_error(&facts.problems) {
         let message = "not served as written; the last good configuration stays in force";
@@ -181,6 +184,13 @@ fn programmed(facts: &Facts, was_programmed: bool) -> ConditionText {
             "{count} of {concerned} proxies rejected the object and keep the last version that they accepted; {proxy}: {envoy_message}"
         );
         return ConditionText::false_because(ConditionReason::Rejected, message);
+    }
+    if let Some((proxy, secret)) = &withheld.example {
+        let count = withheld.proxies;
+        let message = format!(
+            "{count} of {concerned} proxies do not get the private key `{secret}`, because they have not proven their identity or their connection is not encrypted, so connections that need it fail; serve xDS over TLS (xds.tls.secretName) and require tokens (xds.authentication: kubernetes); {proxy}"
+        );
+        return ConditionText::false_because(ConditionReason::SecretWithheld, message);
     }
     let accepted = format!("{acked}/{concerned} proxies have accepted the object");
     if acked < concerned {

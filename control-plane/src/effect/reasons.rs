@@ -45,6 +45,8 @@ pub(super) enum ConditionReason {
     Pending,
     /// `Programmed` is false: a proxy has NACKed the object.
     Rejected,
+    /// `Programmed` is false: a proxy does not get a private key, because nobody knows who would read it.
+    SecretWithheld,
     /// `WeightsAcked` is true.
     Acked,
 }
@@ -57,6 +59,7 @@ impl ConditionReason {
             Self::NoProxies => "NoProxies",
             Self::Pending => "Pending",
             Self::Rejected => "Rejected",
+            Self::SecretWithheld => "SecretWithheld",
             Self::Acked => "Acked",
         }
     }
@@ -123,6 +126,7 @@ mod tests {
             (ConditionReason::NoProxies, "NoProxies"),
             (ConditionReason::Pending, "Pending"),
             (ConditionReason::Rejected, "Rejected"),
+            (ConditionReason::SecretWithheld, "SecretWithheld"),
             (ConditionReason::Acked, "Acked"),
         ] {
             assert_eq!(reason.as_str(), text);

@@ -50,6 +50,7 @@
 //! mesh ────────────▶ clusters of original destinations
 //! node, mesh ──────▶ clusters by which callers reach the node
 //! node, endpoints ─▶ load assignments
+//! views, secrets ──▶ secrets with certificates and keys of Kubernetes Secrets
 //! ```
 //!
 //! The outputs for a service are split by how often they change. A shifted weight changes its `NodeServiceRoutes` and
@@ -70,6 +71,7 @@ mod names;
 mod network;
 mod route;
 mod scope;
+mod secret;
 mod service;
 mod stage;
 mod stages;

@@ -12,7 +12,7 @@ use std::{
     sync::Arc,
 };
 
-use evermesh_model::{ResourceName, ServiceName};
+use evermesh_model::{ResourceName, SecretName, ServiceName};
 
 /// An input of a stage: an object of the graph, or the output of an earlier stage.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -34,6 +34,9 @@ pub(crate) enum Dependency {
     GatewayRoutes(ServiceName),
     Ingress(ResourceName),
     Egress(ResourceName),
+    Secret(SecretName),
+    /// Whether a view lists the secret of this name.
+    StoredSecret(Arc<str>),
 }
 
 /// Looks up the inputs of one run of a stage's function and records them.

@@ -19,6 +19,7 @@ use crate::{
     Derived, ResourceChanges, cluster, endpoint, listener,
     listener::{GatewayResources, NodeEgress, NodeIngress},
     scope::{self, EncodedResources, ProxyScope},
+    secret::{self, SecretUses},
     service::{self, GatewayServiceRoutes, NodeServiceRoutes, ReachableClusters},
     stage::{Dependency, DerivationStage, OutputChange, TrackedReads},
     tls::{CallerClusters, ClusterNames},
@@ -42,6 +43,9 @@ pub struct DeriveMemo {
     egress_routes: DerivationStage<ResourceName, EncodedResources>,
     views: DerivationStage<ResourceName, ProxyView>,
     gateways: DerivationStage<ResourceName, GatewayResources>,
+    secrets: DerivationStage<Arc<str>, EncodedResources>,
+    /// The secrets that views list.
+    secret_uses: SecretUses,
     /// The services that routes of gateways target.
     gateway_targets: BTreeSet<ServiceName>,
     derived: Derived,
@@ -60,7 +64,8 @@ impl DeriveMemo {
         self.update_callers(graph, &mut changed, &mut out);
         self.update_assignments(graph, &changed, &mut out);
         self.update_nodes(graph, &mut changed, &mut out);
-        self.update_gateways(graph, &changed, &mut out);
+        self.update_gateways(graph, &mut changed, &mut out);
+        self.update_secrets(graph, &changed, &mut out);
         out
     }
 
@@ -94,6 +99,12 @@ impl DeriveMemo {
             &last.routers,
             &graph.routers,
             Dependency::Router,
+            &mut changed,
+        );
+        collect_changed(
+            &last.secrets,
+            &graph.secrets,
+            Dependency::Secret,
             &mut changed,
         );
         collect_changed(
@@ -299,6 +310,8 @@ impl DeriveMemo {
             let keys = ingress.secrets.iter().chain(&egress.keys);
             Some(scope::view(&ingress.resources, keys))
         }) {
+            let (before, after) = (change.before.as_deref(), change.after.as_deref());
+            self.secret_uses.replace(before, after, changed);
             derived.apply_view(&change.key, change.after, out);
         }
     }
@@ -306,7 +319,7 @@ impl DeriveMemo {
     fn update_gateways(
         &mut self,
         graph: &Graph,
-        changed: &BTreeSet<Dependency>,
+        changed: &mut BTreeSet<Dependency>,
         out: &mut ResourceChanges,
     ) {
         for change in self.gateways.update(changed, gateway_of, |name, reads| {
@@ -335,8 +348,32 @@ impl DeriveMemo {
         }) {
             self.derived
                 .apply(&change, |gateway| &gateway.resources, out);
-            let view = change.after.map(|gateway| Arc::clone(&gateway.view));
-            self.derived.apply_view(&change.key, view, out);
+            let view_of = |gateway: &Option<Arc<GatewayResources>>| {
+                gateway.as_ref().map(|it| Arc::clone(&it.view))
+            };
+            let (before, after) = (view_of(&change.before), view_of(&change.after));
+            self.secret_uses
+                .replace(before.as_deref(), after.as_deref(), changed);
+            self.derived.apply_view(&change.key, after, out);
+        }
+    }
+}
+
+impl DeriveMemo {
+    /// The stage of secrets with the contents of Kubernetes Secrets, after all views.
+    fn update_secrets(
+        &mut self,
+        graph: &Graph,
+        changed: &BTreeSet<Dependency>,
+        out: &mut ResourceChanges,
+    ) {
+        for change in self.secrets.update(changed, secret_of, |name, reads| {
+            let is_listed = self.secret_uses.contains(name);
+            is_listed.then(|| {
+                secret::resource(name, |it| reads.get(&graph.secrets, it, Dependency::Secret))
+            })
+        }) {
+            self.derived.apply(&change, |resources| resources, out);
         }
     }
 }
@@ -472,6 +509,13 @@ fn service_of(read: &Dependency) -> Option<&ServiceName> {
 fn target_of(read: &Dependency) -> Option<&ServiceName> {
     match read {
         Dependency::Service(name) | Dependency::GatewayTarget(name) => Some(name),
+        _ => None,
+    }
+}
+
+fn secret_of(read: &Dependency) -> Option<&Arc<str>> {
+    match read {
+        Dependency::StoredSecret(name) => Some(name),
         _ => None,
     }
 }

@@ -7,9 +7,10 @@ mod support;
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use evermesh_model::{
-    EgressPolicy, Graph, Health, IpFamilyPreference, Protocol, ResolvedMesh, ServiceProvider,
+    EgressPolicy, Graph, Health, IpFamilyPreference, Pem, Protocol, ResolvedMesh, ResolvedSecret,
+    ServiceProvider,
 };
-use evermesh_proto::{ResourceKey, ResourceType};
+use evermesh_proto::{ContentVersion, ResourceKey, ResourceType};
 use evermesh_translate::{DeriveMemo, Derived, derive, derive_changes, derive_endpoints};
 use proptest::{prelude::*, test_runner::FileFailurePersistence};
 use support::{builders, check, tls};
@@ -64,6 +65,12 @@ enum Change {
         /// The number of the [`tls::policy`] of calls to targets.
         policy: usize,
     },
+    /// A Kubernetes Secret to which the settings of [`tls`] refer; with neither part it is removed.
+    Secret {
+        secret: usize,
+        certificate: bool,
+        authorities: bool,
+    },
 }
 
 fn change() -> impl Strategy<Value = Change> {
@@ -114,6 +121,13 @@ fn change() -> impl Strategy<Value = Change> {
                 server,
                 policy
             }),
+        (0..2_usize, any::<bool>(), any::<bool>()).prop_map(
+            |(secret, certificate, authorities)| Change::Secret {
+                secret,
+                certificate,
+                authorities
+            }
+        ),
     ]
 }
 
@@ -224,6 +238,19 @@ fn apply(graph: &mut Graph, change: &Change) {
             gateway.tls = tls::policy(*policy);
             builders::add_gateway(graph, gateway);
         }
+        Change::Secret {
+            secret,
+            certificate,
+            authorities,
+        } => {
+            let secret = builders::secret(NODES[*secret], *certificate, *authorities);
+            let secrets = Arc::make_mut(&mut graph.secrets);
+            if *certificate || *authorities {
+                secrets.insert(secret.name.clone(), Arc::new(secret));
+            } else {
+                secrets.remove(&secret.name);
+            }
+        }
     }
 }
 
@@ -240,6 +267,32 @@ fn full() -> Graph {
         builders::add_service(&mut graph, builders::service(service, provider, &PORTS));
     }
     graph
+}
+
+/// Asserts that a secret with the contents of a Kubernetes Secret exists exactly if a view lists it and the Kubernetes
+/// Secret has these contents, and that secrets with a key, and no others, are confidential.
+fn check_stored_secrets(graph: &Graph, derived: &Derived) {
+    let is_stored = |key: &&ResourceKey| key.kind == ResourceType::Secret && key.scope.is_none();
+    let keys = derived.views.values().flat_map(|view| view.keys());
+    let expected: BTreeSet<&ResourceKey> = keys
+        .filter(is_stored)
+        .filter(|key| match key.name.strip_suffix("/ca") {
+            Some(names) => ["ns/a", "ns/b"].into_iter().zip(NODES).any(|(name, node)| {
+                let secret = graph.secrets.get(&builders::secret_name(node));
+                names.contains(name) && secret.is_some_and(|it| it.authorities.is_some())
+            }),
+            None => {
+                let secret = graph.secrets.get(&builders::secret_name("a"));
+                &*key.name == "secret/ns/a" && secret.is_some_and(|it| it.certificate.is_some())
+            }
+        })
+        .collect();
+    let stored: BTreeSet<_> = derived.resources.keys().filter(is_stored).collect();
+    assert_eq!(stored, expected);
+    for (key, resource) in &derived.resources {
+        let has_key = is_stored(&key) && !key.name.ends_with("/ca");
+        assert_eq!(resource.confidential, has_key, "{}", key.name);
+    }
 }
 
 fn changes() -> impl Strategy<Value = Vec<(Change, bool)>> {
@@ -317,8 +370,14 @@ proptest! {
         let graph = history(&changes, |_, _| ());
         let derived = derive(&graph, &mut DeriveMemo::default());
         check::consistent(&graph, &derived);
+        check_stored_secrets(&graph, &derived);
         for resource in derived.resources.values() {
-            prop_assert_eq!(resource.version, evermesh_proto::ContentVersion::of(&resource.body));
+            let version = if resource.confidential {
+                ContentVersion::of_confidential(&resource.body)
+            } else {
+                ContentVersion::of(&resource.body)
+            };
+            prop_assert_eq!(resource.version, version);
         }
     }
 }
@@ -353,6 +412,33 @@ fn shifted_weight_changes_only_routes() {
     for (name, view) in &after.views {
         assert!(Arc::ptr_eq(view, &before.views[name]));
     }
+}
+
+#[test]
+fn renewed_certificate_changes_its_secret_alone() {
+    let mut graph = full();
+    for name in ["a", "b"] {
+        let mut node = builders::node(name, &PORTS, &SERVICES);
+        node.listeners[0].tls = tls::server(4);
+        builders::add_node(&mut graph, node);
+    }
+    let mut memo = DeriveMemo::default();
+    let mut changed_by = |secret: ResolvedSecret| -> Vec<String> {
+        Arc::make_mut(&mut graph.secrets).insert(secret.name.clone(), Arc::new(secret));
+        let changes = derive_changes(&graph, &mut memo);
+        let names = changes.resources.keys().map(|key| key.name.to_string());
+        names.collect()
+    };
+    changed_by(builders::secret("a", true, true));
+    let mut renewed = builders::secret("a", true, true);
+    let pair = renewed.certificate.as_mut().unwrap();
+    pair.chain = Pem::new("renewed");
+    assert_eq!(changed_by(renewed.clone()), ["secret/ns/a"]);
+    // The listeners trust the authorities of two Secrets, and the callers those of the certificate's Secret.
+    renewed.authorities = Some(Pem::new("renewed"));
+    let trust = ["secret/ns/a+ns/b/ca", "secret/ns/a/ca"];
+    assert_eq!(changed_by(renewed), trust);
+    assert_eq!(changed_by(builders::secret("c", true, true)), [""; 0]);
 }
 
 #[test]

@@ -29,15 +29,15 @@ use http_body::{Body, Frame};
 use prost::Message;
 use tonic::{
     Status,
-    transport::server::{TcpConnectInfo, TlsConnectInfo},
+    transport::server::{TcpConnectInfo, TlsConnectInfo, UdsConnectInfo},
 };
-use tracing::debug;
+use tracing::{debug, warn};
 
 use crate::{
     connection::{Connection, DiscoveryProtocol},
     frame::{self, MessageReader},
     registry::{RegisteredProxy, StreamPeer},
-    server::{Identity, XdsServerState},
+    server::{IdentifiedClient, Identity, XdsServerState},
     signal::Signal,
     store::StreamHandle,
 };
@@ -53,6 +53,8 @@ pub(crate) struct StreamBody<P: DiscoveryProtocol> {
     state: State<P>,
     /// The log contains a request for a type that is not served. Logged once per stream.
     has_logged_unknown_type: bool,
+    /// The log contains the confidential resources that the client does not get. Logged once per stream.
+    has_logged_withheld: bool,
     ended: bool,
     protocol: PhantomData<fn() -> P>,
 }
@@ -68,12 +70,21 @@ enum State<P: DiscoveryProtocol> {
 
 /// State of a stream whose client is being identified.
 struct PendingIdentity<P: DiscoveryProtocol> {
-    view: Pin<Box<dyn Future<Output = Result<Arc<str>, Status>> + Send>>,
+    client: Pin<Box<dyn Future<Output = Result<IdentifiedClient, Status>> + Send>>,
     handle: StreamHandle,
     node: core::Node,
-    address: Option<SocketAddr>,
+    transport: Transport,
     /// The first request, handled once the client is identified.
     request: P::Request,
+}
+
+/// The connection that carries a stream.
+#[derive(Debug, Clone, Copy)]
+struct Transport {
+    /// The client's IP address and port; absent on a Unix socket.
+    address: Option<SocketAddr>,
+    /// Whether nobody but the client can read what is sent: TLS or a Unix socket.
+    is_private: bool,
 }
 
 /// The gRPC status with which a stream ends.
@@ -98,6 +109,7 @@ impl<P: DiscoveryProtocol> StreamBody<P> {
             reader: MessageReader::new(shared.max_request_bytes),
             state: State::New(handle, Box::new(parts)),
             has_logged_unknown_type: false,
+            has_logged_withheld: false,
             ended: false,
             protocol: PhantomData,
             shared,
@@ -131,14 +143,25 @@ impl<P: DiscoveryProtocol> StreamBody<P> {
         }
     }
 
-    fn next_frame(&self) -> Result<Option<Bytes>, Status> {
+    fn next_frame(&mut self) -> Result<Option<Bytes>, Status> {
         let State::Open(proxy) = &self.state else {
             return Ok(None);
         };
-        let response = self
-            .shared
-            .registry
-            .with_connection(proxy, P::next_response);
+        let has_logged = self.has_logged_withheld;
+        let registry = &self.shared.registry;
+        let (response, withheld) = registry.with_connection(proxy, |connection| {
+            let response = P::next_response(connection);
+            let withheld = if has_logged {
+                Vec::new()
+            } else {
+                connection.withheld()
+            };
+            (response, withheld)
+        });
+        if !withheld.is_empty() {
+            self.has_logged_withheld = true;
+            warn!(proxy = %proxy.view(), resources = ?withheld, "withholding private keys from a proxy that has not proven its identity or whose connection is not encrypted");
+        }
         let Some(response) = response else {
             return Ok(None);
         };
@@ -226,15 +249,15 @@ impl<P: DiscoveryProtocol> StreamBody<P> {
         let State::New(handle, parts) = mem::replace(&mut self.state, State::Ended) else {
             return Ok(());
         };
-        let address = address(&parts);
+        let transport = Transport::of(&parts);
         match (self.shared.identify)(&node, &parts) {
-            Identity::Now(view) => self.open(handle, view?, node, address, request),
-            Identity::Later(view) => {
+            Identity::Now(client) => self.open(handle, client?, node, transport, request),
+            Identity::Later(client) => {
                 self.state = State::Identifying(Box::new(PendingIdentity {
-                    view,
+                    client,
                     handle,
                     node,
-                    address,
+                    transport,
                     request,
                 }));
                 Ok(())
@@ -247,32 +270,38 @@ impl<P: DiscoveryProtocol> StreamBody<P> {
         let State::Identifying(pending) = &mut self.state else {
             return Poll::Ready(Ok(()));
         };
-        let view = ready!(pending.view.as_mut().poll(context));
+        let client = ready!(pending.client.as_mut().poll(context));
         let State::Identifying(pending) = mem::replace(&mut self.state, State::Ended) else {
             return Poll::Ready(Ok(()));
         };
         let PendingIdentity {
-            view: _,
+            client: _,
             handle,
             node,
-            address,
+            transport,
             request,
         } = *pending;
-        Poll::Ready(view.and_then(|view| self.open(handle, view, node, address, request)))
+        Poll::Ready(client.and_then(|it| self.open(handle, it, node, transport, request)))
     }
 
     fn open(
         &mut self,
-        handle: StreamHandle,
-        view: Arc<str>,
+        mut handle: StreamHandle,
+        client: IdentifiedClient,
         node: core::Node,
-        address: Option<SocketAddr>,
+        transport: Transport,
         request: P::Request,
     ) -> Result<(), Status> {
+        let IdentifiedClient { view, is_proven } = client;
+        let is_trusted = is_proven && transport.is_private;
+        if is_trusted {
+            handle.trust();
+        }
         let peer = StreamPeer {
-            address,
+            address: transport.address,
             variant: P::VARIANT,
             aggregated: self.single_type.is_none(),
+            is_trusted,
             view: Arc::clone(&view),
             node,
         };
@@ -322,12 +351,17 @@ impl<P: DiscoveryProtocol> Drop for StreamBody<P> {
     }
 }
 
-/// The client's IP address and port; absent on a Unix socket.
-fn address(parts: &request::Parts) -> Option<SocketAddr> {
-    let tcp = parts.extensions.get::<TcpConnectInfo>();
-    let tls = || parts.extensions.get::<TlsConnectInfo<TcpConnectInfo>>();
-    tcp.or_else(|| tls().map(TlsConnectInfo::get_ref))?
-        .remote_addr()
+impl Transport {
+    fn of(parts: &request::Parts) -> Self {
+        let tcp = parts.extensions.get::<TcpConnectInfo>();
+        let tls = parts.extensions.get::<TlsConnectInfo<TcpConnectInfo>>();
+        let is_unix = parts.extensions.get::<UdsConnectInfo>().is_some();
+        let info = tcp.or_else(|| tls.map(TlsConnectInfo::get_ref));
+        Self {
+            address: info.and_then(TcpConnectInfo::remote_addr),
+            is_private: tls.is_some() || is_unix,
+        }
+    }
 }
 
 fn trailers(end: StreamEnd) -> HeaderMap {

@@ -167,6 +167,12 @@ impl Connection {
         may_subscribe.then_some((None, None))
     }
 
+    /// The names of the confidential resources that the view lists and that the client does not get.
+    pub(crate) fn withheld(&self) -> Vec<Arc<str>> {
+        let view = self.view.as_ref();
+        view.map_or_else(Vec::new, |view| self.handle.withheld(view))
+    }
+
     /// Takes the client's answers since the last call.
     pub fn take_outcomes(&mut self) -> Vec<(Arc<Resource>, DeliveryOutcome)> {
         mem::take(&mut self.outcomes)

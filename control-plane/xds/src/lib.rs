@@ -71,6 +71,8 @@ pub use delivery::{Delivery, DeliveryOutcome, ProxyId, Rejection};
 pub use delta::Delta;
 pub use metrics::{Counter, XdsMetrics};
 pub use registry::{AckStatus, ConnectedProxy, DeliverySink, ProxyRegistry, ProxyStatus};
-pub use server::{Identify, Identity, XdsServerOptions, routes, serve, serve_socket};
+pub use server::{
+    IdentifiedClient, Identify, Identity, XdsServerOptions, routes, serve, serve_socket,
+};
 pub use sotw::Sotw;
 pub use store::{Store, StoreCommit};

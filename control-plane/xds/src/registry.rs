@@ -58,6 +58,8 @@ pub struct ProxyStatus {
     pub since: SystemTime,
     /// Subscribed resources, ordered by type and name.
     pub resources: Vec<ResourceStatus>,
+    /// Names of the confidential resources of the view that the proxy does not get.
+    pub withheld: Vec<Arc<str>>,
 }
 
 /// The ACKed version and the last rejection of one resource at one proxy.
@@ -71,6 +73,8 @@ pub struct AckStatus {
     pub acked: Option<ContentVersion>,
     /// Last NACK, until the proxy ACKs a newer version.
     pub rejection: Option<Rejection>,
+    /// Names of the confidential resources of the proxy's view that it does not get.
+    pub withheld: Vec<Arc<str>>,
     /// Time at which the proxy was identified.
     pub since: SystemTime,
 }
@@ -84,6 +88,8 @@ pub struct ConnectedProxy {
     pub view: Arc<str>,
     /// Time at which the proxy was identified.
     pub since: SystemTime,
+    /// Whether the proxy gets confidential resources.
+    pub is_trusted: bool,
 }
 
 /// Description of the client of a stream.
@@ -94,6 +100,7 @@ pub(crate) struct StreamPeer {
     pub(crate) address: Option<SocketAddr>,
     pub(crate) variant: XdsVariant,
     pub(crate) aggregated: bool,
+    pub(crate) is_trusted: bool,
 }
 
 /// Entry of the registry, shared with the stream.
@@ -107,6 +114,7 @@ pub(crate) struct RegisteredProxy {
     address: Option<SocketAddr>,
     variant: XdsVariant,
     aggregated: bool,
+    is_trusted: bool,
     since: SystemTime,
     connection: Mutex<Connection>,
 }
@@ -149,6 +157,7 @@ impl ProxyRegistry {
                 id: proxy.id,
                 view: Arc::clone(&proxy.view),
                 since: proxy.since,
+                is_trusted: proxy.is_trusted,
             })
             .collect()
     }
@@ -189,6 +198,7 @@ impl ProxyRegistry {
             address,
             variant,
             aggregated,
+            is_trusted,
         } = peer;
         let proxy = Arc::new(RegisteredProxy {
             id: ProxyId(self.last_id.fetch_add(1, Relaxed) + 1),
@@ -199,6 +209,7 @@ impl ProxyRegistry {
             address,
             variant,
             aggregated,
+            is_trusted,
             since: SystemTime::now(),
             connection: Mutex::new(connection),
         });
@@ -248,17 +259,28 @@ impl RegisteredProxy {
     }
 
     fn ack_status(&self, key: &ResourceKey) -> Option<AckStatus> {
-        let (acked, rejection) = self.connection.lock().ack_status(key, self.aggregated)?;
+        let connection = self.connection.lock();
+        let (acked, rejection) = connection.ack_status(key, self.aggregated)?;
+        let withheld = connection.withheld();
+        drop(connection);
         Some(AckStatus {
             proxy: self.id,
             node_id: self.node_id.to_string(),
             acked,
             rejection,
+            withheld,
             since: self.since,
         })
     }
 
+    pub(crate) fn view(&self) -> &str {
+        &self.view
+    }
+
     fn status(&self) -> ProxyStatus {
+        let connection = self.connection.lock();
+        let (resources, withheld) = (connection.resources(), connection.withheld());
+        drop(connection);
         ProxyStatus {
             id: self.id,
             node_id: self.node_id.to_string(),
@@ -269,7 +291,8 @@ impl RegisteredProxy {
             variant: self.variant,
             aggregated: self.aggregated,
             since: self.since,
-            resources: self.connection.lock().resources(),
+            resources,
+            withheld,
         }
     }
 }

@@ -49,17 +49,37 @@ use crate::{
 /// `TcpConnectInfo` or `TlsConnectInfo<TcpConnectInfo>`.
 pub type Identify = Arc<dyn Fn(&core::Node, &request::Parts) -> Identity + Send + Sync>;
 
-/// The name of the client's view, or the status with which its stream ends.
+/// The client, or the status with which its stream ends.
 pub enum Identity {
     /// The client was identified without waiting.
-    Now(Result<Arc<str>, Status>),
+    Now(Result<IdentifiedClient, Status>),
     /// The client is identified once the future is ready. Until then the stream neither reads nor sends messages.
-    Later(Pin<Box<dyn Future<Output = Result<Arc<str>, Status>> + Send>>),
+    Later(Pin<Box<dyn Future<Output = Result<IdentifiedClient, Status>> + Send>>),
 }
 
-impl From<Result<Arc<str>, Status>> for Identity {
-    fn from(view: Result<Arc<str>, Status>) -> Self {
-        Self::Now(view)
+/// The client of a stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IdentifiedClient {
+    /// Name of the client's view.
+    pub view: Arc<str>,
+    /// Whether the client has proven that the view is its own. Such a client gets
+    /// [confidential](evermesh_proto::Resource::confidential) resources over TLS and over a Unix socket.
+    pub is_proven: bool,
+}
+
+/// A client that has proven nothing.
+impl<T: Into<Arc<str>>> From<T> for IdentifiedClient {
+    fn from(view: T) -> Self {
+        Self {
+            view: view.into(),
+            is_proven: false,
+        }
+    }
+}
+
+impl From<Result<IdentifiedClient, Status>> for Identity {
+    fn from(client: Result<IdentifiedClient, Status>) -> Self {
+        Self::Now(client)
     }
 }
 

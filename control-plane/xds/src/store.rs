@@ -17,7 +17,7 @@ use std::{
     task::Waker,
 };
 
-use evermesh_proto::resource::{ProxyView, Resource, ResourceKey};
+use evermesh_proto::resource::{ProxyView, Resource, ResourceKey, ResourceType};
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
@@ -184,6 +184,7 @@ impl Store {
             store: Arc::clone(self),
             signal,
             id,
+            is_trusted: false,
         }
     }
 
@@ -332,9 +333,31 @@ pub(crate) struct StreamHandle {
     store: Arc<Store>,
     signal: Arc<Signal>,
     id: StreamId,
+    /// Whether the client gets confidential resources. For any other client they do not exist.
+    is_trusted: bool,
 }
 
 impl StreamHandle {
+    /// Gives the client access to confidential resources.
+    pub(crate) fn trust(&mut self) {
+        self.is_trusted = true;
+    }
+
+    /// The names of the confidential resources of a view that the client does not get.
+    pub(crate) fn withheld(&self, view: &ProxyView) -> Vec<Arc<str>> {
+        let secrets = view.of_type(ResourceType::Secret);
+        if self.is_trusted || secrets.is_empty() {
+            return Vec::new();
+        }
+        let state = self.store.state.lock();
+        let is_confidential = |key: &&ResourceKey| {
+            let resource = state.ids.get(*key).map(|id| &state.slot(*id).resource);
+            resource.is_some_and(|it| it.as_ref().is_some_and(|it| it.confidential))
+        };
+        let withheld = secrets.iter().filter(is_confidential);
+        withheld.map(|key| Arc::clone(&key.name)).collect()
+    }
+
     pub(crate) fn signal(&self) -> &Arc<Signal> {
         &self.signal
     }
@@ -353,6 +376,7 @@ impl StreamHandle {
         StoreReader {
             state,
             stream: self.id,
+            is_trusted: self.is_trusted,
         }
     }
 }
@@ -369,6 +393,7 @@ impl Drop for StreamHandle {
 pub(crate) struct StoreReader<'a> {
     state: MutexGuard<'a, State>,
     stream: StreamId,
+    is_trusted: bool,
 }
 
 impl StoreReader<'_> {
@@ -390,9 +415,8 @@ impl StoreReader<'_> {
     pub(crate) fn watch(&mut self, key: &ResourceKey) -> (ResourceId, Option<Arc<Resource>>) {
         let id = self.state.intern(key);
         let stream = self.stream;
-        let slot = self.state.slot_mut(id);
-        slot.watchers.insert(stream);
-        (id, slot.resource.clone())
+        self.state.slot_mut(id).watchers.insert(stream);
+        (id, self.get(id).1.cloned())
     }
 
     pub(crate) fn unwatch(&mut self, id: ResourceId) {
@@ -403,6 +427,8 @@ impl StoreReader<'_> {
 
     pub(crate) fn get(&self, id: ResourceId) -> (&ResourceKey, Option<&Arc<Resource>>) {
         let slot = self.state.slot(id);
-        (&slot.key, slot.resource.as_ref())
+        let resource = slot.resource.as_ref();
+        let is_visible = |it: &&Arc<Resource>| self.is_trusted || !it.confidential;
+        (&slot.key, resource.filter(is_visible))
     }
 }

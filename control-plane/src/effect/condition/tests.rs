@@ -13,7 +13,7 @@ fn facts(concerned: usize, acked: usize) -> Facts {
             concerned,
             acked,
             waiting_since: (acked < concerned).then(|| at(60)),
-            rejections: Vec::new(),
+            ..ProxyCounts::default()
         },
         arn: Some("arn".to_owned()),
         ..Facts::default()
@@ -56,6 +56,27 @@ fn rejection_carries_envoys_message() {
     let message = condition["message"].as_str().unwrap();
     assert!(
         message.ends_with("mesh/m/virtualNode/a: no such field"),
+        "{message}"
+    );
+}
+
+#[test]
+fn withheld_key_names_the_secret_and_a_proxy() {
+    let mut facts = facts(3, 1);
+    let example = ("mesh/m/virtualNode/a".to_owned(), "secret/n/s".to_owned());
+    for replica in [1, 1] {
+        facts.proxies.withheld.add(&WithheldKeys {
+            proxies: replica,
+            example: Some(example.clone()),
+        });
+    }
+    let condition = programmed(&facts, &Value::Null, 0);
+    assert_eq!(condition["status"], "False");
+    assert_eq!(condition["reason"], "SecretWithheld");
+    let message = condition["message"].as_str().unwrap();
+    assert!(
+        message.starts_with("2 of 3 proxies do not get the private key `secret/n/s`")
+            && message.ends_with("; mesh/m/virtualNode/a"),
         "{message}"
     );
 }

@@ -90,6 +90,7 @@ impl StatusWriter {
                 proxies.acked += count.acked;
                 proxies.rejections.extend(count.rejections.iter().cloned());
             }
+            proxies.withheld.add(&count.withheld);
         }
         proxies
     }

@@ -3,11 +3,11 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use evermesh_model::{
-    Discovery, DnsResponse, EgressPolicy, Endpoint, GatewayListener, Graph, Health, Kind,
-    LocalBackend, LocalPorts, Locality, NodeBackend, NodeListener, ObjectRef, Protocol, ProxyKind,
-    ResolvedGateway, ResolvedGatewayRoute, ResolvedMesh, ResolvedNode, ResolvedRoute,
-    ResolvedRouter, ResolvedService, ResourceName, RouteRule, RouteTarget, ServiceName,
-    ServicePort, ServiceProvider, Timeout,
+    Discovery, DnsResponse, EgressPolicy, Endpoint, GatewayListener, Graph, Health, KeyPair, Kind,
+    LocalBackend, LocalPorts, Locality, NodeBackend, NodeListener, ObjectRef, Pem, Protocol,
+    ProxyKind, ResolvedGateway, ResolvedGatewayRoute, ResolvedMesh, ResolvedNode, ResolvedRoute,
+    ResolvedRouter, ResolvedSecret, ResolvedService, ResourceName, RouteRule, RouteTarget,
+    SecretName, ServiceName, ServicePort, ServiceProvider, Timeout,
     gateway::PathRewrite,
     route::{HttpMatch, HttpRule, PathMatch, TcpRule},
 };
@@ -21,6 +21,26 @@ pub fn mesh(egress: EgressPolicy) -> ResolvedMesh {
         endpoint_slices: None,
         acm_certificates: BTreeMap::new(),
         acm_authorities: BTreeMap::new(),
+    }
+}
+
+pub fn secret_name(name: &str) -> SecretName {
+    SecretName {
+        namespace: "ns".into(),
+        name: name.into(),
+    }
+}
+
+/// A Secret of the namespace `ns` with these parts, which are no real certificates.
+pub fn secret(name: &str, certificate: bool, authorities: bool) -> ResolvedSecret {
+    ResolvedSecret {
+        name: secret_name(name),
+        meshes: vec![ObjectRef::new(Kind::Mesh, "", "m")],
+        certificate: certificate.then(|| KeyPair {
+            chain: Pem::new(format!("certificate of {name}\n")),
+            private_key: Pem::new(format!("key of {name}\n")),
+        }),
+        authorities: authorities.then(|| Pem::new(format!("authorities of {name}\n"))),
     }
 }
 
