@@ -9,7 +9,7 @@ use evermesh_proto::{
             GrpcHealthCheck, HealthChecker, HttpHealthCheck, TcpHealthCheck, TlsOptions,
         },
     },
-    types::CodecClientType,
+    types::{CodecClientType, Int64Range},
 };
 
 use super::{ClusterFeature, ClusterRole};
@@ -21,7 +21,10 @@ pub(crate) struct HealthChecks;
 
 impl ClusterFeature for HealthChecks {
     fn add(&self, role: ClusterRole<'_>, cluster: &mut Cluster) {
-        if let ClusterRole::Target { listener, tls: transport } = role
+        if let ClusterRole::Target {
+            listener,
+            tls: transport,
+        } = role
             && let Some(check) = &listener.health_check
         {
             // The protocol of the check, not that of the listener, has to be negotiated.
@@ -50,12 +53,19 @@ fn to_proto(check: &ActiveHealthCheck) -> core::HealthCheck {
         HealthChecker::HttpHealthCheck(HttpHealthCheck {
             path: path.to_string(),
             codec_client_type: codec.into(),
+            // Without this, one answer with another status than 200 would count as many failures as the threshold.
+            retriable_statuses: vec![Int64Range {
+                start: 100,
+                end: 600,
+            }],
             ..Default::default()
         })
     };
     core::HealthCheck {
         timeout: Some(wire::duration(*timeout)),
         interval: Some(wire::duration(*interval)),
+        // Envoy's default is a minute, until the proxy has called the node for the first time.
+        no_traffic_interval: Some(wire::duration(*interval)),
         healthy_threshold: Some(wire::uint32(*healthy_threshold)),
         unhealthy_threshold: Some(wire::uint32(*unhealthy_threshold)),
         health_checker: Some(match protocol {

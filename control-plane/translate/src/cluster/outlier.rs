@@ -1,10 +1,15 @@
 //! Ejection of endpoints that fail requests (`outlier_detection`).
 
+use std::time::Duration;
+
 use evermesh_model::OutlierEjection;
 use evermesh_proto::cluster::{self, Cluster};
 
 use super::{ClusterFeature, ClusterRole};
 use crate::wire;
+
+/// Envoy's default of `max_ejection_time`.
+const DEFAULT_MAX_EJECTION: Duration = Duration::from_mins(5);
 
 /// The `outlierDetection` of the target's listener. Envoy's other detectors do not eject endpoints.
 pub(crate) struct OutlierDetection;
@@ -30,11 +35,11 @@ fn to_proto(ejection: &OutlierEjection) -> cluster::OutlierDetection {
         enforcing_consecutive_5xx: Some(wire::uint32(100)),
         interval: Some(wire::duration(*interval)),
         base_ejection_time: Some(wire::duration(*base_duration)),
-        // Envoy's default of 5 minutes would shorten a longer base duration, and refuses it.
-        max_ejection_time: Some(wire::duration(
-            (*base_duration).max(std::time::Duration::from_mins(5)),
-        )),
+        // Envoy's default would cut a longer base duration short.
+        max_ejection_time: Some(wire::duration((*base_duration).max(DEFAULT_MAX_EJECTION))),
         max_ejection_percent: Some(wire::uint32(*max_percent)),
+        // App Mesh ejected one endpoint whatever the percentage; Envoy does so only with this setting.
+        always_eject_one_host: Some(wire::bool(true)),
         enforcing_success_rate: never,
         enforcing_consecutive_gateway_failure: never,
         enforcing_failure_percentage: never,

@@ -7,4 +7,5 @@
 pub mod builders;
 pub mod case;
 pub mod check;
+pub mod settings;
 pub mod tls;
