@@ -200,16 +200,36 @@ fn regular_expression(
     None
 }
 
-pub(crate) fn query(parameters: Option<&Vec<v1beta2::QueryParameter>>) -> Vec<QueryMatch> {
+/// Envoy's limit for the name of a query parameter, in bytes.
+const MAX_PARAMETER_NAME: usize = 1024;
+
+/// Parses matches of query parameters. Returns `None` if one of them is invalid.
+pub(crate) fn query(
+    parameters: Option<&Vec<v1beta2::QueryParameter>>,
+    field: &FieldPath,
+    problems: &mut Problems<'_>,
+) -> Option<Vec<QueryMatch>> {
     parameters
         .into_iter()
         .flatten()
-        .map(|v1beta2::QueryParameter { name, r#match }| QueryMatch {
-            name: name.as_str().into(),
-            exact: r#match
-                .as_ref()
-                .and_then(|v1beta2::QueryMatchMethod { exact }| exact.as_deref())
-                .map(Arc::from),
+        .enumerate()
+        .map(|(index, parameter)| {
+            let v1beta2::QueryParameter { name, r#match } = parameter;
+            if !(1..=MAX_PARAMETER_NAME).contains(&name.len()) {
+                problems.add(
+                    field.index(index).field("name"),
+                    Reason::InvalidValue,
+                    format!("the name has {} bytes, so the route is left out; use a name of 1 to {MAX_PARAMETER_NAME} bytes", name.len()),
+                );
+                return None;
+            }
+            Some(QueryMatch {
+                name: name.as_str().into(),
+                exact: r#match
+                    .as_ref()
+                    .and_then(|v1beta2::QueryMatchMethod { exact }| exact.as_deref())
+                    .map(Arc::from),
+            })
         })
         .collect()
 }

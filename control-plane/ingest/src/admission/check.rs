@@ -101,6 +101,8 @@ fn route(object: &ObjectRef, spec: &extension::RouteSpec) -> Vec<Problem> {
         matches::path(r#match.prefix.as_ref(), path, &field, &mut problems);
         let headers = r#match.headers.as_ref();
         matches::headers(headers, &field.field("headers"), &mut problems);
+        let query = r#match.query_parameters.as_ref();
+        matches::query(query, &field.field("queryParameters"), &mut problems);
     }
     if let Some(v1beta2::GrpcRoute { r#match, .. }) = grpc_route {
         let field = FieldPath::spec().field("grpcRoute.match.metadata");

@@ -1,5 +1,7 @@
 //! Parsers of the variants of a gateway route into one [`GatewayRule`], without resolving references.
 
+use std::sync::Arc;
+
 use evermesh_crds::v1beta2::{self, DefaultRewrite};
 use evermesh_model::{
     Kind, Protocol, Reason, Severity,
@@ -44,6 +46,8 @@ pub(super) fn read_http(
     );
     let path = matches::path(prefix.as_ref(), path.as_ref(), &field, problems);
     let headers = matches::headers(headers.as_ref(), &field.field("headers"), problems);
+    let query = query_parameters.as_ref();
+    let query = matches::query(query, &field.field("queryParameters"), problems);
     let port = values::port(*port, &field, problems);
     let hostname = read_hostname(hostname.as_ref(), &field.field("hostname"), problems);
     let target = read_target(target, &route, problems);
@@ -63,7 +67,7 @@ pub(super) fn read_http(
                 problems,
             ),
         ),
-        None => (true, default_path_rewrite(&path)),
+        None => (true, Some(default_path_rewrite(&path))),
     };
     let (target, target_port) = target?;
     Some(GatewayRule {
@@ -75,13 +79,13 @@ pub(super) fn read_http(
             method: method.map(matches::method),
             scheme: None,
             headers: headers?,
-            query: matches::query(query_parameters.as_ref()),
+            query: query?,
         },
         target,
         target_port,
         target_field: route.field("action.target"),
         rewrite_hostname,
-        rewrite_path,
+        rewrite_path: rewrite_path?,
     })
 }
 
@@ -179,16 +183,16 @@ fn read_path_rewrite(
     full_path: Option<&v1beta2::HttpGatewayRoutePathRewrite>,
     field: &FieldPath,
     problems: &mut Problems<'_>,
-) -> PathRewrite {
+) -> Option<PathRewrite> {
     if let Some(v1beta2::HttpGatewayRoutePathRewrite { exact: Some(exact) }) = full_path {
-        return PathRewrite::Full(exact.as_str().into());
+        return new_path(exact, field.field("path.exact"), problems).map(PathRewrite::Full);
     }
     let Some(v1beta2::HttpGatewayRoutePrefixRewrite {
         default_prefix,
         value,
     }) = prefix
     else {
-        return default_path_rewrite(path);
+        return Some(default_path_rewrite(path));
     };
     if !matches!(path, PathMatch::Prefix(_)) {
         problems.add_with_severity(
@@ -197,13 +201,31 @@ fn read_path_rewrite(
             Severity::Warning,
             "the route matches complete paths, so there is no prefix to replace and the path is not rewritten; use rewrite.path",
         );
-        return PathRewrite::Keep;
+        return Some(PathRewrite::Keep);
     }
     match (default_prefix, value) {
-        (_, Some(value)) => PathRewrite::Prefix(value.as_str().into()),
-        (Some(DefaultRewrite::Disabled), None) => PathRewrite::Keep,
-        (Some(DefaultRewrite::Enabled) | None, None) => default_path_rewrite(path),
+        (_, Some(value)) => {
+            new_path(value, field.field("prefix.value"), problems).map(PathRewrite::Prefix)
+        }
+        (Some(DefaultRewrite::Disabled), None) => Some(PathRewrite::Keep),
+        (Some(DefaultRewrite::Enabled) | None, None) => Some(default_path_rewrite(path)),
     }
+}
+
+/// A path that replaces that of the request. Envoy refuses a whole route configuration that contains a line break here.
+fn new_path(text: &str, field: FieldPath, problems: &mut Problems<'_>) -> Option<Arc<str>> {
+    if text.starts_with('/') && !text.contains(char::is_control) {
+        return Some(text.into());
+    }
+    problems.add(
+        field,
+        Reason::InvalidValue,
+        format!(
+            "`{}` is not a valid path, so the route is left out; begin it with `/` and use no control characters",
+            text.escape_debug()
+        ),
+    );
+    None
 }
 
 /// Parses the match of a host name.

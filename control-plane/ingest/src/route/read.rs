@@ -102,6 +102,8 @@ fn read_http(
     let field = field.field("match");
     let path = matches::path(prefix.as_ref(), path.as_ref(), &field, problems);
     let headers = matches::headers(headers.as_ref(), &field.field("headers"), problems);
+    let query = query_parameters.as_ref();
+    let query = matches::query(query, &field.field("queryParameters"), problems);
     let port = values::port(*port, &field, problems);
     let retry = retry_policy.as_ref().map(|policy| {
         let v1beta2::HttpRetryPolicy {
@@ -125,7 +127,7 @@ fn read_http(
         method: method.map(matches::method),
         scheme: scheme.map(matches::scheme),
         headers: headers?,
-        query: matches::query(query_parameters.as_ref()),
+        query: query?,
     };
     let rule = UnresolvedRule::Http {
         protocol,
