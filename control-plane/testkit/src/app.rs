@@ -3,6 +3,7 @@
 //! `evermesh-test-app` runs them; tests may also run the servers inside their own process.
 
 pub mod scripted;
+pub mod switched;
 
 use std::{
     convert::Infallible, fmt::Write as _, io, net::SocketAddr, path::Path, sync::Arc,
@@ -43,7 +44,8 @@ pub async fn serve_http(listen: SocketAddr, name: &str) -> Result<()> {
 /// Response headers describe the request: `x-seen-method`, `x-seen-host`, `x-seen-path`, `x-seen-headers` and
 /// `x-seen-port`, the port that received it.
 /// The query can set the status and delay the response: `/?status=503&delay_ms=100`.
-/// A request can contain a script for its attempts, see [`scripted`].
+/// A request can contain a script for its attempts, see [`scripted`]. A test can switch the status for a path and the
+/// state of the gRPC health service, see [`switched`].
 /// WebSocket upgrades are accepted and then echo bytes, without the frames of the WebSocket protocol.
 pub async fn serve_http_on(listener: TcpListener, name: &str) -> Result<()> {
     let name = Bytes::from(name.to_owned());
@@ -78,10 +80,17 @@ async fn respond<B>(
             scripted::release(key);
             return Ok(Response::new(text("released")));
         }
+        switched::GRPC_HEALTH => return Ok(switched::grpc_health()),
         _ => {}
     }
-    let status = parameter(query, "status")
-        .and_then(|status| status.parse().ok())
+    let status = parameter(query, "status").and_then(|status| status.parse().ok());
+    if request.uri().path() == switched::SWITCH {
+        let path = parameter(query, "path").unwrap_or_default();
+        switched::switch(path, status.unwrap_or(StatusCode::OK));
+        return Ok(Response::new(text("switched")));
+    }
+    let status = switched::status(request.uri().path())
+        .or(status)
         .unwrap_or(StatusCode::OK);
     if let Some(delay) = parameter(query, "delay_ms").and_then(|delay| delay.parse().ok()) {
         tokio::time::sleep(Duration::from_millis(delay)).await;

@@ -173,6 +173,11 @@ impl Envoy {
         &mut self.process
     }
 
+    /// The file with the output of the process, which contains an access log to `/dev/stdout`.
+    pub fn log_file(&self) -> &Path {
+        self.process.log_file()
+    }
+
     /// All counters and gauges, by name.
     pub async fn stats(&self) -> Result<std::collections::BTreeMap<String, u64>> {
         let text = self.admin.get("/stats?type=Counters").await?

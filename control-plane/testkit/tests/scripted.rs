@@ -1,4 +1,4 @@
-//! Scripted answers of the test application over real connections, with both versions of HTTP.
+//! Scripted and switched answers of the test application over real connections, with both versions of HTTP.
 
 #![allow(clippy::unwrap_used)] // a panic fails the test
 
@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 
 use anyhow::Result;
 use evermesh_testkit::{
-    app::{self, scripted},
+    app::{self, scripted, switched},
     http::{Address, HttpResponse},
 };
 use http::{Request, StatusCode};
@@ -96,4 +96,29 @@ async fn websocket_echoes() {
     let mut echo = [0; 4];
     stream.read_exact(&mut echo).await.unwrap();
     assert_eq!(&echo, b"echo");
+}
+
+#[tokio::test]
+async fn switched_path_keeps_its_status_until_it_is_switched_again() {
+    let server = server().await;
+    let switch = async |path: &str, status: u16| {
+        let uri = format!("{}?path={path}&status={status}", switched::SWITCH);
+        server.get(&uri).await.unwrap();
+    };
+    for is_ready in [true, false, true] {
+        let status = if is_ready { 200 } else { 503 };
+        switch("/ready", status).await;
+        switch(switched::GRPC_HEALTH, status).await;
+        assert_eq!(server.get("/ready?deep=1").await.is_ok(), is_ready);
+        assert_eq!(server.get("/other").await.unwrap(), "blue");
+        let health = Request::post(format!("http://color.shop{}", switched::GRPC_HEALTH));
+        let health = health.body(Full::default()).unwrap();
+        let health = server.send_http2(health).await.unwrap();
+        // SERVING or NOT_SERVING, the last byte of the message
+        assert!(
+            health
+                .body
+                .ends_with(if is_ready { '\u{1}' } else { '\u{2}' })
+        );
+    }
 }

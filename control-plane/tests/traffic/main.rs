@@ -1,4 +1,4 @@
-//! Routes and gateways, proven by requests through real Envoys.
+//! Routes, gateways and settings of listeners, proven by requests through real Envoys.
 //!
 //! Each test starts a few processes with the manifests of many services, and then works through a table of requests.
 //!
@@ -9,5 +9,6 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod gateway;
+mod listener;
 mod mesh_hosts;
 mod route;

@@ -15,7 +15,7 @@ use std::{
 };
 
 use evermesh_testkit::{
-    app::scripted,
+    app::{scripted, switched},
     control_plane::{ControlPlane, bootstrap},
     envoy::{Envoy, EnvoyOptions, EnvoyVersion},
     hosts::{Lab, LabHost},
@@ -46,10 +46,21 @@ pub(crate) const SIDE_PORTS: [u16; 3] = [8080, 8081, 8082];
 /// The ports of TCP applications; their greeting is `tcp-PORT`.
 pub(crate) const TCP_PORTS: [u16; 2] = [6001, 6002];
 
+/// The port of a TCP application on `back` behind its Envoy.
+pub(crate) const SIDE_TCP_PORT: u16 = 6003;
+
+/// Two applications on `back` with addresses of their own, which answer with these names.
+pub(crate) const PAIR: [(&str, &str); 2] = [("one", "10.77.1.1"), ("two", "10.77.1.2")];
+
+/// The port of both applications of [`PAIR`].
+pub(crate) const PAIR_PORT: u16 = 9100;
+
 /// Manifests of a mesh. `front` may call every service.
 pub(crate) struct Manifests {
     documents: String,
     services: Vec<String>,
+    /// `logging` of the node `front`.
+    logging: String,
 }
 
 impl Manifests {
@@ -58,6 +69,7 @@ impl Manifests {
         let mut manifests = Self {
             documents: String::new(),
             services: Vec::new(),
+            logging: "{}".to_owned(),
         };
         manifests
             .add("{apiVersion: v1, kind: Namespace, metadata: {name: shop, labels: {mesh: shop}}}");
@@ -96,6 +108,25 @@ impl Manifests {
                 "{{listeners: [{listeners}], serviceDiscovery: {{dns: {{hostname: BACK, responseType: ENDPOINTS}}}}}}"
             ),
         );
+    }
+
+    /// Adds a node whose endpoints are [`PAIR`], and a service of the same name. `listener` contains the settings of the
+    /// listener beside its port.
+    pub(crate) fn pair(&mut self, name: &str, protocol: &str, listener: &str) {
+        self.endpoint_slice(name, PAIR_PORT, &PAIR.map(|(_, address)| address));
+        let mapping = format!("portMapping: {{port: {PAIR_PORT}, protocol: {protocol}}}");
+        let hostname = format!("{name}.shop.svc.cluster.local");
+        self.object(
+            "VirtualNode",
+            name,
+            &format!("{{listeners: [{{{mapping}, {listener}}}], serviceDiscovery: {{dns: {{hostname: {hostname}}}}}}}"),
+        );
+        self.node_service(name, name);
+    }
+
+    /// Sets `logging` of the node `front`.
+    pub(crate) fn log_front(&mut self, logging: &str) {
+        logging.clone_into(&mut self.logging);
     }
 
     /// Adds a Kubernetes Service with one EndpointSlice.
@@ -167,7 +198,8 @@ impl Manifests {
             .iter()
             .map(|name| format!("{{virtualService: {{virtualServiceRef: {{name: {name}}}}}}}"))
             .collect();
-        let spec = format!("{{backends: [{}]}}", backends.join(",\n  "));
+        let (backends, logging) = (backends.join(",\n  "), &self.logging);
+        let spec = format!("{{backends: [{backends}], logging: {logging}}}");
         self.object("VirtualNode", "front", &spec);
         self.documents
             .replace("BACK", &back.ip().to_string())
@@ -540,7 +572,10 @@ impl MeshHosts {
                 Proxy::Side => (&back, "mesh/shop/virtualNode/side_shop"),
             };
             let bootstrap = bootstrap(resource, control_plane.xds(), false).unwrap();
-            let envoy = Envoy::start_on(host, &EnvoyOptions::new(version, bootstrap)).unwrap();
+            let mut options = EnvoyOptions::new(version, bootstrap);
+            // Lines of access logs, which otherwise appear after 10 seconds.
+            options.arguments = vec!["--file-flush-interval-msec".to_owned(), "50".to_owned()];
+            let envoy = Envoy::start_on(host, &options).unwrap();
             envoys.push((*proxy, envoy));
         }
         for (_, envoy) in &mut envoys {
@@ -549,7 +584,7 @@ impl MeshHosts {
         Interception::default().install(&front).unwrap();
         if proxies.contains(&Proxy::Side) {
             let interception = Interception {
-                app_ports: SIDE_PORTS.into(),
+                app_ports: [SIDE_PORTS.as_slice(), &[SIDE_TCP_PORT]].concat(),
                 ..Interception::default()
             };
             interception.install(&back).unwrap();
@@ -585,6 +620,19 @@ impl MeshHosts {
     /// A counter or gauge of an Envoy.
     pub(crate) async fn stat(&self, proxy: Proxy, name: &str) -> u64 {
         self.envoy(proxy).stat(name).await.unwrap()
+    }
+
+    /// The lines that an Envoy has written so far: its access log to `/dev/stdout`, and its own messages.
+    pub(crate) fn log(&self, proxy: Proxy) -> Vec<String> {
+        let log = fs::read_to_string(self.envoy(proxy).log_file()).unwrap();
+        log.lines().map(ToOwned::to_owned).collect()
+    }
+
+    /// Sets the status with which an application of [`PAIR`] answers requests for a path from now on.
+    pub(crate) async fn switch(&self, (_, address): (&str, &str), path: &str, status: u16) {
+        let application = SocketAddr::new(address.parse().unwrap(), PAIR_PORT);
+        let uri = format!("{}?path={path}&status={status}", switched::SWITCH);
+        self.back.reach(application).get(&uri).await.unwrap();
     }
 
     /// The number of attempts that reached a target with this key, see [`scripted`].
@@ -633,7 +681,23 @@ async fn applications(back: &LabHost) -> Vec<Process> {
         .await
         .unwrap();
     let mut processes = vec![http];
-    for port in TCP_PORTS {
+    for (name, address) in PAIR {
+        back.shell(&format!("ip address add {address}/16 dev eth0"))
+            .unwrap();
+        let address = SocketAddr::new(address.parse().unwrap(), PAIR_PORT);
+        let mut command = back.command(tools::built("evermesh-test-app").unwrap());
+        command.args(["http", "--name", name, "--listen", &address.to_string()]);
+        let mut application = back.spawn(name, command).unwrap();
+        let client = back.reach(address);
+        application
+            .wait_until("answering", DEADLINE, async || {
+                client.get("/").await.is_ok()
+            })
+            .await
+            .unwrap();
+        processes.push(application);
+    }
+    for port in TCP_PORTS.into_iter().chain([SIDE_TCP_PORT]) {
         let name = format!("tcp-{port}");
         processes.push(back.tcp_app(&name, anywhere(port)).await.unwrap());
     }
