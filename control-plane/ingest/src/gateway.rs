@@ -7,7 +7,7 @@ use std::sync::Arc;
 use evermesh_crds::v1beta2;
 use evermesh_model::{
     AccessLogFile, GatewayListener, ObjectRef, Reason, ResolvedGateway, ResolvedMesh, ResourceName,
-    name::ProxyKind, problem::FieldPath,
+    Severity, name::ProxyKind, problem::FieldPath,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
@@ -34,6 +34,7 @@ pub(crate) struct UnresolvedGateway {
     /// requires.
     tls: ClientPolicyResult,
     access_log: Option<AccessLogFile>,
+    forwards_client_address: bool,
 }
 
 impl Unresolved for UnresolvedGateway {
@@ -103,6 +104,7 @@ fn try_parse(
         gateway_route_selector: gateway_route_selector.clone(),
         tls: tls::read_client_policy(policy, &mesh, &spec.field("backendDefaults"), problems),
         access_log: logging::read(logging.as_ref(), problems),
+        forwards_client_address: values::forwards_client_address(&gateway.metadata, problems),
     })
 }
 
@@ -112,6 +114,14 @@ fn read_listeners(
     problems: &mut Problems<'_>,
 ) -> Vec<GatewayListener> {
     let field = FieldPath::spec().field("listeners");
+    if listeners.is_empty() {
+        problems.add_with_severity(
+            field.clone(),
+            Reason::InvalidValue,
+            Severity::Warning,
+            "the gateway has no listener, so it accepts no requests; add one",
+        );
+    }
     let ports = unique_ports(
         listeners.iter().map(|listener| {
             let v1beta2::VirtualGatewayPortMapping { port, protocol } = listener.port_mapping;
@@ -200,6 +210,7 @@ pub(crate) fn resolve(
             .collect(),
         tls: unresolved.tls.clone().ok().flatten(),
         access_log: unresolved.access_log.clone(),
+        forwards_client_address: unresolved.forwards_client_address,
     };
     WithProblems::new(Some(gateway), problems)
 }

@@ -85,6 +85,7 @@
 //! graphs on every replica; `clippy.toml` enforces this.
 
 pub mod admission;
+mod backend_group;
 mod build;
 mod cloud_map;
 mod conflict;
@@ -116,6 +117,7 @@ mod slices;
 mod stage;
 mod tls;
 mod values;
+mod virtual_ips;
 
 pub use build::{BuildMemo, BuildOutput, build};
 pub use endpoints::{cloud_map_users, endpoints};

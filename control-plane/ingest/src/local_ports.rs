@@ -202,18 +202,20 @@ fn read_backends(
 }
 
 impl UnresolvedLocalPorts {
-    /// Looks up the annotated backends among the valid backends of the node.
+    /// Looks up the annotated backends among the valid backends of the node. Each backend comes with whether it needs a
+    /// local port.
     pub(crate) fn resolve<'a>(
         &self,
-        backends: impl Iterator<Item = &'a IndexEntry<ServiceName>>,
+        backends: impl Iterator<Item = (&'a IndexEntry<ServiceName>, bool)>,
         problems: &mut Problems<'_>,
     ) -> LocalPorts {
-        let backends: BTreeMap<Arc<str>, &IndexEntry<ServiceName>> = backends
-            .map(|entry| (entry.name.folded().1, entry))
+        let backends: BTreeMap<Arc<str>, (&IndexEntry<ServiceName>, bool)> = backends
+            .map(|(entry, needs_port)| (entry.name.folded().1, (entry, needs_port)))
             .collect();
         let mut found = BTreeMap::new();
         for annotated in &self.backends {
-            match annotated.look_up(backends.get(&annotated.hostname).copied()) {
+            let backend = backends.get(&annotated.hostname).map(|(entry, _)| *entry);
+            match annotated.look_up(backend) {
                 Ok(backend) => drop(found.insert(annotated.local, backend)),
                 Err((reason, message)) => problems.add(field(BACKENDS), reason, message),
             }
@@ -223,8 +225,8 @@ impl UnresolvedLocalPorts {
             .iter()
             .map(|backend| &backend.hostname)
             .collect();
-        for (hostname, entry) in &backends {
-            if !annotated.contains(hostname) && !entry.ports.is_empty() {
+        for (hostname, (entry, needs_port)) in &backends {
+            if *needs_port && !annotated.contains(hostname) && !entry.ports.is_empty() {
                 let message = format!(
                     "traffic is not intercepted, so the application cannot call `{hostname}`; add `{hostname}=PORT` with a free loopback port"
                 );

@@ -60,30 +60,18 @@ pub(crate) fn parse(object: &ObjectRef, mesh: &v1beta2::Mesh) -> WithProblems<Un
                 v1beta2::IpPreference::Ipv4Only => IpFamilyPreference::Ipv4Only,
                 v1beta2::IpPreference::Ipv6Only => IpFamilyPreference::Ipv6Only,
             }),
-            endpoint_slices: endpoint_slices(mesh, &mut problems),
+            endpoint_slices: values::switch(
+                &mesh.metadata,
+                ENDPOINT_SLICES,
+                "the setting of the control plane applies",
+                &mut problems,
+            ),
             acm_certificates: mappings.certificates,
             acm_authorities: mappings.authorities,
         },
         selector: namespace_selector.clone(),
     });
     WithProblems::new(value, problems)
-}
-
-/// Parses the annotation [`ENDPOINT_SLICES`].
-fn endpoint_slices(mesh: &v1beta2::Mesh, problems: &mut Problems<'_>) -> Option<bool> {
-    let annotations = mesh.metadata.annotations.as_ref()?;
-    let text = annotations.get(ENDPOINT_SLICES)?;
-    text.parse().map_or_else(
-        |_error| {
-            problems.add(
-                FieldPath::root().field("metadata.annotations").key(ENDPOINT_SLICES),
-                Reason::InvalidValue,
-                format!("`{text}` is neither `true` nor `false`, so the setting of the control plane applies; use one of the two"),
-            );
-            None
-        },
-        Some,
-    )
 }
 
 /// All valid meshes.

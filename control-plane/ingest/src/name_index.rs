@@ -3,10 +3,10 @@
 //! Objects refer to each other by `…Ref` (Kubernetes name) or `…ARN` (mesh and `awsName`). An [`UnresolvedRef`] is such
 //! a reference; [`NameIndex::look_up`] resolves it to an [`IndexEntry`].
 //!
-//! An [`IndexEntry`] contains everything that one object may know of another: its name and its ports. While the entry
+//! An [`IndexEntry`] contains everything that one object may know of another: its name, ports and virtual IPs. While the entry
 //! stays equal, the objects that refer to it are not resolved again.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use evermesh_model::{
     Kind, Memo, ObjectRef, Problem, Protocol, Reason, ResourceName, ServiceName, ServicePort,
@@ -80,6 +80,10 @@ pub(crate) struct IndexEntry<N> {
     pub(crate) name: N,
     pub(crate) object: ObjectRef,
     pub(crate) ports: Vec<ServicePort>,
+    /// Only services have virtual IPs; see [`ResolvedService::virtual_ips`].
+    ///
+    /// [`ResolvedService::virtual_ips`]: evermesh_model::ResolvedService::virtual_ips
+    pub(crate) virtual_ips: Vec<IpAddr>,
 }
 
 /// The valid objects of one kind, for resolving references.
@@ -119,6 +123,21 @@ impl<N: Name> NameIndex<N> {
             Some(entry) => Err(LookupError::OtherMesh(Arc::clone(entry.name.mesh()))),
             None => Err(LookupError::NotFound),
         }
+    }
+
+    /// The objects of a namespace that belong to `mesh`. `kind` is the kind of the index.
+    pub(crate) fn in_namespace<'a>(
+        &'a self,
+        kind: Kind,
+        namespace: &'a Arc<str>,
+        mesh: &'a Arc<str>,
+    ) -> impl Iterator<Item = &'a Arc<IndexEntry<N>>> {
+        let first = ObjectRef::new(kind, Arc::clone(namespace), "");
+        self.by_object
+            .range(first..)
+            .take_while(move |(object, _)| object.namespace == *namespace)
+            .map(|(_, entry)| entry)
+            .filter(move |entry| entry.name.mesh() == mesh)
     }
 }
 

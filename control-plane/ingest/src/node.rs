@@ -10,8 +10,7 @@ use std::sync::Arc;
 
 use evermesh_crds::v1beta2;
 use evermesh_model::{
-    AccessLogFile, Discovery, NodeListener, ObjectRef, Reason, ResourceName, name::ProxyKind,
-    problem::FieldPath,
+    AccessLogFile, Discovery, NodeListener, ObjectRef, ResourceName, name::ProxyKind,
 };
 
 use crate::{
@@ -22,6 +21,7 @@ use crate::{
     name_index::{IndexEntry, Unresolved, UnresolvedRef},
     stage::{Problems, WithProblems},
     tls::ClientPolicyResult,
+    values,
 };
 
 use self::read::{read_backends, read_discovery, read_listeners};
@@ -38,10 +38,21 @@ pub(crate) struct UnresolvedNode {
     endpoint_slices: Option<bool>,
     /// Whether the node has a `podSelector`.
     selects_pods: bool,
-    backends: Vec<UnresolvedBackend>,
+    backends: UnresolvedBackends,
     /// Absent if the node's traffic is intercepted.
     local_ports: Option<UnresolvedLocalPorts>,
     access_log: Option<AccessLogFile>,
+    forwards_client_address: bool,
+}
+
+/// The virtual services that a node may call, before they are looked up.
+#[derive(Debug, Clone, PartialEq)]
+struct UnresolvedBackends {
+    listed: Vec<UnresolvedBackend>,
+    /// `spec.backendGroups`
+    groups: Vec<ObjectRef>,
+    /// TLS of calls to members of groups.
+    group_tls: ClientPolicyResult,
 }
 
 /// A parsed entry of `spec.backends`.
@@ -71,6 +82,7 @@ impl UnresolvedNode {
                 .iter()
                 .map(NodeListener::service_port)
                 .collect(),
+            virtual_ips: Vec::new(),
         }
     }
 }
@@ -106,17 +118,6 @@ fn try_parse(
     let (mesh, name) =
         membership.mesh_and_name(mesh_ref.as_ref(), aws_name.as_deref(), rejections, problems)?;
 
-    let spec = FieldPath::spec();
-    if backend_groups
-        .as_ref()
-        .is_some_and(|groups| !groups.is_empty())
-    {
-        unsupported(
-            spec.field("backendGroups"),
-            "list their virtual services in spec.backends",
-            problems,
-        );
-    }
     let listeners = listeners.as_deref().unwrap_or_default();
     let ports = listeners
         .iter()
@@ -133,17 +134,13 @@ fn try_parse(
         selects_pods: pod_selector.is_some(),
         backends: read_backends(
             backends.as_deref().unwrap_or_default(),
+            backend_groups.as_deref().unwrap_or_default(),
             backend_defaults.as_ref(),
             &mesh,
             problems,
         ),
         local_ports: local_ports::parse(&node.metadata, &ports, problems),
         access_log: logging::read(logging.as_ref(), problems),
+        forwards_client_address: values::forwards_client_address(&node.metadata, problems),
     })
-}
-
-/// Adds a problem for a field that is part of the API but not implemented. `effect` says what that means.
-pub(crate) fn unsupported(field: FieldPath, effect: &str, problems: &mut Problems<'_>) {
-    let message = format!("not supported yet: {effect}");
-    problems.add(field, Reason::UnsupportedField, message);
 }

@@ -185,5 +185,6 @@ pub(crate) fn index_entry(router: &ResolvedRouter) -> IndexEntry<ResourceName> {
         name: router.name.clone(),
         object: router.object.clone(),
         ports,
+        virtual_ips: Vec::new(),
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! [`parse`] reads the object alone, [`look_up`] looks up its provider, and [`resolve`] combines both.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use evermesh_crds::v1beta2;
 use evermesh_model::{
@@ -15,6 +15,7 @@ use crate::{
     name_index::{IndexEntry, Lookup, NameIndex, Unresolved, UnresolvedRef},
     stage::{Problems, WithProblems},
     values,
+    virtual_ips::{self, VirtualIps},
 };
 
 /// A parsed virtual service whose provider was not looked up.
@@ -115,27 +116,45 @@ fn read_provider(
     }
 }
 
-/// Looks up the provider.
+/// The results of looking up the references of a service.
+#[derive(Debug, PartialEq)]
+pub(crate) struct ServiceLookups {
+    provider: Option<Lookup<ResourceName>>,
+    virtual_ips: Vec<IpAddr>,
+}
+
+/// Looks up the provider, and the Kubernetes Service to which the host name refers.
 pub(crate) fn look_up(
     unresolved: &UnresolvedService,
     nodes: &NameIndex<ResourceName>,
     routers: &NameIndex<ResourceName>,
-) -> Option<Lookup<ResourceName>> {
-    let (kind, reference) = unresolved.provider.as_ref()?;
-    let directory = match kind {
-        Kind::VirtualRouter => routers,
-        _ => nodes,
-    };
-    Some(directory.look_up(reference, &unresolved.name.mesh))
+    virtual_ips: &VirtualIps,
+) -> ServiceLookups {
+    let UnresolvedService {
+        name,
+        provider,
+        object: _,
+    } = unresolved;
+    let provider = provider.as_ref().map(|(kind, reference)| {
+        let directory = match kind {
+            Kind::VirtualRouter => routers,
+            _ => nodes,
+        };
+        directory.look_up(reference, &name.mesh)
+    });
+    ServiceLookups {
+        provider,
+        virtual_ips: virtual_ips::find(&name.hostname, virtual_ips),
+    }
 }
 
-/// Combines a service with the result of its lookup.
+/// Combines a service with the results of its lookups.
 pub(crate) fn resolve(
     unresolved: &UnresolvedService,
-    found: Option<&Lookup<ResourceName>>,
+    lookups: &ServiceLookups,
 ) -> WithProblems<ResolvedService> {
     let mut problems = Problems::of(&unresolved.object);
-    let (provider, mut ports) = match (&unresolved.provider, found) {
+    let (provider, mut ports) = match (&unresolved.provider, &lookups.provider) {
         (Some((kind, _)), Some(Ok(entry))) => {
             let provider = match kind {
                 Kind::VirtualRouter => ServiceProvider::Router(entry.name.clone()),
@@ -160,6 +179,7 @@ pub(crate) fn resolve(
         object: unresolved.object.clone(),
         provider,
         ports,
+        virtual_ips: lookups.virtual_ips.clone(),
     };
     WithProblems::new(Some(service), problems)
 }
@@ -170,5 +190,6 @@ pub(crate) fn index_entry(service: &ResolvedService) -> IndexEntry<ServiceName> 
         name: service.name.clone(),
         object: service.object.clone(),
         ports: service.ports.clone(),
+        virtual_ips: service.virtual_ips.clone(),
     }
 }

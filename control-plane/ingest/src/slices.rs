@@ -30,28 +30,32 @@ pub(crate) fn owner(slice: &EndpointSlice) -> Option<ObjectRef> {
 }
 
 /// The Service to which a DNS name refers when a pod in `namespace` resolves it, if that Service has slices.
-///
-/// The name may be `service`, `service.namespace` or `service.namespace.svc`, the last one with or without the cluster's
-/// domain.
 pub(crate) fn find_service(
     hostname: &str,
     namespace: &str,
     services_with_slices: &BTreeSet<ObjectRef>,
 ) -> Option<ObjectRef> {
+    service(hostname, Some(namespace)).filter(|service| services_with_slices.contains(service))
+}
+
+/// The Service to which a DNS name refers, whether it exists or not.
+///
+/// The name may be `service`, `service.namespace` or `service.namespace.svc`, the last one with or without the cluster's
+/// domain. `namespace` is that of `service` alone; without it, such a name refers to no Service.
+pub(crate) fn service(hostname: &str, namespace: Option<&str>) -> Option<ObjectRef> {
     let hostname = hostname.strip_suffix('.').unwrap_or(hostname);
     let mut labels = hostname.split('.');
     let name = labels.next()?;
     let namespace = match (labels.next(), labels.next()) {
-        (None, _) => namespace,
+        (None, _) => namespace?,
         (Some(other), None | Some("svc")) => other,
         (Some(_), Some(_)) => return None,
     };
-    let service = ObjectRef::new(
+    Some(ObjectRef::new(
         Kind::Service,
         namespace.to_ascii_lowercase(),
         name.to_ascii_lowercase(),
-    );
-    services_with_slices.contains(&service).then_some(service)
+    ))
 }
 
 /// The endpoints of a Service, in ascending order, without duplicate addresses. `locality_of` returns the location of a

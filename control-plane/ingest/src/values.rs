@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use evermesh_crds::v1beta2;
 use evermesh_model::{Kind, Protocol, Reason, Timeout, problem::FieldPath};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use crate::{
     name_index::RefOrArn,
@@ -49,6 +50,16 @@ pub(crate) fn port(
     }
 }
 
+/// Annotation of a `VirtualNode` or `VirtualGateway`: whether its proxies add the address of the client to
+/// `X-Forwarded-For`. App Mesh never did.
+const FORWARD_CLIENT_ADDRESS: &str = "evermesh.dev/forward-client-address";
+
+/// Parses the annotation [`FORWARD_CLIENT_ADDRESS`].
+pub(crate) fn forwards_client_address(metadata: &ObjectMeta, problems: &mut Problems<'_>) -> bool {
+    let otherwise = "the client's address is not forwarded";
+    switch(metadata, FORWARD_CLIENT_ADDRESS, otherwise, problems).unwrap_or_default()
+}
+
 /// The maximum duration. Envoy's limit is slightly longer: 2^63 nanoseconds.
 const MAX_DURATION: Duration = Duration::from_hours(2_500_000);
 
@@ -71,6 +82,27 @@ pub(crate) fn tcp_timeout(timeout: v1beta2::TcpTimeout) -> Timeout {
         per_request: None,
         idle: idle.map(duration),
     }
+}
+
+/// Parses an annotation that is `true` or `false`. `otherwise` says what applies if it is neither.
+pub(crate) fn switch(
+    metadata: &ObjectMeta,
+    annotation: &str,
+    otherwise: &str,
+    problems: &mut Problems<'_>,
+) -> Option<bool> {
+    let text = metadata.annotations.as_ref()?.get(annotation)?;
+    let value = text.parse().ok();
+    if value.is_none() {
+        problems.add(
+            FieldPath::root()
+                .field("metadata.annotations")
+                .key(annotation),
+            Reason::InvalidValue,
+            format!("`{text}` is neither `true` nor `false`, so {otherwise}; use one of the two"),
+        );
+    }
+    value
 }
 
 /// Returns whether the text is usable in node IDs and in names of Envoy resources: 1 to 255 of `A-Z a-z 0-9 . _ -`.

@@ -102,3 +102,80 @@ fn changed_node_changes_only_its_dependents() {
         "the ports of the router did not change"
     );
 }
+
+const GROUPS: &str = "
+apiVersion: appmesh.k8s.aws/v1beta2
+kind: BackendGroup
+metadata: {name: colors, namespace: shop}
+spec: {virtualservices: [{name: color}]}
+---
+apiVersion: appmesh.k8s.aws/v1beta2
+kind: BackendGroup
+metadata: {name: none, namespace: shop}
+spec: {}
+---
+apiVersion: appmesh.k8s.aws/v1beta2
+kind: VirtualNode
+metadata: {name: of-colors, namespace: shop}
+spec: {backendGroups: [{name: colors}]}
+---
+apiVersion: appmesh.k8s.aws/v1beta2
+kind: VirtualNode
+metadata: {name: of-none, namespace: shop}
+spec: {backendGroups: [{name: none}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: color, namespace: shop}
+spec: {clusterIPs: [10.1.0.1]}
+";
+
+#[test]
+fn changed_group_changes_only_its_nodes() {
+    let yaml = format!("{SHOP}\n---\n{GROUPS}");
+    let mut inputs = fixture::inputs(&yaml);
+    let mut memo = BuildMemo::default();
+    let before = build(&inputs, &mut memo);
+    let group = json!({
+        "apiVersion": "appmesh.k8s.aws/v1beta2",
+        "kind": "BackendGroup",
+        "metadata": { "name": "colors", "namespace": "shop" },
+        "spec": { "virtualservices": [] },
+    });
+    let (reference, object) = parse(group).object.unwrap();
+    assert!(inputs.apply(reference, Some(object)));
+    let after = build(&inputs, &mut memo);
+    assert_eq!(
+        changed(&before.graph.nodes, &after.graph.nodes),
+        ["mesh/shop/virtualNode/of-colors_shop"]
+    );
+    assert!(Arc::ptr_eq(&before.graph.services, &after.graph.services));
+    assert!(Arc::ptr_eq(&before.graph.routers, &after.graph.routers));
+}
+
+#[test]
+fn changed_virtual_ip_changes_only_its_service() {
+    let yaml = format!("{SHOP}\n---\n{GROUPS}");
+    let mut inputs = fixture::inputs(&yaml);
+    let mut memo = BuildMemo::default();
+    let before = build(&inputs, &mut memo);
+    let mut service = |labels, address| {
+        let service = json!({
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": { "name": "color", "namespace": "shop", "labels": labels },
+            "spec": { "clusterIPs": [address] },
+        });
+        let (reference, object) = parse(service).object.unwrap();
+        assert!(inputs.apply(reference, Some(object)));
+        build(&inputs, &mut memo)
+    };
+    let labelled = service(json!({"team": "color"}), "10.1.0.1");
+    assert!(Arc::ptr_eq(&before.graph, &labelled.graph));
+    let moved = service(json!({"team": "color"}), "10.1.0.2");
+    assert_eq!(
+        changed(&before.graph.services, &moved.graph.services),
+        ["mesh/shop/virtualService/color.shop.svc.cluster.local"]
+    );
+    assert!(Arc::ptr_eq(&before.graph.nodes, &moved.graph.nodes));
+}

@@ -26,6 +26,9 @@ pub struct ResolvedGateway {
     /// The access log of the gateway's proxies; none if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub access_log: Option<AccessLogFile>,
+    /// Whether the gateway's proxies add the address of the client to `X-Forwarded-For`.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub forwards_client_address: bool,
 }
 
 /// A resolved `GatewayRoute`.

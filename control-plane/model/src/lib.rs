@@ -54,12 +54,14 @@
 //!         backends: Vec::new(),
 //!         local_ports: None,
 //!         access_log: None,
+//!         forwards_client_address: false,
 //!     }))].into()),
 //!     services: Arc::new([(service.clone(), Arc::new(ResolvedService {
 //!         name: service.clone(),
 //!         object: ObjectRef::new(Kind::VirtualService, "shop", "color"),
 //!         provider: ServiceProvider::Node(node.clone()),
 //!         ports: vec![ServicePort { port: 8080, protocol: Protocol::Http }],
+//!         virtual_ips: Vec::new(),
 //!     }))].into()),
 //!     ..Graph::default()
 //! };

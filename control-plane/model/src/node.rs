@@ -28,6 +28,9 @@ pub struct ResolvedNode {
     /// The access log of the node's proxies; none if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub access_log: Option<AccessLogFile>,
+    /// Whether the node's proxies add the address of the client to `X-Forwarded-For` of requests to the application.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub forwards_client_address: bool,
 }
 
 /// Local ports of a node whose traffic is not intercepted: application and proxy call each other on loopback.

@@ -1,6 +1,6 @@
 //! Virtual services and virtual routers.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, net::IpAddr, sync::Arc};
 
 use serde::{Serialize, Serializer};
 
@@ -39,6 +39,10 @@ pub struct ResolvedService {
     /// The ports on which clients reach the service, in ascending order: the listeners of the router or node that
     /// provides it. A router without listeners contributes the ports of all its targets. Empty without a provider.
     pub ports: Vec<ServicePort>,
+    /// The virtual IPs of the Kubernetes Service to which the host name refers, ascending. Empty if there is none, or if
+    /// the host name has no namespace. They distinguish the connections of services that share a port.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub virtual_ips: Vec<IpAddr>,
 }
 
 /// A port on which clients reach a virtual service.

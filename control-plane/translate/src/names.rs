@@ -52,6 +52,11 @@ pub(crate) fn filter_chain(ServicePort { port, protocol }: ServicePort) -> Strin
     format!("{protocol}_{port}")
 }
 
+/// `tcp_6379_cache.ns`, for the outbound filter chain of one of several services that share a port.
+pub(crate) fn service_filter_chain(port: ServicePort, hostname: &str) -> String {
+    format!("{}_{hostname}", filter_chain(port))
+}
+
 /// `cds_ingress_shop_color_ns_http_8080`, the application beside the proxy of a node.
 pub(crate) fn local_cluster(
     ResourceName { mesh, name, .. }: &ResourceName,

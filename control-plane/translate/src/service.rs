@@ -3,7 +3,7 @@
 //! [`ReachableClusters`] goes into listeners and views and changes seldom. [`ServiceRoutes`] goes into route
 //! configurations and changes with every shifted weight. Neither depends on the caller, so all callers share them.
 
-use std::{borrow::Cow, collections::BTreeMap, sync::Arc, time::Duration};
+use std::{borrow::Cow, collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use evermesh_model::{
@@ -28,6 +28,8 @@ const STREAM_IDLE_TIMEOUT: Duration = Duration::from_mins(5);
 pub(crate) struct ReachableClusters {
     /// The host name of the service.
     pub(crate) hostname: Arc<str>,
+    /// See [`ResolvedService::virtual_ips`].
+    pub(crate) virtual_ips: Vec<IpAddr>,
     /// Ascending by port number.
     pub(crate) ports: Vec<(ServicePort, PortTraffic)>,
     /// The clusters that routes and TCP proxies of the service name, ascending.
@@ -142,6 +144,7 @@ pub(crate) fn reachable_clusters(
     clusters.dedup();
     ReachableClusters {
         hostname: Arc::clone(&service.name.hostname),
+        virtual_ips: service.virtual_ips.clone(),
         ports,
         clusters,
         origins: origins(service, router),

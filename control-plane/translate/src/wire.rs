@@ -9,7 +9,7 @@ use std::{
 use evermesh_model::{IpFamilyPreference, ObjectRef, ResolvedMesh};
 use evermesh_proto::{
     core::{
-        Address, AggregatedConfigSource, ApiVersion, ConfigSource, SocketAddress,
+        Address, AggregatedConfigSource, ApiVersion, CidrRange, ConfigSource, SocketAddress,
         address::Address as AddressKind, config_source::ConfigSourceSpecifier,
         socket_address::PortSpecifier,
     },
@@ -43,6 +43,14 @@ pub(crate) fn address(host: String, port: u16) -> Address {
             port_specifier: Some(PortSpecifier::PortValue(port.into())),
             ..Default::default()
         })),
+    }
+}
+
+/// The range that contains only this address.
+pub(crate) fn host_range(address: IpAddr) -> CidrRange {
+    CidrRange {
+        address_prefix: address.to_string(),
+        prefix_len: Some(uint32(if address.is_ipv4() { 32 } else { 128 })),
     }
 }
 

@@ -4,16 +4,21 @@
 
 mod support;
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::Arc,
+    time::Duration,
+};
 
 use evermesh_model::{
     EgressPolicy, Graph, Health, IpFamilyPreference, Pem, Protocol, ResolvedMesh, ResolvedSecret,
-    ServiceProvider,
+    ResolvedService, ServiceProvider,
 };
 use evermesh_proto::{ContentVersion, ResourceKey, ResourceType};
 use evermesh_translate::{DeriveMemo, Derived, derive, derive_changes, derive_endpoints};
 use proptest::{prelude::*, test_runner::FileFailurePersistence};
-use support::{builders, check, tls};
+use support::{builders, check, settings, tls};
 
 const PORTS: [(u16, Protocol); 5] = [
     (80, Protocol::Http),
@@ -25,7 +30,14 @@ const PORTS: [(u16, Protocol); 5] = [
 const NODES: [&str; 4] = ["a", "b", "c", "d"];
 const SERVICES: [&str; 4] = ["a.ns", "b.ns", "c.ns", "d.ns"];
 
-/// A change of the graph. Numbers are indices into [`NODES`], [`SERVICES`] and [`PORTS`].
+/// Virtual IPs of services. Ingest gives backends on one TCP port different ones; translation does not rely on that.
+const VIRTUAL_IPS: [IpAddr; 3] = [
+    IpAddr::V4(Ipv4Addr::new(10, 1, 0, 1)),
+    IpAddr::V4(Ipv4Addr::new(10, 1, 0, 2)),
+    IpAddr::V6(Ipv6Addr::LOCALHOST),
+];
+
+/// A change of the graph. Numbers are indices into [`NODES`], [`SERVICES`], [`PORTS`] and [`VIRTUAL_IPS`].
 #[derive(Debug, Clone)]
 enum Change {
     Mesh {
@@ -41,6 +53,8 @@ enum Change {
         server: usize,
         /// The number of the [`tls::policy`] of each backend.
         policies: Vec<usize>,
+        /// The number of the [`settings`] of the node and its first listener; those of the other listeners follow.
+        settings: usize,
         /// For a node with local ports, the service and port behind each local port.
         local: Option<Vec<(usize, usize)>>,
     },
@@ -51,6 +65,7 @@ enum Change {
     Service {
         service: usize,
         provider: usize,
+        virtual_ips: Vec<usize>,
     },
     Router {
         router: usize,
@@ -64,6 +79,8 @@ enum Change {
         server: usize,
         /// The number of the [`tls::policy`] of calls to targets.
         policy: usize,
+        /// The number of the [`settings`] of the gateway and its listeners.
+        settings: usize,
     },
     /// A Kubernetes Secret to which the settings of [`tls`] refer; with neither part it is removed.
     Secret {
@@ -83,22 +100,34 @@ fn change() -> impl Strategy<Value = Change> {
             any::<bool>(),
             0..tls::SERVERS,
             prop::collection::vec(0..tls::POLICIES, 4),
+            0..settings::SETTINGS,
             prop::option::of(prop::collection::vec((0..4_usize, 0..5_usize), 0..4))
         )
-            .prop_map(|(node, idle, backends, eds, server, policies, local)| {
-                Change::Node {
-                    node,
-                    idle,
-                    backends,
-                    eds,
-                    server,
-                    policies,
-                    local,
+            .prop_map(
+                |(node, idle, backends, eds, server, policies, settings, local)| {
+                    Change::Node {
+                        node,
+                        idle,
+                        backends,
+                        eds,
+                        server,
+                        policies,
+                        settings,
+                        local,
+                    }
                 }
-            }),
+            ),
         (0..4_usize, 0..3_u8).prop_map(|(node, count)| Change::Endpoints { node, count }),
-        (0..4_usize, 0..9_usize)
-            .prop_map(|(service, provider)| Change::Service { service, provider }),
+        (
+            0..4_usize,
+            0..9_usize,
+            prop::collection::vec(0..VIRTUAL_IPS.len(), 0..3)
+        )
+            .prop_map(|(service, provider, virtual_ips)| Change::Service {
+                service,
+                provider,
+                virtual_ips
+            }),
         (
             0..4_usize,
             prop::collection::vec((0..4_usize, 0..3_u32), 0..3),
@@ -113,14 +142,18 @@ fn change() -> impl Strategy<Value = Change> {
             prop::collection::vec((0..4_usize, 0..6_usize, any::<bool>()), 0..5),
             any::<bool>(),
             0..tls::SERVERS,
-            0..tls::POLICIES
+            0..tls::POLICIES,
+            0..settings::SETTINGS
         )
-            .prop_map(|(routes, second, server, policy)| Change::Gateway {
-                routes,
-                second,
-                server,
-                policy
-            }),
+            .prop_map(
+                |(routes, second, server, policy, settings)| Change::Gateway {
+                    routes,
+                    second,
+                    server,
+                    policy,
+                    settings
+                }
+            ),
         (0..2_usize, any::<bool>(), any::<bool>()).prop_map(
             |(secret, certificate, authorities)| Change::Secret {
                 secret,
@@ -154,6 +187,7 @@ fn apply(graph: &mut Graph, change: &Change) {
             eds,
             server,
             policies,
+            settings,
             local,
         } => {
             let local = local.as_ref().map(|ports| {
@@ -169,6 +203,10 @@ fn apply(graph: &mut Graph, change: &Change) {
                 listener.timeout.idle = Some(Duration::from_secs(*idle));
                 listener.tls = tls::server(number % tls::SERVERS);
             }
+            for (number, listener) in (*settings..).zip(&mut node.listeners) {
+                settings::add(listener, number % settings::SETTINGS);
+            }
+            node.access_log = settings::access_log(*settings);
             for (backend, policy) in node.backends.iter_mut().zip(policies) {
                 backend.tls = tls::policy(*policy);
             }
@@ -183,7 +221,11 @@ fn apply(graph: &mut Graph, change: &Change) {
             let name = builders::node_name(NODES[*node]);
             Arc::make_mut(&mut graph.endpoints).insert(name, Arc::new(endpoints));
         }
-        Change::Service { service, provider } => {
+        Change::Service {
+            service,
+            provider,
+            virtual_ips,
+        } => {
             let provider = match provider {
                 0..4 => ServiceProvider::Node(builders::node_name(NODES[*provider])),
                 4..8 => ServiceProvider::Router(builders::router_name(NODES[*provider - 4])),
@@ -194,9 +236,15 @@ fn apply(graph: &mut Graph, change: &Change) {
             } else {
                 &PORTS
             };
+            let service = builders::service(SERVICES[*service], provider, ports);
+            let virtual_ips = virtual_ips.iter().map(|it| VIRTUAL_IPS[*it]);
+            let virtual_ips = virtual_ips.collect();
             builders::add_service(
                 graph,
-                builders::service(SERVICES[*service], provider, ports),
+                ResolvedService {
+                    virtual_ips,
+                    ..service
+                },
             );
         }
         Change::Router {
@@ -223,6 +271,7 @@ fn apply(graph: &mut Graph, change: &Change) {
             second,
             server,
             policy,
+            settings,
         } => {
             let routes = routes
                 .iter()
@@ -234,7 +283,9 @@ fn apply(graph: &mut Graph, change: &Change) {
             let mut gateway = builders::gateway(routes, *second);
             for (number, listener) in (*server..).zip(&mut gateway.listeners) {
                 listener.tls = tls::server(number % tls::SERVERS);
+                listener.limits = settings::limits(*settings);
             }
+            gateway.access_log = settings::access_log(*settings);
             gateway.tls = tls::policy(*policy);
             builders::add_gateway(graph, gateway);
         }

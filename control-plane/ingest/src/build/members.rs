@@ -27,6 +27,7 @@ type MemberObjects = (
     ObjectMap<v1beta2::VirtualRouter>,
     ObjectMap<v1beta2::VirtualGateway>,
     ObjectMap<v1beta2::GatewayRoute>,
+    ObjectMap<v1beta2::BackendGroup>,
 );
 
 /// Memo of the stages of meshes and namespaces.
@@ -78,6 +79,7 @@ impl MemberMemo {
             Arc::clone(&inputs.virtual_routers),
             Arc::clone(&inputs.virtual_gateways),
             Arc::clone(&inputs.gateway_routes),
+            Arc::clone(&inputs.backend_groups),
         );
         let namespaces = self.namespaces.update(objects, namespaces);
         let pairs = namespaces.iter().map(|name| {
@@ -104,7 +106,7 @@ impl MemberMemo {
 
 /// The namespaces that contain members of meshes.
 fn namespaces(
-    (nodes, services, routers, gateways, gateway_routes): &MemberObjects,
+    (nodes, services, routers, gateways, gateway_routes, backend_groups): &MemberObjects,
 ) -> BTreeSet<Arc<str>> {
     let mut names = BTreeSet::new();
     let mut add = |objects: &mut dyn Iterator<Item = &ObjectRef>| {
@@ -121,6 +123,7 @@ fn namespaces(
     add(&mut routers.keys());
     add(&mut gateways.keys());
     add(&mut gateway_routes.keys());
+    add(&mut backend_groups.keys());
     names
 }
 

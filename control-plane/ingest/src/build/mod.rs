@@ -5,12 +5,14 @@
 //!
 //! ```text
 //! members ─► nodes (parse) ─► routers ─► services ─┬► nodes (resolve) ─► endpoints
+//!    └─────► backend groups ───────────────────────┤
 //!                                                  └► gateways
 //! ```
 //!
 //! Later stages see only the index entries of an object (name and ports). While all entries of a kind stay equal, the
 //! objects that refer to the kind are skipped. The conversions themselves are in the modules of the kinds.
 
+mod backend_groups;
 mod gateways;
 mod members;
 mod nodes;
@@ -24,9 +26,9 @@ use std::{
 
 use evermesh_crds::v1beta2;
 use evermesh_model::{
-    CloudMapService, CloudMapState, Endpoint, Graph, ObjectRef, Problem, Reason, ResolvedGateway,
-    ResolvedNode, ResolvedRouter, ResolvedSecret, ResolvedService, ResourceName, SecretName, ServiceName,
-    SharedMap, problem::FieldPath,
+    CloudMapService, CloudMapState, Endpoint, Graph, Problem, ResolvedGateway, ResolvedNode,
+    ResolvedRouter, ResolvedSecret, ResolvedService, ResourceName, SecretName, ServiceName,
+    SharedMap,
 };
 
 use k8s_openapi::api::{
@@ -35,8 +37,8 @@ use k8s_openapi::api::{
 };
 
 use self::{
-    gateways::GatewayMemo, members::MemberMemo, nodes::NodeMemo, routers::RouterMemo,
-    services::ServiceMemo,
+    backend_groups::GroupMemo, gateways::GatewayMemo, members::MemberMemo, nodes::NodeMemo,
+    routers::RouterMemo, services::ServiceMemo,
 };
 use crate::{
     endpoints::EndpointMemo,
@@ -44,7 +46,7 @@ use crate::{
     mesh::MeshIndex,
     name_index::{NameIndex, UniqueByName},
     secrets::SecretMemo,
-    stage::{CachedValue, KeyedStage, ProblemLists, Problems, StageOutput, WithProblems},
+    stage::{CachedValue, ProblemLists, StageOutput},
 };
 
 /// The parsed objects of a kind by name.
@@ -71,11 +73,11 @@ pub struct BuildMemo {
     nodes: NodeMemo,
     routers: RouterMemo,
     services: ServiceMemo,
+    backend_groups: GroupMemo,
     gateways: GatewayMemo,
     endpoints: EndpointMemo,
     secrets: SecretMemo,
     all_endpoints: CachedValue<EndpointParts, StageOutput<ResourceName, Vec<Endpoint>>>,
-    backend_groups: KeyedStage<ObjectRef, Arc<v1beta2::BackendGroup>, ()>,
     graph: CachedValue<GraphParts, Graph>,
     problems: CachedValue<ProblemLists, Arc<[Problem]>>,
 }
@@ -113,9 +115,10 @@ pub fn build(inputs: &Inputs, memo: &mut BuildMemo) -> BuildOutput {
         (&node_index, &router_index),
         &mut problems,
     );
+    let groups = memo.backend_groups.update(inputs, &members, &mut problems);
     let nodes = memo
         .nodes
-        .resolve(inputs, unresolved, service_index.clone());
+        .resolve(inputs, unresolved, (service_index.clone(), groups));
     problems.extend(nodes.problems.iter().cloned());
     let gateways = memo
         .gateways
@@ -139,14 +142,7 @@ pub fn build(inputs: &Inputs, memo: &mut BuildMemo) -> BuildOutput {
         stage.update(&nodes.values, &meshes.by_name, inputs)
     });
     problems.extend(endpoints.problems.iter().cloned());
-    let secrets = memo
-        .secrets
-        .update(&members.meshes, inputs, &mut problems);
-    memo.backend_groups.update(
-        &*inputs.backend_groups,
-        |object, _| backend_group(object),
-        &mut problems,
-    );
+    let secrets = memo.secrets.update(&members.meshes, inputs, &mut problems);
 
     let parts = (
         Arc::clone(&members.meshes),
@@ -180,14 +176,4 @@ fn assemble(
 fn sorted(problems: &ProblemLists) -> Arc<[Problem]> {
     let all: BTreeSet<&Problem> = problems.iter().flat_map(|list| list.iter()).collect();
     all.into_iter().cloned().collect()
-}
-
-fn backend_group(object: &ObjectRef) -> WithProblems<()> {
-    let mut problems = Problems::of(object);
-    problems.add(
-        FieldPath::root(),
-        Reason::UnsupportedField,
-        "backend groups are not supported yet; list their virtual services in spec.backends of each virtual node",
-    );
-    WithProblems::new(None, problems)
 }

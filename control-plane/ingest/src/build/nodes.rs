@@ -11,13 +11,19 @@ use super::{
     members::{MembershipIndex, UnresolvedMemo},
 };
 use crate::{
+    backend_group::GroupIndex,
     inputs::{IngestSettings, Inputs, WeakObjectsByOwner},
     name_index::NameIndexMemo,
     node::{self, NodeLookups, UnresolvedNode},
     stage::{CachedValue, KeyedStage, ProblemLists, StageOutput},
 };
 
-type LookupContext = (ServiceIndex, Arc<BTreeSet<ObjectRef>>, IngestSettings);
+/// The services and groups to which backends refer, the Kubernetes Services that have slices, and the settings.
+type LookupContext = (
+    (ServiceIndex, GroupIndex),
+    Arc<BTreeSet<ObjectRef>>,
+    IngestSettings,
+);
 type StageInput = (
     UnresolvedByName<ResourceName, UnresolvedNode>,
     LookupContext,
@@ -62,7 +68,7 @@ impl NodeMemo {
         &mut self,
         inputs: &Inputs,
         unresolved: UnresolvedByName<ResourceName, UnresolvedNode>,
-        services: ServiceIndex,
+        backends: (ServiceIndex, GroupIndex),
     ) -> SharedOutput<ResourceName, ResolvedNode> {
         let slices = inputs.endpoint_slices.by_owner();
         let seen = Arc::downgrade(slices);
@@ -73,7 +79,7 @@ impl NodeMemo {
             }
         }
         let context = (
-            services,
+            backends,
             Arc::clone(&self.services_with_slices),
             inputs.settings,
         );
@@ -84,8 +90,9 @@ impl NodeMemo {
                 let mut problems = ProblemLists::new();
                 let values = resolved.update_with_lookup(
                     inputs.map(|(name, unresolved)| (name, (unresolved, context))),
-                    |unresolved, (services, services_with_slices, settings)| {
-                        node::look_up(unresolved, services, services_with_slices, *settings)
+                    |unresolved, ((services, groups), services_with_slices, settings)| {
+                        let backends = (&**services, groups);
+                        node::look_up(unresolved, backends, services_with_slices, *settings)
                     },
                     |unresolved, lookups| node::resolve(unresolved, lookups),
                     &mut problems,

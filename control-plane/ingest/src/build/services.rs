@@ -1,33 +1,39 @@
 //! The stages of virtual services.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use evermesh_crds::v1beta2;
-use evermesh_model::{ResolvedService, ResourceName, ServiceName};
+use evermesh_model::{Memo, ObjectRef, ResolvedService, ServiceName};
+use k8s_openapi::api::core::v1::Service;
 
 use super::{
     ResourceIndex, ServiceIndex, SharedOutput, UnresolvedByName,
     members::{MembershipIndex, UnresolvedMemo},
 };
 use crate::{
-    inputs::Inputs,
-    name_index::{Lookup, NameIndexMemo},
-    service::{self, UnresolvedService},
+    inputs::{Inputs, ObjectMap},
+    name_index::NameIndexMemo,
+    service::{self, ServiceLookups, UnresolvedService},
     stage::{CachedValue, KeyedStage, ProblemLists, StageOutput},
+    virtual_ips::{self, VirtualIps},
 };
 
-type ServiceProvider = Option<Lookup<ResourceName>>;
-type ResolveInput = (Arc<UnresolvedService>, (ResourceIndex, ResourceIndex));
+/// The nodes, routers and Kubernetes Services to which services refer.
+type LookupContext = (ResourceIndex, ResourceIndex, VirtualIps);
+type ResolveInput = (Arc<UnresolvedService>, LookupContext);
 type StageInput = (
     UnresolvedByName<ServiceName, UnresolvedService>,
-    (ResourceIndex, ResourceIndex),
+    LookupContext,
 );
 
 /// Memo of these stages.
 #[derive(Debug, Default)]
 pub(super) struct ServiceMemo {
     unresolved: UnresolvedMemo<v1beta2::VirtualService, UnresolvedService>,
-    resolved: KeyedStage<ServiceName, ResolveInput, ResolvedService, ServiceProvider>,
+    /// The last Kubernetes Services, from which the virtual IPs were read.
+    kubernetes_services: ObjectMap<Service>,
+    virtual_ips: Memo<ObjectRef, Arc<Service>, Vec<IpAddr>>,
+    resolved: KeyedStage<ServiceName, ResolveInput, ResolvedService, ServiceLookups>,
     output: CachedValue<StageInput, StageOutput<ServiceName, ResolvedService>>,
     index: NameIndexMemo<ServiceName, ResolvedService>,
 }
@@ -47,8 +53,15 @@ impl ServiceMemo {
             service::parse,
             problems,
         );
+        if !Arc::ptr_eq(&self.kubernetes_services, &inputs.services) {
+            self.kubernetes_services = Arc::clone(&inputs.services);
+            self.virtual_ips.update(&*inputs.services, |_, service| {
+                virtual_ips::of_service(service)
+            });
+        }
+        let virtual_ips = Arc::clone(self.virtual_ips.outputs());
         let resolved = &mut self.resolved;
-        let context = (Arc::clone(nodes), Arc::clone(routers));
+        let context = (Arc::clone(nodes), Arc::clone(routers), virtual_ips);
         let output = self
             .output
             .update((by_name, context), |(by_name, context)| {
@@ -56,8 +69,10 @@ impl ServiceMemo {
                 let mut problems = ProblemLists::new();
                 let values = resolved.update_with_lookup(
                     inputs.map(|(name, unresolved)| (name, (unresolved, context))),
-                    |unresolved, (nodes, routers)| service::look_up(unresolved, nodes, routers),
-                    |unresolved, found| service::resolve(unresolved, found.as_ref()),
+                    |unresolved, (nodes, routers, virtual_ips)| {
+                        service::look_up(unresolved, nodes, routers, virtual_ips)
+                    },
+                    |unresolved, lookups| service::resolve(unresolved, lookups),
                     &mut problems,
                 );
                 StageOutput { values, problems }

@@ -27,6 +27,7 @@ fn backend(hostname: &str, ports: &[u16]) -> IndexEntry<ServiceName> {
         },
         object: ObjectRef::new(Kind::VirtualService, "a", hostname),
         ports: ports.collect(),
+        virtual_ips: Vec::new(),
     }
 }
 
@@ -41,7 +42,7 @@ fn read(backends: &str, application: &str) -> (LocalPorts, Vec<(Reason, String)>
         backend("many.shop", &[80, 81]),
         backend("unprovided.shop", &[]),
     ];
-    let ports = unresolved.resolve(served.iter(), &mut problems);
+    let ports = unresolved.resolve(served.iter().map(|entry| (entry, true)), &mut problems);
     let problems = problems.into_list().into_iter();
     (
         ports,

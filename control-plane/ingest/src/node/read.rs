@@ -2,12 +2,12 @@
 
 use evermesh_crds::v1beta2;
 use evermesh_model::{
-    CloudMapService, Discovery, DnsResponse, Kind, NodeListener, Protocol, Reason, ResolvedMesh,
-    Timeout, problem::FieldPath,
+    CloudMapService, Discovery, DnsResponse, Kind, NodeListener, Reason, ResolvedMesh,
+    problem::FieldPath,
 };
 
-use super::UnresolvedBackend;
-use crate::{listener, name_index::unique_ports, stage::Problems, tls, values};
+use super::{UnresolvedBackend, UnresolvedBackends};
+use crate::{backend_group, listener, name_index::unique_ports, stage::Problems, tls, values};
 
 pub(super) fn read_listeners(
     listeners: &[v1beta2::Listener],
@@ -43,7 +43,8 @@ pub(super) fn read_listeners(
             let resolved = NodeListener {
                 timeout: timeout
                     .map(|timeout| {
-                        read_timeout(timeout, port.protocol, &field.field("timeout"), problems)
+                        let field = field.field("timeout");
+                        listener::read_timeout(timeout, port.protocol, &field, problems)
                     })
                     .unwrap_or_default(),
                 health_check: health_check.as_ref().and_then(|check| {
@@ -67,66 +68,6 @@ pub(super) fn read_listeners(
             tls.ok().map(|tls| NodeListener { tls, ..resolved })
         })
         .collect()
-}
-
-/// Parses the timeout for the listener's protocol.
-///
-/// Flagger writes `http` for a `grpc` listener. Therefore a timeout for one of HTTP, HTTP/2 and gRPC applies to all
-/// three, with a warning.
-fn read_timeout(
-    timeout: v1beta2::ListenerTimeout,
-    protocol: Protocol,
-    field: &FieldPath,
-    problems: &mut Problems<'_>,
-) -> Timeout {
-    let v1beta2::ListenerTimeout {
-        tcp,
-        http,
-        http2,
-        grpc,
-    } = timeout;
-    let variants = [
-        (Protocol::Tcp, tcp.map(values::tcp_timeout)),
-        (Protocol::Http, http.map(values::http_timeout)),
-        (Protocol::Http2, http2.map(values::http_timeout)),
-        (Protocol::Grpc, grpc.map(values::http_timeout)),
-    ];
-    let mut set = variants
-        .into_iter()
-        .filter_map(|(variant, timeout)| Some((variant, timeout?)));
-    let Some((variant, timeout)) = set.next() else {
-        return Timeout::default();
-    };
-    if set.next().is_some() {
-        problems.add(
-            field.clone(),
-            Reason::InvalidUnion,
-            format!(
-                "timeouts of several protocols are set, so none applies; keep the one for {protocol}"
-            ),
-        );
-        return Timeout::default();
-    }
-    if variant == protocol {
-        return timeout;
-    }
-    let consequence = if variant.is_http() == protocol.is_http() {
-        "the timeout applies nevertheless"
-    } else {
-        "the timeout is ignored"
-    };
-    problems.add(
-        field.field(variant.as_str()),
-        Reason::ProtocolMismatch,
-        format!(
-            "the listener's protocol is {protocol}, not {variant}; {consequence}; use timeout.{protocol}"
-        ),
-    );
-    if variant.is_http() == protocol.is_http() {
-        timeout
-    } else {
-        Timeout::default()
-    }
 }
 
 pub(super) fn read_discovery(
@@ -206,10 +147,11 @@ pub(super) fn read_discovery(
 
 pub(super) fn read_backends(
     backends: &[v1beta2::Backend],
+    groups: &[v1beta2::Reference],
     defaults: Option<&v1beta2::BackendDefaults>,
     mesh: &ResolvedMesh,
     problems: &mut Problems<'_>,
-) -> Vec<UnresolvedBackend> {
+) -> UnresolvedBackends {
     let spec = FieldPath::spec();
     let default_policy =
         defaults.and_then(|v1beta2::BackendDefaults { client_policy }| client_policy.as_ref());
@@ -219,7 +161,7 @@ pub(super) fn read_backends(
         &spec.field("backendDefaults"),
         problems,
     );
-    backends
+    let listed = backends
         .iter()
         .enumerate()
         .filter_map(|(index, backend)| {
@@ -249,5 +191,13 @@ pub(super) fn read_backends(
                 tls,
             })
         })
-        .collect()
+        .collect();
+    UnresolvedBackends {
+        listed,
+        groups: groups
+            .iter()
+            .map(|group| backend_group::reference(group, problems.object()))
+            .collect(),
+        group_tls: default_tls,
+    }
 }

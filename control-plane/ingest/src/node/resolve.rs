@@ -2,20 +2,23 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     sync::Arc,
 };
 
 use evermesh_model::{
     Discovery, Kind, NodeBackend, ObjectRef, Protocol, Reason, ResolvedNode, ServiceName,
-    problem::FieldPath,
+    ServicePort, problem::FieldPath,
 };
 
-use super::{UnresolvedBackend, UnresolvedNode};
+use super::UnresolvedNode;
 use crate::{
     IngestSettings,
-    name_index::{IndexEntry, Lookup, Name, NameIndex},
+    backend_group::{self, GroupIndex, GroupLookup},
+    name_index::{IndexEntry, Lookup, Name, NameIndex, UnresolvedRef},
     slices,
     stage::{Problems, WithProblems},
+    tls::ClientPolicyResult,
 };
 
 /// The results of looking up a node's references.
@@ -23,20 +26,44 @@ use crate::{
 pub(crate) struct NodeLookups {
     discovery: Option<Discovery>,
     backends: Vec<Lookup<ServiceName>>,
+    groups: Vec<GroupLookup>,
 }
 
 /// A backend with the service that its reference names.
 struct FoundBackend<'a> {
     /// The host name of the service in lower case.
     hostname: Arc<str>,
-    backend: &'a UnresolvedBackend,
+    source: BackendSource,
     entry: &'a IndexEntry<ServiceName>,
+    tls: &'a ClientPolicyResult,
 }
 
-/// Looks up the backends, and the Kubernetes Service to which the DNS name refers, if any.
+/// The field that names a backend. A listed backend takes precedence over a member of a group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum BackendSource {
+    /// This item of `spec.backends`.
+    Listed(usize),
+    /// A member of this item of `spec.backendGroups`.
+    Group(usize),
+}
+
+impl BackendSource {
+    fn field(self) -> FieldPath {
+        match self {
+            Self::Listed(index) => FieldPath::spec().field("backends").index(index),
+            Self::Group(index) => FieldPath::spec().field("backendGroups").index(index),
+        }
+    }
+
+    const fn is_listed(self) -> bool {
+        matches!(self, Self::Listed(_))
+    }
+}
+
+/// Looks up the backends and the members of backend groups, and the Kubernetes Service to which the DNS name refers, if any.
 pub(crate) fn look_up(
     unresolved: &UnresolvedNode,
-    services: &NameIndex<ServiceName>,
+    (services, groups): (&NameIndex<ServiceName>, &GroupIndex),
     services_with_slices: &BTreeSet<ObjectRef>,
     settings: IngestSettings,
 ) -> NodeLookups {
@@ -66,12 +93,16 @@ pub(crate) fn look_up(
         }),
         other => other,
     };
+    let (object, mesh) = (&unresolved.object, &unresolved.name.mesh);
+    let backends = unresolved.backends.listed.iter();
+    let named = unresolved.backends.groups.iter();
     NodeLookups {
         discovery,
-        backends: unresolved
-            .backends
-            .iter()
-            .map(|backend| services.look_up(&backend.service, &unresolved.name.mesh))
+        backends: backends
+            .map(|backend| services.look_up(&backend.service, mesh))
+            .collect(),
+        groups: named
+            .map(|group| backend_group::look_up(group, object, mesh, groups, services))
             .collect(),
     }
 }
@@ -82,54 +113,41 @@ pub(crate) fn resolve(
     lookups: &NodeLookups,
 ) -> WithProblems<ResolvedNode> {
     let mut problems = Problems::of(&unresolved.object);
-    let field = |index: usize| FieldPath::spec().field("backends").index(index);
-    let mut backends: Vec<FoundBackend<'_>> = Vec::new();
-    for (backend, found) in unresolved.backends.iter().zip(&lookups.backends) {
-        match found {
-            Ok(entry) => backends.push(FoundBackend {
-                hostname: entry.name.folded().1,
-                backend,
-                entry,
-            }),
-            Err(error) => error.report(
-                &backend.service,
-                Kind::VirtualService,
-                field(backend.index).field("virtualService"),
-                "the node cannot call it",
-                &mut problems,
-            ),
-        }
-    }
-    backends.sort_by(|one, other| {
-        (&one.hostname, one.backend.index).cmp(&(&other.hostname, other.backend.index))
-    });
+    let mut backends = listed_backends(unresolved, lookups, &mut problems);
+    backends.extend(members_of_groups(unresolved, lookups, &mut problems));
+    backends
+        .sort_by(|one, other| (&one.hostname, one.source).cmp(&(&other.hostname, other.source)));
     backends.dedup_by(|later, first| {
         let is_same = later.hostname == first.hostname;
-        if is_same {
+        if is_same && later.source.is_listed() {
             problems.add(
-                field(later.backend.index),
+                later.source.field(),
                 Reason::DuplicateBackend,
                 format!(
-                    "`{}` is already listed as spec.backends[{}]; remove one of the two",
-                    first.hostname, first.backend.index
+                    "`{}` is already listed as {}; remove one of the two",
+                    first.hostname,
+                    first.source.field()
                 ),
             );
         }
         is_same
     });
-    backends.retain(|found| found.backend.tls.is_ok());
+    // Not earlier: a service whose own policy is refused may be a member of a group too, with the policy of the defaults.
+    backends.retain(|found| found.tls.is_ok());
     if unresolved.local_ports.is_none() {
         leave_out_conflicts(&mut backends, &mut problems);
     }
     let local_ports = unresolved.local_ports.as_ref().map(|local| {
-        let entries = backends.iter().map(|found| found.entry);
+        let entries = backends
+            .iter()
+            .map(|found| (found.entry, found.source.is_listed()));
         local.resolve(entries, &mut problems)
     });
     let mut backends: Vec<NodeBackend> = backends
         .into_iter()
         .map(|found| NodeBackend {
             service: Arc::clone(&found.entry.name.hostname),
-            tls: found.backend.tls.clone().ok().flatten(),
+            tls: found.tls.clone().ok().flatten(),
         })
         .collect();
     backends.sort_by(|one, other| one.service.cmp(&other.service));
@@ -141,37 +159,161 @@ pub(crate) fn resolve(
         backends,
         local_ports,
         access_log: unresolved.access_log.clone(),
+        forwards_client_address: unresolved.forwards_client_address,
     };
     WithProblems::new(Some(node), problems)
 }
 
-/// Removes backends whose ports conflict with those of a preceding backend.
+/// The items of `spec.backends` whose services exist.
+fn listed_backends<'a>(
+    unresolved: &'a UnresolvedNode,
+    lookups: &'a NodeLookups,
+    problems: &mut Problems<'_>,
+) -> Vec<FoundBackend<'a>> {
+    let mut backends = Vec::new();
+    for (backend, found) in unresolved.backends.listed.iter().zip(&lookups.backends) {
+        let source = BackendSource::Listed(backend.index);
+        match found {
+            Ok(entry) => backends.push(FoundBackend {
+                hostname: entry.name.folded().1,
+                source,
+                entry,
+                tls: &backend.tls,
+            }),
+            Err(error) => error.report(
+                &backend.service,
+                Kind::VirtualService,
+                source.field().field("virtualService"),
+                "the node cannot call it",
+                problems,
+            ),
+        }
+    }
+    backends
+}
+
+/// The members of the node's backend groups that exist.
+fn members_of_groups<'a>(
+    unresolved: &'a UnresolvedNode,
+    lookups: &'a NodeLookups,
+    problems: &mut Problems<'_>,
+) -> Vec<FoundBackend<'a>> {
+    let mut backends = Vec::new();
+    let groups = unresolved.backends.groups.iter().zip(&lookups.groups);
+    for (index, (group, found)) in groups.enumerate() {
+        let source = BackendSource::Group(index);
+        let members = match found {
+            Ok(members) => members,
+            Err(error) => {
+                error.report(
+                    &UnresolvedRef::Object(group.clone()),
+                    Kind::BackendGroup,
+                    source.field(),
+                    "the node cannot call its virtual services",
+                    problems,
+                );
+                continue;
+            }
+        };
+        for member in members {
+            match &member.found {
+                Ok(entry) => backends.push(FoundBackend {
+                    hostname: entry.name.folded().1,
+                    source,
+                    entry,
+                    tls: &unresolved.backends.group_tls,
+                }),
+                Err(error) => error.report(
+                    &member.reference,
+                    Kind::VirtualService,
+                    source.field(),
+                    &format!("the node cannot call this member of `{group}`"),
+                    problems,
+                ),
+            }
+        }
+    }
+    backends
+}
+
+/// Removes backends whose ports conflict with those of a preceding backend. Listed backends precede members of groups;
+/// both are in order of host name.
 fn leave_out_conflicts(backends: &mut Vec<FoundBackend<'_>>, problems: &mut Problems<'_>) {
-    let mut taken: BTreeMap<u16, (Protocol, Arc<str>)> = BTreeMap::new();
+    backends.sort_by_key(|found| !found.source.is_listed());
+    let mut taken: BTreeMap<u16, TakenPort<'_>> = BTreeMap::new();
     backends.retain(|found| {
-        let FoundBackend {
-            hostname,
-            backend,
-            entry,
-        } = found;
-        let conflict = entry.ports.iter().find_map(|wanted| {
-            let (protocol, owner) = taken.get(&wanted.port)?;
-            (!protocol.is_http() || !wanted.protocol.is_http()).then_some((wanted, protocol, owner))
+        let FoundBackend { source, entry, .. } = found;
+        let conflict = entry.ports.iter().find_map(|port| {
+            let owner = taken.get(&port.port)?.conflict(port.protocol, entry)?;
+            Some((port, owner))
         });
-        if let Some((wanted, protocol, owner)) = conflict {
+        if let Some((ServicePort { port, protocol }, owner)) = conflict {
             problems.add(
-                FieldPath::spec().field("backends").index(backend.index),
+                source.field(),
                 Reason::PortConflict,
                 format!(
-                    "`{hostname}` uses {} on port {}, where `{owner}` uses {protocol}; only the port distinguishes TCP connections, so this backend is left out; give one of the two another port",
-                    wanted.protocol, wanted.port
+                    "`{}` uses {protocol} on port {port}, where `{}` uses {}; neither the port nor virtual IPs of Kubernetes Services distinguish their connections, so this backend is left out; give one of the two another port, or each the host name of a Kubernetes Service with a virtual IP of its own",
+                    entry.name.hostname, owner.hostname, owner.protocol
                 ),
             );
             return false;
         }
         for port in &entry.ports {
-            taken.insert(port.port, (port.protocol, Arc::clone(hostname)));
+            let taken = taken.entry(port.port).or_default();
+            taken.take(port.protocol, entry);
         }
         true
     });
+}
+
+/// The connections on one port that the backends of a node receive.
+///
+/// All HTTP backends receive connections to any address, because `Host` distinguishes them. A TCP backend receives those
+/// to its virtual IPs, or to any address if it has none.
+#[derive(Default)]
+struct TakenPort<'a> {
+    to_any_address: Option<PortOwner<'a>>,
+    by_address: BTreeMap<IpAddr, PortOwner<'a>>,
+}
+
+#[derive(Clone, Copy)]
+struct PortOwner<'a> {
+    protocol: Protocol,
+    hostname: &'a str,
+}
+
+impl<'a> TakenPort<'a> {
+    /// The owner of connections that this backend would receive as well.
+    fn conflict(
+        &self,
+        protocol: Protocol,
+        entry: &IndexEntry<ServiceName>,
+    ) -> Option<PortOwner<'a>> {
+        let any = self
+            .to_any_address
+            .iter()
+            .filter(|_| takes_any_address(protocol, entry));
+        let addresses = entry.virtual_ips.iter();
+        let same = addresses.filter_map(|address| self.by_address.get(address));
+        any.chain(same)
+            .find(|owner| !(protocol.is_http() && owner.protocol.is_http()))
+            .copied()
+    }
+
+    fn take(&mut self, protocol: Protocol, entry: &'a IndexEntry<ServiceName>) {
+        let owner = PortOwner {
+            protocol,
+            hostname: &entry.name.hostname,
+        };
+        if takes_any_address(protocol, entry) {
+            self.to_any_address = Some(owner);
+        }
+        let addresses = entry.virtual_ips.iter();
+        self.by_address
+            .extend(addresses.map(|address| (*address, owner)));
+    }
+}
+
+const fn takes_any_address(protocol: Protocol, entry: &IndexEntry<ServiceName>) -> bool {
+    protocol.is_http() || entry.virtual_ips.is_empty()
 }

@@ -76,18 +76,88 @@ fn protocol() -> impl Strategy<Value = &'static str> {
     select(&["http", "http2", "grpc", "tcp"][..])
 }
 
-fn listeners(tls: bool) -> BoxedStrategy<Value> {
+/// The listeners of a router, or those of a node or gateway, which have settings.
+fn listeners(with_settings: bool) -> BoxedStrategy<Value> {
     let mode = select(&["DISABLED", "STRICT"][..])
         .prop_map(move |mode| json!({ "mode": mode, "certificate": {} }));
-    let mode = if tls {
-        prop_oneof![12 => Just(Value::Null), 1 => mode].boxed()
+    let settings = if with_settings {
+        let mode = prop_oneof![12 => Just(Value::Null), 1 => mode];
+        (mode, settings())
+            .prop_map(|(tls, mut settings)| {
+                settings["tls"] = tls;
+                settings
+            })
+            .boxed()
     } else {
-        Just(Value::Null).boxed()
+        Just(json!({})).boxed()
     };
-    let listener = (port(), protocol(), mode).prop_map(|(port, protocol, tls)| {
-        json!({ "portMapping": { "port": port, "protocol": protocol }, "tls": tls })
+    let listener = (port(), protocol(), settings).prop_map(|(port, protocol, mut listener)| {
+        listener["portMapping"] = json!({ "port": port, "protocol": protocol });
+        listener
     });
     maybe(prop::collection::vec(listener, 1..3).prop_map(Value::from))
+}
+
+/// A health check, outlier detection, a connection pool and timeouts. An API server prunes those that gateways lack.
+fn settings() -> BoxedStrategy<Value> {
+    let path = maybe(select(&["/", "/a b", "ready", ""][..]).prop_map(Value::from));
+    let check = (protocol(), path, port()).prop_map(|(protocol, path, port)| {
+        json!({
+            "protocol": protocol, "path": path, "port": port, "healthyThreshold": 2, "unhealthyThreshold": 2,
+            "intervalMillis": 5000, "timeoutMillis": 2000,
+        })
+    });
+    let duration = || {
+        select(&[0, 1, u64::MAX][..])
+            .prop_map(|value| json!({ "unit": "ms", "value": value % (1 << 62) }))
+    };
+    let outlier = (duration(), duration()).prop_map(|(interval, base)| {
+        json!({
+            "maxServerErrors": 1, "interval": interval, "baseEjectionDuration": base, "maxEjectionPercent": 0,
+        })
+    });
+    let pool = (protocol(), 1..=1_u64 << 33).prop_map(|(protocol, limit)| match protocol {
+        "tcp" | "http" => json!({ protocol: { "maxConnections": limit } }),
+        _ => json!({ protocol: { "maxRequests": limit } }),
+    });
+    let timeout = (protocol(), duration(), any::<bool>()).prop_map(|(protocol, idle, both)| {
+        let second = if both { "http" } else { protocol };
+        json!({ protocol: { "idle": idle }, second: { "idle": idle } })
+    });
+    let empty = || Just(json!({}));
+    (
+        maybe(check),
+        maybe(outlier),
+        maybe(prop_oneof![6 => pool, 1 => empty()]),
+        maybe(prop_oneof![6 => timeout, 1 => empty()]),
+    )
+        .prop_map(|(check, outlier, pool, timeout)| {
+            json!({
+                "healthCheck": check, "outlierDetection": outlier, "connectionPool": pool, "timeout": timeout,
+            })
+        })
+        .boxed()
+}
+
+/// `logging` with usable and unusable formats.
+fn logging() -> BoxedStrategy<Value> {
+    let text = || select(&["%PROTOCOL%", "100%%", "50%", "%UNKNOWN%", "%REQ(a)"][..]);
+    let json = prop::collection::vec((name(), text()), 0..3).prop_map(|fields| {
+        let fields = fields.into_iter();
+        let fields: Vec<Value> = fields
+            .map(|(key, value)| json!({ "key": key, "value": value }))
+            .collect();
+        json!({ "json": fields })
+    });
+    let format = prop_oneof![
+        text().prop_map(|text| json!({ "text": text })),
+        json,
+        Just(json!({})),
+    ];
+    let path = select(&["/dev/stdout", "relative", "/folder/"][..]);
+    let file =
+        (path, maybe(format)).prop_map(|(path, format)| json!({ "path": path, "format": format }));
+    maybe(maybe(file).prop_map(|file| json!({ "accessLog": { "file": file } })))
 }
 
 fn mesh_reference() -> BoxedStrategy<Value> {
@@ -129,7 +199,13 @@ fn mesh() -> impl Strategy<Value = Value> {
 
 /// The annotation that maps ARNs to Secrets, some of which do not exist.
 fn acm_secrets() -> impl Strategy<Value = Value> {
-    let resource = select(&["acm:r:1:certificate", "acm-pca:r:1:certificate-authority", "bad"][..]);
+    let resource = select(
+        &[
+            "acm:r:1:certificate",
+            "acm-pca:r:1:certificate-authority",
+            "bad",
+        ][..],
+    );
     let users = select(&["", " for red, blue", " for *"][..]);
     let line = (resource, name(), namespace(), name(), users).prop_map(
         |(resource, id, namespace, name, users)| {
@@ -177,8 +253,10 @@ fn member(
     (name(), namespace(), aws_name, mesh_reference(), spec)
         .prop_map(move |(name, namespace, aws_name, mesh, mut spec)| {
             if kind != "Route" {
-                spec["awsName"] = aws_name;
                 spec["meshRef"] = mesh;
+            }
+            if !["Route", "BackendGroup"].contains(&kind) {
+                spec["awsName"] = aws_name;
             }
             json!({
                 "apiVersion": api_version, "kind": kind,
@@ -211,7 +289,7 @@ fn node() -> BoxedStrategy<Value> {
     let spec = (
         listeners(true),
         maybe(discovery.boxed()),
-        prop::collection::vec(backend, 0..4),
+        (prop::collection::vec(backend, 0..4), groups()),
         policy(),
         maybe(
             name()
@@ -221,19 +299,35 @@ fn node() -> BoxedStrategy<Value> {
     );
     let node = member(
         "VirtualNode",
-        spec.prop_map(|(listeners, discovery, backends, policy, pods)| {
+        spec.prop_map(|(listeners, discovery, (backends, groups), policy, pods)| {
             json!({
                 "podSelector": pods, "listeners": listeners, "serviceDiscovery": discovery, "backends": backends,
-                "backendDefaults": { "clientPolicy": policy },
+                "backendGroups": groups, "backendDefaults": { "clientPolicy": policy },
             })
         }),
     );
-    (node, local_ports())
-        .prop_map(|(mut node, ports)| {
+    (node, local_ports(), logging())
+        .prop_map(|(mut node, ports, logging)| {
             node["metadata"]["annotations"] = ports;
+            node["spec"]["logging"] = logging;
             node
         })
         .boxed()
+}
+
+/// References of a node to backend groups.
+fn groups() -> impl Strategy<Value = Vec<Value>> {
+    let every_service = maybe(namespace().prop_map(Value::from))
+        .prop_map(|namespace| json!({ "name": "*", "namespace": namespace }));
+    prop::collection::vec(prop_oneof![3 => reference(), 1 => every_service], 0..3)
+}
+
+fn backend_group() -> BoxedStrategy<Value> {
+    let services = prop::collection::vec(reference(), 0..3);
+    member(
+        "BackendGroup",
+        services.prop_map(|services| json!({ "virtualservices": services })),
+    )
 }
 
 /// The annotations for local ports, or none.
@@ -349,13 +443,19 @@ fn route() -> BoxedStrategy<Value> {
 
 fn gateway() -> BoxedStrategy<Value> {
     let gate = maybe(name().prop_map(|name| json!({ "matchLabels": { "gate": name } })));
-    let spec = (listeners(true), maybe(Just(json!({}))), gate, policy());
+    let spec = (
+        listeners(true),
+        maybe(Just(json!({}))),
+        gate,
+        policy(),
+        logging(),
+    );
     member(
         "VirtualGateway",
-        spec.prop_map(|(listeners, namespaces, routes, policy)| {
+        spec.prop_map(|(listeners, namespaces, routes, policy, logging)| {
             json!({
                 "listeners": listeners, "namespaceSelector": namespaces,
-                "gatewayRouteSelector": routes,
+                "gatewayRouteSelector": routes, "logging": logging,
                 "backendDefaults": { "clientPolicy": policy },
             })
         }),
@@ -419,13 +519,16 @@ fn kubernetes() -> BoxedStrategy<Value> {
                 "ports": [{ "port": 8080 }],
             })
         });
-    let service = (name(), namespace(), port()).prop_map(|(name, namespace, port)| {
-        json!({
-            "apiVersion": "v1", "kind": "Service",
-            "metadata": { "name": name, "namespace": namespace },
-            "spec": { "ports": [{ "port": port }] },
-        })
-    });
+    let virtual_ips = select(&["10.1.0.1", "10.1.0.2", "fd01::1", "None"][..]);
+    let virtual_ips = prop::collection::vec(virtual_ips, 0..3);
+    let service =
+        (name(), namespace(), port(), virtual_ips).prop_map(|(name, namespace, port, ips)| {
+            json!({
+                "apiVersion": "v1", "kind": "Service",
+                "metadata": { "name": name, "namespace": namespace },
+                "spec": { "ports": [{ "port": port }], "clusterIP": ips.first(), "clusterIPs": ips },
+            })
+        });
     let host = select(&["region-a", "region-b"][..]).prop_map(|region| {
         json!({
             "apiVersion": "v1", "kind": "Node",
@@ -454,7 +557,7 @@ fn kubernetes() -> BoxedStrategy<Value> {
             "metadata": { "name": name, "labels": { "mesh": if is_member { "yes" } else { "no" } } },
         })
     });
-    prop_oneof![4 => slice, 1 => service, 3 => pod, 1 => host, 2 => labelled].boxed()
+    prop_oneof![4 => slice, 3 => service, 3 => pod, 1 => host, 2 => labelled].boxed()
 }
 
 /// A mesh that selects all namespaces.
@@ -474,6 +577,7 @@ pub(crate) fn object() -> impl Strategy<Value = Value> {
         2 => route(),
         1 => gateway(),
         2 => gateway_route(),
+        2 => backend_group(),
         3 => kubernetes(),
     ]
     .prop_map(without_nulls)

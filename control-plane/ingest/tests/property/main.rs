@@ -10,8 +10,9 @@ use evermesh_ingest::{
     object::parse,
 };
 use evermesh_model::{
-    Discovery, Graph, Kind, LocalPorts, ObjectRef, ResolvedMesh, ResolvedNode, RouteRule,
-    ServiceName, service::ServiceProvider,
+    AccessLogFile, AccessLogFormat, Discovery, Graph, Kind, LocalPorts, NodeListener, ObjectRef,
+    Protocol, ResolvedMesh, ResolvedNode, ResolvedService, RouteRule, ServiceName, ServicePort,
+    service::ServiceProvider,
 };
 use proptest::prelude::*;
 
@@ -60,6 +61,7 @@ fn assert_resolved(graph: &Graph) {
             None => assert_backends_share_ports(graph, node),
             Some(ports) => assert_local_ports(graph, node, ports),
         }
+        assert_envoy_accepts(node.listeners.iter(), node.access_log.as_ref());
         let is_eds = node.discovery.as_ref().is_some_and(Discovery::is_eds);
         assert!(is_eds || !graph.endpoints.contains_key(name));
     }
@@ -92,6 +94,7 @@ fn assert_resolved(graph: &Graph) {
     for (name, gateway) in &*graph.gateways {
         assert_eq!(*name, gateway.name);
         assert!(gateway.listeners.iter().all(|one| one.protocol.is_http()));
+        assert_envoy_accepts([], gateway.access_log.as_ref());
         for route in &gateway.routes {
             let ports = &graph.services[&route.target].ports;
             assert_eq!(route.target_port.is_none(), ports.is_empty());
@@ -119,6 +122,38 @@ fn assert_secrets(graph: &Graph, inputs: &Inputs) {
     }
 }
 
+/// Asserts that Envoy accepts the values of settings: durations of ejections, paths of health checks, and the access log.
+fn assert_envoy_accepts<'a>(
+    listeners: impl IntoIterator<Item = &'a NodeListener>,
+    access_log: Option<&AccessLogFile>,
+) {
+    for listener in listeners {
+        if let Some(check) = &listener.health_check {
+            let is_http = matches!(check.protocol, Protocol::Http | Protocol::Http2);
+            assert!(!is_http || (check.path.starts_with('/') && !check.path.contains(' ')));
+        }
+        if let Some(outlier) = &listener.outlier {
+            assert!(!outlier.interval.is_zero() && !outlier.base_duration.is_zero());
+        }
+    }
+    let Some(AccessLogFile { path, format }) = access_log else {
+        return;
+    };
+    assert!(!path.ends_with('/'));
+    match format {
+        None => {}
+        Some(AccessLogFormat::Text(text)) => assert!(is_format(text)),
+        Some(AccessLogFormat::Json(values)) => {
+            assert!(!values.is_empty() && values.values().all(|value| is_format(value)));
+        }
+    }
+}
+
+/// Returns whether a format of the strategies is one that Envoy accepts.
+fn is_format(text: &str) -> bool {
+    ["%PROTOCOL%", "100%%"].contains(&text)
+}
+
 /// Asserts that local ports belong to ports of backends or listeners and do not overlap.
 fn assert_local_ports(graph: &Graph, node: &ResolvedNode, ports: &LocalPorts) {
     for (local, backend) in &ports.backends {
@@ -141,23 +176,40 @@ fn assert_local_ports(graph: &Graph, node: &ResolvedNode, ports: &LocalPorts) {
     }
 }
 
+/// Asserts that connections to a port are distinguished: TCP backends that share their port have virtual IPs of their
+/// own, except one if no HTTP backend uses the port.
 fn assert_backends_share_ports(graph: &Graph, node: &ResolvedNode) {
-    for (index, one) in node.backends.iter().enumerate() {
-        let ports = |hostname: &Arc<str>| {
+    let backends = &node.backends;
+    assert!(
+        backends.is_sorted_by(|one, other| one.service < other.service),
+        "ascending, without duplicates"
+    );
+    let services: Vec<&ResolvedService> = backends
+        .iter()
+        .map(|backend| {
             let name = ServiceName {
                 mesh: Arc::clone(&node.name.mesh),
-                hostname: Arc::clone(hostname),
+                hostname: Arc::clone(&backend.service),
             };
-            graph.services[&name].ports.clone()
-        };
-        for other in &node.backends[index + 1..] {
-            assert!(one.service < other.service, "ascending, without duplicates");
-            for port in ports(&one.service) {
-                assert!(ports(&other.service).iter().all(|wanted| {
-                    wanted.port != port.port
-                        || (wanted.protocol.is_http() && port.protocol.is_http())
-                }));
+            &*graph.services[&name]
+        })
+        .collect();
+    let with_ports: Vec<(&ResolvedService, ServicePort)> = services
+        .iter()
+        .flat_map(|service| service.ports.iter().map(|port| (*service, *port)))
+        .collect();
+    let takes_any = |service: &ResolvedService, port: ServicePort| {
+        port.protocol.is_http() || service.virtual_ips.is_empty()
+    };
+    for (index, &(one, port)) in with_ports.iter().enumerate() {
+        for &(other, wanted) in &with_ports[index + 1..] {
+            let are_http = port.protocol.is_http() && wanted.protocol.is_http();
+            if port.port != wanted.port || are_http {
+                continue;
             }
+            let mut addresses = one.virtual_ips.iter();
+            assert!(!addresses.any(|address| other.virtual_ips.contains(address)));
+            assert!(!(takes_any(one, port) && takes_any(other, wanted)));
         }
     }
 }

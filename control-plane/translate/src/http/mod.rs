@@ -46,12 +46,14 @@ impl ListenerDirection {
 pub(crate) struct ListenerContext<'a> {
     pub(crate) direction: ListenerDirection,
     pub(crate) access_log: Option<&'a AccessLogFile>,
+    /// Whether the address of the client is added to `X-Forwarded-For`.
+    pub(crate) forwards_client_address: bool,
 }
 
 /// A connection manager that fetches the route configuration `routes` over RDS.
 ///
 /// The settings are those of App Mesh: paths are normalised and repeated slashes merged, WebSocket upgrades are allowed,
-/// a tracer of the bootstrap takes effect, and `use_remote_address` is off.
+/// a tracer of the bootstrap takes effect, and `use_remote_address` is off unless the address of the client is forwarded.
 /// `stream_idle_timeout` applies until the route is chosen; then the idle timeout of the route replaces it, if set.
 pub(crate) fn connection_manager(
     context: ListenerContext<'_>,
@@ -66,6 +68,7 @@ pub(crate) fn connection_manager(
         })),
         http_filters: filter::chain(context),
         access_log: access_log::access_logs(context.access_log),
+        use_remote_address: context.forwards_client_address.then(|| wire::bool(true)),
         stream_idle_timeout,
         tracing: Some(Tracing::default()),
         upgrade_configs: vec![UpgradeConfig {

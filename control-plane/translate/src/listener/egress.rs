@@ -1,16 +1,19 @@
 //! The egress side of a node: the listener on port 15001, and one route configuration for each HTTP port.
 
 use std::{
-    collections::{BTreeMap, btree_map::Entry},
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     sync::Arc,
     time::Duration,
 };
 
 use bytes::Bytes;
-use evermesh_model::{EgressPolicy, ResolvedMesh, ResolvedNode, ServicePort, Timeout};
+use evermesh_model::{
+    EgressPolicy, Protocol, ResolvedMesh, ResolvedNode, ServicePort, Timeout, route::TcpRule,
+};
 use evermesh_proto::{
     Resource, ResourceKey, ResourceType, core,
-    listener::{self, FilterChain, FilterChainMatch},
+    listener::{self, Filter, FilterChain, FilterChainMatch},
     route::{
         Route, RouteConfiguration, VirtualHost, route::Action, route_action::ClusterSpecifier,
     },
@@ -45,8 +48,8 @@ pub(crate) struct NodeEgress {
 
 /// `backends` belong to the backends of the node, in the same order. `own` are the node's own clusters.
 ///
-/// A port has one filter chain, which takes HTTP/1.1, HTTP/2 and gRPC alike. If several backends share a port, the
-/// protocol in its names is that of the first backend by host name.
+/// All HTTP backends on a port have one filter chain, which takes HTTP/1.1, HTTP/2 and gRPC alike. The protocol in its
+/// names is that of the first backend by host name.
 pub(crate) fn node_egress(
     node: &ResolvedNode,
     mesh: &ResolvedMesh,
@@ -63,34 +66,30 @@ pub(crate) fn node_egress(
     let mut chains = Vec::new();
     let mut needs = vec![Arc::clone(&amazonaws)];
     let mut routes = Vec::new();
-    for (&port, (service, protocol, traffic)) in &ports {
-        let port = ServicePort {
-            port,
-            protocol: *protocol,
-        };
-        let filters = match traffic {
-            PortTraffic::Http => {
-                let name = names::egress_routes(port);
-                let manager = http::connection_manager(context, &name, None);
-                routes.push((port.port, scope.key(ResourceType::Route, name)));
-                vec![manager]
-            }
-            PortTraffic::Tcp(None) => Vec::new(),
-            PortTraffic::Tcp(Some(rule)) => {
-                let (filters, clusters) =
-                    network::proxy_by_rule(context, rule, CallerClusters::names(own, service));
-                needs.extend(clusters);
-                filters
-            }
-        };
-        chains.push(super::chain_for_port(
-            names::filter_chain(port),
-            port.port,
-            filters,
-        ));
+    for (&number, port) in &ports {
+        if let Some(protocol) = port.http {
+            let port = ServicePort {
+                port: number,
+                protocol,
+            };
+            let name = names::egress_routes(port);
+            let manager = http::connection_manager(context, &name, None);
+            routes.push((number, scope.key(ResourceType::Route, name)));
+            let name = names::filter_chain(port);
+            chains.push(super::chain_for_port(name, number, vec![manager]));
+        }
+        for (service, backend, rule) in &port.tcp {
+            let names = CallerClusters::names(own, service);
+            let (filters, clusters) = rule
+                .map(|rule| network::proxy_by_rule(context, rule, names))
+                .unwrap_or_default();
+            needs.extend(clusters);
+            chains.push(tcp_chain(number, backend, filters));
+        }
     }
     chains.push(amazonaws_chain(context, &amazonaws));
-    if !ports.contains_key(&names::EGRESS_PORT) {
+    let own_port = ports.get(&names::EGRESS_PORT);
+    if !own_port.is_some_and(EgressPort::takes_any_address) {
         chains.push(not_redirected_chain());
     }
     needs.extend(allow_all.clone());
@@ -152,6 +151,7 @@ pub(super) fn egress_context(node: &ResolvedNode) -> ListenerContext<'_> {
     ListenerContext {
         direction: ListenerDirection::Egress,
         access_log: node.access_log.as_ref(),
+        forwards_client_address: false,
     }
 }
 
@@ -211,22 +211,101 @@ fn route_configuration(
         .with_origins(wire::sorted(origins))
 }
 
+/// A port of backends.
+#[derive(Default)]
+struct EgressPort<'a> {
+    /// The protocol of the first HTTP backend by host name. All HTTP backends share a filter chain for connections to
+    /// any address, because `Host` distinguishes them.
+    http: Option<Protocol>,
+    /// The TCP backends with their host names and rules.
+    tcp: Vec<(&'a str, TcpBackend<'a>, Option<&'a TcpRule>)>,
+}
+
+/// The connections that a TCP backend receives.
+enum TcpBackend<'a> {
+    /// Connections to any address, except the virtual IPs of other backends.
+    AnyAddress,
+    /// Connections to these addresses, on a port that other backends use as well.
+    VirtualIps {
+        hostname: &'a str,
+        addresses: Vec<IpAddr>,
+    },
+}
+
+impl EgressPort<'_> {
+    fn takes_any_address(&self) -> bool {
+        let is_any =
+            |(_, backend, _): &(_, TcpBackend<'_>, _)| matches!(backend, TcpBackend::AnyAddress);
+        self.http.is_some() || self.tcp.iter().any(is_any)
+    }
+}
+
 /// The ports of all backends.
 ///
-/// Only its port tells which service a connection is for. So a port is either HTTP or TCP, and two TCP services cannot
-/// share one. The first backend by host name takes precedence.
-fn egress_ports(
-    backends: &[Arc<ReachableClusters>],
-) -> BTreeMap<u16, (&str, evermesh_model::Protocol, &PortTraffic)> {
-    let mut ports = BTreeMap::new();
-    for reachable in backends {
-        for (port, traffic) in &reachable.ports {
-            if let Entry::Vacant(entry) = ports.entry(port.port) {
-                entry.insert((reachable.hostname.as_ref(), port.protocol, traffic));
+/// A TCP backend that shares its port is recognised by its virtual IPs. Envoy refuses two filter chains for the same
+/// connections, so a TCP backend whose connections belong to a preceding one is left out. Ingest reports such backends.
+fn egress_ports(backends: &[Arc<ReachableClusters>]) -> BTreeMap<u16, EgressPort<'_>> {
+    let mut ports: BTreeMap<u16, EgressPort<'_>> = BTreeMap::new();
+    let mut tcp: BTreeMap<u16, Vec<(&ReachableClusters, Option<&TcpRule>)>> = BTreeMap::new();
+    for (backend, (port, traffic)) in backends
+        .iter()
+        .flat_map(|backend| backend.ports.iter().map(move |port| (backend, port)))
+    {
+        let egress = ports.entry(port.port).or_default();
+        match traffic {
+            PortTraffic::Http => egress.http = egress.http.or(Some(port.protocol)),
+            PortTraffic::Tcp(rule) => {
+                let of_port = tcp.entry(port.port).or_default();
+                of_port.push((backend, rule.as_ref()));
+            }
+        }
+    }
+    for (port, of_port) in tcp {
+        let egress = ports.entry(port).or_default();
+        let is_shared = of_port.len() > 1 || egress.http.is_some();
+        let mut taken = BTreeSet::new();
+        for (backend, rule) in of_port {
+            let service = backend.hostname.as_ref();
+            let virtual_ips = backend.virtual_ips.iter().copied();
+            let addresses: Vec<IpAddr> = virtual_ips.filter(|it| taken.insert(*it)).collect();
+            let backend = if is_shared && !backend.virtual_ips.is_empty() {
+                TcpBackend::VirtualIps {
+                    hostname: &backend.hostname,
+                    addresses,
+                }
+            } else {
+                TcpBackend::AnyAddress
+            };
+            let is_left_out = match &backend {
+                TcpBackend::AnyAddress => egress.takes_any_address(),
+                TcpBackend::VirtualIps { addresses, .. } => addresses.is_empty(),
+            };
+            if !is_left_out {
+                egress.tcp.push((service, backend, rule));
             }
         }
     }
     ports
+}
+
+fn tcp_chain(port: u16, backend: &TcpBackend<'_>, filters: Vec<Filter>) -> FilterChain {
+    let service_port = ServicePort {
+        port,
+        protocol: Protocol::Tcp,
+    };
+    let TcpBackend::VirtualIps {
+        hostname,
+        addresses,
+    } = backend
+    else {
+        return super::chain_for_port(names::filter_chain(service_port), port, filters);
+    };
+    let name = names::service_filter_chain(service_port, hostname);
+    let mut chain = super::chain_for_port(name, port, filters);
+    if let Some(matches) = &mut chain.filter_chain_match {
+        matches.prefix_ranges = addresses.iter().copied().map(wire::host_range).collect();
+    }
+    chain
 }
 
 /// Lets TLS connections to AWS APIs pass, also if the egress filter of the mesh is `DROP_ALL`.

@@ -114,6 +114,7 @@ fn ingress_resources(
     let context = ListenerContext {
         direction: ListenerDirection::Ingress(port),
         access_log: gateway.access_log.as_ref(),
+        forwards_client_address: gateway.forwards_client_address,
     };
     let gateway_origin = wire::origin(&gateway.object);
     let itself = ServicePort {
@@ -357,6 +358,7 @@ fn egress_resources(
     let context = ListenerContext {
         direction: ListenerDirection::Egress,
         access_log: gateway.access_log.as_ref(),
+        forwards_client_address: false,
     };
     let name = names::egress_routes(port);
     let listener_name = names::egress_listener();

@@ -143,6 +143,7 @@ fn chain(node: &ResolvedNode, listener: &NodeListener, cluster: &str) -> FilterC
     let context = ListenerContext {
         direction: ListenerDirection::Ingress(port),
         access_log: node.access_log.as_ref(),
+        forwards_client_address: node.forwards_client_address,
     };
     let idle = listener.timeout.idle;
     let filter = match listener.protocol {

@@ -81,6 +81,7 @@ pub fn node(name: &str, ports: &[(u16, Protocol)], backends: &[&str]) -> Resolve
         backends,
         local_ports: None,
         access_log: None,
+        forwards_client_address: false,
     }
 }
 
@@ -143,6 +144,7 @@ pub fn service(
             .iter()
             .map(|&(port, protocol)| ServicePort { port, protocol })
             .collect(),
+        virtual_ips: Vec::new(),
     }
 }
 
@@ -215,6 +217,7 @@ pub fn gateway(routes: Vec<ResolvedGatewayRoute>, second: bool) -> ResolvedGatew
         routes: routes.into_iter().map(Arc::new).collect(),
         tls: None,
         access_log: None,
+        forwards_client_address: false,
     }
 }
 

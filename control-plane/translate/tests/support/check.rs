@@ -88,6 +88,9 @@ pub fn consistent(graph: &Graph, derived: &Derived) {
             );
             let needs: BTreeSet<String> = resource.needs.iter().map(ToString::to_string).collect();
             assert_eq!(clusters_named, needs, "{subject}");
+            if resource.kind == ResourceType::Listener {
+                filter_chains_are_distinct(&subject, &json);
+            }
             if is_eds(resource) {
                 assignments.insert(resource.name.to_string());
             }
@@ -96,6 +99,25 @@ pub fn consistent(graph: &Graph, derived: &Derived) {
         assert_eq!(assignments, names(ResourceType::Endpoint), "{name}");
         assert_eq!(routes, names(ResourceType::Route), "{name}");
         assert_eq!(secrets, names(ResourceType::Secret), "{name}");
+    }
+}
+
+/// Checks that no two filter chains of a listener have the same name, or match the same connections, which Envoy refuses.
+fn filter_chains_are_distinct(listener: &str, json: &Value) {
+    let mut names = BTreeSet::new();
+    let mut matches = BTreeSet::new();
+    for chain in json["filter_chains"].as_array().into_iter().flatten() {
+        let name = chain["name"].to_string();
+        assert!(names.insert(name), "{listener}: {}", chain["name"]);
+        let mut chain_match = chain["filter_chain_match"].clone();
+        let ranges = match chain_match.get_mut("prefix_ranges").map(Value::take) {
+            Some(Value::Array(ranges)) => ranges,
+            _ => vec![Value::Null],
+        };
+        for range in ranges {
+            let one = format!("{chain_match} {range}");
+            assert!(matches.insert(one.clone()), "{listener}: {one}");
+        }
     }
 }
 
