@@ -74,7 +74,7 @@ pub struct ChangeRecord {
     pub deliveries: usize,
     /// Number of received answers, NACKs included.
     pub answered: usize,
-    /// Number of NACKs.
+    /// Number of NACKs, and of resources that a NACKed cluster blocks.
     pub rejected: usize,
     /// Milliseconds from the source to the last answer; `None` while answers are missing.
     pub acked_ms: Option<f64>,
@@ -201,7 +201,7 @@ impl Tracker {
                 }
                 open.last_answer = open.last_answer.max(at);
                 open.change.answered = open.answered.len();
-                if index == newest && matches!(delivery.outcome, DeliveryOutcome::Rejected(_)) {
+                if index == newest && delivery.outcome != DeliveryOutcome::Acked {
                     open.change.rejected += 1;
                 }
                 if open.change.answered >= open.change.deliveries {

@@ -47,9 +47,11 @@
 
 pub mod any;
 pub mod json;
+pub mod part;
 pub mod resource;
 
 pub use any::{Any, pack, unpack};
+pub use part::{EncodedPart, ResourcePart};
 pub use resource::{ContentVersion, ProxyView, Resource, ResourceKey, ResourceType};
 
 /// The generated modules, one for each protobuf package.

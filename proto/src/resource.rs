@@ -9,7 +9,10 @@ use prost::{Name, bytes::Bytes};
 use sha2::{Digest, Sha256};
 use twox_hash::XxHash3_128;
 
-use crate::pb::envoy::{config, extensions::transport_sockets::tls};
+use crate::{
+    part::ResourcePart,
+    pb::envoy::{config, extensions::transport_sockets::tls},
+};
 
 /// The types of resources that Evermesh serves, **declared in the order in which they are sent**: a resource is sent
 /// after the resources that it refers to, and removed before them.
@@ -166,18 +169,20 @@ pub struct Resource {
     pub version: ContentVersion,
     /// The encoded message, without the `Any` around it.
     pub body: Bytes,
-    /// Names of the clusters that the message refers to, ascending.
+    /// Names of the clusters that the message refers to, ascending. On load assignments and secrets: names of the
+    /// clusters that cannot serve without it, in addition to the cluster of the same name.
     ///
-    /// The server uses them for removals: as long as a proxy keeps an older listener or route, because the newer one was
-    /// refused or not answered yet, the clusters that the older one needs are not removed. They do not delay additions.
-    /// The order of additions depends on types alone: all listeners and routes of a proxy wait while any new or changed
-    /// cluster of that proxy is unanswered, needed or not. A cluster that the proxy refused delays nothing, so a route
-    /// to it is sent; until the cluster is accepted, Envoy answers such requests with 503. The rules are in
+    /// The server does not send a listener or route to a proxy before the proxy has answered the clusters that it needs
+    /// and lacks. If the proxy rejected one of them, it keeps what it has of every [part](Self::parts) that needs it. And
+    /// it keeps the clusters that its own copy needs until it has a copy that does not need them. The rules are in
     /// `xds/src/barrier.rs`.
     pub needs: Arc<[Arc<str>]>,
     /// The user's objects from which the resource was derived (`VirtualRouter/shop/color`). An ACK or NACK of the
     /// resource counts for each of them.
     pub origins: Arc<[Arc<str>]>,
+    /// The base of `body` and then its parts, in the order of their ranges; empty if the resource is sent only as a
+    /// whole.
+    pub parts: Arc<[ResourcePart]>,
     /// Whether `body` contains a private key. Such a resource is sent only to a client that has proven its identity, and
     /// only over a connection that nobody else can read.
     pub confidential: bool,
@@ -199,6 +204,7 @@ impl Resource {
             body,
             needs: Arc::default(),
             origins: Arc::default(),
+            parts: Arc::default(),
             confidential: false,
         }
     }
@@ -237,6 +243,7 @@ impl fmt::Debug for Resource {
             body,
             needs,
             origins,
+            parts,
             confidential,
         } = self;
         let body: &dyn fmt::Debug = if *confidential { &"<redacted>" } else { body };
@@ -247,6 +254,7 @@ impl fmt::Debug for Resource {
             .field("body", body)
             .field("needs", needs)
             .field("origins", origins)
+            .field("parts", parts)
             .finish()
     }
 }

@@ -34,7 +34,7 @@ pub(crate) struct AckCount {
     pub(super) acked: usize,
     /// Commit time of the oldest version that a proxy has not ACKed.
     pub(super) waiting_since: Option<Timestamp>,
-    /// Proxies that NACKed a current version: node ID and Envoy's message.
+    /// Proxies that NACKed a current version or a cluster that it needs: node ID and Envoy's message.
     pub(super) rejections: Vec<(String, String)>,
     #[serde(default)]
     pub(super) withheld: WithheldKeys,
@@ -58,7 +58,6 @@ impl WithheldKeys {
         }
     }
 }
-
 
 /// Keeps the counts of this replica up to date.
 pub(super) struct AckCounter {
@@ -203,23 +202,24 @@ impl AckCounter {
         let mut waiting_since: Option<Timestamp> = None;
         let mut rejections = BTreeMap::new();
         let mut withheld = BTreeMap::new();
-        for (key, served) in self.index.derived_from(&object.to_string()) {
-            for answer in self.registry.ack_statuses(&self.store, key) {
+        let origin = object.to_string();
+        for (key, served) in self.index.derived_from(&origin) {
+            for status in self.registry.ack_statuses(&self.store, key) {
                 let version = served.resource.version;
-                let secret = withheld_secret(object, key, &answer);
-                let has_acked = secret.is_none() && answer.acked == Some(version);
-                *proxies.entry(answer.proxy).or_insert(true) &= has_acked;
+                let secret = withheld_secret(object, key, &status);
+                let has_acked = secret.is_none() && status.answer.has_acked(version, &origin);
+                *proxies.entry(status.proxy).or_insert(true) &= has_acked;
                 if has_acked {
                     continue;
                 }
                 if let Some(secret) = secret {
-                    withheld.insert(answer.proxy, (answer.node_id, secret));
+                    withheld.insert(status.proxy, (status.node_id, secret));
                     continue;
                 }
-                if let Some(rejection) = answer.rejection.filter(|it| it.version == version) {
-                    rejections.insert(answer.proxy, (answer.node_id, rejection.message));
-                } else if answer.acked.is_none() && is_starting(answer.since, now) {
-                    starting.insert(answer.proxy);
+                if let Some(message) = status.answer.refusal(version, &origin) {
+                    rejections.insert(status.proxy, (status.node_id, message));
+                } else if status.answer.acked.is_none() && is_starting(status.since, now) {
+                    starting.insert(status.proxy);
                     continue;
                 }
                 let committed_at = served.committed_at;

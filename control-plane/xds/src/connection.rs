@@ -15,8 +15,10 @@ use evermesh_proto::{
 use prost::Message;
 
 use crate::{
-    barrier::{self, SubscriptionsByType},
+    answer::{Blockage, ClientAnswer},
+    barrier::{self, LackedClusters, SubscriptionsByType},
     delivery::{DeliveryOutcome, Rejection},
+    entry::Entry,
     store::{Store, StoreReader, StreamHandle},
     subscription::{Grouping, ResponseBatch, Subscription},
 };
@@ -81,6 +83,9 @@ pub struct ResourceStatus {
     pub acked: Option<ContentVersion>,
     /// Last NACK, until the client ACKs a newer version.
     pub rejection: Option<Rejection>,
+    /// Clusters that the client rejected and that the newest version needs. The client keeps what it has of the parts
+    /// that need them.
+    pub blocked_by: Vec<Arc<str>>,
 }
 
 /// The protocol state of one stream.
@@ -130,27 +135,29 @@ impl Connection {
                     sent: in_flight
                         .map_or_else(|| entry.last_answered(), |resource| Some(resource.version)),
                     acked: entry.client_copy.acked().map(|acked| acked.version),
-                    rejection: entry.rejection.as_deref().cloned(),
+                    rejection: entry.rejection().cloned(),
+                    blocked_by: entry
+                        .blocked()
+                        .map_or_else(Vec::new, |blocked| blocked.clusters.to_vec()),
                 }
             })
         });
         statuses.collect()
     }
 
-    /// The version of a resource that the client ACKed, and its last rejection.
+    /// What the client has answered to the versions of a resource.
     ///
     /// Returns `None` if the resource does not concern the client: it did not subscribe to it, and has ACKed everything
     /// that could make it subscribe.
-    pub(crate) fn ack_status(
-        &self,
-        key: &ResourceKey,
-        aggregated: bool,
-    ) -> Option<(Option<ContentVersion>, Option<Rejection>)> {
+    pub(crate) fn ack_status(&self, key: &ResourceKey, aggregated: bool) -> Option<ClientAnswer> {
         let subscription = self.subscription(key.kind);
         let entry = subscription.find(&key.name);
         if let Some(entry) = entry.filter(|entry| entry.is_subscribed()) {
-            let rejection = entry.rejection.as_deref().cloned();
-            return Some((entry.client_copy.version(), rejection));
+            return Some(ClientAnswer {
+                acked: entry.client_copy.version(),
+                rejection: entry.rejection().cloned(),
+                blockage: self.blockage(entry),
+            });
         }
         if !aggregated && subscription.is_unused() {
             return None;
@@ -164,7 +171,22 @@ impl Connection {
             ResourceType::Cluster | ResourceType::Listener | ResourceType::Secret => key.kind,
         };
         let may_subscribe = !is_in_view || !self.subscription(referring).is_up_to_date();
-        may_subscribe.then_some((None, None))
+        may_subscribe.then(ClientAnswer::default)
+    }
+
+    fn blockage(&self, entry: &Entry) -> Option<Blockage> {
+        let blocked = entry.blocked()?;
+        let newest = entry.newest()?;
+        let clusters = blocked.clusters.iter().map(|cluster| {
+            let message = barrier::rejection_of_cluster(&self.subscriptions, cluster);
+            (Arc::clone(cluster), message.unwrap_or_default())
+        });
+        Some(Blockage {
+            version: newest.version,
+            clusters: clusters.collect(),
+            offered: entry.offered().map(|offered| offered.version),
+            origins: blocked.origins(newest),
+        })
     }
 
     /// The names of the confidential resources that the view lists and that the client does not get.
@@ -199,12 +221,16 @@ impl Connection {
             return false;
         }
         if subscription.answers_in_flight(nonce) {
+            let is_nack = error.is_some();
             if let Some(error) = error {
                 metrics.nacks.add(1);
                 subscription.on_nack(&error.message, SystemTime::now(), report);
             } else {
                 metrics.acks.add(1);
                 subscription.on_ack(report);
+            }
+            if barrier::serves_clusters(kind) {
+                self.recheck_blocked(is_nack);
             }
         }
         true
@@ -226,6 +252,9 @@ impl Connection {
             subscription.resolve(view, &mut reader, all, &mut resumed);
         }
         drop(reader);
+        if barrier::serves_clusters(kind) {
+            self.recheck_blocked(false);
+        }
         self.on_resumed(resumed);
     }
 
@@ -236,15 +265,7 @@ impl Connection {
     ) -> Option<R> {
         self.read_stale();
         self.view.as_ref()?;
-        let (kind, batch) = ResourceType::ALL.into_iter().find_map(|kind| {
-            if !self.subscription(kind).is_ready() || !barrier::may_send(&self.subscriptions, kind)
-            {
-                return None;
-            }
-            let removals = barrier::allowed_removals(&self.subscriptions, kind);
-            let batch = self.subscriptions[kind as usize].select(&removals)?;
-            Some((kind, batch))
-        })?;
+        let (kind, batch) = self.select()?;
         self.last_nonce += 1;
         let nonce = self.last_nonce.to_string();
         let subscription = self.subscription(kind);
@@ -253,12 +274,55 @@ impl Connection {
         metrics.responses.add(1);
         metrics.removals.add(subscription.removed(&batch).count());
         if kind == ResourceType::Cluster {
-            let clusters = subscription.upserts(&batch);
-            let clusters = clusters.map(|cluster| Arc::clone(&cluster.name)).collect();
-            self.resend_endpoints(&clusters);
+            let (known, new): (Vec<_>, Vec<_>) = subscription
+                .upserted_entries(&batch)
+                .partition(|cluster| cluster.has_copy());
+            let names = |entries: Vec<&Entry>| -> BTreeSet<Arc<str>> {
+                let names = entries.into_iter().map(|entry| Arc::clone(&entry.name));
+                names.collect()
+            };
+            let (known, new) = (names(known), names(new));
+            self.resend_endpoints(&known, false);
+            self.resend_endpoints(&new, true);
         }
         self.subscriptions[kind as usize].mark_sent(&batch, self.last_nonce);
         Some(response)
+    }
+
+    /// Selects the next response: of the first type of which something may be sent now.
+    fn select(&mut self) -> Option<(ResourceType, ResponseBatch)> {
+        let mut lacked = LackedClusters::default();
+        let is_ready = |kind: &ResourceType| self.subscription(*kind).is_ready();
+        if barrier::REFERRING.iter().any(is_ready) {
+            lacked = LackedClusters::of(&self.subscriptions);
+        }
+        for kind in barrier::REFERRING {
+            let subscription = &mut self.subscriptions[kind as usize];
+            if subscription.is_ready() {
+                subscription.update_blocked(&lacked.rejected, |resource, outcome| {
+                    self.outcomes.push((resource, outcome));
+                });
+            }
+        }
+        ResourceType::ALL.into_iter().find_map(|kind| {
+            if !self.subscription(kind).is_ready() {
+                return None;
+            }
+            let removals = barrier::allowed_removals(&self.subscriptions, kind);
+            let batch = self.subscriptions[kind as usize].select(&lacked, &removals)?;
+            Some((kind, batch))
+        })
+    }
+
+    /// Makes the next response consider again which listeners and routes are blocked: those that were, and after a NACK
+    /// all of them.
+    fn recheck_blocked(&mut self, after_nack: bool) {
+        for kind in barrier::REFERRING {
+            let subscription = &mut self.subscriptions[kind as usize];
+            if after_nack || subscription.has_blocked() {
+                subscription.mark_dirty();
+            }
+        }
     }
 
     pub(crate) fn count_resources(&self, count: usize) {
@@ -286,6 +350,7 @@ impl Connection {
             self.subscriptions[key.kind as usize].update(&key.name, id, resource, &mut resumed);
         }
         drop(reader);
+        self.recheck_blocked(false);
         self.on_resumed(resumed);
     }
 
@@ -302,18 +367,15 @@ impl Connection {
         let clusters = self.subscription(ResourceType::Cluster).entries().iter();
         let sent = clusters.filter(|cluster| cluster.sent);
         let sent = sent.map(|cluster| Arc::clone(&cluster.name)).collect();
-        self.resend_endpoints(&sent);
+        self.resend_endpoints(&sent, false);
     }
 
     /// Sends the endpoints of these clusters again, even if they did not change: an updated cluster stays in warming
     /// until a new `ClusterLoadAssignment` arrives (xDS protocol, "Resource warming").
-    ///
-    /// Endpoints belong to the cluster of the same name and to the clusters that they need.
-    fn resend_endpoints(&mut self, clusters: &BTreeSet<Arc<str>>) {
-        let endpoints = &mut self.subscriptions[ResourceType::Endpoint as usize];
-        endpoints.resend(|name, needs| {
-            clusters.contains(name) || needs.iter().any(|need| clusters.contains(need))
-        });
+    fn resend_endpoints(&mut self, clusters: &BTreeSet<Arc<str>>, are_new: bool) {
+        if !clusters.is_empty() {
+            self.subscriptions[ResourceType::Endpoint as usize].resend(clusters, are_new);
+        }
     }
 }
 

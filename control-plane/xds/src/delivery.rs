@@ -35,6 +35,9 @@ pub enum DeliveryOutcome {
     Acked,
     /// The client refused this version with this message and keeps the last version that it accepted.
     Rejected(String),
+    /// The client does not get this version, or cannot use all of it, because it rejected these clusters, which the
+    /// version needs. It keeps what it has of the parts that need them.
+    Blocked(Vec<Arc<str>>),
 }
 
 /// The last NACK that blamed a resource.

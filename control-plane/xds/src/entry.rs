@@ -2,11 +2,16 @@
 //!
 //! [`Entry::pending`] compares the two, so a lost or late event cannot make them diverge for good.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use evermesh_proto::resource::{ContentVersion, Resource};
 
-use crate::{delivery::Rejection, store::ResourceId, subscription::Grouping};
+use crate::{
+    blocked::{Blocked, Offer},
+    delivery::{DeliveryOutcome, Rejection},
+    store::ResourceId,
+    subscription::Grouping,
+};
 
 /// The client's copy of a resource.
 #[derive(Debug, Default)]
@@ -59,6 +64,24 @@ pub(crate) enum PendingChange {
     NotFound,
 }
 
+/// Whether a listener or route can rely on this entry: a cluster, or the endpoints or a secret of one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Readiness {
+    /// The client has a copy, or the store has no version that it could get.
+    Ready,
+    /// The client has no copy and has not answered the newest version yet.
+    Pending,
+    /// The client has no copy, because it rejected the resource.
+    Rejected,
+}
+
+/// What few entries have. Stored apart, because a stream has many entries.
+#[derive(Debug, Default)]
+struct Exception {
+    rejection: Option<Rejection>,
+    blocked: Option<Blocked>,
+}
+
 /// One name of a subscription.
 #[derive(Debug)]
 #[allow(clippy::struct_excessive_bools)] // independent facts, not one state
@@ -69,7 +92,7 @@ pub(crate) struct Entry {
     /// The store's version when this stream last read it.
     newest: Option<Arc<Resource>>,
     pub(crate) client_copy: ClientCopy,
-    pub(crate) rejection: Option<Box<Rejection>>,
+    exception: Option<Box<Exception>>,
     /// The client subscribed to this name explicitly, not only by the wildcard.
     pub(crate) named: bool,
     /// The next response must contain the name even if the client's copy is the newest version.
@@ -80,6 +103,9 @@ pub(crate) struct Entry {
     pub(crate) in_flight: bool,
     /// The resource was sent at least once on this stream.
     pub(crate) sent: bool,
+    /// Listeners and routes cannot rely on the client's copy before the client has answered the next version: a removal
+    /// was sent, the client asked for the resource again, or it is the endpoints of a cluster that is new to the client.
+    pub(crate) awaited: bool,
 }
 
 impl Entry {
@@ -89,13 +115,39 @@ impl Entry {
             id: None,
             newest: None,
             client_copy: ClientCopy::None,
-            rejection: None,
+            exception: None,
             named: false,
             must_send: false,
             suspect: false,
             in_flight: false,
             sent: false,
+            awaited: false,
         }
+    }
+
+    /// The last NACK that blamed the resource, until the client ACKs a version.
+    pub(crate) fn rejection(&self) -> Option<&Rejection> {
+        self.exception.as_ref()?.rejection.as_ref()
+    }
+
+    /// What the client gets instead of the newest version, if that needs a cluster that the client rejected.
+    pub(crate) fn blocked(&self) -> Option<&Blocked> {
+        self.exception.as_ref()?.blocked.as_ref()
+    }
+
+    fn set_rejection(&mut self, rejection: Option<Rejection>) {
+        let blocked = self.exception.take().and_then(|old| old.blocked);
+        self.set_exception(rejection, blocked);
+    }
+
+    fn set_blocked(&mut self, blocked: Option<Blocked>) {
+        let rejection = self.exception.take().and_then(|old| old.rejection);
+        self.set_exception(rejection, blocked);
+    }
+
+    fn set_exception(&mut self, rejection: Option<Rejection>, blocked: Option<Blocked>) {
+        self.exception = (rejection.is_some() || blocked.is_some())
+            .then(|| Box::new(Exception { rejection, blocked }));
     }
 
     /// Records an explicit subscription. The server must send a newly requested resource even if it sent it before,
@@ -104,7 +156,8 @@ impl Entry {
     pub(crate) fn subscribe(&mut self) {
         self.named = true;
         self.must_send = true;
-        self.rejection = None;
+        self.awaited = true;
+        self.set_rejection(None);
         if let ClientCopy::Claimed(version) = &mut self.client_copy {
             *version = None;
         }
@@ -117,14 +170,24 @@ impl Entry {
         resumed: &mut Vec<Arc<Resource>>,
     ) {
         self.suspect = false;
+        if self.newest.as_ref().map(|newest| newest.version)
+            != newest.as_ref().map(|newest| newest.version)
+        {
+            self.set_blocked(None);
+        }
         if let Some(newest) = newest.as_ref().filter(|newest| self.client_copy.is(newest)) {
             if matches!(self.client_copy, ClientCopy::Claimed(_)) {
                 self.must_send = false;
+                self.awaited = false;
                 resumed.push(Arc::clone(newest));
             }
             self.client_copy = ClientCopy::Acked(Arc::clone(newest));
         }
         self.newest = newest;
+    }
+
+    pub(crate) fn newest(&self) -> Option<&Arc<Resource>> {
+        self.newest.as_ref()
     }
 
     /// Names of the clusters that the newest version needs.
@@ -134,14 +197,22 @@ impl Entry {
 
     pub(crate) fn accept(&mut self, resource: Arc<Resource>) {
         self.client_copy = ClientCopy::Acked(resource);
-        self.rejection = None;
+        self.set_rejection(None);
         self.suspect = false;
+        self.awaited = false;
+    }
+
+    /// Records the version that the client claims to have from an earlier stream.
+    pub(crate) fn claim(&mut self, version: Option<ContentVersion>) {
+        self.client_copy = ClientCopy::Claimed(version.map(Box::new));
+        self.awaited = false;
     }
 
     /// Assumes that the client has an unknown copy.
     ///
     /// A state-of-the-world client cannot list the versions that it kept from an earlier stream. If it NACKs a
-    /// response, it may still use such a version, and must be told when the resource is removed.
+    /// response before it has ACKed a complete set, it may still use such a version, and must be told when the resource
+    /// is removed.
     pub(crate) fn assume_unknown_copy(&mut self) {
         if self.client_copy.is_none() {
             self.client_copy = ClientCopy::Claimed(None);
@@ -150,22 +221,53 @@ impl Entry {
 
     pub(crate) fn reject(&mut self, rejection: Rejection) {
         self.suspect = false;
-        self.rejection = Some(Box::new(rejection));
+        self.awaited = false;
+        self.set_rejection(Some(rejection));
     }
 
     fn has_rejected(&self, resource: &Resource) -> bool {
-        let rejection = self.rejection.as_ref();
+        let rejection = self.rejection();
         rejection.is_some_and(|rejection| rejection.version == resource.version)
     }
 
-    /// The version to send: the newest, or the last good one if the client rejected the newest.
-    pub(crate) fn to_send(&self) -> Option<&Arc<Resource>> {
+    /// The version that the client should have: the newest, unless that needs a rejected cluster.
+    pub(crate) fn offered(&self) -> Option<&Arc<Resource>> {
         let newest = self.newest.as_ref()?;
-        if self.has_rejected(newest) {
-            self.client_copy.acked()
-        } else {
-            Some(newest)
+        match self.blocked().map(|blocked| &blocked.offer) {
+            None | Some(Offer::Newest) => Some(newest),
+            Some(Offer::Merged(merged)) => Some(merged),
+            Some(Offer::Nothing) => None,
         }
+    }
+
+    /// The version to send: the offered one, or the last good one if nothing is offered or the client rejected the
+    /// offer.
+    pub(crate) fn to_send(&self) -> Option<&Arc<Resource>> {
+        self.newest.as_ref()?;
+        let offered = self.offered().filter(|offered| !self.has_rejected(offered));
+        offered.or_else(|| self.client_copy.acked())
+    }
+
+    /// Recomputes [`blocked`](Self::blocked). Returns what to report of the newest version: that the client does not get
+    /// it, or that it works now.
+    pub(crate) fn update_blocked(
+        &mut self,
+        clusters: &BTreeSet<Arc<str>>,
+    ) -> Option<(Arc<Resource>, DeliveryOutcome)> {
+        let newest = Arc::clone(self.newest.as_ref()?);
+        let blocked = Blocked::new(&newest, &self.client_copy, clusters);
+        if blocked.as_ref() == self.blocked() {
+            return None;
+        }
+        let has_newest = self.client_copy.is(&newest);
+        let outcome = match &blocked {
+            None => has_newest.then_some(DeliveryOutcome::Acked),
+            // The answer of the client will be reported.
+            Some(blocked) if blocked.offer == Offer::Newest && !has_newest => None,
+            Some(blocked) => Some(DeliveryOutcome::Blocked(blocked.clusters.to_vec())),
+        };
+        self.set_blocked(blocked);
+        Some((newest, outcome?))
     }
 
     /// Whether no response contains the resource, because the client rejected the newest version and the server does not
@@ -176,16 +278,20 @@ impl Entry {
 
     /// The version that was sent last and that the client has answered.
     pub(crate) fn last_answered(&self) -> Option<ContentVersion> {
-        let rejected = self.rejection.as_ref().map(|rejection| rejection.version);
-        let newest = self.newest.as_ref().map(|newest| newest.version);
+        let rejected = self.rejection().map(|rejection| rejection.version);
+        let offered = self.offered().map(|offered| offered.version);
         let acked = self.client_copy.acked().map(|acked| acked.version);
-        rejected.filter(|_| rejected == newest).or(acked)
+        rejected.filter(|_| rejected == offered).or(acked)
     }
 
     pub(crate) fn pending(&self, grouping: Grouping) -> PendingChange {
         match &self.newest {
             Some(_) if self.must_send && self.to_send().is_some() => PendingChange::Upsert,
-            Some(newest) if !self.client_copy.is(newest) && !self.has_rejected(newest) => {
+            Some(_)
+                if self.offered().is_some_and(|offered| {
+                    !self.client_copy.is(offered) && !self.has_rejected(offered)
+                }) =>
+            {
                 PendingChange::Upsert
             }
             None if grouping == Grouping::Partial => PendingChange::None,
@@ -195,15 +301,40 @@ impl Entry {
         }
     }
 
-    /// Whether the client cannot work with its copy: it has none, or it waits for the resource to be sent again.
-    pub(crate) fn is_missing(&self) -> bool {
-        self.must_send || self.client_copy.is_none()
+    /// Whether a listener or route that relies on this entry can work.
+    ///
+    /// A rejected resource stays rejected until the client accepts a version of it: a stream of further versions must
+    /// not delay what could be sent without it.
+    pub(crate) fn readiness(&self, grouping: Grouping) -> Readiness {
+        let has_copy = self.client_copy.version().is_some();
+        if self.newest.is_none() || (has_copy && !self.awaited) {
+            Readiness::Ready
+        } else if !has_copy && self.rejection().is_some() {
+            match self.client_copy {
+                ClientCopy::None => Readiness::Rejected,
+                // The client may use a version from an earlier stream.
+                ClientCopy::Claimed(_) | ClientCopy::Acked(_) => Readiness::Ready,
+            }
+        } else if self.in_flight || self.pending(grouping) == PendingChange::Upsert {
+            Readiness::Pending
+        } else {
+            Readiness::Ready
+        }
     }
 
     /// The last good version, if it is not the newest: the client rejected the newest or has not received it yet.
     pub(crate) fn superseded_copy(&self) -> Option<&Arc<Resource>> {
         let acked = self.client_copy.acked()?;
         (!self.is_up_to_date()).then_some(acked)
+    }
+
+    pub(crate) fn has_copy(&self) -> bool {
+        !self.client_copy.is_none()
+    }
+
+    /// Whether the client uses a version from an earlier stream that the server does not know.
+    pub(crate) fn has_unknown_copy(&self) -> bool {
+        matches!(self.client_copy, ClientCopy::Claimed(_))
     }
 
     pub(crate) fn is_subscribed(&self) -> bool {

@@ -49,7 +49,9 @@
 //!
 //! The crate does not know App Mesh, Kubernetes or the fields of any resource.
 
+mod answer;
 mod barrier;
+mod blocked;
 mod body;
 mod connection;
 mod delivery;
@@ -66,6 +68,7 @@ mod subscription;
 mod tls;
 mod unix;
 
+pub use answer::{Blockage, ClientAnswer};
 pub use connection::{Connection, DiscoveryProtocol, ResourceStatus, XdsVariant};
 pub use delivery::{Delivery, DeliveryOutcome, ProxyId, Rejection};
 pub use delta::Delta;

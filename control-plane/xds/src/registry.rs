@@ -15,13 +15,14 @@ use std::{
 };
 
 use dashmap::DashMap;
-use evermesh_proto::{ContentVersion, ResourceKey, core};
+use evermesh_proto::{ResourceKey, core};
 use parking_lot::Mutex;
 
 use crate::{
     Store,
+    answer::ClientAnswer,
     connection::{Connection, ResourceStatus, XdsVariant},
-    delivery::{Delivery, ProxyId, Rejection},
+    delivery::{Delivery, ProxyId},
 };
 
 /// Receiver of ACKs and NACKs. Runs on the stream's task, so it must not block; it may read the registry.
@@ -62,17 +63,15 @@ pub struct ProxyStatus {
     pub withheld: Vec<Arc<str>>,
 }
 
-/// The ACKed version and the last rejection of one resource at one proxy.
+/// One resource at one proxy.
 #[derive(Debug, Clone)]
 pub struct AckStatus {
     /// The stream.
     pub proxy: ProxyId,
     /// `node.id`, as the proxy sent it.
     pub node_id: String,
-    /// Version that the proxy ACKed last and uses; absent if it has ACKed none.
-    pub acked: Option<ContentVersion>,
-    /// Last NACK, until the proxy ACKs a newer version.
-    pub rejection: Option<Rejection>,
+    /// What the proxy has answered.
+    pub answer: ClientAnswer,
     /// Names of the confidential resources of the proxy's view that it does not get.
     pub withheld: Vec<Arc<str>>,
     /// Time at which the proxy was identified.
@@ -260,14 +259,13 @@ impl RegisteredProxy {
 
     fn ack_status(&self, key: &ResourceKey) -> Option<AckStatus> {
         let connection = self.connection.lock();
-        let (acked, rejection) = connection.ack_status(key, self.aggregated)?;
+        let answer = connection.ack_status(key, self.aggregated)?;
         let withheld = connection.withheld();
         drop(connection);
         Some(AckStatus {
             proxy: self.id,
             node_id: self.node_id.to_string(),
-            acked,
-            rejection,
+            answer,
             withheld,
             since: self.since,
         })

@@ -21,7 +21,8 @@ use evermesh_proto::resource::{ContentVersion, ProxyView, Resource, ResourceType
 use self::pending::InFlightResponse;
 pub(crate) use self::pending::{AllowedRemovals, ResponseBatch};
 use crate::{
-    entry::{ClientCopy, Entry},
+    delivery::DeliveryOutcome,
+    entry::Entry,
     store::{ResourceId, StoreReader},
 };
 
@@ -53,6 +54,8 @@ pub(crate) struct Subscription {
     last_nonce: u64,
     /// The client ACKed a response on this stream.
     has_acked: bool,
+    /// An entry may be blocked ([`Entry::blocked`]). False only if none is.
+    has_blocked: bool,
     in_flight: Option<Box<InFlightResponse>>,
     /// Ascending by name.
     entries: Vec<Entry>,
@@ -69,6 +72,7 @@ impl Subscription {
             dirty: false,
             last_nonce: 0,
             has_acked: false,
+            has_blocked: false,
             in_flight: None,
             entries: Vec::new(),
         }
@@ -180,6 +184,7 @@ impl Subscription {
                 entry.named = false;
                 // If the wildcard still covers the name, the client has dropped the resource and needs it again.
                 entry.must_send = true;
+                entry.awaited = true;
                 self.dirty = true;
             }
         }
@@ -257,17 +262,53 @@ impl Subscription {
         for (name, version) in versions {
             self.must_respond = false;
             if let Some(entry) = self.find_mut(name) {
-                entry.client_copy =
-                    ClientCopy::Claimed(ContentVersion::parse(version).map(Box::new));
+                entry.claim(ContentVersion::parse(version));
             }
         }
     }
 
-    /// Sends again the resources whose name and needed clusters match, even if the client has the newest version.
-    pub(crate) fn resend(&mut self, matches: impl Fn(&str, &[Arc<str>]) -> bool) {
-        for entry in self.entries.iter_mut().filter(|entry| !entry.must_send) {
-            entry.must_send = matches(&entry.name, entry.needs());
-            self.dirty |= entry.must_send;
+    /// Sends again the endpoints of these clusters, even if the client has the newest version. Endpoints belong to the
+    /// cluster of the same name and to the clusters that they need. If the clusters `are_new` to the client, nothing can
+    /// rely on the endpoints before the client has answered them.
+    pub(crate) fn resend(&mut self, clusters: &BTreeSet<Arc<str>>, are_new: bool) {
+        for entry in &mut self.entries {
+            let mut names = std::iter::once(&entry.name).chain(entry.needs());
+            if names.any(|name| clusters.contains(name)) {
+                entry.must_send = true;
+                entry.awaited |= are_new;
+                self.dirty = true;
+            }
+        }
+    }
+}
+
+/// Resources that need rejected clusters.
+impl Subscription {
+    /// Whether a resource may be blocked.
+    pub(crate) fn has_blocked(&self) -> bool {
+        self.has_blocked
+    }
+
+    /// Makes the next call of [`select`](Self::select) look at every entry, and the caller update what is blocked.
+    pub(crate) fn mark_dirty(&mut self) {
+        self.dirty = true;
+    }
+
+    /// Finds the resources that need a rejected cluster. Reports each change.
+    pub(crate) fn update_blocked(
+        &mut self,
+        rejected: &BTreeSet<Arc<str>>,
+        mut report: impl FnMut(Arc<Resource>, DeliveryOutcome),
+    ) {
+        if rejected.is_empty() && !self.has_blocked {
+            return;
+        }
+        self.has_blocked = false;
+        for entry in &mut self.entries {
+            if let Some((resource, outcome)) = entry.update_blocked(rejected) {
+                report(resource, outcome);
+            }
+            self.has_blocked |= entry.blocked().is_some();
         }
     }
 }

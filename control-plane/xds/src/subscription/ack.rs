@@ -32,6 +32,12 @@ impl Subscription {
             return;
         };
         self.has_acked = true;
+        if self.grouping == Grouping::Full {
+            // A complete set removes everything that it does not contain.
+            for entry in self.entries.iter_mut().filter(|it| it.has_unknown_copy()) {
+                entry.client_copy = ClientCopy::None;
+            }
+        }
         for (name, resource) in in_flight.items {
             // The client may have unsubscribed from the name after the response was sent. If it subscribed again, or
             // the wildcard covers the name, then it has the resource, and the new subscription is still answered.
@@ -80,12 +86,12 @@ impl Subscription {
             .iter()
             .filter(|(_, resource)| resource.is_some());
         let upserts = upserts.count();
-        let grouping = self.grouping;
+        let may_keep_unknown = self.grouping == Grouping::Full && !self.has_acked;
         let mut refused = Vec::new();
         for (name, resource) in in_flight.items {
             match (resource, self.take_in_flight(&name)) {
                 (Some(resource), Some(entry)) => {
-                    if grouping == Grouping::Full {
+                    if may_keep_unknown {
                         entry.assume_unknown_copy();
                     }
                     refused.push((name, resource));
@@ -119,6 +125,7 @@ impl Subscription {
             let names_none = !named.contains(&true);
             for ((name, _), named) in refused.iter().zip(named) {
                 if let Some(entry) = self.find_mut(name) {
+                    entry.must_send = true;
                     entry.suspect |= named || names_none;
                 }
             }

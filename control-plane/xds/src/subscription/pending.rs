@@ -12,7 +12,10 @@ use evermesh_proto::resource::Resource;
 use twox_hash::XxHash3_64;
 
 use super::{Grouping, Subscription};
-use crate::entry::{Entry, PendingChange};
+use crate::{
+    barrier::LackedClusters,
+    entry::{Entry, PendingChange, Readiness},
+};
 
 /// Size from which a response is split, except where the protocol demands the complete set: 2 MiB, because gRPC
 /// clients refuse messages over 4 MiB by default.
@@ -38,8 +41,6 @@ pub(crate) struct ResponseBatch {
 pub(super) struct InFlightResponse {
     /// Each name with the resource that was sent, or `None` for a removal.
     pub(super) items: Vec<(Arc<str>, Option<Arc<Resource>>)>,
-    /// The response contains a resource that the client was missing ([`Entry::is_missing`]).
-    has_missing: bool,
 }
 
 impl Subscription {
@@ -61,24 +62,10 @@ impl Subscription {
         numbered.map(move |(at, entry)| (at, entry, entry.pending(grouping)))
     }
 
-    /// Whether a response is in flight or a resource is waiting to be sent. Pending removals do not count.
-    pub(crate) fn is_sending(&self) -> bool {
-        self.is_in_flight()
-            || self
-                .pending()
-                .any(|(_, _, change)| change == PendingChange::Upsert)
-    }
-
-    /// Whether a resource that the client is missing is in flight or waiting to be sent.
-    pub(crate) fn is_sending_missing(&self) -> bool {
-        let in_flight = self
-            .in_flight
-            .as_ref()
-            .is_some_and(|in_flight| in_flight.has_missing);
-        in_flight
-            || self
-                .pending()
-                .any(|(_, entry, change)| change == PendingChange::Upsert && entry.is_missing())
+    /// Whether listeners and routes can rely on each entry.
+    pub(crate) fn readiness(&self) -> impl Iterator<Item = (&Entry, Readiness)> {
+        let entries = self.entries.iter();
+        entries.map(|entry| (entry, entry.readiness(self.grouping)))
     }
 
     /// Whether a response is in flight or any change is pending, including removals.
@@ -94,15 +81,28 @@ impl Subscription {
         self.dirty && !self.is_in_flight()
     }
 
-    /// Selects the next response: every pending change up to [`BATCH_BYTES`], or else one suspect alone.
-    pub(crate) fn select(&mut self, removals: &AllowedRemovals) -> Option<ResponseBatch> {
+    /// Selects the next response: every pending change that does not wait, up to [`BATCH_BYTES`], or else one suspect
+    /// alone.
+    pub(crate) fn select(
+        &mut self,
+        lacked: &LackedClusters,
+        removals: &AllowedRemovals,
+    ) -> Option<ResponseBatch> {
         let mut batch = ResponseBatch::default();
         let mut suspect = None;
         let mut bytes = 0;
         let mut has_held_removal = false;
+        let mut has_held_upsert = false;
         for (at, entry, change) in self.pending() {
             match change {
                 PendingChange::None => {}
+                PendingChange::Upsert
+                    if entry
+                        .to_send()
+                        .is_some_and(|resource| lacked.hold(resource)) =>
+                {
+                    has_held_upsert = true;
+                }
                 PendingChange::Upsert if entry.suspect => suspect = suspect.or(Some(at)),
                 PendingChange::Upsert => {
                     let size = entry.to_send().map_or(0, |resource| resource.body.len());
@@ -126,9 +126,12 @@ impl Subscription {
         if batch.upserts.is_empty() {
             batch.upserts.extend(suspect);
         }
+        // A client takes the first response to a wildcard for complete: Envoy would call itself ready without the
+        // listeners that wait. And a complete set would remove those that it kept from an earlier stream.
+        let is_first_set = !self.has_acked && (self.wildcard || self.grouping == Grouping::Full);
         let is_empty = batch.upserts.is_empty() && batch.removals.is_empty();
-        if is_empty && !self.must_respond {
-            self.dirty = has_held_removal;
+        if (has_held_upsert && (is_first_set || is_empty)) || (is_empty && !self.must_respond) {
+            self.dirty = has_held_upsert || has_held_removal;
             return None;
         }
         Some(batch)
@@ -139,8 +142,15 @@ impl Subscription {
         &'a self,
         batch: &'a ResponseBatch,
     ) -> impl Iterator<Item = &'a Arc<Resource>> {
-        let entries = batch.upserts.iter().map(|at| &self.entries[*at]);
-        entries.filter_map(Entry::to_send)
+        self.upserted_entries(batch).filter_map(Entry::to_send)
+    }
+
+    /// The entries of the changed resources of a batch, ascending by name.
+    pub(crate) fn upserted_entries<'a>(
+        &'a self,
+        batch: &'a ResponseBatch,
+    ) -> impl Iterator<Item = &'a Entry> {
+        batch.upserts.iter().map(|at| &self.entries[*at])
     }
 
     /// The resources that the response for a batch contains, ascending by name: the complete set or the changed ones,
@@ -200,10 +210,8 @@ impl Subscription {
     /// Records that a batch was sent with this nonce.
     pub(crate) fn mark_sent(&mut self, batch: &ResponseBatch, nonce: u64) {
         let mut items = Vec::with_capacity(batch.upserts.len() + batch.removals.len());
-        let mut has_missing = false;
         for &at in &batch.upserts {
             let entry = &mut self.entries[at];
-            has_missing |= entry.is_missing();
             items.push((Arc::clone(&entry.name), entry.to_send().cloned()));
             entry.must_send = false;
             entry.in_flight = true;
@@ -212,11 +220,12 @@ impl Subscription {
         for &at in &batch.removals {
             let entry = &mut self.entries[at];
             entry.must_send = false;
+            entry.awaited = true;
             entry.in_flight = true;
             items.push((Arc::clone(&entry.name), None));
         }
         self.must_respond = false;
         self.last_nonce = nonce;
-        self.in_flight = Some(Box::new(InFlightResponse { items, has_missing }));
+        self.in_flight = Some(Box::new(InFlightResponse { items }));
     }
 }

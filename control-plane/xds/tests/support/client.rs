@@ -52,7 +52,7 @@ impl From<DeltaDiscoveryResponse> for Response {
             let message = NamedMessage::decode(any.value).unwrap();
             assert_eq!(message.name, resource.name);
             versions.insert(resource.name, resource.version);
-            resources.insert(message.name, message.content);
+            resources.insert(message.name.clone(), message.text());
         }
         assert_eq!(resources.len(), count, "a name occurs twice");
         Self {
@@ -75,7 +75,7 @@ impl From<DiscoveryResponse> for Response {
             .map(|any| {
                 assert_eq!(any.type_url, response.type_url);
                 let message = NamedMessage::decode(any.value).unwrap();
-                (message.name, message.content)
+                (message.name.clone(), message.text())
             })
             .collect();
         assert_eq!(resources.len(), count, "a name occurs twice");

@@ -8,13 +8,39 @@ use std::{
 
 use evermesh_proto::{
     discovery::{DeltaDiscoveryRequest, DiscoveryRequest},
-    resource::{Resource, ResourceType},
+    resource::{
+        Resource, ResourceType,
+        ResourceType::{Cluster, Endpoint, Listener, Route},
+    },
 };
 use evermesh_xds::{
     Connection, DeliveryOutcome, Delta, DiscoveryProtocol, ResourceStatus, Sotw, Store, XdsVariant,
 };
 
-use super::client::{ClientState, Request, Response};
+use super::{
+    client::{ClientState, Request, Response},
+    store::TestStore,
+};
+
+/// A client that has subscribed to all types as Envoy does, and has ACKed one resource of each.
+pub fn envoy(variant: XdsVariant) -> (TestStore, LocalClient) {
+    let store = TestStore::with(&[
+        (Cluster, "a", "1"),
+        (Endpoint, "a", "1"),
+        (Listener, "l", "1"),
+        (Route, "r", "1"),
+    ]);
+    let mut client = LocalClient::new(&store, variant);
+    client.subscribe_to(Cluster, &[]);
+    client.settle();
+    client.subscribe_to(Endpoint, &["a"]);
+    client.settle();
+    client.subscribe_to(Listener, &[]);
+    client.settle();
+    client.subscribe_to(Route, &["r"]);
+    client.settle();
+    (store, client)
+}
 
 pub struct LocalClient {
     pub connection: Connection,

@@ -15,4 +15,15 @@ pub struct NamedMessage {
     pub name: String,
     #[prost(string, tag = "1000")]
     pub content: String,
+    /// One entry per part: `NAME=CONTENT`.
+    #[prost(string, repeated, tag = "1001")]
+    pub parts: Vec<String>,
+}
+
+impl NamedMessage {
+    /// The content, followed by the parts: `1 a=2 b=2`.
+    pub fn text(&self) -> String {
+        let words = std::iter::once(&self.content).chain(&self.parts);
+        words.cloned().collect::<Vec<_>>().join(" ")
+    }
 }

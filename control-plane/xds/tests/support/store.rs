@@ -3,7 +3,10 @@
 use std::{ops::Deref, sync::Arc};
 
 use bytes::Bytes;
-use evermesh_proto::resource::{ProxyView, Resource, ResourceKey, ResourceType};
+use evermesh_proto::{
+    EncodedPart,
+    resource::{ProxyView, Resource, ResourceKey, ResourceType},
+};
 use evermesh_xds::{Store, StoreCommit};
 use prost::Message;
 
@@ -22,10 +25,41 @@ pub fn resource(kind: ResourceType, name: &str, content: &str, needs: &[&str]) -
     let message = NamedMessage {
         name: name.into(),
         content: content.into(),
+        ..NamedMessage::default()
     };
     let body = Bytes::from(message.encode_to_vec());
     let needs: Vec<Arc<str>> = needs.iter().map(|need| Arc::from(*need)).collect();
     Arc::new(Resource::from_encoded(kind, name.into(), body).with_needs(needs))
+}
+
+/// A resource that consists of a base, with its content and needed clusters, and parts: name, content and needed
+/// clusters of each. The origin of a part is its name, that of the base is `base`.
+pub fn resource_of_parts(
+    kind: ResourceType,
+    name: &str,
+    (content, needs): (&str, &[&str]),
+    parts: &[(&str, &str, &[&str])],
+) -> Arc<Resource> {
+    let encode = |part: &str, message: &NamedMessage, needs: &[&str]| EncodedPart {
+        body: Bytes::from(message.encode_to_vec()),
+        name: part.into(),
+        needs: needs.iter().map(|need| Arc::from(*need)).collect(),
+        origins: [part.into()].into(),
+    };
+    let message = NamedMessage {
+        name: name.into(),
+        content: content.into(),
+        ..NamedMessage::default()
+    };
+    let base = encode("base", &message, needs);
+    let parts = parts.iter().map(|(part, content, needs)| {
+        let message = NamedMessage {
+            parts: vec![format!("{part}={content}")],
+            ..NamedMessage::default()
+        };
+        encode(part, &message, needs)
+    });
+    Arc::new(Resource::from_parts(kind, name.into(), base, parts))
 }
 
 pub fn upsert(kind: ResourceType, name: &str, content: &str) -> (ResourceKey, Arc<Resource>) {
@@ -54,6 +88,31 @@ impl Change {
         needs: &[&str],
     ) -> Self {
         let resource = resource(kind, name, content, needs);
+        self.upserts.push((key(kind, name), resource));
+        self
+    }
+
+    /// Puts a resource of parts whose base has the content `base`.
+    #[must_use]
+    pub fn put_parts(
+        self,
+        kind: ResourceType,
+        name: &str,
+        parts: &[(&str, &str, &[&str])],
+    ) -> Self {
+        self.put_parts_on(kind, name, ("base", &[]), parts)
+    }
+
+    /// See [`resource_of_parts`].
+    #[must_use]
+    pub fn put_parts_on(
+        mut self,
+        kind: ResourceType,
+        name: &str,
+        base: (&str, &[&str]),
+        parts: &[(&str, &str, &[&str])],
+    ) -> Self {
+        let resource = resource_of_parts(kind, name, base, parts);
         self.upserts.push((key(kind, name), resource));
         self
     }

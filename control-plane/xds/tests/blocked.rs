@@ -1,0 +1,412 @@
+//! Rejected clusters: what needs them stays at the client as it is, and everything else is sent.
+
+#![allow(clippy::unwrap_used)] // a panic fails the test
+
+mod support;
+
+use std::sync::Arc;
+
+use evermesh_proto::resource::{
+    ContentVersion, ResourceType,
+    ResourceType::{Cluster, Endpoint, Listener, Route},
+};
+use evermesh_xds::{DeliveryOutcome, XdsVariant};
+use support::{
+    client::VARIANTS,
+    local::LocalClient,
+    store::{Change, TestStore, key},
+};
+
+/// The clusters `a` and `b`, a listener, and a route of two parts that need one cluster each.
+fn first() -> Change {
+    Change::default()
+        .put(Cluster, "a", "1")
+        .put(Cluster, "b", "1")
+        .put(Listener, "l", "1")
+        .put_parts(Route, "r", &[("p", "1", &["a"]), ("q", "1", &["b"])])
+}
+
+/// Moves the part `p` to a new cluster that the client rejects, and changes the part `q`.
+fn second() -> Change {
+    Change::default().put(Cluster, "new", "bad").put_parts(
+        Route,
+        "r",
+        &[("p", "2", &["new"]), ("q", "2", &["b"])],
+    )
+}
+
+/// A client that has subscribed to all types but endpoints as Envoy does, and has ACKed [`first`].
+fn envoy(variant: XdsVariant) -> (TestStore, LocalClient) {
+    let store = TestStore::with(&[]);
+    store.commit(first());
+    let mut client = LocalClient::new(&store, variant);
+    client.subscribe_to(Cluster, &[]);
+    client.settle();
+    client.subscribe_to(Listener, &[]);
+    client.subscribe_to(Route, &["r"]);
+    client.settle();
+    client.outcomes();
+    (store, client)
+}
+
+fn route(client: &LocalClient) -> String {
+    client.resources(Route)["r"].clone()
+}
+
+fn newest(store: &TestStore, kind: ResourceType, name: &str) -> ContentVersion {
+    store.get(&key(kind, name)).unwrap().version
+}
+
+/// Receives a response with clusters and NACKs it.
+fn reject_cluster(client: &mut LocalClient) {
+    assert_eq!(client.receive_and_nack("no such host").kind, Cluster);
+}
+
+#[test]
+fn resource_without_parts_keeps_its_version_if_a_needed_cluster_is_rejected() {
+    for variant in VARIANTS {
+        for (kind, name) in [(Listener, "l"), (Route, "r")] {
+            let (store, mut client) = envoy(variant);
+            let before = client.resources(kind);
+            store.commit(Change::default().put(Cluster, "new", "bad").put_needing(
+                kind,
+                name,
+                "2",
+                &["new"],
+            ));
+            reject_cluster(&mut client);
+            client.assert_no_response();
+            assert_eq!(client.resources(kind), before);
+            let status = client.status(kind, name);
+            assert_eq!(status.blocked_by, [Arc::from("new")]);
+            assert_eq!(status.sent, status.acked);
+        }
+    }
+}
+
+#[test]
+fn resource_that_does_not_need_the_rejected_cluster_is_sent() {
+    for variant in VARIANTS {
+        let (store, mut client) = envoy(variant);
+        store.commit(Change::default().put(Cluster, "new", "bad").put_needing(
+            Listener,
+            "l",
+            "2",
+            &["a"],
+        ));
+        reject_cluster(&mut client);
+        assert_eq!(client.receive_and_ack().kind, Listener);
+        client.assert_no_response();
+        assert!(client.status(Listener, "l").blocked_by.is_empty());
+    }
+}
+
+#[test]
+fn only_the_part_that_needs_the_rejected_cluster_stays_as_it_is() {
+    for variant in VARIANTS {
+        let (store, mut client) = envoy(variant);
+        store.commit(second());
+        let cluster = client.receive().unwrap();
+        client.assert_no_response();
+        client.nack(&cluster, "no such host");
+        assert_eq!(client.receive_and_ack().kind, Route);
+        assert_eq!(route(&client), "base p=1 q=2");
+        client.assert_no_response();
+        // The part goes on staying as it is while the other one changes.
+        store.commit(Change::default().put_parts(
+            Route,
+            "r",
+            &[("p", "3", &["new"]), ("q", "3", &["b"])],
+        ));
+        client.settle();
+        assert_eq!(route(&client), "base p=1 q=3");
+    }
+}
+
+#[test]
+fn filter_chain_of_a_listener_stays_as_it_is() {
+    for variant in VARIANTS {
+        let (store, mut client) = envoy(variant);
+        store.commit(Change::default().put_parts(Listener, "l", &[("80", "1", &["a"])]));
+        client.settle();
+        store.commit(Change::default().put(Cluster, "new", "bad").put_parts(
+            Listener,
+            "l",
+            &[("80", "2", &["new"]), ("90", "2", &["b"])],
+        ));
+        reject_cluster(&mut client);
+        client.settle();
+        assert_eq!(client.resources(Listener)["l"], "base 80=1 90=2");
+    }
+}
+
+#[test]
+fn part_that_the_client_does_not_have_is_left_out_and_a_removed_one_goes() {
+    for variant in VARIANTS {
+        let (store, mut client) = envoy(variant);
+        store.commit(Change::default().put(Cluster, "new", "bad").put_parts(
+            Route,
+            "r",
+            &[("added", "2", &["new"]), ("q", "2", &["b"])],
+        ));
+        reject_cluster(&mut client);
+        client.settle();
+        assert_eq!(route(&client), "base q=2");
+    }
+}
+
+#[test]
+fn newest_version_is_sent_after_the_client_accepted_the_cluster() {
+    for variant in VARIANTS {
+        let (store, mut client) = envoy(variant);
+        store.commit(second());
+        reject_cluster(&mut client);
+        client.settle();
+        store.update(Cluster, "new", "good");
+        let cluster = client.receive().unwrap();
+        assert_eq!(&*cluster.resources["new"], "good");
+        client.assert_no_response();
+        client.ack(&cluster);
+        assert_eq!(client.receive_and_ack().kind, Route);
+        client.assert_no_response();
+        assert_eq!(route(&client), "base p=2 q=2");
+        let status = client.status(Route, "r");
+        assert_eq!(status.acked, Some(newest(&store, Route, "r")));
+        assert!(status.blocked_by.is_empty());
+    }
+}
+
+#[test]
+fn newest_version_without_the_cluster_is_sent_at_once() {
+    for variant in VARIANTS {
+        let (store, mut client) = envoy(variant);
+        store.commit(second());
+        reject_cluster(&mut client);
+        client.settle();
+        store.commit(Change::default().remove(Cluster, "new").put_parts(
+            Route,
+            "r",
+            &[("p", "3", &["a"]), ("q", "2", &["b"])],
+        ));
+        client.settle();
+        assert_eq!(route(&client), "base p=3 q=2");
+        assert!(client.status(Route, "r").blocked_by.is_empty());
+    }
+}
+
+#[test]
+fn client_without_a_copy_gets_the_newest_version() {
+    for variant in VARIANTS {
+        let store = TestStore::with(&[]);
+        store.commit(first());
+        store.commit(second());
+        let mut client = LocalClient::new(&store, variant);
+        client.subscribe_to(Cluster, &[]);
+        // Once with all clusters, once alone.
+        reject_cluster_among_others(&mut client);
+        client.subscribe_to(Listener, &[]);
+        client.subscribe_to(Route, &["r"]);
+        client.settle();
+        assert_eq!(route(&client), "base p=2 q=2");
+        assert_eq!(client.status(Route, "r").blocked_by, [Arc::from("new")]);
+        // What such a client has of the part is not replaced by another version that cannot work either.
+        store.commit(Change::default().put_parts(
+            Route,
+            "r",
+            &[("p", "3", &["new"]), ("q", "3", &["b"])],
+        ));
+        client.settle();
+        assert_eq!(route(&client), "base p=2 q=3");
+    }
+}
+
+/// Answers responses with clusters until the client has rejected `new` alone and accepted all others.
+fn reject_cluster_among_others(client: &mut LocalClient) {
+    while let Some(response) = client.receive() {
+        assert_eq!(response.kind, Cluster);
+        if response.resources.contains_key("new") {
+            client.nack(&response, "new: no such host");
+        } else {
+            client.ack(&response);
+        }
+    }
+    assert_eq!(client.resources(Cluster).len(), 2);
+}
+
+#[test]
+fn further_bad_versions_of_the_cluster_delay_no_other_part() {
+    for variant in VARIANTS {
+        let (store, mut client) = envoy(variant);
+        store.commit(second());
+        reject_cluster(&mut client);
+        client.settle();
+        for version in 3..10 {
+            store.update(Cluster, "new", &format!("bad {version}"));
+            let cluster = client.receive().unwrap();
+            assert_eq!(cluster.kind, Cluster);
+            let version = version.to_string();
+            store.commit(Change::default().put_parts(
+                Route,
+                "r",
+                &[("p", &version, &["new"]), ("q", &version, &["b"])],
+            ));
+            assert_eq!(client.receive_and_ack().kind, Route);
+            assert_eq!(route(&client), format!("base p=1 q={version}"));
+            client.nack(&cluster, "no such host");
+            client.assert_no_response();
+        }
+    }
+}
+
+#[test]
+fn clusters_of_the_parts_that_stay_are_not_removed() {
+    for variant in VARIANTS {
+        let (store, mut client) = envoy(variant);
+        store.commit(second().remove(Cluster, "a"));
+        reject_cluster(&mut client);
+        client.settle();
+        assert_eq!(route(&client), "base p=1 q=2");
+        assert!(client.resources(Cluster).contains_key("a"));
+        // Nor are they while the newest version is on its way.
+        store.update(Cluster, "new", "good");
+        client.receive_and_ack();
+        let newest = client.receive().unwrap();
+        assert_eq!(newest.kind, Route);
+        client.assert_no_response();
+        client.ack(&newest);
+        client.settle();
+        assert!(!client.resources(Cluster).contains_key("a"));
+    }
+}
+
+#[test]
+fn blocked_resource_does_not_stop_the_removal_of_other_clusters() {
+    for variant in VARIANTS {
+        let (store, mut client) = envoy(variant);
+        store.add(Cluster, "unrelated", "1");
+        client.settle();
+        store.commit(
+            Change::default()
+                .put(Cluster, "new", "bad")
+                .put_needing(Listener, "l", "2", &["new"])
+                .remove(Cluster, "unrelated"),
+        );
+        reject_cluster(&mut client);
+        client.settle();
+        assert_eq!(client.resources(Listener)["l"], "1");
+        assert!(!client.resources(Cluster).contains_key("unrelated"));
+    }
+}
+
+#[test]
+fn part_stays_as_it_is_if_the_endpoints_of_its_cluster_are_rejected() {
+    for variant in VARIANTS {
+        let (store, mut client) = envoy(variant);
+        store.commit(second().put(Endpoint, "new", "bad"));
+        let cluster = client.receive().unwrap();
+        client.subscribe_to(Endpoint, &["new"]);
+        client.ack(&cluster);
+        assert_eq!(client.receive_and_nack("no address").kind, Endpoint);
+        client.settle();
+        assert_eq!(route(&client), "base p=1 q=2");
+        store.update(Endpoint, "new", "good");
+        client.settle();
+        assert_eq!(route(&client), "base p=2 q=2");
+    }
+}
+
+#[test]
+fn client_that_rejects_the_merge_keeps_its_version() {
+    for variant in VARIANTS {
+        let (store, mut client) = envoy(variant);
+        store.commit(second());
+        reject_cluster(&mut client);
+        assert_eq!(client.receive_and_nack("bad regex").kind, Route);
+        client.assert_no_response();
+        assert_eq!(route(&client), "base p=1 q=1");
+        let status = client.status(Route, "r");
+        assert_eq!(status.sent, status.rejection.map(|it| it.version));
+        store.update(Cluster, "new", "good");
+        client.settle();
+        assert_eq!(route(&client), "base p=2 q=2");
+    }
+}
+
+#[test]
+fn reconnecting_client_keeps_a_version_that_the_server_does_not_know() {
+    let (store, mut client) = envoy(XdsVariant::Delta);
+    store.commit(second().remove(Cluster, "a"));
+    reject_cluster(&mut client);
+    client.settle();
+    assert_eq!(route(&client), "base p=1 q=2");
+    client.reconnect(&store);
+    reject_cluster(&mut client);
+    client.settle();
+    assert_eq!(route(&client), "base p=1 q=2");
+    assert!(client.resources(Cluster).contains_key("a"));
+    assert_eq!(client.status(Route, "r").blocked_by, [Arc::from("new")]);
+    store.update(Cluster, "new", "good");
+    client.settle();
+    assert_eq!(route(&client), "base p=2 q=2");
+    assert!(!client.resources(Cluster).contains_key("a"));
+}
+
+#[test]
+fn client_that_subscribes_to_clusters_by_name_gets_the_newest_version() {
+    for variant in VARIANTS {
+        let store = TestStore::with(&[]);
+        store.commit(first());
+        let mut client = LocalClient::new(&store, variant);
+        client.subscribe_to(Cluster, &["a", "b", "new"]);
+        client.subscribe_to(Route, &["r"]);
+        client.settle();
+        store.commit(second());
+        reject_cluster(&mut client);
+        client.settle();
+        assert_eq!(route(&client), "base p=2 q=2");
+    }
+}
+
+/// Outcomes of the newest version of `r` since the last call.
+fn outcomes(store: &TestStore, client: &mut LocalClient) -> Vec<DeliveryOutcome> {
+    let newest = newest(store, Route, "r");
+    let outcomes = client.outcomes().into_iter();
+    outcomes
+        .filter(|(resource, _)| resource.version == newest)
+        .map(|(_, outcome)| outcome)
+        .collect()
+}
+
+#[test]
+fn blocked_version_is_reported_once_and_its_ack_after_the_repair() {
+    for variant in VARIANTS {
+        let (store, mut client) = envoy(variant);
+        store.commit(second());
+        reject_cluster(&mut client);
+        client.settle();
+        let blocked = DeliveryOutcome::Blocked(vec!["new".into()]);
+        assert_eq!(outcomes(&store, &mut client), [blocked]);
+        store.update(Cluster, "new", "good");
+        client.settle();
+        assert_eq!(outcomes(&store, &mut client), [DeliveryOutcome::Acked]);
+    }
+}
+
+#[test]
+fn repair_is_reported_for_a_client_that_has_the_newest_version_already() {
+    for variant in VARIANTS {
+        let store = TestStore::with(&[]);
+        store.commit(first());
+        store.commit(second());
+        let mut client = LocalClient::new(&store, variant);
+        client.subscribe_to(Cluster, &[]);
+        reject_cluster_among_others(&mut client);
+        client.subscribe_to(Route, &["r"]);
+        client.settle();
+        assert_eq!(outcomes(&store, &mut client), [DeliveryOutcome::Acked]);
+        store.update(Cluster, "new", "good");
+        client.settle();
+        assert_eq!(outcomes(&store, &mut client), [DeliveryOutcome::Acked]);
+        assert!(client.status(Route, "r").blocked_by.is_empty());
+    }
+}

@@ -1,0 +1,249 @@
+//! Resources that consist of parts: a route configuration with its virtual hosts, a listener with its filter chains.
+//!
+//! A part is the encoding of one element of a repeated field. Concatenated protobuf messages merge, so a resource is the
+//! concatenation of its base, which has all other fields, and its parts:
+//!
+//! ```text
+//! rds_egress_http_8080    base:   name
+//!                         parts:  color.shop    needs cds_egress_shop_blue_shop_http_8080
+//!                                 shape.shop    needs cds_egress_shop_round_shop_http_8080
+//! ```
+//!
+//! If a client cannot use a cluster, [`Resource::keeping`] makes a resource in which the parts that need it stay as they
+//! are in the client's copy, and everything else is new.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use prost::bytes::{Bytes, BytesMut};
+
+use crate::resource::{Resource, ResourceType};
+
+/// The base of a resource or one of its parts. The body that it describes is a range of the resource's body.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ResourcePart {
+    /// What the part matches, such as a host name or a port; empty for the base. Within a resource the name is unique,
+    /// and parts of different names never match the same traffic, in whatever versions they are combined.
+    pub name: Arc<str>,
+    /// Names of the clusters that the part refers to, ascending.
+    pub needs: Arc<[Arc<str>]>,
+    /// The user's objects from which the part was derived, ascending.
+    pub origins: Arc<[Arc<str>]>,
+    /// Offset in the resource's body at which the part ends. It starts where the previous one ends.
+    end: usize,
+}
+
+/// A part with its encoded body.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EncodedPart {
+    /// The resource message with the element of the part and no other field.
+    pub body: Bytes,
+    /// See [`ResourcePart::name`].
+    pub name: Arc<str>,
+    /// See [`ResourcePart::needs`].
+    pub needs: Arc<[Arc<str>]>,
+    /// See [`ResourcePart::origins`].
+    pub origins: Arc<[Arc<str>]>,
+}
+
+impl Resource {
+    /// Concatenates a resource of type `kind` from its base and its parts. `base` is a message that carries the resource
+    /// name; this is not checked.
+    ///
+    /// The resource needs the clusters and has the origins of all of them.
+    pub fn from_parts(
+        kind: ResourceType,
+        name: Arc<str>,
+        base: EncodedPart,
+        parts: impl IntoIterator<Item = EncodedPart>,
+    ) -> Self {
+        let mut body = BytesMut::new();
+        let parts = std::iter::once(base).chain(parts).map(|part| {
+            let EncodedPart {
+                body: encoded,
+                name,
+                needs,
+                origins,
+            } = part;
+            body.extend_from_slice(&encoded);
+            ResourcePart {
+                name,
+                needs,
+                origins,
+                end: body.len(),
+            }
+        });
+        let parts: Arc<[ResourcePart]> = parts.collect();
+        let needs = union(&parts, |part| &part.needs);
+        let origins = union(&parts, |part| &part.origins);
+        Self {
+            parts,
+            ..Self::from_encoded(kind, name, body.freeze())
+        }
+        .with_needs(needs)
+        .with_origins(origins)
+    }
+
+    /// This resource, except that each part that needs a rejected cluster is as in `copy`: it is replaced by the part of
+    /// the same name, or left out if `copy` has none.
+    ///
+    /// Returns `None` if the base needs a rejected cluster, and for a resource without parts that needs one: nothing of
+    /// it can be taken without the rest. The result has the origins of `self`.
+    pub fn keeping(&self, copy: &Self, is_rejected: impl Fn(&str) -> bool) -> Option<Self> {
+        let is_blocked = |needs: &[Arc<str>]| needs.iter().any(|need| is_rejected(need));
+        let (base, parts) = match self.encoded_parts() {
+            Some((base, parts)) if !is_blocked(&base.needs) => (base, parts),
+            None if !is_blocked(&self.needs) => return Some(self.clone()),
+            Some(_) | None => return None,
+        };
+        let parts = parts.into_iter().filter_map(|part| {
+            if is_blocked(&part.needs) {
+                copy.encoded_parts()?
+                    .1
+                    .into_iter()
+                    .find(|kept| kept.name == part.name)
+            } else {
+                Some(part)
+            }
+        });
+        let kept = Self::from_parts(self.kind, Arc::clone(&self.name), base, parts);
+        Some(kept.with_origins(Arc::clone(&self.origins)))
+    }
+
+    /// The origins of what [`keeping`](Self::keeping) takes from the client's copy, and the origins of the base, which
+    /// stands for the resource as a whole.
+    pub fn origins_needing(&self, is_rejected: impl Fn(&str) -> bool) -> BTreeSet<Arc<str>> {
+        let is_blocked = |needs: &[Arc<str>]| needs.iter().any(|need| is_rejected(need));
+        match self.parts.split_first() {
+            Some((base, parts)) if !is_blocked(&base.needs) => std::iter::once(base)
+                .chain(parts.iter().filter(|part| is_blocked(&part.needs)))
+                .flat_map(|part| part.origins.iter().cloned())
+                .collect(),
+            Some(_) | None => self.origins.iter().cloned().collect(),
+        }
+    }
+
+    /// The base and the parts with their bodies; `None` for a resource that does not consist of parts.
+    pub fn encoded_parts(&self) -> Option<(EncodedPart, Vec<EncodedPart>)> {
+        let mut start = 0;
+        let mut parts = self.parts.iter().map(|part| {
+            let body = self.body.slice(start..part.end);
+            start = part.end;
+            EncodedPart {
+                body,
+                name: Arc::clone(&part.name),
+                needs: Arc::clone(&part.needs),
+                origins: Arc::clone(&part.origins),
+            }
+        });
+        let base = parts.next()?;
+        Some((base, parts.collect()))
+    }
+}
+
+fn union(
+    parts: &[ResourcePart],
+    names: impl Fn(&ResourcePart) -> &Arc<[Arc<str>]>,
+) -> Vec<Arc<str>> {
+    let all: BTreeSet<&Arc<str>> = parts.iter().flat_map(|part| names(part).iter()).collect();
+    all.into_iter().cloned().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use prost::Message;
+
+    use super::*;
+    use crate::route::{RouteConfiguration, VirtualHost};
+
+    /// A route configuration with these virtual hosts: name, a text that stands for the routes, and needed clusters.
+    fn routes(hosts: &[(&str, &str, &[&str])]) -> Resource {
+        let strings = |strings: &[&str]| strings.iter().map(|it| Arc::from(*it)).collect();
+        let base = RouteConfiguration {
+            name: "r".to_owned(),
+            ..Default::default()
+        };
+        let base = EncodedPart {
+            body: base.encode_to_vec().into(),
+            name: "".into(),
+            needs: Arc::default(),
+            origins: ["Mesh//m".into()].into(),
+        };
+        let parts = hosts.iter().map(|(name, text, needs)| {
+            let host = VirtualHost {
+                name: (*name).to_owned(),
+                domains: vec![(*text).to_owned()],
+                ..Default::default()
+            };
+            let message = RouteConfiguration {
+                virtual_hosts: vec![host],
+                ..Default::default()
+            };
+            EncodedPart {
+                body: message.encode_to_vec().into(),
+                name: (*name).into(),
+                needs: strings(needs),
+                origins: [format!("VirtualService/n/{name}").into()].into(),
+            }
+        });
+        Resource::from_parts(ResourceType::Route, "r".into(), base, parts)
+    }
+
+    /// The virtual hosts of a route configuration: name and text.
+    fn hosts(resource: &Resource) -> Vec<(String, String)> {
+        let message = RouteConfiguration::decode(resource.body.clone()).unwrap();
+        assert_eq!(message.name, "r");
+        let hosts = message.virtual_hosts.into_iter();
+        hosts
+            .map(|host| (host.name, host.domains.concat()))
+            .collect()
+    }
+
+    fn pair(name: &str, text: &str) -> (String, String) {
+        (name.to_owned(), text.to_owned())
+    }
+
+    #[test]
+    fn parts_make_one_message_with_all_needs_and_origins() {
+        let resource = routes(&[("a", "1", &["y", "x"]), ("b", "1", &["x"])]);
+        assert_eq!(hosts(&resource), [pair("a", "1"), pair("b", "1")]);
+        assert_eq!(*resource.needs, ["x".into(), "y".into()]);
+        let origins: Vec<&str> = resource.origins.iter().map(AsRef::as_ref).collect();
+        assert_eq!(
+            origins,
+            ["Mesh//m", "VirtualService/n/a", "VirtualService/n/b"]
+        );
+    }
+
+    #[test]
+    fn part_that_needs_a_rejected_cluster_stays_as_in_the_copy() {
+        let copy = routes(&[("a", "1", &["x"]), ("b", "1", &["x"]), ("old", "1", &[])]);
+        let newest = routes(&[
+            ("a", "2", &["x"]),
+            ("b", "2", &["bad", "x"]),
+            ("new", "2", &["bad"]),
+        ]);
+        let kept = newest.keeping(&copy, |cluster| cluster == "bad").unwrap();
+        assert_eq!(hosts(&kept), [pair("a", "2"), pair("b", "1")]);
+        assert_eq!(*kept.needs, ["x".into()]);
+        assert_eq!(kept.origins, newest.origins);
+        let again = newest.keeping(&kept, |cluster| cluster == "bad").unwrap();
+        assert_eq!(again, kept);
+        assert_eq!(newest.keeping(&copy, |_| false).unwrap(), newest);
+    }
+
+    #[test]
+    fn resource_whose_base_needs_a_rejected_cluster_has_nothing_to_take() {
+        let whole = Resource::from_encoded(ResourceType::Route, "r".into(), Bytes::new())
+            .with_needs(["bad".into()]);
+        assert_eq!(whole.keeping(&whole, |cluster| cluster == "bad"), None);
+        assert_eq!(whole.keeping(&whole, |_| false).as_ref(), Some(&whole));
+    }
+
+    #[test]
+    fn origins_of_parts_that_are_not_blocked_are_left_out() {
+        let newest = routes(&[("a", "2", &["x"]), ("b", "2", &["bad"])]);
+        let origins = newest.origins_needing(|cluster| cluster == "bad");
+        let origins: Vec<&str> = origins.iter().map(AsRef::as_ref).collect();
+        assert_eq!(origins, ["Mesh//m", "VirtualService/n/b"]);
+    }
+}
