@@ -236,7 +236,8 @@ fn retry(
         per_try_timeout: values::duration(per_retry_timeout),
         on: on.collect(),
     };
-    if policy.on.is_empty() {
+    // A policy that forbids retries needs no event.
+    if policy.on.is_empty() && policy.max_retries > 0 {
         problems.add_with_severity(
             route.field("retryPolicy"),
             Reason::InvalidUnion,
