@@ -217,8 +217,8 @@ pub struct AccessLog {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct FileAccessLog {
-    /// Path of the file in the container of the proxy, such as `/dev/stdout`; 1 to 255 characters. The directory must
-    /// exist.
+    /// Absolute path of the file in the container of the proxy, such as `/dev/stdout`; 1 to 255 characters. The folder
+    /// must exist and Envoy must be able to write to it, otherwise Envoy refuses all listeners.
     #[schemars(length(min = 1, max = 255))]
     pub path: String,
     /// Format of a line. Default: the default format of Envoy.
@@ -226,15 +226,16 @@ pub struct FileAccessLog {
     pub format: Option<LoggingFormat>,
 }
 
-/// The format of a line of the access log. Exactly one field is required. Both may contain Envoy's command operators,
-/// such as `%RESPONSE_CODE%`.
+/// The format of a line of the access log. Exactly one field is required. Both may contain command operators of Envoy
+/// 1.36, such as `%RESPONSE_CODE%`; `%%` stands for a percent sign.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct LoggingFormat {
-    /// Fields of a JSON object.
+    /// Fields of a JSON object. A field whose value Envoy would refuse is left out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub json: Option<Vec<JsonField>>,
-    /// Text of the line, including the line break at its end.
+    /// Text of the line, including the line break at its end; at least 1 character. Envoy's default format replaces a
+    /// text that Envoy would refuse.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub text: Option<String>,
 }
@@ -243,7 +244,7 @@ pub struct LoggingFormat {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct JsonField {
-    /// Name of the field; at least 1 character.
+    /// Name of the field, unique in the object; at least 1 character.
     #[schemars(length(min = 1))]
     pub key: String,
     /// Value of the field, usually a command operator; at least 1 character.

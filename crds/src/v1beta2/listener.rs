@@ -9,7 +9,7 @@ use super::Duration;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct HttpConnectionPool {
-    /// Maximum number of concurrent connections; at least 1.
+    /// Maximum number of concurrent connections to the application; at least 1. Further requests wait for a connection.
     #[schemars(range(min = 1))]
     pub max_connections: u64,
     /// Maximum number of requests that wait for a connection; at least 1. Default: 2147483647.
@@ -31,7 +31,7 @@ pub struct Http2ConnectionPool {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct TcpConnectionPool {
-    /// Maximum number of concurrent connections; at least 1.
+    /// Maximum number of concurrent connections to the application; at least 1.
     #[schemars(range(min = 1))]
     pub max_connections: u64,
 }

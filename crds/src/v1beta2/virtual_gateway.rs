@@ -67,8 +67,7 @@ pub struct VirtualGatewaySpec {
     /// Connections from the gateway to the targets of its routes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub backend_defaults: Option<BackendDefaults>,
-    /// Logging of the gateway. Default: no access log. Not supported yet: Evermesh serves the gateway without it and
-    /// reports a warning.
+    /// Logging of the gateway. Default: no access log.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub logging: Option<Logging>,
     /// The mesh of the virtual gateway. Set by admission at creation; do not set it. Immutable.
@@ -105,11 +104,11 @@ pub struct VirtualGatewayPortMapping {
 pub struct VirtualGatewayListener {
     /// Port and protocol.
     pub port_mapping: VirtualGatewayPortMapping,
-    /// Health check of the gateway by a load balancer in front of it. No proxy uses it; Evermesh reports a warning.
+    /// Health check of the gateway by a load balancer in front of it. No proxy uses it. Default: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub health_check: Option<VirtualGatewayHealthCheckPolicy>,
-    /// Limits of concurrent connections or requests. Default: no limit. Not supported yet: Evermesh serves the listener
-    /// without it and reports a warning.
+    /// Limits of concurrent connections or requests of each pod of the gateway. A request beyond them is answered with
+    /// status 503. Default: no limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub connection_pool: Option<VirtualGatewayConnectionPool>,
     /// TLS of the port. Default: plaintext. Not supported yet, except the mode `DISABLED`: the listener is not served

@@ -62,15 +62,15 @@ pub struct VirtualNodeSpec {
     /// Virtual services that the pods may call. Default: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub backends: Option<Vec<Backend>>,
-    /// Backend groups whose virtual services the pods may call. The name `*` stands for all virtual services of the
-    /// namespace. Not supported yet: Evermesh serves the node without them and reports a warning.
+    /// Backend groups whose virtual services the pods may call, in addition to `backends`. The name `*` stands for all
+    /// virtual services of the namespace in this mesh. `backendDefaults` apply, except to services that are also listed
+    /// in `backends`. Default: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub backend_groups: Option<Vec<Reference>>,
     /// Defaults for backends without settings of their own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub backend_defaults: Option<BackendDefaults>,
-    /// Logging of the proxies. Default: no access log. Not supported yet: Evermesh serves the node without it and reports
-    /// a warning.
+    /// Logging of the proxies. Default: no access log.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub logging: Option<Logging>,
     /// The mesh of the virtual node. Set by admission at creation; do not set it. Immutable.
@@ -84,16 +84,15 @@ pub struct VirtualNodeSpec {
 pub struct Listener {
     /// Port and protocol.
     pub port_mapping: PortMapping,
-    /// Health check of each pod by the proxies of its callers. Default: none. Not supported yet: Evermesh serves the
-    /// listener without it and reports a warning.
+    /// Health check of each pod by the proxies of its callers, which send no requests to unhealthy pods as long as half
+    /// of the pods are healthy. Default: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub health_check: Option<HealthCheckPolicy>,
-    /// Ejection of failing pods by the proxies of their callers. Default: none. Not supported yet: Evermesh serves the
-    /// listener without it and reports a warning.
+    /// Ejection of failing pods by the proxies of their callers. Default: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub outlier_detection: Option<OutlierDetection>,
-    /// Limits of concurrent connections or requests to the application of each pod. Default: no limit. Not supported
-    /// yet: Evermesh serves the listener without it and reports a warning.
+    /// Limits of concurrent connections or requests to the application of each pod, enforced by the proxy of the pod. A
+    /// request beyond them is answered with status 503, a connection is closed. Default: no limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub connection_pool: Option<VirtualNodeConnectionPool>,
     /// Timeouts of requests or connections to the application. They apply in addition to the timeouts of the caller's
@@ -116,7 +115,8 @@ pub struct HealthCheckPolicy {
     /// Time between checks, 5000 to 300000 milliseconds.
     #[schemars(range(min = 5000, max = 300_000))]
     pub interval_millis: u32,
-    /// Path of the HTTP request. Used with `http` and `http2`.
+    /// Path of the HTTP request, which begins with `/` and may contain a query; a pod is healthy if it answers with
+    /// status 200. Used with `http` and `http2`. Default: `/`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
     /// Port number, 1 to 65535; must be the port of the listener. Default: the port of the listener.
@@ -141,11 +141,12 @@ pub struct OutlierDetection {
     /// Number of consecutive server errors (status 5xx or failed connection) after which a pod is ejected; at least 1.
     #[schemars(range(min = 1))]
     pub max_server_errors: u64,
-    /// Time between evaluations of which pods to eject and which to admit again.
+    /// Time between evaluations of which pods to admit again; more than 0.
     pub interval: Duration,
-    /// Duration of the first ejection of a pod. Repeated ejections last longer, in proportion to their number.
+    /// Duration of the first ejection of a pod; more than 0. Repeated ejections last longer, in proportion to their
+    /// number, up to 5 minutes or this duration, whichever is longer.
     pub base_ejection_duration: Duration,
-    /// Maximum percentage of pods that are ejected at the same time, 0 to 100. One pod may always be ejected.
+    /// Maximum percentage of pods that are ejected at the same time, 0 to 100. One pod may be ejected regardless of it.
     #[schemars(range(min = 0, max = 100))]
     pub max_ejection_percent: u32,
 }
