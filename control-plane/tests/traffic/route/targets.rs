@@ -4,10 +4,16 @@ use std::collections::BTreeMap;
 
 use evermesh_testkit::{chi_square, envoy::EnvoyVersion};
 use http::StatusCode;
-use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
+    time::timeout,
+};
 
-use crate::mesh_hosts::{
-    Manifests, MeshHosts, Proxy, RouteText, TCP_PORTS, get, grpc, route, seen_header, target,
+use crate::{
+    common::DEADLINE,
+    mesh_hosts::{
+        Manifests, MeshHosts, Proxy, RouteText, TCP_PORTS, get, grpc, route, seen_header, target,
+    },
 };
 
 /// Requests for a split that is judged.
@@ -156,7 +162,8 @@ async fn idle_connections_are_closed(hosts: &MeshHosts) {
     let mut idle = BufReader::new(hosts.egress(7002).connect().await.unwrap());
     let mut received = String::new();
     // Ends when Envoy closes the connection.
-    idle.read_to_string(&mut received).await.unwrap();
+    let end = idle.read_to_string(&mut received);
+    timeout(DEADLINE, end).await.unwrap().unwrap();
     assert_eq!(received, "tcp-6001\n");
     assert_eq!(hosts.stat(Proxy::Front, "tcp.egress.idle_timeout").await, 1);
 
