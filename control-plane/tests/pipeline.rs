@@ -29,6 +29,8 @@ const NODES: [&str; 4] = ["n0", "n1", "n2", "n3"];
 const SERVICES: [&str; 3] = ["s0", "s1", "s2"];
 const ROUTERS: [&str; 2] = ["r0", "r1"];
 const ROUTES: [&str; 3] = ["t0", "t1", "t2"];
+const GROUPS: [&str; 2] = ["g0", "g1"];
+const KUBERNETES_SERVICES: [&str; 2] = ["color", "shape"];
 const CLOUD_MAP: [&str; 2] = ["c0", "c1"];
 
 fn object(api: &str, kind: &str, name: &str, spec: &Value) -> Value {
@@ -63,8 +65,9 @@ fn node() -> impl Strategy<Value = Value> {
         proptest::sample::subsequence(vec![("http", 8080), ("http2", 8081), ("grpc", 8080), ("tcp", 9000)], 0..=3),
         discovery,
         proptest::sample::subsequence(SERVICES.to_vec(), 0..=3),
+        proptest::sample::subsequence([&GROUPS[..], &["*"]].concat(), 0..=2),
     )
-        .prop_map(|(name, listeners, discovery, backends)| {
+        .prop_map(|(name, listeners, discovery, backends, groups)| {
             let listeners: Vec<Value> = listeners
                 .iter()
                 .map(|(protocol, port)| json!({"portMapping": {"port": port, "protocol": protocol}}))
@@ -73,7 +76,8 @@ fn node() -> impl Strategy<Value = Value> {
                 .iter()
                 .map(|service| json!({"virtualService": {"virtualServiceRef": {"name": service}}}))
                 .collect();
-            let spec = json!({"listeners": listeners, "serviceDiscovery": discovery, "backends": backends,
+            let groups: Vec<Value> = groups.iter().map(|group| json!({"name": group})).collect();
+            let spec = json!({"listeners": listeners, "serviceDiscovery": discovery, "backends": backends, "backendGroups": groups,
                 "podSelector": {"matchLabels": {"app": name}}});
             app_mesh("VirtualNode", name, &spec)
         })
@@ -96,6 +100,30 @@ fn service() -> impl Strategy<Value = Value> {
                 None => json!({"awsName": host}),
             };
             app_mesh("VirtualService", name, &spec)
+        })
+}
+
+fn group() -> impl Strategy<Value = Value> {
+    let members = proptest::sample::subsequence(SERVICES.to_vec(), 0..=3);
+    (proptest::sample::select(&GROUPS[..]), members).prop_map(|(name, members)| {
+        let members: Vec<Value> = members.iter().map(|name| json!({"name": name})).collect();
+        app_mesh("BackendGroup", name, &json!({"virtualservices": members}))
+    })
+}
+
+/// A Kubernetes Service to which host names of virtual services refer.
+fn kubernetes_service() -> impl Strategy<Value = Value> {
+    let addresses = prop_oneof![
+        Just(json!(["10.1.0.1"])),
+        Just(json!(["10.1.0.2", "fd01::2"])),
+        Just(json!(["None"]))
+    ];
+    (
+        proptest::sample::select(&KUBERNETES_SERVICES[..]),
+        addresses,
+    )
+        .prop_map(|(name, addresses)| {
+            object("v1", "Service", name, &json!({"clusterIPs": addresses}))
         })
 }
 
@@ -209,6 +237,16 @@ fn event() -> impl Strategy<Value = Event> {
             "shop",
             name
         )),
+        proptest::sample::select(&GROUPS[..]).prop_map(|name| Event::Delete(
+            Kind::BackendGroup,
+            "shop",
+            name
+        )),
+        proptest::sample::select(&KUBERNETES_SERVICES[..]).prop_map(|name| Event::Delete(
+            Kind::Service,
+            "shop",
+            name
+        )),
         Just(Event::Delete(Kind::GatewayRoute, "shop", "gr")),
         Just(Event::Delete(Kind::Mesh, "", "m")),
     ];
@@ -219,6 +257,8 @@ fn event() -> impl Strategy<Value = Event> {
         5 => router().prop_map(Event::Put),
         6 => route().prop_map(Event::Put),
         2 => gateway().prop_map(Event::Put),
+        4 => group().prop_map(Event::Put),
+        4 => kubernetes_service().prop_map(Event::Put),
         5 => cloud_map(),
         4 => deleted,
     ]
