@@ -1,14 +1,16 @@
 //! Detection of routes that receive no requests, because a route with precedence matches the same requests.
 //!
-//! [`crate::route::UnresolvedRoute::precedence`] defines the order of routes.
+//! [`crate::route::UnresolvedRoute::precedence`] and [`crate::gateway_route::AttachedRoute::precedence`] define the order
+//! of routes.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use evermesh_model::{
-    Kind, Problem, Reason, ResolvedRoute, RouteRule, Severity, problem::FieldPath, route::HttpMatch,
+    Kind, ObjectRef, Problem, Reason, ResolvedGatewayRoute, ResolvedRoute, RouteRule, Severity,
+    gateway::HostnameMatch, problem::FieldPath, route::HttpMatch,
 };
 
-use crate::stage::Problems;
+use crate::{gateway_route, stage::Problems};
 
 /// Returns a problem for each route that a preceding route shadows. `routes` are in descending precedence.
 ///
@@ -32,20 +34,52 @@ pub(crate) fn unreached<'a>(
         } else {
             format!(" of `{}`", winner.object)
         };
-        let message = format!(
-            "route `{}`{owner} matches the same requests and takes precedence, so this route receives none; change its match or give it a smaller priority",
-            winner.name
-        );
-        let mut of_route = Problems::of(&route.object);
-        of_route.add_with_severity(
-            field.field("match"),
-            Reason::DuplicateMatch,
-            severity,
-            message,
-        );
-        problems.extend(of_route.into_list());
+        let winner = format!("route `{}`{owner}", winner.name);
+        problems.extend(problem(&route.object, field, severity, &winner));
     }
     problems
+}
+
+/// Like [`unreached`], for the routes of a gateway. The problem is a warning, because App Mesh accepted the routes.
+///
+/// The order of precedence implies that only a route with the same host name can shadow another one.
+pub(crate) fn unreached_on_gateway<'a>(
+    routes: impl Iterator<Item = &'a ResolvedGatewayRoute>,
+) -> Vec<Problem> {
+    let mut preceding = BTreeMap::<_, Vec<&ResolvedGatewayRoute>>::new();
+    let mut problems = Vec::new();
+    for route in routes {
+        let hostname = route.hostname.as_ref().map(HostnameMatch::to_lowercase);
+        let group = preceding
+            .entry((hostname, &route.matches.path))
+            .or_default();
+        let shadows = |first: &ResolvedGatewayRoute| {
+            first.port.is_none_or(|port| route.port == Some(port))
+                && are_equal(&first.matches, &route.matches)
+        };
+        let Some(winner) = group.iter().find(|first| shadows(first)) else {
+            group.push(route);
+            continue;
+        };
+        let field = FieldPath::spec().field(gateway_route::field_name(route.protocol));
+        let winner = format!("`{}`", winner.object);
+        problems.extend(problem(&route.object, &field, Severity::Warning, &winner));
+    }
+    problems
+}
+
+/// The problem of a route that a preceding one shadows. `field` contains the route.
+fn problem(route: &ObjectRef, field: &FieldPath, severity: Severity, winner: &str) -> Vec<Problem> {
+    let mut problems = Problems::of(route);
+    problems.add_with_severity(
+        field.field("match"),
+        Reason::DuplicateMatch,
+        severity,
+        format!(
+            "{winner} matches the same requests and takes precedence, so this route receives none; change its match or give it a smaller priority"
+        ),
+    );
+    problems.into_list()
 }
 
 fn shadows(first: &ResolvedRoute, route: &ResolvedRoute) -> bool {

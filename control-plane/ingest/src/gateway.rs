@@ -12,7 +12,7 @@ use evermesh_model::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
 use crate::{
-    admission,
+    admission, conflict,
     gateway_route::AttachedRoute,
     listener, logging,
     membership::{Labels, Membership, selects},
@@ -167,9 +167,7 @@ fn read_listeners(
         .collect()
 }
 
-/// Adds the attached routes to a gateway, in descending precedence.
-///
-/// The order is that of [`crate::matches::precedence`], then by name and namespace. Host names do not affect it.
+/// Adds the attached routes to a gateway, in the order of [`AttachedRoute::precedence`].
 pub(crate) fn resolve(
     unresolved: &UnresolvedGateway,
     routes: &[Arc<AttachedRoute>],
@@ -200,6 +198,9 @@ pub(crate) fn resolve(
         is_same
     });
     sorted.sort_by(|one, other| one.precedence().cmp(&other.precedence()));
+    problems.extend(conflict::unreached_on_gateway(
+        sorted.iter().map(|route| &*route.route),
+    ));
     let gateway = ResolvedGateway {
         name: unresolved.name.clone(),
         object: unresolved.object.clone(),

@@ -5,7 +5,7 @@
 mod read;
 mod resolve;
 
-use std::sync::Arc;
+use std::{cmp::Reverse, sync::Arc};
 
 use evermesh_crds::v1beta2;
 use evermesh_model::{
@@ -63,8 +63,18 @@ pub(crate) struct AttachedRoute {
 
 impl AttachedRoute {
     /// Sort key of the gateway's routes; the smallest key has the highest precedence.
+    ///
+    /// Routes for one host name precede those for a suffix, longer suffixes precede shorter ones, and routes for any name
+    /// come last: in App Mesh, the most specific host name of all routes selected the routes. The rest of the order is
+    /// that of [`matches::precedence`], then by name and namespace.
     pub(crate) fn precedence(&self) -> impl Ord + use<'_> {
+        let hostname = match &self.route.hostname {
+            Some(HostnameMatch::Exact(_)) => (0, Reverse(0)),
+            Some(HostnameMatch::Suffix(suffix)) => (1, Reverse(suffix.len())),
+            None => (2, Reverse(0)),
+        };
         (
+            hostname,
             matches::precedence(self.priority, Some(&self.route.matches)),
             &self.route.name,
             &self.route.object,
@@ -269,7 +279,8 @@ fn port_is_served(
     true
 }
 
-const fn field_name(protocol: Protocol) -> &'static str {
+/// The name of the field that holds a route of this protocol.
+pub(crate) const fn field_name(protocol: Protocol) -> &'static str {
     match protocol {
         Protocol::Http | Protocol::Tcp => "httpRoute",
         Protocol::Http2 => "http2Route",

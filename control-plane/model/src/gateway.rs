@@ -66,6 +66,17 @@ pub enum HostnameMatch {
     Suffix(Arc<str>),
 }
 
+impl HostnameMatch {
+    /// The match in lower case, in which host names are compared.
+    #[must_use]
+    pub fn to_lowercase(&self) -> Self {
+        match self {
+            Self::Exact(name) => Self::Exact(name.to_lowercase().into()),
+            Self::Suffix(suffix) => Self::Suffix(suffix.to_lowercase().into()),
+        }
+    }
+}
+
 /// The rewrite of a request's path.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub enum PathRewrite {
