@@ -3,9 +3,11 @@
 //! The names are those of App Mesh, because users search logs and configuration dumps for them and alert on them. They
 //! depend on names, protocols and ports alone.
 
-use std::{fmt::Display, sync::Arc};
+use std::{borrow::Cow, fmt::Display, sync::Arc};
 
-use evermesh_model::{ResourceName, SecretName, ServicePort};
+use evermesh_model::{
+    CloudMapService, Discovery, ResolvedNode, ResourceName, SecretName, ServicePort,
+};
 
 use crate::tls::SecretDirection;
 
@@ -150,4 +152,19 @@ pub(crate) fn gateway_host(domain: &str) -> String {
 /// `color.ns:8080`, a virtual service with one of its ports: a domain, and a value of [`SERVICE_HEADER`].
 pub(crate) fn authority(hostname: &str, port: impl Display) -> String {
     format!("{hostname}:{port}")
+}
+
+/// The name by which callers discover the node, without a dot at its end: the DNS name, or `SERVICE.NAMESPACE` for Cloud
+/// Map.
+pub(crate) fn discovery_name(node: &ResolvedNode) -> Option<Cow<'_, str>> {
+    match node.discovery.as_ref()? {
+        Discovery::Dns { hostname, .. } | Discovery::Slices { hostname, .. } => {
+            let name = hostname.strip_suffix('.').unwrap_or(hostname);
+            Some(Cow::Borrowed(name))
+        }
+        Discovery::CloudMap {
+            service: CloudMapService { namespace, service },
+            ..
+        } => Some(Cow::Owned(format!("{service}.{namespace}"))),
+    }
 }

@@ -5,6 +5,7 @@ use http::StatusCode;
 use serde_json::{Value, json};
 use tokio::io::AsyncReadExt as _;
 
+use super::is_logged;
 use crate::{
     common::eventually,
     mesh_hosts::{Manifests, MeshHosts, Proxy, SIDE_TCP_PORT, gateway_route, get},
@@ -15,9 +16,11 @@ const JSON: &str = "{accessLog: {file: {path: /dev/stdout, format: {json: [\
      {key: host, value: \"%REQ(:AUTHORITY)%\"}, {key: upstream, value: \"to %UPSTREAM_CLUSTER%\"}, \
      {key: node, value: front}]}}}}";
 
-/// The operator of the tag is unknown, so the tag is left out.
+const CHECK: &str = "{protocol: http, path: /ready, healthyThreshold: 2, unhealthyThreshold: 2, \
+     intervalMillis: 5000, timeoutMillis: 2000}";
+
 const TEXT: &str = "{accessLog: {file: {path: /dev/stdout, format: {text: \
-     \"side %REQ(:METHOD)% %PATH(NQ)% %RESPONSE_CODE% %REQ(X-TAG?X-OTHER):3% %UPSTREAM_CLUSTER% 100%%\\n\"}}}}";
+     \"side %REQ(:METHOD)% %REQ(:AUTHORITY)% %PATH(NQ)% %RESPONSE_CODE% %REQ(X-TAG?X-OTHER):3% %UPSTREAM_CLUSTER% 100%%\\n\"}}}}";
 
 /// Without a format, and with one that Envoy would refuse, Envoy's default format applies.
 const DEFAULT: &str = "{accessLog: {file: {path: /dev/stdout, format: {text: \"%TAG%\"}}}}";
@@ -29,7 +32,7 @@ fn manifests() -> Manifests {
         "VirtualNode",
         "side",
         &format!(
-            "{{listeners: [{{portMapping: {{port: 8080, protocol: http}}}}, \
+            "{{listeners: [{{portMapping: {{port: 8080, protocol: http}}, healthCheck: {CHECK}}}, \
              {{portMapping: {{port: {SIDE_TCP_PORT}, protocol: tcp}}}}], \
              serviceDiscovery: {{dns: {{hostname: BACK, responseType: ENDPOINTS}}}}, logging: {TEXT}}}"
         ),
@@ -97,15 +100,26 @@ async fn requests_and_connections_are_logged(version: EnvoyVersion) {
         ]
     );
 
-    let mut side = lines(&hosts, Proxy::Side, 2, |line| line.starts_with("side ")).await;
+    let mut side = lines(&hosts, Proxy::Side, 2, |line| {
+        line.starts_with("side ") && !line.contains(" /ready ")
+    })
+    .await;
     side.sort();
     assert_eq!(
         side,
         [
-            format!("side - - 0 - cds_ingress_shop_side_shop_tcp_{SIDE_TCP_PORT} 100%"),
-            "side GET /logged 200 abc cds_ingress_shop_side_shop_http_8080 100%".to_owned(),
+            format!("side - - - 0 - cds_ingress_shop_side_shop_tcp_{SIDE_TCP_PORT} 100%"),
+            "side GET side.shop /logged 200 abc cds_ingress_shop_side_shop_http_8080 100%"
+                .to_owned(),
         ]
     );
+
+    // The health check of the caller names the node as its discovery does, here by the address.
+    let check = format!(
+        "side GET {} /ready 200 - cds_ingress_shop_side_shop_http_8080 100%",
+        hosts.back.ip()
+    );
+    is_logged(&hosts, Proxy::Side, &check).await;
 
     // Envoy's default format: the first pass with the host of the client, the second with that of the service.
     let gate = lines(&hosts, Proxy::Gate, 2, |line| {

@@ -3,12 +3,12 @@
 //! A feature decides by the [`ClusterRole`] whether it applies. A new feature is a new file and an entry in
 //! [`FEATURES`]; no other code changes.
 
-use evermesh_model::{NodeListener, Protocol, TrafficLimits};
+use evermesh_model::{NodeListener, Protocol, ResolvedNode, TrafficLimits};
 use evermesh_proto::cluster::Cluster;
 
 use super::{
     circuit_breakers::CircuitBreakers, health_check::HealthChecks, http_version::HttpVersion,
-    outlier::OutlierDetection, tls::Tls,
+    outlier::EndpointEjection, tls::Tls,
 };
 use crate::tls::TargetTls;
 
@@ -17,6 +17,7 @@ use crate::tls::TargetTls;
 pub(crate) enum ClusterRole<'a> {
     /// Callers reach a listener of a node.
     Target {
+        node: &'a ResolvedNode,
         listener: &'a NodeListener,
         /// TLS of the calls; plaintext if absent.
         tls: Option<&'a TargetTls>,
@@ -41,7 +42,7 @@ static FEATURES: &[&dyn ClusterFeature] = &[
     &HttpVersion,
     &CircuitBreakers,
     &HealthChecks,
-    &OutlierDetection,
+    &EndpointEjection,
     &Tls,
 ];
 

@@ -1,6 +1,6 @@
 //! Checks of endpoints by the proxies of callers (`health_checks`).
 
-use evermesh_model::{ActiveHealthCheck, Protocol};
+use evermesh_model::{ActiveHealthCheck, Protocol, ResolvedNode};
 use evermesh_proto::{
     cluster::Cluster,
     core::{
@@ -13,7 +13,7 @@ use evermesh_proto::{
 };
 
 use super::{ClusterFeature, ClusterRole};
-use crate::{tls, wire};
+use crate::{names, tls, wire};
 
 /// The `healthCheck` of the target's listener. A request to a node of which every endpoint fails its checks is sent to
 /// any of them, because Envoy's panic threshold stays at its default of 50%.
@@ -22,6 +22,7 @@ pub(crate) struct HealthChecks;
 impl ClusterFeature for HealthChecks {
     fn add(&self, role: ClusterRole<'_>, cluster: &mut Cluster) {
         if let ClusterRole::Target {
+            node,
             listener,
             tls: transport,
         } = role
@@ -34,13 +35,25 @@ impl ClusterFeature for HealthChecks {
                 tls_options: alpn.map(|alpn| TlsOptions {
                     alpn_protocols: vec![alpn.to_owned()],
                 }),
-                ..to_proto(check)
+                ..to_proto(check, &host(node))
             });
         }
     }
 }
 
-fn to_proto(check: &ActiveHealthCheck) -> core::HealthCheck {
+/// The name by which the node is discovered, for `Host`. Without it, Envoy sends the name of the cluster, and some servers
+/// answer 400 because it contains underscores. Empty if the name is not valid in a header.
+fn host(node: &ResolvedNode) -> String {
+    let name = names::discovery_name(node).unwrap_or_default();
+    let is_valid = name.bytes().all(|byte| byte.is_ascii_graphic());
+    if is_valid {
+        name.into_owned()
+    } else {
+        String::new()
+    }
+}
+
+fn to_proto(check: &ActiveHealthCheck, host: &str) -> core::HealthCheck {
     let ActiveHealthCheck {
         protocol,
         path,
@@ -51,6 +64,7 @@ fn to_proto(check: &ActiveHealthCheck) -> core::HealthCheck {
     } = check;
     let http = |codec: CodecClientType| {
         HealthChecker::HttpHealthCheck(HttpHealthCheck {
+            host: host.to_owned(),
             path: path.to_string(),
             codec_client_type: codec.into(),
             // Without this, one answer with another status than 200 would count as many failures as the threshold.
@@ -71,7 +85,10 @@ fn to_proto(check: &ActiveHealthCheck) -> core::HealthCheck {
         health_checker: Some(match protocol {
             Protocol::Http => http(CodecClientType::Http1),
             Protocol::Http2 => http(CodecClientType::Http2),
-            Protocol::Grpc => HealthChecker::GrpcHealthCheck(GrpcHealthCheck::default()),
+            Protocol::Grpc => HealthChecker::GrpcHealthCheck(GrpcHealthCheck {
+                authority: host.to_owned(),
+                ..Default::default()
+            }),
             Protocol::Tcp => HealthChecker::TcpHealthCheck(TcpHealthCheck::default()),
         }),
         ..Default::default()

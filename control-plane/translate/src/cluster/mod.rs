@@ -59,7 +59,11 @@ pub(crate) fn node_cluster(
     mesh: &ResolvedMesh,
     tls: Option<&TargetTls>,
 ) -> Resource {
-    let role = ClusterRole::Target { listener, tls };
+    let role = ClusterRole::Target {
+        node,
+        listener,
+        tls,
+    };
     let cluster = Cluster {
         // Without this, Envoy keeps an endpoint that discovery removed as long as health checks succeed.
         ignore_health_on_host_removal: true,

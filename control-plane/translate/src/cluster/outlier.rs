@@ -12,9 +12,9 @@ use crate::wire;
 const DEFAULT_MAX_EJECTION: Duration = Duration::from_mins(5);
 
 /// The `outlierDetection` of the target's listener. Envoy's other detectors do not eject endpoints.
-pub(crate) struct OutlierDetection;
+pub(crate) struct EndpointEjection;
 
-impl ClusterFeature for OutlierDetection {
+impl ClusterFeature for EndpointEjection {
     fn add(&self, role: ClusterRole<'_>, cluster: &mut Cluster) {
         if let ClusterRole::Target { listener, .. } = role {
             cluster.outlier_detection = listener.outlier.as_ref().map(to_proto);

@@ -12,6 +12,7 @@ impl ClusterFeature for Tls {
         if let ClusterRole::Target {
             listener,
             tls: Some(tls),
+            ..
         } = role
         {
             cluster.transport_socket = Some(tls.to_socket(listener.protocol));

@@ -3,8 +3,7 @@
 use std::{borrow::Cow, net::IpAddr, sync::Arc};
 
 use evermesh_model::{
-    CertificateSource, ClientTls, CloudMapService, Discovery, NodeListener, Protocol, ResolvedNode,
-    ServerTls,
+    CertificateSource, ClientTls, NodeListener, Protocol, ResolvedNode, ServerTls,
 };
 use evermesh_proto::{
     core::TransportSocket,
@@ -54,7 +53,8 @@ impl TargetTls {
             certificate,
             validation: server,
         } = policy;
-        let discovered = discovery_name(node).filter(|_| server.subject_names.is_empty());
+        let discovered =
+            resource_names::discovery_name(node).filter(|_| server.subject_names.is_empty());
         Self {
             server_name: server_name(node),
             certificate: certificate.as_ref().map(|it| secrets.certificate(it)),
@@ -106,24 +106,9 @@ pub(crate) fn shared_trust(listener: &NodeListener) -> Option<Arc<str>> {
     }
 }
 
-/// The name by which callers discover the node, without a dot at its end: the DNS name, or `SERVICE.NAMESPACE` for Cloud
-/// Map.
-fn discovery_name(node: &ResolvedNode) -> Option<Cow<'_, str>> {
-    match node.discovery.as_ref()? {
-        Discovery::Dns { hostname, .. } | Discovery::Slices { hostname, .. } => {
-            let name = hostname.strip_suffix('.').unwrap_or(hostname);
-            Some(Cow::Borrowed(name))
-        }
-        Discovery::CloudMap {
-            service: CloudMapService { namespace, service },
-            ..
-        } => Some(Cow::Owned(format!("{service}.{namespace}"))),
-    }
-}
-
 /// The discovery name for SNI, which has no IP addresses (RFC 6066, section 3). Empty if there is none.
 fn server_name(node: &ResolvedNode) -> String {
-    discovery_name(node)
+    resource_names::discovery_name(node)
         .filter(|name| name.len() <= LONGEST_SERVER_NAME && name.parse::<IpAddr>().is_err())
         .map(Cow::into_owned)
         .unwrap_or_default()
