@@ -75,7 +75,7 @@ async fn respond<B>(
     let query = request.uri().query().unwrap_or_default();
     let key = parameter(query, "key").unwrap_or_default();
     match request.uri().path() {
-        scripted::ATTEMPTS => return Ok(Response::new(text(scripted::attempts(key)))),
+        scripted::ATTEMPTS => return Ok(Response::new(text(scripted::attempts(key).to_string()))),
         scripted::RELEASE => {
             scripted::release(key);
             return Ok(Response::new(text("released")));
@@ -185,8 +185,8 @@ async fn answer(
     Ok(response)
 }
 
-fn text(text: impl ToString) -> ResponseBody {
-    Full::new(Bytes::from(text.to_string())).boxed_unsync()
+fn text(text: impl Into<Bytes>) -> ResponseBody {
+    Full::new(text.into()).boxed_unsync()
 }
 
 /// Echoes the bytes of an upgraded connection.
