@@ -17,5 +17,6 @@ mod outage;
 mod proxy;
 mod readiness;
 mod replicas;
+mod secrets;
 mod status;
 mod teams;

@@ -28,14 +28,17 @@ use std::{
 };
 
 use evermesh_model::{Kind, ObjectRef};
-use futures::{StreamExt, future::join_all};
+use futures::{
+    Stream, StreamExt, TryStreamExt,
+    future::{join_all, ready},
+};
 use kube::{
     Api, Client,
     api::DynamicObject,
     core::{ApiResource, GroupVersionKind},
     runtime::{
         WatchStreamExt,
-        watcher::{self, ExponentialBackoff, watcher},
+        watcher::{self, Event, ExponentialBackoff, watcher},
     },
 };
 use tokio::sync::mpsc::Sender;
@@ -160,18 +163,11 @@ struct WatchTask {
 
 impl WatchTask {
     async fn run(self, api: Api<DynamicObject>) {
-        let backoff = ExponentialBackoff::from(
-            backon::ExponentialBuilder::default()
-                .with_min_delay(BACKOFF.0)
-                .with_max_delay(BACKOFF.1)
-                .with_jitter()
-                .without_max_times(),
-        );
         let config = match self.kind {
             Kind::Secret => watcher::Config::default().labels(SECRET_LABEL),
             _ => watcher::Config::default(),
         };
-        let events = watcher(api, config).backoff(backoff);
+        let events = with_pauses(watcher(api, config));
         let mut events = std::pin::pin!(events.ready_chunks(EVENTS_PER_BATCH));
         let mut reflector = Reflector::new(self.kind, self.watch, Arc::clone(&self.observed));
         while let Some(events) = events.next().await {
@@ -187,6 +183,7 @@ impl WatchTask {
                     Err(error) => {
                         self.api_server.record_watch_failure(self.kind);
                         tracing::warn!(kind = %self.kind, error = %ErrorChain(&error), "watch failed; trying again");
+                        reflector.restart_list();
                         if reflector.skip_forbidden_list(&error) && self.is_last_list() {
                             changes.push(SourceChange::Synced(SourceName::Kubernetes(self.kind)));
                         }
@@ -213,6 +210,24 @@ impl WatchTask {
     }
 }
 
+/// The events of a watch, with a pause after each error.
+///
+/// The pause becomes longer until an event arrives. [`Event::Init`], which precedes every attempt to list the objects,
+/// does not count and is left out.
+fn with_pauses(
+    events: impl Stream<Item = watcher::Result<Event<DynamicObject>>>,
+) -> impl Stream<Item = watcher::Result<Event<DynamicObject>>> {
+    let backoff = ExponentialBackoff::from(
+        backon::ExponentialBuilder::default()
+            .with_min_delay(BACKOFF.0)
+            .with_max_delay(BACKOFF.1)
+            .with_jitter()
+            .without_max_times(),
+    );
+    let events = events.try_filter(|event| ready(!matches!(event, Event::Init)));
+    events.backoff(backoff)
+}
+
 /// Displays an error with its causes on one line.
 struct ErrorChain<'a>(&'a dyn std::error::Error);
 
@@ -225,5 +240,33 @@ impl std::fmt::Display for ErrorChain<'_> {
             cause = error.source();
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::stream;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn pause_after_failed_lists_becomes_longer() {
+        let attempt = || [Ok(Event::Init), Err(watcher::Error::NoResourceVersion)];
+        let events = (0..10).flat_map(|_| attempt());
+        let events = with_pauses(stream::iter(events));
+        let started = tokio::time::Instant::now();
+        let received: Vec<_> = events.collect().await;
+        assert_eq!(received.len(), 10);
+        // At least 0.1, 0.2, 0.4 s and so on, instead of 0.1 s each time.
+        assert!(started.elapsed() > Duration::from_secs(20));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn event_ends_the_growth_of_the_pause() {
+        let attempt = || [Ok(Event::InitDone), Err(watcher::Error::NoResourceVersion)];
+        let events = (0..10).flat_map(|_| attempt());
+        let started = tokio::time::Instant::now();
+        with_pauses(stream::iter(events)).collect::<Vec<_>>().await;
+        assert!(started.elapsed() < Duration::from_secs(5));
     }
 }

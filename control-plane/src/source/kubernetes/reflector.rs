@@ -56,7 +56,7 @@ impl Reflector {
         changes: &mut Vec<SourceChange>,
     ) -> bool {
         match event {
-            Event::Init => self.listed = Some(BTreeMap::new()),
+            Event::Init => self.restart_list(),
             Event::InitApply(object) => {
                 let id = self.id(&object);
                 self.listed.get_or_insert_default().insert(id, object);
@@ -66,6 +66,11 @@ impl Reflector {
             Event::Delete(object) => self.delete(self.id(&object), changes),
         }
         false
+    }
+
+    /// Drops the objects of a list that broke off. The next list begins anew.
+    pub(super) fn restart_list(&mut self) {
+        self.listed = None;
     }
 
     /// Stops waiting for the first list of Secrets if the API server forbids it, so that a missing role affects nothing
@@ -194,13 +199,10 @@ mod tests {
             handle(&mut reflector, vec![Event::InitDone]),
             (vec!["+Mesh/a".to_owned(), "+Mesh/b".to_owned()], true)
         );
-        let broken_off = vec![Event::Init, Event::InitApply(mesh("b", &json!({})))];
+        let broken_off = vec![Event::InitApply(mesh("a", &json!({})))];
         assert_eq!(handle(&mut reflector, broken_off), (vec![], false));
-        let again = vec![
-            Event::Init,
-            Event::InitApply(mesh("b", &json!({}))),
-            Event::InitDone,
-        ];
+        reflector.restart_list();
+        let again = vec![Event::InitApply(mesh("b", &json!({}))), Event::InitDone];
         assert_eq!(
             handle(&mut reflector, again),
             (vec!["-Mesh/a".to_owned(), "+Mesh/b".to_owned()], false)
