@@ -88,12 +88,13 @@ test-cluster: setup-cluster ## Runs the tests with pods, on a Kubernetes of this
 	@cargo build --locked $(PROGRAMS)
 	@$(NEXTEST) -p evermesh --test cluster
 
-check: setup-tools ## Checks format, lints, text, names, generated files, documentation, dependencies, each crate alone
+check: setup-tools ## Checks format, lints, text, names, fields, generated files, documentation, dependencies, each crate alone
 	@echo '==> Format'
 	@cargo fmt --all --check
-	@echo '==> Text and names'
+	@echo '==> Text, names and fields'
 	@cargo run --quiet --locked -p xtask -- text
 	@cargo run --quiet --locked -p xtask -- names
+	@cargo run --quiet --locked -p xtask -- fields --check
 	@echo '==> Dependencies'
 	@$(TOOLS)/cargo-deny --locked check bans licenses sources
 	@$(TOOLS)/cargo-deny --locked check advisories || echo 'warning: advisories, see above'

@@ -186,7 +186,63 @@ fn next<'a, K: Ord, V>(
 
 #[cfg(test)]
 mod tests {
+    use evermesh_ingest::{BuildMemo, Inputs, build, object::parse};
+    use serde_json::Value;
+
     use super::*;
+
+    #[test]
+    fn arns_name_the_mesh_and_the_object() {
+        let manifests = include_str!("../../translate/testdata/fields/names/in.yaml");
+        let mut inputs = Inputs::default();
+        for document in serde_saphyr::from_multiple::<Value>(manifests).unwrap() {
+            let (object, value) = parse(document).object.unwrap();
+            inputs.apply(object, Some(value));
+        }
+        let mut index = GraphFieldIndex::new("eu-west-1".to_owned(), "111122223333".to_owned());
+        index.update(&build(&inputs, &mut BuildMemo::default()).graph);
+        for (kind, namespace, name, path) in [
+            (Kind::Mesh, "", "shop", ""),
+            (
+                Kind::VirtualNode,
+                "paint",
+                "color",
+                "/virtualNode/color-node",
+            ),
+            (
+                Kind::VirtualService,
+                "paint",
+                "red",
+                "/virtualService/red.example.com",
+            ),
+            (
+                Kind::VirtualRouter,
+                "paint",
+                "color",
+                "/virtualRouter/color-router",
+            ),
+            (
+                Kind::VirtualGateway,
+                "shop",
+                "gate",
+                "/virtualGateway/entry",
+            ),
+            (
+                Kind::GatewayRoute,
+                "shop",
+                "red",
+                "/virtualGateway/entry/gatewayRoute/to-red",
+            ),
+        ] {
+            let fields = index.get(&ObjectRef::new(kind, namespace, name));
+            let arn = format!("arn:aws:appmesh:eu-west-1:111122223333:mesh/market{path}");
+            if kind == Kind::VirtualRouter {
+                let route = ("all".to_owned(), format!("{arn}/route/all"));
+                assert_eq!(fields.route_arns, [route].into());
+            }
+            assert_eq!(fields.arn, Some(arn));
+        }
+    }
 
     #[test]
     fn only_entries_that_differ_are_read() {

@@ -26,6 +26,57 @@ fn programmed(facts: &Facts, current: &Value, now: i64) -> Value {
 }
 
 #[test]
+fn status_has_every_field_of_its_kind() {
+    for (kind, active, arn) in [
+        (Kind::Mesh, "MeshActive", "meshARN"),
+        (Kind::VirtualNode, "VirtualNodeActive", "virtualNodeARN"),
+        (
+            Kind::VirtualService,
+            "VirtualServiceActive",
+            "virtualServiceARN",
+        ),
+        (
+            Kind::VirtualRouter,
+            "VirtualRouterActive",
+            "virtualRouterARN",
+        ),
+        (
+            Kind::VirtualGateway,
+            "VirtualGatewayActive",
+            "virtualGatewayARN",
+        ),
+        (Kind::GatewayRoute, "GatewayRouteActive", "gatewayRouteARN"),
+        (Kind::Route, "RouteActive", ""),
+    ] {
+        let mut facts = facts(2, 2);
+        let condition = |name: &str, reason: &str, message: &str| {
+            json!({
+                "type": name,
+                "status": "True",
+                "lastTransitionTime": "1970-01-01T00:00:09Z",
+                "reason": reason,
+                "message": message,
+            })
+        };
+        let accepted = condition(active, "Accepted", "served as written");
+        let message = "2/2 proxies have accepted the object";
+        let programmed = condition("Programmed", "Programmed", message);
+        let mut expected = json!({ "conditions": [accepted, programmed], "observedGeneration": 2 });
+        if !arn.is_empty() {
+            expected[arn] = "arn".into();
+        }
+        if kind == Kind::VirtualRouter {
+            facts.route_arns = [("all".to_owned(), "arn/route/all".to_owned())].into();
+            expected["routeARNs"] = json!({ "all": "arn/route/all" });
+        }
+        let status = status(kind, &facts, &Value::Null, at(9));
+        assert_eq!(status, Some(expected), "{kind}");
+    }
+    let group = status(Kind::BackendGroup, &facts(2, 2), &Value::Null, at(9));
+    assert_eq!(group, None);
+}
+
+#[test]
 fn programmed_is_true_when_every_proxy_concerned_has_acked() {
     for (concerned, acked, status, reason) in [
         (0, 0, "True", "NoProxies"),

@@ -12,7 +12,8 @@ use prost_reflect::{DynamicMessage, FieldDescriptor, ReflectMessage, Value};
 /// Resources by proxy and key.
 pub(crate) type Resources = BTreeMap<(String, ResourceKey), Arc<Resource>>;
 
-/// Full names of the fields that differ, such as `envoy.config.core.v3.HealthCheck.timeout`.
+/// Full names of the fields that differ, such as `envoy.config.core.v3.HealthCheck.timeout`, and of the fields that
+/// contain them.
 ///
 /// A resource that has another name in the other set is compared with the one that takes its place in the order of its
 /// type.
@@ -93,18 +94,17 @@ fn compare_values(
     if one == other {
         return;
     }
+    changed.insert(field.full_name().to_owned());
     match (one, other) {
         (Value::Message(one), Value::Message(other)) if !is_value(field) => {
             compare(one, other, changed);
         }
         (Value::List(one), Value::List(other)) => {
-            let (one, other) = if let (Some(one), Some(other)) = (by_name(one), by_name(other)) {
-                if is_reordered(&one, &other) {
-                    changed.insert(field.full_name().to_owned());
+            let (one, other) = match (by_name(one), by_name(other)) {
+                (Some(one), Some(other)) => {
+                    (shared_first(&one, &other), shared_first(&other, &one))
                 }
-                (shared_first(&one, &other), shared_first(&other, &one))
-            } else {
-                (one.iter().collect(), other.iter().collect())
+                _ => (one.iter().collect(), other.iter().collect()),
             };
             for (one, other) in one.iter().zip(&other) {
                 compare_values(field, one, other, changed);
@@ -125,9 +125,7 @@ fn compare_values(
                 collect_value(field, added, changed);
             }
         }
-        _ => {
-            changed.insert(field.full_name().to_owned());
-        }
+        _ => {}
     }
 }
 
@@ -151,13 +149,6 @@ fn by_name(items: &[Value]) -> Option<NamedItems<'_>> {
 
 fn contains(items: &NamedItems<'_>, name: &(String, usize)) -> bool {
     items.iter().any(|(other, _)| other == name)
-}
-
-/// Whether the items that both lists have are in another order.
-fn is_reordered(one: &NamedItems<'_>, other: &NamedItems<'_>) -> bool {
-    let ours = one.iter().filter(|(name, _)| contains(other, name));
-    let theirs = other.iter().filter(|(name, _)| contains(one, name));
-    !ours.map(|(name, _)| name).eq(theirs.map(|(name, _)| name))
 }
 
 /// The items that the other list has too, by name, and then the rest.

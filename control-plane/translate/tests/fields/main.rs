@@ -46,7 +46,10 @@ fn failures(row: &Row, schemas: &Schemas, cases: &mut BTreeMap<String, FieldCase
     let mut failures = Vec::new();
     let mut stated: BTreeSet<&String> = row.envoy.iter().collect();
     for name in &row.cases {
-        let case = cases.get_mut(name).unwrap();
+        let Some(case) = cases.get_mut(name) else {
+            failures.push(format!("{name} does not exist"));
+            continue;
+        };
         let effect = Effect::of(row, schemas, case);
         if let Some(failure) = effect.contradiction(row) {
             failures.push(format!("{name}: {failure}"));
