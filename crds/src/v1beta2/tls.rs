@@ -19,8 +19,8 @@ pub enum TlsMode {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ListenerCertificate {
-    /// Certificate in AWS Certificate Manager. Evermesh cannot serve it, because AWS does not export the private key: use
-    /// `file` or `sds`.
+    /// Certificate in AWS Certificate Manager. The annotation `evermesh.dev/acm-secrets` of the Mesh names the Kubernetes
+    /// Secret that replaces it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub acm: Option<AcmCertificate>,
     /// Certificate and private key in files of the proxy's container.
@@ -76,7 +76,8 @@ pub struct TlsValidation {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct TlsTrust {
-    /// Authorities in AWS Private CA. Evermesh cannot read them: use `file` or `sds`.
+    /// Authorities in AWS Private CA. The annotation `evermesh.dev/acm-secrets` of the Mesh names the Kubernetes Secrets
+    /// that replace them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub acm: Option<AcmTrust>,
     /// Authorities in a file of the proxy's container.
