@@ -32,7 +32,7 @@ pub(crate) fn certificates(text: &[u8], entry: &str) -> Result<Pem, String> {
 /// The certificate chain and the private key of its first certificate.
 pub(crate) fn key_pair(chain: &[u8], key: &[u8]) -> Result<KeyPair, String> {
     let chain = read_certificates(chain, "tls.crt")?;
-    let key = PrivateKeyDer::from_pem_slice(key).map_err(|_| no_key(key))?;
+    let key = PrivateKeyDer::from_pem_slice(key).map_err(|_error| no_key(key))?;
     let label = match &key {
         PrivateKeyDer::Pkcs1(_) => "RSA PRIVATE KEY",
         PrivateKeyDer::Sec1(_) => "EC PRIVATE KEY",
@@ -63,7 +63,7 @@ fn no_key(text: &[u8]) -> String {
 fn read_certificates(text: &[u8], entry: &str) -> Result<Vec<CertificateDer<'static>>, String> {
     let invalid = |_| format!("has an entry {entry} with an invalid certificate");
     let all = CertificateDer::pem_slice_iter(text).collect::<Result<Vec<_>, _>>();
-    let all = all.map_err(|_| format!("has an entry {entry} that is not valid PEM"))?;
+    let all = all.map_err(|_error| format!("has an entry {entry} that is not valid PEM"))?;
     if all.is_empty() {
         return Err(format!(
             "has an entry {entry} without a certificate in PEM (-----BEGIN CERTIFICATE-----)"
@@ -89,6 +89,5 @@ fn encode(label: &str, der: &[u8]) -> String {
         text.push_str(&base64[start..end]);
         text.push('\n');
     }
-    text.push_str(&format!("-----END {label}-----\n"));
-    text
+    text + "-----END " + label + "-----\n"
 }

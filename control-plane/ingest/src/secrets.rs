@@ -306,6 +306,8 @@ struct SecretUse {
     resource: AcmResource,
 }
 
+/// The meshes that map an ARN to a Secret, and its contents.
+type SecretInput = (Arc<Vec<SecretUse>>, Option<Arc<SecretState>>);
 type UsesByName = BTreeMap<SecretName, Arc<Vec<SecretUse>>>;
 type ResolvedSecrets = StageOutput<SecretName, ResolvedSecret>;
 
@@ -313,8 +315,7 @@ type ResolvedSecrets = StageOutput<SecretName, ResolvedSecret>;
 #[derive(Debug, Default)]
 pub(crate) struct SecretMemo {
     uses: CachedValue<Arc<MeshIndex>, UsesByName>,
-    resolved:
-        KeyedStage<SecretName, (Arc<Vec<SecretUse>>, Option<Arc<SecretState>>), ResolvedSecret>,
+    resolved: KeyedStage<SecretName, SecretInput, ResolvedSecret>,
     all: CachedValue<(Arc<UsesByName>, ObjectMap<SecretState>), ResolvedSecrets>,
 }
 

@@ -41,7 +41,10 @@ pub(crate) fn read_node_listener(
              subject_alternative_names,
          }| {
             let v1beta2::ListenerTlsTrust { file, sds } = trust;
-            let trust = vec![("file", trust_file(file)), ("sds", trust_sds(sds))];
+            let trust = vec![
+                ("file", file.as_ref().map(Trust::File)),
+                ("sds", sds.as_ref().map(Trust::Sds)),
+            ];
             (trust, subject_alternative_names.as_ref())
         },
     );
@@ -107,14 +110,6 @@ enum Trust<'a> {
     Sds(&'a v1beta2::SdsSecret),
 }
 
-fn trust_file(file: &Option<v1beta2::FileTrust>) -> Option<Trust<'_>> {
-    file.as_ref().map(Trust::File)
-}
-
-fn trust_sds(sds: &Option<v1beta2::SdsSecret>) -> Option<Trust<'_>> {
-    sds.as_ref().map(Trust::Sds)
-}
-
 fn trust_and_names(validation: &v1beta2::TlsValidation) -> TrustAndNames<'_> {
     let v1beta2::TlsValidation {
         trust: v1beta2::TlsTrust { acm, file, sds },
@@ -122,8 +117,8 @@ fn trust_and_names(validation: &v1beta2::TlsValidation) -> TrustAndNames<'_> {
     } = validation;
     let trust = vec![
         ("acm", acm.as_ref().map(Trust::Acm)),
-        ("file", trust_file(file)),
-        ("sds", trust_sds(sds)),
+        ("file", file.as_ref().map(Trust::File)),
+        ("sds", sds.as_ref().map(Trust::Sds)),
     ];
     (trust, subject_alternative_names.as_ref())
 }

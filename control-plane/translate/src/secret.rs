@@ -122,7 +122,7 @@ fn origins<'a>(secrets: impl IntoIterator<Item = &'a ResolvedSecret>) -> Vec<Arc
 fn inline<'a>(texts: impl IntoIterator<Item = &'a Pem>) -> DataSource {
     let text: String = texts.into_iter().map(Pem::expose).collect();
     DataSource {
-        specifier: Some(Specifier::InlineBytes(text.into_bytes().into())),
+        specifier: Some(Specifier::InlineBytes(text.into_bytes())),
         ..Default::default()
     }
 }

@@ -296,8 +296,11 @@ impl DeriveMemo {
                         return reads.get(self.node_routes.outputs(), &it, Dependency::NodeRoutes);
                     }
                     let (service, router) = read_service(graph, &it, reads)?;
-                    let routes = service::node_service_routes(&service, router.as_deref(), names);
-                    Some(Arc::new(routes))
+                    Some(Arc::new(service::node_service_routes(
+                        &service,
+                        router.as_deref(),
+                        names,
+                    )))
                 })
                 .collect();
             Some(listener::node_egress_routes(&egress, &backends))

@@ -1,6 +1,8 @@
 //! Confidential resources reach only a client that has proven its identity, over TLS or a Unix socket. For any other
 //! client they do not exist, and everything else is served as usual.
 
+#![allow(clippy::unwrap_used)] // a panic fails the test
+
 mod support;
 
 use std::{net::Ipv4Addr, sync::Arc};

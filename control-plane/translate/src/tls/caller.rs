@@ -160,18 +160,17 @@ pub(crate) fn caller_clusters(
             let policy = policy.filter(|policy| applies(policy, listener));
             let effective = policy.map(|it| (&it.certificate, &it.validation));
             let ways = ways_by_cluster.entry(&target.cluster).or_default();
-            let own = match ways.iter().find(|(way, _)| *way == effective) {
-                Some((_, own)) => own.clone(),
-                None => {
-                    let name = match ways.as_slice() {
-                        [] if effective.is_none() => None,
-                        [] => Some(Arc::clone(&target.cluster)),
-                        _ => Some(names::caller_cluster(&target.cluster, &reachable.hostname)),
-                    };
-                    let own = name.map(|name| builder.add(name, target, &node, listener, policy));
-                    ways.push((effective, own.clone()));
-                    own
-                }
+            let own = if let Some((_, own)) = ways.iter().find(|(way, _)| *way == effective) {
+                own.clone()
+            } else {
+                let name = match ways.as_slice() {
+                    [] if effective.is_none() => None,
+                    [] => Some(Arc::clone(&target.cluster)),
+                    _ => Some(names::caller_cluster(&target.cluster, &reachable.hostname)),
+                };
+                let own = name.map(|name| builder.add(name, target, &node, listener, policy));
+                ways.push((effective, own.clone()));
+                own
             };
             if let Some(own) = own {
                 let of_service = builder.clusters.own.entry(Arc::clone(&reachable.hostname));
