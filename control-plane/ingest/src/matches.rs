@@ -234,9 +234,22 @@ pub(crate) fn query(
         .collect()
 }
 
-pub(crate) const fn method(method: v1beta2::HttpMethod) -> Method {
+/// Converts a method. Envoy matches CONNECT requests by other rules than paths, so a route for them is never reached.
+pub(crate) fn method(
+    method: v1beta2::HttpMethod,
+    field: &FieldPath,
+    problems: &mut Problems<'_>,
+) -> Method {
     match method {
-        v1beta2::HttpMethod::Connect => Method::Connect,
+        v1beta2::HttpMethod::Connect => {
+            problems.add_with_severity(
+                field.field("method"),
+                Reason::InvalidValue,
+                Severity::Warning,
+                "CONNECT requests have no path, so the route receives none and they are answered with 404; remove the route or match another method",
+            );
+            Method::Connect
+        }
         v1beta2::HttpMethod::Delete => Method::Delete,
         v1beta2::HttpMethod::Get => Method::Get,
         v1beta2::HttpMethod::Head => Method::Head,

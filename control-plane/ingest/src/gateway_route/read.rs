@@ -46,6 +46,7 @@ pub(super) fn read_http(
     );
     let path = matches::path(prefix.as_ref(), path.as_ref(), &field, problems);
     let headers = matches::headers(headers.as_ref(), &field.field("headers"), problems);
+    let method = method.map(|method| matches::method(method, &field, problems));
     let query = query_parameters.as_ref();
     let query = matches::query(query, &field.field("queryParameters"), problems);
     let port = values::port(*port, &field, problems);
@@ -76,7 +77,7 @@ pub(super) fn read_http(
         hostname: hostname.ok()?,
         matches: HttpMatch {
             path,
-            method: method.map(matches::method),
+            method,
             scheme: None,
             headers: headers?,
             query: query?,

@@ -102,6 +102,7 @@ fn read_http(
     let field = field.field("match");
     let path = matches::path(prefix.as_ref(), path.as_ref(), &field, problems);
     let headers = matches::headers(headers.as_ref(), &field.field("headers"), problems);
+    let method = method.map(|method| matches::method(method, &field, problems));
     let query = query_parameters.as_ref();
     let query = matches::query(query, &field.field("queryParameters"), problems);
     let port = values::port(*port, &field, problems);
@@ -124,7 +125,7 @@ fn read_http(
     });
     let matches = HttpMatch {
         path: path?,
-        method: method.map(matches::method),
+        method,
         scheme: scheme.map(matches::scheme),
         headers: headers?,
         query: query?,
