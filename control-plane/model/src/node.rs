@@ -19,8 +19,9 @@ pub struct ResolvedNode {
     pub discovery: Option<Discovery>,
     /// Services that the node may call, in ascending order of host name, without duplicates.
     ///
-    /// Without `local_ports`, each port has either one TCP backend or any number of HTTP, HTTP/2 and gRPC backends,
-    /// because only the port distinguishes TCP connections. Ingest drops conflicting backends and reports a problem.
+    /// Without `local_ports`, connections to a port are distinguished by their address: a port has any number of HTTP,
+    /// HTTP/2 and gRPC backends, or one TCP backend, and in addition TCP backends with virtual IPs of their own. Ingest
+    /// drops conflicting backends and reports a problem.
     pub backends: Vec<NodeBackend>,
     /// Loopback ports between application and proxy. Absent if the node's traffic is intercepted.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -205,8 +205,8 @@ reasons! {
     /// The port cannot be inferred: the target has several listeners, or traffic is not intercepted and no local port
     /// is given.
     PortRequired: Error,
-    /// Two backends use one port in ways that Envoy cannot distinguish (TCP together with any other protocol), or a
-    /// local port is already in use.
+    /// Two backends use one port in ways that Envoy cannot distinguish (TCP together with another backend, without
+    /// virtual IPs that differ), or a local port is already in use.
     PortConflict: Error,
     /// A protocol, or a field that is named after one, differs from the protocol of the listener.
     ProtocolMismatch: Warning,

@@ -45,6 +45,9 @@ spec:
   serviceDiscovery: {dns: {hostname: BACK, responseType: ENDPOINTS}}
 "#;
 
+const FORWARDED: &str = "x-forwarded-for";
+const SCHEME: &str = "x-forwarded-proto";
+
 /// A header of the request as the application received it.
 fn seen(response: &HttpResponse, name: &str) -> Option<String> {
     assert_eq!(response.body, "color");
@@ -54,11 +57,11 @@ fn seen(response: &HttpResponse, name: &str) -> Option<String> {
     value.map(ToOwned::to_owned)
 }
 
-/// Calls the gateway with this `X-Forwarded-For`.
-async fn send(gate: &Address, forwarded: Option<&str>) -> HttpResponse {
+/// Calls the gateway with these headers.
+async fn send(gate: &Address, headers: &[(&str, &str)]) -> HttpResponse {
     let mut request = Request::get("/").header("host", "color.example");
-    if let Some(forwarded) = forwarded {
-        request = request.header("x-forwarded-for", forwarded);
+    for (name, value) in headers {
+        request = request.header(*name, *value);
     }
     gate.send(request.body(Full::default()).unwrap())
         .await
@@ -82,39 +85,44 @@ async fn client_address_arrives(version: EnvoyVersion) {
     let ip = |host: &LabHost| host.ip().to_string();
     let (of_client, of_gate) = (ip(&client), ip(&gate));
     let gate = client.reach((gate.ip(), 8088).into());
-    let forwarded = async |given: Option<&str>| seen(&send(&gate, given).await, "x-forwarded-for");
+    let forwarded = async |given: &[(&str, &str)]| seen(&send(&gate, given).await, FORWARDED);
+    let behind_proxy = [(FORWARDED, "192.0.2.1"), (SCHEME, "https")];
 
-    // As in App Mesh: the header passes, and nothing is added.
-    assert_eq!(forwarded(None).await, None);
-    assert_eq!(forwarded(Some("192.0.2.1")).await.unwrap(), "192.0.2.1");
+    // As in App Mesh: the headers pass, and no address is added.
+    assert_eq!(forwarded(&[]).await, None);
+    let response = send(&gate, &behind_proxy).await;
+    assert_eq!(seen(&response, FORWARDED).unwrap(), "192.0.2.1");
+    assert_eq!(seen(&response, SCHEME).unwrap(), "https");
 
     write(&lab, "true", "false");
     eventually("the address of the client", async || {
-        forwarded(None).await.is_some()
+        forwarded(&[]).await.is_some()
     })
     .await;
-    assert_eq!(forwarded(None).await.unwrap(), of_client);
-    let both = forwarded(Some("192.0.2.1")).await.unwrap();
-    assert_eq!(both, format!("192.0.2.1,{of_client}"));
+    assert_eq!(forwarded(&[]).await.unwrap(), of_client);
+    let response = send(&gate, &behind_proxy).await;
+    let both = format!("192.0.2.1,{of_client}");
+    assert_eq!(seen(&response, FORWARDED).unwrap(), both);
+    assert_eq!(seen(&response, SCHEME).unwrap(), "http");
     // The client does not count as internal, so it cannot ask for retries.
-    let request = Request::get("/")
-        .header("host", "color.example")
-        .header("x-envoy-retry-on", "5xx")
-        .header(scripted::SCRIPT, "500 200")
-        .header(scripted::KEY, "external");
-    let response = gate.send(request.body(Full::default()).unwrap()).await;
-    assert_eq!(response.unwrap().status, StatusCode::INTERNAL_SERVER_ERROR);
+    let retried = [
+        ("x-envoy-retry-on", "5xx"),
+        (scripted::SCRIPT, "500 200"),
+        (scripted::KEY, "external"),
+    ];
+    let status = send(&gate, &retried).await.status;
+    assert_eq!(status, StatusCode::INTERNAL_SERVER_ERROR);
 
     write(&lab, "true", "true");
     let both = format!("{of_client},{of_gate}");
     eventually("the address of the gateway", async || {
-        forwarded(None).await.as_ref() == Some(&both)
+        forwarded(&[]).await.as_ref() == Some(&both)
     })
     .await;
 
     write(&lab, "false", "true");
     eventually("the address of the gateway alone", async || {
-        forwarded(None).await.as_ref() == Some(&of_gate)
+        forwarded(&[]).await.as_ref() == Some(&of_gate)
     })
     .await;
     lab.has_no_problem().await;
