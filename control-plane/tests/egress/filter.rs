@@ -59,7 +59,7 @@ fn client_hello(server_name: &str) -> Vec<u8> {
 async fn filter_decides_on_everything_but_backends(version: EnvoyVersion) {
     let mut lab = EgressLab::start(version).await;
     let (front, back) = (lab.host("front").await, lab.host("back").await);
-    // What no backend covers is on another host, so that a response says which way a connection took.
+    // Another host has what no backend covers, so that a response says which way a connection took.
     let other = lab.host("other").await;
     lab.http_app(&back, "color", "0.0.0.0:8080").await;
     lab.tcp_app(&back, "redis", "0.0.0.0:6379").await;

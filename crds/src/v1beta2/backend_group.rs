@@ -19,7 +19,7 @@ use super::{MeshReference, Reference};
     category = "all",
     status = "BackendGroupStatus",
     derive = "PartialEq",
-    doc = "A list of virtual services that virtual nodes can name together as backends. Not supported yet: virtual nodes are served without the backends of their groups."
+    doc = "A list of virtual services that virtual nodes can name together as backends."
 )]
 pub struct BackendGroupSpec {
     /// Virtual services of the group. The default of their `namespace` is the namespace of the virtual node that names

@@ -80,12 +80,13 @@ pub enum EgressFilterType {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct MeshServiceDiscovery {
-    /// The only IP family to use: `IPv4_ONLY` or `IPv6_ONLY`. Default: both.
+    /// The only IP family of endpoints: `IPv4_ONLY` or `IPv6_ONLY`. Proxies then listen on both families. Default:
+    /// endpoints of both families, and proxies listen on IPv4 only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ip_preference: Option<IpPreference>,
 }
 
-/// The only IP family to use.
+/// The only IP family of endpoints.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[schemars(description = "")] // else it replaces the description of an optional field
 pub enum IpPreference {
