@@ -21,10 +21,11 @@ use evermesh_proto::{
         trace::v3::{
             DatadogConfig, Tracing as TracingConfig, XRayConfig, ZipkinConfig,
             tracing::{Http, http},
+            x_ray_config::SegmentFields,
             zipkin_config::CollectorEndpointVersion,
         },
     },
-    protobuf::BoolValue,
+    protobuf::{self, BoolValue, value::Kind},
 };
 use serde_json::json;
 
@@ -95,7 +96,7 @@ impl Tracing {
                 "envoy.tracers.datadog",
                 pack(&DatadogConfig {
                     collector_cluster: DATADOG.to_owned(),
-                    service_name: format!("envoy-{}", node.name),
+                    service_name: format!("envoy-{}/{}", node.mesh, node.name),
                     ..Default::default()
                 }),
             ),
@@ -126,11 +127,35 @@ fn xray(port: u16, sampling_rate: f64, node: &ResourceName) -> XRayConfig {
             ..Default::default()
         }),
         segment_name: format!("{}/{}", node.mesh, node.name),
+        segment_fields: Some(segment_fields(node)),
         sampling_rule_manifest: Some(DataSource {
             specifier: Some(Specifier::InlineString(rules.to_string())),
             ..Default::default()
         }),
         ..Default::default()
+    }
+}
+
+/// The fields by which X-Ray shows a proxy of App Mesh. X-Ray knows no name of a gateway, so it has that of a node too.
+fn segment_fields(node: &ResourceName) -> SegmentFields {
+    let text = |value: &str| Kind::StringValue(value.to_owned());
+    let member = object([
+        ("mesh_name", text(&node.mesh)),
+        ("virtual_node_name", text(&node.name)),
+    ]);
+    SegmentFields {
+        origin: "AWS::AppMesh::Proxy".to_owned(),
+        aws: Some(object([("app_mesh", Kind::StructValue(member))])),
+    }
+}
+
+fn object<const N: usize>(fields: [(&str, Kind); N]) -> protobuf::Struct {
+    let fields = fields.map(|(name, kind)| {
+        let value = protobuf::Value { kind: Some(kind) };
+        (name.to_owned(), value)
+    });
+    protobuf::Struct {
+        fields: fields.into(),
     }
 }
 
@@ -151,9 +176,9 @@ impl StatsD {
 }
 
 fn udp(HostPort { host, port }: &HostPort) -> Address {
-    use evermesh_proto::core::address::Address as Kind;
+    use evermesh_proto::core::address::Address as AddressKind;
     Address {
-        address: Some(Kind::SocketAddress(SocketAddress {
+        address: Some(AddressKind::SocketAddress(SocketAddress {
             address: host.clone(),
             port_specifier: Some(socket_address::PortSpecifier::PortValue((*port).into())),
             protocol: socket_address::Protocol::Udp.into(),
@@ -166,10 +191,13 @@ fn udp(HostPort { host, port }: &HostPort) -> Address {
 pub(super) fn stats(node: &ResourceName, with_tags: bool) -> StatsConfig {
     StatsConfig {
         stats_tags: if with_tags {
-            stats_tags(node)
+            member_tags(node)
         } else {
             Vec::new()
-        },
+        }
+        .into_iter()
+        .chain(listener_tags())
+        .collect(),
         stats_matcher: Some(StatsMatcher {
             stats_matcher: Some(stats_matcher::StatsMatcher::ExclusionList(excluded())),
         }),
@@ -177,19 +205,23 @@ pub(super) fn stats(node: &ResourceName, with_tags: bool) -> StatsConfig {
     }
 }
 
-/// App Mesh's tags: mesh and node; and the protocol and port of inbound listeners, which are part of the names of
-/// their statistics (`http.ingress.http.8080.downstream_rq_total`).
-fn stats_tags(node: &ResourceName) -> Vec<TagSpecifier> {
+/// App Mesh's tags for the mesh and the node.
+fn member_tags(node: &ResourceName) -> Vec<TagSpecifier> {
     let kind = match node.kind {
         ProxyKind::VirtualNode => "appmesh.virtual_node",
         ProxyKind::VirtualGateway => "appmesh.virtual_gateway",
         ProxyKind::VirtualRouter => "appmesh.virtual_router",
     };
     let fixed = |name, value: &str| tag(name, TagValue::FixedValue(value.to_owned()));
+    vec![fixed("appmesh.mesh", &node.mesh), fixed(kind, &node.name)]
+}
+
+/// App Mesh's tags for the protocol and port of inbound listeners, which are part of the names of their statistics
+/// (`http.ingress.http.8080.downstream_rq_total`). Without them each port would have metrics of its own, so they cannot
+/// be turned off.
+fn listener_tags() -> [TagSpecifier; 3] {
     let regex = |name, regex: &str| tag(name, TagValue::Regex(regex.to_owned()));
-    vec![
-        fixed("appmesh.mesh", &node.mesh),
-        fixed(kind, &node.name),
+    [
         regex(
             "appmesh.listener_protocol",
             r"^(?:http|tcp)\.ingress\.((\w+)\.)\d+\.",
