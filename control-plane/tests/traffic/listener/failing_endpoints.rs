@@ -228,10 +228,10 @@ async fn failing_endpoints_are_avoided(version: EnvoyVersion) {
 
 #[tokio::test]
 async fn oldest_envoy_avoids_failing_endpoints() {
-    failing_endpoints_are_avoided(EnvoyVersion::Oldest).await;
+    Box::pin(failing_endpoints_are_avoided(EnvoyVersion::Oldest)).await;
 }
 
 #[tokio::test]
 async fn newest_envoy_avoids_failing_endpoints() {
-    failing_endpoints_are_avoided(EnvoyVersion::Newest).await;
+    Box::pin(failing_endpoints_are_avoided(EnvoyVersion::Newest)).await;
 }

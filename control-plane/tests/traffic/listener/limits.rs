@@ -184,10 +184,10 @@ async fn limits_refuse_what_exceeds_them(version: EnvoyVersion) {
 
 #[tokio::test]
 async fn oldest_envoy_refuses_what_exceeds_a_limit() {
-    limits_refuse_what_exceeds_them(EnvoyVersion::Oldest).await;
+    Box::pin(limits_refuse_what_exceeds_them(EnvoyVersion::Oldest)).await;
 }
 
 #[tokio::test]
 async fn newest_envoy_refuses_what_exceeds_a_limit() {
-    limits_refuse_what_exceeds_them(EnvoyVersion::Newest).await;
+    Box::pin(limits_refuse_what_exceeds_them(EnvoyVersion::Newest)).await;
 }
