@@ -98,7 +98,9 @@ fn optional_enumerations_keep_the_description_of_the_field() {
     let discovery = &properties(&properties(root(&mesh))["spec"])["meshServiceDiscovery"];
     assert_eq!(
         properties(discovery)["ipPreference"].description.as_deref(),
-        Some("The only IP family to use: `IPv4_ONLY` or `IPv6_ONLY`. Default: both.")
+        Some(
+            "The only IP family of endpoints: `IPv4_ONLY` or `IPv6_ONLY`. Proxies then listen on both families. Default: endpoints of both families, and proxies listen on IPv4 only."
+        )
     );
     for definition in evermesh_crds::all() {
         let kind = &definition.spec.names.kind;
