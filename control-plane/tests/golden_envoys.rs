@@ -101,9 +101,9 @@ fn references(json: &Value, each: &mut impl FnMut(bool, &Value)) {
                 match (key.as_str(), value) {
                     ("validation_context_sds_secret_config", secret) => each(true, &secret["name"]),
                     ("tls_certificate_sds_secret_configs", Value::Array(secrets)) => {
-                        secrets
-                            .iter()
-                            .for_each(|secret| each(false, &secret["name"]));
+                        for secret in secrets {
+                            each(false, &secret["name"]);
+                        }
                     }
                     _ => references(value, each),
                 }

@@ -55,7 +55,7 @@ fn manifests() -> Vec<Value> {
             })
         })
         .collect();
-    let router = json!({ "listeners": listeners, "routes": routes });
+    let router_spec = json!({ "listeners": listeners, "routes": routes });
     let backends: Vec<Value> = (0..COUNT)
         .map(|index| json!({ "virtualService": { "virtualServiceRef": { "name": name(index) } } }))
         .collect();
@@ -68,7 +68,7 @@ fn manifests() -> Vec<Value> {
     services
         .chain([
             mesh,
-            object("VirtualRouter", "routes", &router),
+            object("VirtualRouter", "routes", &router_spec),
             object("VirtualNode", "front", &json!({ "backends": backends })),
         ])
         .collect()

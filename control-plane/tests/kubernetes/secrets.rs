@@ -119,7 +119,7 @@ async fn assert_no_key_is_shown(control_plane: &ControlPlane, key: &str) {
     let lines = key.lines().filter(|line| !line.starts_with('-'));
     // As the API server sends it. The first characters are those of every key.
     let encoded = STANDARD.encode(key);
-    let encoded = encoded[80..].as_bytes().chunks_exact(40);
+    let encoded = encoded.as_bytes()[80..].chunks_exact(40);
     let encoded = encoded.map(|chunk| str::from_utf8(chunk).unwrap());
     for part in lines.filter(|line| line.len() > 20).chain(encoded) {
         assert!(!log.contains(part) && !graph.contains(part));

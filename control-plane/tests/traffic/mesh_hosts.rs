@@ -129,7 +129,7 @@ impl Manifests {
         logging.clone_into(&mut self.logging);
     }
 
-    /// Adds a Kubernetes Service with one EndpointSlice.
+    /// Adds a Kubernetes Service with one `EndpointSlice`.
     pub(crate) fn endpoint_slice(&mut self, service: &str, port: u16, addresses: &[&str]) {
         self.add(&format!(
             "apiVersion: v1\nkind: Service\nmetadata: {{name: {service}, namespace: shop}}\n\
@@ -164,8 +164,8 @@ impl Manifests {
         let listeners = port_mappings(listeners);
         let routes: Vec<String> = routes.iter().map(RouteText::to_string).collect();
         let routes = routes.join(",\n  ");
-        let router = format!("{{listeners: [{listeners}], routes: [\n  {routes}]}}");
-        self.object("VirtualRouter", name, &router);
+        let spec = format!("{{listeners: [{listeners}], routes: [\n  {routes}]}}");
+        self.object("VirtualRouter", name, &spec);
         let spec =
             format!("{{provider: {{virtualRouter: {{virtualRouterRef: {{name: {name}}}}}}}}}");
         self.service(name, &spec);

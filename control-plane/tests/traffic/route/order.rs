@@ -24,6 +24,7 @@ fn case(service: &'static str, routes: Vec<RouteText>, expected: Vec<(Call, u16)
     }
 }
 
+#[allow(clippy::too_many_lines)] // a table
 fn cases() -> Vec<OrderCase> {
     vec![
         case(

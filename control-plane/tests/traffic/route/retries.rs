@@ -57,6 +57,7 @@ fn not_retried(failures: &[&'static str]) -> impl Iterator<Item = Expected> {
     })
 }
 
+#[allow(clippy::too_many_lines)] // a table
 fn cases() -> Vec<RetryCase> {
     let grpc_codes = [
         ("cancelled", "grpc-1 200"),
