@@ -9,8 +9,8 @@
 //!                                 shape.shop    needs cds_egress_shop_round_shop_http_8080
 //! ```
 //!
-//! If a client cannot use a cluster, [`Resource::keeping`] makes a resource in which the parts that need it stay as they
-//! are in the client's copy, and everything else is new.
+//! If a client rejected a cluster, [`Resource::keeping`] makes a resource in which the parts that need it stay as they are
+//! in the client's copy, and everything else is new.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -22,7 +22,7 @@ use crate::resource::{Resource, ResourceType};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ResourcePart {
     /// What the part matches, such as a host name or a port; empty for the base. Within a resource the name is unique,
-    /// and parts of different names never match the same traffic, in whatever versions they are combined.
+    /// and the client accepts parts of different names together, in whatever versions they are combined.
     pub name: Arc<str>,
     /// Names of the clusters that the part refers to, ascending.
     pub needs: Arc<[Arc<str>]>,
@@ -83,28 +83,33 @@ impl Resource {
         .with_origins(origins)
     }
 
-    /// This resource, except that each part that needs a rejected cluster is as in `copy`: it is replaced by the part of
-    /// the same name, or left out if `copy` has none.
+    /// This resource for a client that rejected clusters and has `copy`: each part that needs one of them is as in
+    /// `copy`, and left out if `copy` has none of its name. Parts that only `copy` has stay too, because other resources
+    /// of the client may still lead to them.
     ///
-    /// Returns `None` if the base needs a rejected cluster, and for a resource without parts that needs one: nothing of
-    /// it can be taken without the rest. The result has the origins of `self`.
+    /// Returns `self` if no part needs a rejected cluster. Returns `None` if the base needs one, and for a resource
+    /// without parts that needs one: nothing of it can be taken without the rest. The result has the origins of `self`.
     pub fn keeping(&self, copy: &Self, is_rejected: impl Fn(&str) -> bool) -> Option<Self> {
         let is_blocked = |needs: &[Arc<str>]| needs.iter().any(|need| is_rejected(need));
-        let (base, parts) = match self.encoded_parts() {
-            Some((base, parts)) if !is_blocked(&base.needs) => (base, parts),
-            None if !is_blocked(&self.needs) => return Some(self.clone()),
-            Some(_) | None => return None,
-        };
-        let parts = parts.into_iter().filter_map(|part| {
+        if !is_blocked(&self.needs) {
+            return Some(self.clone());
+        }
+        let (base, newest) = self.encoded_parts()?;
+        if is_blocked(&base.needs) {
+            return None;
+        }
+        let is_new = |name: &str| newest.iter().any(|part| *part.name == *name);
+        let old = copy.encoded_parts().map_or_else(Vec::new, |(_, old)| old);
+        let find = |name: &str| old.iter().find(|part| *part.name == *name);
+        let taken = newest.iter().filter_map(|part| {
             if is_blocked(&part.needs) {
-                copy.encoded_parts()?
-                    .1
-                    .into_iter()
-                    .find(|kept| kept.name == part.name)
+                find(&part.name)
             } else {
                 Some(part)
             }
         });
+        let removed = old.iter().filter(|part| !is_new(&part.name));
+        let parts = taken.chain(removed).cloned();
         let kept = Self::from_parts(self.kind, Arc::clone(&self.name), base, parts);
         Some(kept.with_origins(Arc::clone(&self.origins)))
     }
@@ -223,7 +228,10 @@ mod tests {
             ("new", "2", &["bad"]),
         ]);
         let kept = newest.keeping(&copy, |cluster| cluster == "bad").unwrap();
-        assert_eq!(hosts(&kept), [pair("a", "2"), pair("b", "1")]);
+        assert_eq!(
+            hosts(&kept),
+            [pair("a", "2"), pair("b", "1"), pair("old", "1")]
+        );
         assert_eq!(*kept.needs, ["x".into()]);
         assert_eq!(kept.origins, newest.origins);
         let again = newest.keeping(&kept, |cluster| cluster == "bad").unwrap();

@@ -70,8 +70,8 @@ pub(crate) struct ServiceRoutes<T> {
     pub(crate) ports: BTreeMap<u16, PortRoutes<T>>,
     /// Whether the service has no provider. Callers then know its name on every port, and requests are answered 404.
     pub(crate) reserved: bool,
-    /// The user's objects that this was derived from.
-    pub(crate) origins: Vec<Arc<str>>,
+    /// The user's objects that this was derived from, ascending.
+    pub(crate) origins: Arc<[Arc<str>]>,
 }
 
 /// The routes of a service on one port.
@@ -80,7 +80,7 @@ pub(crate) struct PortRoutes<T> {
     /// The routes, in the order in which Envoy tries them.
     pub(crate) routes: T,
     /// The clusters that the routes name, ascending.
-    pub(crate) needs: Vec<Arc<str>>,
+    pub(crate) needs: Arc<[Arc<str>]>,
     /// The longest timeouts of all routes. The first pass of a gateway uses them, so that it does not end a request before
     /// the second pass does.
     pub(crate) longest_timeout: Timeout,
@@ -244,7 +244,7 @@ fn service_routes<T>(
         hostname: Arc::clone(&service.name.hostname),
         ports,
         reserved: service.provider == ServiceProvider::None,
-        origins: origins(service, router),
+        origins: origins(service, router).into(),
     }
 }
 
@@ -271,7 +271,7 @@ fn port_routes<T>(
         .collect();
     PortRoutes {
         routes: form(routes),
-        needs: wire::sorted(needs),
+        needs: wire::sorted(needs).into(),
         longest_timeout: longest_timeout(http.iter().map(|(_, rule)| rule.timeout)),
     }
 }

@@ -246,14 +246,15 @@ impl Connection {
         let subscription = &mut self.subscriptions[kind as usize];
         let was_wildcard = subscription.is_wildcard();
         update(subscription, &mut reader);
+        let has_changed_wildcard = subscription.is_wildcard() != was_wildcard;
         let mut resumed = Vec::new();
         if let Some(view) = &self.view {
-            let all = subscription.is_wildcard() && !was_wildcard;
+            let all = subscription.is_wildcard() && has_changed_wildcard;
             subscription.resolve(view, &mut reader, all, &mut resumed);
         }
         drop(reader);
         if barrier::serves_clusters(kind) {
-            self.recheck_blocked(false);
+            self.recheck_blocked(has_changed_wildcard);
         }
         self.on_resumed(resumed);
     }
@@ -285,7 +286,11 @@ impl Connection {
             self.resend_endpoints(&known, false);
             self.resend_endpoints(&new, true);
         }
-        self.subscriptions[kind as usize].mark_sent(&batch, self.last_nonce);
+        let subscription = &mut self.subscriptions[kind as usize];
+        subscription.mark_sent(&batch, self.last_nonce);
+        if Subscription::has_removals(&batch) {
+            subscription.forget_removed(&batch, &mut self.handle.read());
+        }
         Some(response)
     }
 
@@ -314,12 +319,11 @@ impl Connection {
         })
     }
 
-    /// Makes the next response consider again which listeners and routes are blocked: those that were, and after a NACK
-    /// all of them.
-    fn recheck_blocked(&mut self, after_nack: bool) {
+    /// Makes the next response consider again which listeners and routes are blocked: `all`, or those that were.
+    fn recheck_blocked(&mut self, all: bool) {
         for kind in barrier::REFERRING {
             let subscription = &mut self.subscriptions[kind as usize];
-            if after_nack || subscription.has_blocked() {
+            if all || subscription.has_blocked() {
                 subscription.mark_dirty();
             }
         }

@@ -103,6 +103,8 @@ pub(crate) struct Entry {
     pub(crate) in_flight: bool,
     /// The resource was sent at least once on this stream.
     pub(crate) sent: bool,
+    /// The view does not list the name any more, and the client still has a copy. Its changes are sent until its removal.
+    pub(crate) unlisted: bool,
     /// Listeners and routes cannot rely on the client's copy before the client has answered the next version: a removal
     /// was sent, the client asked for the resource again, or it is the endpoints of a cluster that is new to the client.
     pub(crate) awaited: bool,
@@ -121,6 +123,7 @@ impl Entry {
             suspect: false,
             in_flight: false,
             sent: false,
+            unlisted: false,
             awaited: false,
         }
     }
@@ -286,18 +289,31 @@ impl Entry {
 
     pub(crate) fn pending(&self, grouping: Grouping) -> PendingChange {
         match &self.newest {
-            Some(_) if self.must_send && self.to_send().is_some() => PendingChange::Upsert,
-            Some(_)
-                if self.offered().is_some_and(|offered| {
-                    !self.client_copy.is(offered) && !self.has_rejected(offered)
-                }) =>
-            {
-                PendingChange::Upsert
-            }
-            None if grouping == Grouping::Partial => PendingChange::None,
-            None if !self.client_copy.is_none() => PendingChange::Removal,
+            Some(_) if !self.unlisted || grouping == Grouping::Partial => self.pending_upsert(),
+            Some(_) | None if grouping == Grouping::Partial => PendingChange::None,
+            Some(_) | None if !self.client_copy.is_none() => PendingChange::Removal,
             None if self.must_send && grouping == Grouping::Delta => PendingChange::NotFound,
             Some(_) | None => PendingChange::None,
+        }
+    }
+
+    /// The change to send while a pending removal has to wait.
+    pub(crate) fn pending_before_removal(&self) -> PendingChange {
+        if self.newest.is_some() {
+            self.pending_upsert()
+        } else {
+            PendingChange::None
+        }
+    }
+
+    fn pending_upsert(&self) -> PendingChange {
+        let differs = self
+            .offered()
+            .is_some_and(|offered| !self.client_copy.is(offered) && !self.has_rejected(offered));
+        if differs || (self.must_send && self.to_send().is_some()) {
+            PendingChange::Upsert
+        } else {
+            PendingChange::None
         }
     }
 
@@ -343,8 +359,8 @@ impl Entry {
 
     pub(crate) fn is_up_to_date(&self) -> bool {
         match &self.newest {
-            Some(newest) => self.client_copy.is(newest),
-            None => self.client_copy.is_none(),
+            Some(newest) if !self.unlisted => self.client_copy.is(newest),
+            Some(_) | None => self.client_copy.is_none(),
         }
     }
 

@@ -333,12 +333,20 @@ impl Subscription {
                 continue;
             }
             let Some(key) = view.find(self.kind, &entry.name) else {
-                if let Some(id) = entry.id.take() {
-                    reader.unwatch(id);
+                // The client may use a cluster until it has listeners and routes without it, and until then it needs
+                // every change of the cluster and its endpoints.
+                let is_used_on =
+                    matches!(self.kind, ResourceType::Cluster | ResourceType::Endpoint);
+                entry.unlisted = is_used_on && entry.id.is_some() && entry.has_copy();
+                if !entry.unlisted {
+                    if let Some(id) = entry.id.take() {
+                        reader.unwatch(id);
+                    }
+                    entry.set_newest(None, resumed);
                 }
-                entry.set_newest(None, resumed);
                 continue;
             };
+            entry.unlisted = false;
             let (id, newest) = reader.watch(key);
             if let Some(old) = entry.id.replace(id)
                 && old != id
@@ -351,6 +359,17 @@ impl Subscription {
         }
         self.drop_unused_entries();
         self.dirty = true;
+    }
+
+    /// Forgets the resources that a batch removes and that the view does not list any more.
+    pub(crate) fn forget_removed(&mut self, batch: &ResponseBatch, reader: &mut StoreReader<'_>) {
+        for entry in self.removed_entries(batch) {
+            if let Some(id) = entry.id.take() {
+                reader.unwatch(id);
+            }
+            entry.unlisted = false;
+            entry.set_newest(None, &mut Vec::new());
+        }
     }
 
     /// Takes the newest version of a stale resource.

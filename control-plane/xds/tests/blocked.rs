@@ -1,66 +1,17 @@
 //! Rejected clusters: what needs them stays at the client as it is, and everything else is sent.
 
-#![allow(clippy::unwrap_used)] // a panic fails the test
-
 mod support;
 
 use std::sync::Arc;
 
-use evermesh_proto::resource::{
-    ContentVersion, ResourceType,
-    ResourceType::{Cluster, Endpoint, Listener, Route},
-};
-use evermesh_xds::{DeliveryOutcome, XdsVariant};
+use evermesh_proto::resource::ResourceType::{Cluster, Endpoint, Listener, Route};
+use evermesh_xds::XdsVariant;
 use support::{
+    blocked::{envoy, first, newest, reject_cluster, reject_cluster_among_others, route, second},
     client::VARIANTS,
     local::LocalClient,
-    store::{Change, TestStore, key},
+    store::{Change, TestStore},
 };
-
-/// The clusters `a` and `b`, a listener, and a route of two parts that need one cluster each.
-fn first() -> Change {
-    Change::default()
-        .put(Cluster, "a", "1")
-        .put(Cluster, "b", "1")
-        .put(Listener, "l", "1")
-        .put_parts(Route, "r", &[("p", "1", &["a"]), ("q", "1", &["b"])])
-}
-
-/// Moves the part `p` to a new cluster that the client rejects, and changes the part `q`.
-fn second() -> Change {
-    Change::default().put(Cluster, "new", "bad").put_parts(
-        Route,
-        "r",
-        &[("p", "2", &["new"]), ("q", "2", &["b"])],
-    )
-}
-
-/// A client that has subscribed to all types but endpoints as Envoy does, and has ACKed [`first`].
-fn envoy(variant: XdsVariant) -> (TestStore, LocalClient) {
-    let store = TestStore::with(&[]);
-    store.commit(first());
-    let mut client = LocalClient::new(&store, variant);
-    client.subscribe_to(Cluster, &[]);
-    client.settle();
-    client.subscribe_to(Listener, &[]);
-    client.subscribe_to(Route, &["r"]);
-    client.settle();
-    client.outcomes();
-    (store, client)
-}
-
-fn route(client: &LocalClient) -> String {
-    client.resources(Route)["r"].clone()
-}
-
-fn newest(store: &TestStore, kind: ResourceType, name: &str) -> ContentVersion {
-    store.get(&key(kind, name)).unwrap().version
-}
-
-/// Receives a response with clusters and NACKs it.
-fn reject_cluster(client: &mut LocalClient) {
-    assert_eq!(client.receive_and_nack("no such host").kind, Cluster);
-}
 
 #[test]
 fn resource_without_parts_keeps_its_version_if_a_needed_cluster_is_rejected() {
@@ -141,7 +92,7 @@ fn filter_chain_of_a_listener_stays_as_it_is() {
 }
 
 #[test]
-fn part_that_the_client_does_not_have_is_left_out_and_a_removed_one_goes() {
+fn added_part_is_left_out_and_a_removed_one_stays_while_a_part_is_blocked() {
     for variant in VARIANTS {
         let (store, mut client) = envoy(variant);
         store.commit(Change::default().put(Cluster, "new", "bad").put_parts(
@@ -151,7 +102,10 @@ fn part_that_the_client_does_not_have_is_left_out_and_a_removed_one_goes() {
         ));
         reject_cluster(&mut client);
         client.settle();
-        assert_eq!(route(&client), "base q=2");
+        assert_eq!(route(&client), "base q=2 p=1");
+        store.update(Cluster, "new", "good");
+        client.settle();
+        assert_eq!(route(&client), "base added=2 q=2");
     }
 }
 
@@ -218,19 +172,6 @@ fn client_without_a_copy_gets_the_newest_version() {
         client.settle();
         assert_eq!(route(&client), "base p=2 q=3");
     }
-}
-
-/// Answers responses with clusters until the client has rejected `new` alone and accepted all others.
-fn reject_cluster_among_others(client: &mut LocalClient) {
-    while let Some(response) = client.receive() {
-        assert_eq!(response.kind, Cluster);
-        if response.resources.contains_key("new") {
-            client.nack(&response, "new: no such host");
-        } else {
-            client.ack(&response);
-        }
-    }
-    assert_eq!(client.resources(Cluster).len(), 2);
 }
 
 #[test]
@@ -367,46 +308,20 @@ fn client_that_subscribes_to_clusters_by_name_gets_the_newest_version() {
     }
 }
 
-/// Outcomes of the newest version of `r` since the last call.
-fn outcomes(store: &TestStore, client: &mut LocalClient) -> Vec<DeliveryOutcome> {
-    let newest = newest(store, Route, "r");
-    let outcomes = client.outcomes().into_iter();
-    outcomes
-        .filter(|(resource, _)| resource.version == newest)
-        .map(|(_, outcome)| outcome)
-        .collect()
-}
-
 #[test]
-fn blocked_version_is_reported_once_and_its_ack_after_the_repair() {
-    for variant in VARIANTS {
-        let (store, mut client) = envoy(variant);
-        store.commit(second());
-        reject_cluster(&mut client);
-        client.settle();
-        let blocked = DeliveryOutcome::Blocked(vec!["new".into()]);
-        assert_eq!(outcomes(&store, &mut client), [blocked]);
-        store.update(Cluster, "new", "good");
-        client.settle();
-        assert_eq!(outcomes(&store, &mut client), [DeliveryOutcome::Acked]);
-    }
-}
-
-#[test]
-fn repair_is_reported_for_a_client_that_has_the_newest_version_already() {
+fn client_that_begins_to_subscribe_to_all_clusters_gets_what_is_not_blocked() {
     for variant in VARIANTS {
         let store = TestStore::with(&[]);
         store.commit(first());
-        store.commit(second());
         let mut client = LocalClient::new(&store, variant);
-        client.subscribe_to(Cluster, &[]);
-        reject_cluster_among_others(&mut client);
+        client.subscribe_to(Cluster, &["a", "b", "new"]);
         client.subscribe_to(Route, &["r"]);
         client.settle();
-        assert_eq!(outcomes(&store, &mut client), [DeliveryOutcome::Acked]);
-        store.update(Cluster, "new", "good");
+        store.commit(second());
+        reject_cluster(&mut client);
+        client.receive_and_nack("bad regex");
+        client.subscribe_to(Cluster, &["*"]);
         client.settle();
-        assert_eq!(outcomes(&store, &mut client), [DeliveryOutcome::Acked]);
-        assert!(client.status(Route, "r").blocked_by.is_empty());
+        assert_eq!(route(&client), "base p=1 q=2");
     }
 }

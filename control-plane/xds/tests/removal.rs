@@ -1,6 +1,8 @@
 //! Removals come last: routes, then their clusters, then the endpoints of these
 //! (xDS protocol, "Eventual consistency considerations").
 
+#![allow(clippy::unwrap_used)] // a panic fails the test
+
 mod support;
 
 use evermesh_proto::resource::ResourceType::{Cluster, Endpoint, Route};
@@ -100,5 +102,41 @@ fn a_route_waits_for_a_cluster_whose_removal_is_on_its_way() {
         client.assert_no_response();
         client.ack(&cluster);
         assert_eq!(client.receive_and_ack().kind, Route);
+    }
+}
+
+#[test]
+fn cluster_that_is_still_in_use_and_its_endpoints_get_changes_until_they_are_removed() {
+    for variant in VARIANTS {
+        let (store, mut client) = envoy(variant);
+        store.commit(Change::default().put_needing(Route, "r", "2", &["a"]));
+        client.settle();
+        // The client rejects the route without the cluster, and the view does not list the cluster any more.
+        store.commit(
+            Change::default()
+                .put(Route, "r", "bad")
+                .unlist(Cluster, "a")
+                .unlist(Endpoint, "a"),
+        );
+        client.receive_and_nack("r is bad");
+        store.update(Endpoint, "a", "2");
+        client.settle();
+        assert_eq!(client.resources(Endpoint)["a"], "2");
+        store.update(Cluster, "a", "2");
+        client.settle();
+        assert_eq!(client.resources(Cluster)["a"], "2");
+        store.update(Route, "r", "3");
+        client.settle();
+        assert!(client.resources(Cluster).is_empty());
+        if variant == XdsVariant::Delta {
+            assert!(client.resources(Endpoint).is_empty());
+        }
+        let sent = client.connection.resources();
+        assert!(
+            !sent.iter().any(|status| status.kind == Cluster),
+            "{sent:?}"
+        );
+        store.update(Cluster, "a", "3");
+        client.assert_no_response();
     }
 }

@@ -1,6 +1,8 @@
 //! Resource warming: the endpoints of a new or updated cluster follow it
 //! (xDS protocol, "Resource warming").
 
+#![allow(clippy::unwrap_used)] // a panic fails the test
+
 mod support;
 
 use evermesh_proto::{
@@ -81,4 +83,23 @@ fn a_reconnecting_client_gets_the_endpoints_of_a_changed_cluster() {
     late.send_delta(Endpoint, request);
     assert_eq!(late.receive_and_ack().kind, Endpoint);
     late.assert_no_response();
+}
+
+#[test]
+fn endpoints_of_an_updated_cluster_are_sent_again_if_others_beside_them_are_rejected() {
+    for variant in VARIANTS {
+        let (store, mut client) = envoy(variant);
+        store.add(Endpoint, "b", "1");
+        client.subscribe_to(Endpoint, &["a", "b"]);
+        client.settle();
+        store.update(Cluster, "a", "2");
+        client.receive_and_ack();
+        store.update(Endpoint, "b", "bad");
+        let endpoints = client.receive().unwrap();
+        assert_eq!(endpoints.names(), ["a", "b"]);
+        client.nack(&endpoints, "b is bad");
+        assert_eq!(client.receive_and_ack().names(), ["a"]);
+        assert_eq!(client.receive_and_nack("b is bad").names(), ["b"]);
+        client.assert_no_response();
+    }
 }

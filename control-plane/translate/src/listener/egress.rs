@@ -7,18 +7,16 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use evermesh_model::{
     EgressPolicy, Protocol, ResolvedMesh, ResolvedNode, ServicePort, Timeout, route::TcpRule,
 };
 use evermesh_proto::{
-    Resource, ResourceKey, ResourceType, core,
+    EncodedPart, Resource, ResourceKey, ResourceType, core,
     listener::{self, Filter, FilterChain, FilterChainMatch},
     route::{
         Route, RouteConfiguration, VirtualHost, route::Action, route_action::ClusterSpecifier,
     },
 };
-use prost::Message;
 
 use super::TLS_PORT;
 use crate::{
@@ -40,10 +38,10 @@ pub(crate) struct NodeEgress {
     pub(crate) keys: Vec<ResourceKey>,
     /// The HTTP ports, ascending, with the keys of their route configurations.
     routes: Vec<(u16, ResourceKey)>,
-    /// The encoded virtual host for names that belong to no backend, and its cluster; `None` if the mesh drops them.
-    fallback: Option<(Bytes, Arc<str>)>,
+    /// The virtual host for names that belong to no backend; `None` if the mesh drops them.
+    fallback: Option<EncodedPart>,
     /// The origins that all route configurations share.
-    origins: Vec<Arc<str>>,
+    origins: Arc<[Arc<str>]>,
 }
 
 /// `backends` belong to the backends of the node, in the same order. `own` are the node's own clusters.
@@ -63,10 +61,11 @@ pub(crate) fn node_egress(
         (mesh.egress == EgressPolicy::AllowAll).then(|| names::allow_all_cluster(&mesh.name));
 
     let ports = egress_ports(backends);
-    let mut chains = Vec::new();
-    let mut needs = vec![Arc::clone(&amazonaws)];
+    let mut chain_parts = Vec::new();
     let mut routes = Vec::new();
     for (&number, port) in &ports {
+        let mut chains = Vec::new();
+        let (mut needs, mut origins) = (Vec::new(), Vec::new());
         if let Some(protocol) = port.http {
             let port = ServicePort {
                 port: number,
@@ -79,20 +78,34 @@ pub(crate) fn node_egress(
             chains.push(super::chain_for_port(name, number, vec![manager]));
         }
         for (service, backend, rule) in &port.tcp {
-            let names = CallerClusters::names(own, service);
+            let names = CallerClusters::names(own, &service.hostname);
             let (filters, clusters) = rule
                 .map(|rule| network::proxy_by_rule(context, rule, names))
                 .unwrap_or_default();
-            needs.extend(clusters);
             chains.push(tcp_chain(number, backend, filters));
+            needs.extend(clusters);
+            origins.extend(service.origins.iter().cloned());
         }
+        if number == names::EGRESS_PORT && !port.takes_any_address() {
+            chains.push(not_redirected_chain());
+        }
+        let name = number.to_string();
+        chain_parts.push(super::chains_part(&name, chains, needs, origins));
     }
-    chains.push(amazonaws_chain(context, &amazonaws));
-    let own_port = ports.get(&names::EGRESS_PORT);
-    if !own_port.is_some_and(EgressPort::takes_any_address) {
-        chains.push(not_redirected_chain());
+    let amazonaws_needs = vec![Arc::clone(&amazonaws)];
+    let chain = amazonaws_chain(context, &amazonaws);
+    let name = chain.name.clone();
+    chain_parts.push(super::chains_part(
+        &name,
+        vec![chain],
+        amazonaws_needs,
+        Vec::new(),
+    ));
+    if !ports.contains_key(&names::EGRESS_PORT) {
+        let name = names::EGRESS_PORT.to_string();
+        let chains = vec![not_redirected_chain()];
+        chain_parts.push(super::chains_part(&name, chains, Vec::new(), Vec::new()));
     }
-    needs.extend(allow_all.clone());
 
     let name = names::egress_listener();
     let listener = listener::Listener {
@@ -101,20 +114,20 @@ pub(crate) fn node_egress(
         listener_filters: std::iter::once(super::original_dst())
             .chain(super::tls_inspector(&[TLS_PORT]))
             .collect(),
-        filter_chains: chains,
         default_filter_chain: allow_all
             .as_deref()
             .map(|cluster| allow_all_chain(context, cluster)),
         traffic_direction: core::TrafficDirection::Outbound.into(),
         ..Default::default()
     };
-    let origins = backends
-        .iter()
-        .flat_map(|reachable| reachable.origins.clone());
-    let own_origins = [wire::origin(&node.object), wire::origin(&mesh.object)];
-    let resource = Resource::encode(name, &listener)
-        .with_needs(wire::sorted(needs))
-        .with_origins(wire::sorted(origins.chain(own_origins.clone()).collect()));
+    let own_origins: Arc<[Arc<str>]> =
+        wire::sorted(vec![wire::origin(&node.object), wire::origin(&mesh.object)]).into();
+    let base = super::base_part(&listener, allow_all.clone(), Arc::clone(&own_origins));
+    // A backend without a filter chain of its own is an origin of the listener too.
+    let origins = backends.iter().flat_map(|reachable| &reachable.origins);
+    let origins = origins.chain(own_origins.iter()).cloned().collect();
+    let resource = Resource::from_parts(ResourceType::Listener, name, base, chain_parts)
+        .with_origins(wire::sorted(origins));
     let resources = vec![scope.scoped(resource)];
 
     let targets = backends.iter().flat_map(|reachable| {
@@ -136,13 +149,13 @@ pub(crate) fn node_egress(
         resources,
         keys,
         routes,
-        fallback: allow_all.map(|cluster| {
-            (
-                service::encode_virtual_host(pass_through_host(&cluster)),
-                cluster,
-            )
+        fallback: allow_all.map(|cluster| EncodedPart {
+            body: service::encode_virtual_host(pass_through_host(&cluster)),
+            name: "*".into(),
+            needs: [cluster].into(),
+            origins: Arc::default(),
         }),
-        origins: own_origins.into(),
+        origins: own_origins,
     }
 }
 
@@ -158,7 +171,8 @@ pub(super) fn egress_context(node: &ResolvedNode) -> ListenerContext<'_> {
 /// The route configuration for each HTTP port of `egress`. `backends` belong to the backends of the node, in the same
 /// order.
 ///
-/// The virtual hosts are encoded already, so only the name of the configuration is encoded here.
+/// The virtual hosts are encoded already, so only the name of the configuration is encoded here. Each is a part, named
+/// after its host name.
 pub(crate) fn node_egress_routes(
     egress: &NodeEgress,
     backends: &[Arc<NodeServiceRoutes>],
@@ -181,34 +195,29 @@ fn route_configuration(
     key: &ResourceKey,
     backends: &[Arc<NodeServiceRoutes>],
 ) -> Resource {
-    let mut body = RouteConfiguration {
+    let configuration = RouteConfiguration {
         name: key.name.to_string(),
         ..Default::default()
-    }
-    .encode_to_vec();
-    let mut needs = Vec::new();
-    let mut origins = egress.origins.clone();
-    for service in backends {
-        if let Some(routes) = service.ports.get(&port) {
-            body.extend_from_slice(&routes.routes);
-            needs.extend(routes.needs.iter().cloned());
-        } else if service.reserved {
-            body.extend_from_slice(&service::encode_virtual_host(service::virtual_host(
-                &service.hostname,
-                port,
-            )));
-        } else {
-            continue;
-        }
-        origins.extend(service.origins.iter().cloned());
-    }
-    if let Some((host, cluster)) = &egress.fallback {
-        body.extend_from_slice(host);
-        needs.push(Arc::clone(cluster));
-    }
-    Resource::from_encoded(ResourceType::Route, Arc::clone(&key.name), body.into())
-        .with_needs(wire::sorted(needs))
-        .with_origins(wire::sorted(origins))
+    };
+    let base = super::base_part(&configuration, None, Arc::clone(&egress.origins));
+    let hosts = backends.iter().filter_map(|service| {
+        let (body, needs) = match service.ports.get(&port) {
+            Some(routes) => (routes.routes.clone(), Arc::clone(&routes.needs)),
+            None if service.reserved => {
+                let host = service::virtual_host(&service.hostname, port);
+                (service::encode_virtual_host(host), Arc::default())
+            }
+            None => return None,
+        };
+        Some(EncodedPart {
+            body,
+            name: Arc::clone(&service.hostname),
+            needs,
+            origins: Arc::clone(&service.origins),
+        })
+    });
+    let hosts = hosts.chain(egress.fallback.clone());
+    Resource::from_parts(ResourceType::Route, Arc::clone(&key.name), base, hosts)
 }
 
 /// A port of backends.
@@ -217,8 +226,8 @@ struct EgressPort<'a> {
     /// The protocol of the first HTTP backend by host name. All HTTP backends share a filter chain for connections to
     /// any address, because `Host` distinguishes them.
     http: Option<Protocol>,
-    /// The TCP backends with their host names and rules.
-    tcp: Vec<(&'a str, TcpBackend<'a>, Option<&'a TcpRule>)>,
+    /// The TCP backends with their services and rules.
+    tcp: Vec<(&'a ReachableClusters, TcpBackend<'a>, Option<&'a TcpRule>)>,
 }
 
 /// The connections that a TCP backend receives.
@@ -264,13 +273,12 @@ fn egress_ports(backends: &[Arc<ReachableClusters>]) -> BTreeMap<u16, EgressPort
         let egress = ports.entry(port).or_default();
         let is_shared = of_port.len() > 1 || egress.http.is_some();
         let mut taken = BTreeSet::new();
-        for (backend, rule) in of_port {
-            let service = backend.hostname.as_ref();
-            let virtual_ips = backend.virtual_ips.iter().copied();
+        for (service, rule) in of_port {
+            let virtual_ips = service.virtual_ips.iter().copied();
             let addresses: Vec<IpAddr> = virtual_ips.filter(|it| taken.insert(*it)).collect();
-            let backend = if is_shared && !backend.virtual_ips.is_empty() {
+            let backend = if is_shared && !service.virtual_ips.is_empty() {
                 TcpBackend::VirtualIps {
-                    hostname: &backend.hostname,
+                    hostname: &service.hostname,
                     addresses,
                 }
             } else {

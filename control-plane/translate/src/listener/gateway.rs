@@ -29,7 +29,7 @@ use evermesh_model::{
     route::PathMatch,
 };
 use evermesh_proto::{
-    ProxyView, Resource,
+    EncodedPart, ProxyView, Resource, ResourceType,
     core::{self, HeaderValue, HeaderValueOption, header_value_option::HeaderAppendAction},
     listener::{self, FilterChain},
     matcher::RegexMatchAndSubstitute,
@@ -158,53 +158,66 @@ fn ingress_resources(
         .collect();
     let configuration = RouteConfiguration {
         name: name.to_string(),
-        virtual_hosts: ingress_hosts(&routes, &cluster, services),
         // Behind a load balancer, `Host` contains the port of the load balancer or no port.
         ignore_port_in_host_matching: true,
         ..Default::default()
     };
-    let needs: Vec<Arc<str>> = routes
-        .iter()
-        .take(1)
-        .map(|_| Arc::clone(&cluster))
-        .collect();
-    let origins = routes.iter().map(|route| wire::origin(&route.object));
-    let origins = wire::sorted(origins.chain([Arc::clone(&gateway_origin)]).collect());
+    let base = super::base_part(&configuration, None, [Arc::clone(&gateway_origin)].into());
+    let hosts = ingress_hosts(&routes, &cluster, services);
     [
         self_redirect.with_origins([Arc::clone(&gateway_origin)]),
         Resource::encode(listener_name, &listener).with_origins([gateway_origin]),
-        Resource::encode(name, &configuration)
-            .with_needs(needs)
-            .with_origins(origins),
+        Resource::from_parts(ResourceType::Route, name, base, hosts),
     ]
 }
 
 /// The virtual hosts of the first pass: one for each domain that a route matches, and `*`.
 ///
 /// Envoy searches only the virtual host with the most specific domain. So each virtual host contains, in order, all
-/// routes that match its requests, including routes without a host name.
+/// routes that match its requests, including routes without a host name. A virtual host also needs the clusters of the
+/// second pass: before these work, its requests have to go where they went before.
 fn ingress_hosts(
     routes: &[&ResolvedGatewayRoute],
-    cluster: &str,
+    cluster: &Arc<str>,
     services: &BTreeMap<&str, &GatewayServiceRoutes>,
-) -> Vec<VirtualHost> {
+) -> Vec<EncodedPart> {
     let hostnames = routes.iter().filter_map(|route| route.hostname.as_ref());
     let domains: BTreeSet<String> = std::iter::once("*".to_owned())
         .chain(hostnames.flat_map(domains))
         .collect();
     domains
         .into_iter()
-        .map(|domain| VirtualHost {
-            name: names::gateway_host(&domain),
-            routes: routes
+        .map(|domain| {
+            let accepting = routes
                 .iter()
-                .filter(|route| accepts(route.hostname.as_ref(), &domain))
-                .flat_map(|route| gateway_routes(route, cluster, services))
-                .collect(),
-            domains: vec![domain],
-            ..Default::default()
+                .filter(|route| accepts(route.hostname.as_ref(), &domain));
+            let targets = accepting
+                .clone()
+                .filter_map(|route| target_routes(route, services))
+                .flat_map(|target| target.needs.iter());
+            let itself = accepting.clone().map(|_| cluster).take(1);
+            let needs = targets.chain(itself).cloned().collect();
+            let origins = accepting.clone().map(|route| wire::origin(&route.object));
+            let host = VirtualHost {
+                name: names::gateway_host(&domain),
+                routes: accepting
+                    .flat_map(|route| gateway_routes(route, cluster, services))
+                    .collect(),
+                domains: vec![domain.clone()],
+                ..Default::default()
+            };
+            super::host_part(&domain, host, needs, origins.collect())
         })
         .collect()
+}
+
+/// The routes of a gateway route's target.
+fn target_routes<'a>(
+    route: &ResolvedGatewayRoute,
+    services: &BTreeMap<&str, &'a GatewayServiceRoutes>,
+) -> Option<&'a GatewayPortRoutes> {
+    let service = services.get(route.target.hostname.as_ref())?;
+    service.ports.get(&route.target_port?.port)
 }
 
 /// The domains of a host name match, in lower case as Envoy compares them.
@@ -256,10 +269,7 @@ fn gateway_routes(
         rewrite_hostname,
         rewrite_path,
     } = route;
-    let target_routes = target_port.and_then(|port| {
-        let service = services.get(target.hostname.as_ref())?;
-        service.ports.get(&port.port)
-    });
+    let target_routes = target_routes(route, services);
     let action = RouteAction {
         host_rewrite_specifier: rewrite_hostname
             .then(|| HostRewriteSpecifier::HostRewriteLiteral(target.hostname.to_string())),
@@ -378,23 +388,14 @@ fn egress_resources(
     let kept = destinations(gateway, services, false);
     let configuration = RouteConfiguration {
         name: name.to_string(),
-        virtual_hosts: egress_hosts(&rewritten, &kept),
         request_headers_to_remove: vec![names::SERVICE_HEADER.to_owned()],
         ..Default::default()
     };
-    let all_routes = rewritten.values().chain(kept.values());
-    let needs = all_routes.flat_map(|routes| routes.needs.iter().cloned());
-    let destinations = rewritten.keys().chain(kept.keys());
-    let origins = destinations
-        .filter_map(|(hostname, _)| services.get(hostname))
-        .flat_map(|routes| routes.origins.iter().cloned());
-    let needs = wire::sorted(needs.collect());
-    let origins = wire::sorted(origins.chain([Arc::clone(&gateway_origin)]).collect());
+    let base = super::base_part(&configuration, None, [Arc::clone(&gateway_origin)].into());
+    let hosts = egress_hosts(&rewritten, &kept, services);
     [
         Resource::encode(listener_name, &listener).with_origins([gateway_origin]),
-        Resource::encode(name, &configuration)
-            .with_needs(needs)
-            .with_origins(origins),
+        Resource::from_parts(ResourceType::Route, name, base, hosts),
     ]
 }
 
@@ -424,29 +425,42 @@ fn destinations<'a>(
 fn egress_hosts(
     rewritten: &BTreeMap<(&str, u16), &GatewayPortRoutes>,
     kept: &BTreeMap<(&str, u16), &GatewayPortRoutes>,
-) -> Vec<VirtualHost> {
+    services: &BTreeMap<&str, &GatewayServiceRoutes>,
+) -> Vec<EncodedPart> {
+    let part = |name: &str, host: VirtualHost, ports: &[(&str, &GatewayPortRoutes)]| {
+        let routes = ports.iter().flat_map(|(_, port)| port.routes.clone());
+        let host = VirtualHost {
+            routes: routes.collect(),
+            ..host
+        };
+        let needs = ports.iter().flat_map(|(_, port)| port.needs.iter());
+        let services = ports.iter().filter_map(|(name, _)| services.get(name));
+        let origins = services.flat_map(|service| service.origins.iter());
+        super::host_part(
+            name,
+            host,
+            needs.cloned().collect(),
+            origins.cloned().collect(),
+        )
+    };
     let hostnames: BTreeSet<&str> = rewritten.keys().map(|(hostname, _)| *hostname).collect();
     let named = hostnames.into_iter().map(|hostname| {
         let own = rewritten.iter().filter(|((it, _), _)| *it == hostname);
         let others = kept
             .iter()
             .filter(|(to, _)| to.0 != hostname || !rewritten.contains_key(*to));
-        VirtualHost {
-            routes: own
-                .chain(others)
-                .flat_map(|(_, port)| port.routes.iter().cloned())
-                .collect(),
-            ..service::virtual_host(hostname, names::EGRESS_PORT)
-        }
+        let ports = own.chain(others).map(|(to, port)| (to.0, *port));
+        let host = service::virtual_host(hostname, names::EGRESS_PORT);
+        part(hostname, host, &ports.collect::<Vec<_>>())
     });
-    let default = (!kept.is_empty()).then(|| VirtualHost {
-        name: names::DEFAULT_BACKEND.to_owned(),
-        domains: vec!["*".to_owned()],
-        routes: kept
-            .values()
-            .flat_map(|port| port.routes.iter().cloned())
-            .collect(),
-        ..Default::default()
+    let default = (!kept.is_empty()).then(|| {
+        let host = VirtualHost {
+            name: names::DEFAULT_BACKEND.to_owned(),
+            domains: vec!["*".to_owned()],
+            ..Default::default()
+        };
+        let ports = kept.iter().map(|(to, port)| (to.0, *port));
+        part("*", host, &ports.collect::<Vec<_>>())
     });
     named.chain(default).collect()
 }

@@ -10,10 +10,12 @@ mod gateway;
 mod ingress;
 mod local;
 
+use std::sync::Arc;
+
 use evermesh_proto::{
-    Any,
+    Any, EncodedPart,
     listener::{
-        FilterChain, FilterChainMatch, ListenerFilter, ListenerFilterChainMatchPredicate,
+        self, FilterChain, FilterChainMatch, ListenerFilter, ListenerFilterChainMatchPredicate,
         listener_filter,
         listener_filter_chain_match_predicate::{MatchSet, Rule},
     },
@@ -21,15 +23,17 @@ use evermesh_proto::{
     pb::envoy::extensions::filters::listener::{
         original_dst::v3::OriginalDst, tls_inspector::v3::TlsInspector,
     },
+    route::VirtualHost,
     types::Int32Range,
 };
+use prost::Message;
 
 pub(crate) use egress::{NodeEgress, node_egress, node_egress_routes};
 pub(crate) use gateway::{GatewayResources, gateway_resources};
 pub(crate) use ingress::{NodeIngress, node_ingress};
 pub(crate) use local::{local_egress, local_egress_routes, local_ports};
 
-use crate::wire;
+use crate::{service, wire};
 
 /// The HTTPS port, the only one on which filter chains match the TLS server name.
 const TLS_PORT: u16 = 443;
@@ -48,6 +52,55 @@ fn chain_for_port(
         }),
         filters,
         ..Default::default()
+    }
+}
+
+/// The base of a listener or route configuration: `message` without its filter chains or virtual hosts.
+fn base_part(
+    message: &impl Message,
+    needs: Option<Arc<str>>,
+    origins: Arc<[Arc<str>]>,
+) -> EncodedPart {
+    EncodedPart {
+        body: message.encode_to_vec().into(),
+        name: Arc::default(),
+        needs: needs.into_iter().collect(),
+        origins,
+    }
+}
+
+/// Filter chains as a part of their listener. `name` stands for the connections that they match: the port, for which a
+/// listener has one part, so that no combination of versions matches a connection twice.
+fn chains_part(
+    name: &str,
+    filter_chains: Vec<FilterChain>,
+    needs: Vec<Arc<str>>,
+    origins: Vec<Arc<str>>,
+) -> EncodedPart {
+    let listener = listener::Listener {
+        filter_chains,
+        ..Default::default()
+    };
+    EncodedPart {
+        body: listener.encode_to_vec().into(),
+        name: name.into(),
+        needs: wire::sorted(needs).into(),
+        origins: wire::sorted(origins).into(),
+    }
+}
+
+/// A virtual host as a part of its route configuration. `name` stands for the domains that it matches.
+fn host_part(
+    name: &str,
+    host: VirtualHost,
+    needs: Vec<Arc<str>>,
+    origins: Vec<Arc<str>>,
+) -> EncodedPart {
+    EncodedPart {
+        body: service::encode_virtual_host(host),
+        name: name.into(),
+        needs: wire::sorted(needs).into(),
+        origins: wire::sorted(origins).into(),
     }
 }
 

@@ -94,6 +94,16 @@ impl Subscription {
         let mut has_held_removal = false;
         let mut has_held_upsert = false;
         for (at, entry, change) in self.pending() {
+            let is_held = |entry: &Entry| match removals {
+                AllowedRemovals::None => true,
+                AllowedRemovals::AllExcept(held) => held.contains(&entry.name),
+            };
+            let change = if change == PendingChange::Removal && is_held(entry) {
+                has_held_removal = true;
+                entry.pending_before_removal()
+            } else {
+                change
+            };
             match change {
                 PendingChange::None => {}
                 PendingChange::Upsert
@@ -112,15 +122,7 @@ impl Subscription {
                     bytes += size;
                     batch.upserts.push(at);
                 }
-                PendingChange::NotFound => batch.removals.push(at),
-                PendingChange::Removal => match removals {
-                    AllowedRemovals::AllExcept(held) if !held.contains(&entry.name) => {
-                        batch.removals.push(at);
-                    }
-                    AllowedRemovals::None | AllowedRemovals::AllExcept(_) => {
-                        has_held_removal = true;
-                    }
-                },
+                PendingChange::NotFound | PendingChange::Removal => batch.removals.push(at),
             }
         }
         if batch.upserts.is_empty() {
@@ -172,6 +174,24 @@ impl Subscription {
         batch: &'a ResponseBatch,
     ) -> impl Iterator<Item = &'a Arc<str>> {
         batch.removals.iter().map(|at| &self.entries[*at].name)
+    }
+
+    /// The entries of the resources that a batch removes and that the store still has.
+    pub(super) fn removed_entries(
+        &mut self,
+        batch: &ResponseBatch,
+    ) -> impl Iterator<Item = &mut Entry> {
+        let mut removals = batch.removals.iter().peekable();
+        let entries = self.entries.iter_mut().enumerate();
+        entries
+            .filter(move |(at, _)| removals.next_if_eq(&at).is_some())
+            .map(|(_, entry)| entry)
+            .filter(|entry| entry.unlisted)
+    }
+
+    /// Whether a batch removes something.
+    pub(crate) fn has_removals(batch: &ResponseBatch) -> bool {
+        !batch.removals.is_empty()
     }
 
     /// The resources that the client has after it ACKed a batch, ascending by name.

@@ -28,7 +28,7 @@ use support::{
 struct Simulation {
     variant: XdsVariant,
     store: TestStore,
-    /// The newest contents in the store.
+    /// The newest contents of what the view lists.
     contents: BTreeMap<(ResourceType, &'static str), Content>,
     client: LocalClient,
     /// Names to which the client subscribes explicitly.
@@ -71,7 +71,7 @@ impl Simulation {
     fn step(&mut self, step: Step) {
         match step {
             Step::Put(kind, name, content) => self.put(kind, NAMES[name], content),
-            Step::Remove(kind, name) => self.remove(kind, NAMES[name]),
+            Step::Remove(kind, name, from_store) => self.remove(kind, NAMES[name], from_store),
             Step::RestoreView => self.restore_view(),
             Step::Subscribe(kind, set) => self.subscribe(kind, set),
             Step::Receive => {
@@ -97,11 +97,15 @@ impl Simulation {
         self.contents.insert((kind, name), content);
     }
 
-    fn remove(&mut self, kind: ResourceType, name: &'static str) {
+    fn remove(&mut self, kind: ResourceType, name: &'static str, from_store: bool) {
         if self.contents.remove(&(kind, name)).is_none() {
             return;
         }
-        let mut change = Change::default().remove(kind, name);
+        let mut change = if from_store {
+            Change::default().remove(kind, name)
+        } else {
+            Change::default().unlist(kind, name)
+        };
         if kind == Cluster {
             for ((kind, referring), content) in &mut self.contents {
                 if content.needs().any(|need| need == name) {

@@ -18,8 +18,9 @@ pub(crate) const BAD: &str = "bad";
 pub(crate) enum Step {
     /// Puts a resource: type, index of the name, and content.
     Put(ResourceType, usize, PutContent),
-    /// Removes a resource. The same commit changes the listeners and routes that need it.
-    Remove(ResourceType, usize),
+    /// Removes a resource from the view, and from the store if the flag is set. The same commit changes the listeners and
+    /// routes that need it.
+    Remove(ResourceType, usize, bool),
     /// Removes the view and restores it.
     RestoreView,
     /// Subscribes to exactly the names in a bit set; the fifth bit is the wildcard.
@@ -56,7 +57,7 @@ fn step() -> impl Strategy<Value = Step> {
     });
     prop_oneof![
         8 => (kind(), 0..4_usize, content).prop_map(|(k, n, c)| Step::Put(k, n, c)),
-        3 => (kind(), 0..4_usize).prop_map(|(k, n)| Step::Remove(k, n)),
+        3 => (kind(), 0..4_usize, any::<bool>()).prop_map(|(k, n, all)| Step::Remove(k, n, all)),
         1 => Just(Step::RestoreView),
         2 => (kind(), 0..32_u8).prop_map(|(k, set)| Step::Subscribe(k, set)),
         8 => Just(Step::Receive),

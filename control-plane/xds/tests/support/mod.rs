@@ -3,6 +3,7 @@
 #![allow(dead_code, unreachable_pub, missing_docs)] // each test file uses its own part
 #![allow(clippy::unwrap_used)] // test code
 
+pub mod blocked;
 pub mod client;
 pub mod grpc;
 pub mod local;

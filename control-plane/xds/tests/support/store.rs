@@ -71,6 +71,7 @@ pub fn upsert(kind: ResourceType, name: &str, content: &str) -> (ResourceKey, Ar
 pub struct Change {
     upserts: Vec<(ResourceKey, Arc<Resource>)>,
     removals: Vec<ResourceKey>,
+    unlisted: Vec<ResourceKey>,
 }
 
 impl Change {
@@ -122,6 +123,13 @@ impl Change {
         self.removals.push(key(kind, name));
         self
     }
+
+    /// Removes a resource from the view and leaves it in the store.
+    #[must_use]
+    pub fn unlist(mut self, kind: ResourceType, name: &str) -> Self {
+        self.unlisted.push(key(kind, name));
+        self
+    }
 }
 
 /// The store and its one view. Each method commits and dispatches, so that streams see the change at once.
@@ -161,7 +169,7 @@ impl TestStore {
     pub fn commit(&self, change: Change) {
         let view = self.store.view("node").unwrap_or_default();
         let mut keys = view.keys().to_vec();
-        keys.retain(|key| !change.removals.contains(key));
+        keys.retain(|key| !change.removals.contains(key) && !change.unlisted.contains(key));
         keys.extend(change.upserts.iter().map(|(key, _)| key.clone()));
         self.apply(StoreCommit {
             upserts: change.upserts,
