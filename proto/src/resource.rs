@@ -184,7 +184,7 @@ pub struct Resource {
     /// whole.
     pub parts: Arc<[ResourcePart]>,
     /// Whether `body` contains a private key. Such a resource is sent only to a client that has proven its identity, and
-    /// only over a connection that nobody else can read.
+    /// only over a connection that the client alone can read.
     pub confidential: bool,
 }
 

@@ -6,8 +6,8 @@
 //! Secret    tls.crt, tls.key, ca.crt ──read──► SecretObject ──after──► SecretState ──┘
 //! ```
 //!
-//! Only a mesh, which is cluster-scoped, maps ARNs and allows namespaces to use a certificate, so that nobody claims the
-//! ARN or the private key of another namespace. A Secret that no mesh maps is not part of the graph.
+//! Only a mesh, which is cluster-scoped, maps ARNs and allows namespaces to use a certificate, so that no namespace claims
+//! the ARN or the private key of another. A Secret that no mesh maps is not part of the graph.
 //!
 //! If the certificate or the authorities of a newer version cannot be used, those of the last good version stay in force.
 //! Problems are those of the mesh. They say what is wrong with an entry and never contain a part of it.

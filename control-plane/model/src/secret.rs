@@ -50,7 +50,7 @@ impl Pem {
     }
 }
 
-/// What [`Pem`] shows instead of its text.
+/// Text that [`Pem`] shows instead of its own.
 const REDACTED: &str = "<redacted>";
 
 impl fmt::Debug for Pem {

@@ -45,7 +45,8 @@ pub(super) enum ConditionReason {
     Pending,
     /// `Programmed` is false: a proxy has NACKed the object.
     Rejected,
-    /// `Programmed` is false: a proxy does not get a private key, because nobody knows who would read it.
+    /// `Programmed` is false: a proxy does not get a private key, because it has not proven its identity or its connection
+    /// is not private.
     SecretWithheld,
     /// `WeightsAcked` is true.
     Acked,

@@ -127,7 +127,7 @@ async fn assert_no_key_is_shown(fixture: &Fixture, certificates: &[Certificate])
     texts.push(("lint".to_owned(), String::from_utf8(printed).unwrap()));
 
     let of = |name: &str| &texts.iter().find(|(other, _)| other == name).unwrap().1;
-    // What the assertion below looks through is not empty.
+    // The texts that the assertion below searches are not empty.
     assert!(of(proxy).contains(KEY), "{}", of(proxy));
     assert!(of("/debug/graph").contains("shop/color-tls"));
     assert!(of("lint").contains("does not belong"), "{}", of("lint"));

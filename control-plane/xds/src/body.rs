@@ -83,7 +83,7 @@ struct PendingIdentity<P: DiscoveryProtocol> {
 struct Transport {
     /// The client's IP address and port; absent on a Unix socket.
     address: Option<SocketAddr>,
-    /// Whether nobody but the client can read what is sent: TLS or a Unix socket.
+    /// Whether the client alone can read what is sent: TLS or a Unix socket.
     is_private: bool,
 }
 

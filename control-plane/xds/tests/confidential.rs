@@ -116,7 +116,7 @@ impl Servers {
         }
     }
 
-    /// The channels, each with whether nobody else can read what it carries.
+    /// The channels, each with whether the client alone can read what it carries.
     fn channels(&self) -> [(&Channel, bool); 3] {
         [
             (&self.plaintext, false),

@@ -31,7 +31,7 @@ pub fn secret_name(name: &str) -> SecretName {
     }
 }
 
-/// A Secret of the namespace `ns` with these parts, which are no real certificates.
+/// A Secret of the namespace `ns` with these parts, whose texts are not PEM.
 pub fn secret(name: &str, certificate: bool, authorities: bool) -> ResolvedSecret {
     ResolvedSecret {
         name: secret_name(name),
