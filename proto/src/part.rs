@@ -21,8 +21,8 @@ use crate::resource::{Resource, ResourceType};
 /// The base of a resource or one of its parts. The body that it describes is a range of the resource's body.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ResourcePart {
-    /// What the part matches, such as a host name or a port; empty for the base. Within a resource the name is unique,
-    /// and the client accepts parts of different names together, in whatever versions they are combined.
+    /// Text that stands for the matched traffic, such as a host name or a port; empty for the base. Unique within the
+    /// resource: a client accepts parts of different names together, in whatever versions they are combined.
     pub name: Arc<str>,
     /// Names of the clusters that the part refers to, ascending.
     pub needs: Arc<[Arc<str>]>,
@@ -149,7 +149,9 @@ fn union(
     parts: &[ResourcePart],
     names: impl Fn(&ResourcePart) -> &Arc<[Arc<str>]>,
 ) -> Vec<Arc<str>> {
-    let all: BTreeSet<&Arc<str>> = parts.iter().flat_map(|part| names(part).iter()).collect();
+    let mut all: Vec<&Arc<str>> = parts.iter().flat_map(|part| names(part).iter()).collect();
+    all.sort_unstable();
+    all.dedup();
     all.into_iter().cloned().collect()
 }
 

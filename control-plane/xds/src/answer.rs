@@ -1,4 +1,4 @@
-//! What a client has answered to the versions of one resource, as far as the resource's origins are concerned.
+//! The answers of a client to the versions of one resource, as far as an origin of the resource is concerned.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -43,8 +43,8 @@ impl ClientAnswer {
         }
     }
 
-    /// Why the client refuses what this version of the resource has from an origin: the message of its NACK, or of the
-    /// NACK of a cluster. `None` if it does not refuse that.
+    /// The reason for which the client refuses what this version of the resource has from an origin: the message of its
+    /// NACK, or of the NACK of a cluster. `None` if it does not refuse that.
     pub fn refusal(&self, version: ContentVersion, origin: &str) -> Option<String> {
         let blockage = self.blockage_of(version);
         if let Some(blockage) = blockage.filter(|it| it.origins.contains(origin)) {

@@ -7,7 +7,8 @@
 //! ```
 //!
 //! A listener or route names the clusters that it needs ([`Resource::needs`]). A client **lacks** a cluster if it has no
-//! copy of it, from this stream or an earlier one, or none of the endpoints or secrets of the cluster.
+//! copy of it, from this stream or an earlier one, or none of the endpoints or secrets of the cluster. Envoy ACKs a
+//! cluster once it has warmed: after discovery, the first health checks and the arrival of its secrets.
 //!
 //! 1. **Wait.** A listener or route is sent after the client has answered every cluster that it needs and lacks. It does
 //!    not wait for other clusters, nor for a new version of a cluster that the client has: the old version serves until
@@ -15,8 +16,9 @@
 //! 2. **Keep.** A cluster that the client lacks and rejected stops what needs it: these parts of a listener or route stay
 //!    at the client as they are, and everything else is sent ([`blocked`](crate::blocked)). The newest version is sent
 //!    once the client accepts a version of the cluster.
-//! 3. **Remove last.** A cluster is removed after the client has answered every pending listener and route, and as long
-//!    as the client's copy of a listener or route needs it, it stays. Endpoints are removed after clusters.
+//! 3. **Remove last.** A cluster is removed after the client has answered every pending listener and route, and not while
+//!    the client's copy of one needs it. Until then its changes and those of its endpoints are sent. Endpoints are
+//!    removed after clusters.
 //!
 //! The first response with listeners waits until no listener waits: a client takes it for complete.
 //!

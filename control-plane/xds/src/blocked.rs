@@ -1,7 +1,8 @@
 //! Listeners and routes that need a cluster that the client rejected.
 //!
-//! What needs a rejected cluster stays at the client as it is, part by part ([`Resource::keeping`]). What the client gets
-//! instead of the newest version follows from that version and from the client's copy:
+//! What needs a rejected cluster stays at the client as it is, part by part, and so do parts that the newest version does
+//! not have any more ([`Resource::keeping`]). What the client gets instead of the newest version follows from that
+//! version and from the client's copy:
 //!
 //! | client's copy | the client gets |
 //! |---|---|
@@ -9,6 +10,8 @@
 //! | accepted on this stream | the newest version with the blocked parts of the copy |
 //! | accepted on this stream, and the newest version cannot be taken in parts | nothing |
 //! | kept from an earlier stream, so that its contents are unknown | nothing |
+//!
+//! A state-of-the-world client cannot tell what it kept from an earlier stream and counts as a client without a copy.
 //!
 //! Merging again after the client accepted a merged version gives the same bytes, so the state needs no history.
 

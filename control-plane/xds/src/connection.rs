@@ -145,7 +145,7 @@ impl Connection {
         statuses.collect()
     }
 
-    /// What the client has answered to the versions of a resource.
+    /// The answers of the client to the versions of a resource.
     ///
     /// Returns `None` if the resource does not concern the client: it did not subscribe to it, and has ACKed everything
     /// that could make it subscribe.

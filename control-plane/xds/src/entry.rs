@@ -75,7 +75,7 @@ pub(crate) enum Readiness {
     Rejected,
 }
 
-/// What few entries have. Stored apart, because a stream has many entries.
+/// State that few entries have, stored apart because a stream has many entries.
 #[derive(Debug, Default)]
 struct Exception {
     rejection: Option<Rejection>,
@@ -133,7 +133,7 @@ impl Entry {
         self.exception.as_ref()?.rejection.as_ref()
     }
 
-    /// What the client gets instead of the newest version, if that needs a cluster that the client rejected.
+    /// The resource that the client gets instead of the newest version, if that needs a cluster that the client rejected.
     pub(crate) fn blocked(&self) -> Option<&Blocked> {
         self.exception.as_ref()?.blocked.as_ref()
     }
@@ -371,5 +371,15 @@ impl Entry {
             || self.must_send
             || self.in_flight
             || !self.client_copy.is_none()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entry_is_small_because_a_stream_has_many() {
+        assert!(size_of::<Entry>() <= 64, "{}", size_of::<Entry>());
     }
 }

@@ -70,7 +70,7 @@ pub struct AckStatus {
     pub proxy: ProxyId,
     /// `node.id`, as the proxy sent it.
     pub node_id: String,
-    /// What the proxy has answered.
+    /// The answers of the proxy.
     pub answer: ClientAnswer,
     /// Names of the confidential resources of the proxy's view that it does not get.
     pub withheld: Vec<Arc<str>>,

@@ -1,4 +1,4 @@
-//! What the server reports of listeners and routes that need a rejected cluster.
+//! Reports of the server about listeners and routes that need a rejected cluster.
 
 mod support;
 

@@ -163,7 +163,7 @@ fn client_without_a_copy_gets_the_newest_version() {
         client.settle();
         assert_eq!(route(&client), "base p=2 q=2");
         assert_eq!(client.status(Route, "r").blocked_by, [Arc::from("new")]);
-        // What such a client has of the part is not replaced by another version that cannot work either.
+        // The part is not replaced by another version that cannot work either.
         store.commit(Change::default().put_parts(
             Route,
             "r",

@@ -23,7 +23,8 @@ use crate::{
 };
 
 impl Simulation {
-    /// Which of a cluster and its endpoints the client lacks, as far as the server knows, and whether it rejected them.
+    /// The ones that the client lacks of a cluster and its endpoints, as far as the server knows, each with whether the
+    /// client rejected it.
     fn lacked(&self, cluster: &str) -> impl Iterator<Item = (ResourceType, bool)> {
         [Cluster, Endpoint].into_iter().filter_map(move |kind| {
             let resource = (kind, cluster.to_owned());
