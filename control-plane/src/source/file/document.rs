@@ -398,6 +398,42 @@ mod tests {
         assert!(error.message.contains("line 5"), "{}", error.message);
     }
 
+    /// Puts every special character at every place of a Secret, in YAML and in JSON.
+    #[test]
+    fn message_about_a_broken_secret_contains_no_part_of_its_key() {
+        const KEY: &str = "MIGHAgEAMBMGByqGSM49AgEG";
+        let yaml = format!(
+            "apiVersion: v1\nkind: Secret\nmetadata: {{name: a}}\nstringData:\n  tls.key: |\n    {KEY}\n    {KEY}\n"
+        );
+        let json = format!(
+            r#"{{"apiVersion":"v1","kind":"Secret","metadata":{{"name":"a"}},"data":{{"tls.key":"{KEY}"}}}}"#
+        );
+        let mut messages = 0;
+        for (format, text) in [(Format::Yaml, yaml), (Format::Json, json)] {
+            let places = 0..=text.len();
+            for (at, character) in
+                places.flat_map(|at| "\"'\t\n*&{}[]%!|>-:,#@`\\".chars().map(move |it| (at, it)))
+            {
+                let broken = format!("{}{character}{}", &text[..at], &text[at..]);
+                let manifest =
+                    Manifest::parse(format, broken.as_bytes(), &Manifest::default()).unwrap();
+                for (_, document) in &manifest.documents {
+                    let errors = document.error.iter().map(|it| it.message.clone());
+                    let items = document.items.iter();
+                    let problems = items.flat_map(|(_, item)| &item.problems);
+                    for text in errors.chain(problems.map(ToString::to_string)) {
+                        messages += 1;
+                        assert!(
+                            !text.contains(&KEY[..12]) && !text.contains(&KEY[12..]),
+                            "{text}"
+                        );
+                    }
+                }
+            }
+        }
+        assert!(messages > 1000, "{messages}");
+    }
+
     #[test]
     fn several_json_values_are_several_documents() {
         let parse = |text: &str| {
