@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 
 use evermesh_model::ResourceName;
 use evermesh_proto::{
+    Any,
     bootstrap::{
         Admin, Bootstrap, LayeredRuntime, RuntimeLayer,
         bootstrap::{DynamicResources, StaticResources},
@@ -285,6 +286,18 @@ fn over_ads() -> ConfigSource {
 
 /// The cluster of the secret discovery service.
 fn secrets(socket: &str) -> Cluster {
+    Cluster {
+        name: SDS.to_owned(),
+        cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Static.into())),
+        connect_timeout: Some(duration(1)),
+        load_assignment: Some(endpoints(SDS, pipe(socket))),
+        typed_extension_protocol_options: http2_options(),
+        ..Default::default()
+    }
+}
+
+/// The options of a cluster that is called with HTTP/2.
+fn http2_options() -> BTreeMap<String, Any> {
     let http2 = HttpProtocolOptions {
         upstream_protocol_options: Some(UpstreamProtocolOptions::ExplicitHttpConfig(
             ExplicitHttpConfig {
@@ -295,18 +308,11 @@ fn secrets(socket: &str) -> Cluster {
         )),
         ..Default::default()
     };
-    Cluster {
-        name: SDS.to_owned(),
-        cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Static.into())),
-        connect_timeout: Some(duration(1)),
-        load_assignment: Some(endpoints(SDS, pipe(socket))),
-        typed_extension_protocol_options: [(
-            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions".to_owned(),
-            pack(&http2),
-        )]
-        .into(),
-        ..Default::default()
-    }
+    [(
+        "envoy.extensions.upstreams.http.v3.HttpProtocolOptions".to_owned(),
+        pack(&http2),
+    )]
+    .into()
 }
 
 /// The runtime: the limit of App Mesh for the size of regular expressions, ten times that of Envoy, and a layer that can

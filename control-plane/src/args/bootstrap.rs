@@ -126,7 +126,7 @@ pub struct BootstrapArgs {
     #[arg(
         long,
         value_name = "HOST:PORT",
-        conflicts_with_all = ["datadog", "xray_port"],
+        conflicts_with_all = ["datadog", "opentelemetry", "xray_port"],
         env = "EVERMESH_JAEGER",
         hide_short_help = true
     )]
@@ -136,11 +136,21 @@ pub struct BootstrapArgs {
     #[arg(
         long,
         value_name = "HOST:PORT",
-        conflicts_with = "xray_port",
+        conflicts_with_all = ["opentelemetry", "xray_port"],
         env = "EVERMESH_DATADOG",
         hide_short_help = true
     )]
     pub datadog: Option<HostPort>,
+
+    /// Address of an OpenTelemetry collector (OTLP over gRPC) for traces
+    #[arg(
+        long,
+        value_name = "HOST:PORT",
+        conflicts_with = "xray_port",
+        env = "EVERMESH_OPENTELEMETRY",
+        hide_short_help = true
+    )]
+    pub opentelemetry: Option<HostPort>,
 
     /// UDP port of an X-Ray daemon on this host for traces
     #[arg(
@@ -181,6 +191,7 @@ impl BootstrapArgs {
         });
         let jaeger = self.jaeger.clone().map(Tracing::Jaeger);
         let datadog = self.datadog.clone().map(Tracing::Datadog);
+        let opentelemetry = self.opentelemetry.clone().map(Tracing::OpenTelemetry);
         let socket = self.statsd_socket.clone().map(StatsD::Socket);
         BootstrapOptions {
             metadata: self.metadata.iter().cloned().collect(),
@@ -198,7 +209,7 @@ impl BootstrapArgs {
             admin_access_log: self.admin_access_log.clone(),
             stats_tags: !self.without_stats_tags,
             statsd: self.statsd.clone().map(StatsD::Udp).or(socket),
-            tracing: jaeger.or(datadog).or(xray),
+            tracing: jaeger.or(datadog).or(opentelemetry).or(xray),
             sds_socket: self.sds_socket.clone(),
             ..BootstrapOptions::new(self.node.clone(), self.xds.clone())
         }

@@ -20,7 +20,9 @@ pub struct SidecarTelemetryArgs {
     /// Send traces of sidecars to Jaeger
     #[arg(
         long,
-        conflicts_with_all = ["config", "enable_datadog_tracing", "enable_xray_tracing"],
+        conflicts_with_all = [
+            "config", "enable_datadog_tracing", "enable_opentelemetry_tracing", "enable_xray_tracing",
+        ],
         env = "EVERMESH_ENABLE_JAEGER_TRACING",
         hide_short_help = true
     )]
@@ -53,7 +55,7 @@ pub struct SidecarTelemetryArgs {
     /// Send traces of sidecars to a Datadog agent
     #[arg(
         long,
-        conflicts_with_all = ["config", "enable_xray_tracing"],
+        conflicts_with_all = ["config", "enable_opentelemetry_tracing", "enable_xray_tracing"],
         env = "EVERMESH_ENABLE_DATADOG_TRACING",
         hide_short_help = true
     )]
@@ -84,6 +86,41 @@ pub struct SidecarTelemetryArgs {
         hide_short_help = true
     )]
     pub datadog_port: u16,
+
+    /// Send traces of sidecars to an OpenTelemetry collector
+    #[arg(
+        long,
+        conflicts_with_all = ["config", "enable_xray_tracing"],
+        env = "EVERMESH_ENABLE_OPENTELEMETRY_TRACING",
+        hide_short_help = true
+    )]
+    pub enable_opentelemetry_tracing: bool,
+
+    /// Host name or IP address of the OpenTelemetry collector
+    ///
+    /// `ref:status.hostIP` stands for the address of the pod's Kubernetes node.
+    #[arg(
+        long,
+        value_name = "HOST",
+        value_parser = host_or_reference,
+        default_value = "opentelemetry-collector.appmesh-system",
+        conflicts_with = "config",
+        env = "EVERMESH_OPENTELEMETRY_ADDRESS",
+        hide_short_help = true
+    )]
+    pub opentelemetry_address: String,
+
+    /// Port of the OpenTelemetry collector for OTLP over gRPC
+    #[arg(
+        long,
+        value_name = "PORT",
+        default_value_t = 4317,
+        value_parser = value_parser!(u16).range(1..),
+        conflicts_with = "config",
+        env = "EVERMESH_OPENTELEMETRY_PORT",
+        hide_short_help = true
+    )]
+    pub opentelemetry_port: u16,
 
     /// Add an X-Ray daemon to each pod and send the traces of the sidecar to it
     #[arg(
@@ -217,6 +254,10 @@ impl SidecarTelemetryArgs {
     pub(super) fn tracing(&self) -> Option<Tracing> {
         let jaeger = || Tracing::Jaeger(address(&self.jaeger_address, self.jaeger_port));
         let datadog = || Tracing::Datadog(address(&self.datadog_address, self.datadog_port));
+        let opentelemetry = || {
+            let address = address(&self.opentelemetry_address, self.opentelemetry_port);
+            Tracing::OpenTelemetry(address)
+        };
         let xray = || Tracing::XRay {
             port: self.xray_daemon_port,
             sampling_rate: self.xray_sampling_rate,
@@ -224,6 +265,7 @@ impl SidecarTelemetryArgs {
         self.enable_jaeger_tracing
             .then(jaeger)
             .or_else(|| self.enable_datadog_tracing.then(datadog))
+            .or_else(|| self.enable_opentelemetry_tracing.then(opentelemetry))
             .or_else(|| self.enable_xray_tracing.then(xray))
     }
 

@@ -52,6 +52,7 @@ pub mod load;
 pub mod moto;
 pub mod port;
 pub mod process;
+pub mod recorder;
 pub mod relay;
 pub mod report;
 pub mod self_signed;

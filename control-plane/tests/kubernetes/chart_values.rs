@@ -102,10 +102,12 @@ fn tracing_port_replaces_the_default_of_its_provider() {
             telemetry.xray_daemon_port,
             telemetry.jaeger_port,
             telemetry.datadog_port,
+            telemetry.opentelemetry_port,
         ]
     };
-    for (provider, index) in [("x-ray", 0), ("jaeger", 1), ("datadog", 2)] {
-        let mut expected = [2000, 9411, 8126];
+    let providers = ["x-ray", "jaeger", "datadog", "opentelemetry"];
+    for (index, provider) in providers.into_iter().enumerate() {
+        let mut expected = [2000, 9411, 8126, 4317];
         let values = format!("tracing.enabled=true,tracing.provider={provider}");
         assert_eq!(ports(&values), expected, "{provider}");
         expected[index] = 1234;

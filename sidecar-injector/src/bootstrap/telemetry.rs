@@ -2,6 +2,8 @@
 //!
 //! The listeners, which come over xDS, decide which requests are traced.
 
+use std::collections::BTreeMap;
+
 use evermesh_model::{ProxyKind, ResourceName};
 use evermesh_proto::{
     Any,
@@ -9,7 +11,12 @@ use evermesh_proto::{
         Cluster,
         cluster::{ClusterDiscoveryType, DiscoveryType},
     },
-    core::{Address, DataSource, SocketAddress, data_source::Specifier, socket_address},
+    core::{
+        Address, DataSource, GrpcService, SocketAddress,
+        data_source::Specifier,
+        grpc_service::{EnvoyGrpc, TargetSpecifier},
+        socket_address,
+    },
     matcher::{ListStringMatcher, StringMatcher, string_matcher::MatchPattern},
     pack,
     pb::envoy::config::{
@@ -19,7 +26,7 @@ use evermesh_proto::{
             tag_specifier::TagValue,
         },
         trace::v3::{
-            DatadogConfig, Tracing as TracingConfig, XRayConfig, ZipkinConfig,
+            DatadogConfig, OpenTelemetryConfig, Tracing as TracingConfig, XRayConfig, ZipkinConfig,
             tracing::{Http, http},
             x_ray_config::SegmentFields,
             zipkin_config::CollectorEndpointVersion,
@@ -29,7 +36,9 @@ use evermesh_proto::{
 };
 use serde_json::json;
 
-use super::{HostPort, control_plane::CONTROL_PLANE, duration, endpoints, pipe, socket};
+use super::{
+    HostPort, SDS, control_plane::CONTROL_PLANE, duration, endpoints, http2_options, pipe, socket,
+};
 
 /// The address of a `DogStatsD` server.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,6 +56,8 @@ pub enum Tracing {
     Jaeger(HostPort),
     /// A Datadog agent at this address.
     Datadog(HostPort),
+    /// A collector that accepts OTLP over gRPC, such as that of OpenTelemetry, at this address.
+    OpenTelemetry(HostPort),
     /// An X-Ray daemon on the host of the proxy.
     XRay {
         /// The UDP port of the daemon.
@@ -58,6 +69,7 @@ pub enum Tracing {
 
 const JAEGER: &str = "jaeger";
 const DATADOG: &str = "datadog_agent";
+const OPENTELEMETRY: &str = "opentelemetry_collector";
 
 impl Tracing {
     /// The cluster of the collector. X-Ray has none, because Envoy sends its spans as datagrams.
@@ -65,7 +77,12 @@ impl Tracing {
         let (name, address) = match self {
             Self::Jaeger(address) => (JAEGER, address),
             Self::Datadog(address) => (DATADOG, address),
+            Self::OpenTelemetry(address) => (OPENTELEMETRY, address),
             Self::XRay { .. } => return None,
+        };
+        let options = match self {
+            Self::OpenTelemetry(_) => http2_options(),
+            _ => BTreeMap::new(),
         };
         Some(Cluster {
             name: name.to_owned(),
@@ -74,6 +91,7 @@ impl Tracing {
             )),
             connect_timeout: Some(duration(1)),
             load_assignment: Some(endpoints(name, socket(address))),
+            typed_extension_protocol_options: options,
             ..Default::default()
         })
     }
@@ -97,6 +115,20 @@ impl Tracing {
                 pack(&DatadogConfig {
                     collector_cluster: DATADOG.to_owned(),
                     service_name: format!("envoy-{}/{}", node.mesh, node.name),
+                    ..Default::default()
+                }),
+            ),
+            Self::OpenTelemetry(_) => (
+                "envoy.tracers.opentelemetry",
+                pack(&OpenTelemetryConfig {
+                    grpc_service: Some(GrpcService {
+                        target_specifier: Some(TargetSpecifier::EnvoyGrpc(EnvoyGrpc {
+                            cluster_name: OPENTELEMETRY.to_owned(),
+                            ..Default::default()
+                        })),
+                        ..Default::default()
+                    }),
+                    service_name: node.to_string(),
                     ..Default::default()
                 }),
             ),
@@ -244,15 +276,20 @@ fn tag(name: &str, value: TagValue) -> TagSpecifier {
     }
 }
 
-/// Excluded statistics: those of the control plane's cluster, and those that grow with threads, zones or clusters and
-/// that dashboards do not show. An exclusion list is safer than an inclusion list, which would drop statistics that
-/// alerts depend on.
+/// Excluded statistics: those of the control plane's cluster, the requests to tracers and to the secret discovery
+/// service, and those that grow with threads, zones or clusters and that dashboards do not show. Dashboards and Flagger
+/// sum the requests of all clusters, so a failing collector would look like a failing application.
+/// An exclusion list is safer than an inclusion list, which would drop statistics that alerts depend on.
 fn excluded() -> ListStringMatcher {
-    let prefixes = [
-        format!("cluster.{CONTROL_PLANE}."),
-        "runtime.".to_owned(),
-        "workers.".to_owned(),
-    ];
+    let helpers = [JAEGER, DATADOG, OPENTELEMETRY, SDS];
+    let prefixes = helpers
+        .map(|cluster| format!("cluster.{cluster}.upstream_rq"))
+        .into_iter()
+        .chain([
+            format!("cluster.{CONTROL_PLANE}."),
+            "runtime.".to_owned(),
+            "workers.".to_owned(),
+        ]);
     let parts = [
         ".worker_",
         ".zone.",
@@ -263,7 +300,6 @@ fn excluded() -> ListStringMatcher {
         ".upstream_flow_control_",
     ];
     let patterns = prefixes
-        .into_iter()
         .map(MatchPattern::Prefix)
         .chain(parts.map(|part| MatchPattern::Contains(part.to_owned())))
         .map(|pattern| StringMatcher {

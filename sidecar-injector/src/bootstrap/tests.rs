@@ -45,7 +45,7 @@ fn gateway_has_every_option() {
 }
 
 #[test]
-fn datadog_and_xray_with_a_statsd_socket() {
+fn other_tracers_with_a_statsd_socket() {
     let with = |tracing| BootstrapOptions {
         tracing: Some(tracing),
         statsd: Some(StatsD::Socket("/run/statsd.sock".to_owned())),
@@ -58,7 +58,10 @@ fn datadog_and_xray_with_a_statsd_socket() {
         port: 2000,
         sampling_rate: 0.05,
     }));
-    let both: Vec<_> = [datadog, xray]
+    let opentelemetry = bootstrap(&with(Tracing::OpenTelemetry(
+        "collector.tracing:4317".parse().unwrap(),
+    )));
+    let all: Vec<_> = [datadog, xray, opentelemetry]
         .iter()
         .map(|bootstrap| {
             let mut shown = evermesh_proto::json::to_json(bootstrap).unwrap();
@@ -73,7 +76,7 @@ fn datadog_and_xray_with_a_statsd_socket() {
             })
         })
         .collect();
-    insta::assert_json_snapshot!(both);
+    insta::assert_json_snapshot!(all);
 }
 
 #[test]

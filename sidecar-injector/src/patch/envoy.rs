@@ -32,14 +32,16 @@ const POD_UID: &str = "APPMESH_PLATFORM_K8S_POD_UID";
 const ZONE: &str = "EVERMESH_ZONE";
 const STATSD_ADDRESS: &str = "STATSD_ADDRESS";
 const DATADOG_ADDRESS: &str = "DATADOG_TRACER_ADDRESS";
+const OPENTELEMETRY_ADDRESS: &str = "EVERMESH_OPENTELEMETRY_ADDRESS";
 /// The variables that the kubelet expands in Envoy's arguments.
-const EXPANDED: [&str; 6] = [
+const EXPANDED: [&str; 7] = [
     POD_NAME,
     POD_NAMESPACE,
     POD_UID,
     ZONE,
     STATSD_ADDRESS,
     DATADOG_ADDRESS,
+    OPENTELEMETRY_ADDRESS,
 ];
 
 pub(super) fn patch(
@@ -182,6 +184,9 @@ fn own_variables(context: PatchContext<'_>) -> Vec<Value> {
             variable("DATADOG_TRACER_PORT", address.port),
             address_variable(DATADOG_ADDRESS, &address.host),
         ]),
+        Some(Tracing::OpenTelemetry(address)) => {
+            env.push(address_variable(OPENTELEMETRY_ADDRESS, &address.host));
+        }
     }
     match &settings.statsd {
         None => {}
@@ -285,6 +290,9 @@ fn options(context: PatchContext<'_>, image: &str) -> BootstrapOptions {
         tracing: settings.tracing.as_ref().map(|tracing| match tracing {
             Tracing::Jaeger(address) => Tracing::Jaeger(address.clone()),
             Tracing::Datadog(address) => Tracing::Datadog(by_reference(address, DATADOG_ADDRESS)),
+            Tracing::OpenTelemetry(address) => {
+                Tracing::OpenTelemetry(by_reference(address, OPENTELEMETRY_ADDRESS))
+            }
             Tracing::XRay {
                 port,
                 sampling_rate,
