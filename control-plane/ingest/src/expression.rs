@@ -177,7 +177,7 @@ fn unicode_class(class: &ClassUnicode) -> Result<(), &'static str> {
     }
 }
 
-/// What remains of `left` if it is divided by the counts of nested repetitions. RE2 rejects the expression at 0.
+/// The rest of `left` after a division by the counts of nested repetitions. RE2 rejects the expression at 0.
 fn count(ast: &Ast, left: u32) -> u32 {
     match ast {
         Ast::Repetition(repetition) => {

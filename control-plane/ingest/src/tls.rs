@@ -126,7 +126,7 @@ fn trust_and_names(validation: &v1beta2::TlsValidation) -> TrustAndNames<'_> {
 /// Parses one TLS setting and reports what is wrong with it.
 struct TlsReader<'a, 'p> {
     mesh: &'a ResolvedMesh,
-    /// What a mistake means for the traffic that the setting protects, for messages.
+    /// The effect of a mistake on the traffic that the setting protects, for messages.
     consequence: &'static str,
     problems: &'a mut Problems<'p>,
 }

@@ -226,8 +226,7 @@ impl AckCounter {
                 waiting_since = Some(waiting_since.map_or(committed_at, |it| committed_at.min(it)));
             }
         }
-        starting
-            .retain(|proxy| !rejections.contains_key(proxy) && !withheld.contains_key(proxy));
+        starting.retain(|proxy| !rejections.contains_key(proxy) && !withheld.contains_key(proxy));
         proxies.retain(|proxy, _| !starting.contains(proxy));
         (!proxies.is_empty()).then(|| AckCount {
             digest: self.digest(object),
@@ -337,7 +336,8 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
         let options = XdsServerOptions::new(Arc::new(|_, _| Ok("view".into()).into()));
-        let server = evermesh_xds::serve(listener, Arc::clone(store), Arc::clone(registry), options);
+        let server =
+            evermesh_xds::serve(listener, Arc::clone(store), Arc::clone(registry), options);
         tokio::spawn(server);
         let channel = Endpoint::from_shared(address).unwrap().connect_lazy();
         open_stream(channel, "node", None).await.unwrap()
@@ -356,7 +356,12 @@ mod tests {
             };
             (key, resource)
         };
-        let listener = of(ResourceType::Listener, "l", Some("view"), "VirtualNode/n/own");
+        let listener = of(
+            ResourceType::Listener,
+            "l",
+            Some("view"),
+            "VirtualNode/n/own",
+        );
         let other = of(ResourceType::Cluster, "c", None, "VirtualNode/n/other");
         let (key, secret) = of(ResourceType::Secret, "s", None, "Mesh/m");
         let upserts: Vec<(ResourceKey, Arc<Resource>)> = vec![

@@ -59,7 +59,7 @@ const WATCH_DELAY_LIMIT: Duration = Duration::from_secs(2);
 
 #[derive(Clone)]
 pub struct WebhookOptions {
-    pub certificate: CertificateSource,
+    pub certificate: WebhookCertificate,
     /// The certificate in use, which the source replaces.
     pub certificates: Arc<ServingCertificate>,
     /// IP family of the Kubernetes cluster.
@@ -74,7 +74,7 @@ pub struct WebhookOptions {
 }
 
 #[derive(Debug, Clone)]
-pub enum CertificateSource {
+pub enum WebhookCertificate {
     /// `tls.crt` and `tls.key` in this folder. The owner of the files also sets the caBundle of the webhooks.
     Files(std::path::PathBuf),
     /// Evermesh creates the certificate, keeps it in a Secret and sets the caBundle of the webhooks.
@@ -115,8 +115,8 @@ impl WebhookOptions {
         identity: String,
     ) -> Self {
         let certificate = match &args.webhook_certificates {
-            Some(folder) => CertificateSource::Files(folder.clone()),
-            None => CertificateSource::OwnAuthority(OwnAuthority {
+            Some(folder) => WebhookCertificate::Files(folder.clone()),
+            None => WebhookCertificate::OwnAuthority(OwnAuthority {
                 secret: args.webhook_secret.clone(),
                 service: args.webhook_service.clone(),
                 hosts: args.webhook_host.iter().cloned().collect(),
@@ -176,7 +176,7 @@ pub async fn run(
     );
     tasks.spawn(async move { serving.await.context("the webhook server failed") });
     match options.certificate {
-        CertificateSource::Files(folder) => {
+        WebhookCertificate::Files(folder) => {
             let shutdown = shutdown.clone();
             let reloader = certificate_reloader(&folder, certificates);
             tasks.spawn(async move {
@@ -184,7 +184,7 @@ pub async fn run(
                 Ok(())
             });
         }
-        CertificateSource::OwnAuthority(own) => {
+        WebhookCertificate::OwnAuthority(own) => {
             let (bundle, trusted) = watch::channel(Arc::from(""));
             for (kind, name) in [
                 (bundle::WebhookConfigurationKind::Mutating, &own.mutating),

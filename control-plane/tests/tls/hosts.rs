@@ -41,7 +41,7 @@ const HTTP_PORTS: std::ops::RangeInclusive<u16> = 8000..=8007;
 /// The ports of TCP applications on `color`, which send a greeting before they read.
 pub(crate) const TCP_PORTS: [u16; 3] = [9000, 9001, 9002];
 
-/// What all manifests begin with.
+/// The beginning of all manifests.
 const MESH: &str = "
 apiVersion: v1
 kind: Namespace

@@ -20,7 +20,7 @@ use crate::{
 /// The ports of `color`, as columns of [`EXPECTED`].
 const PORTS: [u16; 7] = [8000, 8001, 8002, 8003, 8004, 8005, 8006];
 
-/// What becomes of a request with each policy to each port.
+/// The outcome of a request with each policy to each port.
 ///
 /// | mark | the request | the caller's connection |
 /// |---|---|---|
@@ -88,8 +88,8 @@ fn policies() -> Vec<(&'static str, String)> {
         ("lenient", tls(&format!("enforce: false, {right}"))),
         ("wrong", tls(&format!("enforce: true, {wrong}"))),
         ("wrong-soft", tls(&format!("enforce: false, {wrong}"))),
-        ("named", tls(&names(&format!("nobody.shop, {COLOR}")))),
-        ("misnamed", tls(&names("nobody.shop"))),
+        ("named", tls(&names(&format!("unknown.shop, {COLOR}")))),
+        ("misnamed", tls(&names("unknown.shop"))),
         ("renamed", tls(&names("other.shop"))),
         (
             "sds",

@@ -524,11 +524,11 @@ pub(crate) fn seen_header<'a>(response: &'a HttpResponse, name: &str) -> Option<
 /// The Envoys that a test needs.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Proxy {
-    /// Of the node `front`.
+    /// The Envoy of the node `front`.
     Front,
-    /// Of the gateway `gate`.
+    /// The Envoy of the gateway `gate`.
     Gate,
-    /// Of the node `side` on `back`.
+    /// The Envoy of the node `side` on `back`.
     Side,
 }
 

@@ -29,7 +29,7 @@ pub const ATTEMPTS: &str = "/test-app/attempts";
 /// The path that ends [`Answer::Hold`] and [`Answer::Stall`] for a key: `/test-app/release?key=KEY`.
 pub const RELEASE: &str = "/test-app/release";
 
-/// How the server answers one attempt.
+/// The answer of the server to one attempt.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Answer {
     /// `503`: this status.

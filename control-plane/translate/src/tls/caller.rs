@@ -24,14 +24,14 @@ use crate::{
     wire,
 };
 
-/// What a caller has for itself because of its client policies.
+/// The resources that a caller has for itself because of its client policies.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct CallerClusters {
     /// The clusters, and the secrets with the paths of files.
     pub(crate) resources: EncodedResources,
     /// The load assignments of clusters that do not have the name of the shared one.
     pub(crate) assignments: Vec<RenamedAssignment>,
-    /// By host name of the backend.
+    /// The own clusters by host name of the backend.
     own: BTreeMap<Arc<str>, OwnClusters>,
 }
 
@@ -44,7 +44,7 @@ pub(crate) struct RenamedAssignment {
     pub(crate) port: u16,
 }
 
-/// By the name of the shared cluster that they replace.
+/// Own clusters by the name of the shared cluster that they replace.
 type OwnClusters = BTreeMap<Arc<str>, OwnCluster>;
 
 #[derive(Debug, Clone, PartialEq)]
