@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used)] // a panic fails the test
 
-use std::{path::PathBuf, sync::Arc, time::Instant};
+use std::{net::Ipv4Addr, path::PathBuf, sync::Arc, time::Instant};
 
 use evermesh::{
     engine::{Engine, EngineOutputs, EngineSnapshot},
@@ -12,6 +12,7 @@ use evermesh_ingest::IngestSettings;
 use evermesh_proto::{ProxyView, ResourceType, json};
 use evermesh_testkit::{
     envoy::{EnvoyVersion, validate},
+    self_signed::SelfSigned,
     static_bootstrap::{ServedResources, static_bootstrap},
     tools,
 };
@@ -20,6 +21,7 @@ use serde_json::Value;
 
 #[test]
 fn examples_have_no_errors_and_envoy_accepts_them() {
+    let certificate = SelfSigned::new(Ipv4Addr::LOCALHOST.into()).unwrap();
     let mut proxies = 0;
     for folder in examples() {
         let (store, published) = serve(&folder);
@@ -27,13 +29,14 @@ fn examples_have_no_errors_and_envoy_accepts_them() {
         let problems = &published.problems;
         assert!(problems.is_empty(), "{}: {problems:?}", folder.display());
         for (name, view) in store.views() {
-            let served = ServedResources {
+            let mut served = ServedResources {
                 clusters: contents(&store, &view, ResourceType::Cluster),
                 endpoints: contents(&store, &view, ResourceType::Endpoint),
                 listeners: contents(&store, &view, ResourceType::Listener),
                 routes: contents(&store, &view, ResourceType::Route),
-                secrets: contents(&store, &view, ResourceType::Secret),
+                secrets: Vec::new(),
             };
+            served.replace_secrets(&certificate);
             let bootstrap = static_bootstrap(&served).unwrap().to_string();
             for version in EnvoyVersion::ALL {
                 validate(version, &bootstrap)

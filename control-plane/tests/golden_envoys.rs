@@ -17,7 +17,6 @@ use evermesh_testkit::{
 };
 use evermesh_translate::Derived;
 use libtest_mimic::{Arguments, Failed, Trial};
-use serde_json::{Value, json};
 
 #[path = "../translate/tests/support/case.rs"]
 mod case;
@@ -43,7 +42,7 @@ fn envoy_accepts(case: &TranslatedCase, version: EnvoyVersion) -> Result<(), Fai
     let certificate = SelfSigned::new(Ipv4Addr::LOCALHOST.into())?;
     for (name, view) in case.shown() {
         let mut served = served(&case.derived, view);
-        served.secrets = secrets(&served, &certificate);
+        served.replace_secrets(&certificate);
         let valid = static_bootstrap(&served)
             .and_then(|bootstrap| validate(version, &bootstrap.to_string()));
         if let Err(error) = valid {
@@ -66,50 +65,4 @@ fn served(derived: &Derived, view: &ProxyView) -> ServedResources {
         of_type.push(case::json(resource));
     }
     served
-}
-
-/// A secret for each one to which a listener or cluster refers.
-fn secrets(served: &ServedResources, certificate: &SelfSigned) -> Vec<Value> {
-    let file = |path: String| json!({"filename": path});
-    let mut secrets = Vec::new();
-    for resource in served.listeners.iter().chain(&served.clusters) {
-        references(resource, &mut |is_trust, name| {
-            let contents = if is_trust {
-                json!({"trusted_ca": file(certificate.certificate())})
-            } else {
-                json!({"certificate_chain": file(certificate.certificate()), "private_key": file(certificate.key())})
-            };
-            let kind = if is_trust {
-                "validation_context"
-            } else {
-                "tls_certificate"
-            };
-            let secret = json!({"name": name, kind: contents});
-            if !secrets.contains(&secret) {
-                secrets.push(secret);
-            }
-        });
-    }
-    secrets
-}
-
-/// Calls `each` with whether a secret contains authorities, and its name.
-fn references(json: &Value, each: &mut impl FnMut(bool, &Value)) {
-    match json {
-        Value::Object(fields) => {
-            for (key, value) in fields {
-                match (key.as_str(), value) {
-                    ("validation_context_sds_secret_config", secret) => each(true, &secret["name"]),
-                    ("tls_certificate_sds_secret_configs", Value::Array(secrets)) => {
-                        for secret in secrets {
-                            each(false, &secret["name"]);
-                        }
-                    }
-                    _ => references(value, each),
-                }
-            }
-        }
-        Value::Array(items) => items.iter().for_each(|item| references(item, each)),
-        _ => {}
-    }
 }

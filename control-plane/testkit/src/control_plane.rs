@@ -296,7 +296,8 @@ fn arguments_of(
     arguments.extend_from_slice(source);
     arguments.extend(["--xds-address".into(), xds.to_string().into()]);
     arguments.extend(["--admin-address".into(), admin.to_string().into()]);
-    if !xds.ip().is_loopback() {
+    let chosen = |argument: &&str| argument.starts_with("--xds-authentication");
+    if !xds.ip().is_loopback() && !more.iter().any(chosen) {
         // Only the hosts of the lab can connect.
         arguments.push("--xds-authentication=none".into());
     }

@@ -17,6 +17,8 @@ use std::collections::BTreeMap;
 use anyhow::{Context as _, Result};
 use serde_json::{Map, Value, json};
 
+use crate::self_signed::SelfSigned;
+
 /// Everything that one proxy is served, as protobuf JSON.
 #[derive(Clone, Debug, Default)]
 pub struct ServedResources {
@@ -30,6 +32,53 @@ pub struct ServedResources {
     pub routes: Vec<Value>,
     /// `envoy.extensions.transport_sockets.tls.v3.Secret`
     pub secrets: Vec<Value>,
+}
+
+impl ServedResources {
+    /// Replaces the secrets by one for each secret to which a listener or cluster refers, with the same certificate.
+    ///
+    /// Envoy reads a secret when it validates a bootstrap, also one from a file or service that does not exist here.
+    pub fn replace_secrets(&mut self, certificate: &SelfSigned) {
+        let file = |path: String| json!({"filename": path});
+        let mut secrets = Vec::new();
+        for resource in self.listeners.iter().chain(&self.clusters) {
+            secret_references(resource, &mut |is_trust, name| {
+                let secret = if is_trust {
+                    json!({"name": name, "validation_context": {"trusted_ca": file(certificate.certificate())}})
+                } else {
+                    json!({"name": name, "tls_certificate": {
+                        "certificate_chain": file(certificate.certificate()),
+                        "private_key": file(certificate.key()),
+                    }})
+                };
+                if !secrets.contains(&secret) {
+                    secrets.push(secret);
+                }
+            });
+        }
+        self.secrets = secrets;
+    }
+}
+
+/// Calls `each` with whether a secret contains authorities, and its name.
+fn secret_references(json: &Value, each: &mut impl FnMut(bool, &Value)) {
+    match json {
+        Value::Object(fields) => {
+            for (key, value) in fields {
+                match (key.as_str(), value) {
+                    ("validation_context_sds_secret_config", secret) => each(true, &secret["name"]),
+                    ("tls_certificate_sds_secret_configs", Value::Array(secrets)) => {
+                        for secret in secrets {
+                            each(false, &secret["name"]);
+                        }
+                    }
+                    _ => secret_references(value, each),
+                }
+            }
+        }
+        Value::Array(items) => items.iter().for_each(|item| secret_references(item, each)),
+        _ => {}
+    }
 }
 
 /// Builds the bootstrap. The error names a resource that is referred to but not served.

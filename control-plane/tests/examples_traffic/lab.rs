@@ -2,38 +2,31 @@
 //! copy of the folder.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     fs,
     net::{Ipv4Addr, SocketAddr},
     os::unix::fs::symlink,
     path::{Path, PathBuf},
-    sync::Arc,
-    time::Instant,
 };
 
-use evermesh::{
-    engine::{Engine, EngineOutputs},
-    source::{ChangeBatch, file},
-};
-use evermesh_ingest::IngestSettings;
-use evermesh_model::{CloudMapService, Discovery, Graph, Protocol, ResolvedNode, ResourceName};
+use evermesh_model::{Graph, Protocol, ResolvedNode, ResourceName};
 use evermesh_testkit::{
-    control_plane::{ControlPlane, bootstrap},
+    control_plane::{ControlPlane, bootstrap_with},
     envoy::{Envoy, EnvoyOptions, EnvoyVersion},
     hosts::{Lab, LabHost},
     interception::Interception,
     moto::Moto,
     process::Process,
 };
+use serde_json::Value;
 use tokio::process::Command;
 
 use crate::{
+    hosts::{copy, graph, host_names, instances, resolvable},
     readme::Step,
+    services::{ExampleSettings, cloud_map},
     setup::{Setup, setup},
 };
-
-/// The address of services. No host has it, so only an Envoy makes it reachable.
-const SERVICES: Ipv4Addr = Ipv4Addr::new(10, 77, 255, 1);
 
 /// The port of Envoy's admin page in the bootstrap that `evermesh bootstrap` prints.
 const ADMIN_PORT: u16 = 9901;
@@ -41,13 +34,24 @@ const ADMIN_PORT: u16 = 9901;
 /// Seconds after which a command is ended.
 const COMMAND_LIMIT: &str = "60";
 
+/// The Envoys of a lab and the protocol by which they get their configuration.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ProxyVariant {
+    pub(crate) version: EnvoyVersion,
+    /// Use state-of-the-world xDS instead of delta.
+    pub(crate) sotw: bool,
+}
+
 pub(crate) struct ExampleLab {
+    variant: ProxyVariant,
     control_plane: ControlPlane,
     control: LabHost,
     hosts: BTreeMap<String, LabHost>,
     envoys: BTreeMap<String, Envoy>,
     /// The folder that contains `examples`, and a folder for each host.
     dir: PathBuf,
+    /// Arguments of `evermesh bootstrap`.
+    proxy_arguments: Vec<String>,
     apps: Vec<Process>,
     _moto: Option<Moto>,
     _lab: Lab,
@@ -55,7 +59,7 @@ pub(crate) struct ExampleLab {
 
 impl ExampleLab {
     /// Starts the hosts of an example and waits until they are ready.
-    pub(crate) async fn build(folder: &Path, steps: &[Step]) -> Self {
+    pub(crate) async fn build(folder: &Path, steps: &[Step], variant: ProxyVariant) -> Self {
         let name = folder.file_name().unwrap().to_str().unwrap();
         let setup = setup(name);
         let graph = graph(folder);
@@ -84,20 +88,22 @@ impl ExampleLab {
         }
 
         let moto = cloud_map(&graph, &setup, &control, &hosts).await;
-        let endpoint = moto.as_ref().map(Moto::endpoint).unwrap_or_default();
-        let arguments = [
-            "--cloud-map-interval=200ms",
-            "--cloud-map-endpoint",
-            &endpoint,
-        ];
-        let arguments = if moto.is_some() { &arguments[..] } else { &[] };
-        let control_plane = ControlPlane::start_on(&control, &config, arguments).unwrap();
+        let mut settings = ExampleSettings::default();
+        if let Some(moto) = &moto {
+            let endpoint = format!("--cloud-map-endpoint={}", moto.endpoint());
+            settings.server = vec!["--cloud-map-interval=200ms".to_owned(), endpoint];
+        }
+        settings.add_certificates(&graph, folder, &control, &hosts);
+        let arguments: Vec<&str> = settings.server.iter().map(String::as_str).collect();
+        let control_plane = ControlPlane::start_on(&control, &config, &arguments).unwrap();
         let mut built = Self {
+            variant,
             control_plane,
             control,
             hosts,
             envoys: BTreeMap::new(),
             dir,
+            proxy_arguments: settings.proxies,
             apps: Vec::new(),
             _moto: moto,
             _lab: lab,
@@ -170,8 +176,14 @@ impl ExampleLab {
 
     /// Starts an Envoy whose output is in the file `envoy.log` of the host's folder.
     fn start_envoy(&mut self, host: &str, proxy: &ResourceName) {
-        let bootstrap = bootstrap(&proxy.to_string(), self.control_plane.xds(), false).unwrap();
-        let mut options = EnvoyOptions::new(EnvoyVersion::Newest, bootstrap);
+        let arguments = self.proxy_arguments.iter().map(String::as_str);
+        let mut arguments: Vec<&str> = arguments.collect();
+        if self.variant.sotw {
+            arguments.push("--sotw");
+        }
+        let bootstrap =
+            bootstrap_with(&proxy.to_string(), self.control_plane.xds(), &arguments).unwrap();
+        let mut options = EnvoyOptions::new(self.variant.version, bootstrap);
         // Envoy writes an access log every ten seconds by default.
         options.arguments = ["--file-flush-interval-msec", "100"]
             .map(str::to_owned)
@@ -196,6 +208,35 @@ impl ExampleLab {
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
+    /// Whether every Envoy is connected with the protocol of the variant and has ACKed every resource.
+    pub(crate) async fn is_accepted(&self) -> bool {
+        let proxies = self.control_plane.proxies().await.unwrap();
+        let proxies = proxies.as_array().unwrap();
+        let flavour = if self.variant.sotw { "sotw" } else { "delta" };
+        let is_acked = |resource: &Value| {
+            resource["rejected"].is_null()
+                && !resource["sent"].is_null()
+                && resource["acked"] == resource["sent"]
+        };
+        proxies.len() == self.envoys.len()
+            && proxies.iter().all(|proxy| {
+                let resources = proxy["resources"].as_array().unwrap();
+                proxy["flavour"] == flavour && resources.iter().all(is_acked)
+            })
+    }
+
+    /// The counters of rejected updates, which are not zero, of all Envoys.
+    pub(crate) async fn rejected(&self) -> Vec<String> {
+        let mut rejected = Vec::new();
+        for (name, envoy) in &self.envoys {
+            let stats = envoy.stats().await.unwrap();
+            let stats = stats.iter().filter(|(_, count)| **count > 0);
+            let stats = stats.filter(|(stat, _)| stat.ends_with(".update_rejected"));
+            rejected.extend(stats.map(|(stat, count)| format!("{name}: {stat}: {count}")));
+        }
+        rejected
+    }
+
     /// Problems of the manifests, and Envoy's counters of requests and connections, for the message of a failure.
     pub(crate) async fn report(&self) -> String {
         let problems = self.control_plane.admin().get("/debug/problems").await;
@@ -208,122 +249,4 @@ impl ExampleLab {
         }
         report.join("\n")
     }
-}
-
-/// The meshes of a folder.
-fn graph(folder: &Path) -> Arc<Graph> {
-    let outputs = EngineOutputs::unserved();
-    let newest = outputs.snapshots.subscribe();
-    let mut engine = Engine::new([], IngestSettings::default(), outputs);
-    engine.step([ChangeBatch::new(Instant::now(), file::read_once(folder))]);
-    let snapshot = Arc::clone(&newest.borrow());
-    Arc::clone(&snapshot.graph)
-}
-
-/// Copies the files of a folder.
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in from.read_dir().unwrap() {
-        let path = entry.unwrap().path();
-        fs::copy(&path, to.join(path.file_name().unwrap())).unwrap();
-    }
-}
-
-/// The hosts of a node.
-fn instances<'a>(node: &'a ResolvedNode, setup: &Setup) -> Vec<&'a str> {
-    let name = &*node.object.name;
-    let several = setup.instances.iter().find(|(node, _)| *node == name);
-    several.map_or_else(|| vec![name], |(_, hosts)| hosts.to_vec())
-}
-
-/// The hosts of all nodes and gateways, the servers outside of the mesh, and clients that only a prompt names.
-fn host_names(graph: &Graph, setup: &Setup, steps: &[Step]) -> BTreeSet<String> {
-    let nodes = graph.nodes.values().flat_map(|node| instances(node, setup));
-    let gateways = graph.gateways.values().map(|gateway| &*gateway.object.name);
-    let mut names: BTreeSet<String> = nodes.chain(gateways).map(str::to_owned).collect();
-    for known in setup.broken.iter().chain(setup.bare) {
-        assert!(names.contains(*known), "{known} is not a host");
-    }
-    for (node, _) in setup.instances {
-        let mut nodes = graph.nodes.values();
-        assert!(
-            nodes.any(|it| *it.object.name == **node),
-            "{node} is not a node"
-        );
-    }
-    names.extend(setup.outside.iter().map(|&name| name.to_owned()));
-    names.extend(steps.iter().filter_map(|step| step.host.clone()));
-    names
-}
-
-/// The names that every host resolves: nodes to the addresses of their hosts, services to an address that only Envoy
-/// handles, gateways and servers outside of the mesh to their own address.
-fn resolvable(
-    graph: &Graph,
-    setup: &Setup,
-    hosts: &BTreeMap<String, LabHost>,
-) -> Vec<(String, Ipv4Addr)> {
-    let mut names = Vec::new();
-    for node in graph.nodes.values() {
-        if let Some(Discovery::Dns { hostname, .. }) = &node.discovery {
-            let instances = instances(node, setup).into_iter();
-            names.extend(instances.map(|host| (hostname.to_string(), hosts[host].ip())));
-        }
-    }
-    for service in graph.services.values() {
-        if !names
-            .iter()
-            .any(|(name, _)| **name == *service.name.hostname)
-        {
-            names.push((service.name.hostname.to_string(), SERVICES));
-        }
-    }
-    let gateways = graph.gateways.values().map(|gateway| &*gateway.object.name);
-    for host in gateways.chain(setup.outside.iter().copied()) {
-        names.push((host.to_owned(), hosts[host].ip()));
-    }
-    names
-}
-
-/// Cloud Map with the instances of the nodes that it discovers; `None` if there are none.
-async fn cloud_map(
-    graph: &Graph,
-    setup: &Setup,
-    control: &LabHost,
-    hosts: &BTreeMap<String, LabHost>,
-) -> Option<Moto> {
-    let discovered = graph
-        .nodes
-        .values()
-        .filter_map(|node| match &node.discovery {
-            Some(Discovery::CloudMap {
-                service,
-                attributes,
-                ..
-            }) => Some((node, service, attributes)),
-            _ => None,
-        });
-    let discovered: Vec<_> = discovered.collect();
-    let services: BTreeSet<_> = discovered.iter().map(|(_, service, _)| *service).collect();
-    let namespaces: BTreeSet<_> = services.iter().map(|service| &service.namespace).collect();
-    if discovered.is_empty() {
-        return None;
-    }
-    let mut moto = Moto::start_on(control).await.unwrap();
-    for namespace in namespaces {
-        moto.create_http_namespace(namespace).await.unwrap();
-    }
-    for CloudMapService { namespace, service } in services {
-        moto.create_service(namespace, service).await.unwrap();
-    }
-    for (node, CloudMapService { namespace, service }, attributes) in discovered {
-        let attributes = attributes.iter().map(|(key, value)| (&**key, &**value));
-        let attributes: Vec<_> = attributes.collect();
-        for host in instances(node, setup) {
-            let ip = hosts[host].ip();
-            let registered = moto.register(namespace, service, host, ip, &attributes);
-            registered.await.unwrap();
-        }
-    }
-    Some(moto)
 }

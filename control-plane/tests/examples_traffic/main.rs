@@ -1,15 +1,23 @@
 //! Each example shows what its README says: the commands of the README run on hosts with real Envoys, and print what
 //! the README shows.
 //!
-//! Each folder below `examples/` is one test, for instance `cargo test -p evermesh --test examples_traffic canary`.
+//! Each folder below `examples/` is one test for each version of Envoy, for instance `canary/1.40.0`. The oldest version
+//! gets its configuration by state-of-the-world xDS, the newest one by delta.
 //! [`readme`] says which lines of a README are commands, [`setup`] has what the manifests do not say about the hosts.
 //!
 //! Needs the programs of the workspace: run `cargo build --workspace --bins` before this test alone.
 
 #![allow(clippy::unwrap_used)] // a panic fails the test
 
+mod certificates;
+#[path = "../common/mod.rs"]
+mod common;
+mod hosts;
 mod lab;
 mod readme;
+#[path = "../tls/sds.rs"]
+mod sds;
+mod services;
 mod setup;
 
 use std::{
@@ -19,14 +27,24 @@ use std::{
     time::Duration,
 };
 
-use evermesh_testkit::tools;
+use evermesh_testkit::{envoy::EnvoyVersion, tools};
 use libtest_mimic::{Arguments, Trial};
 
-use lab::ExampleLab;
+use common::{DEADLINE, eventually};
+use lab::{ExampleLab, ProxyVariant};
 use readme::Step;
 
-/// Deadline for a command to print what is expected. Long, so that a machine whose cores are busy does not fail a test.
-const DEADLINE: Duration = Duration::from_mins(2);
+/// Each version of Envoy and each variant of the protocol, once.
+const VARIANTS: [ProxyVariant; 2] = [
+    ProxyVariant {
+        version: EnvoyVersion::Oldest,
+        sotw: true,
+    },
+    ProxyVariant {
+        version: EnvoyVersion::Newest,
+        sotw: false,
+    },
+];
 
 /// Time between two repetitions of a command.
 const PACE: Duration = Duration::from_millis(200);
@@ -46,15 +64,19 @@ fn main() -> ExitCode {
             Ok(())
         }),
     ];
-    trials.extend(folders.into_iter().map(|folder| {
-        Trial::test(name_of(&folder).to_owned(), move || {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()?;
-            runtime.block_on(shows_what_its_readme_says(&folder));
-            Ok(())
-        })
-    }));
+    for folder in folders {
+        trials.extend(VARIANTS.map(|variant| {
+            let folder = folder.clone();
+            let name = format!("{}/{}", name_of(&folder), variant.version.number());
+            Trial::test(name, move || {
+                let runtime = tokio::runtime::Builder::new_current_thread()
+                    .enable_all()
+                    .build()?;
+                runtime.block_on(shows_what_its_readme_says(&folder, variant));
+                Ok(())
+            })
+        }));
+    }
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }
 
@@ -80,7 +102,7 @@ fn index_lists(root: &Path, names: &[String]) {
     }
 }
 
-async fn shows_what_its_readme_says(folder: &Path) {
+async fn shows_what_its_readme_says(folder: &Path, variant: ProxyVariant) {
     let name = name_of(folder);
     let readme = fs::read_to_string(folder.join("README.md")).unwrap();
     for start in ["evermesh serve --config", "kubectl apply -f"] {
@@ -92,10 +114,12 @@ async fn shows_what_its_readme_says(folder: &Path) {
     }
     let steps = readme::steps(&readme).unwrap();
     assert!(!steps.is_empty(), "examples/{name}/README.md shows nothing");
-    let lab = ExampleLab::build(folder, &steps).await;
+    let lab = ExampleLab::build(folder, &steps, variant).await;
     for step in &steps {
         run(&lab, name, step).await;
     }
+    eventually("ACKs of every proxy", async || lab.is_accepted().await).await;
+    assert_eq!(lab.rejected().await, [""; 0]);
 }
 
 async fn run(lab: &ExampleLab, name: &str, step: &Step) {

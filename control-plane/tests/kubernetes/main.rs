@@ -9,6 +9,7 @@ mod beside_app_mesh;
 mod chart_values;
 #[path = "../common/mod.rs"]
 mod common;
+mod examples;
 mod fixture;
 mod flagger;
 mod identity;
@@ -16,6 +17,7 @@ mod migration;
 mod outage;
 mod proxy;
 mod readiness;
+mod rejected_cluster;
 mod replicas;
 mod secrets;
 mod status;
