@@ -17,7 +17,6 @@ mod migration;
 mod outage;
 mod proxy;
 mod readiness;
-mod rejected_cluster;
 mod replicas;
 mod secrets;
 mod status;
