@@ -89,6 +89,14 @@ fn manifests() -> Manifests {
         &[tcp.clone().targets(&[("tcp-6001", 0), ("tcp-6002", 1)])],
     );
     manifests.routed_service(
+        "tcp-ports",
+        &[(7003, "tcp"), (7004, "tcp")],
+        &[
+            route("first", "tcpRoute", "{port: 7003}", "tcp-6001"),
+            route("second", "tcpRoute", "{port: 7004}", "tcp-6002"),
+        ],
+    );
+    manifests.routed_service(
         "tcp-idle",
         &[(7002, "tcp")],
         &[tcp.with("timeout: {idle: {unit: ms, value: 100}}")],
@@ -153,6 +161,9 @@ async fn connections_follow_weights(hosts: &MeshHosts) {
     assert!(fit.is_consistent(), "{counts:?}: {fit}");
     for _ in 0..50 {
         assert_eq!(greeting(hosts, 7001).await, "tcp-6002");
+    }
+    for (port, expected) in [(7003, "tcp-6001"), (7004, "tcp-6002")] {
+        assert_eq!(greeting(hosts, port).await, expected, "{port}");
     }
 }
 
