@@ -81,8 +81,9 @@ async fn third_request_is_refused(
         call.send(address, "side.shop").await
     };
     let refused = async {
+        // The first request is pending too, until its connection is open.
         eventually("a waiting request", async || {
-            stat("upstream_rq_pending_active").await == 1
+            hosts.attempts(key).await == 1 && stat("upstream_rq_pending_active").await == 1
         })
         .await;
         let response = call.send(address, "side.shop").await;
