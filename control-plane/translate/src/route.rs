@@ -104,10 +104,7 @@ pub(crate) fn served_targets(targets: &[RouteTarget]) -> &[RouteTarget] {
 ///
 /// Targets of weight 0 stay in the route, so that their clusters are warm before they get traffic. A single target
 /// becomes a plain cluster, which means the same.
-fn cluster_specifier(
-    targets: &[RouteTarget],
-    names: ClusterNames<'_>,
-) -> Option<ClusterSpecifier> {
+fn cluster_specifier(targets: &[RouteTarget], names: ClusterNames<'_>) -> Option<ClusterSpecifier> {
     let targets = served_targets(targets);
     if targets.is_empty() {
         return None;

@@ -328,12 +328,13 @@ fn check_stored_secrets(graph: &Graph, derived: &Derived) {
     let keys = derived.views.values().flat_map(|view| view.keys());
     let expected: BTreeSet<&ResourceKey> = keys
         .filter(is_stored)
-        .filter(|key| match key.name.strip_suffix("/ca") {
-            Some(names) => ["ns/a", "ns/b"].into_iter().zip(NODES).any(|(name, node)| {
-                let secret = graph.secrets.get(&builders::secret_name(node));
-                names.contains(name) && secret.is_some_and(|it| it.authorities.is_some())
-            }),
-            None => {
+        .filter(|key| {
+            if let Some(names) = key.name.strip_suffix("/ca") {
+                ["ns/a", "ns/b"].into_iter().zip(NODES).any(|(name, node)| {
+                    let secret = graph.secrets.get(&builders::secret_name(node));
+                    names.contains(name) && secret.is_some_and(|it| it.authorities.is_some())
+                })
+            } else {
                 let secret = graph.secrets.get(&builders::secret_name("a"));
                 &*key.name == "secret/ns/a" && secret.is_some_and(|it| it.certificate.is_some())
             }

@@ -164,7 +164,6 @@ fn xray(port: u16, sampling_rate: f64, node: &ResourceName) -> XRayConfig {
             specifier: Some(Specifier::InlineString(rules.to_string())),
             ..Default::default()
         }),
-        ..Default::default()
     }
 }
 

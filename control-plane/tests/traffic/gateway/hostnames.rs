@@ -19,10 +19,22 @@ async fn host_names_select_routes(version: EnvoyVersion) {
         http("any", "{prefix: /}", "s1"),
         http("any-path", "{prefix: /any}", "s5"),
         http("exact", "{hostname: {exact: Api.example.com}}", "s2"),
-        http("exact-path", "{hostname: {exact: api.example.com}, prefix: /own}", "s3"),
-        http("only-path", "{hostname: {exact: only.example.net}, prefix: /own}", "s2"),
+        http(
+            "exact-path",
+            "{hostname: {exact: api.example.com}, prefix: /own}",
+            "s3",
+        ),
+        http(
+            "only-path",
+            "{hostname: {exact: only.example.net}, prefix: /own}",
+            "s2",
+        ),
         http("suffix", "{hostname: {suffix: .example.com}}", "s4"),
-        http("longer-suffix", "{hostname: {suffix: .eu.example.com}}", "s3"),
+        http(
+            "longer-suffix",
+            "{hostname: {suffix: .eu.example.com}}",
+            "s3",
+        ),
         http("without-dot", "{hostname: {suffix: example.org}}", "s3"),
     ]);
     let hosts = MeshHosts::start(version, manifests, &[Proxy::Gate]).await;

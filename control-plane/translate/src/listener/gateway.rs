@@ -92,8 +92,7 @@ pub(crate) fn gateway_resources(
         let is_needed = |it: &&TargetCluster| needs.binary_search(&it.cluster).is_ok();
         keys.extend(targets.iter().flat_map(|(reachable, _)| {
             let targets = reachable.clusters.iter().filter(is_needed);
-            targets
-                .flat_map(|it| CallerClusters::target_keys(own, &scope, &reachable.hostname, it))
+            targets.flat_map(|it| CallerClusters::target_keys(own, &scope, &reachable.hostname, it))
         }));
     }
     let view = Arc::new(scope::view(&resources, &keys));

@@ -2,7 +2,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::Path,
     sync::Arc,
     time::Duration,
 };
@@ -11,7 +10,7 @@ use evermesh_model::{CertificateSource, TrustSource};
 use evermesh_proto::{
     Resource, ResourceKey, ResourceType,
     core::{
-        ApiConfigSource, ApiVersion, ConfigSource, DataSource, GrpcService, WatchedDirectory,
+        ApiConfigSource, ApiVersion, ConfigSource, DataSource, GrpcService,
         api_config_source::ApiType,
         config_source::ConfigSourceSpecifier,
         data_source::Specifier,
@@ -80,7 +79,6 @@ impl ProxySecrets {
                 let secret = Type::TlsCertificate(TlsCertificate {
                     certificate_chain: Some(file(chain)),
                     private_key: Some(file(private_key)),
-                    watched_directory: Some(parent(chain)),
                     ..Default::default()
                 });
                 self.file(name, secret)
@@ -97,7 +95,6 @@ impl ProxySecrets {
                 let name = names::file_trust(self.direction, path);
                 let secret = Type::ValidationContext(CertificateValidationContext {
                     trusted_ca: Some(file(path)),
-                    watched_directory: Some(parent(path)),
                     ..Default::default()
                 });
                 self.file(name, secret)
@@ -187,40 +184,11 @@ fn from_socket(name: &str) -> SdsSecretConfig {
     }
 }
 
+/// A file. Envoy reads the files of a secret again when something is moved into the folder of one of them, as Kubernetes
+/// does when it replaces the files of a volume.
 fn file(path: &str) -> DataSource {
     DataSource {
         specifier: Some(Specifier::Filename(path.to_owned())),
         ..Default::default()
-    }
-}
-
-/// The directory of a file. Envoy reads the files again when something is moved into it. Kubernetes replaces the files
-/// of a volume by moving the symbolic link `..data` there, which a watch of the files alone would miss.
-fn parent(path: &str) -> WatchedDirectory {
-    let parent = Path::new(path)
-        .parent()
-        .and_then(Path::to_str)
-        .filter(|parent| !parent.is_empty());
-    WatchedDirectory {
-        path: parent.unwrap_or(".").to_owned(),
-        ..Default::default()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn directory_of_a_file_is_watched() {
-        for (path, directory) in [
-            ("/tls/tls.crt", "/tls"),
-            ("/tls.crt", "/"),
-            ("tls/tls.crt", "tls"),
-            ("tls.crt", "."),
-            ("/", "."),
-        ] {
-            assert_eq!(parent(path).path, directory, "{path}");
-        }
     }
 }
