@@ -7,7 +7,9 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use evermesh_model::{
     Kind, ObjectRef, Problem, Reason, ResolvedGatewayRoute, ResolvedRoute, RouteRule, Severity,
-    gateway::HostnameMatch, problem::FieldPath, route::HttpMatch,
+    gateway::HostnameMatch,
+    problem::FieldPath,
+    route::{HttpMatch, PathMatch},
 };
 
 use crate::{gateway_route, stage::Problems};
@@ -18,11 +20,17 @@ use crate::{gateway_route, stage::Problems};
 pub(crate) fn unreached<'a>(
     routes: impl Iterator<Item = (&'a Arc<ResolvedRoute>, &'a FieldPath)>,
 ) -> Vec<Problem> {
-    let mut preceding: Vec<&ResolvedRoute> = Vec::new();
+    // Only a route with the same path can shadow another one. A router may have thousands of paths.
+    let mut preceding = BTreeMap::<Option<&PathMatch>, Vec<&ResolvedRoute>>::new();
     let mut problems = Vec::new();
     for (route, field) in routes {
-        let Some(winner) = preceding.iter().find(|first| shadows(first, route)) else {
-            preceding.push(route);
+        let path = match &route.rule {
+            RouteRule::Http(rule) => Some(&rule.matches.path),
+            RouteRule::Tcp(_) => None,
+        };
+        let group = preceding.entry(path).or_default();
+        let Some(winner) = group.iter().find(|first| shadows(first, route)) else {
+            group.push(route);
             continue;
         };
         let severity = match route.object.kind {

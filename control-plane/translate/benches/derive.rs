@@ -1,5 +1,6 @@
 //! Measures an update of the translation: with an empty memo, after a change of one router, and after a change of one
-//! node's endpoints.
+//! node's endpoints. Measures the whole way from a manifest to resources for a node with a thousand backends and for a
+//! router with a thousand routes.
 
 #![allow(missing_docs)] // a program, not an API
 #![allow(clippy::unwrap_used)] // a benchmark may panic
@@ -11,8 +12,10 @@ mod builders;
 use std::sync::Arc;
 
 use divan::Bencher;
+use evermesh_ingest::{BuildMemo, Inputs, build, object::parse};
 use evermesh_model::{Graph, Health};
 use evermesh_translate::{DeriveMemo, derive, derive_changes, load_assignments};
+use serde_json::{Value, json};
 
 const SIZES: [usize; 2] = [1_000, 5_000];
 
@@ -81,6 +84,103 @@ fn load_assignments_of_one_node(bencher: Bencher<'_, '_>) {
     let (name, node) = graph.nodes.first_key_value().unwrap();
     let endpoints = &graph.endpoints[name];
     bencher.bench_local(|| load_assignments(node, endpoints));
+}
+
+/// The manifest of one object changes: it is parsed, the graph is rebuilt, and the changed resources are derived.
+fn change_manifest(bencher: Bencher<'_, '_>, manifests: &[Value; 2]) {
+    let mut inputs = Inputs::default();
+    for manifest in thousand().chain([manifests[0].clone()]) {
+        apply(&mut inputs, manifest);
+    }
+    let (mut built, mut derived) = (BuildMemo::default(), DeriveMemo::default());
+    derive_changes(&build(&inputs, &mut built).graph, &mut derived);
+    let mut count = 0;
+    bencher.bench_local(|| {
+        count += 1;
+        apply(&mut inputs, manifests[count % 2].clone());
+        let changes = derive_changes(&build(&inputs, &mut built).graph, &mut derived);
+        assert!(!changes.resources.is_empty());
+        changes
+    });
+}
+
+fn apply(inputs: &mut Inputs, manifest: Value) {
+    let (reference, object) = parse(manifest).object.unwrap();
+    assert!(inputs.apply(reference, Some(object)));
+}
+
+fn manifest(kind: &str, name: &str, spec: &Value) -> Value {
+    let metadata = json!({ "name": name, "namespace": "shop" });
+    json!({ "apiVersion": "appmesh.k8s.aws/v1beta2", "kind": kind, "metadata": metadata, "spec": spec })
+}
+
+fn name(index: usize) -> String {
+    format!("service-{index}")
+}
+
+/// A mesh with a thousand nodes, each with a service, of which the first has a router and a caller.
+fn thousand() -> impl Iterator<Item = Value> {
+    let mesh = json!({
+        "apiVersion": "appmesh.k8s.aws/v1beta2", "kind": "Mesh",
+        "metadata": { "name": "shop" }, "spec": { "namespaceSelector": {} },
+    });
+    let services = (0..1_000).flat_map(|index| {
+        let name = name(index);
+        let node = json!({
+            "listeners": [{ "portMapping": { "port": 8080, "protocol": "http" } }],
+            "serviceDiscovery": { "dns": { "hostname": format!("{name}.shop.svc.cluster.local") } },
+        });
+        let provider = if index == 0 {
+            json!({ "virtualRouter": { "virtualRouterRef": { "name": "routes" } } })
+        } else {
+            json!({ "virtualNode": { "virtualNodeRef": { "name": name } } })
+        };
+        [
+            manifest("VirtualNode", &name, &node),
+            manifest("VirtualService", &name, &json!({ "provider": provider })),
+        ]
+    });
+    let backend = json!({ "virtualService": { "virtualServiceRef": { "name": name(0) } } });
+    let caller = manifest("VirtualNode", "caller", &json!({ "backends": [backend] }));
+    services.chain([mesh, caller])
+}
+
+/// A node with a thousand backends gets another one, or loses it.
+#[divan::bench]
+fn node_with_a_thousand_backends(bencher: Bencher<'_, '_>) {
+    let manifests = [1_000, 999].map(|count| {
+        let backends: Vec<Value> = (0..count)
+            .map(|index| json!({ "virtualService": { "virtualServiceRef": { "name": name(index) } } }))
+            .collect();
+        manifest("VirtualNode", "front", &json!({ "backends": backends }))
+    });
+    change_manifest(bencher, &manifests);
+}
+
+/// The weights of one of a thousand routes of a router change.
+#[divan::bench]
+fn router_with_a_thousand_routes(bencher: Bencher<'_, '_>) {
+    let manifests = [10, 90].map(|weight| {
+        let routes: Vec<Value> = (0..1_000)
+            .map(|index| {
+                let weight = if index == 500 { weight } else { 50 };
+                json!({ "name": format!("route-{index}"), "httpRoute": {
+                    "match": { "prefix": format!("/route-{index}") },
+                    "action": { "weightedTargets": [
+                        { "virtualNodeRef": { "name": name(index) }, "weight": weight },
+                        { "virtualNodeRef": { "name": name((index + 1) % 1_000) }, "weight": 50 },
+                    ] },
+                } })
+            })
+            .collect();
+        let listeners = json!([{ "portMapping": { "port": 8080, "protocol": "http" } }]);
+        manifest(
+            "VirtualRouter",
+            "routes",
+            &json!({ "listeners": listeners, "routes": routes }),
+        )
+    });
+    change_manifest(bencher, &manifests);
 }
 
 /// Makes the graphs share equal objects and equal maps by pointer, as consecutive builds of ingest do.

@@ -115,7 +115,7 @@ pub(crate) fn nodes<'a>(
     nodes
 }
 
-/// `nodes` are the nodes that [`nodes()`] lists.
+/// `nodes` are the nodes that [`nodes()`] lists, in the same order.
 pub(crate) fn reachable_clusters(
     service: &ResolvedService,
     router: Option<&ResolvedRouter>,
@@ -128,8 +128,9 @@ pub(crate) fn reachable_clusters(
         .map(|&port| {
             let rules = rules(service, router, port);
             for target in rules.iter().flat_map(|(_, rule)| targets(rule)) {
-                let node = nodes.iter().find(|node| node.name == target.node);
-                clusters.push(target_cluster(target, node.map(AsRef::as_ref)));
+                let node = nodes.binary_search_by(|node| node.name.cmp(&target.node));
+                let node = node.ok().map(|index| &*nodes[index]);
+                clusters.push(target_cluster(target, node));
             }
             let first = rules.into_iter().next().map(|(_, rule)| rule.into_owned());
             let traffic = match first {
