@@ -68,9 +68,7 @@ impl Renewal {
 fn serial(certificate: &Certificate) -> String {
     let der = client::der(&certificate.chain);
     let (_, parsed) = x509_parser::parse_x509_certificate(&der).unwrap();
-    let bytes = parsed.raw_serial().iter();
-    let hexadecimal: String = bytes.map(|byte| format!("{byte:02x}")).collect();
-    hexadecimal.trim_start_matches('0').to_owned()
+    format!("{:x}", parsed.serial)
 }
 
 /// The serial numbers of an Envoy's certificates.

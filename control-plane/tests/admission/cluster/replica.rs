@@ -6,7 +6,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use evermesh::webhook::{self, AdmissionMetrics, CertificateSource, OwnAuthority, WebhookOptions};
+use evermesh::webhook::{self, AdmissionMetrics, WebhookCertificate, OwnAuthority, WebhookOptions};
 use evermesh_ingest::{
     Inputs,
     admission::{ClusterSnapshot, IpFamily},
@@ -71,7 +71,7 @@ impl Replica {
         tokio::spawn(keep_snapshot(client.clone(), sender));
         let clock = clock.clone();
         let options = WebhookOptions {
-            certificate: CertificateSource::OwnAuthority(OwnAuthority {
+            certificate: WebhookCertificate::OwnAuthority(OwnAuthority {
                 secret: "default/evermesh-webhook".parse().unwrap(),
                 service: "default/evermesh-webhook".parse().unwrap(),
                 hosts: ["127.0.0.1".to_owned()].into(),
