@@ -220,7 +220,8 @@ reasons! {
     DiscoveryMissing: Warning,
     /// The field is part of the API but not implemented. Traffic flows without it.
     UnsupportedField: Warning,
-    /// The field protects traffic and is not implemented. The traffic that it protects is not served.
+    /// A field that protects traffic cannot be served as written, such as the ARN of a certificate that no Secret
+    /// replaces. The traffic that it protects is not served.
     UnsupportedSecurity: Error,
     /// The Cloud Map namespace or service does not exist.
     CloudMapNotFound: Error,

@@ -22,7 +22,7 @@ pub struct ClientTls {
     /// Whether a backend without TLS is not called at all. Without `enforce`, TLS is used if the listener of the target
     /// offers it.
     pub enforce: bool,
-    /// The ports to which the policy applies; all ports if absent.
+    /// The ports of listeners to which the policy applies; all ports if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ports: Option<BTreeSet<u16>>,
     /// The certificate that the caller presents; none if absent.

@@ -48,7 +48,9 @@
 //! gateway, mesh ────────────────────────────────────┘
 //!
 //! mesh ────────────▶ clusters of original destinations
-//! node, mesh ──────▶ clusters by which callers reach the node
+//! node, mesh ──────▶ clusters by which callers without a client policy reach the node
+//! node or gateway, its ReachableClusters, their nodes ──▶ CallerClusters: clusters by which a caller with client policies
+//!     reaches nodes ──▶ NodeEgress, egress route configurations, GatewayResources
 //! node, endpoints ─▶ load assignments
 //! views, secrets ──▶ secrets with certificates and keys of Kubernetes Secrets
 //! ```

@@ -44,7 +44,8 @@ pub struct AcmCertificate {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct FileCertificate {
-    /// Path of the PEM certificate chain in the proxy's container; 1 to 255 characters.
+    /// Path of the PEM certificate chain in the proxy's container; 1 to 255 characters. The file must exist when the
+    /// proxy starts; it is read again when it is replaced.
     #[schemars(length(min = 1, max = 255))]
     pub certificate_chain: String,
     /// Path of the PEM private key in the proxy's container; 1 to 255 characters.
@@ -102,7 +103,8 @@ pub struct AcmTrust {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct FileTrust {
-    /// Path of the PEM certificates of the authorities in the proxy's container; 1 to 255 characters.
+    /// Path of the PEM certificates of the authorities in the proxy's container; 1 to 255 characters. The file must exist
+    /// when the proxy starts; it is read again when it is replaced.
     #[schemars(length(min = 1, max = 255))]
     pub certificate_chain: String,
 }
@@ -127,8 +129,8 @@ pub struct SubjectAlternativeNameMatchers {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ClientPolicy {
-    /// TLS of the connections. Default: TLS if the listener of the target offers it, without validation. Not supported
-    /// yet if `enforce` is `true`: the backends are not served and Evermesh reports an error.
+    /// TLS of the connections. Default: TLS if the listener of the target offers it. Only a certificate of ACM is then
+    /// validated.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<ClientPolicyTls>,
 }
@@ -137,10 +139,12 @@ pub struct ClientPolicy {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ClientPolicyTls {
-    /// Whether TLS is required. With `true`, a service without TLS cannot be reached. Default: `true`.
+    /// Whether TLS is required. With `true`, a listener without TLS cannot be reached; with `false`, it is called in
+    /// plaintext. A listener with TLS is validated in both cases. Default: `true`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub enforce: Option<bool>,
-    /// Ports of the service to which the policy applies, each 1 to 65535. Default: all ports.
+    /// Ports of the called nodes' listeners to which the policy applies, each 1 to 65535. Other listeners are called as
+    /// without a policy. Default: all ports.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(inner(range(min = 1, max = 65535)))]
     pub ports: Option<Vec<u16>>,

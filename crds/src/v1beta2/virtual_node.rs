@@ -99,8 +99,7 @@ pub struct Listener {
     /// route.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timeout: Option<ListenerTimeout>,
-    /// TLS of the port. Default: plaintext. Not supported yet, except the mode `DISABLED`: the listener is not served
-    /// and Evermesh reports an error.
+    /// TLS of the port. Default: plaintext.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<ListenerTls>,
 }
@@ -191,11 +190,12 @@ pub struct ListenerTimeout {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ListenerTls {
-    /// `STRICT`: accepts only TLS. `PERMISSIVE`: accepts TLS and plaintext. `DISABLED`: accepts only plaintext.
+    /// `STRICT`: accepts only TLS. `PERMISSIVE`: accepts TLS and plaintext. `DISABLED`: accepts only plaintext, and the
+    /// other fields have no effect.
     pub mode: TlsMode,
-    /// Certificate of the listener.
+    /// Certificate of the listener. Callers without a client policy use it without validation, except one of ACM.
     pub certificate: ListenerCertificate,
-    /// Validation of client certificates. Default: client certificates are not requested.
+    /// Validation of client certificates, which clients then must present. Default: they are not requested.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub validation: Option<ListenerTlsValidation>,
 }
