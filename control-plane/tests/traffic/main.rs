@@ -6,9 +6,11 @@
 
 #![allow(clippy::unwrap_used)] // a panic fails the test
 
+mod call;
 #[path = "../common/mod.rs"]
 mod common;
 mod gateway;
 mod listener;
+mod manifests;
 mod mesh_hosts;
 mod route;

@@ -4,7 +4,11 @@ use evermesh_testkit::envoy::EnvoyVersion;
 use http::StatusCode;
 
 use super::add_services;
-use crate::mesh_hosts::{Manifests, MeshHosts, Proxy, gateway_route, get, target};
+use crate::{
+    call::{get, target},
+    manifests::{Manifests, gateway_route},
+    mesh_hosts::{MeshHosts, Proxy},
+};
 
 const PORT: u16 = 8088;
 

@@ -4,9 +4,10 @@ use evermesh_testkit::envoy::EnvoyVersion;
 use http::{Method, StatusCode};
 
 use super::add_services;
-use crate::mesh_hosts::{
-    self, Call, GatewayRouteText, Manifests, MeshHosts, Proxy, gateway_route, get, grpc, header,
-    target,
+use crate::{
+    call::{self, Call, get, grpc, header, target},
+    manifests::{GatewayRouteText, Manifests, gateway_route},
+    mesh_hosts::{MeshHosts, Proxy},
 };
 
 /// The ports of the gateway.
@@ -250,7 +251,7 @@ async fn matching_requests_take_the_gateway_route(version: EnvoyVersion) {
         .send(&hosts.gate.loopback(HTTP), "x.example.com")
         .await;
     assert_eq!(unmatched.status, StatusCode::NOT_FOUND);
-    let unmatched = mesh_hosts::grpc("/shop.Cart/Add");
+    let unmatched = call::grpc("/shop.Cart/Add");
     let unmatched = unmatched
         .send(&hosts.gate.loopback(GRPC), "x.example.com")
         .await;

@@ -5,7 +5,7 @@ mod matches;
 mod passes;
 mod rewrites;
 
-use crate::mesh_hosts::Manifests;
+use crate::manifests::Manifests;
 
 /// Adds services for targets: `s1` to `s5` for `t1` to `t5`, and `c1` to `c5` for `g1` to `g5`.
 fn add_services(manifests: &mut Manifests) {

@@ -5,11 +5,10 @@ use http::StatusCode;
 
 use super::add_services;
 use crate::{
+    call::{get, grpc, seen_header, target, websocket},
     common::eventually,
-    mesh_hosts::{
-        Manifests, MeshHosts, Proxy, gateway_route, get, grpc, route, seen_header, target,
-        websocket,
-    },
+    manifests::{Manifests, gateway_route, route},
+    mesh_hosts::{MeshHosts, Proxy},
 };
 
 const HTTP: u16 = 8088;

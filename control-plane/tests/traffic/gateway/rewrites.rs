@@ -3,9 +3,10 @@
 use evermesh_testkit::envoy::EnvoyVersion;
 
 use super::add_services;
-use crate::mesh_hosts::{
-    Call, GatewayRouteText, Manifests, MeshHosts, Proxy, gateway_route, get, grpc, header,
-    seen_header, target,
+use crate::{
+    call::{Call, get, grpc, header, seen_header, target},
+    manifests::{GatewayRouteText, Manifests, gateway_route},
+    mesh_hosts::{MeshHosts, Proxy},
 };
 
 const PORT: u16 = 8088;

@@ -7,8 +7,10 @@ use tokio::io::AsyncReadExt as _;
 
 use super::is_logged;
 use crate::{
+    call::get,
     common::eventually,
-    mesh_hosts::{Manifests, MeshHosts, Proxy, SIDE_TCP_PORT, gateway_route, get},
+    manifests::{Manifests, gateway_route},
+    mesh_hosts::{MeshHosts, Proxy, SIDE_TCP_PORT},
 };
 
 const JSON: &str = "{accessLog: {file: {path: /dev/stdout, format: {json: [\

@@ -7,8 +7,10 @@ use http::StatusCode;
 
 use super::target_stat;
 use crate::{
+    call::{Call, get, grpc},
     common::eventually,
-    mesh_hosts::{Call, Manifests, MeshHosts, PAIR, PAIR_PORT, Proxy, get, grpc},
+    manifests::Manifests,
+    mesh_hosts::{MeshHosts, PAIR, PAIR_PORT, Proxy},
 };
 
 /// The shortest interval and timeout that App Mesh allows.

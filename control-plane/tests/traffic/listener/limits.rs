@@ -6,10 +6,10 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::{is_logged, side_service};
 use crate::{
+    call::{Call, get, grpc, header},
     common::eventually,
-    mesh_hosts::{
-        Call, Manifests, MeshHosts, Proxy, SIDE_TCP_PORT, gateway_route, get, grpc, header,
-    },
+    manifests::{Manifests, gateway_route},
+    mesh_hosts::{MeshHosts, Proxy, SIDE_TCP_PORT},
 };
 
 /// One connection, and one request that waits for it.

@@ -7,7 +7,8 @@ mod timeouts;
 
 use crate::{
     common::eventually,
-    mesh_hosts::{Manifests, MeshHosts, Proxy, route},
+    manifests::{Manifests, route},
+    mesh_hosts::{MeshHosts, Proxy},
 };
 
 /// Adds the service `side`, which sends each of these ports to the same port of the node `side`, without retries.

@@ -5,7 +5,11 @@ use http::StatusCode;
 use tokio::io::AsyncReadExt as _;
 
 use super::{is_logged, side_service};
-use crate::mesh_hosts::{Manifests, MeshHosts, Proxy, SIDE_TCP_PORT, get, grpc, header};
+use crate::{
+    call::{get, grpc, header},
+    manifests::Manifests,
+    mesh_hosts::{MeshHosts, Proxy, SIDE_TCP_PORT},
+};
 
 const SHORT: &str = "{unit: ms, value: 200}";
 

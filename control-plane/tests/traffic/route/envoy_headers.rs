@@ -5,8 +5,10 @@ use futures::future::join_all;
 use http::StatusCode;
 
 use crate::{
+    call::{Call, get},
     common::eventually,
-    mesh_hosts::{Call, Manifests, MeshHosts, Proxy, gateway_route, get, route},
+    manifests::{Manifests, gateway_route, route},
+    mesh_hosts::{MeshHosts, Proxy},
 };
 
 const GATE: u16 = 8088;

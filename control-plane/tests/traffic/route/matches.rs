@@ -3,7 +3,11 @@
 use evermesh_testkit::envoy::EnvoyVersion;
 use http::{Method, StatusCode};
 
-use crate::mesh_hosts::{Call, Manifests, MeshHosts, Proxy, get, grpc, route, target};
+use crate::{
+    call::{Call, get, grpc, target},
+    manifests::{Manifests, route},
+    mesh_hosts::{MeshHosts, Proxy},
+};
 
 /// A service with two routes: the one with this match leads to target 1, and one that matches everything to target 2.
 struct MatchCase {

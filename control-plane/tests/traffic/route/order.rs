@@ -3,7 +3,11 @@
 use evermesh_testkit::envoy::EnvoyVersion;
 use http::Method;
 
-use crate::mesh_hosts::{Call, Manifests, MeshHosts, Proxy, RouteText, get, grpc, route, target};
+use crate::{
+    call::{Call, get, grpc, target},
+    manifests::{Manifests, RouteText, route},
+    mesh_hosts::{MeshHosts, Proxy},
+};
 
 struct OrderCase {
     service: &'static str,

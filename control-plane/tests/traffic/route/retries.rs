@@ -6,7 +6,11 @@ use evermesh_testkit::envoy::EnvoyVersion;
 use futures::future::join_all;
 use http::StatusCode;
 
-use crate::mesh_hosts::{Call, Manifests, MeshHosts, Proxy, RouteText, get, grpc, header, route};
+use crate::{
+    call::{Call, get, grpc, header},
+    manifests::{Manifests, RouteText, route},
+    mesh_hosts::{MeshHosts, Proxy},
+};
 
 /// Ends attempts only in tests that fail.
 const LONG: &str = "perRetryTimeout: {unit: s, value: 60}";

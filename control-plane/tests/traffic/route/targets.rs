@@ -10,10 +10,10 @@ use tokio::{
 };
 
 use crate::{
+    call::{get, grpc, seen_header, target},
     common::DEADLINE,
-    mesh_hosts::{
-        Manifests, MeshHosts, Proxy, RouteText, TCP_PORTS, get, grpc, route, seen_header, target,
-    },
+    manifests::{Manifests, RouteText, route},
+    mesh_hosts::{MeshHosts, Proxy, TCP_PORTS},
 };
 
 /// Requests for a split that is judged.

@@ -4,8 +4,10 @@ use evermesh_testkit::envoy::EnvoyVersion;
 use http::StatusCode;
 
 use crate::{
+    call::{get, grpc, header, target, websocket},
     common::eventually,
-    mesh_hosts::{Manifests, MeshHosts, Proxy, get, grpc, header, route, target, websocket},
+    manifests::{Manifests, route},
+    mesh_hosts::{MeshHosts, Proxy},
 };
 
 const SHORT: &str = "{unit: ms, value: 200}";
