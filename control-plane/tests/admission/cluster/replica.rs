@@ -6,7 +6,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use evermesh::webhook::{self, AdmissionMetrics, WebhookCertificate, OwnAuthority, WebhookOptions};
+use evermesh::webhook::{self, AdmissionMetrics, OwnAuthority, WebhookCertificate, WebhookOptions};
 use evermesh_ingest::{
     Inputs,
     admission::{ClusterSnapshot, IpFamily},
