@@ -17,6 +17,7 @@ mod migration;
 mod outage;
 mod proxy;
 mod readiness;
+mod rejected_cluster;
 mod replicas;
 mod secrets;
 mod status;

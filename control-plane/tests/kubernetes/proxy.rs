@@ -30,6 +30,8 @@ pub(crate) enum Policy {
     Wait,
     /// NACK with this message.
     Nack(String),
+    /// NACK with the message `refused` for a response that contains a cluster with this text in its name, ACK for others.
+    NackCluster(String),
 }
 
 /// A connected client; it disconnects when dropped.
@@ -95,15 +97,22 @@ async fn answer(
 ) {
     while let Ok(Some(response)) = responses.message().await {
         let decided = policy.wait_for(|policy| *policy != Policy::Wait).await;
-        let error_detail = match decided.as_deref() {
-            Ok(Policy::Nack(message)) => Some(rpc::Status {
-                code: 3,
-                message: message.clone(),
-                ..rpc::Status::default()
-            }),
-            Ok(_) => None,
+        let refusal = match decided.as_deref() {
+            Ok(Policy::Nack(message)) => Some(message.clone()),
+            Ok(Policy::NackCluster(text)) => {
+                let is_of_clusters = response.type_url == ResourceType::Cluster.type_url();
+                let mut resources = response.resources.iter();
+                (is_of_clusters && resources.any(|it| it.name.contains(text)))
+                    .then(|| "refused".to_owned())
+            }
+            Ok(Policy::Ack | Policy::Wait) => None,
             Err(_) => return,
         };
+        let error_detail = refusal.map(|message| rpc::Status {
+            code: 3,
+            message,
+            ..rpc::Status::default()
+        });
         let request = DeltaDiscoveryRequest {
             type_url: response.type_url,
             response_nonce: response.nonce,
