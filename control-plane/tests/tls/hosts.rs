@@ -30,8 +30,8 @@ use tempfile::TempDir;
 
 use crate::common::DEADLINE;
 
-/// The name by which `color` is discovered.
-pub(crate) const COLOR: &str = "color.example.com";
+/// The name by which `color` is discovered: by DNS, or by [`endpoint_slice`].
+pub(crate) const COLOR: &str = "color.shop.svc.cluster.local";
 
 /// An address that no host has, so that only interception answers there.
 const UNUSED: [u8; 4] = [10, 77, 200, 1];
@@ -75,11 +75,15 @@ impl TlsHosts {
         let front = lab.host("front").await.unwrap();
         let gate = lab.host("gate").await.unwrap();
         let color = lab.host("color").await.unwrap();
+        // Without a name, only endpoints of Evermesh lead to the host.
+        let names = (!manifests.contains(endpoint_slice())).then_some((COLOR, color.ip()));
         for caller in [&front, &gate] {
-            caller.resolve([(COLOR, color.ip())]).unwrap();
+            caller.resolve(names).unwrap();
         }
         let config = tools::scratch("config").unwrap();
-        let manifests = manifests.replace("FOLDER", &folder.path().display().to_string());
+        let manifests = manifests
+            .replace("FOLDER", &folder.path().display().to_string())
+            .replace("ADDRESS", &color.ip().to_string());
         let file = config.path().join("mesh.yaml");
         fs::write(file, format!("{MESH}{manifests}")).unwrap();
         let mut control_plane = ControlPlane::start_on(&control, config.path(), &[]).unwrap();
@@ -217,6 +221,22 @@ pub(crate) fn color(listeners: &[String]) -> String {
         "{{serviceDiscovery: {{dns: {{hostname: {COLOR}}}}}, listeners: [\n  {listeners}]}}"
     );
     object("VirtualNode", "color", &spec)
+}
+
+/// The Kubernetes Service of [`COLOR`] with its endpoints. Then Evermesh serves them, instead of Envoy asking DNS.
+pub(crate) fn endpoint_slice() -> &'static str {
+    "---
+apiVersion: v1
+kind: Service
+metadata: {name: color, namespace: shop}
+spec: {clusterIP: None}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: color, namespace: shop, labels: {kubernetes.io/service-name: color}}
+addressType: IPv4
+endpoints: [{addresses: [ADDRESS], conditions: {ready: true}}]
+"
 }
 
 /// The node `front` with a backend for each service, and `clientPolicy` of that backend.

@@ -11,8 +11,8 @@ use http::StatusCode;
 use crate::{
     certificates::{Authority, SecretVolume},
     hosts::{
-        COLOR, TlsHosts, color, file_certificate, file_trust, front, listener, object, service,
-        socket,
+        COLOR, TlsHosts, color, endpoint_slice, file_certificate, file_trust, front, listener,
+        object, service, socket,
     },
     sds,
 };
@@ -111,7 +111,8 @@ fn policies() -> Vec<(&'static str, String)> {
     ]
 }
 
-async fn start(version: EnvoyVersion) -> TlsHosts {
+/// With `slices`, Evermesh serves the endpoints.
+async fn start(version: EnvoyVersion, slices: bool) -> TlsHosts {
     let (right, wrong) = (Authority::new(), Authority::new());
     let folder = tools::scratch("tls").unwrap();
     for (name, authority, subject) in [
@@ -139,7 +140,8 @@ async fn start(version: EnvoyVersion) -> TlsHosts {
         .map(|(name, policy)| (*name, policy.as_str()))
         .collect();
     let services: String = policies.iter().map(|(name, _)| service(name)).collect();
-    let manifests = format!("{}{}{services}", listeners(), front(&backends));
+    let slice = if slices { endpoint_slice() } else { "" };
+    let manifests = format!("{}{}{services}{slice}", listeners(), front(&backends));
     TlsHosts::start(version, folder, &manifests).await
 }
 
@@ -193,8 +195,8 @@ async fn clusters(envoy: &Envoy) -> BTreeMap<(u16, String), String> {
     clusters.collect()
 }
 
-async fn every_policy_with_every_listener(version: EnvoyVersion) {
-    let hosts = start(version).await;
+async fn every_policy_with_every_listener(version: EnvoyVersion, slices: bool) {
+    let hosts = start(version, slices).await;
     let color = hosts.color_envoy().await;
     let front = hosts.front_envoy().await;
     let mut table = EXPECTED.trim().lines();
@@ -250,13 +252,13 @@ async fn every_policy_with_every_listener(version: EnvoyVersion) {
 }
 
 #[tokio::test]
-async fn oldest_envoy_follows_every_policy() {
-    every_policy_with_every_listener(EnvoyVersion::Oldest).await;
+async fn oldest_envoy_follows_every_policy_with_endpoints_of_evermesh() {
+    every_policy_with_every_listener(EnvoyVersion::Oldest, true).await;
 }
 
 #[tokio::test]
-async fn newest_envoy_follows_every_policy() {
-    every_policy_with_every_listener(EnvoyVersion::Newest).await;
+async fn newest_envoy_follows_every_policy_with_endpoints_of_dns() {
+    every_policy_with_every_listener(EnvoyVersion::Newest, false).await;
 }
 
 /// A caller with `backendDefaults`, and with a backend that has a policy of its own.
