@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used)] // a panic fails the test
 
+mod backends;
 mod beside_app_mesh;
 mod chart_values;
 #[path = "../common/mod.rs"]
