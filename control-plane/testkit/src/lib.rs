@@ -9,6 +9,7 @@
 //! | a Kubernetes API without pods, and the Helm chart in it | [`kubernetes`], [`chart`] |
 //! | applications, and load on them | [`app`], [`load`], [`report`] |
 //! | the canary example on hosts | [`canary`] |
+//! | the commands of a README and what they print | [`readme`] |
 //!
 //! A test starts what it needs, waits until it is ready, and drops the handles:
 //!
@@ -52,6 +53,7 @@ pub mod load;
 pub mod moto;
 pub mod port;
 pub mod process;
+pub mod readme;
 pub mod recorder;
 pub mod relay;
 pub mod report;

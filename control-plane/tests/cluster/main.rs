@@ -7,6 +7,7 @@
 mod canary_release;
 #[path = "../common/mod.rs"]
 mod common;
+mod examples;
 mod local_cluster;
 mod outage;
 mod pod;

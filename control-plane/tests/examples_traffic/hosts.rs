@@ -15,9 +15,9 @@ use evermesh::{
 };
 use evermesh_ingest::IngestSettings;
 use evermesh_model::{Discovery, Graph, ResolvedNode};
-use evermesh_testkit::hosts::LabHost;
+use evermesh_testkit::{hosts::LabHost, readme::ReadmeStep};
 
-use crate::{readme::Step, setup::Setup};
+use crate::setup::Setup;
 
 /// The address of services. No host has it, so only an Envoy makes it reachable.
 const SERVICES: Ipv4Addr = Ipv4Addr::new(10, 77, 255, 1);
@@ -49,7 +49,7 @@ pub(crate) fn instances<'a>(node: &'a ResolvedNode, setup: &Setup) -> Vec<&'a st
 }
 
 /// The hosts of all nodes and gateways, the servers outside of the mesh, and clients that only a prompt names.
-pub(crate) fn host_names(graph: &Graph, setup: &Setup, steps: &[Step]) -> BTreeSet<String> {
+pub(crate) fn host_names(graph: &Graph, setup: &Setup, steps: &[ReadmeStep]) -> BTreeSet<String> {
     let nodes = graph.nodes.values().flat_map(|node| instances(node, setup));
     let gateways = graph.gateways.values().map(|gateway| &*gateway.object.name);
     let mut names: BTreeSet<String> = nodes.chain(gateways).map(str::to_owned).collect();

@@ -17,13 +17,13 @@ use evermesh_testkit::{
     interception::Interception,
     moto::Moto,
     process::Process,
+    readme::ReadmeStep,
 };
 use serde_json::Value;
 use tokio::process::Command;
 
 use crate::{
     hosts::{copy, graph, host_names, instances, resolvable},
-    readme::Step,
     services::{ExampleSettings, cloud_map},
     setup::{Setup, setup},
 };
@@ -59,7 +59,7 @@ pub(crate) struct ExampleLab {
 
 impl ExampleLab {
     /// Starts the hosts of an example and waits until they are ready.
-    pub(crate) async fn build(folder: &Path, steps: &[Step], variant: ProxyVariant) -> Self {
+    pub(crate) async fn build(folder: &Path, steps: &[ReadmeStep], variant: ProxyVariant) -> Self {
         let name = folder.file_name().unwrap().to_str().unwrap();
         let setup = setup(name);
         let graph = graph(folder);
@@ -196,7 +196,7 @@ impl ExampleLab {
     }
 
     /// Runs a command of the README and returns what a terminal would show.
-    pub(crate) async fn run(&self, step: &Step) -> String {
+    pub(crate) async fn run(&self, step: &ReadmeStep) -> String {
         let (host, folder) = match &step.host {
             Some(name) => (&self.hosts[name], self.dir.join(name)),
             None => (&self.control, self.dir.clone()),

@@ -11,21 +11,21 @@
 //! In a block that begins with ```` ```console eventually ````, a command is repeated until it prints what is expected.
 
 /// A command and its expected output.
-#[derive(Debug, PartialEq)]
-pub(crate) struct Step {
+#[derive(Clone, Debug, PartialEq)]
+pub struct ReadmeStep {
     /// The line of the README, counted from 1.
-    pub(crate) line: usize,
+    pub line: usize,
     /// The host in the prompt; `None` for the control plane's.
-    pub(crate) host: Option<String>,
-    pub(crate) command: String,
-    pub(crate) expected: Vec<String>,
+    pub host: Option<String>,
+    pub command: String,
+    pub expected: Vec<String>,
     /// Whether the command is repeated until it prints what is expected.
-    pub(crate) is_repeated: bool,
+    pub is_repeated: bool,
 }
 
-impl Step {
+impl ReadmeStep {
     /// Whether the command printed what is expected.
-    pub(crate) fn expects(&self, output: &str) -> bool {
+    pub fn expects(&self, output: &str) -> bool {
         let lines: Vec<&str> = output.trim_end().lines().map(str::trim_end).collect();
         let expected = self.expected.iter();
         lines.len() == expected.len() && expected.zip(lines).all(|(line, other)| fits(line, other))
@@ -33,8 +33,8 @@ impl Step {
 }
 
 /// The commands of all blocks, in order. An error is the number and text of a line.
-pub(crate) fn steps(readme: &str) -> Result<Vec<Step>, String> {
-    let mut steps: Vec<Step> = Vec::new();
+pub fn steps(readme: &str) -> Result<Vec<ReadmeStep>, String> {
+    let mut steps: Vec<ReadmeStep> = Vec::new();
     // Within a block: whether its commands are repeated.
     let mut block = None;
     for (line, text) in (1..).zip(readme.lines()) {
@@ -43,7 +43,7 @@ pub(crate) fn steps(readme: &str) -> Result<Vec<Step>, String> {
             (None, Some("console eventually")) => block = Some(true),
             (Some(_), Some("")) => block = None,
             (Some(is_repeated), None) => match prompt(text) {
-                Some((host, command)) => steps.push(Step {
+                Some((host, command)) => steps.push(ReadmeStep {
                     line,
                     host: (!host.is_empty()).then(|| host.to_owned()),
                     command: command.to_owned(),
@@ -86,43 +86,80 @@ fn fits(expected: &str, line: &str) -> bool {
     line.ends_with(end)
 }
 
-/// Checks this file's functions; the test target has no harness that would run unit tests.
-pub(crate) fn self_test() {
-    let readme = "# Example\n\n    $ not a step\n\n```console\nfront$ curl a | grep '$ b'\none\ntwo ... four\n$ ls\n```\n```console eventually\ncolor-v1$ true\n```\n";
-    let step = |line, host: Option<&str>, command: &str, expected: &[&str], is_repeated| Step {
-        line,
-        host: host.map(str::to_owned),
-        command: command.to_owned(),
-        expected: expected.iter().map(|&line| line.to_owned()).collect(),
-        is_repeated,
-    };
-    let expected = vec![
-        step(
-            6,
-            Some("front"),
-            "curl a | grep '$ b'",
-            &["one", "two ... four"],
-            false,
-        ),
-        step(9, None, "ls", &[], false),
-        step(12, Some("color-v1"), "true", &[], true),
-    ];
-    let parsed = steps(readme);
-    assert_eq!(parsed.as_ref(), Ok(&expected));
-    assert!(expected[0].expects("one\ntwo three four\n\n"));
-    for wrong in [
-        "one\n",
-        "one\ntwo four",
-        "one\ntwo three",
-        "two three four\none",
-        "one\ntwo 3 four\n5",
-    ] {
-        assert!(!expected[0].expects(wrong), "{wrong}");
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const README: &str = "# Example
+
+    $ not a step
+
+```console
+front$ curl a | grep '$ b'
+one
+two ... four
+$ ls
+```
+```console eventually
+color-v1$ true
+```
+";
+
+    #[test]
+    fn blocks_are_commands_with_their_output() {
+        let step =
+            |line, host: Option<&str>, command: &str, expected: &[&str], is_repeated| ReadmeStep {
+                line,
+                host: host.map(str::to_owned),
+                command: command.to_owned(),
+                expected: expected.iter().map(|&line| line.to_owned()).collect(),
+                is_repeated,
+            };
+        let expected = vec![
+            step(
+                6,
+                Some("front"),
+                "curl a | grep '$ b'",
+                &["one", "two ... four"],
+                false,
+            ),
+            step(9, None, "ls", &[], false),
+            step(12, Some("color-v1"), "true", &[], true),
+        ];
+        assert_eq!(steps(README), Ok(expected));
     }
-    assert!(expected[1].expects("") && !expected[1].expects("a"));
-    assert!(fits("a...b...c", "a1b2c") && !fits("a...b...c", "a1c"));
-    assert_eq!(
-        steps("```console\nno prompt\n```\n"),
-        Err("line 2 has no prompt: no prompt".to_owned())
-    );
+
+    #[test]
+    fn output_without_a_command_is_an_error() {
+        let wrong = steps("```console\nno prompt\n```\n");
+        assert_eq!(wrong, Err("line 2 has no prompt: no prompt".to_owned()));
+    }
+
+    #[test]
+    fn output_is_compared_line_by_line() {
+        let steps = steps(README).unwrap();
+        assert!(steps[0].expects("one\ntwo three four\n\n"));
+        for wrong in [
+            "one\n",
+            "one\ntwo four",
+            "one\ntwo three",
+            "two three four\none",
+            "one\ntwo 3 four\n5",
+        ] {
+            assert!(!steps[0].expects(wrong), "{wrong}");
+        }
+        assert!(steps[1].expects("") && !steps[1].expects("a"));
+    }
+
+    #[test]
+    fn dots_stand_for_any_text() {
+        for (line, is_expected) in [
+            ("a1b2c", true),
+            ("abc", true),
+            ("a1c", false),
+            ("a1b2", false),
+        ] {
+            assert_eq!(fits("a...b...c", line), is_expected, "{line}");
+        }
+    }
 }
