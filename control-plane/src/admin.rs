@@ -253,6 +253,7 @@ fn proxy_json(proxy: &ProxyStatus) -> Value {
                     "message": rejection.message,
                     "at_ms": since_1970_ms(rejection.at),
                 })),
+                "blocked_by": resource.blocked_by,
             })
         })
         .collect();

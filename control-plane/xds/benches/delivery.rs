@@ -1,5 +1,5 @@
-//! CPU cost of the protocol state machine, without sockets: changes, idle polls, connects, complete sets and large
-//! requests.
+//! CPU cost of the protocol state machine, without sockets: changes of endpoints and routes, idle polls, connects,
+//! complete sets and large requests.
 
 use std::sync::Arc;
 
@@ -90,6 +90,61 @@ fn one_change(bencher: Bencher<'_, '_>, count: usize) {
         connection.take_outcomes();
         assert!(Delta::next_response(&mut connection).is_none());
     });
+}
+
+/// One changed route that needs all clusters of the stream: the route waits only for what it needs, so its delivery
+/// looks at every cluster and load assignment.
+#[divan::bench(args = [20, 1000])]
+fn one_route(bencher: Bencher<'_, '_>, count: usize) {
+    let names = names(count);
+    let needs: Vec<Arc<str>> = names.iter().map(|name| name.as_str().into()).collect();
+    let route = |content| {
+        let (key, route) = put(ResourceType::Route, "rds_egress_http_8080", content);
+        let route = Resource::clone(&route).with_needs(needs.as_slice());
+        (key, Arc::new(route))
+    };
+    let kinds = [ResourceType::Cluster, ResourceType::Endpoint];
+    let upserts = kinds.map(|kind| names.iter().map(move |name| put(kind, name, 0)));
+    let upserts: Vec<_> = upserts.into_iter().flatten().chain([route(0)]).collect();
+    let view = ProxyView::new(upserts.iter().map(|(key, _)| key.clone()).collect());
+    let store = Store::new();
+    store.commit(StoreCommit {
+        upserts,
+        views: vec![("node".into(), Some(Arc::new(view)))],
+        ..StoreCommit::default()
+    });
+    let mut connection = Connection::new(&store, "node".into(), XdsVariant::Delta);
+    let subscriptions = [
+        (ResourceType::Cluster, Vec::new()),
+        (ResourceType::Endpoint, names),
+        (ResourceType::Route, vec!["rds_egress_http_8080".to_owned()]),
+    ];
+    for (kind, names) in subscriptions {
+        Delta::on_request(&mut connection, kind, subscribe(&names));
+    }
+    answer_all(&mut connection);
+    let changes = [route(1), route(2)];
+    let mut changes = changes.iter().cycle();
+    bencher.bench_local(|| {
+        store.commit(StoreCommit {
+            upserts: changes.next().into_iter().cloned().collect(),
+            ..StoreCommit::default()
+        });
+        store.flush();
+        answer_all(&mut connection);
+        connection.take_outcomes();
+    });
+}
+
+/// ACKs responses until the server has none.
+fn answer_all(connection: &mut Connection) {
+    while let Some(response) = Delta::next_response(connection) {
+        let kind = ResourceType::from_type_url(&response.type_url);
+        black_box(response.encode_to_vec());
+        if let Some(kind) = kind {
+            Delta::on_request(connection, kind, ack(response.nonce));
+        }
+    }
 }
 
 /// A poll of a stream without a pending change.
