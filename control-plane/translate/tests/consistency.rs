@@ -55,7 +55,7 @@ enum Change {
         policies: Vec<usize>,
         /// The number of the [`settings`] of the node and its first listener; those of the other listeners follow.
         settings: usize,
-        /// For a node with local ports, the service and port behind each local port.
+        /// For a node with local ports, the backend and port behind each local port.
         local: Option<Vec<(usize, usize)>>,
     },
     Endpoints {
@@ -191,14 +191,15 @@ fn apply(graph: &mut Graph, change: &Change) {
             settings,
             local,
         } => {
+            let backends: Vec<&str> = backends.iter().map(|it| SERVICES[*it]).collect();
             let local = local.as_ref().map(|ports| {
-                // Ingest allows only backends here. Translation does not rely on that, so use any service.
-                let ports = ports
-                    .iter()
-                    .map(|(it, port)| (SERVICES[*it], PORTS[*port].0));
+                let ports = ports.iter().filter_map(|(it, port)| {
+                    // Ingest allows only backends here, and the own clusters of a caller are those of its backends.
+                    let backend = backends.iter().cycle().nth(*it)?;
+                    Some((*backend, PORTS[*port].0))
+                });
                 builders::local_ports(&PORTS[1..], ports)
             });
-            let backends: Vec<&str> = backends.iter().map(|it| SERVICES[*it]).collect();
             let mut node = builders::node(NODES[*node], &PORTS, &backends);
             for (number, listener) in (*server..).zip(&mut node.listeners) {
                 listener.timeout.idle = Some(Duration::from_secs(*idle));
