@@ -18,14 +18,11 @@ KUBERNETES := binary(admission) | binary(chart) | binary(cluster) | binary(image
 
 TOOLS := target/tools/cargo-tools/bin
 NEXTEST := $(TOOLS)/cargo-nextest nextest run --locked
-# The tests as test-build has built them. Without cargo, so that the lints can use it at the same time.
-BUILT := env -u KUBECONFIG $(TOOLS)/cargo-nextest nextest run \
-    --cargo-metadata target/test-metadata.json --binaries-metadata target/test-binaries.json
 # Tests with Kubernetes wait for an API server, pods and Leases most of the time, so more of them than cores run at once.
 WAITING := --test-threads 4
 
 .PHONY: help run run-api run-kubernetes cluster cluster-down test unit envoy kubernetes test-cluster check bench images
-.PHONY: check-text check-lints test-unit test-envoy test-kubernetes test-proxies test-build setup setup-tools setup-hosts setup-cluster
+.PHONY: test-unit test-envoy test-kubernetes test-proxies test-build setup setup-tools setup-hosts setup-cluster
 
 help: ## Lists the targets
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /make \1\t/' | expand -t 22
@@ -53,19 +50,12 @@ cluster-down: ## Stops that Kubernetes and removes everything of it
 	@cargo build --locked -p evermesh-testkit -p evermesh-local-cluster --bins
 	@target/debug/evermesh-cluster down
 
-# Each part runs in a make of its own, so that the summary can list how long it took. The lints use the cores while the
-# tests with Envoy and Kubernetes wait, and are printed once these have passed.
+# Each part runs in a make of its own, so that the summary can list how long it took.
 test: setup-cluster ## Runs all checks and all tests, and prints how long each part took
-	@rm -f target/test-times; \
-	timed() { local start=$$SECONDS; "$${@:2}" $(MAKE) --no-print-directory $$1; \
-	    printf '    %-16s %5d s\n' $$1 $$((SECONDS - start)) >>target/test-times; }; \
-	timed check-text; timed test-build; timed test-unit; \
-	timed check-lints nice >target/check-lints.log 2>&1 & lints=$$!; \
-	trap 'kill $$lints 2>/dev/null || true' EXIT; \
-	timed test-proxies; \
-	wait $$lints || { cat target/check-lints.log; exit 1; }; \
-	cat target/check-lints.log; \
-	printf '==> All checks and tests passed; the lints ran beside the tests with proxies\n'; cat target/test-times
+	@summary=; for part in check test-build test-unit test-proxies; do \
+	    start=$$SECONDS; $(MAKE) --no-print-directory $$part; \
+	    summary+=$$(printf '    %-16s %5d s' $$part $$((SECONDS - start)))$$'\n'; done; \
+	    printf '==> All checks and tests passed\n%s' "$$summary"
 
 unit: setup-tools ## Runs the tests that need only Rust: pure crates and the xDS protocol
 	@$(NEXTEST) $(addprefix -p ,$(PURE))
@@ -80,34 +70,31 @@ kubernetes: setup-cluster test-build test-kubernetes ## Runs the tests with a Ku
 test-build:
 	@echo '==> Building all tests'
 	@cargo build --locked --workspace --bins --tests
-	@cargo metadata --locked --no-deps --format-version 1 >target/test-metadata.json
-	@$(TOOLS)/cargo-nextest nextest list --locked --workspace --list-type binaries-only --message-format json \
-	    >target/test-binaries.json
 
+# With the whole workspace selected, so that the tiers of one run share a build.
 test-unit:
 	@echo '==> Unit tier'
-	@$(BUILT) -E '$(UNIT)'
+	@$(NEXTEST) --workspace -E '$(UNIT)'
 	@cargo test --quiet --locked --workspace --doc
 
 test-envoy:
 	@echo '==> Envoy tier'
-	@$(BUILT) -E 'not ($(UNIT) | $(KUBERNETES))'
+	@$(NEXTEST) --workspace -E 'not ($(UNIT) | $(KUBERNETES))'
 
 test-kubernetes:
 	@echo '==> Kubernetes tier'
-	@$(BUILT) -E '$(KUBERNETES)' $(WAITING)
+	@env -u KUBECONFIG $(NEXTEST) --workspace -E '$(KUBERNETES)' $(WAITING)
 
+# In one run, because those with Kubernetes leave cores idle that those with Envoy can use.
 test-proxies:
 	@echo '==> Envoy and Kubernetes tiers'
-	@$(BUILT) -E 'not ($(UNIT))' $(WAITING)
+	@env -u KUBECONFIG $(NEXTEST) --workspace -E 'not ($(UNIT))' $(WAITING)
 
 test-cluster: setup-cluster ## Runs the tests with pods, on a Kubernetes of this machine or on that of KUBECONFIG
 	@cargo build --locked $(PROGRAMS)
 	@$(NEXTEST) -p evermesh --test cluster
 
-check: setup-tools check-text check-lints ## Checks format, text, names, fields, dependencies, lints, documentation, each crate alone
-
-check-text:
+check: setup-tools ## Checks format, text, names, fields, dependencies, lints, documentation, each crate alone
 	@echo '==> Format'
 	@cargo fmt --all --check
 	@echo '==> Text, names and fields'
@@ -117,15 +104,12 @@ check-text:
 	@echo '==> Dependencies'
 	@$(TOOLS)/cargo-deny --locked check bans licenses sources
 	@$(TOOLS)/cargo-deny --locked check advisories || echo 'warning: advisories, see above'
-
-check-lints:
 	@echo '==> Lints'
 	@cargo clippy --workspace --all-targets --locked -- -D warnings
-	@echo '==> Documentation'
-	@RUSTDOCFLAGS=-Dwarnings cargo doc --no-deps --workspace --locked
-	@echo '==> Each crate alone'
+	@echo '==> Each crate alone, and its documentation'
 	@for manifest in $$(git ls-files '*/Cargo.toml'); do \
-	    echo "    $$manifest"; cargo check --quiet --locked --manifest-path "$$manifest"; done
+	    echo "    $$manifest"; cargo check --quiet --locked --manifest-path "$$manifest"; \
+	    RUSTDOCFLAGS=-Dwarnings cargo doc --quiet --no-deps --locked --manifest-path "$$manifest"; done
 
 bench: setup ## Runs the benchmarks: a change to twenty real Envoys, then those of each crate (the first build takes long)
 	@cargo build --release --locked -p evermesh-bench $(PROGRAMS)

@@ -218,10 +218,8 @@ reasons! {
     ReadOnly: Error,
     /// A node has listeners but no `serviceDiscovery`, so callers cannot find its endpoints.
     DiscoveryMissing: Warning,
-    /// The field is part of the API but not implemented. Traffic flows without it.
-    UnsupportedField: Warning,
-    /// A field that protects traffic cannot be served as written, such as the ARN of a certificate that no Secret
-    /// replaces. The traffic that it protects is not served.
+    /// The ARN of a certificate or authority that no Secret replaces. The traffic that it protects is not served. The
+    /// only reason for a field that App Mesh took and that is not served: each field has an effect (`docs/fields.md`).
     UnsupportedSecurity: Error,
     /// The Cloud Map namespace or service does not exist.
     CloudMapNotFound: Error,
@@ -358,7 +356,6 @@ mod tests {
                 "Immutable",
                 "ReadOnly",
                 "DiscoveryMissing",
-                "UnsupportedField",
                 "UnsupportedSecurity",
                 "CloudMapNotFound",
                 "CloudMapUnavailable",

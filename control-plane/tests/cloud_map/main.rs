@@ -279,8 +279,7 @@ async fn outage_keeps_the_last_known_instances() {
     })
     .await;
     source.reported_nothing();
-    // The restarted server has lost the namespace, which does not remove the instances either.
-    moto.restart().await.unwrap();
+    source.relay.restart(&mut moto).await;
     source
         .until("color", |state| {
             assert_eq!(ids(state), ["a"]);

@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
+use evermesh_testkit::moto::Moto;
 use serde_json::Value;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -20,6 +21,8 @@ pub(crate) struct Call {
 struct Record {
     calls: Vec<Call>,
     failed_connections: usize,
+    /// Whether connections are closed even if the server accepts them.
+    is_closed: bool,
 }
 
 /// A relay on loopback; it stops with the tokio runtime that it was started on.
@@ -41,9 +44,13 @@ impl CloudMapRelay {
         };
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                match TcpStream::connect(&server).await {
-                    Ok(server) => drop(tokio::spawn(forward(client, server, Arc::clone(&record)))),
-                    Err(_) => record.lock().unwrap().failed_connections += 1,
+                let server = TcpStream::connect(&server).await;
+                let mut state = record.lock().unwrap();
+                match server {
+                    Ok(server) if !state.is_closed => {
+                        tokio::spawn(forward(client, server, Arc::clone(&record)));
+                    }
+                    _ => state.failed_connections += 1,
                 }
             }
         });
@@ -60,7 +67,14 @@ impl CloudMapRelay {
         self.record.lock().unwrap().calls.clone()
     }
 
-    /// Number of connections that were closed because the server did not accept one.
+    /// Restarts the server. The client cannot reach it before everything is registered again.
+    pub(crate) async fn restart(&self, server: &mut Moto) {
+        self.record.lock().unwrap().is_closed = true;
+        server.restart().await.unwrap();
+        self.record.lock().unwrap().is_closed = false;
+    }
+
+    /// Number of connections that were closed because the server, or the relay, did not accept one.
     pub(crate) fn failed_connections(&self) -> usize {
         self.record.lock().unwrap().failed_connections
     }

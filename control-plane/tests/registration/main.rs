@@ -310,7 +310,7 @@ async fn outage_of_cloud_map_removes_nothing_and_closes_no_gate() {
     );
 
     // The restarted server has the namespace and nothing else.
-    fixture.moto.restart().await.unwrap();
+    fixture.relay.restart(&mut fixture.moto).await;
     fixture.until_gone("virtualnode/v1").await;
     fixture
         .api
@@ -321,7 +321,7 @@ async fn outage_of_cloud_map_removes_nothing_and_closes_no_gate() {
         .instances_become("color", &["10.0.0.1", "10.0.0.3"])
         .await;
     fixture.gate_becomes("c", "True Registered").await;
-    fixture.moto.restart().await.unwrap();
+    fixture.relay.restart(&mut fixture.moto).await;
     fixture
         .instances_become("color", &["10.0.0.1", "10.0.0.3"])
         .await;

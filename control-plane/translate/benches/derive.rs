@@ -8,6 +8,12 @@
 #[path = "../tests/support/builders.rs"]
 #[allow(dead_code, unreachable_pub)] // shared with the tests
 mod builders;
+#[path = "../tests/support/settings.rs"]
+#[allow(dead_code, unreachable_pub)] // shared with the tests
+mod settings;
+#[path = "../tests/support/tls.rs"]
+#[allow(dead_code, unreachable_pub)] // shared with the tests
+mod tls;
 
 use std::sync::Arc;
 
@@ -52,6 +58,28 @@ fn empty_memo(bencher: Bencher<'_, '_>, n: usize) {
 fn one_router(bencher: Bencher<'_, '_>, n: usize) {
     let graphs = [10, 90].map(|weight| {
         let mut graph = builders::large(n);
+        builders::add_router(&mut graph, builders::large_router(n / 2, n, weight));
+        graph
+    });
+    alternate(bencher, &shared(graphs));
+}
+
+/// The same change if each node has TLS, client policies, health checks, ejections, limits and an access log.
+#[divan::bench(args = SIZES)]
+fn one_router_with_every_setting(bencher: Bencher<'_, '_>, n: usize) {
+    let graphs = [10, 90].map(|weight| {
+        let mut graph = builders::large(n);
+        for node in Arc::make_mut(&mut graph.nodes).values_mut() {
+            let node = Arc::make_mut(node);
+            for listener in &mut node.listeners {
+                settings::add(listener, 2);
+                listener.tls = tls::server(2);
+            }
+            for backend in &mut node.backends {
+                backend.tls = tls::policy(2);
+            }
+            node.access_log = settings::access_log(1);
+        }
         builders::add_router(&mut graph, builders::large_router(n / 2, n, weight));
         graph
     });
