@@ -216,7 +216,6 @@ impl<'a> App<'a> {
             certificates: Arc::clone(&self.certificates),
             effect_events,
             snapshots: self.snapshots.clone(),
-            store: Arc::clone(&self.store),
             registry: Arc::clone(&self.registry),
         };
         cluster

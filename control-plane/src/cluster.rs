@@ -4,7 +4,7 @@ use std::{net::SocketAddr, sync::Arc};
 
 use anyhow::Context;
 use evermesh_ingest::admission::ClusterSnapshot;
-use evermesh_xds::{ProxyRegistry, Store};
+use evermesh_xds::ProxyRegistry;
 use kube::Client;
 use tokio::{
     sync::{mpsc, watch},
@@ -54,7 +54,6 @@ pub(crate) struct KubernetesChannels {
     /// Events for the status writer; present with leader election.
     pub(crate) effect_events: Option<mpsc::UnboundedReceiver<EffectEvent>>,
     pub(crate) snapshots: watch::Receiver<Arc<EngineSnapshot>>,
-    pub(crate) store: Arc<Store>,
     pub(crate) registry: Arc<ProxyRegistry>,
 }
 
@@ -176,7 +175,6 @@ impl KubernetesCluster {
         let region = args.kubernetes.aws_region.clone();
         let options = status::StatusWriterOptions {
             snapshots: channels.snapshots,
-            store: channels.store,
             registry: channels.registry,
             observed: Arc::clone(&self.observed),
             identity: self.identity.clone(),

@@ -388,6 +388,7 @@ impl Engine {
         let effect_event = effect_events.map(|_| EffectEvent::Commit {
             upserts: commit.upserts.clone(),
             removals: commit.removals.clone(),
+            views: commit.views.clone(),
         });
         info_span!("commit").in_scope(|| self.outputs.store.commit(commit));
         if let (Some(events), Some(event)) = (effect_events, effect_event) {

@@ -128,11 +128,14 @@ impl MeshUnderTest {
             scope: Some(FRONT.into()),
         };
         let version = self.served.get(&key).unwrap().version;
-        let statuses = self.registry.ack_statuses(&self.served, &key);
-        let [status] = statuses.as_slice() else {
+        let connected = self.registry.connected();
+        let [proxy] = connected.as_slice() else {
             return (false, None);
         };
-        let answer = &status.answer;
+        let answers = self.registry.answers(proxy.id, [&key]);
+        let Some([Some(answer)]) = answers.as_ref().map(|it| it.answers.as_slice()) else {
+            return (false, None);
+        };
         (
             answer.has_acked(version, origin),
             answer.refusal(version, origin),

@@ -196,8 +196,9 @@ async fn spans_arrive_at_tracers(version: EnvoyVersion) {
     let address = collector.address().to_string();
     let fixture = Fixture::new(version, &["--opentelemetry", &address]).await;
     fixture.call().await;
-    let parts = ["service.name", "mesh/shop/virtualNode/front_shop"];
-    receives(&collector, "trace.v1.TraceService/Export", &parts).await;
+    // The attribute of the resource, with the lengths that protobuf writes before its value.
+    let service = "service.name\u{12}\"\n mesh/shop/virtualNode/front_shop";
+    receives(&collector, "trace.v1.TraceService/Export", &[service]).await;
     let counted = fixture.metrics("envoy_cluster_upstream_rq").await;
     assert_eq!(counted.len(), 1, "{counted:?}");
 

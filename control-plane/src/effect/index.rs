@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use evermesh_proto::{Resource, ResourceKey};
+use evermesh_proto::{ProxyView, Resource, ResourceKey};
 use k8s_openapi::jiff::Timestamp;
 
 /// A resource in the store.
@@ -20,7 +20,48 @@ pub(super) struct ServedResource {
 #[derive(Debug, Default)]
 pub(super) struct ResourceIndex {
     served: BTreeMap<ResourceKey, ServedResource>,
-    by_origin: BTreeMap<Arc<str>, BTreeSet<ResourceKey>>,
+    by_origin: BTreeMap<Arc<str>, DerivedKeys>,
+}
+
+/// The keys of the resources derived from one object: those of all proxies, and those of the proxies of one view each.
+#[derive(Debug, Default)]
+struct DerivedKeys {
+    shared: BTreeSet<ResourceKey>,
+    by_view: BTreeMap<Arc<str>, BTreeSet<ResourceKey>>,
+}
+
+impl DerivedKeys {
+    fn insert(&mut self, key: ResourceKey) {
+        match &key.scope {
+            Some(view) => {
+                let of_view = self.by_view.entry(Arc::clone(view)).or_default();
+                of_view.insert(key);
+            }
+            None => {
+                self.shared.insert(key);
+            }
+        }
+    }
+
+    fn remove(&mut self, key: &ResourceKey) {
+        match &key.scope {
+            Some(view) => {
+                if let Some(of_view) = self.by_view.get_mut(view) {
+                    of_view.remove(key);
+                    if of_view.is_empty() {
+                        self.by_view.remove(view);
+                    }
+                }
+            }
+            None => {
+                self.shared.remove(key);
+            }
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.shared.is_empty() && self.by_view.is_empty()
+    }
 }
 
 impl ResourceIndex {
@@ -29,8 +70,33 @@ impl ResourceIndex {
         &self,
         origin: &str,
     ) -> impl Iterator<Item = (&ResourceKey, &ServedResource)> {
-        let keys = self.by_origin.get(origin).into_iter().flatten();
+        let derived = self.by_origin.get(origin).into_iter();
+        let keys = derived.flat_map(|it| it.shared.iter().chain(it.by_view.values().flatten()));
         keys.filter_map(|key| self.served.get_key_value(key))
+    }
+
+    /// Those of them that a view lists, in any order. Walks the view or the shared resources, whichever are fewer.
+    pub(super) fn derived_in_view(
+        &self,
+        origin: &str,
+        name: &str,
+        view: &ProxyView,
+    ) -> Vec<(&ResourceKey, &ServedResource)> {
+        let Some(derived) = self.by_origin.get(origin) else {
+            return Vec::new();
+        };
+        let is_listed = |key: &&ResourceKey| view.find(key.kind, &key.name) == Some(*key);
+        let own = derived.by_view.get(name).into_iter().flatten();
+        let own = own.filter(is_listed);
+        let served = |key| self.served.get_key_value(key);
+        if derived.shared.len() <= view.keys().len() {
+            let shared = derived.shared.iter().filter(is_listed);
+            own.chain(shared).filter_map(served).collect()
+        } else {
+            let listed = view.keys().iter();
+            let shared = listed.filter(|key| derived.shared.contains(*key));
+            own.chain(shared).filter_map(served).collect()
+        }
     }
 
     pub(super) fn get(&self, key: &ResourceKey) -> Option<&ServedResource> {

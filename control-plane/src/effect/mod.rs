@@ -32,7 +32,7 @@ mod write;
 
 use std::{sync::Arc, time::Duration};
 
-use evermesh_proto::{Resource, ResourceKey};
+use evermesh_proto::{ProxyView, Resource, ResourceKey};
 use evermesh_xds::Delivery;
 
 /// Time for which the leader expects the proxies of a replica that is gone to reconnect elsewhere. With Evermesh's
@@ -47,6 +47,8 @@ pub enum EffectEvent {
         /// Resources that are new or have changed.
         upserts: Vec<(ResourceKey, Arc<Resource>)>,
         removals: Vec<ResourceKey>,
+        /// New, changed and removed (`None`) views by name.
+        views: Vec<(Arc<str>, Option<Arc<ProxyView>>)>,
     },
     /// A proxy ACKed or NACKed a resource.
     Delivery(Delivery),

@@ -22,7 +22,7 @@ use std::{
 };
 
 use evermesh_model::{ObjectRef, Problem};
-use evermesh_xds::{ProxyRegistry, Store};
+use evermesh_xds::ProxyRegistry;
 use futures::{StreamExt, stream};
 use k8s_openapi::jiff::Timestamp;
 use kube::{Client, api::DynamicObject, runtime::events::Recorder};
@@ -66,7 +66,6 @@ const REPORT_TIME: Duration = Duration::from_secs(3);
 
 pub(crate) struct StatusWriterOptions {
     pub(crate) snapshots: watch::Receiver<Arc<EngineSnapshot>>,
-    pub(crate) store: Arc<Store>,
     pub(crate) registry: Arc<ProxyRegistry>,
     pub(crate) observed: Arc<ObservedObjects>,
     /// Identity of this replica.
@@ -162,7 +161,6 @@ impl StatusWriter {
     fn new(client: Client, options: StatusWriterOptions) -> Self {
         let StatusWriterOptions {
             snapshots,
-            store,
             registry,
             observed,
             identity,
@@ -186,7 +184,7 @@ impl StatusWriter {
             registration_messages,
             last_registration_messages: Arc::default(),
             silent_replicas: BTreeSet::new(),
-            ack_counter: AckCounter::new(store, registry),
+            ack_counter: AckCounter::new(registry),
             peers: Peers::default(),
             peer_client: PeerClient::default(),
             graph_fields: GraphFieldIndex::new(region, account),

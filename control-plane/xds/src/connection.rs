@@ -149,7 +149,7 @@ impl Connection {
     ///
     /// Returns `None` if the resource does not concern the client: it did not subscribe to it, and has ACKed everything
     /// that could make it subscribe.
-    pub(crate) fn ack_status(&self, key: &ResourceKey, aggregated: bool) -> Option<ClientAnswer> {
+    pub(crate) fn answer(&self, key: &ResourceKey, aggregated: bool) -> Option<ClientAnswer> {
         let subscription = self.subscription(key.kind);
         let entry = subscription.find(&key.name);
         if let Some(entry) = entry.filter(|entry| entry.is_subscribed()) {

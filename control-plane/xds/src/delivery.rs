@@ -7,7 +7,7 @@ use evermesh_proto::resource::{ContentVersion, Resource};
 
 /// Identifies one stream among all streams since the start of the process. Never reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ProxyId(pub(crate) u64);
+pub struct ProxyId(pub u64);
 
 impl fmt::Display for ProxyId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -73,7 +73,7 @@ pub use connection::{Connection, DiscoveryProtocol, ResourceStatus, XdsVariant};
 pub use delivery::{Delivery, DeliveryOutcome, ProxyId, Rejection};
 pub use delta::Delta;
 pub use metrics::{Counter, XdsMetrics};
-pub use registry::{AckStatus, ConnectedProxy, DeliverySink, ProxyRegistry, ProxyStatus};
+pub use registry::{ConnectedProxy, DeliverySink, ProxyAnswers, ProxyRegistry, ProxyStatus};
 pub use server::{
     IdentifiedClient, Identify, Identity, XdsServerOptions, routes, serve, serve_socket,
 };

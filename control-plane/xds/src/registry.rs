@@ -19,7 +19,6 @@ use evermesh_proto::{ResourceKey, core};
 use parking_lot::Mutex;
 
 use crate::{
-    Store,
     answer::ClientAnswer,
     connection::{Connection, ResourceStatus, XdsVariant},
     delivery::{Delivery, ProxyId},
@@ -63,19 +62,14 @@ pub struct ProxyStatus {
     pub withheld: Vec<Arc<str>>,
 }
 
-/// One resource at one proxy.
+/// The answers of one stream to some resources.
 #[derive(Debug, Clone)]
-pub struct AckStatus {
-    /// The stream.
-    pub proxy: ProxyId,
-    /// `node.id`, as the proxy sent it.
-    pub node_id: String,
-    /// The answers of the proxy.
-    pub answer: ClientAnswer,
+pub struct ProxyAnswers {
+    /// The answers to each resource, in the order of the question. Absent for a resource that does not concern the
+    /// proxy: it did not subscribe to it, and has ACKed everything that could make it subscribe.
+    pub answers: Vec<Option<ClientAnswer>>,
     /// Names of the confidential resources of the proxy's view that it does not get.
     pub withheld: Vec<Arc<str>>,
-    /// Time at which the proxy was identified.
-    pub since: SystemTime,
 }
 
 /// One stream without its resources, cheaper than [`ProxyStatus`].
@@ -83,6 +77,8 @@ pub struct AckStatus {
 pub struct ConnectedProxy {
     /// The stream.
     pub id: ProxyId,
+    /// `node.id`, as the proxy sent it.
+    pub node_id: Arc<str>,
     /// Name of the proxy's view.
     pub view: Arc<str>,
     /// Time at which the proxy was identified.
@@ -106,7 +102,7 @@ pub(crate) struct StreamPeer {
 #[derive(Debug)]
 pub(crate) struct RegisteredProxy {
     id: ProxyId,
-    node_id: Box<str>,
+    node_id: Arc<str>,
     node_cluster: Box<str>,
     user_agent: Box<str>,
     view: Arc<str>,
@@ -150,15 +146,12 @@ impl ProxyRegistry {
 
     /// All streams, in arbitrary order.
     pub fn connected(&self) -> Vec<ConnectedProxy> {
-        let proxies = self.proxies.iter();
-        proxies
-            .map(|proxy| ConnectedProxy {
-                id: proxy.id,
-                view: Arc::clone(&proxy.view),
-                since: proxy.since,
-                is_trusted: proxy.is_trusted,
-            })
-            .collect()
+        self.proxies.iter().map(|proxy| proxy.connected()).collect()
+    }
+
+    /// One stream; `None` if it has ended.
+    pub fn connected_proxy(&self, id: ProxyId) -> Option<ConnectedProxy> {
+        Some(self.proxies.get(&id)?.connected())
     }
 
     /// Snapshot of one stream; `None` if it has ended.
@@ -167,23 +160,21 @@ impl ProxyRegistry {
         Some(proxy.status())
     }
 
-    /// The ACK status of a resource at each proxy that it concerns, oldest stream first.
-    ///
-    /// A resource concerns a proxy if the proxy's view in the store lists it, and if the proxy subscribed to it or has
-    /// not ACKed yet everything that could make it subscribe.
-    pub fn ack_statuses(&self, store: &Store, key: &ResourceKey) -> Vec<AckStatus> {
-        let lists_key = |view: &str| {
-            let view = store.view(view);
-            view.is_some_and(|view| view.find(key.kind, &key.name) == Some(key))
-        };
-        let proxies = self.proxies.iter();
-        let mut statuses: Vec<AckStatus> = proxies
-            .filter(|entry| key.scope.as_ref().is_none_or(|scope| *scope == entry.view))
-            .filter(|entry| lists_key(&entry.view))
-            .filter_map(|entry| entry.ack_status(key))
-            .collect();
-        statuses.sort_by_key(|status| status.proxy);
-        statuses
+    /// The answers of a stream to resources that the view of its proxy lists; `None` if the stream has ended.
+    pub fn answers<'k>(
+        &self,
+        id: ProxyId,
+        keys: impl IntoIterator<Item = &'k ResourceKey>,
+    ) -> Option<ProxyAnswers> {
+        let proxy = Arc::clone(self.proxies.get(&id)?.value());
+        let connection = proxy.connection.lock();
+        let answers = keys
+            .into_iter()
+            .map(|key| connection.answer(key, proxy.aggregated));
+        Some(ProxyAnswers {
+            answers: answers.collect(),
+            withheld: connection.withheld(),
+        })
     }
 
     pub(crate) fn register(
@@ -257,18 +248,14 @@ impl RegisteredProxy {
         self.id
     }
 
-    fn ack_status(&self, key: &ResourceKey) -> Option<AckStatus> {
-        let connection = self.connection.lock();
-        let answer = connection.ack_status(key, self.aggregated)?;
-        let withheld = connection.withheld();
-        drop(connection);
-        Some(AckStatus {
-            proxy: self.id,
-            node_id: self.node_id.to_string(),
-            answer,
-            withheld,
+    fn connected(&self) -> ConnectedProxy {
+        ConnectedProxy {
+            id: self.id,
+            node_id: Arc::clone(&self.node_id),
+            view: Arc::clone(&self.view),
             since: self.since,
-        })
+            is_trusted: self.is_trusted,
+        }
     }
 
     pub(crate) fn view(&self) -> &str {

@@ -101,7 +101,7 @@ mod tests {
     use std::slice;
 
     use evermesh_model::Kind;
-    use evermesh_xds::{ProxyRegistry, Store};
+    use evermesh_xds::ProxyRegistry;
     use tokio::sync::watch;
 
     use super::*;
@@ -121,7 +121,6 @@ mod tests {
         let (messages, registration_messages) = watch::channel(Arc::default());
         let options = StatusWriterOptions {
             snapshots: watch::channel(Arc::default()).1,
-            store: Store::new(),
             registry: ProxyRegistry::new(None),
             observed: Arc::default(),
             identity: "this".to_owned(),

@@ -1,0 +1,355 @@
+//! The counts after any history are those of a counter that sees only the result.
+
+use std::{
+    cell::Cell,
+    collections::{BTreeMap, BTreeSet},
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use evermesh_proto::{ContentVersion, ProxyView, Resource, ResourceKey, ResourceType};
+use evermesh_xds::{
+    ClientAnswer, ConnectedProxy, Delivery, DeliveryOutcome, ProxyAnswers, ProxyId, Rejection,
+};
+use parking_lot::Mutex;
+use proptest::prelude::*;
+
+use super::super::{AckCount, AckCounter, AnswerSource, EffectEvent};
+
+const VIEWS: [&str; 3] = ["a", "b", "c"];
+const ORIGINS: [&str; 4] = [
+    "Mesh/m",
+    "VirtualNode/n/a",
+    "VirtualService/n/s",
+    "Route/n/r",
+];
+
+/// Resources that several views list, those of one view, and a private key.
+fn keys() -> Vec<ResourceKey> {
+    let key = |kind, name: &str, scope: Option<&str>| ResourceKey {
+        kind,
+        name: name.into(),
+        scope: scope.map(Into::into),
+    };
+    vec![
+        key(ResourceType::Cluster, "c", None),
+        key(ResourceType::Endpoint, "c", None),
+        key(ResourceType::Secret, "s", None),
+        key(ResourceType::Route, "r", Some("a")),
+        key(ResourceType::Listener, "l", Some("a")),
+        key(ResourceType::Listener, "l", Some("b")),
+    ]
+}
+
+#[derive(Debug, Clone)]
+enum Event {
+    Commit {
+        key: usize,
+        body: u8,
+        origins: Vec<usize>,
+    },
+    Remove {
+        key: usize,
+    },
+    View {
+        view: usize,
+        keys: Option<Vec<usize>>,
+    },
+    Connect {
+        view: usize,
+        is_trusted: bool,
+    },
+    Disconnect {
+        proxy: usize,
+    },
+    Answer {
+        proxy: usize,
+        key: usize,
+        is_ack: bool,
+    },
+    Wait {
+        seconds: u64,
+    },
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    let some = |count: usize| prop::collection::vec(0..count, 0..=count);
+    prop_oneof![
+        (0..6_usize, 0..3_u8, some(4)).prop_map(|(key, body, origins)| Event::Commit {
+            key,
+            body,
+            origins
+        }),
+        (0..6_usize).prop_map(|key| Event::Remove { key }),
+        (0..3_usize, prop::option::weighted(0.8, some(6)))
+            .prop_map(|(view, keys)| Event::View { view, keys }),
+        (0..3_usize, any::<bool>())
+            .prop_map(|(view, is_trusted)| Event::Connect { view, is_trusted }),
+        (0..4_usize).prop_map(|proxy| Event::Disconnect { proxy }),
+        (0..4_usize, 0..6_usize, prop::bool::weighted(0.7))
+            .prop_map(|(proxy, key, is_ack)| Event::Answer { proxy, key, is_ack }),
+        (1..4_u64).prop_map(|seconds| Event::Wait { seconds }),
+    ]
+}
+
+/// The store and the connected proxies.
+#[derive(Default)]
+struct World {
+    resources: BTreeMap<ResourceKey, Arc<Resource>>,
+    views: BTreeMap<Arc<str>, Arc<ProxyView>>,
+    proxies: BTreeMap<ProxyId, Proxy>,
+    last_id: u64,
+}
+
+struct Proxy {
+    connected: ConnectedProxy,
+    answers: BTreeMap<ResourceKey, ClientAnswer>,
+}
+
+/// Counts how many questions are asked.
+#[derive(Clone, Default)]
+struct Source {
+    world: Rc<Mutex<World>>,
+    questions: Rc<Cell<usize>>,
+}
+
+impl AnswerSource for Source {
+    fn connected(&self) -> Vec<ConnectedProxy> {
+        let world = self.world.lock();
+        world
+            .proxies
+            .values()
+            .map(|it| it.connected.clone())
+            .collect()
+    }
+
+    fn connected_proxy(&self, id: ProxyId) -> Option<ConnectedProxy> {
+        Some(self.world.lock().proxies.get(&id)?.connected.clone())
+    }
+
+    fn answers(&self, id: ProxyId, keys: &[&ResourceKey]) -> Option<ProxyAnswers> {
+        self.questions.set(self.questions.get() + 1);
+        let world = self.world.lock();
+        let proxy = world.proxies.get(&id)?;
+        let view = world.views.get(&proxy.connected.view);
+        let secrets = view.map_or(&[][..], |view| view.of_type(ResourceType::Secret));
+        let served = secrets
+            .iter()
+            .filter(|key| world.resources.contains_key(key));
+        let withheld = served.filter(|_| !proxy.connected.is_trusted);
+        let answer =
+            |key: &&ResourceKey| Some(proxy.answers.get(*key).cloned().unwrap_or_default());
+        Some(ProxyAnswers {
+            answers: keys.iter().map(answer).collect(),
+            withheld: withheld.map(|key| Arc::clone(&key.name)).collect(),
+        })
+    }
+}
+
+impl Source {
+    /// Applies an event to the world; returns the event for the counter, if there is one.
+    fn apply(&self, event: &Event, now: &mut SystemTime) -> Option<EffectEvent> {
+        let mut world = self.world.lock();
+        let mut commit = (Vec::new(), Vec::new(), Vec::new());
+        match event {
+            Event::Commit { key, body, origins } => {
+                let key = keys().swap_remove(*key);
+                let origins = origins.iter().map(|it| Arc::from(ORIGINS[*it]));
+                let origins: BTreeSet<Arc<str>> = origins.collect();
+                let resource = resource(&key, *body, origins);
+                world.resources.insert(key.clone(), Arc::clone(&resource));
+                commit.0.push((key, resource));
+            }
+            Event::Remove { key } => {
+                let key = keys().swap_remove(*key);
+                world.resources.remove(&key);
+                commit.1.push(key);
+            }
+            Event::View { view, keys: listed } => {
+                let name: Arc<str> = VIEWS[*view].into();
+                let listed = listed.as_ref().map(|listed| {
+                    let listed = listed.iter().map(|key| keys().swap_remove(*key));
+                    let listed =
+                        listed.filter(|key| key.scope.as_ref().is_none_or(|it| *it == name));
+                    Arc::new(ProxyView::new(listed.collect()))
+                });
+                match &listed {
+                    Some(view) => world.views.insert(Arc::clone(&name), Arc::clone(view)),
+                    None => world.views.remove(&name),
+                };
+                commit.2.push((name, listed));
+            }
+            Event::Connect { view, is_trusted } => {
+                world.last_id += 1;
+                let connected = ConnectedProxy {
+                    id: ProxyId(world.last_id),
+                    node_id: VIEWS[*view].into(),
+                    view: VIEWS[*view].into(),
+                    since: *now,
+                    is_trusted: *is_trusted,
+                };
+                let answers = BTreeMap::new();
+                world
+                    .proxies
+                    .insert(connected.id, Proxy { connected, answers });
+                return None;
+            }
+            Event::Disconnect { proxy } => {
+                let id = world.proxies.keys().nth(*proxy).copied()?;
+                world.proxies.remove(&id);
+                return None;
+            }
+            Event::Answer { proxy, key, is_ack } => {
+                let key = keys().swap_remove(*key);
+                let resource = Arc::clone(world.resources.get(&key)?);
+                let proxy = world.proxies.values_mut().nth(*proxy)?;
+                if key
+                    .scope
+                    .as_ref()
+                    .is_some_and(|scope| *scope != proxy.connected.view)
+                {
+                    return None;
+                }
+                let answer = proxy.answers.entry(key).or_default();
+                let outcome = if *is_ack {
+                    answer.acked = Some(resource.version);
+                    answer.rejection = None;
+                    DeliveryOutcome::Acked
+                } else {
+                    let rejection = rejection(resource.version);
+                    answer.rejection = Some(rejection.clone());
+                    DeliveryOutcome::Rejected(rejection.message)
+                };
+                return Some(EffectEvent::Delivery(Delivery {
+                    proxy: proxy.connected.id,
+                    view: Arc::clone(&proxy.connected.view),
+                    resource,
+                    outcome,
+                }));
+            }
+            Event::Wait { seconds } => {
+                *now += Duration::from_secs(*seconds);
+                return None;
+            }
+        }
+        let (upserts, removals, views) = commit;
+        Some(EffectEvent::Commit {
+            upserts,
+            removals,
+            views,
+        })
+    }
+
+    /// The counts of a counter that has not seen the history.
+    fn expected(&self, now: SystemTime) -> BTreeMap<String, AckCount> {
+        let mut fresh = AckCounter::new(self.clone());
+        let world = self.world.lock();
+        let resources = world.resources.iter();
+        let views = world.views.iter();
+        let event = EffectEvent::Commit {
+            upserts: resources
+                .map(|(key, it)| (key.clone(), Arc::clone(it)))
+                .collect(),
+            removals: Vec::new(),
+            views: views
+                .map(|(name, it)| (Arc::clone(name), Some(Arc::clone(it))))
+                .collect(),
+        };
+        drop(world);
+        fresh.record(event);
+        counts(&mut fresh, now)
+    }
+}
+
+fn resource(key: &ResourceKey, body: u8, origins: BTreeSet<Arc<str>>) -> Arc<Resource> {
+    let resource = Resource::from_encoded(key.kind, Arc::clone(&key.name), vec![body].into());
+    let origins: Vec<Arc<str>> = origins.into_iter().collect();
+    let resource = resource.with_origins(origins);
+    Arc::new(match key.kind {
+        ResourceType::Secret => resource.into_confidential(),
+        _ => resource,
+    })
+}
+
+fn rejection(version: ContentVersion) -> Rejection {
+    Rejection {
+        version,
+        message: "no".to_owned(),
+        at: SystemTime::UNIX_EPOCH,
+    }
+}
+
+/// All counts, without the time since which a proxy has been waiting: the fresh counter cannot know it.
+fn counts(counter: &mut AckCounter<Source>, now: SystemTime) -> BTreeMap<String, AckCount> {
+    counter.sweep(now, true);
+    counter.recount(now);
+    let since = |count: &AckCount| {
+        count
+            .waiting_since
+            .map(|_| k8s_openapi::jiff::Timestamp::UNIX_EPOCH)
+    };
+    let counts = counter.all().map(|(object, count)| {
+        let count = AckCount {
+            waiting_since: since(count),
+            ..count.clone()
+        };
+        (object.to_string(), count)
+    });
+    counts.collect()
+}
+
+proptest! {
+    #[test]
+    fn counts_do_not_depend_on_the_history(events in prop::collection::vec(event(), 1..60)) {
+        let source = Source::default();
+        let mut now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000);
+        let mut counter = AckCounter::new(source.clone());
+        for event in &events {
+            if let Some(event) = source.apply(event, &mut now) {
+                counter.record(event);
+            }
+            prop_assert_eq!(counts(&mut counter, now), source.expected(now));
+        }
+    }
+}
+
+#[test]
+fn ack_reads_the_answers_of_one_proxy() {
+    let source = Source::default();
+    let mut now = SystemTime::UNIX_EPOCH;
+    let mut counter = AckCounter::new(source.clone());
+    let origins = vec![1, 2];
+    let mut events = vec![
+        Event::Commit {
+            key: 0,
+            body: 1,
+            origins,
+        },
+        Event::View {
+            view: 0,
+            keys: Some(vec![0]),
+        },
+    ];
+    events.extend((0..100).map(|_| Event::Connect {
+        view: 0,
+        is_trusted: true,
+    }));
+    events.push(Event::Wait { seconds: 60 });
+    for event in &events {
+        if let Some(event) = source.apply(event, &mut now) {
+            counter.record(event);
+        }
+    }
+    counter.sweep(now, true);
+    counter.recount(now);
+    source.questions.set(0);
+    let answer = Event::Answer {
+        proxy: 7,
+        key: 0,
+        is_ack: true,
+    };
+    counter.record(source.apply(&answer, &mut now).unwrap());
+    assert_eq!(counter.recount(now).len(), 2);
+    assert_eq!(source.questions.get(), 2, "one for each origin");
+}
