@@ -162,7 +162,7 @@ async fn until_reason(routes: &Api<DynamicObject>, spec: &Value, reason: &str) -
     .await?
 }
 
-fn route(weight: usize) -> Result<Value> {
+pub(crate) fn route(weight: usize) -> Result<Value> {
     yaml(&mesh::route(weight))
 }
 

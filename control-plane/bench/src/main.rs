@@ -6,6 +6,7 @@
 //! | `folder` | a file's write to the last ACK of 20 Envoys; CPU and memory |
 //! | `cluster` | a write to the API to the last ACK, with the event at a bare watcher as the lower bound; statuses |
 //! | `admission` | responses of the webhooks, called by the API server and directly |
+//! | `counting` | CPU of connecting 2,000 streams and of changes, with and without the status writer |
 //! | `streams` | memory of the control plane per xDS stream |
 //!
 //! The benchmarks print measurements and assert nothing about them. docs/benchmarks.md has figures.
@@ -13,6 +14,7 @@
 mod admission;
 mod bare;
 mod cluster;
+mod counting;
 mod fleet;
 mod folder;
 mod mesh;
@@ -41,6 +43,8 @@ enum Part {
     Cluster,
     /// Latency of the admission webhooks
     Admission,
+    /// Cost of statuses with 2,000 streams
+    Counting,
     /// Memory per xDS stream
     Streams,
 }
@@ -59,6 +63,7 @@ async fn main() -> Result<()> {
             Part::Folder => folder::run().await?,
             Part::Cluster => cluster::run().await?,
             Part::Admission => admission::run().await?,
+            Part::Counting => counting::run().await?,
             Part::Streams => streams::run().await?,
         }
     }

@@ -1,0 +1,194 @@
+//! The cost of statuses with many proxies: the same streams and changes with and without the status writer.
+//!
+//! The streams are connections of this process that ACK everything. Most belong to nodes without backends, the others to
+//! the front node, whose Route changes.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result};
+use evermesh_proto::{
+    core::Node,
+    discovery::{
+        DeltaDiscoveryRequest,
+        aggregated_discovery_service_client::AggregatedDiscoveryServiceClient,
+    },
+    resource::ResourceType,
+};
+use evermesh_testkit::{control_plane::ControlPlane, kubernetes::ApiServer};
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+use kube::{
+    Api, Client,
+    api::{DynamicObject, Patch, PatchParams},
+};
+use serde_json::json;
+use tokio::{
+    sync::mpsc,
+    task::JoinSet,
+    time::{sleep, timeout},
+};
+use tokio_stream::wrappers::UnboundedReceiverStream;
+use tonic::transport::Endpoint;
+
+use crate::{
+    bare::{EGRESS, INGRESS},
+    cluster,
+    fleet::NODE,
+    mesh, print, usage,
+};
+
+/// Number of services, each with a node.
+const SERVICES: usize = 1000;
+/// Number of streams, of which [`FRONTS`] belong to the front node.
+const STREAMS: usize = 2000;
+const FRONTS: usize = 40;
+/// Number of changes of the front node's Route.
+const CHANGES: usize = 50;
+/// Number of concurrent connection attempts.
+const AT_A_TIME: usize = 32;
+const LIMIT: Duration = Duration::from_secs(60);
+/// Time for counts and statuses to be brought up to date: longer than proxies count as starting.
+const SETTLED: Duration = Duration::from_secs(10);
+
+pub(crate) async fn run() -> Result<()> {
+    let api = ApiServer::start().await?;
+    api.install_crds().await?;
+    let client = api.client().await?;
+    cluster::fill(&client, &mesh::objects(SERVICES)).await?;
+    print(&format!(
+        "{STREAMS} streams, {SERVICES} services, {CHANGES} changes to {FRONTS} streams:"
+    ));
+    for (what, arguments) in [
+        ("without statuses", &[][..]),
+        ("with statuses", &["--leader-election-namespace", "bench"]),
+    ] {
+        measure(&api, &client, what, arguments).await?;
+    }
+    Ok(())
+}
+
+async fn measure(api: &ApiServer, client: &Client, what: &str, arguments: &[&str]) -> Result<()> {
+    let mut control_plane = ControlPlane::start_on_cluster(&api.kubeconfig(), arguments)?;
+    control_plane.ready().await?;
+    if !arguments.is_empty() {
+        cluster::all_written(client, SERVICES).await?;
+    }
+    sleep(SETTLED).await;
+    let process = control_plane.process_id();
+    let process = process.context("the control plane does not run")?;
+    let address = format!("http://{}", control_plane.xds());
+
+    let (before, start) = (usage::cpu_seconds(process)?, Instant::now());
+    let responses = Arc::<AtomicUsize>::default();
+    let mut streams = JoinSet::new();
+    let connected: Vec<_> = stream::iter(0..STREAMS)
+        .map(|index| {
+            timeout(
+                LIMIT,
+                connect(address.clone(), index, Arc::clone(&responses)),
+            )
+        })
+        .buffer_unordered(AT_A_TIME)
+        .map(|connected| connected?)
+        .try_collect()
+        .await?;
+    let configured = start.elapsed();
+    for acking in connected {
+        streams.spawn(acking);
+    }
+    sleep(SETTLED).await;
+    let connecting = usage::cpu_seconds(process)? - before;
+
+    let routes: Api<DynamicObject> = Api::namespaced_with(
+        client.clone(),
+        "bench",
+        &cluster::resource(&cluster::route(1)?)?,
+    );
+    let before = usage::cpu_seconds(process)?;
+    for change in 0..CHANGES {
+        let expected = responses.load(Relaxed) + FRONTS;
+        let patch = json!({"spec": cluster::route(change % 98 + 2)?["spec"]});
+        routes
+            .patch("all", &PatchParams::default(), &Patch::Merge(&patch))
+            .await?;
+        timeout(LIMIT, async {
+            while responses.load(Relaxed) < expected {
+                sleep(Duration::from_millis(1)).await;
+            }
+        })
+        .await
+        .context("a change did not reach the front node's streams")?;
+        sleep(Duration::from_millis(100)).await;
+    }
+    let changing = usage::cpu_seconds(process)? - before;
+    print(&format!(
+        "  {what}: connecting {connecting:.2} s of CPU, the last stream after {:.2} s; {:.2} ms of CPU per change",
+        configured.as_secs_f64(),
+        changing * 1e3 / f64::from(u32::try_from(CHANGES)?),
+    ));
+    Ok(())
+}
+
+/// Opens a stream and ACKs the first response of each type. Returns a future that ACKs all others.
+async fn connect(
+    address: String,
+    index: usize,
+    count: Arc<AtomicUsize>,
+) -> Result<impl Future<Output = ()>> {
+    let (node, routes) = if index < FRONTS {
+        (NODE.to_owned(), &[INGRESS, EGRESS][..])
+    } else {
+        let index = index % SERVICES;
+        (
+            format!("mesh/bench/virtualNode/node-{index}_bench"),
+            &[INGRESS][..],
+        )
+    };
+    let channel = Endpoint::from_shared(address)?.connect().await?;
+    let (requests, body) = mpsc::unbounded_channel();
+    let subscriptions = [
+        (ResourceType::Cluster, &["*"][..]),
+        (ResourceType::Listener, &["*"]),
+        (ResourceType::Route, routes),
+    ];
+    for (kind, names) in subscriptions {
+        requests.send(DeltaDiscoveryRequest {
+            node: Some(Node {
+                id: node.clone(),
+                ..Node::default()
+            }),
+            type_url: kind.type_url().to_owned(),
+            resource_names_subscribe: names.iter().map(|name| (*name).to_owned()).collect(),
+            ..DeltaDiscoveryRequest::default()
+        })?;
+    }
+    let mut client = AggregatedDiscoveryServiceClient::new(channel);
+    let body = UnboundedReceiverStream::new(body);
+    let responses = client.delta_aggregated_resources(body).await?;
+    let mut responses = responses.into_inner();
+    let ack = move |type_url, response_nonce| {
+        let request = DeltaDiscoveryRequest {
+            type_url,
+            response_nonce,
+            ..DeltaDiscoveryRequest::default()
+        };
+        count.fetch_add(1, Relaxed);
+        requests.send(request).is_ok()
+    };
+    for _ in subscriptions {
+        let response = responses.message().await?.context("the stream ended")?;
+        ack(response.type_url, response.nonce);
+    }
+    Ok(async move {
+        while let Ok(Some(response)) = responses.message().await {
+            if !ack(response.type_url, response.nonce) {
+                return;
+            }
+        }
+    })
+}
