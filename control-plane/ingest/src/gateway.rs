@@ -17,6 +17,7 @@ use crate::{
     listener, logging,
     membership::{Labels, Membership, selects},
     name_index::{UniqueByName, Unresolved, unique_ports},
+    seniority::{Contender, ObjectAge},
     stage::{Problems, WithProblems},
     tls::{self, ClientPolicyResult},
     values,
@@ -27,6 +28,7 @@ use crate::{
 pub(crate) struct UnresolvedGateway {
     pub(crate) name: ResourceName,
     pub(crate) object: ObjectRef,
+    age: ObjectAge,
     pub(crate) listeners: Vec<GatewayListener>,
     namespace_selector: Option<LabelSelector>,
     gateway_route_selector: Option<LabelSelector>,
@@ -35,6 +37,16 @@ pub(crate) struct UnresolvedGateway {
     tls: ClientPolicyResult,
     access_log: Option<AccessLogFile>,
     forwards_client_address: bool,
+}
+
+impl Contender for UnresolvedGateway {
+    fn object(&self) -> &ObjectRef {
+        &self.object
+    }
+
+    fn age(&self) -> &ObjectAge {
+        &self.age
+    }
 }
 
 impl Unresolved for UnresolvedGateway {
@@ -99,6 +111,7 @@ fn try_parse(
     Some(UnresolvedGateway {
         name: ResourceName::new(Arc::clone(&mesh.name), ProxyKind::VirtualGateway, name),
         object: object.clone(),
+        age: ObjectAge::of(&gateway.metadata),
         listeners: read_listeners(listeners.as_deref().unwrap_or_default(), &mesh, problems),
         namespace_selector: namespace_selector.clone(),
         gateway_route_selector: gateway_route_selector.clone(),
@@ -177,9 +190,8 @@ pub(crate) fn resolve(
     if unresolved.tls.is_ok() {
         sorted.extend(routes.iter().map(|route| &**route));
     }
-    // If two routes have the same name, the first object takes precedence.
     sorted.sort_by(|one, other| {
-        (&one.route.name, &one.route.object).cmp(&(&other.route.name, &other.route.object))
+        (&one.route.name, one.seniority()).cmp(&(&other.route.name, other.seniority()))
     });
     sorted.dedup_by(|later, first| {
         let is_same = later.route.name == first.route.name;

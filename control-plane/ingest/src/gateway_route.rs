@@ -22,6 +22,7 @@ use crate::{
     membership::{Labels, Membership, list},
     name_index::UnresolvedRef,
     route::ports,
+    seniority::{Contender, ObjectAge},
     stage::{Problems, WithProblems},
 };
 
@@ -33,6 +34,7 @@ pub(crate) use self::resolve::resolve;
 pub(crate) struct UnresolvedGatewayRoute {
     name: Arc<str>,
     object: ObjectRef,
+    age: ObjectAge,
     gateway: ResourceName,
     priority: Option<u32>,
     rule: GatewayRule,
@@ -57,8 +59,19 @@ struct GatewayRule {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct AttachedRoute {
     pub(crate) gateway: ResourceName,
+    age: ObjectAge,
     priority: Option<u32>,
     pub(crate) route: Arc<ResolvedGatewayRoute>,
+}
+
+impl Contender for AttachedRoute {
+    fn object(&self) -> &ObjectRef {
+        &self.route.object
+    }
+
+    fn age(&self) -> &ObjectAge {
+        &self.age
+    }
 }
 
 impl AttachedRoute {
@@ -66,7 +79,7 @@ impl AttachedRoute {
     ///
     /// Routes for one host name precede those for a suffix, longer suffixes precede shorter ones, and routes for any name
     /// come last: in App Mesh, the most specific host name of all routes selected the routes. The rest of the order is
-    /// that of [`matches::precedence`], then by name and namespace.
+    /// that of [`matches::precedence`], then of [`Contender::seniority`].
     pub(crate) fn precedence(&self) -> impl Ord + use<'_> {
         let hostname = match &self.route.hostname {
             Some(HostnameMatch::Exact(_)) => (0, Reverse(0)),
@@ -76,8 +89,7 @@ impl AttachedRoute {
         (
             hostname,
             matches::precedence(self.priority, Some(&self.route.matches)),
-            &self.route.name,
-            &self.route.object,
+            self.seniority(),
         )
     }
 }
@@ -131,6 +143,7 @@ fn try_parse(
     port_is_served(&rule, gateway, problems).then(|| UnresolvedGatewayRoute {
         name,
         object: object.clone(),
+        age: ObjectAge::of(&route.metadata),
         gateway: gateway.name.clone(),
         priority: *priority,
         rule,

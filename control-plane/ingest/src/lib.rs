@@ -9,7 +9,7 @@
 //! JSON ──parse──► Object ──apply──► Inputs ──build──► Graph, Problems
 //!
 //! build: 1. parse each object    VirtualNode → unresolved node, with its mesh and awsName
-//!        2. index names          of two nodes with the same awsName, the first takes precedence
+//!        2. index names          of two nodes with the same awsName, the older takes precedence
 //!        3. look up references   backend → index entry of a virtual service, or a problem
 //!        4. resolve              unresolved node + lookups → ResolvedNode
 //! ```
@@ -112,6 +112,7 @@ mod route;
 mod router;
 pub mod schema;
 pub mod secrets;
+mod seniority;
 mod service;
 mod slices;
 mod stage;

@@ -13,6 +13,7 @@ use crate::{
     admission,
     membership::MeshLookup,
     secrets,
+    seniority::{Contender, ObjectAge},
     stage::{Problems, WithProblems},
     values,
 };
@@ -24,7 +25,18 @@ const ENDPOINT_SLICES: &str = "evermesh.dev/endpoint-slices";
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct UnresolvedMesh {
     pub(crate) mesh: ResolvedMesh,
+    age: ObjectAge,
     selector: Option<LabelSelector>,
+}
+
+impl Contender for UnresolvedMesh {
+    fn object(&self) -> &ObjectRef {
+        &self.mesh.object
+    }
+
+    fn age(&self) -> &ObjectAge {
+        &self.age
+    }
 }
 
 pub(crate) fn parse(object: &ObjectRef, mesh: &v1beta2::Mesh) -> WithProblems<UnresolvedMesh> {
@@ -69,6 +81,7 @@ pub(crate) fn parse(object: &ObjectRef, mesh: &v1beta2::Mesh) -> WithProblems<Un
             acm_certificates: mappings.certificates,
             acm_authorities: mappings.authorities,
         },
+        age: ObjectAge::of(&mesh.metadata),
         selector: namespace_selector.clone(),
     });
     WithProblems::new(value, problems)
@@ -83,7 +96,7 @@ pub(crate) struct MeshIndex {
 }
 
 impl MeshIndex {
-    /// Indexes meshes. Of two meshes with the same `awsName`, the first by object name takes precedence.
+    /// Indexes meshes. Of two meshes with the same `awsName`, the older one takes precedence.
     pub(crate) fn new(
         meshes: &BTreeMap<ObjectRef, Arc<ResolvedMesh>>,
         unresolved: &BTreeMap<ObjectRef, Arc<UnresolvedMesh>>,
@@ -91,7 +104,9 @@ impl MeshIndex {
         let mut by_name: BTreeMap<Arc<str>, Arc<ResolvedMesh>> = BTreeMap::new();
         let mut by_object = BTreeMap::new();
         let mut problems = Vec::new();
-        for ((object, mesh), unresolved) in meshes.iter().zip(unresolved.values()) {
+        let mut pairs: Vec<_> = meshes.iter().zip(unresolved.values()).collect();
+        pairs.sort_by(|(_, one), (_, other)| one.seniority().cmp(&other.seniority()));
+        for ((object, mesh), unresolved) in pairs {
             if let Some(first) = by_name.get(&mesh.name) {
                 problems.push(Problem::new(
                     object,

@@ -9,11 +9,14 @@
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use evermesh_model::{
-    Kind, Memo, ObjectRef, Problem, Protocol, Reason, ResourceName, ServiceName, ServicePort,
-    SharedMap, problem::FieldPath,
+    FastEq as _, Kind, Memo, ObjectRef, Problem, Protocol, Reason, ResourceName, ServiceName,
+    ServicePort, SharedMap, problem::FieldPath,
 };
 
-use crate::stage::{CachedValue, Problems};
+use crate::{
+    seniority::{Contender, ObjectAge},
+    stage::{CachedValue, Problems},
+};
 
 /// A mesh and a name in it, normalised for comparison.
 type FoldedName = (Arc<str>, Arc<str>);
@@ -84,6 +87,17 @@ pub(crate) struct IndexEntry<N> {
     ///
     /// [`ResolvedService::virtual_ips`]: evermesh_model::ResolvedService::virtual_ips
     pub(crate) virtual_ips: Vec<IpAddr>,
+    pub(crate) age: ObjectAge,
+}
+
+impl<N> Contender for IndexEntry<N> {
+    fn object(&self) -> &ObjectRef {
+        &self.object
+    }
+
+    fn age(&self) -> &ObjectAge {
+        &self.age
+    }
 }
 
 /// The valid objects of one kind, for resolving references.
@@ -141,35 +155,41 @@ impl<N: Name> NameIndex<N> {
     }
 }
 
-/// The index of a kind, rebuilt only if an entry changes.
+/// The index of a kind, rebuilt only if an entry changes. `U` is the parsed and `T` the resolved form of an object.
 #[derive(Debug)]
-pub(crate) struct NameIndexMemo<N, T> {
-    values: SharedMap<N, T>,
-    entries: Memo<N, Arc<T>, IndexEntry<N>>,
+pub(crate) struct NameIndexMemo<N, U, T> {
+    values: (SharedMap<N, U>, SharedMap<N, T>),
+    entries: Memo<N, (Arc<U>, Arc<T>), IndexEntry<N>>,
     index: CachedValue<SharedMap<N, IndexEntry<N>>, NameIndex<N>>,
 }
 
-impl<N, T> Default for NameIndexMemo<N, T> {
+impl<N, U, T> Default for NameIndexMemo<N, U, T> {
     fn default() -> Self {
         Self {
-            values: Arc::default(),
+            values: <(SharedMap<N, U>, SharedMap<N, T>)>::default(),
             entries: Memo::default(),
             index: CachedValue::default(),
         }
     }
 }
 
-impl<N: Name, T> NameIndexMemo<N, T> {
-    /// Returns the index of `values`.
+impl<N: Name, U, T> NameIndexMemo<N, U, T> {
+    /// Returns the index of `values`, whose keys are among those of `unresolved`.
     pub(crate) fn update(
         &mut self,
+        unresolved: &SharedMap<N, U>,
         values: &SharedMap<N, T>,
-        index_entry: impl Fn(&T) -> IndexEntry<N>,
+        index_entry: impl Fn(&U, &T) -> IndexEntry<N>,
     ) -> Arc<NameIndex<N>> {
-        if !Arc::ptr_eq(&self.values, values) {
-            self.values = Arc::clone(values);
-            self.entries
-                .update(&**values, |_, value| index_entry(value));
+        let maps = (Arc::clone(unresolved), Arc::clone(values));
+        if !self.values.fast_eq(&maps) {
+            self.values = maps;
+            let inputs = values
+                .iter()
+                .filter_map(|(name, value)| Some((name, (unresolved.get(name)?, value))));
+            self.entries.update(inputs, |_, (unresolved, value)| {
+                index_entry(unresolved, value)
+            });
         }
         let entries = Arc::clone(self.entries.outputs());
         self.index.update(entries, NameIndex::new)
@@ -315,7 +335,7 @@ fn read_arn(
     None
 }
 
-/// The objects of one kind by name. If two objects have the same name, the second one is left out with a problem.
+/// The objects of one kind by name. If two objects have the same name, the younger one is left out with a problem.
 #[derive(Debug, PartialEq)]
 pub(crate) struct UniqueByName<N: Ord, T> {
     pub(crate) values: SharedMap<N, T>,
@@ -323,20 +343,22 @@ pub(crate) struct UniqueByName<N: Ord, T> {
 }
 
 /// A parsed object whose references were not looked up.
-pub(crate) trait Unresolved {
+pub(crate) trait Unresolved: Contender {
     /// The type of the object's name.
     type Name: Name;
     fn name(&self) -> &Self::Name;
 }
 
 impl<N: Name, T: Unresolved<Name = N>> UniqueByName<N, T> {
-    /// Indexes objects by name. Of two objects with the same name, the first by namespace and name takes precedence.
+    /// Indexes objects by name. Of two objects with the same name, the older one takes precedence.
     pub(crate) fn new(unresolved: &BTreeMap<ObjectRef, Arc<T>>) -> Self {
         let mut sorted: Vec<_> = unresolved
             .iter()
             .map(|(object, unresolved)| (unresolved.name().folded(), object, unresolved))
             .collect();
-        sorted.sort_by(|one, other| one.0.cmp(&other.0));
+        sorted.sort_by(|(one, _, older), (other, _, younger)| {
+            (one, older.seniority()).cmp(&(other, younger.seniority()))
+        });
         let mut values: Vec<(N, Arc<T>)> = Vec::with_capacity(sorted.len());
         let mut problems = Vec::new();
         let mut last = None;

@@ -19,6 +19,7 @@ use crate::{
     logging,
     membership::Membership,
     name_index::{IndexEntry, Unresolved, UnresolvedRef},
+    seniority::{Contender, ObjectAge},
     stage::{Problems, WithProblems},
     tls::ClientPolicyResult,
     values,
@@ -32,6 +33,7 @@ pub(crate) use self::resolve::{NodeLookups, look_up, resolve};
 pub(crate) struct UnresolvedNode {
     name: ResourceName,
     object: ObjectRef,
+    age: ObjectAge,
     listeners: Vec<NodeListener>,
     discovery: Option<Discovery>,
     /// The mesh's setting for the use of `EndpointSlice`s.
@@ -64,6 +66,16 @@ struct UnresolvedBackend {
     tls: ClientPolicyResult,
 }
 
+impl Contender for UnresolvedNode {
+    fn object(&self) -> &ObjectRef {
+        &self.object
+    }
+
+    fn age(&self) -> &ObjectAge {
+        &self.age
+    }
+}
+
 impl Unresolved for UnresolvedNode {
     type Name = ResourceName;
 
@@ -83,6 +95,7 @@ impl UnresolvedNode {
                 .map(NodeListener::service_port)
                 .collect(),
             virtual_ips: Vec::new(),
+            age: self.age.clone(),
         }
     }
 }
@@ -126,6 +139,7 @@ fn try_parse(
     Some(UnresolvedNode {
         name: ResourceName::new(Arc::clone(&mesh.name), ProxyKind::VirtualNode, name),
         object: object.clone(),
+        age: ObjectAge::of(&node.metadata),
         listeners: read_listeners(listeners, &mesh, problems),
         discovery: service_discovery
             .as_ref()

@@ -13,11 +13,11 @@ use evermesh_model::{
     problem::FieldPath,
     route::{HttpMatch, RetryPolicy},
 };
-use k8s_openapi::jiff::Timestamp;
 
 use crate::{
     admission, matches,
     name_index::UnresolvedRef,
+    seniority::{Contender, ObjectAge},
     stage::{Problems, WithProblems},
 };
 
@@ -32,8 +32,8 @@ pub(crate) struct UnresolvedRoute {
     /// The field that contains the name.
     pub(crate) name_field: FieldPath,
     priority: Option<u32>,
-    /// The creation time of the object; absent for objects from files and for inline routes.
-    created: Option<Timestamp>,
+    /// The age of a `Route` object. Inline routes do not compete by age.
+    age: ObjectAge,
     /// `match.port`
     port: Option<u16>,
     rule: UnresolvedRule,
@@ -61,6 +61,16 @@ struct UnresolvedTarget {
     port: Option<u16>,
 }
 
+impl Contender for UnresolvedRoute {
+    fn object(&self) -> &ObjectRef {
+        &self.object
+    }
+
+    fn age(&self) -> &ObjectAge {
+        &self.age
+    }
+}
+
 impl UnresolvedRoute {
     fn protocol(&self) -> Protocol {
         match &self.rule {
@@ -71,7 +81,9 @@ impl UnresolvedRoute {
 
     /// Sort key of a router's routes; the smallest key has the highest precedence.
     ///
-    /// The order is that of [`matches::precedence`], then of [`seniority`](Self::seniority).
+    /// The order is that of [`matches::precedence`]; then inline routes precede `Route` objects, because they belong to
+    /// the owner of the router; then that of [`Contender::seniority`]. Inline routes of one router are left in the order
+    /// of their names.
     pub(crate) fn precedence(&self) -> impl Ord + use<'_> {
         let matches = match &self.rule {
             UnresolvedRule::Http { matches, .. } => Some(matches),
@@ -79,21 +91,9 @@ impl UnresolvedRoute {
         };
         (
             matches::precedence(self.priority, matches),
-            self.seniority(),
-        )
-    }
-
-    /// Sort key for routes that compete for a name or match; the smallest key wins.
-    ///
-    /// Inline routes precede `Route` objects. Older objects precede newer ones, so that a new object cannot take over
-    /// existing traffic. The rest is by name and namespace.
-    pub(crate) fn seniority(&self) -> impl Ord + use<'_> {
-        (
             self.object.kind == Kind::Route,
-            self.created.is_none(),
-            self.created,
+            self.seniority(),
             &self.name,
-            &self.object.namespace,
         )
     }
 
@@ -183,9 +183,8 @@ pub(crate) fn parse(object: &ObjectRef, route: &extension::Route) -> WithProblem
         &FieldPath::spec(),
         &mut problems,
     );
-    let created = route.metadata.creation_timestamp.as_ref();
     let value = value.map(|unresolved| UnresolvedRoute {
-        created: created.map(|time| time.0),
+        age: ObjectAge::of(&route.metadata),
         ..unresolved
     });
     WithProblems::new(value, problems)

@@ -16,6 +16,7 @@ use crate::{
     membership::Membership,
     name_index::{IndexEntry, NameIndex, Unresolved, unique_ports},
     route::{self, TargetLookups, UnresolvedRoute},
+    seniority::{Contender, ObjectAge},
     stage::{Problems, WithProblems},
     values,
 };
@@ -25,8 +26,19 @@ use crate::{
 pub(crate) struct UnresolvedRouter {
     name: ResourceName,
     object: ObjectRef,
+    age: ObjectAge,
     listeners: Vec<ServicePort>,
     routes: Vec<UnresolvedRoute>,
+}
+
+impl Contender for UnresolvedRouter {
+    fn object(&self) -> &ObjectRef {
+        &self.object
+    }
+
+    fn age(&self) -> &ObjectAge {
+        &self.age
+    }
 }
 
 impl Unresolved for UnresolvedRouter {
@@ -34,12 +46,6 @@ impl Unresolved for UnresolvedRouter {
 
     fn name(&self) -> &ResourceName {
         &self.name
-    }
-}
-
-impl UnresolvedRouter {
-    pub(crate) const fn object(&self) -> &ObjectRef {
-        &self.object
     }
 }
 
@@ -78,6 +84,7 @@ fn try_parse(
     Some(UnresolvedRouter {
         name: ResourceName::new(Arc::clone(&mesh.name), ProxyKind::VirtualRouter, name),
         object: object.clone(),
+        age: ObjectAge::of(&router.metadata),
         listeners: unique_ports(ports, &spec.field("listeners"), problems)
             .into_iter()
             .flatten()
@@ -111,8 +118,7 @@ pub(crate) fn look_up(
 /// Merges the inline routes with the `Route` objects, orders them by [`UnresolvedRoute::precedence`] and resolves their
 /// targets.
 ///
-/// Of two routes with the same name, an inline route takes precedence, then the older object, then the object whose
-/// namespace comes first.
+/// Of two routes with the same name, an inline route takes precedence, then the older object.
 pub(crate) fn resolve(
     unresolved: &UnresolvedRouter,
     objects: &[Arc<UnresolvedRoute>],
@@ -163,7 +169,10 @@ pub(crate) fn resolve(
 }
 
 /// The index entry for services that use the router. A router without listeners has the ports of its targets.
-pub(crate) fn index_entry(router: &ResolvedRouter) -> IndexEntry<ResourceName> {
+pub(crate) fn index_entry(
+    unresolved: &UnresolvedRouter,
+    router: &ResolvedRouter,
+) -> IndexEntry<ResourceName> {
     let mut ports = router.listeners.clone();
     if ports.is_empty() {
         ports = router
@@ -186,5 +195,6 @@ pub(crate) fn index_entry(router: &ResolvedRouter) -> IndexEntry<ResourceName> {
         object: router.object.clone(),
         ports,
         virtual_ips: Vec::new(),
+        age: unresolved.age.clone(),
     }
 }

@@ -13,6 +13,7 @@ use evermesh_model::{
 use crate::{
     membership::Membership,
     name_index::{IndexEntry, Lookup, NameIndex, Unresolved, UnresolvedRef},
+    seniority::{Contender, ObjectAge},
     stage::{Problems, WithProblems},
     values,
     virtual_ips::{self, VirtualIps},
@@ -23,7 +24,18 @@ use crate::{
 pub(crate) struct UnresolvedService {
     name: ServiceName,
     object: ObjectRef,
+    age: ObjectAge,
     provider: Option<(Kind, UnresolvedRef)>,
+}
+
+impl Contender for UnresolvedService {
+    fn object(&self) -> &ObjectRef {
+        &self.object
+    }
+
+    fn age(&self) -> &ObjectAge {
+        &self.age
+    }
 }
 
 impl Unresolved for UnresolvedService {
@@ -64,6 +76,7 @@ fn try_parse(
             hostname,
         },
         object: object.clone(),
+        age: ObjectAge::of(&service.metadata),
         provider: provider
             .as_ref()
             .and_then(|provider| read_provider(provider, problems)),
@@ -134,6 +147,7 @@ pub(crate) fn look_up(
         name,
         provider,
         object: _,
+        age: _,
     } = unresolved;
     let provider = provider.as_ref().map(|(kind, reference)| {
         let directory = match kind {
@@ -185,11 +199,15 @@ pub(crate) fn resolve(
 }
 
 /// The index entry for backends and gateway routes.
-pub(crate) fn index_entry(service: &ResolvedService) -> IndexEntry<ServiceName> {
+pub(crate) fn index_entry(
+    unresolved: &UnresolvedService,
+    service: &ResolvedService,
+) -> IndexEntry<ServiceName> {
     IndexEntry {
         name: service.name.clone(),
         object: service.object.clone(),
         ports: service.ports.clone(),
         virtual_ips: service.virtual_ips.clone(),
+        age: unresolved.age.clone(),
     }
 }

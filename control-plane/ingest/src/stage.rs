@@ -118,6 +118,10 @@ impl<'a> Problems<'a> {
         self.list.extend(problems);
     }
 
+    pub(crate) const fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
     pub(crate) fn into_list(self) -> Vec<Problem> {
         self.list
     }

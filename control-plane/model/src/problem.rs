@@ -185,9 +185,9 @@ reasons! {
     ReferenceNotFound: Error,
     /// A reference names an object of another mesh.
     MeshMismatch: Error,
-    /// Two objects of one mesh have the same `awsName`. The first by namespace and name takes precedence.
+    /// Two objects of one mesh have the same `awsName`. The older one takes precedence.
     DuplicateName: Error,
-    /// Two virtual services of one mesh have the same host name. The first by namespace and name takes precedence.
+    /// Two virtual services of one mesh have the same host name. The older one takes precedence.
     DuplicateHostname: Error,
     /// Two routes of one router have the same name. An inline route takes precedence over a `Route` object.
     DuplicateRoute: Error,

@@ -161,10 +161,29 @@ impl AdmissionHandler {
         match webhook {
             Webhook::Mutate => self.fill(write).await,
             Webhook::Validate => match admission::check(write) {
-                Ok(()) => AdmissionOutcome::allowed(),
+                Ok(()) => self.check_claims(write).await,
                 Err(denial) => AdmissionOutcome::Denied(denial.to_string()),
             },
         }
+    }
+
+    async fn check_claims(&self, write: &ObjectWrite<'_>) -> AdmissionOutcome {
+        self.decide_with_wait(|known| match known {
+            None if write.needs_cluster_snapshot() => {
+                (AdmissionOutcome::Unready(NOT_SYNCED.to_owned()), true)
+            }
+            known => {
+                let known = known.cloned().unwrap_or_default();
+                match admission::check_claims(write, &known) {
+                    Ok(()) => (AdmissionOutcome::allowed(), false),
+                    Err(denial) => (
+                        AdmissionOutcome::Denied(denial.to_string()),
+                        denial.may_be_stale,
+                    ),
+                }
+            }
+        })
+        .await
     }
 
     async fn fill(&self, write: &ObjectWrite<'_>) -> AdmissionOutcome {

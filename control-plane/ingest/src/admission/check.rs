@@ -3,7 +3,10 @@
 //! Writes to an object that is being deleted, and writes that do not change the spec, always pass. Otherwise users could
 //! not change labels or remove finalizers of an object whose spec has become invalid under newer rules.
 //!
-//! The check does not depend on other objects, because a missing reference may be created later.
+//! The check does not depend on other objects, because a missing reference may be created later. [`check_claims`] has the
+//! rules that do.
+//!
+//! [`check_claims`]: super::check_claims
 
 use evermesh_crds::{extension, v1beta2};
 use evermesh_model::{Kind, ObjectRef, Problem, Reason, Severity, problem::FieldPath};

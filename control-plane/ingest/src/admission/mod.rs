@@ -1,7 +1,7 @@
 //! The defaults and rules of App Mesh's admission webhooks.
 //!
 //! In a Kubernetes cluster, the webhook server passes each write as an [`ObjectWrite`]. [`fill`] returns the patch with
-//! the defaults, [`check`] accepts or denies the write, and an [`AdmissionDenial`] gives the reason. The other objects
+//! the defaults, [`check`] and [`check_claims`] accept or deny the write, and an [`AdmissionDenial`] gives the reason. The other objects
 //! on which the answers depend are in a [`ClusterSnapshot`].
 //!
 //! Objects from files do not pass admission. The stages of the rebuild apply the same defaults: [`aws_name`] for names,
@@ -11,6 +11,7 @@
 //! Errors that only the AWS API reported are not admission errors; they become problems during conversion.
 
 mod check;
+mod claims;
 mod fill;
 mod snapshot;
 mod write;
@@ -24,6 +25,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use crate::{gateway_admission, object::Object, stage::Problems};
 
 pub use check::check;
+pub use claims::check_claims;
 pub use fill::{IpFamily, fill};
 pub use snapshot::ClusterSnapshot;
 pub use write::{AdmissionDenial, ObjectWrite, Operation};

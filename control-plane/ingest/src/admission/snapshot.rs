@@ -1,6 +1,6 @@
 //! A snapshot of the objects on which admission depends, and the lookup of an object's mesh and gateway in it.
 //!
-//! The engine publishes a snapshot whenever one of its kinds changed; creating it clones four pointers of [`Inputs`].
+//! The engine publishes a snapshot whenever one of its kinds changed; creating it clones pointers of [`Inputs`].
 
 use std::sync::Arc;
 
@@ -15,7 +15,8 @@ use crate::{
     stage::Problems,
 };
 
-/// The objects that determine the mesh and the gateway of an object, and the candidates for a pod's sidecar.
+/// The objects that determine the mesh and the gateway of an object, the candidates for a pod's sidecar, and the holders
+/// of names.
 #[derive(Debug, Clone, Default)]
 pub struct ClusterSnapshot {
     /// `Namespace`, whose labels meshes and gateways select
@@ -24,6 +25,12 @@ pub struct ClusterSnapshot {
     pub meshes: ObjectMap<v1beta2::Mesh>,
     /// `VirtualNode`, which select pods
     pub virtual_nodes: ObjectMap<v1beta2::VirtualNode>,
+    /// `VirtualService`
+    pub virtual_services: ObjectMap<v1beta2::VirtualService>,
+    /// `VirtualRouter`
+    pub virtual_routers: ObjectMap<v1beta2::VirtualRouter>,
+    /// `GatewayRoute`
+    pub gateway_routes: ObjectMap<v1beta2::GatewayRoute>,
     /// `VirtualGateway`, which select pods and gateway routes
     pub virtual_gateways: ObjectMap<v1beta2::VirtualGateway>,
 }
@@ -34,6 +41,9 @@ impl From<&Inputs> for ClusterSnapshot {
             namespaces: Arc::clone(&inputs.namespaces),
             meshes: Arc::clone(&inputs.meshes),
             virtual_nodes: Arc::clone(&inputs.virtual_nodes),
+            virtual_services: Arc::clone(&inputs.virtual_services),
+            virtual_routers: Arc::clone(&inputs.virtual_routers),
+            gateway_routes: Arc::clone(&inputs.gateway_routes),
             virtual_gateways: Arc::clone(&inputs.virtual_gateways),
         }
     }
@@ -45,6 +55,9 @@ impl ClusterSnapshot {
         Arc::ptr_eq(&self.namespaces, &other.namespaces)
             && Arc::ptr_eq(&self.meshes, &other.meshes)
             && Arc::ptr_eq(&self.virtual_nodes, &other.virtual_nodes)
+            && Arc::ptr_eq(&self.virtual_services, &other.virtual_services)
+            && Arc::ptr_eq(&self.virtual_routers, &other.virtual_routers)
+            && Arc::ptr_eq(&self.gateway_routes, &other.gateway_routes)
             && Arc::ptr_eq(&self.virtual_gateways, &other.virtual_gateways)
     }
 

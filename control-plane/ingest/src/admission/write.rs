@@ -75,6 +75,14 @@ impl AdmissionDenial {
             may_be_stale: true,
         }
     }
+
+    /// Denies the write if the object has problems that depend on other objects.
+    pub(crate) fn from_snapshot_problems(problems: Problems<'_>) -> Result<(), Self> {
+        if problems.is_empty() {
+            return Ok(());
+        }
+        Err(Self::from_snapshot(problems))
+    }
 }
 
 impl fmt::Display for AdmissionDenial {

@@ -33,7 +33,7 @@ type StageInput = (
 #[derive(Debug, Default)]
 pub(super) struct NodeMemo {
     unresolved: UnresolvedMemo<v1beta2::VirtualNode, UnresolvedNode>,
-    index: NameIndexMemo<ResourceName, UnresolvedNode>,
+    index: NameIndexMemo<ResourceName, UnresolvedNode, UnresolvedNode>,
     slices: WeakObjectsByOwner<EndpointSlice>,
     services_with_slices: Arc<BTreeSet<ObjectRef>>,
     resolved:
@@ -60,7 +60,9 @@ impl NodeMemo {
         );
         let index = self
             .index
-            .update(&by_name.values, UnresolvedNode::index_entry);
+            .update(&by_name.values, &by_name.values, |node, _| {
+                node.index_entry()
+            });
         (by_name, index)
     }
 

@@ -14,6 +14,7 @@ use crate::{
     name_index::NameIndexMemo,
     route::{self, UnresolvedRoute},
     router::{self, UnresolvedRouter},
+    seniority::Contender as _,
     stage::{CachedValue, KeyedStage, ProblemLists, Problems, StageOutput, WithProblems},
 };
 
@@ -39,7 +40,7 @@ pub(super) struct RouterMemo {
     unresolved: UnresolvedMemo<v1beta2::VirtualRouter, UnresolvedRouter>,
     stages: RouterStages,
     output: CachedValue<StageInput, StageOutput<ResourceName, ResolvedRouter>>,
-    index: NameIndexMemo<ResourceName, ResolvedRouter>,
+    index: NameIndexMemo<ResourceName, UnresolvedRouter, ResolvedRouter>,
 }
 
 #[derive(Debug, Default)]
@@ -68,11 +69,17 @@ impl RouterMemo {
         let routes = inputs.routes.by_owner();
         let stages = &mut self.stages;
         let output = self.output.update(
-            (by_name, Arc::downgrade(routes), Arc::clone(nodes)),
+            (
+                Arc::clone(&by_name),
+                Arc::downgrade(routes),
+                Arc::clone(nodes),
+            ),
             |(by_name, _, nodes)| stages.update(by_name, routes, nodes),
         );
         problems.extend(output.problems.iter().cloned());
-        let index = self.index.update(&output.values, router::index_entry);
+        let index = self
+            .index
+            .update(&by_name.values, &output.values, router::index_entry);
         (output, index)
     }
 }

@@ -35,7 +35,7 @@ pub(super) struct ServiceMemo {
     virtual_ips: Memo<ObjectRef, Arc<Service>, Vec<IpAddr>>,
     resolved: KeyedStage<ServiceName, ResolveInput, ResolvedService, ServiceLookups>,
     output: CachedValue<StageInput, StageOutput<ServiceName, ResolvedService>>,
-    index: NameIndexMemo<ServiceName, ResolvedService>,
+    index: NameIndexMemo<ServiceName, UnresolvedService, ResolvedService>,
 }
 
 impl ServiceMemo {
@@ -64,7 +64,7 @@ impl ServiceMemo {
         let context = (Arc::clone(nodes), Arc::clone(routers), virtual_ips);
         let output = self
             .output
-            .update((by_name, context), |(by_name, context)| {
+            .update((Arc::clone(&by_name), context), |(by_name, context)| {
                 let inputs = by_name.values.iter();
                 let mut problems = ProblemLists::new();
                 let values = resolved.update_with_lookup(
@@ -78,7 +78,9 @@ impl ServiceMemo {
                 StageOutput { values, problems }
             });
         problems.extend(output.problems.iter().cloned());
-        let index = self.index.update(&output.values, service::index_entry);
+        let index = self
+            .index
+            .update(&by_name.values, &output.values, service::index_entry);
         (output, index)
     }
 }

@@ -31,6 +31,7 @@ fn try_resolve(
     let UnresolvedGatewayRoute {
         name,
         object,
+        age,
         gateway,
         priority,
         rule,
@@ -67,6 +68,7 @@ fn try_resolve(
     }
     Some(AttachedRoute {
         gateway: gateway.clone(),
+        age: age.clone(),
         priority: *priority,
         route: Arc::new(ResolvedGatewayRoute {
             name: Arc::clone(name),

@@ -3,6 +3,7 @@ use std::slice;
 use evermesh_model::{Kind, ObjectRef, Protocol, ServicePort};
 
 use super::*;
+use crate::seniority::ObjectAge;
 
 fn node(backends: Option<&str>, application: Option<&str>) -> ObjectMeta {
     let annotations = [(BACKENDS, backends), (APPLICATION, application)];
@@ -28,6 +29,7 @@ fn backend(hostname: &str, ports: &[u16]) -> IndexEntry<ServiceName> {
         object: ObjectRef::new(Kind::VirtualService, "a", hostname),
         ports: ports.collect(),
         virtual_ips: Vec::new(),
+        age: ObjectAge::default(),
     }
 }
 

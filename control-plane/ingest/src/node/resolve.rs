@@ -16,6 +16,7 @@ use crate::{
     IngestSettings,
     backend_group::{self, GroupIndex, GroupLookup},
     name_index::{IndexEntry, Lookup, Name, NameIndex, UnresolvedRef},
+    seniority::Contender as _,
     slices,
     stage::{Problems, WithProblems},
     tls::ClientPolicyResult,
@@ -236,10 +237,13 @@ fn members_of_groups<'a>(
     backends
 }
 
-/// Removes backends whose ports conflict with those of a preceding backend. Listed backends precede members of groups;
-/// both are in order of host name.
+/// Removes backends whose ports conflict with those of a preceding backend. Listed backends precede members of groups,
+/// and older virtual services precede younger ones.
 fn leave_out_conflicts(backends: &mut Vec<FoundBackend<'_>>, problems: &mut Problems<'_>) {
-    backends.sort_by_key(|found| !found.source.is_listed());
+    backends.sort_by(|one, other| {
+        (!one.source.is_listed(), one.entry.seniority())
+            .cmp(&(!other.source.is_listed(), other.entry.seniority()))
+    });
     let mut taken: BTreeMap<u16, TakenPort<'_>> = BTreeMap::new();
     backends.retain(|found| {
         let FoundBackend { source, entry, .. } = found;

@@ -10,7 +10,7 @@ use evermesh_model::{
 };
 
 use super::{RouteVariant, UnresolvedRoute, UnresolvedRule, UnresolvedTarget};
-use crate::{matches, stage::Problems, values};
+use crate::{matches, seniority::ObjectAge, stage::Problems, values};
 
 /// The limits of the AWS API. Envoy has none.
 const MAX_NAME_CHARS: usize = 255;
@@ -69,7 +69,7 @@ pub(super) fn read(
         object: problems.object().clone(),
         name_field,
         priority,
-        created: None,
+        age: ObjectAge::default(),
         port,
         rule,
         field,

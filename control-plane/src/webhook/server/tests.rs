@@ -373,6 +373,41 @@ async fn objects_are_rejected_for_now_before_the_first_snapshot() {
     assert!(body.contains("no mesh is known"), "{body}");
 }
 
+#[tokio::test(start_paused = true)]
+async fn name_of_another_object_is_rejected_until_it_is_free() {
+    let (handler, surroundings, _events) = handler(Duration::from_mins(1));
+    let mut holder = node(&json!({ "awsName": "held" }));
+    holder["metadata"]["name"] = "holder".into();
+    let mesh = || {
+        json!({
+            "apiVersion": "appmesh.k8s.aws/v1beta2",
+            "kind": "Mesh",
+            "metadata": { "name": "m" },
+            "spec": { "namespaceSelector": {} },
+        })
+    };
+    let held = known([namespace(&json!({})), mesh(), holder]);
+    let body = creation(&node(&json!({ "awsName": "held" })));
+    let answer = || handler.answer(Webhook::Validate, Kind::VirtualNode, body.as_bytes());
+
+    surroundings.send_replace(None);
+    let review = body_of(answer().await).await;
+    assert_eq!(review["response"]["status"]["code"], 503);
+    surroundings.send_replace(Some(held));
+    let review = body_of(answer().await).await;
+    let message = review["response"]["status"]["message"].to_string();
+    assert!(
+        message.contains("/holder`, which is older and keeps it"),
+        "{message}"
+    );
+
+    let mut waiting = pin!(answer());
+    assert!(poll!(&mut waiting).is_pending());
+    surroundings.send_replace(Some(known([namespace(&json!({})), mesh()])));
+    let review = body_of(waiting.await).await;
+    assert_eq!(review["response"]["allowed"], true);
+}
+
 async fn body_of(response: Response) -> Value {
     let body = response.into_body().collect().await.unwrap().to_bytes();
     serde_json::from_slice(&body).unwrap()

@@ -46,6 +46,7 @@ async fn open_request_is_answered_after_the_shutdown_begins() {
     const CONTINUE: &[u8; 25] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
     let server = start(Duration::ZERO).await;
+    server.surroundings.send_replace(Some(a_mesh()));
     let material = material();
     take(&server.certificates, &material);
     let mut idle = server.connect_tls(&material.bundle).await.unwrap();
