@@ -58,6 +58,16 @@ impl Unresolved for UnresolvedGateway {
 }
 
 impl UnresolvedGateway {
+    /// Returns whether a gateway route that names the gateway may be attached: its namespace is that of the gateway, or the
+    /// `namespaceSelector` selects it.
+    pub(crate) fn admits(&self, route: &ObjectRef, namespace: &Labels) -> bool {
+        route.namespace == self.object.namespace
+            || self
+                .namespace_selector
+                .as_ref()
+                .is_some_and(|selector| selects(selector, namespace))
+    }
+
     /// Returns whether the gateway selects a gateway route by the labels of the route and of its namespace.
     ///
     /// Without a `namespaceSelector`, the gateway selects no route; without a `gatewayRouteSelector`, all routes of the

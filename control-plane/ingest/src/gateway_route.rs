@@ -130,7 +130,7 @@ fn try_parse(
     let empty = Labels::new();
     let labels = route.metadata.labels.as_ref().unwrap_or(&empty);
     let gateway = match virtual_gateway_ref {
-        Some(reference) => named_gateway(reference, &mesh.name, gateways, problems),
+        Some(reference) => named_gateway(reference, namespace, &mesh.name, gateways, problems),
         None => selecting_gateway(labels, namespace, &mesh.name, gateways, problems),
     }?;
     let rule = match (http_route, http2_route, grpc_route) {
@@ -152,6 +152,7 @@ fn try_parse(
 
 fn named_gateway<'a>(
     reference: &v1beta2::VirtualGatewayReference,
+    own_labels: &Labels,
     mesh: &Arc<str>,
     gateways: &'a GatewaysByName,
     problems: &mut Problems<'_>,
@@ -172,7 +173,17 @@ fn named_gateway<'a>(
         .values()
         .find(|gateway| gateway.object == wanted);
     let (reason, message) = match found {
-        Some(gateway) if gateway.name.mesh == *mesh => return Some(gateway),
+        Some(gateway)
+            if gateway.name.mesh == *mesh && gateway.admits(problems.object(), own_labels) =>
+        {
+            return Some(gateway);
+        }
+        Some(gateway) if gateway.name.mesh == *mesh => (
+            Reason::NotAllowed,
+            format!(
+                "the namespaceSelector of `{wanted}` does not select namespace `{own}`, so the route is not served; label the namespace, or let the owner of the gateway select it"
+            ),
+        ),
         Some(gateway) => (
             Reason::MeshMismatch,
             format!(

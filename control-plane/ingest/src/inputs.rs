@@ -5,6 +5,7 @@
 
 use std::{
     collections::BTreeMap,
+    iter,
     sync::{Arc, Weak},
 };
 
@@ -114,6 +115,19 @@ impl<T> OwnedObjects<T> {
             .get(owner)
             .into_iter()
             .flat_map(|objects| objects.values())
+    }
+
+    /// The namespaces of the objects, in ascending order.
+    pub(crate) fn namespaces(&self) -> impl Iterator<Item = &Arc<str>> {
+        let mut next = self.owners.keys().next();
+        iter::from_fn(move || {
+            let object = next?;
+            // No namespace sorts between this one and its name with a NUL.
+            let end = format!("{}\0", object.namespace);
+            let end = ObjectRef::new(object.kind, end, "");
+            next = self.owners.range(end..).next().map(|(object, _)| object);
+            Some(&object.namespace)
+        })
     }
 
     fn apply(&mut self, object: ObjectRef, value: Option<(ObjectRef, Arc<T>)>) -> bool

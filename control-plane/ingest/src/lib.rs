@@ -89,6 +89,7 @@ mod backend_group;
 mod build;
 mod cloud_map;
 mod conflict;
+mod consent;
 mod endpoints;
 mod expression;
 mod gateway;

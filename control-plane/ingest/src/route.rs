@@ -11,7 +11,7 @@ use evermesh_crds::{extension, v1beta2};
 use evermesh_model::{
     Kind, ObjectRef, Problem, Protocol, Reason, ServicePort, Timeout,
     problem::FieldPath,
-    route::{HttpMatch, RetryPolicy},
+    route::{HttpMatch, PathMatch, RetryPolicy},
 };
 
 use crate::{
@@ -31,7 +31,7 @@ pub(crate) struct UnresolvedRoute {
     pub(crate) object: ObjectRef,
     /// The field that contains the name.
     pub(crate) name_field: FieldPath,
-    priority: Option<u32>,
+    pub(crate) priority: Option<u32>,
     /// The age of a `Route` object. Inline routes do not compete by age.
     age: ObjectAge,
     /// `match.port`
@@ -85,16 +85,24 @@ impl UnresolvedRoute {
     /// the owner of the router; then that of [`Contender::seniority`]. Inline routes of one router are left in the order
     /// of their names.
     pub(crate) fn precedence(&self) -> impl Ord + use<'_> {
-        let matches = match &self.rule {
-            UnresolvedRule::Http { matches, .. } => Some(matches),
-            UnresolvedRule::Tcp(_) => None,
-        };
         (
-            matches::precedence(self.priority, matches),
+            matches::precedence(self.priority, self.matches()),
             self.object.kind == Kind::Route,
             self.seniority(),
             &self.name,
         )
+    }
+
+    fn matches(&self) -> Option<&HttpMatch> {
+        match &self.rule {
+            UnresolvedRule::Http { matches, .. } => Some(matches),
+            UnresolvedRule::Tcp(_) => None,
+        }
+    }
+
+    /// The match of the path; absent for TCP.
+    pub(crate) fn path(&self) -> Option<&PathMatch> {
+        self.matches().map(|matches| &matches.path)
     }
 
     /// The field that contains the route: `httpRoute`, `http2Route`, `grpcRoute` or `tcpRoute` with its parents.

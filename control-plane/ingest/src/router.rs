@@ -13,6 +13,7 @@ use evermesh_model::{
 
 use crate::{
     admission, conflict,
+    consent::{RouteNamespace, RouterConsent},
     membership::Membership,
     name_index::{IndexEntry, NameIndex, Unresolved, unique_ports},
     route::{self, TargetLookups, UnresolvedRoute},
@@ -29,6 +30,7 @@ pub(crate) struct UnresolvedRouter {
     age: ObjectAge,
     listeners: Vec<ServicePort>,
     routes: Vec<UnresolvedRoute>,
+    consent: RouterConsent,
 }
 
 impl Contender for UnresolvedRouter {
@@ -97,36 +99,68 @@ fn try_parse(
                 route::inline(route, &spec.field("routes").index(index), problems)
             })
             .collect(),
+        consent: RouterConsent::read(&router.metadata, problems),
     })
 }
 
-/// Looks up the targets of all routes.
+/// The results of looking up what the routes of a router refer to.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct RouterLookups {
+    targets: TargetLookups,
+    /// The namespaces of `Route` objects other than that of the router.
+    namespaces: BTreeMap<Arc<str>, Option<RouteNamespace>>,
+}
+
+/// Looks up the targets of all routes, and the namespaces of `Route` objects.
 pub(crate) fn look_up(
     unresolved: &UnresolvedRouter,
     objects: &[Arc<UnresolvedRoute>],
     nodes: &NameIndex<ResourceName>,
-) -> TargetLookups {
-    unresolved
+    namespace: impl Fn(&str) -> Option<RouteNamespace>,
+) -> RouterLookups {
+    let targets = unresolved
         .routes
         .iter()
         .chain(objects.iter().map(|route| &**route))
         .flat_map(UnresolvedRoute::references)
         .map(|node| (node.clone(), nodes.look_up(node, &unresolved.name.mesh)))
-        .collect()
+        .collect();
+    let mut namespaces = BTreeMap::new();
+    for route in objects {
+        let name = &route.object.namespace;
+        if *name != unresolved.object.namespace && !namespaces.contains_key(name) {
+            namespaces.insert(Arc::clone(name), namespace(name));
+        }
+    }
+    RouterLookups {
+        targets,
+        namespaces,
+    }
 }
 
-/// Merges the inline routes with the `Route` objects, orders them by [`UnresolvedRoute::precedence`] and resolves their
+/// Merges the inline routes with the `Route` objects to which the owner of the router consents, orders them by [`UnresolvedRoute::precedence`] and resolves their
 /// targets.
 ///
 /// Of two routes with the same name, an inline route takes precedence, then the older object.
 pub(crate) fn resolve(
     unresolved: &UnresolvedRouter,
     objects: &[Arc<UnresolvedRoute>],
-    nodes: &TargetLookups,
+    lookups: &RouterLookups,
 ) -> WithProblems<ResolvedRouter> {
     let mut problems = Problems::of(&unresolved.object);
     let mut by_name: BTreeMap<&str, &UnresolvedRoute> = BTreeMap::new();
     let mut objects: Vec<&UnresolvedRoute> = objects.iter().map(|route| &**route).collect();
+    objects.retain(|route| {
+        let namespace = lookups.namespaces.get(&route.object.namespace);
+        let refusal = unresolved.consent.refusal(
+            (&unresolved.object, &unresolved.name.mesh),
+            route,
+            namespace.and_then(Option::as_ref),
+        );
+        let is_admitted = refusal.is_none();
+        problems.extend(refusal);
+        is_admitted
+    });
     objects.sort_by(|one, other| one.seniority().cmp(&other.seniority()));
     for route in unresolved.routes.iter().chain(objects) {
         let Some(first) = by_name.get(&*route.name) else {
@@ -150,7 +184,12 @@ pub(crate) fn resolve(
         .into_iter()
         .filter_map(|route| {
             let mut of_route = Problems::of(&route.object);
-            let resolved = route::resolve(route, &unresolved.listeners, nodes, &mut of_route);
+            let resolved = route::resolve(
+                route,
+                &unresolved.listeners,
+                &lookups.targets,
+                &mut of_route,
+            );
             problems.extend(of_route.into_list());
             Some((Arc::new(resolved?), route.field()))
         })

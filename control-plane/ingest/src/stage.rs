@@ -27,6 +27,10 @@ impl<T> WithProblems<T> {
             problems: problems.list.into(),
         }
     }
+
+    pub(crate) fn into_value(self) -> Option<Arc<T>> {
+        self.value
+    }
 }
 
 impl<T> WithProblems<Vec<Arc<T>>> {

@@ -210,7 +210,7 @@ reasons! {
     PortConflict: Error,
     /// A protocol, or a field that is named after one, differs from the protocol of the listener.
     ProtocolMismatch: Warning,
-    /// The mesh does not allow the object's namespace to use what the field names.
+    /// The mesh, or the owner of what the field names, does not allow the object's namespace to use it.
     NotAllowed: Error,
     /// The field cannot be changed after the object was created.
     Immutable: Error,

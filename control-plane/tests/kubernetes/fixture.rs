@@ -258,7 +258,12 @@ impl DerefMut for GatewayFixture {
 
 impl GatewayFixture {
     pub(crate) async fn build() -> Self {
-        let mesh = MeshFixture::build().await;
+        Self::build_with(&Chart::render(&[]).unwrap()).await
+    }
+
+    /// Builds the fixture with this chart.
+    pub(crate) async fn build_with(chart: &Chart) -> Self {
+        let mesh = MeshFixture::build_with(chart).await;
         let gateway_ports = lock_gateway().await;
         let xds = Relay::start(&[mesh.control_plane.xds()]).await.unwrap();
         let gateway = start_gateway(xds.address()).await;

@@ -1,4 +1,7 @@
-//! Teams that share a router: RBAC lets each team change its own Route and nothing else.
+//! Teams that share a router: RBAC lets each team change its own Route, the chart's policy only its weights, and no
+//! namespace takes requests of another.
+
+mod takeovers;
 
 use std::{fmt::Write as _, fs, path::PathBuf};
 
@@ -184,6 +187,98 @@ async fn team_shifts_the_weights_of_its_own_route_only() {
     }
     assert_eq!(version(&fixture, "/").await, "v1");
     assert_eq!(fixture.forbidden(), [""; 0]);
+}
+
+/// A role that allows everything with Routes.
+const ALL_OF_ROUTES: &str = "---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: Role
+metadata: {name: routes, namespace: shop}
+rules:
+- {apiGroups: [evermesh.dev], resources: [routes], verbs: ['*']}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata: {name: routes, namespace: shop}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: routes}
+subjects: [{kind: ServiceAccount, name: red, namespace: shop}]
+";
+
+#[tokio::test]
+async fn weight_shifters_change_weights_and_nothing_else() {
+    let groups = "weightShifters.groups={shifters,system:serviceaccounts:shop}";
+    let chart = Chart::render(&["--set", groups]).unwrap();
+    let fixture = GatewayFixture::build_with(&chart).await;
+    let manifests = shared_router() + ALL_OF_ROUTES;
+    fixture.api.apply(&manifests).await.unwrap();
+    let red = Team::new(&fixture, "red").await;
+    let route = "routes.evermesh.dev/red";
+    let refusal = "weight shifters may";
+    eventually("the policy of the chart", async || {
+        let label = r#"{"metadata":{"labels":{"a":"b"}}}"#;
+        let patch = [
+            "patch",
+            route,
+            "--dry-run=server",
+            "--type=merge",
+            "--patch",
+            label,
+        ];
+        red.kubectl(&patch)
+            .await
+            .is_err_and(|error| error.contains(refusal))
+    })
+    .await;
+
+    let target = |node: &str, more: &str| {
+        format!(
+            r#"{{"spec":{{"httpRoute":{{"action":{{"weightedTargets":[{{"virtualNodeRef":{{"name":"color-v1"}},"weight":1}},{{"virtualNodeRef":{{"name":"{node}"}},"weight":1{more}}}]}}}}}}}}"#
+        )
+    };
+    let other_variant = r#"{"spec":{"httpRoute":null,"http2Route":{"match":{"prefix":"/red"},"action":{"weightedTargets":[{"virtualNodeRef":{"name":"color-v1"},"weight":100},{"virtualNodeRef":{"name":"color-v2"},"weight":0}]}}}}"#;
+    for patch in [
+        r#"{"spec":{"httpRoute":{"match":{"prefix":"/"}}}}"#,
+        r#"{"spec":{"httpRoute":{"match":{"headers":[{"name":"a"}]}}}}"#,
+        r#"{"spec":{"httpRoute":{"timeout":{"idle":{"unit":"s","value":1}}}}}"#,
+        r#"{"spec":{"httpRoute":{"retryPolicy":{"maxRetries":1,"perRetryTimeout":{"unit":"s","value":1},"httpRetryEvents":["server-error"]}}}}"#,
+        r#"{"spec":{"priority":0}}"#,
+        other_variant,
+        &target("color-v3", ""),
+        &target("color-v2", r#","port":1"#),
+        r#"{"spec":{"httpRoute":{"action":{"weightedTargets":[{"virtualNodeRef":{"name":"color-v1"},"weight":100}]}}}}"#,
+        r#"{"metadata":{"finalizers":["example.com/a"]}}"#,
+    ] {
+        let error = red.patch(route, patch).await.unwrap_err();
+        assert!(error.contains(refusal), "{patch}: {error}");
+    }
+    let router = r#"{"spec":{"virtualRouterRef":{"name":"other"}}}"#;
+    let error = red.patch(route, router).await.unwrap_err();
+    assert!(error.contains("denied"), "{error}");
+    let error = red.kubectl(&["delete", route]).await.unwrap_err();
+    assert!(error.contains(refusal), "{error}");
+    let dir = tools::scratch("team").unwrap();
+    let third = dir.path().join("third.yaml");
+    fs::write(&third, route_of("third", [0, 100])).unwrap();
+    let create = ["create", "--filename", third.to_str().unwrap()];
+    let error = red.kubectl(&create).await.unwrap_err();
+    assert!(error.contains(refusal), "{error}");
+
+    red.patch(route, &weights(0, 100)).await.unwrap();
+    version_becomes(&fixture, "/red", "v2").await;
+    let file = dir.path().join("red.yaml");
+    fs::write(&file, route_of("red", [100, 0])).unwrap();
+    let apply = ["apply", "--filename", file.to_str().unwrap()];
+    red.kubectl(&apply).await.unwrap();
+    version_becomes(&fixture, "/red", "v1").await;
+    // The policy is for members of the groups only.
+    let owner = [
+        "patch",
+        route,
+        "--namespace=shop",
+        "--type=merge",
+        r#"--patch={"spec":{"priority":7}}"#,
+    ];
+    fixture.api.kubectl(&owner).await.unwrap();
 }
 
 /// The answer of `kubectl auth can-i` for a user, in the namespace `shop` unless the question has a flag.

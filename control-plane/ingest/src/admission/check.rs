@@ -1,7 +1,8 @@
 //! The validating webhook: the rules of each kind, and immutable fields.
 //!
 //! Writes to an object that is being deleted, and writes that do not change the spec, always pass. Otherwise users could
-//! not change labels or remove finalizers of an object whose spec has become invalid under newer rules.
+//! not change labels or remove finalizers of an object whose spec has become invalid under newer rules. Annotations by
+//! which a router admits `Route` objects are checked whenever annotations change.
 //!
 //! The check does not depend on other objects, because a missing reference may be created later. [`check_claims`] has the
 //! rules that do.
@@ -10,10 +11,12 @@
 
 use evermesh_crds::{extension, v1beta2};
 use evermesh_model::{Kind, ObjectRef, Problem, Reason, Severity, problem::FieldPath};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::Value;
 
 use super::{AdmissionDenial, ObjectWrite, Operation, validate};
 use crate::{
+    consent::RouterConsent,
     matches,
     object::{self, Object},
     stage::Problems,
@@ -24,12 +27,12 @@ pub fn check(write: &ObjectWrite<'_>) -> Result<(), AdmissionDenial> {
     if write.is_terminating() {
         return Ok(());
     }
-    let mut problems = Vec::new();
+    let mut problems = consent(write);
+    if !write.changes_spec() {
+        return AdmissionDenial::from_problems(problems);
+    }
     if let Operation::Update { old } = write.operation {
-        if old["spec"] == write.new["spec"] {
-            return Ok(());
-        }
-        problems = changes(&write.object, &old["spec"], &write.new["spec"]);
+        problems.extend(changes(&write.object, &old["spec"], &write.new["spec"]));
     }
     let parsed = object::parse(write.new.clone());
     let violations = parsed.problems.into_iter();
@@ -43,12 +46,32 @@ pub fn check(write: &ObjectWrite<'_>) -> Result<(), AdmissionDenial> {
     AdmissionDenial::from_problems(problems)
 }
 
+/// Problems of the annotations by which the owner of a router admits `Route` objects, if the write changes annotations.
+fn consent(write: &ObjectWrite<'_>) -> Vec<Problem> {
+    let annotations = |object: &Value| object["metadata"]["annotations"].clone();
+    let new = annotations(write.new);
+    let is_changed = match write.operation {
+        Operation::Create => true,
+        Operation::Update { old } => annotations(old) != new,
+    };
+    let mut problems = Problems::of(&write.object);
+    if write.object.kind == Kind::VirtualRouter && is_changed {
+        let metadata = ObjectMeta {
+            annotations: serde_json::from_value(new).unwrap_or_default(),
+            ..ObjectMeta::default()
+        };
+        RouterConsent::read(&metadata, &mut problems);
+    }
+    problems.into_list()
+}
+
 /// Problems of changes to immutable fields.
 fn changes(object: &ObjectRef, old: &Value, new: &Value) -> Vec<Problem> {
     let fields: &[&str] = match object.kind {
         Kind::Mesh => &["awsName"],
         Kind::GatewayRoute => &["awsName", "meshRef", "virtualGatewayRef"],
         Kind::BackendGroup => &["meshRef"],
+        Kind::Route => &["virtualRouterRef"],
         Kind::VirtualNode | Kind::VirtualService | Kind::VirtualRouter | Kind::VirtualGateway => {
             &["awsName", "meshRef"]
         }

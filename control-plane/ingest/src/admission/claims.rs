@@ -1,4 +1,5 @@
-//! The part of the validating webhook that depends on other objects: the names that they hold.
+//! The part of the validating webhook that depends on other objects: the names that they hold, and the consent of a router
+//! to a `Route`.
 //!
 //! A rebuild decides every contest by age, so that a new object with a name that is in use is not served anyway. The
 //! rejection of its creation tells the author at once, and keeps the object from waiting for the name.
@@ -9,7 +10,14 @@ use kube::Resource;
 use serde_json::Value;
 
 use super::{AdmissionDenial, ClusterSnapshot, ObjectWrite, Operation, aws_name, snapshot};
-use crate::{inputs::ObjectMap, name_index::Name as _, stage::Problems};
+use crate::{
+    consent::{RouteNamespace, RouterConsent},
+    inputs::ObjectMap,
+    name_index::Name as _,
+    object::{self, Object},
+    route,
+    stage::Problems,
+};
 
 /// Accepts or denies the write because of other objects. Follows [`check`](super::check).
 pub fn check_claims(
@@ -20,7 +28,47 @@ pub fn check_claims(
     if write.operation == Operation::Create && !write.is_terminating() {
         name_is_free(write, snapshot, &mut problems);
     }
+    if write.object.kind == Kind::Route && write.needs_cluster_snapshot() {
+        router_consents(write, snapshot, &mut problems);
+    }
     AdmissionDenial::from_snapshot_problems(problems)
+}
+
+/// Checks the consent of the router of a `Route`. A router that does not exist may be created later.
+fn router_consents(
+    write: &ObjectWrite<'_>,
+    snapshot: &ClusterSnapshot,
+    problems: &mut Problems<'_>,
+) {
+    let reference = &write.new["spec"]["virtualRouterRef"];
+    let namespace = reference["namespace"].as_str();
+    let reference = ObjectRef::new(
+        Kind::VirtualRouter,
+        namespace.unwrap_or(&write.object.namespace),
+        reference["name"].as_str().unwrap_or_default(),
+    );
+    let Some(router) = snapshot.virtual_routers.get(&reference) else {
+        return;
+    };
+    let mesh = router.spec.mesh_ref.as_ref().map(|mesh| mesh.name.as_str());
+    let Some(mesh) = mesh.or_else(|| mesh_of(&reference, snapshot)) else {
+        return;
+    };
+    let consent = RouterConsent::read(&router.metadata, &mut Problems::of(&reference));
+    let own = RouteNamespace {
+        labels: snapshot
+            .labels(&write.object.namespace)
+            .unwrap_or_default()
+            .into(),
+        mesh: mesh_of(&write.object, snapshot).map(Into::into),
+    };
+    // Without a value, the rebuild leaves the route out for a reason of its own.
+    let Some((_, Object::Route(object))) = object::parse(write.new.clone()).object else {
+        return;
+    };
+    if let Some(route) = route::parse(&write.object, &object).into_value() {
+        problems.extend(consent.refusal((&reference, mesh), &route, Some(&own)));
+    }
 }
 
 /// The fields by which a member of a mesh claims a name.

@@ -344,10 +344,12 @@ fn immutable_fields_cannot_be_changed() {
     const OTHER: &str = "{name: m, uid: another}";
     const ROUTE: &str = "httpRoute: {match: {prefix: /}, action: {target: {virtualService: {virtualServiceRef: {name: s}}}}}";
     fn with(kind: Kind, field: &str, value: &str) -> Value {
-        let rest = if kind == Kind::GatewayRoute {
-            ROUTE
-        } else {
-            ""
+        let rest = match kind {
+            Kind::GatewayRoute => ROUTE,
+            Kind::Route => {
+                "httpRoute: {match: {prefix: /}, action: {weightedTargets: [{virtualNodeRef: {name: x}, weight: 1}]}}"
+            }
+            _ => "",
         };
         object(kind, &format!("{{{field}: {value}, {rest}}}"))
     }
@@ -367,6 +369,7 @@ fn immutable_fields_cannot_be_changed() {
         (Kind::BackendGroup, "meshRef", REF, OTHER),
         (Kind::GatewayRoute, "virtualGatewayRef", gateway, REF),
         (Kind::VirtualNode, "meshRef", REF, "null"),
+        (Kind::Route, "virtualRouterRef", "{name: a}", "{name: b}"),
     ] {
         let old = with(kind, field, old);
         let changed = checked(&with(kind, field, new), Operation::Update { old: &old });
@@ -377,6 +380,33 @@ fn immutable_fields_cannot_be_changed() {
         kept["spec"]["unknown"] = json!(1);
         let kept = checked(&kept, Operation::Update { old: &old });
         assert_eq!(kept, "passes", "{kind} {field}");
+    }
+}
+
+#[test]
+fn annotations_by_which_a_router_admits_routes_are_checked_when_they_change() {
+    let router = |selector: &str| {
+        let mut router = object(Kind::VirtualRouter, "{}");
+        router["metadata"]["annotations"] = json!({ "evermesh.dev/allowed-routes": selector });
+        router
+    };
+    let (good, bad) = (router("team in (red)"), router("team in (red"));
+    let (of_good, of_bad) = (
+        Operation::Update { old: &good },
+        Operation::Update { old: &bad },
+    );
+    for (new, operation, passes) in [
+        (&good, Operation::Create, true),
+        (&bad, Operation::Create, false),
+        (&bad, of_good, false),
+        (&good, of_bad, true),
+        (&bad, of_bad, true),
+    ] {
+        let answer = checked(new, operation);
+        assert_eq!(answer == "passes", passes, "{answer}");
+        assert!(
+            passes || answer.starts_with("metadata.annotations[evermesh.dev/allowed-routes]: ")
+        );
     }
 }
 

@@ -31,12 +31,24 @@ pub enum Operation<'a> {
 }
 
 impl ObjectWrite<'_> {
-    /// Returns whether [`fill`](super::fill) depends on other objects.
+    /// Returns whether the answer depends on other objects.
     pub fn needs_cluster_snapshot(&self) -> bool {
-        let kind = self.object.kind;
-        self.operation == Operation::Create
-            && kind != Kind::Mesh
-            && kind.api_version() == Kind::Mesh.api_version()
+        match self.object.kind {
+            Kind::Mesh => false,
+            Kind::Route => !self.is_terminating() && self.changes_spec(),
+            kind => {
+                self.operation == Operation::Create
+                    && kind.api_version() == Kind::Mesh.api_version()
+            }
+        }
+    }
+
+    /// Returns whether the write creates the object or changes its spec.
+    pub(crate) fn changes_spec(&self) -> bool {
+        match self.operation {
+            Operation::Create => true,
+            Operation::Update { old } => old["spec"] != self.new["spec"],
+        }
     }
 
     /// Returns whether the object is being deleted. Every write must then pass, because otherwise the finalizers of an

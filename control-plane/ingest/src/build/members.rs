@@ -7,6 +7,7 @@ use evermesh_model::{Kind, Memo, ObjectRef, ResolvedMesh, SharedMap};
 use k8s_openapi::api::core::v1::Namespace;
 
 use crate::{
+    consent::RouteNamespace,
     inputs::{Inputs, ObjectMap},
     membership::{Labels, Membership, namespace_labels},
     mesh::{self, MeshIndex, UnresolvedMesh},
@@ -81,8 +82,10 @@ impl MemberMemo {
             Arc::clone(&inputs.gateway_routes),
             Arc::clone(&inputs.backend_groups),
         );
-        let namespaces = self.namespaces.update(objects, namespaces);
-        let pairs = namespaces.iter().map(|name| {
+        let of_members = self.namespaces.update(objects, namespaces);
+        let of_routes = inputs.routes.namespaces();
+        let namespaces: BTreeSet<&Arc<str>> = of_members.iter().chain(of_routes).collect();
+        let pairs = namespaces.into_iter().map(|name| {
             let object = ObjectRef::new(Kind::Namespace, "", Arc::clone(name));
             (name, inputs.namespaces.get(&object))
         });
@@ -128,6 +131,18 @@ fn namespaces(
 }
 
 impl MembershipIndex {
+    /// A namespace with `Route` objects.
+    pub(super) fn of_routes(&self, namespace: &str) -> Option<RouteNamespace> {
+        let mesh = match &**self.of_namespace.get(namespace)? {
+            Membership::Member(mesh) => Some(Arc::clone(&mesh.name)),
+            _ => None,
+        };
+        Some(RouteNamespace {
+            labels: Arc::clone(self.labels.get(namespace)?),
+            mesh,
+        })
+    }
+
     /// Pairs objects with their membership.
     pub(super) fn of<'a, T>(
         &'a self,

@@ -13,21 +13,23 @@ use crate::{
     inputs::{Inputs, ObjectMap, ObjectsByOwner, WeakObjectsByOwner},
     name_index::NameIndexMemo,
     route::{self, UnresolvedRoute},
-    router::{self, UnresolvedRouter},
+    router::{self, RouterLookups, UnresolvedRouter},
     seniority::Contender as _,
     stage::{CachedValue, KeyedStage, ProblemLists, Problems, StageOutput, WithProblems},
 };
 
 /// The valid `Route` objects of one router.
 type RouteGroup = Vec<Arc<UnresolvedRoute>>;
+/// The nodes to which routes refer, and the namespaces of `Route` objects.
+type LookupContext = (ResourceIndex, Arc<MembershipIndex>);
 type ResolveInput = (
     (Arc<UnresolvedRouter>, Option<Arc<RouteGroup>>),
-    ResourceIndex,
+    LookupContext,
 );
 type StageInput = (
     UnresolvedByName<ResourceName, UnresolvedRouter>,
     WeakObjectsByOwner<extension::Route>,
-    ResourceIndex,
+    LookupContext,
 );
 
 /// The routers in ascending order of their objects, with their positions in the order of names. `Route` objects refer to
@@ -47,7 +49,7 @@ pub(super) struct RouterMemo {
 struct RouterStages {
     positions: CachedValue<UnresolvedByName<ResourceName, UnresolvedRouter>, RouterPositions>,
     groups: KeyedStage<ObjectRef, ObjectMap<extension::Route>, RouteGroup>,
-    resolved: KeyedStage<ResourceName, ResolveInput, ResolvedRouter, route::TargetLookups>,
+    resolved: KeyedStage<ResourceName, ResolveInput, ResolvedRouter, RouterLookups>,
     orphans: KeyedStage<ObjectRef, ObjectMap<extension::Route>, ()>,
 }
 
@@ -67,14 +69,11 @@ impl RouterMemo {
             problems,
         );
         let routes = inputs.routes.by_owner();
+        let context = (Arc::clone(nodes), Arc::clone(members));
         let stages = &mut self.stages;
         let output = self.output.update(
-            (
-                Arc::clone(&by_name),
-                Arc::downgrade(routes),
-                Arc::clone(nodes),
-            ),
-            |(by_name, _, nodes)| stages.update(by_name, routes, nodes),
+            (Arc::clone(&by_name), Arc::downgrade(routes), context),
+            |(by_name, _, context)| stages.update(by_name, routes, context),
         );
         problems.extend(output.problems.iter().cloned());
         let index = self
@@ -89,7 +88,7 @@ impl RouterStages {
         &mut self,
         by_name: &UnresolvedByName<ResourceName, UnresolvedRouter>,
         routes: &ObjectsByOwner<extension::Route>,
-        nodes: &ResourceIndex,
+        context: &LookupContext,
     ) -> StageOutput<ResourceName, ResolvedRouter> {
         let mut problems = ProblemLists::new();
         let groups = self.groups.update(
@@ -126,9 +125,11 @@ impl RouterStages {
         );
         let inputs = by_name.values.iter().zip(of_router);
         let values = self.resolved.update_with_lookup(
-            inputs.map(|((name, unresolved), group)| (name, ((unresolved, group), nodes))),
-            |(unresolved, group), nodes| {
-                router::look_up(unresolved, objects(group.as_ref()), nodes)
+            inputs.map(|((name, unresolved), group)| (name, ((unresolved, group), context))),
+            |(unresolved, group), (nodes, members)| {
+                router::look_up(unresolved, objects(group.as_ref()), nodes, |namespace| {
+                    members.of_routes(namespace)
+                })
             },
             |(unresolved, group), lookups| {
                 router::resolve(unresolved, objects(group.as_ref()), lookups)

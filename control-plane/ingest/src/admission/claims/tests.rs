@@ -10,6 +10,8 @@ const HELD: &str = "
 ---
 {apiVersion: v1, kind: Namespace, metadata: {name: evil, labels: {mesh: m}}}
 ---
+{apiVersion: v1, kind: Namespace, metadata: {name: red, labels: {mesh: m}}}
+---
 {apiVersion: v1, kind: Namespace, metadata: {name: other, labels: {mesh: o}}}
 ---
 apiVersion: appmesh.k8s.aws/v1beta2
@@ -27,6 +29,22 @@ spec: {namespaceSelector: {matchLabels: {mesh: o}}}
 {apiVersion: appmesh.k8s.aws/v1beta2, kind: VirtualService, metadata: {name: shop, namespace: prod}, spec: {}}
 ---
 {apiVersion: appmesh.k8s.aws/v1beta2, kind: VirtualRouter, metadata: {name: shop, namespace: prod}, spec: {}}
+---
+apiVersion: appmesh.k8s.aws/v1beta2
+kind: VirtualRouter
+metadata:
+  name: delegating
+  namespace: prod
+  annotations: {evermesh.dev/delegated-routes: 'new: /pay'}
+spec: {}
+---
+apiVersion: appmesh.k8s.aws/v1beta2
+kind: VirtualRouter
+metadata:
+  name: open
+  namespace: prod
+  annotations: {evermesh.dev/allowed-routes: 'kubernetes.io/metadata.name in (red, other)'}
+spec: {}
 ---
 {apiVersion: appmesh.k8s.aws/v1beta2, kind: VirtualGateway, metadata: {name: edge, namespace: prod}, spec: {}}
 ---
@@ -61,7 +79,12 @@ fn denial(
     spec: Value,
     operation: Operation<'_>,
 ) -> Option<String> {
-    let new = json!({ "metadata": { "name": name, "namespace": namespace }, "spec": spec });
+    let new = json!({
+        "apiVersion": kind.api_version(),
+        "kind": kind.as_str(),
+        "metadata": { "name": name, "namespace": namespace },
+        "spec": spec,
+    });
     let write = ObjectWrite {
         object: ObjectRef::new(
             kind,
@@ -152,4 +175,92 @@ fn names_of_gateway_routes_are_compared_on_one_gateway() {
     };
     assert!(on("edge").is_some_and(|denial| denial.contains("`GatewayRoute/prod/shop`")));
     assert_eq!(on("second"), None);
+}
+
+fn route(router: &str, prefix: &str) -> Value {
+    json!({
+        "virtualRouterRef": { "name": router, "namespace": "prod" },
+        "httpRoute": {
+            "match": { "prefix": prefix },
+            "action": { "weightedTargets": [{ "virtualNodeRef": { "name": "n" }, "weight": 1 }] },
+        },
+    })
+}
+
+fn route_to(router: &str, namespace: &str, operation: Operation<'_>) -> Option<String> {
+    denial(Kind::Route, namespace, "new", route(router, "/"), operation)
+}
+
+#[test]
+fn route_needs_the_consent_of_its_router() {
+    let old = json!({ "spec": {} });
+    for operation in [Operation::Create, Operation::Update { old: &old }] {
+        for (router, namespace, expected) in [
+            ("shop", "prod", None),
+            ("open", "prod", None),
+            ("open", "red", None),
+            // The router may be created later.
+            ("missing", "evil", None),
+            (
+                "shop",
+                "red",
+                Some("`VirtualRouter/prod/shop` accepts no route of namespace `red`, so"),
+            ),
+            (
+                "open",
+                "evil",
+                Some(
+                    "accepts no route of namespace `evil` (label `kubernetes.io/metadata.name` is",
+                ),
+            ),
+            (
+                "open",
+                "other",
+                Some("namespace `other` does not belong to mesh `m`"),
+            ),
+            (
+                "open",
+                "unknown",
+                Some("namespace `unknown` does not belong to mesh `m`"),
+            ),
+        ] {
+            let denial = route_to(router, namespace, operation);
+            match expected {
+                None => assert_eq!(denial, None, "{router} {namespace}"),
+                Some(expected) => {
+                    let denial = denial.expect(namespace);
+                    assert!(denial.starts_with("spec.virtualRouterRef: "), "{denial}");
+                    assert!(denial.contains(expected), "{denial}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn route_whose_spec_stays_is_accepted_without_consent() {
+    let old = json!({ "spec": route("shop", "/") });
+    assert_eq!(
+        route_to("shop", "evil", Operation::Update { old: &old }),
+        None
+    );
+}
+
+#[test]
+fn route_may_not_exceed_its_grant() {
+    let with = |prefix| {
+        denial(
+            Kind::Route,
+            "prod",
+            "new",
+            route("delegating", prefix),
+            Operation::Create,
+        )
+    };
+    assert_eq!(with("/pay/now"), None);
+    let denial = with("/").expect("the grant is exceeded");
+    assert!(
+        denial.contains("delegates only paths that begin with `/pay`"),
+        "{denial}"
+    );
 }
