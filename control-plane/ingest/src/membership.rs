@@ -3,16 +3,19 @@
 //! An object with a `meshRef` belongs to that mesh. Any other object belongs to the mesh whose `namespaceSelector`
 //! selects the labels of its namespace; if no mesh or several meshes do, the object has a problem.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use evermesh_crds::v1beta2;
-use evermesh_model::{Problem, Reason, ResolvedMesh, problem::FieldPath};
+use evermesh_model::{AllowedNamespaces, Problem, Reason, ResolvedMesh, problem::FieldPath};
 use k8s_openapi::{
     api::core::v1::Namespace,
     apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement},
 };
 
-use crate::{admission, stage::Problems, values};
+use crate::{admission, object::is_label, stage::Problems, values};
 
 /// Label with the name of the namespace. The API server sets it; for objects from files, Evermesh adds it.
 pub const NAMESPACE_NAME_LABEL: &str = "kubernetes.io/metadata.name";
@@ -251,6 +254,19 @@ pub(crate) fn known_meshes(known: &[Arc<str>]) -> String {
     } else {
         format!("known meshes: {}", list(known))
     }
+}
+
+/// Parses namespaces that are separated by commas, or `*` for all. `Err` contains a part that is neither.
+pub(crate) fn read_namespaces(list: &str) -> Result<AllowedNamespaces, &str> {
+    let mut namespaces = BTreeSet::new();
+    for namespace in list.split(',') {
+        match namespace.trim() {
+            "*" => return Ok(AllowedNamespaces::All),
+            name if is_label(name) => namespaces.insert(name.into()),
+            other => return Err(other),
+        };
+    }
+    Ok(AllowedNamespaces::Only(namespaces))
 }
 
 /// Formats names for a message: `` `a`, `b` and `c` ``; `none` for an empty list.

@@ -12,6 +12,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use crate::{
     admission,
     membership::MeshLookup,
+    registration::rules,
     secrets,
     seniority::{Contender, ObjectAge},
     stage::{Problems, WithProblems},
@@ -80,6 +81,7 @@ pub(crate) fn parse(object: &ObjectRef, mesh: &v1beta2::Mesh) -> WithProblems<Un
             ),
             acm_certificates: mappings.certificates,
             acm_authorities: mappings.authorities,
+            cloud_map_registration: rules::read(mesh, &mut problems),
         },
         age: ObjectAge::of(&mesh.metadata),
         selector: namespace_selector.clone(),

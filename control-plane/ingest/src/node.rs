@@ -19,6 +19,7 @@ use crate::{
     logging,
     membership::Membership,
     name_index::{IndexEntry, Unresolved, UnresolvedRef},
+    registration::rules,
     seniority::{Contender, ObjectAge},
     stage::{Problems, WithProblems},
     tls::ClientPolicyResult,
@@ -136,14 +137,18 @@ fn try_parse(
         .iter()
         .map(|listener| listener.port_mapping.port)
         .collect();
+    let discovery = service_discovery
+        .as_ref()
+        .and_then(|discovery| read_discovery(discovery, problems));
+    if let Some(Discovery::CloudMap { service, .. }) = &discovery {
+        rules::check(&mesh, service, problems);
+    }
     Some(UnresolvedNode {
         name: ResourceName::new(Arc::clone(&mesh.name), ProxyKind::VirtualNode, name),
         object: object.clone(),
         age: ObjectAge::of(&node.metadata),
         listeners: read_listeners(listeners, &mesh, problems),
-        discovery: service_discovery
-            .as_ref()
-            .and_then(|discovery| read_discovery(discovery, problems)),
+        discovery,
         endpoint_slices: mesh.endpoint_slices,
         selects_pods: pod_selector.is_some(),
         backends: read_backends(

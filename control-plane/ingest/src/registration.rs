@@ -5,6 +5,8 @@
 //! Map service, because several nodes may share one. Instances of nodes that are not in the graph are not touched.
 //! `control-plane/src/effect/registration` compares the result with Cloud Map and makes the calls.
 
+pub(crate) mod rules;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
@@ -71,6 +73,9 @@ pub struct NodeRegistration {
     pub object: ObjectRef,
     /// `metadata.uid` of the `VirtualNode`.
     pub uid: String,
+    /// Whether the mesh lets the node's namespace use the service. A node that may not has no pods, so that its instances
+    /// are removed, and causes no service to be created.
+    pub allowed: bool,
     /// Whether the node is being deleted. It then has no pods.
     pub terminating: bool,
     /// The port of the first listener.
@@ -130,7 +135,10 @@ pub fn registrations(
             continue;
         };
         let mut registration = registration(name.clone(), &node.object, object);
-        if !registration.terminating {
+        let mesh = graph.meshes.get(&name.mesh);
+        registration.allowed =
+            mesh.is_some_and(|mesh| rules::allows(mesh, service, &node.object.namespace));
+        if registration.allowed && !registration.terminating {
             registration.pods = pods(objects, &node.object, object);
         }
         for pod in &mut registration.pods {
@@ -188,6 +196,7 @@ fn registration(
         name,
         object: object.clone(),
         uid: node.metadata.uid.clone().unwrap_or_default(),
+        allowed: true,
         terminating: node.metadata.deletion_timestamp.is_some(),
         port: listeners.first().map(|listener| listener.port_mapping.port),
         attributes: attributes

@@ -25,6 +25,7 @@ use evermesh_model::{
 
 use crate::{
     inputs::{Inputs, ObjectMap},
+    membership::read_namespaces,
     mesh::MeshIndex,
     object::{is_label, is_subdomain},
     pem,
@@ -163,20 +164,21 @@ fn allowed_namespaces(
     secret: &SecretName,
     listed: Option<&str>,
 ) -> Result<AllowedNamespaces, String> {
-    let mut namespaces = BTreeSet::from([Arc::clone(&secret.namespace)]);
-    for namespace in listed.into_iter().flat_map(|list| list.split(',')) {
-        match namespace.trim() {
-            "*" => return Ok(AllowedNamespaces::All),
-            name if is_label(name) => namespaces.insert(name.into()),
-            other => {
-                return Err(format!(
-                    "{} is not a namespace; list namespaces after `for`, separated by commas, or `*` for all",
-                    quote(other)
-                ));
-            }
-        };
+    let own = || BTreeSet::from([Arc::clone(&secret.namespace)]);
+    let Some(listed) = listed else {
+        return Ok(AllowedNamespaces::Only(own()));
+    };
+    match read_namespaces(listed) {
+        Ok(AllowedNamespaces::All) => Ok(AllowedNamespaces::All),
+        Ok(AllowedNamespaces::Only(mut namespaces)) => {
+            namespaces.append(&mut own());
+            Ok(AllowedNamespaces::Only(namespaces))
+        }
+        Err(bad) => Err(format!(
+            "{} is not a namespace; list namespaces after `for`, separated by commas, or `*` for all",
+            quote(bad)
+        )),
     }
-    Ok(AllowedNamespaces::Only(namespaces))
 }
 
 fn secret_name(text: &str) -> Option<SecretName> {

@@ -169,3 +169,32 @@ fn terminating_node_has_no_pods() {
     assert_eq!(terminating_node(&objects, &object, None), None);
     assert!(objects.is_same(&objects.clone()));
 }
+
+#[test]
+fn mesh_says_which_namespaces_register_in_which_service() {
+    let pods = |annotation: &str| {
+        let mesh = MESH.replacen(
+            "metadata: {name: shop}",
+            &format!("metadata: {{name: shop, annotations: {{evermesh.dev/cloud-map-registration: '{annotation}'}}}}"),
+            1,
+        );
+        let yaml = [&mesh, &node("v1", "", ALL), &pod("a", "shop", READY)];
+        let found = registrations_of(&yaml.map(String::as_str).concat());
+        assert_eq!(found.len(), 1, "a node without pods removes its instances");
+        assert_eq!(found[0].allowed, !found[0].pods.is_empty(), "{annotation}");
+        found[0].pods.len()
+    };
+    for (annotation, expected) in [
+        ("shop.local/color: shop", 1),
+        ("shop.local/*: other, shop", 1),
+        ("shop.local/color: *", 1),
+        ("shop.local/color: shop\n\n  shop.local/*: other", 1),
+        ("shop.local/color: other\n\n  shop.local/*: shop", 0),
+        ("shop.local/tone: shop", 0),
+        ("another.local/*: shop", 0),
+        ("", 0),
+        ("shop.local: shop", 0),
+    ] {
+        assert_eq!(pods(annotation), expected, "{annotation}");
+    }
+}

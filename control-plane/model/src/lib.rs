@@ -45,6 +45,7 @@
 //!         endpoint_slices: None,
 //!         acm_certificates: BTreeMap::new(),
 //!         acm_authorities: BTreeMap::new(),
+//!         cloud_map_registration: None,
 //!     }))].into()),
 //!     nodes: Arc::new([(node.clone(), Arc::new(ResolvedNode {
 //!         name: node.clone(),

@@ -30,6 +30,21 @@ pub struct ResolvedMesh {
     /// From the ARN of an AWS Private CA to the Kubernetes Secret whose `ca.crt` replaces it.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub acm_authorities: BTreeMap<Arc<str>, SecretName>,
+    /// The Cloud Map services in which namespaces may register pods. Absent if every namespace may use every service, as
+    /// in App Mesh.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cloud_map_registration: Option<Vec<RegistrationRule>>,
+}
+
+/// The namespaces that may register pods in a Cloud Map service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct RegistrationRule {
+    /// The name of the Cloud Map namespace.
+    pub namespace: Arc<str>,
+    /// The name of the service; absent for every service without a rule of its own.
+    pub service: Option<Arc<str>>,
+    /// The namespaces of the Kubernetes cluster.
+    pub users: AllowedNamespaces,
 }
 
 /// A Kubernetes Secret that replaces an ACM certificate.

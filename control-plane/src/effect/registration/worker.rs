@@ -192,7 +192,7 @@ impl ServiceWorker {
     }
 
     /// Looks up or creates the service. `None` if its namespace does not exist, or if the service does not exist and all
-    /// nodes are terminating.
+    /// nodes are terminating or may not use it.
     async fn service(
         &mut self,
         nodes: &[&NodeRegistration],
@@ -202,7 +202,7 @@ impl ServiceWorker {
             return Ok(Some(service.clone()));
         }
         let registry = &self.shared.registry;
-        let staying = nodes.iter().find(|node| !node.terminating);
+        let staying = nodes.iter().find(|node| !node.terminating && node.allowed);
         let Some(namespace) = registry.namespace(&self.name.namespace).await? else {
             let message = format!(
                 "Cloud Map has no namespace `{}` of the type DNS_PRIVATE or HTTP in this account and region; create it",

@@ -21,6 +21,7 @@ pub fn mesh(egress: EgressPolicy) -> ResolvedMesh {
         endpoint_slices: None,
         acm_certificates: BTreeMap::new(),
         acm_authorities: BTreeMap::new(),
+        cloud_map_registration: None,
     }
 }
 

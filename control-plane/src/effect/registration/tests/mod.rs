@@ -20,6 +20,7 @@ pub(super) fn node(name: &str, pods: Vec<PodRegistration>) -> NodeRegistration {
         name: ResourceName::new("shop", ProxyKind::VirtualNode, format!("{name}_ns")),
         object: ObjectRef::new(Kind::VirtualNode, "ns", name),
         uid: format!("uid-of-{name}"),
+        allowed: true,
         terminating: false,
         port: Some(8080),
         attributes: BTreeMap::new(),
