@@ -16,7 +16,10 @@
 //!   blue/*: /blue
 //! ```
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    sync::Arc,
+};
 
 use evermesh_model::{ObjectRef, Problem, Reason, problem::FieldPath, route::PathMatch};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{
@@ -43,8 +46,14 @@ pub(crate) struct RouterConsent {
     /// The namespaces whose Routes are allowed besides those of the router's namespace.
     namespaces: Option<LabelSelector>,
     /// The limits of Routes, by namespace and name. Absent if Routes may match everything.
-    grants: Option<BTreeMap<(Arc<str>, Arc<str>), RouteGrant>>,
+    grants: Option<Grants>,
 }
+
+/// Limits by namespace and name of a Route.
+type Grants = BTreeMap<RouteName, RouteGrant>;
+
+/// The namespace of a Route, and its name or [`EVERY_ROUTE`].
+type RouteName = (Arc<str>, Arc<str>);
 
 /// The limits of the match and the priority of a Route.
 #[derive(Debug, Clone, PartialEq)]
@@ -183,24 +192,22 @@ impl RouterConsent {
 }
 
 /// Parses the lines of the annotation. A line that is not valid grants nothing.
-fn read_grants(
-    text: &str,
-    own: &Arc<str>,
-    problems: &mut Problems<'_>,
-) -> BTreeMap<(Arc<str>, Arc<str>), RouteGrant> {
-    let mut grants = BTreeMap::new();
+fn read_grants(text: &str, own: &Arc<str>, problems: &mut Problems<'_>) -> Grants {
+    let mut grants = Grants::new();
     for (line, number) in text.lines().zip(1..) {
         if line.trim().is_empty() {
             continue;
         }
         let message = match read_grant(line, own) {
-            Ok((route, grant)) => {
-                if !grants.contains_key(&route) {
-                    grants.insert(route, grant);
+            Ok((route, grant)) => match grants.entry(route) {
+                Entry::Vacant(entry) => {
+                    entry.insert(grant);
                     continue;
                 }
-                "an earlier line is for the same route; remove one of the two".to_owned()
-            }
+                Entry::Occupied(_) => {
+                    "an earlier line is for the same route; remove one of the two".to_owned()
+                }
+            },
             Err(message) => message,
         };
         let message = format!("line {number} is ignored: {message}");
@@ -210,7 +217,7 @@ fn read_grants(
 }
 
 /// Parses `ROUTE: PREFIX` or `ROUTE: PREFIX priority NUMBER`.
-fn read_grant(line: &str, own: &Arc<str>) -> Result<((Arc<str>, Arc<str>), RouteGrant), String> {
+fn read_grant(line: &str, own: &Arc<str>) -> Result<(RouteName, RouteGrant), String> {
     let invalid = || {
         format!(
             "{} is not of the form ROUTE: PREFIX or ROUTE: PREFIX priority NUMBER; write for example `red/search: /search priority 100`",
@@ -233,7 +240,7 @@ fn read_grant(line: &str, own: &Arc<str>) -> Result<((Arc<str>, Arc<str>), Route
     let prefix = prefix.ok_or_else(invalid)?.to_owned();
     let priority = match (words.next(), words.next(), words.next()) {
         (None, ..) => None,
-        (Some("priority"), Some(number), None) => Some(number.parse().map_err(|_| invalid())?),
+        (Some("priority"), Some(number), None) => Some(number.parse().ok().ok_or_else(invalid)?),
         _ => return Err(invalid()),
     };
     Ok(((namespace, name.into()), RouteGrant { prefix, priority }))
