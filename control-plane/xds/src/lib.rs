@@ -58,7 +58,10 @@ mod delivery;
 mod delta;
 mod entry;
 mod frame;
+mod large_request;
+mod limits;
 mod metrics;
+mod peer_text;
 mod registry;
 mod server;
 mod signal;
@@ -67,15 +70,19 @@ mod store;
 mod subscription;
 mod tls;
 mod unix;
+mod wire;
 
 pub use answer::{Blockage, ClientAnswer};
 pub use connection::{Connection, DiscoveryProtocol, ResourceStatus, XdsVariant};
 pub use delivery::{Delivery, DeliveryOutcome, ProxyId, Rejection};
 pub use delta::Delta;
+pub use limits::XdsLimits;
 pub use metrics::{Counter, XdsMetrics};
+pub use peer_text::PeerText;
 pub use registry::{ConnectedProxy, DeliverySink, ProxyAnswers, ProxyRegistry, ProxyStatus};
 pub use server::{
-    IdentifiedClient, Identify, Identity, XdsServerOptions, routes, serve, serve_socket,
+    AuthDecision, Authenticate, Authorize, IdentifiedClient, XdsServerOptions, routes, serve,
+    serve_socket, without_credentials,
 };
 pub use sotw::Sotw;
 pub use store::{Store, StoreCommit};

@@ -22,6 +22,8 @@ use crate::{
     answer::ClientAnswer,
     connection::{Connection, ResourceStatus, XdsVariant},
     delivery::{Delivery, ProxyId},
+    limits::{NODE_FIELD_BYTES, NODE_ID_BYTES},
+    peer_text::cut,
 };
 
 /// Receiver of ACKs and NACKs. Runs on the stream's task, so it must not block; it may read the registry.
@@ -42,9 +44,9 @@ pub struct ProxyStatus {
     pub id: ProxyId,
     /// `node.id`, as the proxy sent it.
     pub node_id: String,
-    /// `node.cluster`, as the proxy sent it.
+    /// `node.cluster`, as the proxy sent it, up to 256 bytes.
     pub node_cluster: String,
-    /// `node.user_agent_name`, such as `envoy`.
+    /// `node.user_agent_name`, such as `envoy`, up to 256 bytes.
     pub user_agent: String,
     /// Name of the proxy's view.
     pub view: Arc<str>,
@@ -90,7 +92,7 @@ pub struct ConnectedProxy {
 /// Description of the client of a stream.
 #[derive(Debug)]
 pub(crate) struct StreamPeer {
-    pub(crate) node: core::Node,
+    pub(crate) node: PeerNode,
     pub(crate) view: Arc<str>,
     pub(crate) address: Option<SocketAddr>,
     pub(crate) variant: XdsVariant,
@@ -98,13 +100,29 @@ pub(crate) struct StreamPeer {
     pub(crate) is_trusted: bool,
 }
 
+/// The fields of a client's node that are kept.
+#[derive(Debug)]
+pub(crate) struct PeerNode {
+    id: Arc<str>,
+    cluster: Box<str>,
+    user_agent: Box<str>,
+}
+
+impl From<&core::Node> for PeerNode {
+    fn from(node: &core::Node) -> Self {
+        Self {
+            id: cut(&node.id, NODE_ID_BYTES).into(),
+            cluster: cut(&node.cluster, NODE_FIELD_BYTES).into(),
+            user_agent: cut(&node.user_agent_name, NODE_FIELD_BYTES).into(),
+        }
+    }
+}
+
 /// Entry of the registry, shared with the stream.
 #[derive(Debug)]
 pub(crate) struct RegisteredProxy {
     id: ProxyId,
-    node_id: Arc<str>,
-    node_cluster: Box<str>,
-    user_agent: Box<str>,
+    node: PeerNode,
     view: Arc<str>,
     address: Option<SocketAddr>,
     variant: XdsVariant,
@@ -192,9 +210,7 @@ impl ProxyRegistry {
         } = peer;
         let proxy = Arc::new(RegisteredProxy {
             id: ProxyId(self.last_id.fetch_add(1, Relaxed) + 1),
-            node_id: node.id.into(),
-            node_cluster: node.cluster.into(),
-            user_agent: node.user_agent_name.into(),
+            node,
             view,
             address,
             variant,
@@ -251,7 +267,7 @@ impl RegisteredProxy {
     fn connected(&self) -> ConnectedProxy {
         ConnectedProxy {
             id: self.id,
-            node_id: Arc::clone(&self.node_id),
+            node_id: Arc::clone(&self.node.id),
             view: Arc::clone(&self.view),
             since: self.since,
             is_trusted: self.is_trusted,
@@ -268,9 +284,9 @@ impl RegisteredProxy {
         drop(connection);
         ProxyStatus {
             id: self.id,
-            node_id: self.node_id.to_string(),
-            node_cluster: self.node_cluster.to_string(),
-            user_agent: self.user_agent.to_string(),
+            node_id: self.node.id.to_string(),
+            node_cluster: self.node.cluster.to_string(),
+            user_agent: self.node.user_agent.to_string(),
             view: Arc::clone(&self.view),
             peer: self.address,
             variant: self.variant,

@@ -2,7 +2,7 @@
 //! does not delay others.
 //!
 //! Each handshake uses the newest TLS settings; established connections keep theirs. Client certificates are verified
-//! by those settings and interpreted by [`Identify`](crate::Identify).
+//! by those settings and interpreted by [`Authenticate`](crate::Authenticate).
 
 use std::{io, sync::Arc, time::Duration};
 
