@@ -165,6 +165,16 @@ impl Connection {
         statuses.collect()
     }
 
+    /// The types and names of the resources that the client has not answered in the version that it was sent.
+    pub(crate) fn unanswered(&self) -> impl Iterator<Item = (ResourceType, &Arc<str>)> {
+        let subscriptions = ResourceType::ALL.into_iter().zip(&self.subscriptions);
+        subscriptions.flat_map(|(kind, subscription)| {
+            let entries = subscription.entries().iter();
+            let unanswered = entries.filter(|entry| entry.in_flight);
+            unanswered.map(move |entry| (kind, &entry.name))
+        })
+    }
+
     /// The answers of the client to the versions of a resource.
     ///
     /// Returns `None` if the resource does not concern the client: it did not subscribe to it, and has ACKed everything

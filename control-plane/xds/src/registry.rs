@@ -15,7 +15,7 @@ use std::{
 };
 
 use dashmap::DashMap;
-use evermesh_proto::{ResourceKey, core};
+use evermesh_proto::{ResourceKey, ResourceType, core};
 use parking_lot::Mutex;
 
 use crate::{
@@ -87,6 +87,17 @@ pub struct ConnectedProxy {
     pub since: SystemTime,
     /// Whether the proxy gets confidential resources.
     pub is_trusted: bool,
+}
+
+/// A resource that a stream was sent and has not answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnansweredResource {
+    /// Type of the resource.
+    pub kind: ResourceType,
+    /// Name under which the client subscribed.
+    pub name: Arc<str>,
+    /// Name of the proxy's view.
+    pub view: Arc<str>,
 }
 
 /// Description of the client of a stream.
@@ -170,6 +181,29 @@ impl ProxyRegistry {
     /// One stream; `None` if it has ended.
     pub fn connected_proxy(&self, id: ProxyId) -> Option<ConnectedProxy> {
         Some(self.proxies.get(&id)?.connected())
+    }
+
+    /// The resources that a stream was sent and has not answered, each with the stream's view, in arbitrary order.
+    pub fn unanswered(&self) -> Vec<UnansweredResource> {
+        let proxies: Vec<_> = self
+            .proxies
+            .iter()
+            .map(|entry| Arc::clone(entry.value()))
+            .collect();
+        let mut all = Vec::new();
+        for proxy in proxies {
+            let connection = proxy.connection.lock();
+            all.extend(
+                connection
+                    .unanswered()
+                    .map(|(kind, name)| UnansweredResource {
+                        kind,
+                        name: Arc::clone(name),
+                        view: Arc::clone(&proxy.view),
+                    }),
+            );
+        }
+        all
     }
 
     /// Snapshot of one stream; `None` if it has ended.

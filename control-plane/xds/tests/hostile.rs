@@ -405,3 +405,24 @@ async fn bystander_is_served_while_others_are_refused() {
     .await
     .expect("the end of the refused streams");
 }
+
+#[test]
+fn status_of_very_many_unanswered_resources_is_read_quickly() {
+    let names: Vec<String> = (0..50_000).map(|number| format!("{number:05}")).collect();
+    let resources: Vec<_> = names
+        .iter()
+        .map(|name| (Endpoint, name.as_str(), "1"))
+        .collect();
+    let store = TestStore::with(&resources);
+    let mut client = LocalClient::new(&store, XdsVariant::Delta);
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    client.subscribe_to(Endpoint, &names);
+    let sent = client.receive().unwrap();
+    assert_eq!(sent.resources.len(), names.len());
+    let statuses = client.connection.resources();
+    assert!(
+        statuses
+            .iter()
+            .all(|status| status.sent.is_some() && status.acked.is_none())
+    );
+}
