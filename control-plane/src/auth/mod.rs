@@ -15,13 +15,7 @@ mod tls;
 mod token;
 mod waiting;
 
-use std::{
-    fmt,
-    net::SocketAddr,
-    path::PathBuf,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{fmt, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::{Context, bail};
 use evermesh_ingest::identity::{IdentityMismatch, WorkloadIdentity};
@@ -30,7 +24,6 @@ use evermesh_proto::core;
 use evermesh_xds::{AuthDecision, Authenticate, Authorize, IdentifiedClient, PeerText};
 use http::request;
 use kube::Client;
-use parking_lot::Mutex;
 use tokio::{
     sync::watch,
     time::{self, timeout_at},
@@ -51,13 +44,11 @@ pub use self::{metrics::AuthenticationMetrics, tls::XdsTls};
 use crate::{
     args::{XdsArgs, XdsAuthentication},
     engine::EngineSnapshot,
+    throttle::LogThrottle,
 };
 
 /// Longest time that a stream waits until the watches deliver its pod, and its virtual node or gateway.
 const WATCH_DELAY_LIMIT: Duration = Duration::from_secs(5);
-
-/// Shortest time between two log lines about rejected streams.
-const LOG_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The permissions of a file for others than its user and group.
 const OTHERS: u32 = 0o007;
@@ -69,7 +60,7 @@ type SnapshotReceiver = watch::Receiver<Arc<EngineSnapshot>>;
 pub struct Authenticator {
     method: Method,
     metrics: AuthenticationMetrics,
-    denial_log: Mutex<DenialLog>,
+    denial_log: LogThrottle,
     waiting: Arc<WaitingStreams>,
 }
 
@@ -122,14 +113,6 @@ enum Proof {
     Anonymous,
     Pod(WorkloadIdentity, SnapshotReceiver),
     Certificate(CertificateNames, Option<SnapshotReceiver>),
-}
-
-/// Limits the log lines about rejected streams to one per [`LOG_INTERVAL`].
-#[derive(Default)]
-struct DenialLog {
-    last: Option<Instant>,
-    /// Rejections since the last line.
-    suppressed: u64,
 }
 
 /// A caller in log lines.
@@ -201,7 +184,7 @@ impl Authenticator {
         Arc::new(Self {
             method,
             metrics,
-            denial_log: Mutex::default(),
+            denial_log: LogThrottle::default(),
             waiting: Arc::default(),
         })
     }
@@ -361,17 +344,9 @@ impl Authenticator {
     /// Counts and logs a denial, and converts it into the gRPC status.
     fn deny(&self, caller: &Caller, (denial, why): Denied) -> Status {
         self.metrics.count(denial.outcome());
-        let mut log = self.denial_log.lock();
-        let now = Instant::now();
-        let is_due = |last: Instant| now.duration_since(last) >= LOG_INTERVAL;
-        if log.last.is_none_or(is_due) {
-            let suppressed = std::mem::take(&mut log.suppressed);
-            log.last = Some(now);
-            drop(log);
+        if let Some(suppressed) = self.denial_log.pass() {
             let (reason, details) = (denial.reason(), PeerText(&why));
             tracing::warn!(%caller, reason, %details, suppressed, "rejected an xDS stream");
-        } else {
-            log.suppressed += 1;
         }
         denial.status()
     }

@@ -167,6 +167,8 @@ pub async fn run(
         injection: options.injection.map(Arc::new),
         metrics,
         events,
+        malformed_log: Arc::default(),
+        rejection_log: Arc::default(),
     };
     let serving = server::serve(
         listener,

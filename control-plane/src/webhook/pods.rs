@@ -9,6 +9,7 @@ use evermesh_injector::{
     Decision, InjectorSettings, PatchError, decide, depends_on_cluster, has_injection_label, patch,
 };
 use evermesh_model::Kind;
+use evermesh_xds::PeerText;
 use json_patch::Patch;
 use serde_json::Value;
 
@@ -29,7 +30,10 @@ impl AdmissionHandler {
                 .await;
             if let AdmissionOutcome::Denied(message) | AdmissionOutcome::Unready(message) = &outcome
             {
-                tracing::info!(namespace, message, "rejected a pod");
+                if let Some(suppressed) = self.rejection_log.pass() {
+                    let (namespace, message) = (PeerText(namespace), PeerText(message));
+                    tracing::info!(%namespace, %message, suppressed, "rejected a pod");
+                }
             }
             let event = PodEvent::of(&outcome, pod, namespace);
             if let Some(event) = event.filter(|_| !request.is_dry_run()) {

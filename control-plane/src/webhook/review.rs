@@ -5,6 +5,7 @@
 
 use evermesh_ingest::admission::{ObjectWrite, Operation};
 use evermesh_model::{Kind, ObjectRef};
+use evermesh_xds::PeerText;
 use json_patch::Patch;
 use k8s_openapi::ByteString;
 use serde::Deserialize;
@@ -12,6 +13,9 @@ use serde_json::{Value, json};
 
 const API_VERSION: &str = "admission.k8s.io/v1";
 const KIND: &str = "AdmissionReview";
+
+/// Bytes of a message in an answer. A message quotes the object, which can be as large as the request.
+const MESSAGE_BYTES: usize = 4 << 10;
 
 /// The webhooks of a kind of App Mesh.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,11 +95,18 @@ struct GroupVersionKind {
 /// Reason why a body is not an admission request for its path.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum InvalidReview {
-    #[error("the body is not an AdmissionReview: {0}")]
+    #[error("the body is not an AdmissionReview: {}", PeerText(&.0.to_string()))]
     Json(#[from] serde_json::Error),
-    #[error("`{api_version} {kind}` is not supported; send {API_VERSION} {KIND}")]
+    #[error(
+        "`{} {}` is not supported; send {API_VERSION} {KIND}",
+        PeerText(api_version),
+        PeerText(kind)
+    )]
     Version { api_version: String, kind: String },
-    #[error("the object is a `{found}`, but this path is for {expected}")]
+    #[error(
+        "the object is a `{}`, but this path is for {expected}",
+        PeerText(found)
+    )]
     Kind { found: String, expected: Kind },
     #[error("the request to {0} an object does not contain the object")]
     NoObject(&'static str),
@@ -200,7 +211,8 @@ impl AdmissionRequest {
             response["patch"] = json!(ByteString(patch));
         }
         if !warnings.is_empty() {
-            response["warnings"] = json!(warnings);
+            let warnings = warnings.iter().map(|it| PeerText(it).within(MESSAGE_BYTES));
+            response["warnings"] = warnings.collect();
         }
         review(&response)
     }
@@ -224,7 +236,7 @@ impl AdmissionRequest {
                 "status": "Failure",
                 "reason": reason,
                 "code": code,
-                "message": message,
+                "message": PeerText(message).within(MESSAGE_BYTES),
             },
         }))
     }

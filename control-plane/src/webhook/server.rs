@@ -36,6 +36,7 @@ use super::{
     metrics::{AdmissionMetrics, RequestLabels},
     review::{AdmissionRequest, InvalidReview, POD_PATH, Webhook, path},
 };
+use crate::throttle::LogThrottle;
 
 /// Limit of a body in bytes. The API server accepts objects of up to 3 MiB, and an update contains two.
 const BODY_LIMIT: usize = 7 << 20;
@@ -54,6 +55,8 @@ pub(super) struct AdmissionHandler {
     pub(super) injection: Option<Arc<evermesh_injector::InjectorSettings>>,
     pub(super) metrics: AdmissionMetrics,
     pub(super) events: mpsc::Sender<PodEvent>,
+    pub(super) malformed_log: Arc<LogThrottle>,
+    pub(super) rejection_log: Arc<LogThrottle>,
 }
 
 pub(super) enum AdmissionOutcome {
@@ -151,10 +154,17 @@ impl AdmissionHandler {
                 labels.outcome = outcome.as_str();
                 respond(&request, &outcome)
             }
-            Err(invalid) => bad_request(&invalid),
+            Err(invalid) => self.bad_request(&invalid),
         };
         self.metrics.answered(&labels, started.elapsed());
         response
+    }
+
+    fn bad_request(&self, invalid: &InvalidReview) -> Response {
+        if let Some(suppressed) = self.malformed_log.pass() {
+            tracing::warn!(error = %invalid, suppressed, "rejected a request that is not an admission request");
+        }
+        (StatusCode::BAD_REQUEST, format!("{invalid}\n")).into_response()
     }
 
     async fn decide(&self, webhook: Webhook, write: &ObjectWrite<'_>) -> AdmissionOutcome {
@@ -237,11 +247,6 @@ fn respond(request: &AdmissionRequest, outcome: &AdmissionOutcome) -> Response {
             (StatusCode::INTERNAL_SERVER_ERROR, INTERNAL_ERROR).into_response()
         }
     }
-}
-
-fn bad_request(invalid: &InvalidReview) -> Response {
-    tracing::warn!(error = %invalid, "rejected a request that is not an admission request");
-    (StatusCode::BAD_REQUEST, format!("{invalid}\n")).into_response()
 }
 
 #[cfg(test)]

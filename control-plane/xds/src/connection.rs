@@ -21,7 +21,7 @@ use crate::{
     delivery::{DeliveryOutcome, Rejection},
     entry::Entry,
     limits::{NAME_BYTES, REJECTION_BYTES, XdsLimits},
-    peer_text::{PeerText, cut},
+    peer_text::PeerText,
     store::{Store, StoreReader, StreamHandle},
     subscription::{Grouping, ResponseBatch, Subscription},
 };
@@ -254,8 +254,8 @@ impl Connection {
             let is_nack = error.is_some();
             if let Some(error) = error {
                 metrics.nacks.add(1);
-                let message = cut(&error.message, REJECTION_BYTES);
-                subscription.on_nack(message, SystemTime::now(), report);
+                let message = PeerText(&error.message).within(REJECTION_BYTES);
+                subscription.on_nack(&message, SystemTime::now(), report);
             } else {
                 metrics.acks.add(1);
                 subscription.on_ack(report);

@@ -33,14 +33,35 @@ impl fmt::Display for PeerText<'_> {
     }
 }
 
+impl PeerText<'_> {
+    /// As much of the escaped text as fits into this number of bytes, for a text that is kept.
+    ///
+    /// ```
+    /// use evermesh_xds::PeerText;
+    ///
+    /// assert_eq!(PeerText("ab\ncd").within(4), r"ab\n");
+    /// ```
+    pub fn within(self, bytes: usize) -> String {
+        let mut kept = String::new();
+        for character in self.0.chars() {
+            let before = kept.len();
+            if is_harmless(character) {
+                kept.push(character);
+            } else {
+                kept.extend(character.escape_debug());
+            }
+            if kept.len() > bytes {
+                kept.truncate(before);
+                break;
+            }
+        }
+        kept
+    }
+}
+
 /// Quotes and backslashes are harmless; [`char::escape_debug`] would escape them too.
 fn is_harmless(character: char) -> bool {
     matches!(character, '"' | '\'' | '\\') || character.escape_debug().len() == 1
-}
-
-/// Cuts a text to at most `bytes` bytes, at the end of a character.
-pub(crate) fn cut(text: &str, bytes: usize) -> &str {
-    &text[..text.floor_char_boundary(bytes)]
 }
 
 #[cfg(test)]
@@ -51,6 +72,7 @@ mod tests {
     fn control_characters_and_directions_are_escaped() {
         let hostile = "a\r\n\u{1b}[31m\u{202e}\u{2028}\0 ü \"b\" c\\d";
         let shown = PeerText(hostile).to_string();
+        assert_eq!(PeerText(hostile).within(1000), shown);
         assert_eq!(shown, r#"a\r\n\u{1b}[31m\u{202e}\u{2028}\0 ü "b" c\d"#);
     }
 
@@ -59,7 +81,8 @@ mod tests {
         assert_eq!(PeerText(&"ü".repeat(200)).to_string(), "ü".repeat(200));
         let shown = PeerText(&"ü".repeat(1_000_000)).to_string();
         assert_eq!(shown, "ü".repeat(200) + "…");
-        assert_eq!(cut("üü", 3), "ü");
-        assert_eq!(cut("üü", 9), "üü");
+        assert_eq!(PeerText("üü").within(3), "ü");
+        assert_eq!(PeerText("üü").within(4), "üü");
+        assert_eq!(PeerText("a\n\n").within(4), r"a\n");
     }
 }

@@ -23,7 +23,7 @@ use crate::{
     connection::{Connection, ResourceStatus, XdsVariant},
     delivery::{Delivery, ProxyId},
     limits::{NODE_FIELD_BYTES, NODE_ID_BYTES},
-    peer_text::cut,
+    peer_text::PeerText,
 };
 
 /// Receiver of ACKs and NACKs. Runs on the stream's task, so it must not block; it may read the registry.
@@ -122,9 +122,11 @@ pub(crate) struct PeerNode {
 impl From<&core::Node> for PeerNode {
     fn from(node: &core::Node) -> Self {
         Self {
-            id: cut(&node.id, NODE_ID_BYTES).into(),
-            cluster: cut(&node.cluster, NODE_FIELD_BYTES).into(),
-            user_agent: cut(&node.user_agent_name, NODE_FIELD_BYTES).into(),
+            id: PeerText(&node.id).within(NODE_ID_BYTES).into(),
+            cluster: PeerText(&node.cluster).within(NODE_FIELD_BYTES).into(),
+            user_agent: PeerText(&node.user_agent_name)
+                .within(NODE_FIELD_BYTES)
+                .into(),
         }
     }
 }

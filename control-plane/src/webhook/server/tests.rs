@@ -77,6 +77,8 @@ fn handler(
         injection: Some(Arc::new(injection())),
         metrics: AdmissionMetrics::default(),
         events: sender,
+        malformed_log: Arc::default(),
+        rejection_log: Arc::default(),
     };
     (handler, surroundings, events)
 }
@@ -341,11 +343,29 @@ async fn invalid_reviews_are_answered_with_http_errors() {
         let (status, text) = post(&mut client, MUTATE, body).await;
         assert_eq!(status, 400, "{text}");
     }
+    let hostile = "x\n\u{1b}".repeat(1 << 18);
+    for field in [
+        "/apiVersion",
+        "/kind",
+        "/request/dryRun",
+        "/request/kind/kind",
+    ] {
+        let mut body: Value = serde_json::from_str(&review(|it| {
+            it["request"]["dryRun"] = false.into();
+        }))
+        .unwrap();
+        *body.pointer_mut(field).unwrap() = hostile.clone().into();
+        let (status, text) = post(&mut client, MUTATE, body.to_string()).await;
+        assert_eq!(status, 400);
+        assert!(text.len() < 1000, "{field}: {} bytes", text.len());
+        let is_line = !text.trim_end().contains(['\n', '\u{1b}']);
+        assert!(is_line, "{field}: {text}");
+    }
     let (status, _) = post(&mut client, "/mutate-appmesh-k8s-aws-v1beta2-pod", "{}").await;
     assert_eq!(status, 404);
     let (status, _) = post(&mut client, MUTATE, vec![b' '; BODY_LIMIT + 1]).await;
     assert_eq!(status, 413);
-    let line = r#"admission_requests_total{webhook="mutate",kind="VirtualNode",operation="other",outcome="malformed"} 10"#;
+    let line = r#"admission_requests_total{webhook="mutate",kind="VirtualNode",operation="other",outcome="malformed"} 14"#;
     assert!(server.has_metric(line));
 }
 
