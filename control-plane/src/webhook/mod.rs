@@ -18,6 +18,7 @@ mod authority;
 mod bundle;
 mod certificates;
 mod events;
+mod in_flight;
 mod metrics;
 mod pods;
 mod review;
@@ -167,6 +168,7 @@ pub async fn run(
         injection: options.injection.map(Arc::new),
         metrics,
         events,
+        in_flight: Arc::default(),
         malformed_log: Arc::default(),
         rejection_log: Arc::default(),
     };

@@ -1,6 +1,6 @@
 //! HTTPS server of the webhooks: one path per kind and webhook.
 //!
-//! In: the body of a POST request, up to [`BODY_LIMIT`]. Out: an `AdmissionReview` with the answer. A request that
+//! In: the body of a POST request, up to 7 MiB. Out: an `AdmissionReview` with the answer. A request that
 //! would be rejected because of other objects waits until they change, for [`AdmissionHandler::wait_limit`] at most,
 //! because the watch may not have delivered them yet.
 
@@ -13,8 +13,7 @@ use std::{
 use anyhow::Context;
 use axum::{
     Json, Router,
-    body::Bytes,
-    extract::DefaultBodyLimit,
+    body::Body,
     http::StatusCode,
     response::{IntoResponse, Response},
     routing::post,
@@ -22,6 +21,7 @@ use axum::{
 use axum_server::{Handle, tls_rustls::RustlsConfig};
 use evermesh_ingest::admission::{self, ClusterSnapshot, IpFamily, ObjectWrite};
 use evermesh_model::Kind;
+use hyper_util::rt::TokioTimer;
 use json_patch::Patch;
 use tokio::{
     net::TcpListener,
@@ -33,13 +33,14 @@ use tokio_util::sync::CancellationToken;
 use super::{
     certificates::ServingCertificate,
     events::PodEvent,
+    in_flight::{InFlightBytes, RequestRoom},
     metrics::{AdmissionMetrics, RequestLabels},
-    review::{AdmissionRequest, InvalidReview, POD_PATH, Webhook, path},
+    review::{AdmissionRequest, InvalidReview, POD_PATH, Webhook, path, reject_too_large},
 };
 use crate::throttle::LogThrottle;
 
-/// Limit of a body in bytes. The API server accepts objects of up to 3 MiB, and an update contains two.
-const BODY_LIMIT: usize = 7 << 20;
+/// Longest time from the first byte of a request, or from the connection, to the end of its head.
+const HEADER_TIME: Duration = Duration::from_secs(10);
 
 /// Longest time that open requests may take after the shutdown begins.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(3);
@@ -55,6 +56,7 @@ pub(super) struct AdmissionHandler {
     pub(super) injection: Option<Arc<evermesh_injector::InjectorSettings>>,
     pub(super) metrics: AdmissionMetrics,
     pub(super) events: mpsc::Sender<PodEvent>,
+    pub(super) in_flight: Arc<InFlightBytes>,
     pub(super) malformed_log: Arc<LogThrottle>,
     pub(super) rejection_log: Arc<LogThrottle>,
 }
@@ -86,13 +88,18 @@ pub(super) async fn serve(
 ) -> anyhow::Result<()> {
     let config = Arc::new(certificates.server_config()?);
     let handle = Handle::new();
-    let server = axum_server::from_tcp_rustls(
+    let mut server = axum_server::from_tcp_rustls(
         listener
             .into_std()
             .context("cannot use the listening socket")?,
         RustlsConfig::from_config(config),
     )?
     .handle(handle.clone());
+    server
+        .http_builder()
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIME);
     let mut serving = pin!(server.serve(router(&admission).into_make_service()));
     tokio::select! {
         ended = &mut serving => Ok(ended?),
@@ -111,23 +118,29 @@ fn router(admission: &AdmissionHandler) -> Router {
                 continue;
             };
             let admission = admission.clone();
-            let answer = async move |body: Bytes| admission.answer(webhook, kind, &body).await;
+            let answer = async move |body: Body| admission.answer(webhook, kind, body).await;
             router = router.route(&path, post(answer));
         }
     }
     if let Some(settings) = admission.injection.clone() {
         let admission = admission.clone();
-        let answer = async move |body: Bytes| admission.answer_pod(&settings, &body).await;
+        let answer = async move |body: Body| admission.answer_pod(&settings, body).await;
         router = router.route(POD_PATH, post(answer));
     }
-    router.layer(DefaultBodyLimit::max(BODY_LIMIT))
+    router
 }
 
 impl AdmissionHandler {
-    async fn answer(&self, webhook: Webhook, kind: Kind, body: &[u8]) -> Response {
-        let decide = async |request: &AdmissionRequest| match request.write(kind) {
-            Some(write) => self.decide(webhook, &write).await,
-            None => AdmissionOutcome::allowed(),
+    async fn answer(&self, webhook: Webhook, kind: Kind, body: Body) -> Response {
+        let decide = async |request: &mut AdmissionRequest| match webhook {
+            Webhook::Mutate => match request.write(kind) {
+                Some(write) => self.fill(&write).await,
+                None => AdmissionOutcome::allowed(),
+            },
+            Webhook::Validate => match request.take_write(kind).map(admission::check) {
+                None | Some(Ok(())) => AdmissionOutcome::allowed(),
+                Some(Err(denial)) => AdmissionOutcome::Denied(denial.to_string()),
+            },
         };
         self.measured(webhook.as_str(), kind, body, decide).await
     }
@@ -137,8 +150,8 @@ impl AdmissionHandler {
         &self,
         webhook: &'static str,
         kind: Kind,
-        body: &[u8],
-        decide: impl AsyncFnOnce(&AdmissionRequest) -> AdmissionOutcome,
+        body: Body,
+        decide: impl AsyncFnOnce(&mut AdmissionRequest) -> AdmissionOutcome,
     ) -> Response {
         let started = Instant::now();
         let mut labels = RequestLabels {
@@ -147,12 +160,17 @@ impl AdmissionHandler {
             operation: "other",
             outcome: "malformed",
         };
-        let response = match AdmissionRequest::read(body, kind) {
-            Ok(request) => {
+        let response = match self.read(body, kind).await {
+            Ok((mut request, _room)) => {
                 labels.operation = request.operation();
-                let outcome = decide(&request).await;
+                let outcome = decide(&mut request).await;
                 labels.outcome = outcome.as_str();
                 respond(&request, &outcome)
+            }
+            Err(InvalidReview::NoRoom(answer)) => answer.into_response(),
+            Err(ref invalid @ InvalidReview::TooLarge { ref uid, .. }) => {
+                labels.outcome = "denied";
+                Json(reject_too_large(uid, &invalid.to_string())).into_response()
             }
             Err(invalid) => self.bad_request(&invalid),
         };
@@ -160,21 +178,22 @@ impl AdmissionHandler {
         response
     }
 
+    async fn read(
+        &self,
+        body: Body,
+        kind: Kind,
+    ) -> Result<(AdmissionRequest, RequestRoom), InvalidReview> {
+        let read = self.in_flight.read(body).await;
+        let (body, mut room) = read.map_err(InvalidReview::NoRoom)?;
+        let request = AdmissionRequest::read(&body, kind, &mut room)?;
+        Ok((request, room))
+    }
+
     fn bad_request(&self, invalid: &InvalidReview) -> Response {
         if let Some(suppressed) = self.malformed_log.pass() {
             tracing::warn!(error = %invalid, suppressed, "rejected a request that is not an admission request");
         }
         (StatusCode::BAD_REQUEST, format!("{invalid}\n")).into_response()
-    }
-
-    async fn decide(&self, webhook: Webhook, write: &ObjectWrite<'_>) -> AdmissionOutcome {
-        match webhook {
-            Webhook::Mutate => self.fill(write).await,
-            Webhook::Validate => match admission::check(write) {
-                Ok(()) => AdmissionOutcome::allowed(),
-                Err(denial) => AdmissionOutcome::Denied(denial.to_string()),
-            },
-        }
     }
 
     async fn fill(&self, write: &ObjectWrite<'_>) -> AdmissionOutcome {

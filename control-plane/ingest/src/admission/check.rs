@@ -17,24 +17,29 @@ use crate::{
 };
 
 /// Accepts or denies the write.
-pub fn check(write: &ObjectWrite<'_>) -> Result<(), AdmissionDenial> {
+pub fn check(write: ObjectWrite<'_>) -> Result<(), AdmissionDenial> {
     if write.is_terminating() {
         return Ok(());
     }
+    let ObjectWrite {
+        object: id,
+        operation,
+        new,
+    } = write;
     let mut problems = Vec::new();
-    if let Operation::Update { old } = write.operation {
-        if old["spec"] == write.new["spec"] {
+    if let Operation::Update { old } = operation {
+        if old["spec"] == new["spec"] {
             return Ok(());
         }
-        problems = changes(&write.object, &old["spec"], &write.new["spec"]);
+        problems = changes(&id, &old["spec"], &new["spec"]);
     }
-    let parsed = object::parse(write.new.clone());
+    let parsed = object::parse(new.into_owned());
     let violations = parsed.problems.into_iter();
     problems.extend(violations.filter(|problem| problem.severity == Severity::Error));
     if let Some((_, object)) = &parsed.object {
         problems.extend(validate(object));
         if let Object::Route(route) = object {
-            problems.extend(self::route(&write.object, &route.spec));
+            problems.extend(self::route(&id, &route.spec));
         }
     }
     AdmissionDenial::from_problems(problems)

@@ -1,8 +1,8 @@
 //! Tests over real sockets and TLS, with a client that trusts the CA bundle.
 
-use std::collections::BTreeSet;
-use std::time::SystemTime;
+use std::{collections::BTreeSet, pin::pin, time::SystemTime};
 
+use axum::body::Bytes;
 use evermesh_ingest::{Inputs, object::parse};
 use futures::poll;
 use http_body_util::{BodyExt, Full};
@@ -20,6 +20,7 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::*;
 use crate::webhook::authority::{self, CertificateMaterial};
+use crate::webhook::in_flight::BODY_LIMIT;
 
 mod connections;
 mod pods;
@@ -77,6 +78,7 @@ fn handler(
         injection: Some(Arc::new(injection())),
         metrics: AdmissionMetrics::default(),
         events: sender,
+        in_flight: Arc::default(),
         malformed_log: Arc::default(),
         rejection_log: Arc::default(),
     };
@@ -365,7 +367,25 @@ async fn invalid_reviews_are_answered_with_http_errors() {
     assert_eq!(status, 404);
     let (status, _) = post(&mut client, MUTATE, vec![b' '; BODY_LIMIT + 1]).await;
     assert_eq!(status, 413);
-    let line = r#"admission_requests_total{webhook="mutate",kind="VirtualNode",operation="other",outcome="malformed"} 14"#;
+    let line = r#"admission_requests_total{webhook="mutate",kind="VirtualNode",operation="other",outcome="malformed"} 15"#;
+    assert!(server.has_metric(line));
+}
+
+#[tokio::test]
+async fn object_of_very_many_values_is_rejected_before_it_is_parsed() {
+    let (server, mut client) = ready(Duration::ZERO).await;
+    let objects = vec![json!({ "": 0 }); 100_001];
+    let body = creation(&node(&json!({ "backends": objects })));
+    for path in [MUTATE, VALIDATE] {
+        let (status, text) = post(&mut client, path, body.clone()).await;
+        assert_eq!(status, 200);
+        let review: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(review["response"]["uid"], "0c9a8d74");
+        assert_eq!(review["response"]["status"]["code"], 413);
+        let message = review["response"]["status"]["message"].as_str().unwrap();
+        assert!(message.contains("at most 200000"), "{message}");
+    }
+    let line = r#"admission_requests_total{webhook="mutate",kind="VirtualNode",operation="other",outcome="denied"} 1"#;
     assert!(server.has_metric(line));
 }
 
@@ -403,7 +423,7 @@ async fn request_waits_for_the_mesh_of_its_object() {
     let (handler, surroundings, _events) = handler(Duration::from_mins(1));
     surroundings.send_replace(Some(ClusterSnapshot::default()));
     let body = creation(&node(&json!({})));
-    let answer = || handler.answer(Webhook::Mutate, Kind::VirtualNode, body.as_bytes());
+    let answer = || handler.answer(Webhook::Mutate, Kind::VirtualNode, body.clone().into());
 
     let mut waiting = pin!(answer());
     assert!(poll!(&mut waiting).is_pending());
