@@ -5,12 +5,10 @@
 //! because the watch may not have delivered them yet.
 
 use std::{
-    pin::pin,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use anyhow::Context;
 use axum::{
     Json, Router,
     body::Body,
@@ -18,10 +16,9 @@ use axum::{
     response::{IntoResponse, Response},
     routing::post,
 };
-use axum_server::{Handle, tls_rustls::RustlsConfig};
 use evermesh_ingest::admission::{self, ClusterSnapshot, IpFamily, ObjectWrite};
 use evermesh_model::Kind;
-use hyper_util::rt::TokioTimer;
+use evermesh_xds::{ConnectionLimit, accept_tls};
 use json_patch::Patch;
 use tokio::{
     net::TcpListener,
@@ -37,10 +34,7 @@ use super::{
     metrics::{AdmissionMetrics, RequestLabels},
     review::{AdmissionRequest, InvalidReview, POD_PATH, Webhook, path, reject_too_large},
 };
-use crate::throttle::LogThrottle;
-
-/// Longest time from the first byte of a request, or from the connection, to the end of its head.
-const HEADER_TIME: Duration = Duration::from_secs(10);
+use crate::{http_server, throttle::LogThrottle};
 
 /// Longest time that open requests may take after the shutdown begins.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(3);
@@ -82,32 +76,15 @@ pub(super) const INTERNAL_ERROR: &str = "internal error; see the log of Evermesh
 /// Serves until `shutdown`, and then lets open requests finish.
 pub(super) async fn serve(
     listener: TcpListener,
+    connections: Arc<ConnectionLimit>,
     admission: AdmissionHandler,
     certificates: Arc<ServingCertificate>,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    let config = Arc::new(certificates.server_config()?);
-    let handle = Handle::new();
-    let mut server = axum_server::from_tcp_rustls(
-        listener
-            .into_std()
-            .context("cannot use the listening socket")?,
-        RustlsConfig::from_config(config),
-    )?
-    .handle(handle.clone());
-    server
-        .http_builder()
-        .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIME);
-    let mut serving = pin!(server.serve(router(&admission).into_make_service()));
-    tokio::select! {
-        ended = &mut serving => Ok(ended?),
-        () = shutdown.cancelled() => {
-            handle.graceful_shutdown(Some(SHUTDOWN_LIMIT));
-            Ok(serving.await?)
-        }
-    }
+    let (_settings, settings) = watch::channel(Arc::new(certificates.server_config()?));
+    let incoming = accept_tls(listener, connections, settings);
+    http_server::serve(incoming, router(&admission), shutdown, SHUTDOWN_LIMIT).await;
+    Ok(())
 }
 
 fn router(admission: &AdmissionHandler) -> Router {

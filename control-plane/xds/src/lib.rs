@@ -49,6 +49,7 @@
 //!
 //! The crate does not know App Mesh, Kubernetes or the fields of any resource.
 
+mod accept;
 mod answer;
 mod barrier;
 mod blocked;
@@ -72,6 +73,7 @@ mod tls;
 mod unix;
 mod wire;
 
+pub use accept::{ConnectionLimit, LimitedConnection, LimitedListener};
 pub use answer::{Blockage, ClientAnswer};
 pub use connection::{Connection, DiscoveryProtocol, ResourceStatus, XdsVariant};
 pub use delivery::{Delivery, DeliveryOutcome, ProxyId, Rejection};
@@ -88,3 +90,4 @@ pub use server::{
 };
 pub use sotw::Sotw;
 pub use store::{Store, StoreCommit};
+pub use tls::{TlsConnection, accept_tls};

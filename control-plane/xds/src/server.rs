@@ -17,24 +17,19 @@ use std::{
 };
 
 use evermesh_proto::{core, resource::ResourceType};
+use futures::StreamExt;
 use http::{HeaderValue, header::CONTENT_TYPE, request};
 use tokio::{
     net::{TcpListener, UnixListener},
     sync::watch,
 };
 use tokio_rustls::rustls::ServerConfig;
-use tokio_stream::{StreamExt as _, wrappers::UnixListenerStream};
 use tokio_util::sync::CancellationToken;
-use tonic::{
-    Status,
-    body::Body,
-    server::NamedService,
-    service::Routes,
-    transport::{Server, server::TcpIncoming},
-};
+use tonic::{Status, body::Body, server::NamedService, service::Routes, transport::Server};
 use tower::Service;
 
 use crate::{
+    accept::ConnectionLimit,
     body::{StreamBody, Transport},
     connection::{DiscoveryProtocol, XdsVariant},
     delta::Delta,
@@ -43,7 +38,7 @@ use crate::{
     registry::ProxyRegistry,
     sotw::Sotw,
     store::Store,
-    tls,
+    tls::accept_tls,
     unix::UnixConnection,
 };
 
@@ -107,6 +102,8 @@ pub struct XdsServerOptions {
     pub authenticate: Authenticate,
     /// Limits of what one client can make the server keep or do.
     pub limits: XdsLimits,
+    /// The places for connections (default: no limit).
+    pub connections: Arc<ConnectionLimit>,
     /// TLS settings; a new connection uses the newest. Without them the server accepts plain TCP.
     pub tls: Option<watch::Receiver<Arc<ServerConfig>>>,
     /// Ends every stream with `UNAVAILABLE`, and then the server.
@@ -125,6 +122,7 @@ impl XdsServerOptions {
         Self {
             authenticate,
             limits: XdsLimits::default(),
+            connections: ConnectionLimit::new(usize::MAX),
             tls: None,
             shutdown: CancellationToken::new(),
             keep_alive_interval: Duration::from_secs(30),
@@ -168,15 +166,16 @@ pub async fn serve(
     let shutdown = options.shutdown.clone();
     let grace = options.shutdown_grace;
     let tls = options.tls.clone();
+    let connections = Arc::clone(&options.connections);
     let mut server = server(&options);
     let router = server.add_routes(routes(Arc::clone(&store), registry, options));
     let end = shutdown.clone().cancelled_owned();
     let server = async {
         if let Some(tls) = tls {
-            let incoming = tls::accept(listener, tls);
+            let incoming = accept_tls(listener, connections, tls);
             router.serve_with_incoming_shutdown(incoming, end).await
         } else {
-            let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+            let incoming = connections.connections(listener);
             router.serve_with_incoming_shutdown(incoming, end).await
         }
     };
@@ -205,9 +204,11 @@ pub async fn serve_socket(
     options: XdsServerOptions,
 ) -> Result<(), tonic::transport::Error> {
     let end = options.shutdown.clone().cancelled_owned();
+    let connections = Arc::clone(&options.connections);
     let mut server = server(&options);
     let router = server.add_routes(routes(store, registry, options));
-    let incoming = UnixListenerStream::new(listener).map(|stream| stream.map(UnixConnection::new));
+    let incoming = connections.connections(listener);
+    let incoming = incoming.map(|accepted| accepted.map(|it| it.map(UnixConnection::new)));
     router.serve_with_incoming_shutdown(incoming, end).await
 }
 

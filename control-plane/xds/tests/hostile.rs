@@ -299,12 +299,10 @@ struct RawConnection(TcpStream);
 impl RawConnection {
     async fn open(server: &TestServer) -> Self {
         let mut stream = TcpStream::connect(server.address).await.unwrap();
-        stream
-            .write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
-            .await
-            .unwrap();
+        // The server may have closed the connection, which the test notices when it reads.
+        let _ = stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
         let mut connection = Self(stream);
-        connection.write(SETTINGS, 0, 0, &[]).await.unwrap();
+        let _ = connection.write(SETTINGS, 0, 0, &[]).await;
         connection
     }
 
@@ -425,4 +423,27 @@ fn status_of_very_many_unanswered_resources_is_read_quickly() {
             .iter()
             .all(|status| status.sent.is_some() && status.acked.is_none())
     );
+}
+
+#[tokio::test]
+async fn connections_over_the_limit_are_closed_and_places_come_back() {
+    let server = TestServer::start_with_connections(2).await;
+    let first = RawConnection::open(&server).await;
+    // Half of the places are for one address.
+    let mut second = RawConnection::open(&server).await;
+    let end = timeout(DEADLINE, second.0.read(&mut [0])).await;
+    assert!(matches!(
+        end.expect("the end of the connection"),
+        Ok(0) | Err(_)
+    ));
+    drop(first);
+    let connects = async {
+        loop {
+            let mut next = RawConnection::open(&server).await;
+            if matches!(next.0.read(&mut [0]).await, Ok(1)) {
+                break;
+            }
+        }
+    };
+    timeout(DEADLINE, connects).await.expect("a place");
 }

@@ -106,7 +106,14 @@ async fn start_with(
     };
     let certificates = Arc::clone(&server.certificates);
     let shutdown = server.shutdown.clone();
-    tokio::spawn(serve(listener, handler, certificates, shutdown));
+    let connections = ConnectionLimit::new(100);
+    tokio::spawn(serve(
+        listener,
+        connections,
+        handler,
+        certificates,
+        shutdown,
+    ));
     server
 }
 

@@ -10,8 +10,8 @@ use evermesh_proto::{
     resource::ResourceType,
 };
 use evermesh_xds::{
-    AuthDecision, Delivery, ProxyRegistry, XdsLimits, XdsServerOptions, XdsVariant, serve,
-    without_credentials,
+    AuthDecision, ConnectionLimit, Delivery, ProxyRegistry, XdsLimits, XdsServerOptions,
+    XdsVariant, serve, without_credentials,
 };
 use http::uri::PathAndQuery;
 use prost::Message;
@@ -86,7 +86,16 @@ impl TestServer {
         .await
     }
 
+    /// A server with this number of places for connections.
+    pub async fn start_with_connections(places: usize) -> Self {
+        Self::start_server(XdsLimits::default(), ConnectionLimit::new(places)).await
+    }
+
     pub async fn start_with(limits: XdsLimits) -> Self {
+        Self::start_server(limits, ConnectionLimit::new(usize::MAX)).await
+    }
+
+    async fn start_server(limits: XdsLimits, connections: Arc<ConnectionLimit>) -> Self {
         let store = TestStore::new();
         let (sender, deliveries) = mpsc::unbounded_channel();
         let registry = ProxyRegistry::new(Some(Arc::new(move |delivery| {
@@ -115,6 +124,7 @@ impl TestServer {
             }
         }));
         options.limits = limits;
+        options.connections = connections;
         // No test waits for the end of the grace period.
         options.shutdown_grace = DEADLINE * 10;
         let shutdown = options.shutdown.clone();
