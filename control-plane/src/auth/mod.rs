@@ -345,8 +345,8 @@ impl Authenticator {
     fn deny(&self, caller: &Caller, (denial, why): Denied) -> Status {
         self.metrics.count(denial.outcome());
         if let Some(suppressed) = self.denial_log.pass() {
-            let (reason, details) = (denial.reason(), PeerText(&why));
-            tracing::warn!(%caller, reason, %details, suppressed, "rejected an xDS stream");
+            let reason = denial.reason();
+            tracing::warn!(%caller, reason, details = %PeerText(&why), suppressed, "rejected an xDS stream");
         }
         denial.status()
     }

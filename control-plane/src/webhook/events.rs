@@ -76,8 +76,7 @@ pub(super) fn publisher(
         async move {
             if let Err(error) = recorder.publish(&event, &about).await {
                 let namespace = about.namespace.unwrap_or_default();
-                let namespace = PeerText(&namespace);
-                tracing::warn!(%namespace, %error, "cannot write an event about a pod");
+                tracing::warn!(namespace = %PeerText(&namespace), %error, "cannot write an event about a pod");
             }
         }
         .boxed()

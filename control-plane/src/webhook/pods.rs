@@ -35,11 +35,14 @@ impl AdmissionHandler {
                     .await;
                 if let AdmissionOutcome::Denied(message) | AdmissionOutcome::Unready(message) =
                     &outcome
+                    && let Some(suppressed) = self.rejection_log.pass()
                 {
-                    if let Some(suppressed) = self.rejection_log.pass() {
-                        let (namespace, message) = (PeerText(namespace), PeerText(message));
-                        tracing::info!(%namespace, %message, suppressed, "rejected a pod");
-                    }
+                    tracing::info!(
+                        namespace = %PeerText(namespace),
+                        reason = %PeerText(message),
+                        suppressed,
+                        "rejected a pod"
+                    );
                 }
                 let event = PodEvent::of(&outcome, pod, namespace);
                 if let Some(event) = event.filter(|_| !request.is_dry_run()) {
