@@ -100,6 +100,7 @@ check: setup-tools ## Checks format, text, names, fields, dependencies, lints, d
 	@echo '==> Text, names and fields'
 	@cargo run --quiet --locked -p xtask -- text
 	@cargo run --quiet --locked -p xtask -- names
+	@cargo run --quiet --locked -p xtask -- logs
 	@cargo run --quiet --locked -p xtask -- fields --check
 	@echo '==> Dependencies'
 	@$(TOOLS)/cargo-deny --locked check bans licenses sources

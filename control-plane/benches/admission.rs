@@ -5,6 +5,8 @@
 
 #![allow(clippy::unwrap_used)] // a benchmark that cannot be set up must fail
 
+use std::borrow::Cow;
+
 use divan::{Bencher, black_box};
 use evermesh_ingest::{
     Inputs,
@@ -62,7 +64,7 @@ fn creation(new: &Value) -> ObjectWrite<'_> {
     ObjectWrite {
         object: ObjectRef::new(Kind::VirtualNode, "team-0", "blue"),
         operation: Operation::Create,
-        new,
+        new: Cow::Borrowed(new),
     }
 }
 
@@ -78,7 +80,7 @@ fn mutate(bencher: Bencher<'_, '_>, meshes: usize) {
 #[divan::bench]
 fn validate(bencher: Bencher<'_, '_>) {
     let node = node();
-    bencher.bench(|| check(&creation(black_box(&node))).unwrap());
+    bencher.bench(|| check(creation(black_box(&node))).unwrap());
 }
 
 /// Decides about a pod in a namespace with this many virtual nodes, and patches it.

@@ -8,7 +8,11 @@
 //! | `/livez`, `/readyz`, `/metrics`, `/replicas` | yes | yes |
 //! | `/debug/…` | yes | no, because it shows the whole configuration |
 
-use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use axum::{
     Json, Router,
@@ -19,15 +23,15 @@ use axum::{
     routing::{get, post},
 };
 use evermesh_proto::{ProxyView, Resource, ResourceKey, ResourceType, json};
-use evermesh_xds::{ProxyRegistry, ProxyStatus, Store};
+use evermesh_xds::{ConnectionLimit, ProxyRegistry, ProxyStatus, Store};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    changes::ChangeLog, effect::peers::PeerServer, engine::EngineSnapshot, metrics::ProcessMetrics,
-    source::kubernetes::ApiServerHealth, webhook::ServingCertificate,
+    changes::ChangeLog, effect::peers::PeerServer, engine::EngineSnapshot, http_server,
+    metrics::ProcessMetrics, source::kubernetes::ApiServerHealth, webhook::ServingCertificate,
 };
 
 /// Data of the pages.
@@ -52,27 +56,29 @@ pub struct AdminState {
     pub(crate) peer_server: Option<PeerServer>,
 }
 
+/// Longest time that open requests may take after the shutdown begins.
+const SHUTDOWN_LIMIT: Duration = Duration::from_secs(3);
+
+/// A listener and its places for connections.
+pub(crate) type PageListener = (TcpListener, Arc<ConnectionLimit>);
+
 /// Serves all pages on `admin` and the public ones on `metrics`, until `shutdown`.
-///
-/// # Errors
-/// A listener failed.
-pub async fn serve(
-    admin: TcpListener,
-    metrics: Option<TcpListener>,
+pub(crate) async fn serve(
+    admin: PageListener,
+    metrics: Option<PageListener>,
     state: AdminState,
     shutdown: CancellationToken,
-) -> std::io::Result<()> {
-    let public = async {
-        let Some(metrics) = metrics else {
-            return Ok(());
-        };
-        axum::serve(metrics, public(state.clone()))
-            .with_graceful_shutdown(shutdown.clone().cancelled_owned())
-            .await
+) {
+    let serve = async |(listener, limit): PageListener, router: Router| {
+        let incoming = limit.connections(listener);
+        http_server::serve(incoming, router, shutdown.clone(), SHUTDOWN_LIMIT).await;
     };
-    let private = axum::serve(admin, private(state.clone()))
-        .with_graceful_shutdown(shutdown.clone().cancelled_owned());
-    tokio::try_join!(public, private.into_future()).map(drop)
+    let public = async {
+        if let Some(metrics) = metrics {
+            serve(metrics, public(state.clone())).await;
+        }
+    };
+    tokio::join!(public, serve(admin, private(state.clone())));
 }
 
 /// Pages without the configuration.

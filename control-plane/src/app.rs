@@ -15,7 +15,7 @@ use std::{
 use anyhow::{Context, anyhow};
 use evermesh_ingest::{IngestSettings, admission::ClusterSnapshot};
 use evermesh_model::CloudMapService;
-use evermesh_xds::{DeliverySink, ProxyRegistry, Store, XdsServerOptions};
+use evermesh_xds::{ConnectionLimit, DeliverySink, ProxyRegistry, Store, XdsServerOptions};
 use tokio::{
     net::{TcpListener, UnixListener},
     runtime::{Builder, Handle},
@@ -31,6 +31,7 @@ use crate::{
     auth::{AuthenticationMetrics, Authenticator, XdsTls},
     changes::{self, ChangeLog, TrackerEvent},
     cluster::{self, KubernetesChannels, KubernetesCluster},
+    descriptors::ListenerShares,
     effect::{EffectEvent, peers::PeerServer},
     engine::{Engine, EngineOutputs, EngineSnapshot},
     metrics::ProcessMetrics,
@@ -126,6 +127,8 @@ struct App<'a> {
     admission_metrics: AdmissionMetrics,
     authentication_metrics: AuthenticationMetrics,
     metrics: Arc<ProcessMetrics>,
+    /// The places for connections of each listener.
+    shares: ListenerShares,
     tasks: JoinSet<anyhow::Result<()>>,
     /// Cancelled when the process begins to drain: `/readyz` fails, everything else continues.
     leaving: CancellationToken,
@@ -161,6 +164,7 @@ impl<'a> App<'a> {
             admission_metrics,
             authentication_metrics,
             metrics: Arc::new(metrics),
+            shares: ListenerShares::of_process(),
             tasks: JoinSet::new(),
             leaving: CancellationToken::new(),
             shutdown: CancellationToken::new(),
@@ -215,6 +219,7 @@ impl<'a> App<'a> {
             admission_metrics: self.admission_metrics.clone(),
             certificates: Arc::clone(&self.certificates),
             effect_events,
+            webhook_connections: Arc::clone(&self.shares.webhooks),
             snapshots: self.snapshots.clone(),
             registry: Arc::clone(&self.registry),
         };
@@ -242,13 +247,21 @@ impl<'a> App<'a> {
         let authenticator = Authenticator::new(&args.xds, args.xds_address, cluster, metrics)?;
         let mut options = XdsServerOptions::new(authenticator.hook());
         options.shutdown = self.shutdown.clone();
+        options.connections = Arc::clone(&self.shares.xds);
         if let Some(tls) = XdsTls::new(&args.xds)? {
             options.tls = Some(tls.settings());
             self.tasks
                 .spawn(infallible(tls.follow(self.shutdown.clone())));
         }
         let served = (Arc::clone(&self.store), Arc::clone(&self.registry));
-        listeners.spawn(&mut self.tasks, streams, served, options);
+        let socket_connections = Arc::clone(&self.shares.socket);
+        listeners.spawn(
+            &mut self.tasks,
+            streams,
+            served,
+            options,
+            socket_connections,
+        );
         Ok(())
     }
 
@@ -265,14 +278,14 @@ impl<'a> App<'a> {
             leaving: self.leaving.clone(),
             peer_server,
         };
+        let metrics = listeners.metrics;
         let serving = admin::serve(
-            listeners.admin,
-            listeners.metrics,
+            (listeners.admin, Arc::clone(&self.shares.admin)),
+            metrics.map(|it| (it, Arc::clone(&self.shares.metrics))),
             state,
             self.shutdown.clone(),
         );
-        self.tasks
-            .spawn(async move { serving.await.context("the admin server failed") });
+        self.tasks.spawn(infallible(serving));
     }
 
     /// Waits for a signal or for a task that ends unexpectedly, then ends all tasks.
@@ -336,11 +349,13 @@ impl XdsListeners {
         streams: &Handle,
         (store, registry): (Arc<Store>, Arc<ProxyRegistry>),
         options: XdsServerOptions,
+        socket_connections: Arc<ConnectionLimit>,
     ) {
         if let Some((listener, file)) = self.socket {
             let authenticator = Authenticator::for_socket(self.socket_permissions);
             let mut socket_options = XdsServerOptions::new(authenticator.hook());
             socket_options.shutdown = options.shutdown.clone();
+            socket_options.connections = socket_connections;
             let (store, registry) = (Arc::clone(&store), Arc::clone(&registry));
             let serving = async move {
                 let _file = file;

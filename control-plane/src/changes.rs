@@ -16,8 +16,8 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use evermesh_proto::{ContentVersion, ResourceKey};
-use evermesh_xds::{Delivery, DeliveryOutcome, ProxyId, ProxyRegistry, ProxyStatus};
+use evermesh_proto::{ContentVersion, ResourceKey, ResourceType};
+use evermesh_xds::{Delivery, DeliveryOutcome, ProxyId, ProxyRegistry, UnansweredResource};
 use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::sync::mpsc;
@@ -125,7 +125,7 @@ pub async fn track(
                 Some(TrackerEvent::Delivery(delivery, at)) => tracker.record(&delivery, at),
                 None => return,
             },
-            _ = sweep.tick() => if tracker.is_late() { tracker.sweep(&registry.proxies()) },
+            _ = sweep.tick() => if tracker.is_late() { tracker.sweep(&registry.unanswered()) },
         }
     }
 }
@@ -222,27 +222,10 @@ impl Tracker {
 
     /// Closes late changes for which no answer can come any more: the proxies disconnected, or a newer version replaced
     /// the resource before it was sent.
-    fn sweep(&mut self, proxies: &[ProxyStatus]) {
-        let behind: BTreeSet<(&str, evermesh_proto::ResourceType, &str)> = proxies
-            .iter()
-            .flat_map(|proxy| {
-                let behind = proxy.resources.iter().filter(|resource| {
-                    let rejected = resource
-                        .rejection
-                        .as_ref()
-                        .map(|rejection| rejection.version);
-                    resource.sent != resource.acked && resource.sent != rejected
-                });
-                behind.map(|resource| (&*proxy.view, resource.kind, &*resource.name))
-            })
-            .collect();
+    fn sweep(&mut self, unanswered: &[UnansweredResource]) {
+        let unanswered = UnansweredIndex::new(unanswered);
         for open in &mut self.open {
-            let is_awaited = behind.iter().any(|(view, kind, name)| {
-                open.versions.keys().any(|key| {
-                    let in_view = key.scope.as_deref().is_none_or(|scope| scope == *view);
-                    in_view && key.kind == *kind && *key.name == **name
-                })
-            });
+            let is_awaited = open.versions.keys().any(|key| unanswered.contains(key));
             let age = open.noticed.elapsed();
             if age > ANSWER_TIMEOUT {
                 tracing::warn!(
@@ -259,6 +242,30 @@ impl Tracker {
     }
 }
 
+/// Finds unanswered resources by key.
+struct UnansweredIndex<'a> {
+    shared: BTreeSet<(ResourceType, &'a str)>,
+    scoped: BTreeSet<(ResourceType, &'a str, &'a str)>,
+}
+
+impl<'a> UnansweredIndex<'a> {
+    fn new(unanswered: &'a [UnansweredResource]) -> Self {
+        let shared = unanswered.iter().map(|it| (it.kind, &*it.name));
+        let scoped = unanswered.iter().map(|it| (it.kind, &*it.name, &*it.view));
+        Self {
+            shared: shared.collect(),
+            scoped: scoped.collect(),
+        }
+    }
+
+    fn contains(&self, key: &ResourceKey) -> bool {
+        match &key.scope {
+            Some(view) => self.scoped.contains(&(key.kind, &*key.name, &**view)),
+            None => self.shared.contains(&(key.kind, &*key.name)),
+        }
+    }
+}
+
 impl OpenChange {
     fn close(&mut self, metrics: &ProcessMetrics) {
         let duration = self.last_answer.saturating_duration_since(self.noticed);
@@ -267,5 +274,35 @@ impl OpenChange {
         self.span.record("acked_ms", milliseconds);
         self.span.record("rejected", self.change.rejected);
         metrics.observe_change(duration);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unanswered_resource_is_found_by_a_shared_key_and_by_one_of_its_view() {
+        let resource = |kind, name: &str, view: &str| UnansweredResource {
+            kind,
+            name: name.into(),
+            view: view.into(),
+        };
+        let unanswered = [
+            resource(ResourceType::Cluster, "a", "front"),
+            resource(ResourceType::Route, "r", "front"),
+        ];
+        let index = UnansweredIndex::new(&unanswered);
+        let contains = |kind, name: &str, scope: Option<&str>| {
+            index.contains(&ResourceKey {
+                kind,
+                name: name.into(),
+                scope: scope.map(Into::into),
+            })
+        };
+        assert!(contains(ResourceType::Cluster, "a", None));
+        assert!(contains(ResourceType::Route, "r", Some("front")));
+        assert!(!contains(ResourceType::Route, "r", Some("back")));
+        assert!(!contains(ResourceType::Endpoint, "a", None));
     }
 }

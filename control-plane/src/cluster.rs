@@ -4,7 +4,7 @@ use std::{net::SocketAddr, sync::Arc};
 
 use anyhow::Context;
 use evermesh_ingest::admission::ClusterSnapshot;
-use evermesh_xds::ProxyRegistry;
+use evermesh_xds::{ConnectionLimit, ProxyRegistry};
 use kube::Client;
 use tokio::{
     sync::{mpsc, watch},
@@ -53,6 +53,7 @@ pub(crate) struct KubernetesChannels {
     pub(crate) certificates: Arc<ServingCertificate>,
     /// Events for the status writer; present with leader election.
     pub(crate) effect_events: Option<mpsc::UnboundedReceiver<EffectEvent>>,
+    pub(crate) webhook_connections: Arc<ConnectionLimit>,
     pub(crate) snapshots: watch::Receiver<Arc<EngineSnapshot>>,
     pub(crate) registry: Arc<ProxyRegistry>,
 }
@@ -101,7 +102,7 @@ impl KubernetesCluster {
             let certificates = Arc::clone(&channels.certificates);
             let identity = self.identity.clone();
             tasks.spawn(webhook::run(
-                listener,
+                (listener, channels.webhook_connections.clone()),
                 webhook::WebhookOptions::new(&args.webhook, certificates, injection, identity),
                 self.client.clone(),
                 channels.admission_snapshots.clone(),

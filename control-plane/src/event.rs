@@ -1,5 +1,6 @@
 //! Builds Kubernetes events in the form that the `events.k8s.io/v1` API accepts.
 
+use evermesh_xds::PeerText;
 use kube::runtime::events::{Event, EventType, Reporter};
 
 /// Longest note that the API accepts, in bytes.
@@ -13,12 +14,12 @@ pub(crate) fn reporter(identity: impl Into<String>) -> Reporter {
     }
 }
 
-/// An event. Cuts a note that is too long.
+/// An event. Cuts a note that is too long, and escapes control characters.
 pub(crate) fn event(type_: EventType, reason: &str, note: &str, action: &str) -> Event {
     Event {
         type_,
         reason: reason.to_owned(),
-        note: Some(note[..note.floor_char_boundary(MAX_NOTE)].to_owned()),
+        note: Some(PeerText(note).within(MAX_NOTE)),
         action: action.to_owned(),
         secondary: None,
     }

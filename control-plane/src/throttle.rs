@@ -1,4 +1,4 @@
-//! A token-bucket throttle for API calls.
+//! A token-bucket throttle for API calls, and a throttle for log lines about peers.
 
 use std::time::Duration;
 
@@ -39,11 +39,50 @@ impl Throttle {
     }
 }
 
+/// Shortest time between two log lines of one kind about peers.
+const LOG_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Limits the log lines that a peer can cause to one per [`LOG_INTERVAL`].
+#[derive(Debug, Default)]
+pub(crate) struct LogThrottle(Mutex<LogState>);
+
+#[derive(Debug, Default)]
+struct LogState {
+    last: Option<Instant>,
+    suppressed: u64,
+}
+
+impl LogThrottle {
+    /// Whether a line may be written now: the number of lines that were suppressed since the last one.
+    pub(crate) fn pass(&self) -> Option<u64> {
+        let mut state = self.0.lock();
+        let now = Instant::now();
+        let is_due = |last: Instant| now.duration_since(last) >= LOG_INTERVAL;
+        if !state.last.is_none_or(is_due) {
+            state.suppressed += 1;
+            return None;
+        }
+        state.last = Some(now);
+        Some(std::mem::take(&mut state.suppressed))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     const INTERVAL: Duration = Duration::from_millis(250);
+
+    #[tokio::test(start_paused = true)]
+    async fn one_log_line_per_second_tells_how_many_were_suppressed() {
+        let throttle = LogThrottle::default();
+        assert_eq!(throttle.pass(), Some(0));
+        assert_eq!(throttle.pass(), None);
+        assert_eq!(throttle.pass(), None);
+        time::advance(LOG_INTERVAL).await;
+        assert_eq!(throttle.pass(), Some(2));
+        assert_eq!(throttle.pass(), None);
+    }
 
     #[tokio::test(start_paused = true)]
     async fn burst_passes_at_once_and_further_calls_wait_an_interval_each() {

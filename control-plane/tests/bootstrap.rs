@@ -81,7 +81,7 @@ async fn control_plane(received: &ReceivedTokens) -> SocketAddr {
     let listener = TcpListener::bind("[::]:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let received = Arc::clone(received);
-    let options = XdsServerOptions::new(Arc::new(move |_, parts| {
+    let options = XdsServerOptions::new(Arc::new(move |parts| {
         let header = parts.headers.get("authorization");
         let header = header.map_or("none", |it| it.to_str().unwrap()).to_owned();
         let mut received = received.lock().unwrap();

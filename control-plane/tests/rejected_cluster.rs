@@ -30,7 +30,9 @@ use evermesh_testkit::{
     http::Address,
     load::{Load, LoadStats},
 };
-use evermesh_xds::{ProxyRegistry, Store, StoreCommit, XdsServerOptions, serve};
+use evermesh_xds::{
+    ProxyRegistry, Store, StoreCommit, XdsServerOptions, serve, without_credentials,
+};
 use http::Request;
 use http_body_util::Full;
 use serde_json::{Value, json};
@@ -63,8 +65,8 @@ impl MeshUnderTest {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let xds = listener.local_addr().unwrap();
         let (served, registry) = (Store::new(), ProxyRegistry::new(None));
-        let identify = |node: &Node, _: &_| Ok(node.id.as_str().into()).into();
-        let options = XdsServerOptions::new(Arc::new(identify));
+        let identify = |node: &Node| Ok(node.id.as_str().into()).into();
+        let options = XdsServerOptions::new(without_credentials(identify));
         tokio::spawn(serve(
             listener,
             Arc::clone(&served),

@@ -3,12 +3,14 @@
 //! - `cargo run -p xtask -- text` finds words and shapes that `docs/style.md` rules out in comments, string literals and
 //!   pages.
 //! - `cargo run -p xtask -- names` finds exported types that share a name.
+//! - `cargo run -p xtask -- logs` finds fields of log lines that a peer may have chosen.
 //! - `cargo run -p xtask -- fields` writes `docs/fields.md` from `docs/fields.yaml`; with `--check` it only compares them.
 //!
 //! Each prints one finding per line as `file:line: what is wrong` and fails if there is one.
 
 mod fields;
 mod files;
+mod logs;
 mod names;
 mod prose;
 mod rules;
@@ -33,9 +35,10 @@ fn main() -> Result<ExitCode> {
     let (findings, rules) = match arguments[..] {
         ["text"] => (prose::check()?, STYLE),
         ["names"] => (names::check()?, STYLE),
+        ["logs"] => (logs::check()?, logs::RULES),
         ["fields"] => (fields::write()?, fields::RULES),
         ["fields", "--check"] => (fields::check()?, fields::RULES),
-        _ => bail!("usage: cargo run -p xtask -- text|names|fields [--check]"),
+        _ => bail!("usage: cargo run -p xtask -- text|names|logs|fields [--check]"),
     };
     for finding in &findings {
         let Finding {

@@ -51,7 +51,7 @@ const FRONTS: usize = 40;
 const CHANGES: usize = 50;
 /// Number of concurrent connection attempts.
 const AT_A_TIME: usize = 32;
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_mins(1);
 /// Time for counts and statuses to be brought up to date: longer than proxies count as starting.
 const SETTLED: Duration = Duration::from_secs(10);
 

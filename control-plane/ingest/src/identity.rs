@@ -6,7 +6,7 @@
 use std::{fmt, sync::Arc};
 
 use evermesh_crds::v1beta2;
-use evermesh_model::{Graph, ObjectRef, ProxyKind, ResourceName};
+use evermesh_model::{Graph, Kind, ObjectRef, ProxyKind, ResourceName};
 use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::LabelSelector};
 
 use crate::{
@@ -36,7 +36,7 @@ impl From<&Inputs> for IdentitySnapshot {
 }
 
 /// The authenticated identity of a client in the Kubernetes cluster.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum WorkloadIdentity {
     /// One pod, identified by a token that is bound to it.
     Pod {
@@ -114,21 +114,30 @@ impl IdentitySnapshot {
         &self,
         workload: &WorkloadIdentity,
     ) -> Result<Vec<(&ObjectRef, &Arc<Pod>)>, IdentityMismatch> {
-        let (WorkloadIdentity::Pod { namespace, .. } | WorkloadIdentity::Account { namespace, .. }) =
-            workload;
-        let in_namespace = self.pods.get(&inputs::namespace(namespace));
-        let candidates = in_namespace.into_iter().flat_map(|pods| pods.iter());
-        let matches = |(id, pod): &(&ObjectRef, &Arc<Pod>)| match workload {
-            WorkloadIdentity::Pod { name, uid, .. } => {
-                id.name == *name && pod.metadata.uid.as_deref() == Some(uid)
+        let in_namespace = |namespace: &Arc<str>| self.pods.get(&inputs::namespace(namespace));
+        let pods: Vec<_> = match workload {
+            WorkloadIdentity::Pod {
+                namespace,
+                name,
+                uid,
+            } => {
+                let id = ObjectRef::new(Kind::Pod, Arc::clone(namespace), Arc::clone(name));
+                let pod = in_namespace(namespace).and_then(|pods| pods.get_key_value(&id));
+                let is_same =
+                    |(_, pod): &(_, &Arc<Pod>)| pod.metadata.uid.as_deref() == Some(&**uid);
+                pod.filter(is_same).into_iter().collect()
             }
-            WorkloadIdentity::Account { name, .. } => {
-                let spec = pod.spec.as_ref();
-                let account = spec.and_then(|spec| spec.service_account_name.as_deref());
-                account == Some(name)
+            WorkloadIdentity::Account { namespace, name } => {
+                let has_account = |(_, pod): &(_, &Arc<Pod>)| {
+                    let spec = pod.spec.as_ref();
+                    let account = spec.and_then(|spec| spec.service_account_name.as_deref());
+                    account == Some(&**name)
+                };
+                let candidates = in_namespace(namespace).into_iter();
+                let candidates = candidates.flat_map(|pods| pods.iter());
+                candidates.filter(has_account).collect()
             }
         };
-        let pods: Vec<_> = candidates.filter(matches).collect();
         if pods.is_empty() {
             return Err(IdentityMismatch::PodNotFound);
         }

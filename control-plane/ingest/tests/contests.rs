@@ -81,7 +81,7 @@ impl Claim {
     ];
 
     /// The object by which the owner of `namespace` makes the claim.
-    fn object(self, namespace: &str, metadata: Value) -> Value {
+    fn object(self, namespace: &str, metadata: &Value) -> Value {
         let app_mesh = "appmesh.k8s.aws/v1beta2";
         let gateway_route = |name: Option<&str>, prefix: &str| {
             json!({
@@ -208,7 +208,7 @@ fn claim(inputs: &mut Inputs, claim: Claim, namespace: &str, (year, uid): Age) {
     if let Some(year) = year {
         metadata["creationTimestamp"] = format!("{year}-01-01T00:00:00Z").into();
     }
-    put(inputs, claim.object(namespace, metadata));
+    put(inputs, claim.object(namespace, &metadata));
 }
 
 fn platform() -> Inputs {

@@ -55,6 +55,10 @@ fn read(certificate: &[u8]) -> CertificateNames {
 }
 
 impl CertificateNames {
+    pub(super) fn is_empty(&self) -> bool {
+        self.proxies.is_empty() && self.workloads.is_empty()
+    }
+
     fn add(&mut self, uri: &str) {
         let Some((_domain, path)) = uri
             .strip_prefix("spiffe://")

@@ -1,9 +1,9 @@
 //! Authenticates xDS streams and authorizes each one for the proxy that its node ID names.
 //!
 //! In: the headers and the connection of a stream, and the `core.v3.Node` that the proxy sends. Out: the name of the
-//! view that the stream may see and whether the proxy has proven its identity, or a gRPC status. The node ID alone proves nothing; a token or a client certificate
-//! does. The check happens once, when a stream begins: an unreachable API server or an expired token never ends a
-//! stream.
+//! view that the stream may see and whether the proxy has proven its identity, or a gRPC status. The node ID alone
+//! proves nothing; a token or a client certificate does, and is checked before the first message is read. Both checks
+//! happen once, when a stream begins: an unreachable API server or an expired token never ends a stream.
 //!
 //! The gRPC status is the same for all causes of a kind, so that a caller learns nothing about other workloads. The
 //! details are in the log, and the metric `xds_authentications` counts the outcomes.
@@ -13,23 +13,17 @@ mod metrics;
 mod review;
 mod tls;
 mod token;
+mod waiting;
 
-use std::{
-    fmt,
-    net::SocketAddr,
-    path::PathBuf,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{fmt, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::{Context, bail};
 use evermesh_ingest::identity::{IdentityMismatch, WorkloadIdentity};
 use evermesh_model::{ProxyKind, ResourceName, name::InvalidResourceName};
 use evermesh_proto::core;
-use evermesh_xds::{IdentifiedClient, Identify, Identity};
+use evermesh_xds::{AuthDecision, Authenticate, Authorize, IdentifiedClient, PeerText};
 use http::request;
 use kube::Client;
-use parking_lot::Mutex;
 use tokio::{
     sync::watch,
     time::{self, timeout_at},
@@ -39,25 +33,22 @@ use tonic::{
     transport::server::{TcpConnectInfo, TlsConnectInfo},
 };
 
-pub use self::{metrics::AuthenticationMetrics, tls::XdsTls};
 use self::{
+    certificate::CertificateNames,
     metrics::AuthenticationOutcome,
     review::{TokenReviewResult, TokenReviewer},
     token::bearer,
+    waiting::{WAITING_LIMIT, WaitingStreams},
 };
+pub use self::{metrics::AuthenticationMetrics, tls::XdsTls};
 use crate::{
     args::{XdsArgs, XdsAuthentication},
     engine::EngineSnapshot,
+    throttle::LogThrottle,
 };
 
 /// Longest time that a stream waits until the watches deliver its pod, and its virtual node or gateway.
 const WATCH_DELAY_LIMIT: Duration = Duration::from_secs(5);
-
-/// Shortest time between two log lines about rejected streams.
-const LOG_INTERVAL: Duration = Duration::from_secs(1);
-
-/// Limit in characters of logged text that a caller controls.
-const LOGGED_CHARACTERS: usize = 200;
 
 /// The permissions of a file for others than its user and group.
 const OTHERS: u32 = 0o007;
@@ -69,7 +60,8 @@ type SnapshotReceiver = watch::Receiver<Arc<EngineSnapshot>>;
 pub struct Authenticator {
     method: Method,
     metrics: AuthenticationMetrics,
-    denial_log: Mutex<DenialLog>,
+    denial_log: LogThrottle,
+    waiting: Arc<WaitingStreams>,
 }
 
 enum Method {
@@ -101,19 +93,32 @@ enum StreamDenial {
     Unchecked,
     /// Too many token reviews are pending.
     Busy,
+    /// Too many streams of the workload wait for its pod, or for the virtual node or gateway.
+    Waiting,
 }
 
-/// Limits the log lines about rejected streams to one per [`LOG_INTERVAL`].
-#[derive(Default)]
-struct DenialLog {
-    last: Option<Instant>,
-    /// Rejections since the last line.
-    suppressed: u64,
+/// A denial with its details for the log.
+type Denied = (StreamDenial, String);
+
+/// The proof in the request of a stream, before its node is known.
+enum Proof {
+    /// Nothing, and none is required.
+    NotRequired,
+    /// The right to open the Unix socket.
+    Socket {
+        is_limited: bool,
+    },
+    Token,
+    /// Nothing, in the permissive mode.
+    Anonymous,
+    Pod(WorkloadIdentity, SnapshotReceiver),
+    Certificate(CertificateNames, Option<SnapshotReceiver>),
 }
 
 /// A caller in log lines.
 struct Caller {
-    proxy: ResourceName,
+    /// Absent before the caller has sent its node.
+    proxy: Option<ResourceName>,
     address: Option<SocketAddr>,
 }
 
@@ -179,51 +184,45 @@ impl Authenticator {
         Arc::new(Self {
             method,
             metrics,
-            denial_log: Mutex::default(),
+            denial_log: LogThrottle::default(),
+            waiting: Arc::default(),
         })
     }
 
-    /// Callback with which the xDS server identifies each stream.
-    pub fn hook(self: Arc<Self>) -> Identify {
-        Arc::new(move |node, parts| self.identify(node, parts))
+    /// Callback with which the xDS server authenticates each stream.
+    pub fn hook(self: Arc<Self>) -> Authenticate {
+        Arc::new(move |parts| self.authenticate(parts))
     }
 
-    fn identify(self: &Arc<Self>, node: &core::Node, parts: &request::Parts) -> Identity {
-        let proxy = match proxy_of(node) {
-            Ok(proxy) => proxy,
-            Err(status) => return Err(status).into(),
-        };
+    fn authenticate(self: &Arc<Self>, parts: &request::Parts) -> AuthDecision<Authorize> {
         let address = address(parts);
-        let caller = Caller { proxy, address };
         match &self.method {
-            Method::None => Ok(caller.client(false)).into(),
-            Method::Socket { is_limited } => Ok(caller.client(*is_limited)).into(),
-            Method::Token(file) => {
-                let decision = token::check(file, bearer(&parts.headers));
-                self.conclude(&caller, decision, AuthenticationOutcome::Token)
+            Method::None => self.proven(address, Ok(Proof::NotRequired)).into(),
+            Method::Socket { is_limited } => {
+                let is_limited = *is_limited;
+                self.proven(address, Ok(Proof::Socket { is_limited }))
                     .into()
+            }
+            Method::Token(file) => {
+                let checked = token::check(file, bearer(&parts.headers));
+                self.proven(address, checked.map(|()| Proof::Token)).into()
             }
             Method::Kubernetes {
                 reviewer,
                 snapshots,
                 permissive,
             } => match bearer(&parts.headers) {
-                Err(_) if *permissive => self
-                    .conclude(&caller, Ok(()), AuthenticationOutcome::Anonymous)
-                    .into(),
+                Err(_) if *permissive => self.proven(address, Ok(Proof::Anonymous)).into(),
                 Err(why) => {
-                    let decision = Err((StreamDenial::NoCredentials, why.to_owned()));
-                    self.conclude(&caller, decision, AuthenticationOutcome::Token)
-                        .into()
+                    let denied = (StreamDenial::NoCredentials, why.to_owned());
+                    self.proven(address, Err(denied)).into()
                 }
                 Ok(token) => {
                     let review = reviewer.review(token);
                     let (this, snapshots) = (Arc::clone(self), snapshots.clone());
-                    Identity::Later(Box::pin(async move {
-                        let decision = match review.await {
-                            TokenReviewResult::Authenticated(workload) => {
-                                may_act_as(snapshots, &[workload], &caller.proxy).await
-                            }
+                    AuthDecision::Later(Box::pin(async move {
+                        let proof = match review.await {
+                            TokenReviewResult::Authenticated(pod) => Ok(Proof::Pod(pod, snapshots)),
                             TokenReviewResult::Rejected(why) => {
                                 Err((StreamDenial::BadCredentials, why.to_string()))
                             }
@@ -235,58 +234,121 @@ impl Authenticator {
                                 Err((StreamDenial::Busy, why))
                             }
                         };
-                        this.conclude(&caller, decision, AuthenticationOutcome::Token)
+                        this.proven(address, proof)
                     }))
                 }
             },
             Method::Certificate(snapshots) => {
                 let names = certificate::names(parts);
-                if names.proxies.contains(&caller.proxy) {
-                    return self
-                        .conclude(&caller, Ok(()), AuthenticationOutcome::Certificate)
-                        .into();
-                }
-                let Some(snapshots) = snapshots.clone().filter(|_| !names.workloads.is_empty())
-                else {
-                    let decision = Err((StreamDenial::OtherProxy, names.to_string()));
-                    return self
-                        .conclude(&caller, decision, AuthenticationOutcome::Certificate)
-                        .into();
+                let proof = if names.is_empty() {
+                    Err((StreamDenial::OtherProxy, names.to_string()))
+                } else {
+                    Ok(Proof::Certificate(names, snapshots.clone()))
                 };
-                let this = Arc::clone(self);
-                Identity::Later(Box::pin(async move {
-                    let decision = may_act_as(snapshots, &names.workloads, &caller.proxy).await;
-                    this.conclude(&caller, decision, AuthenticationOutcome::Certificate)
-                }))
+                self.proven(address, proof).into()
             }
         }
     }
 
-    /// Counts and logs a decision, and converts it into the client or the gRPC status.
+    /// Converts a proof into the decision about the node that follows.
+    fn proven(
+        self: &Arc<Self>,
+        address: Option<SocketAddr>,
+        proof: Result<Proof, Denied>,
+    ) -> Result<Authorize, Status> {
+        let this = Arc::clone(self);
+        match proof {
+            Ok(proof) => Ok(Box::new(move |node| this.authorize(address, proof, node))),
+            Err(denied) => {
+                let proxy = None;
+                Err(self.deny(&Caller { proxy, address }, denied))
+            }
+        }
+    }
+
+    /// Decides whether the proof allows the client to act as the proxy that its node names.
+    fn authorize(
+        self: Arc<Self>,
+        address: Option<SocketAddr>,
+        proof: Proof,
+        node: &core::Node,
+    ) -> AuthDecision<IdentifiedClient> {
+        let proxy = match proxy_of(node) {
+            Ok(proxy) => proxy,
+            Err(status) => return Err(status).into(),
+        };
+        match proof {
+            Proof::NotRequired => Ok(client(&proxy, false)).into(),
+            Proof::Socket { is_limited } => Ok(client(&proxy, is_limited)).into(),
+            Proof::Token => {
+                let by = AuthenticationOutcome::Token;
+                self.conclude(proxy, address, Ok(()), by).into()
+            }
+            Proof::Anonymous => {
+                let by = AuthenticationOutcome::Anonymous;
+                self.conclude(proxy, address, Ok(()), by).into()
+            }
+            Proof::Pod(pod, snapshots) => {
+                let by = AuthenticationOutcome::Token;
+                self.await_watches(proxy, address, snapshots, vec![pod], by)
+            }
+            Proof::Certificate(names, snapshots) => {
+                let by = AuthenticationOutcome::Certificate;
+                if names.proxies.contains(&proxy) {
+                    return self.conclude(proxy, address, Ok(()), by).into();
+                }
+                if let Some(snapshots) = snapshots.filter(|_| !names.workloads.is_empty()) {
+                    self.await_watches(proxy, address, snapshots, names.workloads, by)
+                } else {
+                    let denied = (StreamDenial::OtherProxy, names.to_string());
+                    self.conclude(proxy, address, Err(denied), by).into()
+                }
+            }
+        }
+    }
+
+    fn await_watches(
+        self: Arc<Self>,
+        proxy: ResourceName,
+        address: Option<SocketAddr>,
+        snapshots: SnapshotReceiver,
+        workloads: Vec<WorkloadIdentity>,
+        by: AuthenticationOutcome,
+    ) -> AuthDecision<IdentifiedClient> {
+        AuthDecision::Later(Box::pin(async move {
+            let decision = may_act_as(snapshots, &workloads, &proxy, &self.waiting).await;
+            self.conclude(proxy, address, decision, by)
+        }))
+    }
+
+    /// Counts a decision, and converts it into the client or the gRPC status.
     fn conclude(
         &self,
-        caller: &Caller,
-        decision: Result<(), (StreamDenial, String)>,
+        proxy: ResourceName,
+        address: Option<SocketAddr>,
+        decision: Result<(), Denied>,
         by: AuthenticationOutcome,
     ) -> Result<IdentifiedClient, Status> {
-        let Err((denial, why)) = decision else {
-            self.metrics.count(by);
-            return Ok(caller.client(by != AuthenticationOutcome::Anonymous));
-        };
-        self.metrics.count(denial.outcome());
-        let mut log = self.denial_log.lock();
-        let now = Instant::now();
-        let is_due = |last: Instant| now.duration_since(last) >= LOG_INTERVAL;
-        if log.last.is_none_or(is_due) {
-            let suppressed = std::mem::take(&mut log.suppressed);
-            log.last = Some(now);
-            drop(log);
-            let (reason, details) = (denial.reason(), short(&why));
-            tracing::warn!(%caller, reason, details, suppressed, "rejected an xDS stream");
-        } else {
-            log.suppressed += 1;
+        match decision {
+            Ok(()) => {
+                self.metrics.count(by);
+                Ok(client(&proxy, by != AuthenticationOutcome::Anonymous))
+            }
+            Err(denied) => {
+                let proxy = Some(proxy);
+                Err(self.deny(&Caller { proxy, address }, denied))
+            }
         }
-        Err(denial.status())
+    }
+
+    /// Counts and logs a denial, and converts it into the gRPC status.
+    fn deny(&self, caller: &Caller, (denial, why): Denied) -> Status {
+        self.metrics.count(denial.outcome());
+        if let Some(suppressed) = self.denial_log.pass() {
+            let reason = denial.reason();
+            tracing::warn!(%caller, reason, details = %PeerText(&why), suppressed, "rejected an xDS stream");
+        }
+        denial.status()
     }
 }
 
@@ -296,8 +358,10 @@ async fn may_act_as(
     mut snapshots: SnapshotReceiver,
     workloads: &[WorkloadIdentity],
     proxy: &ResourceName,
-) -> Result<(), (StreamDenial, String)> {
+    waiting: &Arc<WaitingStreams>,
+) -> Result<(), Denied> {
     let mut deadline = time::Instant::now() + WATCH_DELAY_LIMIT;
+    let mut place = None;
     loop {
         let now = Arc::clone(&snapshots.borrow_and_update());
         let mut mismatch = IdentityMismatch::PodNotFound;
@@ -318,6 +382,13 @@ async fn may_act_as(
             return reject();
         }
         drop(now);
+        if place.is_none() {
+            place = Some(
+                waiting
+                    .enter(workloads)
+                    .map_err(|why| (StreamDenial::Waiting, why))?,
+            );
+        }
         if let Ok(Err(_engine_ended)) = timeout_at(deadline, snapshots.changed()).await {
             return reject();
         }
@@ -327,13 +398,13 @@ async fn may_act_as(
 /// The proxy that the node ID names.
 fn proxy_of(node: &core::Node) -> Result<ResourceName, Status> {
     let name: ResourceName = node.id.parse().map_err(|error: InvalidResourceName| {
-        Status::invalid_argument(format!("node.id: {}", short(&error.to_string())))
+        Status::invalid_argument(format!("node.id: {}", PeerText(&error.to_string())))
     })?;
     if name.kind == ProxyKind::VirtualRouter {
         let name = name.to_string();
         let message = format!(
             "node.id: `{}` is a virtual router; use the name of a virtual node or virtual gateway",
-            short(&name)
+            PeerText(&name)
         );
         return Err(Status::invalid_argument(message));
     }
@@ -347,27 +418,19 @@ fn address(parts: &request::Parts) -> Option<SocketAddr> {
         .remote_addr()
 }
 
-/// Cuts a text of a caller to [`LOGGED_CHARACTERS`].
-fn short(text: &str) -> &str {
-    let end = text
-        .char_indices()
-        .nth(LOGGED_CHARACTERS)
-        .map(|(end, _)| end);
-    end.map_or(text, |end| &text[..end])
-}
-
-impl Caller {
-    fn client(&self, is_proven: bool) -> IdentifiedClient {
-        IdentifiedClient {
-            view: self.proxy.to_string().into(),
-            is_proven,
-        }
+fn client(proxy: &ResourceName, is_proven: bool) -> IdentifiedClient {
+    IdentifiedClient {
+        view: proxy.to_string().into(),
+        is_proven,
     }
 }
 
 impl fmt::Display for Caller {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(short(&self.proxy.to_string()))?;
+        match &self.proxy {
+            Some(proxy) => write!(f, "{}", PeerText(&proxy.to_string()))?,
+            None => f.write_str("a client")?,
+        }
         match self.address {
             Some(address) => write!(f, " at {address}"),
             None => Ok(()),
@@ -391,6 +454,9 @@ impl StreamDenial {
             Self::Unchecked | Self::Busy => {
                 Status::unavailable("the credentials cannot be verified now; try again later")
             }
+            Self::Waiting => Status::resource_exhausted(format!(
+                "{WAITING_LIMIT} streams of the workload already wait for its pod, or for the proxy that node.id names: keep one stream open"
+            )),
         }
     }
 
@@ -405,6 +471,7 @@ impl StreamDenial {
             | Self::OtherProxy
             | Self::Unchecked
             | Self::Busy => self.outcome().as_str(),
+            Self::Waiting => "waiting",
         }
     }
 
@@ -414,7 +481,7 @@ impl StreamDenial {
             Self::BadCredentials => AuthenticationOutcome::BadCredentials,
             Self::IdentityMismatch(_) | Self::OtherProxy => AuthenticationOutcome::WrongProxy,
             Self::Unchecked => AuthenticationOutcome::Unchecked,
-            Self::Busy => AuthenticationOutcome::Busy,
+            Self::Busy | Self::Waiting => AuthenticationOutcome::Busy,
         }
     }
 }

@@ -1,6 +1,6 @@
 use std::{fs, pin::pin, slice, task::Poll};
 
-use futures::{FutureExt, poll};
+use futures::{FutureExt, future::join_all, poll};
 use http::{HeaderValue, Request, header::AUTHORIZATION};
 use tonic::Code;
 
@@ -45,11 +45,18 @@ async fn identify_client(
         let value = HeaderValue::from_str(value).unwrap();
         request.headers_mut().insert(AUTHORIZATION, value);
     }
-    let identity = match authenticator.identify(&node, &request.into_parts().0) {
-        Identity::Now(known) => known,
-        Identity::Later(known) => known.await,
+    let decide = async || {
+        let authorize = decided(authenticator.authenticate(&request.into_parts().0)).await?;
+        decided(authorize(&node)).await
     };
-    identity.map_err(|status| status.code())
+    decide().await.map_err(|status| status.code())
+}
+
+async fn decided<T>(decision: AuthDecision<T>) -> Result<T, Status> {
+    match decision {
+        AuthDecision::Now(known) => known,
+        AuthDecision::Later(known) => known.await,
+    }
 }
 
 /// A token with the audience `evermesh` and without an expiry.
@@ -223,7 +230,9 @@ async fn stream_is_rejected_only_after_the_first_complete_read_and_the_wait_for_
         name: "front".into(),
     };
     let proxy = FRONT.parse().unwrap();
-    let mut waiting = pin!(may_act_as(snapshots, slice::from_ref(&workload), &proxy));
+    let places = Arc::default();
+    let workloads = slice::from_ref(&workload);
+    let mut waiting = pin!(may_act_as(snapshots, workloads, &proxy, &places));
     assert!(poll!(&mut waiting).is_pending());
     for _ in 0..10 {
         time::advance(WATCH_DELAY_LIMIT).await;
@@ -243,6 +252,30 @@ async fn stream_is_rejected_only_after_the_first_complete_read_and_the_wait_for_
     assert_eq!(name, "ServiceAccount demo/front");
 }
 
+#[tokio::test(start_paused = true)]
+async fn fifth_waiting_stream_of_a_workload_is_rejected() {
+    let (_engine, snapshots) = watch::channel(Arc::default());
+    let pod = WorkloadIdentity::Pod {
+        namespace: "demo".into(),
+        name: "front-1".into(),
+        uid: "u".into(),
+    };
+    let method = Method::Kubernetes {
+        reviewer: reviewer(TokenReviewResult::Authenticated(pod)),
+        snapshots,
+        permissive: false,
+    };
+    let authenticator = Authenticator::with(method, AuthenticationMetrics::default());
+    let token = format!("Bearer {TOKEN}");
+    let streams = (0..5).map(|_| identify(&authenticator, FRONT, Some(&token)));
+    let codes = join_all(streams).await;
+    let count = |code| codes.iter().filter(|it| **it == Err(code)).count();
+    assert_eq!(count(Code::ResourceExhausted), 1);
+    assert_eq!(count(Code::PermissionDenied), 4);
+    let alone = identify(&authenticator, FRONT, Some(&token)).await;
+    assert_eq!(alone, Err(Code::PermissionDenied));
+}
+
 #[test]
 fn reasons_in_the_log_are_these_strings() {
     use IdentityMismatch::{NotSelected, PodNotFound, ProxyNotFound};
@@ -259,6 +292,7 @@ fn reasons_in_the_log_are_these_strings() {
         (StreamDenial::OtherProxy, "wrong_proxy"),
         (StreamDenial::Unchecked, "unchecked"),
         (StreamDenial::Busy, "busy"),
+        (StreamDenial::Waiting, "waiting"),
     ] {
         assert_eq!(denial.reason(), reason);
     }

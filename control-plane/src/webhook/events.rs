@@ -9,6 +9,7 @@
 
 use std::time::Duration;
 
+use evermesh_xds::PeerText;
 use futures::{FutureExt, future::BoxFuture};
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::{
@@ -74,7 +75,8 @@ pub(super) fn publisher(
         let recorder = recorder.clone();
         async move {
             if let Err(error) = recorder.publish(&event, &about).await {
-                tracing::warn!(namespace = about.namespace, %error, "cannot write an event about a pod");
+                let namespace = about.namespace.unwrap_or_default();
+                tracing::warn!(namespace = %PeerText(&namespace), %error, "cannot write an event about a pod");
             }
         }
         .boxed()

@@ -18,6 +18,7 @@ mod authority;
 mod bundle;
 mod certificates;
 mod events;
+mod in_flight;
 mod metrics;
 mod pods;
 mod review;
@@ -33,6 +34,7 @@ use std::{
 
 use anyhow::{Context, anyhow, bail};
 use evermesh_ingest::admission::{ClusterSnapshot, IpFamily};
+use evermesh_xds::ConnectionLimit;
 use kube::Client;
 use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -145,7 +147,7 @@ impl WebhookOptions {
 /// A task failed or ended before `shutdown`. Temporary failures, such as an unreachable API server or a broken
 /// certificate, are logged and retried while the last good certificate stays in use.
 pub async fn run(
-    listener: TcpListener,
+    (listener, connections): (TcpListener, Arc<ConnectionLimit>),
     options: WebhookOptions,
     client: Client,
     surroundings: watch::Receiver<Option<ClusterSnapshot>>,
@@ -167,9 +169,13 @@ pub async fn run(
         injection: options.injection.map(Arc::new),
         metrics,
         events,
+        in_flight: Arc::default(),
+        malformed_log: Arc::default(),
+        rejection_log: Arc::default(),
     };
     let serving = server::serve(
         listener,
+        connections,
         admission,
         Arc::clone(&certificates),
         shutdown.clone(),

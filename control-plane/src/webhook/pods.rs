@@ -3,40 +3,54 @@
 //! [`evermesh_injector`] decides whether a pod becomes a member of a mesh and makes the patch. A rejection or a warning
 //! goes to the creator of the pod and into an event.
 
-use axum::response::Response;
+use axum::{body::Body, response::Response};
 use evermesh_ingest::admission::ClusterSnapshot;
 use evermesh_injector::{
     Decision, InjectorSettings, PatchError, decide, depends_on_cluster, has_injection_label, patch,
 };
 use evermesh_model::Kind;
+use evermesh_xds::PeerText;
 use json_patch::Patch;
 use serde_json::Value;
 
 use super::{
     events::PodEvent,
     metrics::DroppedEvent,
+    review::AdmissionRequest,
     server::{AdmissionHandler, AdmissionOutcome, NOT_SYNCED},
 };
 
 impl AdmissionHandler {
-    pub(super) async fn answer_pod(&self, settings: &InjectorSettings, body: &[u8]) -> Response {
-        self.measured("inject", Kind::Pod, body, async |request| {
-            let Some((pod, namespace)) = request.creation() else {
-                return AdmissionOutcome::allowed();
-            };
-            let outcome = self
-                .decide_with_wait(|known| Self::inject(settings, pod, namespace, known))
-                .await;
-            if let AdmissionOutcome::Denied(message) | AdmissionOutcome::Unready(message) = &outcome
-            {
-                tracing::info!(namespace, message, "rejected a pod");
-            }
-            let event = PodEvent::of(&outcome, pod, namespace);
-            if let Some(event) = event.filter(|_| !request.is_dry_run()) {
-                self.send_event(event, namespace);
-            }
-            outcome
-        })
+    pub(super) async fn answer_pod(&self, settings: &InjectorSettings, body: Body) -> Response {
+        self.measured(
+            "inject",
+            Kind::Pod,
+            body,
+            async |request: &mut AdmissionRequest| {
+                let Some((pod, namespace)) = request.creation() else {
+                    return AdmissionOutcome::allowed();
+                };
+                let outcome = self
+                    .decide_with_wait(|known| Self::inject(settings, pod, namespace, known))
+                    .await;
+                if let AdmissionOutcome::Denied(message) | AdmissionOutcome::Unready(message) =
+                    &outcome
+                    && let Some(suppressed) = self.rejection_log.pass()
+                {
+                    tracing::info!(
+                        namespace = %PeerText(namespace),
+                        reason = %PeerText(message),
+                        suppressed,
+                        "rejected a pod"
+                    );
+                }
+                let event = PodEvent::of(&outcome, pod, namespace);
+                if let Some(event) = event.filter(|_| !request.is_dry_run()) {
+                    self.send_event(event, namespace);
+                }
+                outcome
+            },
+        )
         .await
     }
 

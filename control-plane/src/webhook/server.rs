@@ -1,27 +1,24 @@
 //! HTTPS server of the webhooks: one path per kind and webhook.
 //!
-//! In: the body of a POST request, up to [`BODY_LIMIT`]. Out: an `AdmissionReview` with the answer. A request that
+//! In: the body of a POST request, up to 7 MiB. Out: an `AdmissionReview` with the answer. A request that
 //! would be rejected because of other objects waits until they change, for [`AdmissionHandler::wait_limit`] at most,
 //! because the watch may not have delivered them yet.
 
 use std::{
-    pin::pin,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use anyhow::Context;
 use axum::{
     Json, Router,
-    body::Bytes,
-    extract::DefaultBodyLimit,
+    body::Body,
     http::StatusCode,
     response::{IntoResponse, Response},
     routing::post,
 };
-use axum_server::{Handle, tls_rustls::RustlsConfig};
 use evermesh_ingest::admission::{self, ClusterSnapshot, IpFamily, ObjectWrite};
 use evermesh_model::Kind;
+use evermesh_xds::{ConnectionLimit, accept_tls};
 use json_patch::Patch;
 use tokio::{
     net::TcpListener,
@@ -33,12 +30,11 @@ use tokio_util::sync::CancellationToken;
 use super::{
     certificates::ServingCertificate,
     events::PodEvent,
+    in_flight::{InFlightBytes, RequestRoom},
     metrics::{AdmissionMetrics, RequestLabels},
-    review::{AdmissionRequest, InvalidReview, POD_PATH, Webhook, path},
+    review::{AdmissionRequest, InvalidReview, POD_PATH, Webhook, path, reject_too_large},
 };
-
-/// Limit of a body in bytes. The API server accepts objects of up to 3 MiB, and an update contains two.
-const BODY_LIMIT: usize = 7 << 20;
+use crate::{http_server, throttle::LogThrottle};
 
 /// Longest time that open requests may take after the shutdown begins.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(3);
@@ -54,6 +50,9 @@ pub(super) struct AdmissionHandler {
     pub(super) injection: Option<Arc<evermesh_injector::InjectorSettings>>,
     pub(super) metrics: AdmissionMetrics,
     pub(super) events: mpsc::Sender<PodEvent>,
+    pub(super) in_flight: Arc<InFlightBytes>,
+    pub(super) malformed_log: Arc<LogThrottle>,
+    pub(super) rejection_log: Arc<LogThrottle>,
 }
 
 pub(super) enum AdmissionOutcome {
@@ -77,27 +76,15 @@ pub(super) const INTERNAL_ERROR: &str = "internal error; see the log of Evermesh
 /// Serves until `shutdown`, and then lets open requests finish.
 pub(super) async fn serve(
     listener: TcpListener,
+    connections: Arc<ConnectionLimit>,
     admission: AdmissionHandler,
     certificates: Arc<ServingCertificate>,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    let config = Arc::new(certificates.server_config()?);
-    let handle = Handle::new();
-    let server = axum_server::from_tcp_rustls(
-        listener
-            .into_std()
-            .context("cannot use the listening socket")?,
-        RustlsConfig::from_config(config),
-    )?
-    .handle(handle.clone());
-    let mut serving = pin!(server.serve(router(&admission).into_make_service()));
-    tokio::select! {
-        ended = &mut serving => Ok(ended?),
-        () = shutdown.cancelled() => {
-            handle.graceful_shutdown(Some(SHUTDOWN_LIMIT));
-            Ok(serving.await?)
-        }
-    }
+    let (_settings, settings) = watch::channel(Arc::new(certificates.server_config()?));
+    let incoming = accept_tls(listener, connections, settings);
+    http_server::serve(incoming, router(&admission), shutdown, SHUTDOWN_LIMIT).await;
+    Ok(())
 }
 
 fn router(admission: &AdmissionHandler) -> Router {
@@ -108,23 +95,26 @@ fn router(admission: &AdmissionHandler) -> Router {
                 continue;
             };
             let admission = admission.clone();
-            let answer = async move |body: Bytes| admission.answer(webhook, kind, &body).await;
+            let answer = async move |body: Body| admission.answer(webhook, kind, body).await;
             router = router.route(&path, post(answer));
         }
     }
     if let Some(settings) = admission.injection.clone() {
         let admission = admission.clone();
-        let answer = async move |body: Bytes| admission.answer_pod(&settings, &body).await;
+        let answer = async move |body: Body| admission.answer_pod(&settings, body).await;
         router = router.route(POD_PATH, post(answer));
     }
-    router.layer(DefaultBodyLimit::max(BODY_LIMIT))
+    router
 }
 
 impl AdmissionHandler {
-    async fn answer(&self, webhook: Webhook, kind: Kind, body: &[u8]) -> Response {
-        let decide = async |request: &AdmissionRequest| match request.write(kind) {
-            Some(write) => self.decide(webhook, &write).await,
-            None => AdmissionOutcome::allowed(),
+    async fn answer(&self, webhook: Webhook, kind: Kind, body: Body) -> Response {
+        let decide = async |request: &mut AdmissionRequest| match webhook {
+            Webhook::Mutate => match request.write(kind) {
+                Some(write) => self.fill(&write).await,
+                None => AdmissionOutcome::allowed(),
+            },
+            Webhook::Validate => self.check(request, kind).await,
         };
         self.measured(webhook.as_str(), kind, body, decide).await
     }
@@ -134,8 +124,8 @@ impl AdmissionHandler {
         &self,
         webhook: &'static str,
         kind: Kind,
-        body: &[u8],
-        decide: impl AsyncFnOnce(&AdmissionRequest) -> AdmissionOutcome,
+        body: Body,
+        decide: impl AsyncFnOnce(&mut AdmissionRequest) -> AdmissionOutcome,
     ) -> Response {
         let started = Instant::now();
         let mut labels = RequestLabels {
@@ -144,26 +134,51 @@ impl AdmissionHandler {
             operation: "other",
             outcome: "malformed",
         };
-        let response = match AdmissionRequest::read(body, kind) {
-            Ok(request) => {
+        let response = match self.read(body, kind).await {
+            Ok((mut request, _room)) => {
                 labels.operation = request.operation();
-                let outcome = decide(&request).await;
+                let outcome = decide(&mut request).await;
                 labels.outcome = outcome.as_str();
                 respond(&request, &outcome)
             }
-            Err(invalid) => bad_request(&invalid),
+            Err(InvalidReview::NoRoom(answer)) => answer.into_response(),
+            Err(ref invalid @ InvalidReview::TooLarge { ref uid, .. }) => {
+                labels.outcome = "denied";
+                Json(reject_too_large(uid, &invalid.to_string())).into_response()
+            }
+            Err(invalid) => self.bad_request(&invalid),
         };
         self.metrics.answered(&labels, started.elapsed());
         response
     }
 
-    async fn decide(&self, webhook: Webhook, write: &ObjectWrite<'_>) -> AdmissionOutcome {
-        match webhook {
-            Webhook::Mutate => self.fill(write).await,
-            Webhook::Validate => match admission::check(write) {
-                Ok(()) => self.check_claims(write).await,
-                Err(denial) => AdmissionOutcome::Denied(denial.to_string()),
-            },
+    async fn read(
+        &self,
+        body: Body,
+        kind: Kind,
+    ) -> Result<(AdmissionRequest, RequestRoom), InvalidReview> {
+        let read = self.in_flight.read(body).await;
+        let (body, mut room) = read.map_err(InvalidReview::NoRoom)?;
+        let request = AdmissionRequest::read(&body, kind, &mut room)?;
+        Ok((request, room))
+    }
+
+    fn bad_request(&self, invalid: &InvalidReview) -> Response {
+        if let Some(suppressed) = self.malformed_log.pass() {
+            tracing::warn!(error = %invalid, suppressed, "rejected a request that is not an admission request");
+        }
+        (StatusCode::BAD_REQUEST, format!("{invalid}\n")).into_response()
+    }
+
+    /// Claims are checked first, because the check of the object itself consumes the object.
+    async fn check(&self, request: &mut AdmissionRequest, kind: Kind) -> AdmissionOutcome {
+        let claims = match request.write(kind) {
+            Some(write) => self.check_claims(&write).await,
+            None => return AdmissionOutcome::allowed(),
+        };
+        match request.take_write(kind).map(admission::check) {
+            Some(Err(denial)) => AdmissionOutcome::Denied(denial.to_string()),
+            None | Some(Ok(())) => claims,
         }
     }
 
@@ -256,11 +271,6 @@ fn respond(request: &AdmissionRequest, outcome: &AdmissionOutcome) -> Response {
             (StatusCode::INTERNAL_SERVER_ERROR, INTERNAL_ERROR).into_response()
         }
     }
-}
-
-fn bad_request(invalid: &InvalidReview) -> Response {
-    tracing::warn!(error = %invalid, "rejected a request that is not an admission request");
-    (StatusCode::BAD_REQUEST, format!("{invalid}\n")).into_response()
 }
 
 #[cfg(test)]

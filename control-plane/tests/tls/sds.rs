@@ -7,7 +7,9 @@ use evermesh_proto::{
     core::{DataSource, data_source::Specifier},
     tls::{CertificateValidationContext, Secret, TlsCertificate, secret::Type},
 };
-use evermesh_xds::{Identity, ProxyRegistry, Store, StoreCommit, XdsServerOptions, serve_socket};
+use evermesh_xds::{
+    ProxyRegistry, Store, StoreCommit, XdsServerOptions, serve_socket, without_credentials,
+};
 use tokio::net::UnixListener;
 
 use crate::certificates::Certificate;
@@ -65,7 +67,7 @@ pub(crate) fn serve(socket: &Path, secrets: Vec<(&str, Type)>) {
     let listener = UnixListener::bind(socket).unwrap();
     // Envoy runs as another user.
     fs::set_permissions(socket, fs::Permissions::from_mode(0o777)).unwrap();
-    let options = XdsServerOptions::new(Arc::new(|_, _| Identity::Now(Ok(VIEW.into()))));
+    let options = XdsServerOptions::new(without_credentials(|_| Ok(VIEW.into()).into()));
     let registry = ProxyRegistry::new(None);
     tokio::spawn(async move {
         tokio::select! {

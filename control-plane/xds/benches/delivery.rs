@@ -1,6 +1,8 @@
 //! CPU cost of the protocol state machine, without sockets: changes of endpoints and routes, idle polls, connects,
 //! complete sets and large requests.
 
+#![allow(clippy::unwrap_used)] // a benchmark may panic
+
 use std::sync::Arc;
 
 use divan::{Bencher, black_box};
@@ -62,9 +64,9 @@ fn ack(nonce: String) -> DeltaDiscoveryRequest {
 /// An incremental stream that subscribes to these endpoints and has ACKed all of them.
 fn settled(store: &Arc<Store>, names: &[String]) -> Connection {
     let mut connection = Connection::new(store, "node".into(), XdsVariant::Delta);
-    Delta::on_request(&mut connection, ResourceType::Endpoint, subscribe(names));
+    Delta::on_request(&mut connection, ResourceType::Endpoint, subscribe(names)).unwrap();
     while let Some(response) = Delta::next_response(&mut connection) {
-        Delta::on_request(&mut connection, ResourceType::Endpoint, ack(response.nonce));
+        Delta::on_request(&mut connection, ResourceType::Endpoint, ack(response.nonce)).unwrap();
     }
     connection
 }
@@ -85,7 +87,8 @@ fn one_change(bencher: Bencher<'_, '_>, count: usize) {
         store.flush();
         if let Some(response) = Delta::next_response(&mut connection) {
             black_box(response.encode_to_vec());
-            Delta::on_request(&mut connection, ResourceType::Endpoint, ack(response.nonce));
+            Delta::on_request(&mut connection, ResourceType::Endpoint, ack(response.nonce))
+                .unwrap();
         }
         connection.take_outcomes();
         assert!(Delta::next_response(&mut connection).is_none());
@@ -120,7 +123,7 @@ fn one_route(bencher: Bencher<'_, '_>, count: usize) {
         (ResourceType::Route, vec!["rds_egress_http_8080".to_owned()]),
     ];
     for (kind, names) in subscriptions {
-        Delta::on_request(&mut connection, kind, subscribe(&names));
+        Delta::on_request(&mut connection, kind, subscribe(&names)).unwrap();
     }
     answer_all(&mut connection);
     let changes = [route(1), route(2)];
@@ -142,7 +145,7 @@ fn answer_all(connection: &mut Connection) {
         let kind = ResourceType::from_type_url(&response.type_url);
         black_box(response.encode_to_vec());
         if let Some(kind) = kind {
-            Delta::on_request(connection, kind, ack(response.nonce));
+            Delta::on_request(connection, kind, ack(response.nonce)).unwrap();
         }
     }
 }
@@ -171,7 +174,7 @@ fn whole_set(bencher: Bencher<'_, '_>, count: usize) {
     bencher.bench_local(|| {
         let mut connection = Connection::new(&store, "node".into(), XdsVariant::Sotw);
         let request = evermesh_proto::discovery::DiscoveryRequest::default();
-        Sotw::on_request(&mut connection, ResourceType::Cluster, request);
+        Sotw::on_request(&mut connection, ResourceType::Cluster, request).unwrap();
         Sotw::next_response(&mut connection).map(|response| response.encode_to_vec())
     });
 }
@@ -183,7 +186,7 @@ fn many_names(bencher: Bencher<'_, '_>, count: usize) {
     let request = subscribe(&names(count));
     bencher.bench_local(|| {
         let mut connection = Connection::new(&store, "node".into(), XdsVariant::Delta);
-        Delta::on_request(&mut connection, ResourceType::Cluster, request.clone());
+        Delta::on_request(&mut connection, ResourceType::Cluster, request.clone()).unwrap();
         connection
     });
 }

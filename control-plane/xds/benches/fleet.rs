@@ -18,7 +18,9 @@ use evermesh_proto::{
     discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse},
     resource::{Resource, ResourceKey, ResourceType},
 };
-use evermesh_xds::{ProxyRegistry, Store, StoreCommit, XdsServerOptions, serve};
+use evermesh_xds::{
+    ProxyRegistry, Store, StoreCommit, XdsServerOptions, serve, without_credentials,
+};
 use tokio::{net::TcpListener, runtime, sync::mpsc};
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::{client::Grpc, transport::Channel};
@@ -80,7 +82,7 @@ fn measure() -> AnyResult<()> {
         .build()?;
     let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0"))?;
     let address = listener.local_addr()?;
-    let options = XdsServerOptions::new(Arc::new(|node: &core::Node, _: &_| {
+    let options = XdsServerOptions::new(without_credentials(|node: &core::Node| {
         Ok(node.id.as_str().into()).into()
     }));
     let registry = ProxyRegistry::new(None);

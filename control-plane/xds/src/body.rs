@@ -2,44 +2,50 @@
 //!
 //! The body reads requests from the request body and changes from the stream's signal. It yields gRPC frames, and at the
 //! end the gRPC status as trailers. HTTP/2 polls it only when flow control has room, so responses that a slow client
-//! cannot receive yet are not made. The protocol's rules are in [`Connection`].
+//! cannot receive yet are not made. The protocol's rules are in [`Connection`](crate::Connection).
 //!
 //! A stream has no task, channel or queue of its own, to save memory: `cargo bench --bench fleet` measured 26 to 29 KB
 //! per stream, including the HTTP/2 connection, with 20 endpoint resources each (docs/benchmarks.md).
 //!
 //! ```text
-//! New ──first request──▶ Identifying ──view name──▶ Open ──▶ Ended
-//!  └──────────── identity is known at once ──────────▲
+//! Authenticating ──credentials──▶ New ──node──▶ Authorizing ──view name──▶ Open ──▶ Ended
 //! ```
+//!
+//! A stream skips the states in which it would not wait. Nothing is read while it authenticates or authorizes. If the
+//! first request is larger than [`XdsLimits::opening_bytes`](crate::XdsLimits), the node at its start authorizes the
+//! stream before the rest is read.
+
+mod identity;
+mod transport;
 
 use std::{
     convert::Infallible,
+    future,
     marker::PhantomData,
     mem,
-    net::SocketAddr,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
-use evermesh_proto::{core, resource::ResourceType};
-use http::{HeaderMap, request};
+use evermesh_proto::resource::ResourceType;
+use http::HeaderMap;
 use http_body::{Body, Frame};
 use prost::Message;
-use tonic::{
-    Status,
-    transport::server::{TcpConnectInfo, TlsConnectInfo, UdsConnectInfo},
-};
+use tonic::Status;
 use tracing::{debug, warn};
 
+use self::identity::{Authenticating, Authorizing, NewStream, PendingDecision};
+pub(crate) use self::transport::Transport;
 use crate::{
-    connection::{Connection, DiscoveryProtocol},
+    connection::DiscoveryProtocol,
     frame::{self, MessageReader},
-    registry::{RegisteredProxy, StreamPeer},
-    server::{IdentifiedClient, Identity, XdsServerState},
+    large_request::{self, LargeRequest, undecodable},
+    peer_text::PeerText,
+    registry::RegisteredProxy,
+    server::{AuthDecision, Authorize, XdsServerState},
     signal::Signal,
-    store::StreamHandle,
 };
 
 /// The response body of one stream.
@@ -51,6 +57,7 @@ pub(crate) struct StreamBody<P: DiscoveryProtocol> {
     requests: tonic::body::Body,
     reader: MessageReader,
     state: State<P>,
+    large: Option<LargeRequest>,
     /// The log contains a request for a type that is not served. Logged once per stream.
     has_logged_unknown_type: bool,
     /// The log contains the confidential resources that the client does not get. Logged once per stream.
@@ -60,31 +67,14 @@ pub(crate) struct StreamBody<P: DiscoveryProtocol> {
 }
 
 enum State<P: DiscoveryProtocol> {
+    /// The credentials of the client are being checked.
+    Authenticating(Box<Authenticating>),
     /// Before the first request.
-    New(StreamHandle, Box<request::Parts>),
-    /// The identity of the client is being checked.
-    Identifying(Box<PendingIdentity<P>>),
+    New(Box<NewStream>),
+    /// The right of the client to the view is being checked.
+    Authorizing(Box<Authorizing<P>>),
     Open(Arc<RegisteredProxy>),
     Ended,
-}
-
-/// State of a stream whose client is being identified.
-struct PendingIdentity<P: DiscoveryProtocol> {
-    client: Pin<Box<dyn Future<Output = Result<IdentifiedClient, Status>> + Send>>,
-    handle: StreamHandle,
-    node: core::Node,
-    transport: Transport,
-    /// The first request, handled once the client is identified.
-    request: P::Request,
-}
-
-/// The connection that carries a stream.
-#[derive(Debug, Clone, Copy)]
-struct Transport {
-    /// The client's IP address and port; absent on a Unix socket.
-    address: Option<SocketAddr>,
-    /// Whether the client alone can read what is sent: TLS or a Unix socket.
-    is_private: bool,
 }
 
 /// The gRPC status with which a stream ends.
@@ -94,20 +84,31 @@ impl<P: DiscoveryProtocol> StreamBody<P> {
     pub(crate) fn new(
         shared: Arc<XdsServerState>,
         single_type: Option<ResourceType>,
-        request: http::Request<tonic::body::Body>,
+        transport: Transport,
+        authorize: AuthDecision<Authorize>,
+        requests: tonic::body::Body,
     ) -> Self {
-        let (parts, requests) = request.into_parts();
         let handle = shared.store.open_stream();
         let signal = Arc::clone(handle.signal());
         let metrics = shared.store.metrics();
         metrics.streams.add(1);
         metrics.streams_open.add(1);
+        let limits = shared.limits;
+        let authorize: PendingDecision<Authorize> = match authorize {
+            AuthDecision::Now(authorize) => Box::pin(future::ready(authorize)),
+            AuthDecision::Later(authorize) => authorize,
+        };
         Self {
             signal,
             single_type,
             requests,
-            reader: MessageReader::new(shared.max_request_bytes),
-            state: State::New(handle, Box::new(parts)),
+            reader: MessageReader::new(limits.request_bytes),
+            state: State::Authenticating(Box::new(Authenticating {
+                authorize,
+                handle,
+                transport,
+            })),
+            large: None,
             has_logged_unknown_type: false,
             has_logged_withheld: false,
             ended: false,
@@ -176,11 +177,18 @@ impl<P: DiscoveryProtocol> StreamBody<P> {
         let mut has_handled = false;
         loop {
             while let Some(message) = self.reader.message().map_err(Err)? {
+                self.large = None;
                 self.on_message(message).map_err(Err)?;
-                if let State::Identifying(_) = self.state {
+                if let State::Authorizing(_) = self.state {
                     return Poll::Ready(Ok(()));
                 }
                 has_handled = true;
+            }
+            if self.reader.partial().len() >= self.shared.limits.opening_bytes {
+                self.on_large_request().map_err(Err)?;
+                if let State::Authorizing(_) = self.state {
+                    return Poll::Ready(Ok(()));
+                }
             }
             match Pin::new(&mut self.requests).poll_frame(context) {
                 Poll::Ready(Some(Ok(frame))) => {
@@ -196,18 +204,53 @@ impl<P: DiscoveryProtocol> StreamBody<P> {
                     return Poll::Ready(Err(Err(status)));
                 }
                 Poll::Ready(None) => return Poll::Ready(Err(Ok(()))),
-                Poll::Pending => return Poll::Pending,
+                Poll::Pending => return self.poll_deadline(context).map(|late| Err(Err(late))),
             }
         }
     }
 
+    /// Ready with a status once the client has taken too long to send a request.
+    fn poll_deadline(&mut self, context: &mut Context<'_>) -> Poll<Status> {
+        match (&mut self.state, &mut self.large) {
+            (State::New(new), _) => ready!(new.deadline.as_mut().poll(context)),
+            (_, Some(large)) => ready!(large.poll_deadline(context)),
+            (_, None) => return Poll::Pending,
+        }
+        let seconds = self.shared.limits.request_time.as_secs();
+        Poll::Ready(Status::deadline_exceeded(format!(
+            "no complete request arrived within {seconds} s: send one as soon as the stream is open"
+        )))
+    }
+
+    /// Handles the part of a request that has arrived, once it is larger than what a client may send unauthorized.
+    fn on_large_request(&mut self) -> Result<(), Status> {
+        if let State::New(..) = self.state {
+            let node = large_request::node_at_start::<P>(self.reader.partial())?;
+            return self.identify(&node, None);
+        }
+        if self.large.is_none() {
+            let length = self.reader.partial_length();
+            let large = self
+                .shared
+                .large_requests
+                .reserve(length, &self.shared.limits)?;
+            self.large = Some(large);
+        }
+        Ok(())
+    }
+
     fn on_message(&mut self, message: Bytes) -> Result<(), Status> {
-        let mut request = P::Request::decode(message).map_err(|error| {
-            Status::invalid_argument(format!("cannot decode the discovery request: {error}"))
-        })?;
+        if message.len() > self.shared.limits.opening_bytes
+            && let State::Open(proxy) = &self.state
+        {
+            let registry = &self.shared.registry;
+            let names = registry.with_connection(proxy, |connection| connection.name_limit());
+            large_request::check::<P>(&message, &self.shared.limits, names)?;
+        }
+        let mut request = P::Request::decode(message).map_err(|error| undecodable(&error))?;
         if let State::New(..) = self.state {
             let node = P::take_node(&mut request).unwrap_or_default();
-            return self.identify(node, request);
+            return self.identify(&node, Some(request));
         }
         self.on_request(request)
     }
@@ -221,6 +264,7 @@ impl<P: DiscoveryProtocol> StreamBody<P> {
             (Some(single), _) if url.is_empty() => single,
             (Some(single), found) if found != Some(single) => {
                 let served = single.type_url();
+                let url = PeerText(url);
                 let message =
                     format!("type `{url}` is not served here; this service serves `{served}`");
                 return Err(Status::invalid_argument(message));
@@ -233,81 +277,13 @@ impl<P: DiscoveryProtocol> StreamBody<P> {
             }
             (_, None) => {
                 if !mem::replace(&mut self.has_logged_unknown_type, true) {
-                    debug!(proxy = %proxy.id(), type_url = url, "ignoring requests for a type that is not served");
+                    debug!(proxy = %proxy.id(), type_url = %PeerText(url), "ignoring requests for a type that is not served");
                 }
                 return Ok(());
             }
         };
         let registry = &self.shared.registry;
-        registry.with_connection(proxy, |connection| P::on_request(connection, kind, request));
-        Ok(())
-    }
-
-    /// Identifies the client by the node of the first request, the only one that is guaranteed to carry it
-    /// (xDS protocol, "Streaming gRPC subscriptions").
-    fn identify(&mut self, node: core::Node, request: P::Request) -> Result<(), Status> {
-        let State::New(handle, parts) = mem::replace(&mut self.state, State::Ended) else {
-            return Ok(());
-        };
-        let transport = Transport::of(&parts);
-        match (self.shared.identify)(&node, &parts) {
-            Identity::Now(client) => self.open(handle, client?, node, transport, request),
-            Identity::Later(client) => {
-                self.state = State::Identifying(Box::new(PendingIdentity {
-                    client,
-                    handle,
-                    node,
-                    transport,
-                    request,
-                }));
-                Ok(())
-            }
-        }
-    }
-
-    /// Pending while the client is being identified.
-    fn poll_identity(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Status>> {
-        let State::Identifying(pending) = &mut self.state else {
-            return Poll::Ready(Ok(()));
-        };
-        let client = ready!(pending.client.as_mut().poll(context));
-        let State::Identifying(pending) = mem::replace(&mut self.state, State::Ended) else {
-            return Poll::Ready(Ok(()));
-        };
-        let PendingIdentity {
-            client: _,
-            handle,
-            node,
-            transport,
-            request,
-        } = *pending;
-        Poll::Ready(client.and_then(|it| self.open(handle, it, node, transport, request)))
-    }
-
-    fn open(
-        &mut self,
-        mut handle: StreamHandle,
-        client: IdentifiedClient,
-        node: core::Node,
-        transport: Transport,
-        request: P::Request,
-    ) -> Result<(), Status> {
-        let IdentifiedClient { view, is_proven } = client;
-        let is_trusted = is_proven && transport.is_private;
-        if is_trusted {
-            handle.trust();
-        }
-        let peer = StreamPeer {
-            address: transport.address,
-            variant: P::VARIANT,
-            aggregated: self.single_type.is_none(),
-            is_trusted,
-            view: Arc::clone(&view),
-            node,
-        };
-        let connection = Connection::with_handle(handle, view, P::VARIANT);
-        self.state = State::Open(self.shared.registry.register(peer, connection));
-        self.on_request(request)
+        registry.with_connection(proxy, |connection| P::on_request(connection, kind, request))
     }
 
     fn end(&mut self) {
@@ -348,19 +324,6 @@ impl<P: DiscoveryProtocol> Drop for StreamBody<P> {
             self.shared.registry.unregister(proxy);
         }
         self.shared.store.metrics().streams_open.sub(1);
-    }
-}
-
-impl Transport {
-    fn of(parts: &request::Parts) -> Self {
-        let tcp = parts.extensions.get::<TcpConnectInfo>();
-        let tls = parts.extensions.get::<TlsConnectInfo<TcpConnectInfo>>();
-        let is_unix = parts.extensions.get::<UdsConnectInfo>().is_some();
-        let info = tcp.or_else(|| tls.map(TlsConnectInfo::get_ref));
-        Self {
-            address: info.and_then(TcpConnectInfo::remote_addr),
-            is_private: tls.is_some() || is_unix,
-        }
     }
 }
 

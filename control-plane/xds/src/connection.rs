@@ -13,12 +13,15 @@ use evermesh_proto::{
     resource::{ContentVersion, ProxyView, Resource, ResourceKey, ResourceType},
 };
 use prost::Message;
+use tonic::Status;
 
 use crate::{
     answer::{Blockage, ClientAnswer},
     barrier::{self, LackedClusters, SubscriptionsByType},
     delivery::{DeliveryOutcome, Rejection},
     entry::Entry,
+    limits::{NAME_BYTES, REJECTION_BYTES, XdsLimits},
+    peer_text::PeerText,
     store::{Store, StoreReader, StreamHandle},
     subscription::{Grouping, ResponseBatch, Subscription},
 };
@@ -62,10 +65,22 @@ pub trait DiscoveryProtocol: Send + 'static {
 
     /// The type URL of a request; empty if the client left it out.
     fn type_url(request: &Self::Request) -> &str;
+    /// Number of the field `node` of a request.
+    const NODE_FIELD: u32;
+    /// Numbers of the fields of a request that list resource names.
+    const NAME_FIELDS: &'static [u32];
+
     /// Moves the node out of a request. Only the first request of a stream is guaranteed to have one.
     fn take_node(request: &mut Self::Request) -> Option<core::Node>;
     /// Handles a request for a type: an ACK or NACK, a change of the subscription, or both.
-    fn on_request(connection: &mut Connection, kind: ResourceType, request: Self::Request);
+    ///
+    /// # Errors
+    /// With the status with which the stream ends, if the request goes beyond a limit of the stream.
+    fn on_request(
+        connection: &mut Connection,
+        kind: ResourceType,
+        request: Self::Request,
+    ) -> Result<(), Status>;
     /// Makes the next response, or returns `None` if nothing may be sent now.
     fn next_response(connection: &mut Connection) -> Option<Self::Response>;
 }
@@ -97,19 +112,23 @@ pub struct Connection {
     view: Option<Arc<ProxyView>>,
     subscriptions: SubscriptionsByType,
     last_nonce: u64,
+    /// Names that the stream may subscribe to beyond three times its view.
+    spare_names: usize,
     outcomes: Vec<(Arc<Resource>, DeliveryOutcome)>,
 }
 
 impl Connection {
-    /// Opens a stream of a client with this view.
+    /// Opens a stream of a client with this view and the default limits.
     pub fn new(store: &Arc<Store>, view: Arc<str>, variant: XdsVariant) -> Self {
-        Self::with_handle(store.open_stream(), view, variant)
+        let spare_names = XdsLimits::default().spare_names;
+        Self::with_handle(store.open_stream(), view, variant, spare_names)
     }
 
     pub(crate) fn with_handle(
         handle: StreamHandle,
         view_name: Arc<str>,
         variant: XdsVariant,
+        spare_names: usize,
     ) -> Self {
         let view = handle.read().watch_view(&view_name);
         Self {
@@ -119,6 +138,7 @@ impl Connection {
             subscriptions: ResourceType::ALL
                 .map(|kind| Subscription::new(kind, variant.grouping(kind))),
             last_nonce: 0,
+            spare_names,
             outcomes: Vec::new(),
         }
     }
@@ -143,6 +163,16 @@ impl Connection {
             })
         });
         statuses.collect()
+    }
+
+    /// The types and names of the resources that the client has not answered in the version that it was sent.
+    pub(crate) fn unanswered(&self) -> impl Iterator<Item = (ResourceType, &Arc<str>)> {
+        let subscriptions = ResourceType::ALL.into_iter().zip(&self.subscriptions);
+        subscriptions.flat_map(|(kind, subscription)| {
+            let entries = subscription.entries().iter();
+            let unanswered = entries.filter(|entry| entry.in_flight);
+            unanswered.map(move |entry| (kind, &entry.name))
+        })
     }
 
     /// The answers of the client to the versions of a resource.
@@ -224,7 +254,8 @@ impl Connection {
             let is_nack = error.is_some();
             if let Some(error) = error {
                 metrics.nacks.add(1);
-                subscription.on_nack(&error.message, SystemTime::now(), report);
+                let message = PeerText(&error.message).within(REJECTION_BYTES);
+                subscription.on_nack(&message, SystemTime::now(), report);
             } else {
                 metrics.acks.add(1);
                 subscription.on_ack(report);
@@ -234,6 +265,43 @@ impl Connection {
             }
         }
         true
+    }
+
+    /// The number of names that the stream may subscribe to.
+    pub(crate) fn name_limit(&self) -> usize {
+        let view = self.view.as_ref();
+        let view = view.map_or(0, |view| view.keys().len());
+        view.saturating_mul(3).saturating_add(self.spare_names)
+    }
+
+    /// Checks the names of a request before they are added to a subscription.
+    pub(crate) fn check_names<'a>(
+        &self,
+        kind: ResourceType,
+        names: impl Iterator<Item = &'a String>,
+    ) -> Result<(), Status> {
+        let limit = self.name_limit();
+        let subscription = self.subscription(kind);
+        let entries = self.subscriptions.iter().map(|it| it.entries().len());
+        let mut count: usize = entries.sum();
+        for name in names {
+            if name.len() > NAME_BYTES {
+                return Err(Status::resource_exhausted(format!(
+                    "the name `{}` has {} bytes, and the limit is {NAME_BYTES}: no resource has such a name",
+                    PeerText(name),
+                    name.len()
+                )));
+            }
+            let is_new = name != "*" && subscription.find(name).is_none();
+            count += usize::from(is_new);
+            if count > limit {
+                let kind = kind.type_url();
+                return Err(Status::resource_exhausted(format!(
+                    "the stream would subscribe to more than {limit} names, the limit for its configuration, with this request for `{kind}`: unsubscribe from names that are not needed, or restart the proxy"
+                )));
+            }
+        }
+        Ok(())
     }
 
     /// Changes the subscribed names of a type and looks new names up in the view.

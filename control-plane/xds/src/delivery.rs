@@ -45,7 +45,7 @@ pub enum DeliveryOutcome {
 pub struct Rejection {
     /// The refused version.
     pub version: ContentVersion,
-    /// `error_detail.message` of the NACK.
+    /// `error_detail.message` of the NACK: its first KiB, with control characters escaped.
     pub message: String,
     /// Time at which the server read the NACK.
     pub at: SystemTime,

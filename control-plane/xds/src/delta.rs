@@ -7,6 +7,7 @@ use evermesh_proto::{
     discovery::{self, DeltaDiscoveryRequest, DeltaDiscoveryResponse},
     resource::ResourceType,
 };
+use tonic::Status;
 
 use crate::connection::{Connection, DiscoveryProtocol, XdsVariant};
 
@@ -16,6 +17,8 @@ pub enum Delta {}
 
 impl DiscoveryProtocol for Delta {
     const VARIANT: XdsVariant = XdsVariant::Delta;
+    const NODE_FIELD: u32 = 1;
+    const NAME_FIELDS: &'static [u32] = &[3, 4, 5];
     type Request = DeltaDiscoveryRequest;
     type Response = DeltaDiscoveryResponse;
 
@@ -28,7 +31,11 @@ impl DiscoveryProtocol for Delta {
     }
 
     /// Applies changes of the subscription even if the nonce is stale, because the client does not repeat them.
-    fn on_request(connection: &mut Connection, kind: ResourceType, request: Self::Request) {
+    fn on_request(
+        connection: &mut Connection,
+        kind: ResourceType,
+        request: Self::Request,
+    ) -> Result<(), Status> {
         connection.handle_nonce(kind, &request.response_nonce, request.error_detail);
         let subscription = connection.subscription(kind);
         let subscribes = &request.resource_names_subscribe;
@@ -37,9 +44,13 @@ impl DiscoveryProtocol for Delta {
             && subscription.is_legacy_wildcard()
             && !subscription.is_wildcard();
         if !is_new_wildcard && subscribes.is_empty() && unsubscribes.is_empty() {
-            return;
+            return Ok(());
         }
         let is_first = subscription.is_unused();
+        let is_wildcard = is_new_wildcard || subscribes.iter().any(|name| name == "*");
+        let claims = (is_first && is_wildcard).then(|| request.initial_resource_versions.keys());
+        let names = subscribes.iter().chain(claims.into_iter().flatten());
+        connection.check_names(kind, names)?;
         connection.update_subscription(kind, |subscription, reader| {
             if is_new_wildcard {
                 subscription.subscribe_wildcard();
@@ -50,6 +61,7 @@ impl DiscoveryProtocol for Delta {
                 subscription.set_initial_versions(&request.initial_resource_versions);
             }
         });
+        Ok(())
     }
 
     fn next_response(connection: &mut Connection) -> Option<Self::Response> {

@@ -79,6 +79,17 @@ impl MessageReader {
         }
     }
 
+    /// The bytes of an incomplete message that have arrived.
+    pub(crate) fn partial(&self) -> &[u8] {
+        self.partial.get(PREFIX..).unwrap_or_default()
+    }
+
+    /// The length of the incomplete message.
+    pub(crate) fn partial_length(&self) -> usize {
+        let length = self.length(&self.partial).ok().flatten();
+        length.map_or(0, |length| length - PREFIX)
+    }
+
     /// Whether the body ends inside a message if no further chunk follows.
     pub(crate) fn is_incomplete(&self) -> bool {
         !self.partial.is_empty()
@@ -97,7 +108,7 @@ impl MessageReader {
         let length = u32::from_be_bytes([a, b, c, d]) as usize;
         if length > self.limit {
             return Err(Status::resource_exhausted(format!(
-                "the request has {length} bytes, which exceeds the limit of {} bytes",
+                "the request has {length} bytes, which exceeds the limit of {} bytes: subscribe to fewer names",
                 self.limit
             )));
         }

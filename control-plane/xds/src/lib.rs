@@ -49,6 +49,7 @@
 //!
 //! The crate does not know App Mesh, Kubernetes or the fields of any resource.
 
+mod accept;
 mod answer;
 mod barrier;
 mod blocked;
@@ -58,7 +59,10 @@ mod delivery;
 mod delta;
 mod entry;
 mod frame;
+mod large_request;
+mod limits;
 mod metrics;
+mod peer_text;
 mod registry;
 mod server;
 mod signal;
@@ -67,15 +71,23 @@ mod store;
 mod subscription;
 mod tls;
 mod unix;
+mod wire;
 
+pub use accept::{ConnectionLimit, LimitedConnection, LimitedListener};
 pub use answer::{Blockage, ClientAnswer};
 pub use connection::{Connection, DiscoveryProtocol, ResourceStatus, XdsVariant};
 pub use delivery::{Delivery, DeliveryOutcome, ProxyId, Rejection};
 pub use delta::Delta;
+pub use limits::XdsLimits;
 pub use metrics::{Counter, XdsMetrics};
-pub use registry::{ConnectedProxy, DeliverySink, ProxyAnswers, ProxyRegistry, ProxyStatus};
+pub use peer_text::PeerText;
+pub use registry::{
+    ConnectedProxy, DeliverySink, ProxyAnswers, ProxyRegistry, ProxyStatus, UnansweredResource,
+};
 pub use server::{
-    IdentifiedClient, Identify, Identity, XdsServerOptions, routes, serve, serve_socket,
+    AuthDecision, Authenticate, Authorize, IdentifiedClient, XdsServerOptions, routes, serve,
+    serve_socket, without_credentials,
 };
 pub use sotw::Sotw;
 pub use store::{Store, StoreCommit};
+pub use tls::{TlsConnection, accept_tls};

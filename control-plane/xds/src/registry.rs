@@ -15,13 +15,15 @@ use std::{
 };
 
 use dashmap::DashMap;
-use evermesh_proto::{ResourceKey, core};
+use evermesh_proto::{ResourceKey, ResourceType, core};
 use parking_lot::Mutex;
 
 use crate::{
     answer::ClientAnswer,
     connection::{Connection, ResourceStatus, XdsVariant},
     delivery::{Delivery, ProxyId},
+    limits::{NODE_FIELD_BYTES, NODE_ID_BYTES},
+    peer_text::PeerText,
 };
 
 /// Receiver of ACKs and NACKs. Runs on the stream's task, so it must not block; it may read the registry.
@@ -42,9 +44,9 @@ pub struct ProxyStatus {
     pub id: ProxyId,
     /// `node.id`, as the proxy sent it.
     pub node_id: String,
-    /// `node.cluster`, as the proxy sent it.
+    /// `node.cluster`, as the proxy sent it, up to 256 bytes.
     pub node_cluster: String,
-    /// `node.user_agent_name`, such as `envoy`.
+    /// `node.user_agent_name`, such as `envoy`, up to 256 bytes.
     pub user_agent: String,
     /// Name of the proxy's view.
     pub view: Arc<str>,
@@ -87,10 +89,21 @@ pub struct ConnectedProxy {
     pub is_trusted: bool,
 }
 
+/// A resource that a stream was sent and has not answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnansweredResource {
+    /// Type of the resource.
+    pub kind: ResourceType,
+    /// Name under which the client subscribed.
+    pub name: Arc<str>,
+    /// Name of the proxy's view.
+    pub view: Arc<str>,
+}
+
 /// Description of the client of a stream.
 #[derive(Debug)]
 pub(crate) struct StreamPeer {
-    pub(crate) node: core::Node,
+    pub(crate) node: PeerNode,
     pub(crate) view: Arc<str>,
     pub(crate) address: Option<SocketAddr>,
     pub(crate) variant: XdsVariant,
@@ -98,13 +111,31 @@ pub(crate) struct StreamPeer {
     pub(crate) is_trusted: bool,
 }
 
+/// The fields of a client's node that are kept.
+#[derive(Debug)]
+pub(crate) struct PeerNode {
+    id: Arc<str>,
+    cluster: Box<str>,
+    user_agent: Box<str>,
+}
+
+impl From<&core::Node> for PeerNode {
+    fn from(node: &core::Node) -> Self {
+        Self {
+            id: PeerText(&node.id).within(NODE_ID_BYTES).into(),
+            cluster: PeerText(&node.cluster).within(NODE_FIELD_BYTES).into(),
+            user_agent: PeerText(&node.user_agent_name)
+                .within(NODE_FIELD_BYTES)
+                .into(),
+        }
+    }
+}
+
 /// Entry of the registry, shared with the stream.
 #[derive(Debug)]
 pub(crate) struct RegisteredProxy {
     id: ProxyId,
-    node_id: Arc<str>,
-    node_cluster: Box<str>,
-    user_agent: Box<str>,
+    node: PeerNode,
     view: Arc<str>,
     address: Option<SocketAddr>,
     variant: XdsVariant,
@@ -154,6 +185,29 @@ impl ProxyRegistry {
         Some(self.proxies.get(&id)?.connected())
     }
 
+    /// The resources that a stream was sent and has not answered, each with the stream's view, in arbitrary order.
+    pub fn unanswered(&self) -> Vec<UnansweredResource> {
+        let proxies: Vec<_> = self
+            .proxies
+            .iter()
+            .map(|entry| Arc::clone(entry.value()))
+            .collect();
+        let mut all = Vec::new();
+        for proxy in proxies {
+            let connection = proxy.connection.lock();
+            all.extend(
+                connection
+                    .unanswered()
+                    .map(|(kind, name)| UnansweredResource {
+                        kind,
+                        name: Arc::clone(name),
+                        view: Arc::clone(&proxy.view),
+                    }),
+            );
+        }
+        all
+    }
+
     /// Snapshot of one stream; `None` if it has ended.
     pub fn proxy(&self, id: ProxyId) -> Option<ProxyStatus> {
         let proxy = Arc::clone(self.proxies.get(&id)?.value());
@@ -192,9 +246,7 @@ impl ProxyRegistry {
         } = peer;
         let proxy = Arc::new(RegisteredProxy {
             id: ProxyId(self.last_id.fetch_add(1, Relaxed) + 1),
-            node_id: node.id.into(),
-            node_cluster: node.cluster.into(),
-            user_agent: node.user_agent_name.into(),
+            node,
             view,
             address,
             variant,
@@ -251,7 +303,7 @@ impl RegisteredProxy {
     fn connected(&self) -> ConnectedProxy {
         ConnectedProxy {
             id: self.id,
-            node_id: Arc::clone(&self.node_id),
+            node_id: Arc::clone(&self.node.id),
             view: Arc::clone(&self.view),
             since: self.since,
             is_trusted: self.is_trusted,
@@ -268,9 +320,9 @@ impl RegisteredProxy {
         drop(connection);
         ProxyStatus {
             id: self.id,
-            node_id: self.node_id.to_string(),
-            node_cluster: self.node_cluster.to_string(),
-            user_agent: self.user_agent.to_string(),
+            node_id: self.node.id.to_string(),
+            node_cluster: self.node.cluster.to_string(),
+            user_agent: self.node.user_agent.to_string(),
             view: Arc::clone(&self.view),
             peer: self.address,
             variant: self.variant,

@@ -17,44 +17,56 @@ use std::{
 };
 
 use evermesh_proto::{core, resource::ResourceType};
+use futures::StreamExt;
 use http::{HeaderValue, header::CONTENT_TYPE, request};
 use tokio::{
     net::{TcpListener, UnixListener},
     sync::watch,
 };
 use tokio_rustls::rustls::ServerConfig;
-use tokio_stream::{StreamExt as _, wrappers::UnixListenerStream};
 use tokio_util::sync::CancellationToken;
-use tonic::{
-    Status,
-    body::Body,
-    server::NamedService,
-    service::Routes,
-    transport::{Server, server::TcpIncoming},
-};
+use tonic::{Status, body::Body, server::NamedService, service::Routes, transport::Server};
 use tower::Service;
 
 use crate::{
-    body::StreamBody,
+    accept::ConnectionLimit,
+    body::{StreamBody, Transport},
     connection::{DiscoveryProtocol, XdsVariant},
     delta::Delta,
+    large_request::LargeRequests,
+    limits::XdsLimits,
     registry::ProxyRegistry,
     sotw::Sotw,
     store::Store,
-    tls,
+    tls::accept_tls,
     unix::UnixConnection,
 };
 
-/// Identifies the client of a stream by the node of its first request and by the HTTP request, whose extensions contain
-/// `TcpConnectInfo` or `TlsConnectInfo<TcpConnectInfo>`.
-pub type Identify = Arc<dyn Fn(&core::Node, &request::Parts) -> Identity + Send + Sync>;
+/// Authenticates the client of a stream by its HTTP request, before the server reads a message. The extensions of the
+/// request contain `TcpConnectInfo` or `TlsConnectInfo<TcpConnectInfo>`.
+pub type Authenticate = Arc<dyn Fn(&request::Parts) -> AuthDecision<Authorize> + Send + Sync>;
 
-/// The client, or the status with which its stream ends.
-pub enum Identity {
-    /// The client was identified without waiting.
-    Now(Result<IdentifiedClient, Status>),
-    /// The client is identified once the future is ready. Until then the stream neither reads nor sends messages.
-    Later(Pin<Box<dyn Future<Output = Result<IdentifiedClient, Status>> + Send>>),
+/// Decides which view an authenticated client may see, by the node of its first request.
+pub type Authorize = Box<dyn FnOnce(&core::Node) -> AuthDecision<IdentifiedClient> + Send>;
+
+/// A result, or the status with which the stream ends.
+pub enum AuthDecision<T> {
+    /// The decision was made without waiting.
+    Now(Result<T, Status>),
+    /// The decision is made once the future is ready. Until then the stream neither reads nor sends messages.
+    Later(Pin<Box<dyn Future<Output = Result<T, Status>> + Send>>),
+}
+
+/// Accepts every client without credentials; the node of its first request decides which view it may see.
+pub fn without_credentials(
+    authorize: impl Fn(&core::Node) -> AuthDecision<IdentifiedClient> + Send + Sync + 'static,
+) -> Authenticate {
+    let authorize = Arc::new(authorize);
+    Arc::new(move |_| {
+        let authorize = Arc::clone(&authorize);
+        let authorize: Authorize = Box::new(move |node| authorize(node));
+        AuthDecision::Now(Ok(authorize))
+    })
 }
 
 /// The client of a stream.
@@ -77,23 +89,25 @@ impl<T: Into<Arc<str>>> From<T> for IdentifiedClient {
     }
 }
 
-impl From<Result<IdentifiedClient, Status>> for Identity {
-    fn from(client: Result<IdentifiedClient, Status>) -> Self {
-        Self::Now(client)
+impl<T> From<Result<T, Status>> for AuthDecision<T> {
+    fn from(result: Result<T, Status>) -> Self {
+        Self::Now(result)
     }
 }
 
 /// Settings of an xDS server.
 #[derive(Clone)]
 pub struct XdsServerOptions {
-    /// Identifies each client.
-    pub identify: Identify,
+    /// Authenticates each client.
+    pub authenticate: Authenticate,
+    /// Limits of what one client can make the server keep or do.
+    pub limits: XdsLimits,
+    /// The places for connections (default: no limit).
+    pub connections: Arc<ConnectionLimit>,
     /// TLS settings; a new connection uses the newest. Without them the server accepts plain TCP.
     pub tls: Option<watch::Receiver<Arc<ServerConfig>>>,
     /// Ends every stream with `UNAVAILABLE`, and then the server.
     pub shutdown: CancellationToken,
-    /// Largest request in bytes (default 16 MiB). A reconnecting incremental client lists every resource that it has.
-    pub max_request_bytes: usize,
     /// Interval between HTTP/2 pings (default 30 s).
     pub keep_alive_interval: Duration,
     /// Time limit for the answer to a ping (default 20 s). The connection is closed afterwards.
@@ -104,12 +118,13 @@ pub struct XdsServerOptions {
 
 impl XdsServerOptions {
     /// Default settings, without TLS.
-    pub fn new(identify: Identify) -> Self {
+    pub fn new(authenticate: Authenticate) -> Self {
         Self {
-            identify,
+            authenticate,
+            limits: XdsLimits::default(),
+            connections: ConnectionLimit::new(usize::MAX),
             tls: None,
             shutdown: CancellationToken::new(),
-            max_request_bytes: 16 << 20,
             keep_alive_interval: Duration::from_secs(30),
             keep_alive_timeout: Duration::from_secs(20),
             shutdown_grace: Duration::from_secs(5),
@@ -120,7 +135,7 @@ impl XdsServerOptions {
 impl fmt::Debug for XdsServerOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("XdsServerOptions")
-            .field("max_request_bytes", &self.max_request_bytes)
+            .field("limits", &self.limits)
             .field("keep_alive_interval", &self.keep_alive_interval)
             .field("keep_alive_timeout", &self.keep_alive_timeout)
             .field("shutdown_grace", &self.shutdown_grace)
@@ -132,8 +147,9 @@ impl fmt::Debug for XdsServerOptions {
 pub(crate) struct XdsServerState {
     pub(crate) store: Arc<Store>,
     pub(crate) registry: Arc<ProxyRegistry>,
-    pub(crate) identify: Identify,
-    pub(crate) max_request_bytes: usize,
+    pub(crate) limits: XdsLimits,
+    pub(crate) large_requests: Arc<LargeRequests>,
+    authenticate: Authenticate,
     shutdown: CancellationToken,
 }
 
@@ -150,15 +166,16 @@ pub async fn serve(
     let shutdown = options.shutdown.clone();
     let grace = options.shutdown_grace;
     let tls = options.tls.clone();
+    let connections = Arc::clone(&options.connections);
     let mut server = server(&options);
     let router = server.add_routes(routes(Arc::clone(&store), registry, options));
     let end = shutdown.clone().cancelled_owned();
     let server = async {
         if let Some(tls) = tls {
-            let incoming = tls::accept(listener, tls);
+            let incoming = accept_tls(listener, connections, tls);
             router.serve_with_incoming_shutdown(incoming, end).await
         } else {
-            let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+            let incoming = connections.connections(listener);
             router.serve_with_incoming_shutdown(incoming, end).await
         }
     };
@@ -187,14 +204,21 @@ pub async fn serve_socket(
     options: XdsServerOptions,
 ) -> Result<(), tonic::transport::Error> {
     let end = options.shutdown.clone().cancelled_owned();
+    let connections = Arc::clone(&options.connections);
     let mut server = server(&options);
     let router = server.add_routes(routes(store, registry, options));
-    let incoming = UnixListenerStream::new(listener).map(|stream| stream.map(UnixConnection::new));
+    let incoming = connections.connections(listener);
+    let incoming = incoming.map(|accepted| accepted.map(|it| it.map(UnixConnection::new)));
     router.serve_with_incoming_shutdown(incoming, end).await
 }
 
 fn server(options: &XdsServerOptions) -> Server {
+    let limits = options.limits;
     Server::builder()
+        .max_concurrent_streams(limits.streams_per_connection)
+        .http2_max_pending_accept_reset_streams(Some(limits.pending_resets))
+        .http2_max_local_error_reset_streams(Some(limits.error_resets))
+        .http2_max_header_list_size(limits.header_bytes)
         .http2_keepalive_interval(Some(options.keep_alive_interval))
         .http2_keepalive_timeout(Some(options.keep_alive_timeout))
 }
@@ -211,8 +235,9 @@ pub fn routes(
     let shared = Arc::new(XdsServerState {
         store,
         registry,
-        identify: options.identify,
-        max_request_bytes: options.max_request_bytes,
+        limits: options.limits,
+        large_requests: Arc::default(),
+        authenticate: options.authenticate,
         shutdown: options.shutdown,
     });
     Routes::new(ServiceRoute::<Aggregated>::new(&shared))
@@ -298,7 +323,17 @@ impl<A: DiscoveryService> ServiceRoute<A> {
     }
 
     fn open<P: DiscoveryProtocol>(&self, request: http::Request<Body>) -> http::Response<Body> {
-        let body = StreamBody::<P>::new(Arc::clone(&self.shared), A::SINGLE_TYPE, request);
+        let (parts, requests) = request.into_parts();
+        let body = match (self.shared.authenticate)(&parts) {
+            AuthDecision::Now(Err(status)) => return status.into_http(),
+            decision => StreamBody::<P>::new(
+                Arc::clone(&self.shared),
+                A::SINGLE_TYPE,
+                Transport::of(&parts),
+                decision,
+                requests,
+            ),
+        };
         if self.shared.shutdown.is_cancelled() {
             return Status::unavailable("the server is shutting down; connect to another replica")
                 .into_http();

@@ -8,6 +8,7 @@ use evermesh_proto::{
     discovery::{DiscoveryRequest, DiscoveryResponse},
     resource::ResourceType,
 };
+use tonic::Status;
 
 use crate::connection::{Connection, DiscoveryProtocol, XdsVariant};
 
@@ -17,6 +18,8 @@ pub enum Sotw {}
 
 impl DiscoveryProtocol for Sotw {
     const VARIANT: XdsVariant = XdsVariant::Sotw;
+    const NODE_FIELD: u32 = 2;
+    const NAME_FIELDS: &'static [u32] = &[3];
     type Request = DiscoveryRequest;
     type Response = DiscoveryResponse;
 
@@ -30,9 +33,13 @@ impl DiscoveryProtocol for Sotw {
 
     /// Ignores a request with a stale nonce, including its names: the client repeats them when it answers the newest
     /// response.
-    fn on_request(connection: &mut Connection, kind: ResourceType, request: Self::Request) {
+    fn on_request(
+        connection: &mut Connection,
+        kind: ResourceType,
+        request: Self::Request,
+    ) -> Result<(), Status> {
         if !connection.handle_nonce(kind, &request.response_nonce, request.error_detail) {
-            return;
+            return Ok(());
         }
         let subscription = connection.subscription(kind);
         let names = &request.resource_names;
@@ -43,10 +50,12 @@ impl DiscoveryProtocol for Sotw {
                 });
             }
         } else if !subscription.has_exactly(names) {
+            connection.check_names(kind, names.iter())?;
             connection.update_subscription(kind, |subscription, reader| {
                 subscription.set_names(names, reader);
             });
         }
+        Ok(())
     }
 
     fn next_response(connection: &mut Connection) -> Option<Self::Response> {

@@ -112,14 +112,6 @@ impl Subscription {
     fn find_mut(&mut self, name: &str) -> Option<&mut Entry> {
         self.position(name).ok().map(|at| &mut self.entries[at])
     }
-
-    fn find_or_add(&mut self, name: &str) -> &mut Entry {
-        let at = self.position(name).unwrap_or_else(|at| {
-            self.entries.insert(at, Entry::new(name.into()));
-            at
-        });
-        &mut self.entries[at]
-    }
 }
 
 /// Changes of the subscribed names. The caller runs [`Subscription::resolve`] after each.

@@ -15,7 +15,7 @@ use evermesh_proto::{
 use evermesh_xds::{
     IdentifiedClient, ProxyRegistry, StoreCommit, XdsServerOptions,
     XdsVariant::{Delta, Sotw},
-    serve, serve_socket,
+    serve, serve_socket, without_credentials,
 };
 use rcgen::{CertificateParams, KeyPair, SanType};
 use support::{
@@ -45,7 +45,7 @@ struct Servers {
 
 /// Clients whose node has the cluster `proven` have proven their identity.
 fn options() -> XdsServerOptions {
-    XdsServerOptions::new(Arc::new(|node: &core::Node, _: &_| {
+    XdsServerOptions::new(without_credentials(|node: &core::Node| {
         Ok(IdentifiedClient {
             view: node.id.as_str().into(),
             is_proven: node.cluster == "proven",

@@ -201,10 +201,11 @@ async fn only_a_request_over_the_limit_ends_the_stream() {
     let server = TestServer::start().await;
     server.replace_all(&[(Cluster, "a", "1")]);
     let channel = server.channel().await;
-    for (bytes, code) in [(900_000, None), (1_100_000, Some(Code::ResourceExhausted))] {
+    for (names, code) in [(900, None), (1_100, Some(Code::ResourceExhausted))] {
         let mut stream = DeltaStream::open(&channel, path(Delta, None)).await;
         let mut request = first(Cluster);
-        request.initial_resource_versions = [("x".repeat(bytes), "1".to_owned())].into();
+        let names = (0..names).map(|number| format!("{number:0>1000}"));
+        request.resource_names_subscribe = names.chain(["a".to_owned()]).collect();
         stream.send(request);
         match code {
             None => assert_eq!(stream.receive().await.resources.len(), 1),

@@ -23,24 +23,29 @@ use crate::{
 };
 
 /// Accepts or denies the write.
-pub fn check(write: &ObjectWrite<'_>) -> Result<(), AdmissionDenial> {
+pub fn check(write: ObjectWrite<'_>) -> Result<(), AdmissionDenial> {
     if write.is_terminating() {
         return Ok(());
     }
-    let mut problems = consent(write);
+    let mut problems = consent(&write);
     if !write.changes_spec() {
         return AdmissionDenial::from_problems(problems);
     }
-    if let Operation::Update { old } = write.operation {
-        problems.extend(changes(&write.object, &old["spec"], &write.new["spec"]));
+    let ObjectWrite {
+        object: id,
+        operation,
+        new,
+    } = write;
+    if let Operation::Update { old } = operation {
+        problems.extend(changes(&id, &old["spec"], &new["spec"]));
     }
-    let parsed = object::parse(write.new.clone());
+    let parsed = object::parse(new.into_owned());
     let violations = parsed.problems.into_iter();
     problems.extend(violations.filter(|problem| problem.severity == Severity::Error));
     if let Some((_, object)) = &parsed.object {
         problems.extend(validate(object));
         if let Object::Route(route) = object {
-            problems.extend(self::route(&write.object, &route.spec));
+            problems.extend(self::route(&id, &route.spec));
         }
     }
     AdmissionDenial::from_problems(problems)
@@ -49,8 +54,8 @@ pub fn check(write: &ObjectWrite<'_>) -> Result<(), AdmissionDenial> {
 /// Problems of the annotations by which the owner of a router admits `Route` objects, if the write changes annotations.
 fn consent(write: &ObjectWrite<'_>) -> Vec<Problem> {
     let annotations = |object: &Value| object["metadata"]["annotations"].clone();
-    let new = annotations(write.new);
-    let is_changed = match write.operation {
+    let new = annotations(&write.new);
+    let is_changed = match &write.operation {
         Operation::Create => true,
         Operation::Update { old } => annotations(old) != new,
     };

@@ -63,7 +63,7 @@ fn router_consents(
         mesh: mesh_of(&write.object, snapshot).map(Into::into),
     };
     // Without a value, the rebuild leaves the route out for a reason of its own.
-    let Some((_, Object::Route(object))) = object::parse(write.new.clone()).object else {
+    let Some((_, Object::Route(object))) = object::parse(write.new.as_ref().clone()).object else {
         return;
     };
     if let Some(route) = route::parse(&write.object, &object).into_value() {

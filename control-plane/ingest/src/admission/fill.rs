@@ -27,7 +27,7 @@ pub fn fill(
     snapshot: &ClusterSnapshot,
     family: IpFamily,
 ) -> Result<Patch, AdmissionDenial> {
-    let mut patch = SpecPatch::new(write.new);
+    let mut patch = SpecPatch::new(&write.new);
     let is_app_mesh = write.object.kind.api_version() == Kind::Mesh.api_version();
     if !is_app_mesh || write.is_terminating() {
         return Ok(patch.finish());
@@ -40,7 +40,7 @@ pub fn fill(
         }
     }
     if write.object.kind == Kind::Mesh {
-        force_ip_preference(write.new, family, &mut patch);
+        force_ip_preference(&write.new, family, &mut patch);
     }
     Ok(patch.finish())
 }
@@ -89,7 +89,7 @@ fn fill_membership(
         json!({ "name": snapshot::name(mesh), "uid": mesh_uid }),
     );
     if write.object.kind == Kind::GatewayRoute {
-        let labels = labels(write.new);
+        let labels = labels(&write.new);
         let (reference, gateway) = snapshot.gateway(&write.object, &labels, mesh)?;
         patch.set(
             &["virtualGatewayRef"],

@@ -1,5 +1,7 @@
 //! Each rule of admission, with an accepted and a denied object in the form that an API server sends.
 
+use std::borrow::Cow;
+
 use evermesh_model::{Kind, ObjectRef};
 use json_patch::Patch;
 use serde_json::{Value, json};
@@ -101,7 +103,7 @@ fn write<'a>(new: &'a Value, operation: Operation<'a>) -> ObjectWrite<'a> {
     ObjectWrite {
         object: ObjectRef::new(kind.unwrap(), text("namespace"), text("name")),
         operation,
-        new,
+        new: Cow::Borrowed(new),
     }
 }
 
@@ -185,7 +187,9 @@ fn generated_name_and_invalid_spec_are_not_patched() {
 #[test]
 fn update_sets_no_defaults() {
     let old = object(Kind::VirtualNode, "{}");
-    let update = Operation::Update { old: &old };
+    let update = Operation::Update {
+        old: Cow::Borrowed(&old),
+    };
     let new = object(Kind::VirtualNode, "{meshRef: {name: o, uid: any}}");
     assert_eq!(filled(&new, update, IpFamily::Ipv6), Ok(Patch(vec![])));
 }
@@ -322,20 +326,40 @@ fn mesh_gets_the_ip_family_of_the_kubernetes_cluster() {
     ] {
         let mut mesh = object(Kind::Mesh, spec);
         let old = mesh.clone();
-        let patch = filled(&mesh, Operation::Update { old: &old }, family).unwrap();
+        let patch = filled(
+            &mesh,
+            Operation::Update {
+                old: Cow::Borrowed(&old),
+            },
+            family,
+        )
+        .unwrap();
         json_patch::patch(&mut mesh, &patch).unwrap();
         assert_eq!(mesh["spec"], expected, "{spec} {family:?}");
-        let again = filled(&mesh, Operation::Update { old: &old }, family).unwrap();
+        let again = filled(
+            &mesh,
+            Operation::Update {
+                old: Cow::Borrowed(&old),
+            },
+            family,
+        )
+        .unwrap();
         assert_eq!(again, Patch(vec![]), "a second patch is empty");
     }
     let mut going = object(Kind::Mesh, "{}");
     going["metadata"]["deletionTimestamp"] = "2026-09-30T00:00:00Z".into();
-    let patch = filled(&going, Operation::Update { old: &going }, IpFamily::Ipv6);
+    let patch = filled(
+        &going,
+        Operation::Update {
+            old: Cow::Borrowed(&going),
+        },
+        IpFamily::Ipv6,
+    );
     assert_eq!(patch, Ok(Patch(vec![])));
 }
 
 fn checked(new: &Value, operation: Operation<'_>) -> String {
-    check(&write(new, operation)).map_or_else(|denial| denial.to_string(), |()| "passes".into())
+    check(write(new, operation)).map_or_else(|denial| denial.to_string(), |()| "passes".into())
 }
 
 #[test]
@@ -372,13 +396,23 @@ fn immutable_fields_cannot_be_changed() {
         (Kind::Route, "virtualRouterRef", "{name: a}", "{name: b}"),
     ] {
         let old = with(kind, field, old);
-        let changed = checked(&with(kind, field, new), Operation::Update { old: &old });
+        let changed = checked(
+            &with(kind, field, new),
+            Operation::Update {
+                old: Cow::Borrowed(&old),
+            },
+        );
         let message = format!("spec.{field}: cannot be changed from ");
         assert!(changed.starts_with(&message), "{kind} {field}: {changed}");
         assert!(changed.ends_with("(Immutable)"), "{changed}");
         let mut kept = old.clone();
         kept["spec"]["unknown"] = json!(1);
-        let kept = checked(&kept, Operation::Update { old: &old });
+        let kept = checked(
+            &kept,
+            Operation::Update {
+                old: Cow::Borrowed(&old),
+            },
+        );
         assert_eq!(kept, "passes", "{kind} {field}");
     }
 }
@@ -392,14 +426,18 @@ fn annotations_by_which_a_router_admits_routes_are_checked_when_they_change() {
     };
     let (good, bad) = (router("team in (red)"), router("team in (red"));
     let (of_good, of_bad) = (
-        Operation::Update { old: &good },
-        Operation::Update { old: &bad },
+        Operation::Update {
+            old: Cow::Borrowed(&good),
+        },
+        Operation::Update {
+            old: Cow::Borrowed(&bad),
+        },
     );
     for (new, operation, passes) in [
         (&good, Operation::Create, true),
         (&bad, Operation::Create, false),
         (&bad, of_good, false),
-        (&good, of_bad, true),
+        (&good, of_bad.clone(), true),
         (&bad, of_bad, true),
     ] {
         let answer = checked(new, operation);
@@ -418,7 +456,12 @@ fn cloud_map_discovery_is_immutable_once_set() {
     let change = |old: &str, new: &str| {
         let old = object(Kind::VirtualNode, old);
         let new = object(Kind::VirtualNode, new);
-        checked(&new, Operation::Update { old: &old })
+        checked(
+            &new,
+            Operation::Update {
+                old: Cow::Borrowed(&old),
+            },
+        )
     };
     assert_eq!(change(DNS, MAP), "passes");
     assert_eq!(
@@ -469,7 +512,7 @@ fn rules_of_each_kind_are_checked() {
         let accepted = object(kind, &accepted);
         let rejected = object(kind, &rejected);
         assert_eq!(checked(&accepted, Operation::Create), "passes", "{kind}");
-        for operation in [Operation::Create, Operation::Update { old: &accepted }] {
+        for operation in [Operation::Create, Operation::Update { old: Cow::Borrowed(&accepted) }] {
             let answer = checked(&rejected, operation);
             assert!(answer.starts_with(message), "{kind}: {answer}");
         }
@@ -540,13 +583,15 @@ fn terminating_object_and_unchanged_spec_always_pass() {
         "{awsName: a, listeners: [{portMapping: {port: 1, protocol: http}}]}",
     );
     assert_ne!(checked(&invalid, Operation::Create), "passes");
-    let update = Operation::Update { old: &invalid };
+    let update = Operation::Update {
+        old: Cow::Borrowed(&invalid),
+    };
     let mut labelled = invalid.clone();
     labelled["metadata"]["labels"] = json!({ "a": "b" });
-    assert_eq!(checked(&labelled, update), "passes");
+    assert_eq!(checked(&labelled, update.clone()), "passes");
     let mut changed = invalid.clone();
     changed["spec"]["awsName"] = "b".into();
-    assert_ne!(checked(&changed, update), "passes");
+    assert_ne!(checked(&changed, update.clone()), "passes");
     changed["metadata"]["deletionTimestamp"] = "2026-09-30T00:00:00Z".into();
     assert_eq!(checked(&changed, update), "passes");
 }

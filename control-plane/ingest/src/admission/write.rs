@@ -1,6 +1,6 @@
 //! The input of admission ([`ObjectWrite`]) and its negative answer ([`AdmissionDenial`]).
 
-use std::fmt;
+use std::{borrow::Cow, fmt};
 
 use evermesh_model::{Kind, ObjectRef, Problem};
 use serde_json::Value;
@@ -15,18 +15,18 @@ pub struct ObjectWrite<'a> {
     /// Creation or update.
     pub operation: Operation<'a>,
     /// The object after the write.
-    pub new: &'a Value,
+    pub new: Cow<'a, Value>,
 }
 
 /// The operation of a write.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Operation<'a> {
     /// The object is created.
     Create,
     /// The object is changed.
     Update {
         /// The object before the write.
-        old: &'a Value,
+        old: Cow<'a, Value>,
     },
 }
 
@@ -45,7 +45,7 @@ impl ObjectWrite<'_> {
 
     /// Returns whether the write creates the object or changes its spec.
     pub(crate) fn changes_spec(&self) -> bool {
-        match self.operation {
+        match &self.operation {
             Operation::Create => true,
             Operation::Update { old } => old["spec"] != self.new["spec"],
         }

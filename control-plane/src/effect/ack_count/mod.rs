@@ -117,7 +117,7 @@ pub(super) struct AckCounter<S = Arc<ProxyRegistry>> {
 }
 
 /// Proxies by object, which is named as in [`Resource::origins`](evermesh_proto::Resource::origins).
-type Dirty = HashMap<Arc<str>, BTreeSet<ProxyId>>;
+type Dirty = BTreeMap<Arc<str>, BTreeSet<ProxyId>>;
 
 /// The answers of the proxies that use an object.
 struct CountedObject {
@@ -260,7 +260,7 @@ impl<S: AnswerSource> AckCounter<S> {
 
     /// Reads the dirty answers again. Returns the objects whose counts changed.
     pub(super) fn recount(&mut self, now: SystemTime) -> Vec<ObjectRef> {
-        let dirty: BTreeMap<_, _> = std::mem::take(&mut self.dirty).into_iter().collect();
+        let dirty = std::mem::take(&mut self.dirty);
         let mut changed = Vec::new();
         for (origin, proxies) in dirty {
             let Some(counted) = self.read_answers(&origin, &proxies, now) else {

@@ -98,14 +98,12 @@ impl ProxyIndex {
 
     /// The known proxies whose views list a resource.
     pub(super) fn listing(&self, key: &ResourceKey) -> BTreeSet<ProxyId> {
-        match &key.scope {
-            Some(view) => self.with_view(view),
-            None => {
-                let views = self.listing.get(key).into_iter().flatten();
-                let proxies = views.filter_map(|view| self.by_view.get(view));
-                proxies.flatten().copied().collect()
-            }
+        if let Some(view) = &key.scope {
+            return self.with_view(view);
         }
+        let views = self.listing.get(key).into_iter().flatten();
+        let proxies = views.filter_map(|view| self.by_view.get(view));
+        proxies.flatten().copied().collect()
     }
 
     pub(super) fn set_view(&mut self, name: &Arc<str>, view: Option<Arc<ProxyView>>) {

@@ -5,7 +5,7 @@ mod random;
 use evermesh_model::Kind;
 use evermesh_proto::{Resource, ResourceKey};
 use evermesh_testkit::{wait::eventually, xds::open_stream};
-use evermesh_xds::{Store, StoreCommit, XdsServerOptions};
+use evermesh_xds::{Store, StoreCommit, XdsServerOptions, without_credentials};
 use tokio::net::TcpListener;
 use tonic::transport::Endpoint;
 
@@ -76,7 +76,7 @@ async fn connect(
 ) -> evermesh_testkit::xds::DeltaStream {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());
-    let options = XdsServerOptions::new(Arc::new(|_, _| Ok("view".into()).into()));
+    let options = XdsServerOptions::new(without_credentials(|_| Ok("view".into()).into()));
     let server = evermesh_xds::serve(listener, Arc::clone(store), Arc::clone(registry), options);
     tokio::spawn(server);
     let channel = Endpoint::from_shared(address).unwrap().connect_lazy();
@@ -154,7 +154,7 @@ async fn proxy_without_an_ack_counts_as_waiting_once_it_had_time_to_start() {
     commit(&store, &mut counter, only);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());
-    let options = XdsServerOptions::new(Arc::new(|_, _| Ok("view".into()).into()));
+    let options = XdsServerOptions::new(without_credentials(|_| Ok("view".into()).into()));
     let server = evermesh_xds::serve(listener, Arc::clone(&store), Arc::clone(&registry), options);
     tokio::spawn(server);
     let channel = Endpoint::from_shared(address).unwrap().connect_lazy();

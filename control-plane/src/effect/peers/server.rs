@@ -14,6 +14,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use evermesh_model::{ObjectRef, object::InvalidObjectRef};
+use evermesh_xds::PeerText;
 use futures::StreamExt;
 use tokio::{
     sync::{mpsc, watch},
@@ -56,7 +57,7 @@ impl PeerServer {
             return (StatusCode::FORBIDDEN, text).into_response();
         }
         let stream = self.next_stream.fetch_add(1, Ordering::Relaxed);
-        tracing::info!(replica, "receiving ACK counts from a replica");
+        tracing::info!(replica = %PeerText(&replica), "receiving ACK counts from a replica");
         let connected = PeerEvent::Connected { stream, replica };
         let ended = match self.events.send(connected).await {
             Ok(()) => self.receive_lines(stream, body).await,

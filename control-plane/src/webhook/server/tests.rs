@@ -1,8 +1,8 @@
 //! Tests over real sockets and TLS, with a client that trusts the CA bundle.
 
-use std::collections::BTreeSet;
-use std::time::SystemTime;
+use std::{collections::BTreeSet, pin::pin, time::SystemTime};
 
+use axum::body::Bytes;
 use evermesh_ingest::{Inputs, object::parse};
 use futures::poll;
 use http_body_util::{BodyExt, Full};
@@ -20,6 +20,7 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::*;
 use crate::webhook::authority::{self, CertificateMaterial};
+use crate::webhook::in_flight::BODY_LIMIT;
 
 mod connections;
 mod pods;
@@ -77,6 +78,9 @@ fn handler(
         injection: Some(Arc::new(injection())),
         metrics: AdmissionMetrics::default(),
         events: sender,
+        in_flight: Arc::default(),
+        malformed_log: Arc::default(),
+        rejection_log: Arc::default(),
     };
     (handler, surroundings, events)
 }
@@ -102,7 +106,14 @@ async fn start_with(
     };
     let certificates = Arc::clone(&server.certificates);
     let shutdown = server.shutdown.clone();
-    tokio::spawn(serve(listener, handler, certificates, shutdown));
+    let connections = ConnectionLimit::new(100);
+    tokio::spawn(serve(
+        listener,
+        connections,
+        handler,
+        certificates,
+        shutdown,
+    ));
     server
 }
 
@@ -341,11 +352,47 @@ async fn invalid_reviews_are_answered_with_http_errors() {
         let (status, text) = post(&mut client, MUTATE, body).await;
         assert_eq!(status, 400, "{text}");
     }
+    let hostile = "x\n\u{1b}".repeat(1 << 18);
+    for field in [
+        "/apiVersion",
+        "/kind",
+        "/request/dryRun",
+        "/request/kind/kind",
+    ] {
+        let mut body: Value = serde_json::from_str(&review(|it| {
+            it["request"]["dryRun"] = false.into();
+        }))
+        .unwrap();
+        *body.pointer_mut(field).unwrap() = hostile.clone().into();
+        let (status, text) = post(&mut client, MUTATE, body.to_string()).await;
+        assert_eq!(status, 400);
+        assert!(text.len() < 1000, "{field}: {} bytes", text.len());
+        let is_line = !text.trim_end().contains(['\n', '\u{1b}']);
+        assert!(is_line, "{field}: {text}");
+    }
     let (status, _) = post(&mut client, "/mutate-appmesh-k8s-aws-v1beta2-pod", "{}").await;
     assert_eq!(status, 404);
     let (status, _) = post(&mut client, MUTATE, vec![b' '; BODY_LIMIT + 1]).await;
     assert_eq!(status, 413);
-    let line = r#"admission_requests_total{webhook="mutate",kind="VirtualNode",operation="other",outcome="malformed"} 10"#;
+    let line = r#"admission_requests_total{webhook="mutate",kind="VirtualNode",operation="other",outcome="malformed"} 15"#;
+    assert!(server.has_metric(line));
+}
+
+#[tokio::test]
+async fn object_of_very_many_values_is_rejected_before_it_is_parsed() {
+    let (server, mut client) = ready(Duration::ZERO).await;
+    let objects = vec![json!({ "": 0 }); 100_001];
+    let body = creation(&node(&json!({ "backends": objects })));
+    for path in [MUTATE, VALIDATE] {
+        let (status, text) = post(&mut client, path, body.clone()).await;
+        assert_eq!(status, 200);
+        let review: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(review["response"]["uid"], "0c9a8d74");
+        assert_eq!(review["response"]["status"]["code"], 413);
+        let message = review["response"]["status"]["message"].as_str().unwrap();
+        assert!(message.contains("at most 200000"), "{message}");
+    }
+    let line = r#"admission_requests_total{webhook="mutate",kind="VirtualNode",operation="other",outcome="denied"} 1"#;
     assert!(server.has_metric(line));
 }
 
@@ -388,7 +435,7 @@ async fn name_of_another_object_is_rejected_until_it_is_free() {
     };
     let held = known([namespace(&json!({})), mesh(), holder]);
     let body = creation(&node(&json!({ "awsName": "held" })));
-    let answer = || handler.answer(Webhook::Validate, Kind::VirtualNode, body.as_bytes());
+    let answer = || handler.answer(Webhook::Validate, Kind::VirtualNode, body.clone().into());
 
     surroundings.send_replace(None);
     let review = body_of(answer().await).await;
@@ -418,7 +465,7 @@ async fn request_waits_for_the_mesh_of_its_object() {
     let (handler, surroundings, _events) = handler(Duration::from_mins(1));
     surroundings.send_replace(Some(ClusterSnapshot::default()));
     let body = creation(&node(&json!({})));
-    let answer = || handler.answer(Webhook::Mutate, Kind::VirtualNode, body.as_bytes());
+    let answer = || handler.answer(Webhook::Mutate, Kind::VirtualNode, body.clone().into());
 
     let mut waiting = pin!(answer());
     assert!(poll!(&mut waiting).is_pending());

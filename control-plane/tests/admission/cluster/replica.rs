@@ -13,6 +13,7 @@ use evermesh_ingest::{
     object::parse,
 };
 use evermesh_model::{Kind, ObjectRef};
+use evermesh_xds::ConnectionLimit;
 use futures::{StreamExt, stream::SelectAll};
 use kube::{
     Api, Client,
@@ -89,7 +90,7 @@ impl Replica {
             clock: Arc::new(move || clock.now()),
         };
         let running = webhook::run(
-            listener,
+            (listener, ConnectionLimit::new(100)),
             options,
             client,
             snapshot.clone(),

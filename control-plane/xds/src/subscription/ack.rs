@@ -38,21 +38,21 @@ impl Subscription {
                 entry.client_copy = ClientCopy::None;
             }
         }
+        // The client may have unsubscribed from a name after the response was sent. If it subscribed again, or the
+        // wildcard covers the name, then it has the resource, and the new subscription is still answered.
+        let wildcard = self.wildcard;
+        let mut forgotten = Vec::new();
         for (name, resource) in in_flight.items {
-            // The client may have unsubscribed from the name after the response was sent. If it subscribed again, or
-            // the wildcard covers the name, then it has the resource, and the new subscription is still answered.
-            let wildcard = self.wildcard;
-            let entry = match self.find_mut(&name) {
-                Some(entry) => entry,
-                None if wildcard => self.find_or_add(&name),
-                None => continue,
-            };
-            entry.in_flight = false;
-            if let Some(resource) = resource {
-                entry.accept(Arc::clone(&resource));
-                report(resource, DeliveryOutcome::Acked);
-            } else {
-                entry.client_copy = ClientCopy::None;
+            match self.find_mut(&name) {
+                Some(entry) => entry.answer_ack(resource, &mut report),
+                None if wildcard => forgotten.push((name, resource)),
+                None => {}
+            }
+        }
+        self.add_entries(forgotten.iter().map(|(name, _)| name.as_ref()));
+        for (name, resource) in forgotten {
+            if let Some(entry) = self.find_mut(&name) {
+                entry.answer_ack(resource, &mut report);
             }
         }
         self.drop_unused_entries();
@@ -81,11 +81,7 @@ impl Subscription {
         let Some(in_flight) = self.in_flight.take() else {
             return;
         };
-        let upserts = in_flight
-            .items
-            .iter()
-            .filter(|(_, resource)| resource.is_some());
-        let upserts = upserts.count();
+        let upserts = in_flight.upserts;
         let may_keep_unknown = self.grouping == Grouping::Full && !self.has_acked;
         let mut refused = Vec::new();
         for (name, resource) in in_flight.items {
@@ -132,6 +128,23 @@ impl Subscription {
         }
         self.drop_unused_entries();
         self.dirty = true;
+    }
+}
+
+impl Entry {
+    /// Takes the ACK of a resource, or of a removal.
+    fn answer_ack(
+        &mut self,
+        resource: Option<Arc<Resource>>,
+        report: &mut impl FnMut(Arc<Resource>, DeliveryOutcome),
+    ) {
+        self.in_flight = false;
+        if let Some(resource) = resource {
+            self.accept(Arc::clone(&resource));
+            report(resource, DeliveryOutcome::Acked);
+        } else {
+            self.client_copy = ClientCopy::None;
+        }
     }
 }
 

@@ -39,16 +39,20 @@ pub(crate) struct ResponseBatch {
 /// A response that the client has not answered yet.
 #[derive(Debug)]
 pub(super) struct InFlightResponse {
-    /// Each name with the resource that was sent, or `None` for a removal.
+    /// Each name with the resource that was sent, or `None` for a removal: first the resources and then the removals,
+    /// each ascending by name.
     pub(super) items: Vec<(Arc<str>, Option<Arc<Resource>>)>,
+    /// The number of resources.
+    pub(super) upserts: usize,
 }
 
 impl Subscription {
     /// The resource that the response in flight contains under a name.
     pub(crate) fn in_flight_resource(&self, name: &str) -> Option<&Arc<Resource>> {
-        let items = &self.in_flight.as_ref()?.items;
-        let item = items.iter().find(|(sent, _)| sent.as_ref() == name);
-        item?.1.as_ref()
+        let in_flight = self.in_flight.as_ref()?;
+        let upserts = &in_flight.items[..in_flight.upserts];
+        let found = upserts.binary_search_by(|(sent, _)| sent.as_ref().cmp(name));
+        upserts[found.ok()?].1.as_ref()
     }
 
     fn pending(&self) -> impl Iterator<Item = (usize, &Entry, PendingChange)> {
@@ -246,6 +250,7 @@ impl Subscription {
         }
         self.must_respond = false;
         self.last_nonce = nonce;
-        self.in_flight = Some(Box::new(InFlightResponse { items }));
+        let upserts = batch.upserts.len();
+        self.in_flight = Some(Box::new(InFlightResponse { items, upserts }));
     }
 }

@@ -9,7 +9,10 @@ use evermesh_proto::{
     },
     resource::ResourceType,
 };
-use evermesh_xds::{Delivery, Identity, ProxyRegistry, XdsServerOptions, XdsVariant, serve};
+use evermesh_xds::{
+    AuthDecision, ConnectionLimit, Delivery, ProxyRegistry, XdsLimits, XdsServerOptions,
+    XdsVariant, serve, without_credentials,
+};
 use http::uri::PathAndQuery;
 use prost::Message;
 use tokio::{
@@ -76,6 +79,23 @@ pub struct TestServer {
 
 impl TestServer {
     pub async fn start() -> Self {
+        Self::start_with(XdsLimits {
+            request_bytes: 1 << 20,
+            ..XdsLimits::default()
+        })
+        .await
+    }
+
+    /// A server with this number of places for connections.
+    pub async fn start_with_connections(places: usize) -> Self {
+        Self::start_server(XdsLimits::default(), ConnectionLimit::new(places)).await
+    }
+
+    pub async fn start_with(limits: XdsLimits) -> Self {
+        Self::start_server(limits, ConnectionLimit::new(usize::MAX)).await
+    }
+
+    async fn start_server(limits: XdsLimits, connections: Arc<ConnectionLimit>) -> Self {
         let store = TestStore::new();
         let (sender, deliveries) = mpsc::unbounded_channel();
         let registry = ProxyRegistry::new(Some(Arc::new(move |delivery| {
@@ -88,22 +108,23 @@ impl TestServer {
             allowed: Semaphore::new(0),
         });
         let check = Arc::clone(&identity_check);
-        let mut options = XdsServerOptions::new(Arc::new(move |caller: &core::Node, _: &_| {
+        let mut options = XdsServerOptions::new(without_credentials(move |caller: &core::Node| {
             let check = Arc::clone(&check);
             match caller.id.as_str() {
-                FORBIDDEN => Identity::Now(Err(Status::permission_denied("forbidden node"))),
-                CHECKED => Identity::Later(Box::pin(async move {
+                FORBIDDEN => AuthDecision::Now(Err(Status::permission_denied("forbidden node"))),
+                CHECKED => AuthDecision::Later(Box::pin(async move {
                     check.run().await;
                     Ok(node().id.into())
                 })),
-                CHECKED_AND_DENIED => Identity::Later(Box::pin(async move {
+                CHECKED_AND_DENIED => AuthDecision::Later(Box::pin(async move {
                     check.run().await;
                     Err(Status::unauthenticated("unknown node"))
                 })),
-                id => Identity::Now(Ok(id.into())),
+                id => AuthDecision::Now(Ok(id.into())),
             }
         }));
-        options.max_request_bytes = 1 << 20;
+        options.limits = limits;
+        options.connections = connections;
         // No test waits for the end of the grace period.
         options.shutdown_grace = DEADLINE * 10;
         let shutdown = options.shutdown.clone();

@@ -76,12 +76,12 @@ impl LocalClient {
 
     /// Sends a request that the client's state does not know.
     pub fn send_delta(&mut self, kind: ResourceType, request: DeltaDiscoveryRequest) {
-        Delta::on_request(&mut self.connection, kind, request);
+        Delta::on_request(&mut self.connection, kind, request).unwrap();
     }
 
     /// Sends a request that the client's state does not know.
     pub fn send_sotw(&mut self, kind: ResourceType, request: DiscoveryRequest) {
-        Sotw::on_request(&mut self.connection, kind, request);
+        Sotw::on_request(&mut self.connection, kind, request).unwrap();
     }
 
     /// Subscribes to exactly these names; no name at all in the first request is a wildcard.

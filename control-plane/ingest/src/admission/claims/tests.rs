@@ -1,5 +1,7 @@
 //! Writes to a Kubernetes cluster in which the namespace `prod` holds names.
 
+use std::borrow::Cow;
+
 use serde_json::json;
 
 use super::*;
@@ -76,7 +78,7 @@ fn denial(
     kind: Kind,
     namespace: &str,
     name: &str,
-    spec: Value,
+    spec: &Value,
     operation: Operation<'_>,
 ) -> Option<String> {
     let new = json!({
@@ -92,14 +94,14 @@ fn denial(
             name,
         ),
         operation,
-        new: &new,
+        new: Cow::Borrowed(&new),
     };
     let denial = check_claims(&write, &snapshot()).err()?;
     assert!(denial.may_be_stale, "the holder may just have been deleted");
     Some(denial.to_string())
 }
 
-fn creation(kind: Kind, namespace: &str, spec: Value) -> Option<String> {
+fn creation(kind: Kind, namespace: &str, spec: &Value) -> Option<String> {
     denial(kind, namespace, "new", spec, Operation::Create)
 }
 
@@ -129,31 +131,31 @@ fn name_of_another_object_is_denied_and_its_holder_named() {
             "spec.awsName: awsName `{name}` is already used by `{holder}`, which is older and keeps it; choose another awsName ({reason})"
         );
         let spec = json!({ "awsName": name });
-        assert_eq!(creation(kind, "evil", spec), Some(expected));
+        assert_eq!(creation(kind, "evil", &spec), Some(expected));
         let spec = json!({ "awsName": format!("{name}-2") });
-        assert_eq!(creation(kind, "evil", spec), None, "{kind}");
+        assert_eq!(creation(kind, "evil", &spec), None, "{kind}");
     }
 }
 
 #[test]
 fn name_in_another_mesh_is_free() {
     let spec = json!({ "awsName": "shop_prod" });
-    assert_eq!(creation(Kind::VirtualNode, "other", spec), None);
+    assert_eq!(creation(Kind::VirtualNode, "other", &spec), None);
     let spec = json!({ "awsName": "shop_prod", "meshRef": { "name": "m" } });
-    assert!(creation(Kind::VirtualNode, "other", spec).is_some());
+    assert!(creation(Kind::VirtualNode, "other", &spec).is_some());
 }
 
 #[test]
 fn name_of_an_object_that_is_being_deleted_denies_no_one() {
     let spec = json!({ "awsName": "leaving_prod" });
-    assert_eq!(creation(Kind::VirtualNode, "evil", spec), None);
+    assert_eq!(creation(Kind::VirtualNode, "evil", &spec), None);
 }
 
 #[test]
 fn holder_and_updates_are_accepted() {
     let node = |name, operation| {
         let spec = json!({ "awsName": "shop_prod" });
-        denial(Kind::VirtualNode, "prod", name, spec, operation)
+        denial(Kind::VirtualNode, "prod", name, &spec, operation)
     };
     assert_eq!(
         node("shop", Operation::Create),
@@ -161,7 +163,15 @@ fn holder_and_updates_are_accepted() {
         "a retry of the creation"
     );
     let old = json!({ "spec": {} });
-    assert_eq!(node("new", Operation::Update { old: &old }), None);
+    assert_eq!(
+        node(
+            "new",
+            Operation::Update {
+                old: Cow::Borrowed(&old)
+            }
+        ),
+        None
+    );
 }
 
 #[test]
@@ -171,7 +181,7 @@ fn names_of_gateway_routes_are_compared_on_one_gateway() {
             "awsName": "shop_prod",
             "virtualGatewayRef": { "name": gateway, "namespace": "prod" },
         });
-        creation(Kind::GatewayRoute, "evil", spec)
+        creation(Kind::GatewayRoute, "evil", &spec)
     };
     assert!(on("edge").is_some_and(|denial| denial.contains("`GatewayRoute/prod/shop`")));
     assert_eq!(on("second"), None);
@@ -188,13 +198,24 @@ fn route(router: &str, prefix: &str) -> Value {
 }
 
 fn route_to(router: &str, namespace: &str, operation: Operation<'_>) -> Option<String> {
-    denial(Kind::Route, namespace, "new", route(router, "/"), operation)
+    denial(
+        Kind::Route,
+        namespace,
+        "new",
+        &route(router, "/"),
+        operation,
+    )
 }
 
 #[test]
 fn route_needs_the_consent_of_its_router() {
     let old = json!({ "spec": {} });
-    for operation in [Operation::Create, Operation::Update { old: &old }] {
+    for operation in [
+        Operation::Create,
+        Operation::Update {
+            old: Cow::Borrowed(&old),
+        },
+    ] {
         for (router, namespace, expected) in [
             ("shop", "prod", None),
             ("open", "prod", None),
@@ -224,7 +245,7 @@ fn route_needs_the_consent_of_its_router() {
                 Some("namespace `unknown` does not belong to mesh `m`"),
             ),
         ] {
-            let denial = route_to(router, namespace, operation);
+            let denial = route_to(router, namespace, operation.clone());
             match expected {
                 None => assert_eq!(denial, None, "{router} {namespace}"),
                 Some(expected) => {
@@ -241,7 +262,13 @@ fn route_needs_the_consent_of_its_router() {
 fn route_whose_spec_stays_is_accepted_without_consent() {
     let old = json!({ "spec": route("shop", "/") });
     assert_eq!(
-        route_to("shop", "evil", Operation::Update { old: &old }),
+        route_to(
+            "shop",
+            "evil",
+            Operation::Update {
+                old: Cow::Borrowed(&old)
+            }
+        ),
         None
     );
 }
@@ -253,7 +280,7 @@ fn route_may_not_exceed_its_grant() {
             Kind::Route,
             "prod",
             "new",
-            route("delegating", prefix),
+            &route("delegating", prefix),
             Operation::Create,
         )
     };

@@ -121,7 +121,7 @@ async fn pod_waits_for_its_node_and_for_its_namespace() {
         let (handler, surroundings, _events) = handler(Duration::from_mins(1));
         surroundings.send_replace(Some(before));
         let request = pod(&json!({ "app": "web" }), annotations);
-        let mut answer = pin!(handler.answer_pod(&settings, request.as_bytes()));
+        let mut answer = pin!(handler.answer_pod(&settings, request.clone().into()));
         assert!(poll!(&mut answer).is_pending());
         surroundings.send_replace(Some(enabled()));
         let review = body_of(answer.await).await;

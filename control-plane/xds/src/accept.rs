@@ -1,0 +1,326 @@
+//! Accepts connections for every listener of the process, with a limit for each.
+//!
+//! A connection over the limit is closed at once. A failed `accept`, such as for lack of file descriptors, is followed by
+//! a pause. One address may hold at most half of a listener's places, so that no single client can keep all others out.
+//! A connection is closed if the client has not sent its first bytes in time.
+
+use std::{
+    collections::HashMap,
+    io,
+    net::{IpAddr, SocketAddr},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use futures::{Stream, stream};
+use parking_lot::Mutex;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{TcpListener, TcpStream, UnixListener, UnixStream},
+    time::{self, Sleep},
+};
+use tonic::transport::server::Connected;
+use tracing::debug;
+
+/// Pause after a failed `accept`.
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+
+/// Longest time until a client must have sent the first bytes of its protocol.
+const FIRST_BYTES_TIME: Duration = Duration::from_secs(10);
+
+/// Number of these bytes: the connection preface of HTTP/2 (RFC 9113, section 3.4). A request of HTTP/1 is not shorter.
+const FIRST_BYTES: usize = 24;
+
+/// The places for connections of a listener.
+#[derive(Debug)]
+pub struct ConnectionLimit {
+    limit: usize,
+    open: Mutex<OpenConnections>,
+}
+
+#[derive(Debug, Default)]
+struct OpenConnections {
+    count: usize,
+    by_address: HashMap<IpAddr, usize>,
+}
+
+/// The place of one connection. Dropping it frees the place.
+#[derive(Debug)]
+pub(crate) struct ConnectionPlace {
+    limit: Arc<ConnectionLimit>,
+    address: Option<IpAddr>,
+}
+
+/// A listener whose connections can be limited.
+pub trait LimitedListener {
+    /// A connection.
+    type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+
+    /// Accepts a connection. The address is absent on a Unix socket.
+    fn accept_one(
+        &self,
+    ) -> impl Future<Output = io::Result<(Self::Stream, Option<SocketAddr>)>> + Send;
+}
+
+impl LimitedListener for TcpListener {
+    type Stream = TcpStream;
+
+    async fn accept_one(&self) -> io::Result<(TcpStream, Option<SocketAddr>)> {
+        let (stream, address) = self.accept().await?;
+        // A failure means that the client has gone, which the first read reports.
+        let _ = stream.set_nodelay(true);
+        Ok((stream, Some(address)))
+    }
+}
+
+impl LimitedListener for UnixListener {
+    type Stream = UnixStream;
+
+    async fn accept_one(&self) -> io::Result<(UnixStream, Option<SocketAddr>)> {
+        let (stream, _) = self.accept().await?;
+        Ok((stream, None))
+    }
+}
+
+impl ConnectionLimit {
+    /// Allows this number of open connections, and half of them from one address.
+    pub fn new(limit: usize) -> Arc<Self> {
+        Arc::new(Self {
+            limit,
+            open: Mutex::default(),
+        })
+    }
+
+    /// The number of places.
+    pub fn limit(&self) -> usize {
+        self.limit
+    }
+
+    /// Streams the connections of a listener that have a place.
+    pub fn connections<L: LimitedListener>(
+        self: Arc<Self>,
+        listener: L,
+    ) -> impl Stream<Item = io::Result<LimitedConnection<L::Stream>>> {
+        stream::unfold((listener, self), |(listener, limit)| async move {
+            let (stream, place) = limit.accept(&listener).await;
+            let connection = LimitedConnection::new(stream, place);
+            Some((Ok(connection), (listener, limit)))
+        })
+    }
+
+    /// Waits for the next connection that has a place. Cancel safe.
+    pub(crate) async fn accept<L: LimitedListener>(
+        self: &Arc<Self>,
+        listener: &L,
+    ) -> (L::Stream, ConnectionPlace) {
+        loop {
+            match listener.accept_one().await {
+                Ok((stream, address)) => {
+                    if let Some(place) = self.enter(address.map(|it| it.ip())) {
+                        return (stream, place);
+                    }
+                    debug!(?address, "closed a connection over the limit");
+                }
+                Err(error) => {
+                    debug!(%error, "could not accept a connection");
+                    if !is_about_one_connection(&error) {
+                        time::sleep(ACCEPT_RETRY).await;
+                    }
+                }
+            }
+        }
+    }
+
+    fn enter(self: &Arc<Self>, address: Option<IpAddr>) -> Option<ConnectionPlace> {
+        let mut open = self.open.lock();
+        if open.count >= self.limit {
+            return None;
+        }
+        if let Some(address) = address {
+            let share = self.limit.div_ceil(2);
+            let count = open.by_address.entry(address).or_default();
+            if *count >= share {
+                return None;
+            }
+            *count += 1;
+        }
+        open.count += 1;
+        Some(ConnectionPlace {
+            limit: Arc::clone(self),
+            address,
+        })
+    }
+}
+
+/// Whether a failed `accept` says nothing about the next one.
+fn is_about_one_connection(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset
+    )
+}
+
+impl Drop for ConnectionPlace {
+    fn drop(&mut self) {
+        let mut open = self.limit.open.lock();
+        open.count -= 1;
+        if let Some(address) = self.address
+            && let Some(count) = open.by_address.get_mut(&address)
+        {
+            *count -= 1;
+            if *count == 0 {
+                open.by_address.remove(&address);
+            }
+        }
+    }
+}
+
+/// A connection that holds its place, and that fails if its client does not send the first bytes in time.
+#[derive(Debug)]
+pub struct LimitedConnection<S> {
+    stream: S,
+    place: ConnectionPlace,
+    first_bytes: Option<Box<FirstBytes>>,
+}
+
+#[derive(Debug)]
+struct FirstBytes {
+    missing: usize,
+    deadline: Pin<Box<Sleep>>,
+}
+
+impl<S> LimitedConnection<S> {
+    /// Replaces the transport.
+    pub(crate) fn map<T>(self, convert: impl FnOnce(S) -> T) -> LimitedConnection<T> {
+        LimitedConnection {
+            stream: convert(self.stream),
+            place: self.place,
+            first_bytes: self.first_bytes,
+        }
+    }
+
+    /// Expects the first bytes of the client from now on.
+    pub(crate) fn new(stream: S, place: ConnectionPlace) -> Self {
+        Self {
+            stream,
+            place,
+            first_bytes: Some(Box::new(FirstBytes {
+                missing: FIRST_BYTES,
+                deadline: Box::pin(time::sleep(FIRST_BYTES_TIME)),
+            })),
+        }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for LimitedConnection<S> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let Some(first) = &mut this.first_bytes else {
+            return Pin::new(&mut this.stream).poll_read(context, buffer);
+        };
+        let before = buffer.filled().len();
+        match Pin::new(&mut this.stream).poll_read(context, buffer) {
+            Poll::Pending => {
+                ready!(first.deadline.as_mut().poll(context));
+                let message = "the client did not send a request in time";
+                Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, message)))
+            }
+            Poll::Ready(read) => {
+                let bytes = buffer.filled().len() - before;
+                first.missing = first.missing.saturating_sub(bytes);
+                if first.missing == 0 {
+                    this.first_bytes = None;
+                }
+                Poll::Ready(read)
+            }
+        }
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for LimitedConnection<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffers: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, buffers)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+impl<S: Connected> Connected for LimitedConnection<S> {
+    type ConnectInfo = S::ConnectInfo;
+
+    fn connect_info(&self) -> Self::ConnectInfo {
+        self.stream.connect_info()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+
+    use super::*;
+
+    #[test]
+    fn places_are_limited_and_one_address_gets_half_of_them() {
+        let limit = ConnectionLimit::new(4);
+        let address = |last| Some(IpAddr::from([10, 0, 0, last]));
+        let first: Vec<_> = (0..2).map(|_| limit.enter(address(1)).unwrap()).collect();
+        assert!(limit.enter(address(1)).is_none());
+        let _second = limit.enter(address(2)).unwrap();
+        let _unix = limit.enter(None).unwrap();
+        assert!(limit.enter(address(3)).is_none());
+        assert!(limit.enter(None).is_none());
+        drop(first);
+        let _again = limit.enter(address(1)).unwrap();
+        assert_eq!(limit.open.lock().count, 3);
+        assert_eq!(limit.open.lock().by_address.len(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn client_must_send_the_first_bytes_in_time_and_may_then_be_silent() {
+        let open = || {
+            let (client, server) = duplex(100);
+            let place = ConnectionLimit::new(1).enter(None).unwrap();
+            (client, LimitedConnection::new(server, place))
+        };
+        let (mut client, mut server) = open();
+        client.write_all(&[0; FIRST_BYTES - 1]).await.unwrap();
+        let mut bytes = [0; FIRST_BYTES];
+        let late = server.read_exact(&mut bytes).await.unwrap_err();
+        assert_eq!(late.kind(), io::ErrorKind::TimedOut);
+
+        let (mut client, mut server) = open();
+        client.write_all(&[0; FIRST_BYTES]).await.unwrap();
+        server.read_exact(&mut bytes).await.unwrap();
+        time::advance(FIRST_BYTES_TIME * 2).await;
+        client.write_all(&[1]).await.unwrap();
+        assert_eq!(server.read_u8().await.unwrap(), 1);
+    }
+}
