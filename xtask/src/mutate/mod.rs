@@ -13,6 +13,7 @@
 mod exceptions;
 mod find;
 mod outcome;
+mod pairs;
 mod programs;
 mod site;
 mod workspace;
@@ -23,11 +24,6 @@ use std::{
     fs::{self, File},
     io::Write,
     path::PathBuf,
-    sync::{
-        atomic::{AtomicUsize, Ordering},
-        mpsc,
-    },
-    thread,
     time::Instant,
 };
 
@@ -37,6 +33,7 @@ pub(crate) use self::exceptions::EXCEPTIONS;
 use self::{
     exceptions::{Exceptions, includes},
     outcome::Outcome,
+    pairs::try_each,
     programs::MutatedTests,
     workspace::{CRATES, MutatedWorkspace, Mutation},
 };
@@ -83,20 +80,23 @@ pub(crate) fn check(arguments: &[&str]) -> Result<Vec<Finding>> {
         .collect();
     // An unfinished run leaves what it found.
     let mut log = File::create(&results)?;
-    let outcomes = try_each(
-        &chosen,
-        |number| {
-            let mutation = &workspace.mutations[number];
-            if previous.get(mutation.name().as_str()) == Some(&Outcome::Caught) {
-                return Ok(Outcome::Caught);
-            }
-            tests.outcome(number)
-        },
-        |number, outcome| {
-            let line = outcome::render(&[(&workspace.mutations[number], outcome)]);
-            Ok(log.write_all(line.as_bytes())?)
-        },
-    )?;
+    let outcome = |number: usize| {
+        let name = workspace.mutations[number].name();
+        if previous.get(name.as_str()) == Some(&Outcome::Caught) {
+            return Ok(Outcome::Caught);
+        }
+        tests.outcome(number)
+    };
+    let count = chosen.len();
+    let mut outcomes = BTreeMap::new();
+    try_each(chosen, outcome, |number, outcome| {
+        outcomes.insert(number, outcome);
+        if outcomes.len().is_multiple_of(200) {
+            report(&format!("{} of {count} mutations", outcomes.len()));
+        }
+        let line = outcome::render(&[(&workspace.mutations[number], outcome)]);
+        Ok(log.write_all(line.as_bytes())?)
+    })?;
     let outcomes: Vec<(&Mutation, Outcome)> = outcomes
         .into_iter()
         .map(|(number, outcome)| (&workspace.mutations[number], outcome))
@@ -109,37 +109,4 @@ pub(crate) fn check(arguments: &[&str]) -> Result<Vec<Finding>> {
         ));
     }
     Ok(exceptions.findings(&outcomes, &paths))
-}
-
-/// Obtains the outcome for each number, two at a time, and logs it.
-fn try_each(
-    numbers: &[usize],
-    outcome: impl Fn(usize) -> Result<Outcome> + Sync,
-    mut log: impl FnMut(usize, Outcome) -> Result<()>,
-) -> Result<BTreeMap<usize, Outcome>> {
-    let next = AtomicUsize::new(0);
-    let mut outcomes = BTreeMap::new();
-    let (sender, receiver) = mpsc::channel();
-    thread::scope(|scope| {
-        for _ in 0..2 {
-            let (sender, next, outcome) = (sender.clone(), &next, &outcome);
-            scope.spawn(move || {
-                while let Some(number) = numbers.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    if sender.send((*number, outcome(*number))).is_err() {
-                        return;
-                    }
-                }
-            });
-        }
-        drop(sender);
-        for (number, outcome) in receiver {
-            let outcome = outcome?;
-            log(number, outcome)?;
-            outcomes.insert(number, outcome);
-            if outcomes.len().is_multiple_of(200) {
-                eprintln!("{} of {} mutations", outcomes.len(), numbers.len());
-            }
-        }
-        Ok(outcomes)
-    })
 }

@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 
-use super::{outcome::Outcome, workspace::TestProgram};
+use super::{outcome::Outcome, pairs::try_each, workspace::TestProgram};
 
 /// Kills a test that a mutation lets run forever or use ever more memory: the arguments are seconds and the command.
 const LIMITED: &str = "ulimit -v 4000000; exec timeout --signal=KILL \"$0\" \"$@\"";
@@ -48,15 +48,20 @@ impl MutatedTests {
             root: root.to_owned(),
             tests: Vec::new(),
         };
-        for index in 0..list.programs.len() {
-            let output = list.command(index, LEAST_LIMIT).arg("--list").output()?;
-            for line in std::str::from_utf8(&output.stdout)?.lines() {
-                if let Some(name) = line.strip_suffix(": test") {
-                    let test = list.plain(index, name)?;
-                    list.tests.push(test);
-                }
-            }
+        let mut names = Vec::new();
+        for program in 0..list.programs.len() {
+            let output = list.command(program, LEAST_LIMIT).arg("--list").output()?;
+            let lines = std::str::from_utf8(&output.stdout)?.lines();
+            let tests = lines.filter_map(|line| line.strip_suffix(": test"));
+            names.extend(tests.map(|name| (program, name.to_owned())));
         }
+        let plain = |index: usize| list.plain(index, names[index].0, &names[index].1);
+        let mut tests = Vec::new();
+        try_each(0..names.len(), plain, |_, test| {
+            tests.push(test);
+            Ok(())
+        })?;
+        list.tests = tests;
         list.tests.sort_by(|one, other| {
             let key = |test: &MutatedTest| (test.reached.len(), test.program);
             (key(one), &one.name).cmp(&(key(other), &other.name))
@@ -85,8 +90,8 @@ impl MutatedTests {
         command
     }
 
-    fn plain(&self, program: usize, name: &str) -> Result<MutatedTest> {
-        let path = self.root.with_file_name("reached.txt");
+    fn plain(&self, index: usize, program: usize, name: &str) -> Result<MutatedTest> {
+        let path = self.root.with_file_name(format!("reached-{index}.txt"));
         fs::write(&path, "")?;
         let start = Instant::now();
         let output = self
@@ -102,6 +107,7 @@ impl MutatedTests {
             String::from_utf8_lossy(&stdout)
         );
         let reached = fs::read_to_string(&path)?;
+        fs::remove_file(&path)?;
         let reached = reached.lines().map(str::parse).collect::<Result<_, _>>();
         Ok(MutatedTest {
             program,
@@ -111,7 +117,8 @@ impl MutatedTests {
         })
     }
 
-    /// Runs the tests that reach the mutation until one fails: first one, then four times as many in each run.
+    /// Runs the tests that reach the mutation until one fails: first eight, then four times as many in each run. A
+    /// program with golden tests takes as long to start as to run eight of them.
     ///
     /// # Errors
     ///
@@ -125,7 +132,7 @@ impl MutatedTests {
         if reaching.peek().is_none() {
             return Ok(Outcome::Unreached);
         }
-        let mut size = 1;
+        let mut size = 8;
         while reaching.peek().is_some() {
             let mut chosen = BTreeMap::<usize, Vec<&MutatedTest>>::new();
             for test in reaching.by_ref().take(size) {
