@@ -445,15 +445,21 @@ fn defaults(output: &Type) -> &'static [&'static str] {
 
 /// True if the text of an expression is a default already.
 fn is_default(text: &str) -> bool {
+    let text = text.trim_matches(|it: char| it.is_whitespace() || "{}".contains(it));
+    let tuple = text
+        .strip_prefix('(')
+        .and_then(|text| text.strip_suffix(')'));
+    if let Some(items) = tuple {
+        return items.split(", ").all(is_default);
+    }
     [
         "&[]",
         "0",
-        "{}",
+        "",
         "false",
         "None",
         "\"\"",
         "vec![]",
-        "()",
         "Default::default()",
     ]
     .contains(&text)

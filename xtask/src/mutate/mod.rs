@@ -55,9 +55,10 @@ pub(crate) fn check(arguments: &[&str]) -> Result<Vec<Finding>> {
 
     let target =
         env::var_os("CARGO_TARGET_DIR").map_or_else(|| files::root().join("target"), PathBuf::from);
-    fs::create_dir_all(&target)?;
-    let target = target.canonicalize()?;
-    let mut workspace = MutatedWorkspace::copy(target.clone())?;
+    let folder = target.join("mutate");
+    fs::create_dir_all(&folder)?;
+    let folder = folder.canonicalize()?;
+    let mut workspace = MutatedWorkspace::copy(&folder)?;
     report(&format!("building {} mutations", workspace.mutations.len()));
     let programs = workspace.build()?;
     report("running each test without a mutation");
@@ -67,7 +68,7 @@ pub(crate) fn check(arguments: &[&str]) -> Result<Vec<Finding>> {
         tests.tests.len()
     ));
 
-    let results = target.join("mutate/results.txt");
+    let results = folder.join("results.txt");
     let previous = fs::read_to_string(&results).unwrap_or_default();
     let previous = if options.is_empty() {
         BTreeMap::new()

@@ -21,8 +21,8 @@ use crate::files;
 
 /// The crates with mutations: package and folder.
 pub(crate) const CRATES: [(&str, &str); 2] = [
-    ("evermesh-ingest", "control-plane/ingest"),
     ("evermesh-translate", "control-plane/translate"),
+    ("evermesh-ingest", "control-plane/ingest"),
 ];
 
 /// The number of cases of a property test.
@@ -69,7 +69,6 @@ impl TestProgram {
 
 pub(crate) struct MutatedWorkspace {
     pub(crate) root: PathBuf,
-    target: PathBuf,
     /// The mutation with number N is at index N.
     pub(crate) mutations: Vec<Mutation>,
     /// Numbers of mutations that do not compile.
@@ -78,13 +77,13 @@ pub(crate) struct MutatedWorkspace {
 }
 
 impl MutatedWorkspace {
-    /// Copies what git tracks or would add, and searches the sources for mutations.
+    /// Copies what git tracks or would add into the folder, and searches the sources for mutations.
     ///
     /// # Errors
     ///
     /// If a file cannot be copied or parsed.
-    pub(crate) fn copy(target: PathBuf) -> Result<Self> {
-        let root = target.join("mutate/workspace");
+    pub(crate) fn copy(folder: &Path) -> Result<Self> {
+        let root = folder.join("workspace");
         let paths = files::paths()?;
         remove_others(&root, &root, &paths)?;
         for path in &paths {
@@ -98,7 +97,6 @@ impl MutatedWorkspace {
         }
         let mut workspace = Self {
             root,
-            target,
             mutations: Vec::new(),
             dropped: BTreeSet::new(),
             sources: BTreeMap::new(),
@@ -231,8 +229,9 @@ impl MutatedWorkspace {
                     .iter()
                     .flat_map(|(package, _)| ["--package", package]),
             )
+            // Not the folder of the workspace itself, because cargo gives both the same files.
             .arg("--target-dir")
-            .arg(&self.target)
+            .arg(self.root.with_file_name("target"))
             .current_dir(&self.root);
         let output = command.stderr(std::process::Stdio::inherit()).output()?;
         let messages: Vec<Message> = output
