@@ -139,6 +139,11 @@ mod tests {
     }
 
     #[test]
+    fn list_is_valid() {
+        assert!(Exceptions::read().unwrap().patterns().count() > 0);
+    }
+
+    #[test]
     fn listed_survivor_is_fine() {
         let listed = mutation("a.rs", "if a {");
         assert_eq!(findings(&[(&listed, Outcome::Survived)], &[]), []);
