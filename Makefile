@@ -21,7 +21,7 @@ NEXTEST := $(TOOLS)/cargo-nextest nextest run --locked
 # Tests with Kubernetes wait for an API server, pods and Leases most of the time, so more of them than cores run at once.
 WAITING := --test-threads 4
 
-.PHONY: help run run-api run-kubernetes cluster cluster-down test unit envoy kubernetes test-cluster check bench images
+.PHONY: help run run-api run-kubernetes cluster cluster-down test unit envoy kubernetes test-cluster check bench mutate images
 .PHONY: test-unit test-envoy test-kubernetes test-proxies test-build setup setup-tools setup-hosts setup-cluster
 
 help: ## Lists the targets
@@ -116,6 +116,9 @@ bench: setup ## Runs the benchmarks: a change to twenty real Envoys, then those 
 	@cargo build --release --locked -p evermesh-bench $(PROGRAMS)
 	@target/release/evermesh-bench
 	@cargo bench --workspace --locked
+
+mutate: ## Finds changes of ingest and translation that no test notices, see docs/testing.md
+	@cargo run --quiet --locked -p xtask -- mutate
 
 images: setup-hosts ## Writes the images of Evermesh and of the tests below target/images, without a container engine
 	@cargo build --release --locked $(PROGRAMS)

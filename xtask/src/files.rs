@@ -1,6 +1,7 @@
 //! The files that the checks read: those that git tracks and those that it would add.
 
 use std::{
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
     process::Command,
@@ -20,12 +21,12 @@ pub(crate) fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
-/// Files whose path ends with one of these suffixes, by path.
+/// Paths of the files.
 ///
 /// # Errors
 ///
-/// If git does not answer or a file is not UTF-8.
-pub(crate) fn with_suffix(suffixes: &[&str]) -> Result<Vec<SourceFile>> {
+/// If git does not answer.
+pub(crate) fn paths() -> Result<BTreeSet<String>> {
     let root = root();
     let output = Command::new("git")
         .args(["ls-files", "--cached", "--others", "--exclude-standard"])
@@ -33,18 +34,24 @@ pub(crate) fn with_suffix(suffixes: &[&str]) -> Result<Vec<SourceFile>> {
         .output()
         .context("git ls-files")?;
     ensure!(output.status.success(), "git ls-files failed");
-    let mut paths: Vec<&str> = std::str::from_utf8(&output.stdout)?.lines().collect();
+    let paths = std::str::from_utf8(&output.stdout)?.lines();
+    let files = paths.filter(|path| root.join(path).is_file());
+    Ok(files.map(str::to_owned).collect())
+}
+
+/// Files whose path ends with one of these suffixes, by path.
+///
+/// # Errors
+///
+/// If git does not answer or a file is not UTF-8.
+pub(crate) fn with_suffix(suffixes: &[&str]) -> Result<Vec<SourceFile>> {
+    let mut paths = paths()?;
     paths.retain(|path| suffixes.iter().any(|suffix| path.ends_with(suffix)));
-    paths.sort_unstable();
-    paths.dedup();
-    let files = paths.into_iter().filter(|path| root.join(path).is_file());
-    files
+    paths
+        .into_iter()
         .map(|path| {
-            let text = fs::read_to_string(root.join(path)).with_context(|| path.to_owned())?;
-            Ok(SourceFile {
-                path: path.to_owned(),
-                text,
-            })
+            let text = fs::read_to_string(root().join(&path)).with_context(|| path.clone())?;
+            Ok(SourceFile { path, text })
         })
         .collect()
 }

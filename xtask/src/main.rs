@@ -1,16 +1,18 @@
-//! Checks of the repository, for `make check`.
+//! Checks of the repository, most of them for `make check`.
 //!
 //! - `cargo run -p xtask -- text` finds words and shapes that `docs/style.md` rules out in comments, string literals and
 //!   pages.
 //! - `cargo run -p xtask -- names` finds exported types that share a name.
 //! - `cargo run -p xtask -- logs` finds fields of log lines that a peer may have chosen.
 //! - `cargo run -p xtask -- fields` writes `docs/fields.md` from `docs/fields.yaml`; with `--check` it only compares them.
+//! - `cargo run -p xtask -- mutate [--again] [PATH…]` finds mutations that no test catches (`make mutate`).
 //!
 //! Each prints one finding per line as `file:line: what is wrong` and fails if there is one.
 
 mod fields;
 mod files;
 mod logs;
+mod mutate;
 mod names;
 mod prose;
 mod rules;
@@ -38,7 +40,10 @@ fn main() -> Result<ExitCode> {
         ["logs"] => (logs::check()?, logs::RULES),
         ["fields"] => (fields::write()?, fields::RULES),
         ["fields", "--check"] => (fields::check()?, fields::RULES),
-        _ => bail!("usage: cargo run -p xtask -- text|names|logs|fields [--check]"),
+        ["mutate", ref arguments @ ..] => (mutate::check(arguments)?, mutate::EXCEPTIONS),
+        _ => bail!(
+            "usage: cargo run -p xtask -- text|names|logs|fields [--check]|mutate [--again] [PATH…]"
+        ),
     };
     for finding in &findings {
         let Finding {

@@ -4,7 +4,8 @@ mod fixture;
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use evermesh_ingest::{BuildMemo, build, object::parse};
+use evermesh_ingest::{BuildMemo, build, cloud_map_users, object::parse};
+use evermesh_model::{CloudMapService, CloudMapState};
 use serde_json::json;
 
 const SHOP: &str = include_str!("../testdata/start/two-colors/in.yaml");
@@ -65,6 +66,36 @@ fn changed_route_changes_only_its_router() {
     );
     let restored = build(&inputs, &mut memo);
     assert_eq!(restored.graph, before.graph);
+}
+
+#[test]
+fn changed_instances_change_only_endpoints() {
+    let mut inputs = fixture::inputs(include_str!("../testdata/cloud-map/endpoints/in.yaml"));
+    let mut memo = BuildMemo::default();
+    let before = build(&inputs, &mut memo);
+    let color = CloudMapService {
+        namespace: "shop.local".into(),
+        service: "color".into(),
+    };
+    let users = cloud_map_users(&before.graph);
+    let users: Vec<String> = users[&color].iter().map(ToString::to_string).collect();
+    assert!(
+        users.contains(&"mesh/m/virtualNode/all_a".to_owned()),
+        "{users:?}"
+    );
+
+    let no_instances = CloudMapState {
+        instances: Vec::new(),
+        failure: None,
+    };
+    inputs.set_cloud_map(color, Some(Arc::new(no_instances)));
+    let after = build(&inputs, &mut memo);
+    assert_eq!(
+        changed(&before.graph.endpoints, &after.graph.endpoints),
+        users
+    );
+    assert_eq!(after.graph, build(&inputs, &mut BuildMemo::default()).graph);
+    assert!(Arc::ptr_eq(&before.graph.nodes, &after.graph.nodes));
 }
 
 #[test]

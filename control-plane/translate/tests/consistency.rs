@@ -16,7 +16,10 @@ use evermesh_model::{
     ResolvedService, ServiceProvider,
 };
 use evermesh_proto::{ContentVersion, ResourceKey, ResourceType};
-use evermesh_translate::{DeriveMemo, Derived, derive, derive_changes, derive_endpoints};
+use evermesh_translate::{
+    DeriveMemo, Derived, ResourceChanges, derive, derive_changes, derive_endpoints,
+    load_assignments,
+};
 use proptest::{prelude::*, test_runner::FileFailurePersistence};
 use support::{builders, check, settings, tls};
 
@@ -508,6 +511,25 @@ fn removed_objects_leave_no_resources() {
 }
 
 #[test]
+fn secret_is_served_while_a_view_lists_it() {
+    let mut graph = builders::graph();
+    let secret = builders::secret("a", true, true);
+    Arc::make_mut(&mut graph.secrets).insert(secret.name.clone(), Arc::new(secret));
+    let plain = builders::node("a", &PORTS[..1], &[]);
+    let mut with_tls = plain.clone();
+    with_tls.listeners[0].tls = tls::server(4);
+    let mut memo = DeriveMemo::default();
+    let mut served_with = |node| {
+        builders::add_node(&mut graph, node);
+        let derived = derive(&graph, &mut memo);
+        let mut keys = derived.resources.keys();
+        keys.any(|key| *key.name == *"secret/ns/a")
+    };
+    assert!(served_with(with_tls));
+    assert!(!served_with(plain));
+}
+
+#[test]
 fn unknown_endpoints_have_no_load_assignment() {
     let mut graph = builders::large(3);
     let (name, _) = graph.nodes.first_key_value().unwrap();
@@ -530,6 +552,137 @@ fn unknown_endpoints_have_no_load_assignment() {
         2,
         "unknown endpoints: no load assignment, so proxies keep theirs"
     );
+}
+
+#[test]
+fn endpoints_of_a_node_change_its_load_assignments_alone() {
+    let mut graph = builders::large(3);
+    let mut memo = DeriveMemo::default();
+    derive(&graph, &mut memo);
+    let (name, node) = graph.nodes.first_key_value().unwrap();
+    let (name, node) = (name.clone(), Arc::clone(node));
+    let endpoints = Arc::new(vec![builders::endpoint(
+        "a",
+        [10, 9, 9, 9],
+        Health::Healthy,
+    )]);
+
+    let changes = derive_endpoints(&name, Arc::clone(&endpoints), &mut memo);
+    let assignments = load_assignments(&node, &endpoints).into_iter();
+    let expected = ResourceChanges {
+        resources: assignments.map(|(key, it)| (key, Some(it))).collect(),
+        ..ResourceChanges::default()
+    };
+    assert_eq!(changes, expected);
+    assert!(!changes.is_empty());
+
+    Arc::make_mut(&mut graph.endpoints).insert(name, endpoints);
+    assert_eq!(memo.derived(), &derive(&graph, &mut DeriveMemo::default()));
+    assert!(derive_changes(&graph, &mut memo).is_empty());
+}
+
+#[test]
+fn parts_name_the_objects_behind_them() {
+    let mut graph = builders::graph();
+    let ports = [(8080, Protocol::Http), (6379, Protocol::Tcp)];
+    builders::add_node(&mut graph, builders::node("color", &ports, &[]));
+    let provider = ServiceProvider::Node(builders::node_name("color"));
+    builders::add_service(&mut graph, builders::service("color.ns", provider, &ports));
+    builders::add_node(&mut graph, builders::node("front", &[], &["color.ns"]));
+    let route = builders::gateway_route("color.ns", Some(ports[0]), true);
+    builders::add_gateway(&mut graph, builders::gateway(vec![route], false));
+
+    let derived = derive(&graph, &mut DeriveMemo::default());
+    let mut shown = BTreeSet::new();
+    for (key, resource) in &derived.resources {
+        for part in resource.parts.iter().filter(|part| !part.name.is_empty()) {
+            shown.insert(format!(
+                "{} {}: {}",
+                key.name,
+                part.name,
+                part.origins.join(" ")
+            ));
+        }
+    }
+    let shown: Vec<String> = shown.into_iter().collect();
+    assert_eq!(
+        shown,
+        [
+            "lds_egress_0.0.0.0_15001 15001: ",
+            "lds_egress_0.0.0.0_15001 6379: VirtualService/ns/color.ns",
+            "lds_egress_0.0.0.0_15001 8080: ",
+            "lds_egress_0.0.0.0_15001 amazonaws: ",
+            "rds_egress_http_15001 color.ns: VirtualService/ns/color.ns",
+            "rds_egress_http_8080 color.ns: VirtualService/ns/color.ns",
+            "rds_ingress_http_8080 *: GatewayRoute/ns/color.ns",
+        ]
+    );
+}
+
+/// Envoy refuses a listener with two filter chains for the same connections.
+#[test]
+fn tcp_backend_without_addresses_of_its_own_is_left_out() {
+    let mut graph = builders::graph();
+    let ports = [(6379, Protocol::Tcp)];
+    builders::add_node(&mut graph, builders::node("a", &ports, &[]));
+    for hostname in ["a.ns", "b.ns"] {
+        let provider = ServiceProvider::Node(builders::node_name("a"));
+        let mut service = builders::service(hostname, provider, &ports);
+        service.virtual_ips = vec![VIRTUAL_IPS[0]];
+        builders::add_service(&mut graph, service);
+    }
+    builders::add_node(&mut graph, builders::node("front", &[], &["a.ns", "b.ns"]));
+    let derived = derive(&graph, &mut DeriveMemo::default());
+    check::consistent(&graph, &derived);
+    let listeners = derived.resources.iter().filter(|(key, _)| {
+        let front = "mesh/m/virtualNode/front";
+        key.kind == ResourceType::Listener && key.scope.as_deref() == Some(front)
+    });
+    let texts: Vec<String> = listeners
+        .map(|(_, listener)| String::from_utf8_lossy(&listener.body).into_owned())
+        .collect();
+    assert_eq!(texts.len(), 1);
+    assert!(
+        texts[0].contains("a.ns") && !texts[0].contains("b.ns"),
+        "{texts:?}"
+    );
+}
+
+#[test]
+fn removed_object_is_noticed_beside_unchanged_ones() {
+    let mut graph = full();
+    let node = builders::eds(builders::node("a", &PORTS[..1], &[]));
+    Arc::make_mut(&mut graph.endpoints).insert(node.name.clone(), Arc::default());
+    builders::add_node(&mut graph, node);
+    builders::add_gateway(&mut graph, builders::gateway(Vec::new(), false));
+    let removals: [fn(&mut Graph); 4] = [
+        |graph| drop(Arc::make_mut(&mut graph.nodes).pop_first()),
+        |graph| drop(Arc::make_mut(&mut graph.services).pop_first()),
+        |graph| drop(Arc::make_mut(&mut graph.gateways).pop_first()),
+        |graph| drop(Arc::make_mut(&mut graph.endpoints).pop_first()),
+    ];
+    for remove in removals {
+        let mut memo = DeriveMemo::default();
+        let before = derive(&graph, &mut memo);
+        let mut smaller = graph.clone();
+        remove(&mut smaller);
+        let after = derive(&smaller, &mut memo);
+        assert_eq!(after, derive(&smaller, &mut DeriveMemo::default()));
+        assert_ne!(after, before);
+    }
+}
+
+#[test]
+fn shifted_weight_reaches_gateways() {
+    let mut graph = builders::large(3);
+    let hostname = builders::large_host(0);
+    let route = builders::gateway_route(&hostname, Some((8080, Protocol::Http)), true);
+    builders::add_gateway(&mut graph, builders::gateway(vec![route], false));
+    let mut memo = DeriveMemo::default();
+    derive(&graph, &mut memo);
+    builders::add_router(&mut graph, builders::large_router(0, 3, 51));
+    let after = derive(&graph, &mut memo);
+    assert_eq!(after, derive(&graph, &mut DeriveMemo::default()));
 }
 
 #[test]
