@@ -22,7 +22,8 @@ NEXTEST := $(TOOLS)/cargo-nextest nextest run --locked
 WAITING := --test-threads 4
 
 .PHONY: help run run-api run-kubernetes cluster cluster-down test unit envoy kubernetes test-cluster check bench images
-.PHONY: test-unit test-envoy test-kubernetes test-proxies test-build setup setup-tools setup-hosts setup-cluster
+.PHONY: test-unit test-envoy test-kubernetes test-proxies test-build
+.PHONY: setup setup-tools setup-hosts setup-spire setup-cluster
 
 help: ## Lists the targets
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /make \1\t/' | expand -t 22
@@ -51,7 +52,7 @@ cluster-down: ## Stops that Kubernetes and removes everything of it
 	@target/debug/evermesh-cluster down
 
 # Each part runs in a make of its own, so that the summary can list how long it took.
-test: setup-cluster ## Runs all checks and all tests, and prints how long each part took
+test: setup-cluster setup-spire ## Runs all checks and all tests, and prints how long each part took
 	@summary=; for part in check test-build test-unit test-proxies; do \
 	    start=$$SECONDS; $(MAKE) --no-print-directory $$part; \
 	    summary+=$$(printf '    %-16s %5d s' $$part $$((SECONDS - start)))$$'\n'; done; \
@@ -61,7 +62,7 @@ unit: setup-tools ## Runs the tests that need only Rust: pure crates and the xDS
 	@$(NEXTEST) $(addprefix -p ,$(PURE))
 	@cargo test --quiet --locked --doc $(addprefix -p ,$(filter-out xtask,$(PURE)))
 
-envoy: setup-hosts test-build test-envoy ## Runs the tests with real Envoys, Cloud Map and hosts, and the control plane's own unit tests
+envoy: setup-spire test-build test-envoy ## Runs the tests with real Envoys, Cloud Map, SPIRE and hosts, and the control plane's own unit tests
 
 kubernetes: setup-cluster test-build test-kubernetes ## Runs the tests with a Kubernetes API server, and those with pods
 
@@ -121,7 +122,7 @@ images: setup-hosts ## Writes the images of Evermesh and of the tests below targ
 	@cargo rustc --release --locked -p evermesh-proxy-init --bin evermesh-proxy-init -- -C target-feature=+crt-static
 	@scripts/images
 
-# Everything but what runs pods. cargo fetch also fetches the crate that is only unpacked (see proto/build.rs).
+# Everything but SPIRE and what runs pods. cargo fetch also fetches the crate that is only unpacked (see proto/build.rs).
 setup:
 	@scripts/setup
 	@cargo fetch --locked
@@ -131,11 +132,15 @@ setup-tools:
 	@scripts/setup tools
 	@cargo fetch --locked
 
-# Everything but Kubernetes.
+# Everything but SPIRE and Kubernetes.
 setup-hosts:
 	@scripts/setup hosts
 	@cargo fetch --locked
 
-# Everything, with what runs pods.
+# The same with SPIRE.
+setup-spire: setup-hosts
+	@scripts/spire
+
+# Everything but SPIRE, with what runs pods.
 setup-cluster: setup
 	@scripts/kubernetes cluster
