@@ -16,13 +16,17 @@ UNIT := $(foreach crate,$(PURE),package($(crate)) |) none()
 KUBERNETES := binary(admission) | binary(chart) | binary(cluster) | binary(images) | binary(kubectl) | binary(kubernetes) \
     | binary(registration)
 
+# Tests with SPIRE, which takes as long to build as all of Evermesh.
+SPIRE := binary(tls) & test(/^spire::/)
+
 TOOLS := target/tools/cargo-tools/bin
 NEXTEST := $(TOOLS)/cargo-nextest nextest run --locked
 # Tests with Kubernetes wait for an API server, pods and Leases most of the time, so more of them than cores run at once.
 WAITING := --test-threads 4
 
-.PHONY: help run run-api run-kubernetes cluster cluster-down test unit envoy kubernetes test-cluster check bench mutate images
-.PHONY: test-unit test-envoy test-kubernetes test-proxies test-build setup setup-tools setup-hosts setup-cluster
+.PHONY: help run run-api run-kubernetes cluster cluster-down test unit envoy kubernetes spire test-cluster check bench mutate
+.PHONY: images test-unit test-envoy test-kubernetes test-proxies test-build
+.PHONY: setup setup-tools setup-hosts setup-spire setup-cluster
 
 help: ## Lists the targets
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /make \1\t/' | expand -t 22
@@ -79,7 +83,7 @@ test-unit:
 
 test-envoy:
 	@echo '==> Envoy tier'
-	@$(NEXTEST) --workspace -E 'not ($(UNIT) | $(KUBERNETES))'
+	@$(NEXTEST) --workspace -E 'not ($(UNIT) | $(KUBERNETES) | ($(SPIRE)))'
 
 test-kubernetes:
 	@echo '==> Kubernetes tier'
@@ -88,7 +92,11 @@ test-kubernetes:
 # In one run, because those with Kubernetes leave cores idle that those with Envoy can use.
 test-proxies:
 	@echo '==> Envoy and Kubernetes tiers'
-	@env -u KUBECONFIG $(NEXTEST) --workspace -E 'not ($(UNIT))' $(WAITING)
+	@env -u KUBECONFIG $(NEXTEST) --workspace -E 'not ($(UNIT) | ($(SPIRE)))' $(WAITING)
+
+spire: setup-spire test-build ## Runs the tests with SPIRE, which the first run builds (no part of `make test`)
+	@echo '==> SPIRE'
+	@$(NEXTEST) --workspace -E '$(SPIRE)'
 
 test-cluster: setup-cluster ## Runs the tests with pods, on a Kubernetes of this machine or on that of KUBECONFIG
 	@cargo build --locked $(PROGRAMS)
@@ -125,7 +133,7 @@ images: setup-hosts ## Writes the images of Evermesh and of the tests below targ
 	@cargo rustc --release --locked -p evermesh-proxy-init --bin evermesh-proxy-init -- -C target-feature=+crt-static
 	@scripts/images
 
-# Everything but what runs pods. cargo fetch also fetches the crate that is only unpacked (see proto/build.rs).
+# Everything but SPIRE and what runs pods. cargo fetch also fetches the crate that is only unpacked (see proto/build.rs).
 setup:
 	@scripts/setup
 	@cargo fetch --locked
@@ -135,11 +143,15 @@ setup-tools:
 	@scripts/setup tools
 	@cargo fetch --locked
 
-# Everything but Kubernetes.
+# Everything but SPIRE and Kubernetes.
 setup-hosts:
 	@scripts/setup hosts
 	@cargo fetch --locked
 
-# Everything, with what runs pods.
+# The same with SPIRE.
+setup-spire: setup-hosts
+	@scripts/spire
+
+# Everything but SPIRE, with what runs pods.
 setup-cluster: setup
 	@scripts/kubernetes cluster

@@ -40,9 +40,11 @@ pub(crate) fn check() -> Result<Vec<Finding>> {
         "Dockerfile",
     ];
     let scripts = [
+        "scripts/go-programs",
         "scripts/images",
         "scripts/kubernetes",
         "scripts/setup",
+        "scripts/spire",
         ".ci/run",
     ];
     for file in files::with_suffix(&[&suffixes[..], &scripts[..]].concat())? {

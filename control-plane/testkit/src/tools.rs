@@ -16,12 +16,12 @@ pub fn workspace() -> Result<PathBuf> {
         .canonicalize()?)
 }
 
-/// A program that `scripts/setup` installed below `target/tools`.
+/// A program that the scripts installed below `target/tools`.
 pub fn installed(path: &str) -> Result<PathBuf> {
     let program = workspace()?.join("target/tools").join(path);
     if !program.exists() {
         bail!(
-            "{} is missing: run scripts/setup, or scripts/kubernetes cluster for the programs that run pods",
+            "{} is missing: run scripts/setup, scripts/spire for SPIRE, or scripts/kubernetes cluster for the programs that run pods",
             program.display()
         );
     }

@@ -41,6 +41,9 @@ const HTTP_PORTS: std::ops::RangeInclusive<u16> = 8000..=8007;
 /// The ports of TCP applications on `color`, which send a greeting before they read.
 pub(crate) const TCP_PORTS: [u16; 3] = [9000, 9001, 9002];
 
+/// The port of a SPIRE server on `control`. Agents call it directly, past the Envoys.
+pub(crate) const SPIRE_PORT: u16 = 8081;
+
 /// The beginning of all manifests.
 const MESH: &str = "
 apiVersion: v1
@@ -127,6 +130,7 @@ impl TlsHosts {
         let envoy = envoy.await;
         let interception = Interception {
             app_ports: HTTP_PORTS.chain(TCP_PORTS).collect(),
+            ignored_ports: vec![SPIRE_PORT],
             ..Interception::default()
         };
         interception.install(&self.color).unwrap();
@@ -137,7 +141,11 @@ impl TlsHosts {
     pub(crate) async fn front_envoy(&self) -> Envoy {
         let envoy = self.envoy(&self.front, "mesh/shop/virtualNode/front_shop");
         let envoy = envoy.await;
-        Interception::default().install(&self.front).unwrap();
+        let interception = Interception {
+            ignored_ports: vec![SPIRE_PORT],
+            ..Interception::default()
+        };
+        interception.install(&self.front).unwrap();
         envoy
     }
 

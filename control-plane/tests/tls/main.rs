@@ -16,3 +16,4 @@ mod modes;
 mod policies;
 mod renewal;
 mod sds;
+mod spire;

@@ -72,7 +72,7 @@ fn serial(certificate: &Certificate) -> String {
 }
 
 /// The serial numbers of an Envoy's certificates.
-async fn serials(envoy: &Envoy) -> Vec<String> {
+pub(crate) async fn serials(envoy: &Envoy) -> Vec<String> {
     let page = envoy.admin().get("/certs").await.unwrap();
     let page: Value = serde_json::from_str(&page).unwrap();
     let certificates = page["certificates"].as_array().unwrap().iter();
