@@ -12,14 +12,6 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use evermesh_proto::{
-    core::Node,
-    discovery::{
-        DeltaDiscoveryRequest,
-        aggregated_discovery_service_client::AggregatedDiscoveryServiceClient,
-    },
-    resource::ResourceType,
-};
 use evermesh_testkit::{control_plane::ControlPlane, kubernetes::ApiServer};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use kube::{
@@ -28,18 +20,17 @@ use kube::{
 };
 use serde_json::json;
 use tokio::{
-    sync::mpsc,
     task::JoinSet,
     time::{sleep, timeout},
 };
-use tokio_stream::wrappers::UnboundedReceiverStream;
-use tonic::transport::Endpoint;
 
 use crate::{
     bare::{EGRESS, INGRESS},
     cluster,
     fleet::NODE,
-    mesh, print, usage,
+    mesh, print,
+    streams::{self, OpenStream},
+    usage,
 };
 
 /// Number of services, each with a node.
@@ -85,21 +76,21 @@ async fn measure(api: &ApiServer, client: &Client, what: &str, arguments: &[&str
 
     let (before, start) = (usage::cpu_seconds(process)?, Instant::now());
     let responses = Arc::<AtomicUsize>::default();
-    let mut streams = JoinSet::new();
-    let connected: Vec<_> = stream::iter(0..STREAMS)
-        .map(|index| {
-            timeout(
-                LIMIT,
-                connect(address.clone(), index, Arc::clone(&responses)),
-            )
-        })
+    let mut acking = JoinSet::new();
+    let connected: Vec<OpenStream> = stream::iter(0..STREAMS)
+        .map(|index| timeout(LIMIT, connect(address.clone(), index)))
         .buffer_unordered(AT_A_TIME)
         .map(|connected| connected?)
         .try_collect()
         .await?;
     let configured = start.elapsed();
-    for acking in connected {
-        streams.spawn(acking);
+    for mut stream in connected {
+        let responses = Arc::clone(&responses);
+        acking.spawn(async move {
+            while stream.ack_next().await.is_ok() {
+                responses.fetch_add(1, Relaxed);
+            }
+        });
     }
     sleep(SETTLED).await;
     let connecting = usage::cpu_seconds(process)? - before;
@@ -134,61 +125,11 @@ async fn measure(api: &ApiServer, client: &Client, what: &str, arguments: &[&str
     Ok(())
 }
 
-/// Opens a stream and ACKs the first response of each type. Returns a future that ACKs all others.
-async fn connect(
-    address: String,
-    index: usize,
-    count: Arc<AtomicUsize>,
-) -> Result<impl Future<Output = ()>> {
-    let (node, routes) = if index < FRONTS {
-        (NODE.to_owned(), &[INGRESS, EGRESS][..])
-    } else {
-        let index = index % SERVICES;
-        (
-            format!("mesh/bench/virtualNode/node-{index}_bench"),
-            &[INGRESS][..],
-        )
-    };
-    let channel = Endpoint::from_shared(address)?.connect().await?;
-    let (requests, body) = mpsc::unbounded_channel();
-    let subscriptions = [
-        (ResourceType::Cluster, &["*"][..]),
-        (ResourceType::Listener, &["*"]),
-        (ResourceType::Route, routes),
-    ];
-    for (kind, names) in subscriptions {
-        requests.send(DeltaDiscoveryRequest {
-            node: Some(Node {
-                id: node.clone(),
-                ..Node::default()
-            }),
-            type_url: kind.type_url().to_owned(),
-            resource_names_subscribe: names.iter().map(|name| (*name).to_owned()).collect(),
-            ..DeltaDiscoveryRequest::default()
-        })?;
+/// Opens one of the streams: the first belong to the front node.
+async fn connect(address: String, index: usize) -> Result<OpenStream> {
+    if index < FRONTS {
+        return streams::connect(address, NODE, &[INGRESS, EGRESS], None).await;
     }
-    let mut client = AggregatedDiscoveryServiceClient::new(channel);
-    let body = UnboundedReceiverStream::new(body);
-    let responses = client.delta_aggregated_resources(body).await?;
-    let mut responses = responses.into_inner();
-    let ack = move |type_url, response_nonce| {
-        let request = DeltaDiscoveryRequest {
-            type_url,
-            response_nonce,
-            ..DeltaDiscoveryRequest::default()
-        };
-        count.fetch_add(1, Relaxed);
-        requests.send(request).is_ok()
-    };
-    for _ in subscriptions {
-        let response = responses.message().await?.context("the stream ended")?;
-        ack(response.type_url, response.nonce);
-    }
-    Ok(async move {
-        while let Ok(Some(response)) = responses.message().await {
-            if !ack(response.type_url, response.nonce) {
-                return;
-            }
-        }
-    })
+    let node = format!("mesh/bench/virtualNode/node-{}_bench", index % SERVICES);
+    streams::connect(address, &node, &[INGRESS], None).await
 }

@@ -115,7 +115,10 @@ async fn measure(control_plane: &ControlPlane, tokens: Option<&Vec<String>>) -> 
     let streams: Vec<OpenStream> = stream::iter(0..STREAMS)
         .map(|index| {
             let token = tokens.map(|tokens| tokens[index].as_str());
-            timeout(LIMIT, connect(address.clone(), token))
+            timeout(
+                LIMIT,
+                connect(address.clone(), NODE, &[INGRESS, EGRESS], token),
+            )
         })
         .buffer_unordered(AT_A_TIME)
         .map(|connected| connected?)
@@ -127,19 +130,24 @@ async fn measure(control_plane: &ControlPlane, tokens: Option<&Vec<String>>) -> 
     Ok(each)
 }
 
-/// Opens a stream as an Envoy of the front node and ACKs the first response of each type.
-async fn connect(address: String, token: Option<&str>) -> Result<OpenStream> {
+/// Opens a stream as an Envoy of a node and ACKs the first response of each type.
+pub(crate) async fn connect(
+    address: String,
+    node: &str,
+    routes: &[&str],
+    token: Option<&str>,
+) -> Result<OpenStream> {
     let channel = Endpoint::from_shared(address)?.connect().await?;
     let (requests, body) = mpsc::unbounded_channel();
     let subscriptions = [
         (ResourceType::Cluster, &["*"][..]),
         (ResourceType::Listener, &["*"]),
-        (ResourceType::Route, &[INGRESS, EGRESS]),
+        (ResourceType::Route, routes),
     ];
     for (kind, names) in subscriptions {
         requests.send(DeltaDiscoveryRequest {
             node: Some(Node {
-                id: NODE.to_owned(),
+                id: node.to_owned(),
                 ..Node::default()
             }),
             type_url: kind.type_url().to_owned(),
@@ -154,23 +162,32 @@ async fn connect(address: String, token: Option<&str>) -> Result<OpenStream> {
     }
     let mut client = AggregatedDiscoveryServiceClient::new(channel);
     let responses = client.delta_aggregated_resources(request).await?;
-    let mut responses = responses.into_inner();
+    let mut stream = OpenStream {
+        requests,
+        responses: responses.into_inner(),
+    };
     for _ in subscriptions {
-        let response = responses.message().await?.context("the stream ended")?;
-        requests.send(DeltaDiscoveryRequest {
+        stream.ack_next().await?;
+    }
+    Ok(stream)
+}
+
+/// A stream that is closed when this is dropped.
+pub(crate) struct OpenStream {
+    requests: mpsc::UnboundedSender<DeltaDiscoveryRequest>,
+    responses: Streaming<DeltaDiscoveryResponse>,
+}
+
+impl OpenStream {
+    /// Waits for a response and ACKs it. An error if the stream has ended.
+    pub(crate) async fn ack_next(&mut self) -> Result<()> {
+        let response = self.responses.message().await?;
+        let response = response.context("the stream ended")?;
+        self.requests.send(DeltaDiscoveryRequest {
             type_url: response.type_url,
             response_nonce: response.nonce,
             ..DeltaDiscoveryRequest::default()
         })?;
+        Ok(())
     }
-    Ok(OpenStream {
-        _requests: requests,
-        _responses: responses,
-    })
-}
-
-/// A stream that is closed when this is dropped.
-struct OpenStream {
-    _requests: mpsc::UnboundedSender<DeltaDiscoveryRequest>,
-    _responses: Streaming<DeltaDiscoveryResponse>,
 }

@@ -2,10 +2,11 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::Arc,
+    fmt::Write as _,
+    sync::{Arc, OnceLock},
 };
 
-use evermesh_proto::{ProxyView, Resource, ResourceKey};
+use evermesh_proto::{ContentVersion, ProxyView, Resource, ResourceKey};
 use k8s_openapi::jiff::Timestamp;
 
 /// A resource in the store.
@@ -28,10 +29,13 @@ pub(super) struct ResourceIndex {
 struct DerivedKeys {
     shared: BTreeSet<ResourceKey>,
     by_view: BTreeMap<Arc<str>, BTreeSet<ResourceKey>>,
+    /// The digest of keys and versions, absent until it is asked for. A new version removes and inserts its key.
+    digest: OnceLock<String>,
 }
 
 impl DerivedKeys {
     fn insert(&mut self, key: ResourceKey) {
+        self.digest.take();
         match &key.scope {
             Some(view) => {
                 let of_view = self.by_view.entry(Arc::clone(view)).or_default();
@@ -44,6 +48,7 @@ impl DerivedKeys {
     }
 
     fn remove(&mut self, key: &ResourceKey) {
+        self.digest.take();
         match &key.scope {
             Some(view) => {
                 if let Some(of_view) = self.by_view.get_mut(view) {
@@ -66,16 +71,41 @@ impl DerivedKeys {
 
 impl ResourceIndex {
     /// The resources derived from an object, which `origin` names as in [`Resource::origins`].
-    pub(super) fn derived_from(
-        &self,
-        origin: &str,
-    ) -> impl Iterator<Item = (&ResourceKey, &ServedResource)> {
+    fn derived_from(&self, origin: &str) -> impl Iterator<Item = (&ResourceKey, &ServedResource)> {
         let derived = self.by_origin.get(origin).into_iter();
         let keys = derived.flat_map(|it| it.shared.iter().chain(it.by_view.values().flatten()));
         keys.filter_map(|key| self.served.get_key_value(key))
     }
 
-    /// Those of them that a view lists, in any order. Walks the view or the shared resources, whichever are fewer.
+    /// Hash of the keys and versions of the resources derived from an object.
+    pub(super) fn digest(&self, origin: &str) -> String {
+        match self.by_origin.get(origin) {
+            Some(derived) => derived
+                .digest
+                .get_or_init(|| self.new_digest(origin))
+                .clone(),
+            None => self.new_digest(origin),
+        }
+    }
+
+    fn new_digest(&self, origin: &str) -> String {
+        let mut text = String::new();
+        for (key, served) in self.derived_from(origin) {
+            let scope = key.scope.as_deref().unwrap_or_default();
+            let version = served.resource.version;
+            // Writing into a String never fails.
+            let _ = write!(
+                text,
+                "{}\0{}\0{scope}\0{version}\0",
+                key.kind.as_str(),
+                key.name
+            );
+        }
+        ContentVersion::of(text.as_bytes()).to_string()
+    }
+
+    /// Resources derived from an object that a view lists, in any order. Walks the view or the shared resources,
+    /// whichever are fewer.
     pub(super) fn derived_in_view(
         &self,
         origin: &str,

@@ -16,13 +16,12 @@ mod proxies;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    fmt::Write as _,
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use evermesh_model::ObjectRef;
-use evermesh_proto::{ContentVersion, ProxyView, ResourceKey, ResourceType};
+use evermesh_proto::{ProxyView, ResourceKey, ResourceType};
 use evermesh_xds::{ConnectedProxy, ProxyAnswers, ProxyId, ProxyRegistry};
 use k8s_openapi::jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -64,7 +63,7 @@ pub(crate) struct WithheldKeys {
 }
 
 impl WithheldKeys {
-    /// Adds the proxies of another replica.
+    /// Adds other proxies.
     pub(super) fn add(&mut self, other: &Self) {
         self.proxies += other.proxies;
         if self.example.is_none() {
@@ -105,7 +104,8 @@ pub(super) struct AckCounter<S = Arc<ProxyRegistry>> {
     proxies: ProxyIndex,
     /// Proxies whose answers for an object have to be read again.
     dirty: Dirty,
-    /// Those for meshes, which wait for the next sweep that includes meshes: every resource has its mesh as an origin.
+    /// Proxies whose answers for a mesh wait for the next sweep that includes meshes: every resource has its mesh as an
+    /// origin.
     dirty_meshes: Dirty,
     /// Answers of proxies that are starting, which wait for the next sweep: such a proxy answers several times in its
     /// first second. An answer that waits makes no count look better than it is.
@@ -151,23 +151,7 @@ impl<S: AnswerSource> AckCounter<S> {
 
     /// The digest of the versions of an object's resources that this replica serves now.
     pub(super) fn digest(&self, object: &ObjectRef) -> String {
-        self.digest_of(&object.to_string())
-    }
-
-    fn digest_of(&self, origin: &str) -> String {
-        let mut text = String::new();
-        for (key, served) in self.index.derived_from(origin) {
-            let scope = key.scope.as_deref().unwrap_or_default();
-            let version = served.resource.version;
-            // Writing into a String never fails.
-            let _ = write!(
-                text,
-                "{}\0{}\0{scope}\0{version}\0",
-                key.kind.as_str(),
-                key.name
-            );
-        }
-        ContentVersion::of(text.as_bytes()).to_string()
+        self.index.digest(&object.to_string())
     }
 
     pub(super) fn record(&mut self, event: EffectEvent) {
@@ -183,6 +167,7 @@ impl<S: AnswerSource> AckCounter<S> {
                     self.has_changed_secrets |= key.kind == ResourceType::Secret;
                     concerned.push(self.proxies.listing(key));
                 }
+                let has_other_views = !views.is_empty();
                 for (name, view) in views {
                     self.replace_view(&name, view);
                 }
@@ -192,7 +177,9 @@ impl<S: AnswerSource> AckCounter<S> {
                     .map(|(key, resource)| (key, Some(resource)));
                 let changes = upserts.chain(removals.into_iter().map(|key| (key, None)));
                 for ((key, resource), mut proxies) in changes.zip(concerned) {
-                    proxies.extend(self.proxies.listing(&key));
+                    if has_other_views {
+                        proxies.extend(self.proxies.listing(&key));
+                    }
                     let affected = match resource {
                         Some(resource) => self.index.upsert(key, resource, now),
                         None => self.index.remove(&key),
@@ -266,7 +253,7 @@ impl<S: AnswerSource> AckCounter<S> {
             let Some(counted) = self.read_answers(&origin, &proxies, now) else {
                 continue;
             };
-            let digest = || self.digest_of(&origin);
+            let digest = || self.index.digest(&origin);
             let count = object_answer::count(counted.answers.values(), digest);
             if self.counts.get(&counted.object) != count.as_ref() {
                 match count {
