@@ -9,6 +9,7 @@
 //! | a Kubernetes API without pods, and the Helm chart in it | [`kubernetes`], [`chart`] |
 //! | applications, and load on them | [`app`], [`load`], [`report`] |
 //! | the canary example on hosts | [`canary`] |
+//! | a certificate authority | [`authority`] |
 //! | the commands of a README and what they print | [`readme`] |
 //!
 //! A test starts what it needs, waits until it is ready, and drops the handles:
@@ -38,6 +39,7 @@
 
 pub mod app;
 pub mod app_mesh_agent;
+pub mod authority;
 pub mod canary;
 pub mod chart;
 pub mod chi_square;

@@ -3,11 +3,12 @@
 use std::{io, net::SocketAddr, sync::Arc};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use evermesh_testkit::authority::{TestAuthority, TestCertificate};
 use http::Request;
 use http_body_util::{BodyExt as _, Empty};
 use hyper::{body::Bytes, client::conn::http1};
 use hyper_util::rt::TokioIo;
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use rcgen::SanType;
 use rustls::{
     ClientConfig, RootCertStore,
     crypto::aws_lc_rs,
@@ -19,17 +20,7 @@ use tokio_rustls::TlsConnector;
 /// The address in all certificates.
 const NAME: &str = "127.0.0.1";
 
-pub(crate) struct Authority {
-    issuer: Issuer<'static, KeyPair>,
-    pem: String,
-}
-
-/// A certificate and its private key, both PEM.
-#[derive(Clone)]
-pub(crate) struct Certificate {
-    pub(crate) chain: String,
-    pub(crate) key: String,
-}
+pub(crate) struct Authority(TestAuthority);
 
 /// A connection over TLS that is kept open.
 pub(crate) struct TlsConnection {
@@ -39,38 +30,23 @@ pub(crate) struct TlsConnection {
 
 impl Authority {
     pub(crate) fn new() -> Self {
-        let mut params = CertificateParams::default();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        // Envoy takes a certificate with the name of its issuer for one that is signed by itself.
-        let name = &mut params.distinguished_name;
-        name.push(DnType::CommonName, "authority");
-        let key = KeyPair::generate().unwrap();
-        let pem = params.self_signed(&key).unwrap().pem();
-        Self {
-            issuer: Issuer::new(params, key),
-            pem,
-        }
+        Self(TestAuthority::new().unwrap())
     }
 
     pub(crate) fn pem(&self) -> String {
-        self.pem.clone()
+        self.0.pem().to_owned()
     }
 
     /// Signs a new certificate for [`NAME`].
-    pub(crate) fn sign(&self) -> Certificate {
-        let params = CertificateParams::new(vec![NAME.to_owned()]).unwrap();
-        let key = KeyPair::generate().unwrap();
-        let certificate = params.signed_by(&key, &self.issuer).unwrap();
-        Certificate {
-            chain: certificate.pem(),
-            key: key.serialize_pem(),
-        }
+    pub(crate) fn sign(&self) -> TestCertificate {
+        let name = SanType::IpAddress(NAME.parse().unwrap());
+        self.0.sign([name]).unwrap()
     }
 
     /// Connects to a server with TLS.
     pub(crate) async fn connect(&self, address: SocketAddr) -> io::Result<TlsConnection> {
         let mut roots = RootCertStore::empty();
-        let pem = CertificateDer::from_pem_slice(self.pem.as_bytes());
+        let pem = CertificateDer::from_pem_slice(self.0.pem().as_bytes());
         roots.add(pem.unwrap()).unwrap();
         let config = ClientConfig::builder_with_provider(aws_lc_rs::default_provider().into())
             .with_safe_default_protocol_versions()
@@ -94,24 +70,26 @@ impl Authority {
     }
 }
 
-impl Certificate {
-    pub(crate) fn der(&self) -> Vec<u8> {
-        let der = CertificateDer::from_pem_slice(self.chain.as_bytes());
-        der.unwrap().to_vec()
-    }
+/// The certificate as it is sent in a handshake.
+pub(crate) fn der(certificate: &TestCertificate) -> Vec<u8> {
+    let der = CertificateDer::from_pem_slice(certificate.chain.as_bytes());
+    der.unwrap().to_vec()
+}
 
-    /// Texts of which one is in every output that shows the key: the lines of PEM, and those of PEM in base64.
-    pub(crate) fn parts_of_key(&self) -> Vec<String> {
-        let lines = self.key.lines().filter(|line| !line.starts_with('-'));
-        let mut parts: Vec<String> = lines.map(ToOwned::to_owned).collect();
-        let encoded = STANDARD.encode(&self.key);
-        // The first characters are those of every key.
-        let chunks = encoded.as_bytes()[80..].chunks(40);
-        parts.extend(chunks.map(|chunk| String::from_utf8_lossy(chunk).into_owned()));
-        parts.retain(|part| part.len() > 20);
-        assert!(parts.len() > 4);
-        parts
-    }
+/// Texts of which one is in every output that shows the key: the lines of PEM, and those of PEM in base64.
+pub(crate) fn parts_of_key(certificate: &TestCertificate) -> Vec<String> {
+    let lines = certificate
+        .key
+        .lines()
+        .filter(|line| !line.starts_with('-'));
+    let mut parts: Vec<String> = lines.map(ToOwned::to_owned).collect();
+    let encoded = STANDARD.encode(&certificate.key);
+    // The first characters are those of every key.
+    let chunks = encoded.as_bytes()[80..].chunks(40);
+    parts.extend(chunks.map(|chunk| String::from_utf8_lossy(chunk).into_owned()));
+    parts.retain(|part| part.len() > 20);
+    assert!(parts.len() > 4);
+    parts
 }
 
 impl TlsConnection {

@@ -5,6 +5,7 @@ use std::{fs, path::Path};
 
 use evermesh_testkit::{
     app,
+    authority::TestCertificate,
     control_plane::{ControlPlane, bootstrap_with},
     envoy::{Envoy, EnvoyOptions, EnvoyVersion},
     port::ReservedPort,
@@ -13,7 +14,7 @@ use evermesh_testkit::{
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 
-use crate::authority::{Authority, Certificate};
+use crate::authority::Authority;
 
 const MANIFESTS: &str = include_str!("mesh.yaml");
 
@@ -33,7 +34,7 @@ pub(crate) struct Fixture {
 
 impl Fixture {
     /// Serves xDS over TLS to proxies with a token.
-    pub(crate) async fn with_tls(authority: &Authority, certificate: &Certificate) -> Self {
+    pub(crate) async fn with_tls(authority: &Authority, certificate: &TestCertificate) -> Self {
         let server = authority.sign();
         let files = tools::scratch("xds").unwrap();
         let path = |name: &str| files.path().join(name).display().to_string();
@@ -56,7 +57,7 @@ impl Fixture {
     }
 
     /// Serves xDS in plaintext and without authentication.
-    pub(crate) async fn plaintext(authority: &Authority, certificate: &Certificate) -> Self {
+    pub(crate) async fn plaintext(authority: &Authority, certificate: &TestCertificate) -> Self {
         let files = tools::scratch("xds").unwrap();
         Self::start(files, authority, certificate, &[]).await
     }
@@ -64,7 +65,7 @@ impl Fixture {
     async fn start(
         files: TempDir,
         authority: &Authority,
-        certificate: &Certificate,
+        certificate: &TestCertificate,
         arguments: &[String],
     ) -> Self {
         let app = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -101,7 +102,7 @@ impl Fixture {
         self.config.path()
     }
 
-    pub(crate) fn write_secret(&self, certificate: &Certificate, authorities: &str) {
+    pub(crate) fn write_secret(&self, certificate: &TestCertificate, authorities: &str) {
         write_secret(self.folder(), certificate, authorities);
     }
 
@@ -125,7 +126,7 @@ impl Fixture {
 }
 
 /// Writes the Secret as `kubectl get secret --output yaml` would show it.
-fn write_secret(folder: &Path, certificate: &Certificate, authorities: &str) {
+fn write_secret(folder: &Path, certificate: &TestCertificate, authorities: &str) {
     let secret = serde_json::json!({
         "apiVersion": "v1",
         "kind": "Secret",

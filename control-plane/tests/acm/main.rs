@@ -12,6 +12,7 @@ use std::{fs, time::Duration};
 
 use common::eventually;
 use evermesh_testkit::{
+    authority::TestCertificate,
     control_plane::bootstrap,
     envoy::{Envoy, EnvoyOptions, EnvoyVersion},
     http::Address,
@@ -21,7 +22,7 @@ use evermesh_testkit::{
 use tokio::sync::oneshot;
 
 use crate::{
-    authority::{Authority, Certificate},
+    authority::{Authority, der, parts_of_key},
     fixture::Fixture,
 };
 
@@ -40,7 +41,7 @@ async fn renewal_fails_no_request(version: EnvoyVersion) {
     })
     .await;
     let mut connection = authority.connect(fixture.listener.address()).await.unwrap();
-    assert_eq!(connection.certificate(), first.der());
+    assert_eq!(connection.certificate(), der(&first));
 
     let (stop, stopped) = oneshot::channel();
     let load = Load {
@@ -63,7 +64,7 @@ async fn renewal_fails_no_request(version: EnvoyVersion) {
         fixture.write_secret(&renewed, &authority.pem());
         eventually("the renewed certificate", async || {
             let connection = authority.connect(fixture.listener.address()).await;
-            connection.is_ok_and(|it| it.certificate() == renewed.der())
+            connection.is_ok_and(|it| it.certificate() == der(&renewed))
         })
         .await;
         assert_eq!(connection.get().await.unwrap(), "color");
@@ -71,7 +72,7 @@ async fn renewal_fails_no_request(version: EnvoyVersion) {
     }
     // A key of another certificate: the last good one stays.
     let good = presented.last().unwrap().clone();
-    let broken = Certificate {
+    let broken = TestCertificate {
         key: authority.sign().key,
         ..authority.sign()
     };
@@ -83,7 +84,7 @@ async fn renewal_fails_no_request(version: EnvoyVersion) {
     })
     .await;
     let next = authority.connect(fixture.listener.address()).await.unwrap();
-    assert_eq!(next.certificate(), good.der());
+    assert_eq!(next.certificate(), der(&good));
     assert_eq!(connection.get().await.unwrap(), "color");
 
     stop.send(()).unwrap();
@@ -104,7 +105,7 @@ async fn renewal_fails_no_request(version: EnvoyVersion) {
 }
 
 /// Asserts that no part of a key is in the log, which has every level, on a page or in what `lint` prints.
-async fn assert_no_key_is_shown(fixture: &Fixture, certificates: &[Certificate]) {
+async fn assert_no_key_is_shown(fixture: &Fixture, certificates: &[TestCertificate]) {
     let mut texts = vec![(
         "the log".to_owned(),
         fs::read_to_string(fixture.control_plane.log_file()).unwrap(),
@@ -133,7 +134,7 @@ async fn assert_no_key_is_shown(fixture: &Fixture, certificates: &[Certificate])
     assert!(of("lint").contains("does not belong"), "{}", of("lint"));
     assert!(of("the log").contains("TRACE"));
     for (name, text) in &texts {
-        for part in certificates.iter().flat_map(Certificate::parts_of_key) {
+        for part in certificates.iter().flat_map(parts_of_key) {
             assert!(!text.contains(&part), "{name} contains {part}");
         }
     }
@@ -178,7 +179,7 @@ async fn plaintext_proxy_gets_no_key_and_everything_else() {
     // The listener with TLS exists and completes no handshake.
     assert!(authority.connect(fixture.listener.address()).await.is_err());
     let dump = envoy.admin().get("/config_dump?include_eds").await.unwrap();
-    for part in certificate.parts_of_key() {
+    for part in parts_of_key(&certificate) {
         assert!(!dump.contains(&part));
     }
     // Authorities are not confidential.

@@ -3,46 +3,21 @@
 use std::{fs, net::IpAddr, path::Path};
 
 use evermesh_model::{CertificateSource, ClientTls, Graph, PeerValidation, ServerTls, TrustSource};
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, SanType};
+use evermesh_testkit::authority::{TestAuthority, TestCertificate};
+use rcgen::SanType;
 
 use crate::sds;
 
 /// The authority of an example.
-pub(crate) struct Authority {
-    issuer: Issuer<'static, KeyPair>,
-    pem: String,
-}
-
-/// A certificate and its private key, both PEM.
-pub(crate) struct Certificate {
-    pub(crate) chain: String,
-    pub(crate) key: String,
-}
+pub(crate) struct Authority(TestAuthority);
 
 impl Authority {
     pub(crate) fn new() -> Self {
-        let mut params = CertificateParams::default();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        // A certificate with the name of its issuer counts as self-signed.
-        let name = &mut params.distinguished_name;
-        name.push(DnType::CommonName, "authority");
-        let key = KeyPair::generate().unwrap();
-        let pem = params.self_signed(&key).unwrap().pem();
-        Self {
-            issuer: Issuer::new(params, key),
-            pem,
-        }
+        Self(TestAuthority::new().unwrap())
     }
 
-    fn sign(&self, names: impl IntoIterator<Item = SanType>) -> Certificate {
-        let mut params = CertificateParams::default();
-        params.subject_alt_names.extend(names);
-        let key = KeyPair::generate().unwrap();
-        let certificate = params.signed_by(&key, &self.issuer).unwrap();
-        Certificate {
-            chain: certificate.pem(),
-            key: key.serialize_pem(),
-        }
+    fn sign(&self, names: impl IntoIterator<Item = SanType>) -> TestCertificate {
+        self.0.sign(names).unwrap()
     }
 
     /// Writes `ca.crt`, and `tls.crt` and `tls.key` for these DNS names.
@@ -58,12 +33,12 @@ impl Authority {
         self.write(folder, &self.sign([SanType::IpAddress(address)]));
     }
 
-    fn write(&self, folder: &Path, certificate: &Certificate) {
+    fn write(&self, folder: &Path, certificate: &TestCertificate) {
         fs::create_dir_all(folder).unwrap();
         for (name, text) in [
-            ("ca.crt", &self.pem),
-            ("tls.crt", &certificate.chain),
-            ("tls.key", &certificate.key),
+            ("ca.crt", self.0.pem()),
+            ("tls.crt", &*certificate.chain),
+            ("tls.key", &*certificate.key),
         ] {
             fs::write(folder.join(name), text).unwrap();
         }
@@ -85,7 +60,7 @@ impl Authority {
                 ..
             }) = validation
             {
-                trusted.push((domain.to_string(), sds::authorities(&self.pem)));
+                trusted.push((domain.to_string(), sds::authorities(self.0.pem())));
             }
         };
         for node in graph.nodes.values() {

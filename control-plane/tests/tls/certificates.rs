@@ -7,53 +7,24 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, SanType};
+use evermesh_testkit::authority::{TestAuthority, TestCertificate};
+use rcgen::SanType;
 
-pub(crate) struct Authority {
-    issuer: Issuer<'static, KeyPair>,
-    pem: String,
-}
-
-/// A certificate and its private key, both PEM.
-#[derive(Clone)]
-pub(crate) struct Certificate {
-    pub(crate) chain: String,
-    pub(crate) key: String,
-}
+pub(crate) struct Authority(TestAuthority);
 
 impl Authority {
     pub(crate) fn new() -> Self {
-        let mut params = CertificateParams::default();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        // A certificate with the name of its issuer counts as self-signed.
-        params
-            .distinguished_name
-            .push(DnType::CommonName, "authority");
-        let key = KeyPair::generate().unwrap();
-        let pem = params.self_signed(&key).unwrap().pem();
-        Self {
-            issuer: Issuer::new(params, key),
-            pem,
-        }
+        Self(TestAuthority::new().unwrap())
     }
 
     pub(crate) fn pem(&self) -> &str {
-        &self.pem
+        self.0.pem()
     }
 
     /// Signs a new certificate for a DNS name.
-    pub(crate) fn sign(&self, name: &str) -> Certificate {
-        let name = name.try_into().unwrap();
-        let mut params = CertificateParams::default();
-        // Tells authorities of the same name apart.
-        params.use_authority_key_identifier_extension = true;
-        params.subject_alt_names.push(SanType::DnsName(name));
-        let key = KeyPair::generate().unwrap();
-        let certificate = params.signed_by(&key, &self.issuer).unwrap();
-        Certificate {
-            chain: certificate.pem(),
-            key: key.serialize_pem(),
-        }
+    pub(crate) fn sign(&self, name: &str) -> TestCertificate {
+        let name = SanType::DnsName(name.try_into().unwrap());
+        self.0.sign([name]).unwrap()
     }
 }
 
@@ -81,11 +52,15 @@ impl SecretVolume {
     }
 
     /// Mounts `tls.crt`, `tls.key` and `ca.crt`.
-    pub(crate) fn mount_certificate(path: PathBuf, certificate: &Certificate, ca: &str) -> Self {
+    pub(crate) fn mount_certificate(
+        path: PathBuf,
+        certificate: &TestCertificate,
+        ca: &str,
+    ) -> Self {
         Self::mount(path, &files(certificate, ca))
     }
 
-    pub(crate) fn replace_certificate(&self, certificate: &Certificate, ca: &str) {
+    pub(crate) fn replace_certificate(&self, certificate: &TestCertificate, ca: &str) {
         self.replace(&files(certificate, ca));
     }
 
@@ -104,7 +79,7 @@ impl SecretVolume {
     }
 }
 
-fn files<'a>(certificate: &'a Certificate, ca: &'a str) -> [(&'static str, &'a str); 3] {
+fn files<'a>(certificate: &'a TestCertificate, ca: &'a str) -> [(&'static str, &'a str); 3] {
     [
         ("tls.crt", &certificate.chain),
         ("tls.key", &certificate.key),

@@ -2,7 +2,10 @@
 
 use std::{io, sync::Arc};
 
-use evermesh_testkit::http::{Address, ByteStream};
+use evermesh_testkit::{
+    authority::TestCertificate,
+    http::{Address, ByteStream},
+};
 use http::Request;
 use http_body_util::{BodyExt as _, Empty};
 use hyper::{body::Bytes, client::conn::http1};
@@ -14,8 +17,6 @@ use rustls::{
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use crate::certificates::Certificate;
-
 type Stream = TlsStream<Box<dyn ByteStream>>;
 
 /// Connects with TLS to a server of this name. `certificate` is that of the client.
@@ -23,7 +24,7 @@ pub(crate) async fn connect(
     address: &Address,
     name: &str,
     ca: &str,
-    certificate: Option<&Certificate>,
+    certificate: Option<&TestCertificate>,
 ) -> io::Result<Stream> {
     open(address, name, config(ca, certificate)).await
 }
@@ -48,7 +49,7 @@ async fn open(address: &Address, name: &str, config: ClientConfig) -> io::Result
     connector.connect(name, address.connect().await?).await
 }
 
-fn config(ca: &str, certificate: Option<&Certificate>) -> ClientConfig {
+fn config(ca: &str, certificate: Option<&TestCertificate>) -> ClientConfig {
     let mut roots = RootCertStore::empty();
     for authority in CertificateDer::pem_slice_iter(ca.as_bytes()) {
         roots.add(authority.unwrap()).unwrap();
@@ -59,7 +60,7 @@ fn config(ca: &str, certificate: Option<&Certificate>) -> ClientConfig {
         .with_root_certificates(roots);
     match certificate {
         None => config.with_no_client_auth(),
-        Some(Certificate { chain, key }) => {
+        Some(TestCertificate { chain, key }) => {
             let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap();
             config.with_client_auth_cert(vec![der(chain)], key).unwrap()
         }

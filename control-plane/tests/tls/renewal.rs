@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use evermesh_testkit::{
+    authority::TestCertificate,
     envoy::{Envoy, EnvoyVersion},
     load::Load,
     tools,
@@ -11,7 +12,7 @@ use serde_json::Value;
 use tokio::{io::AsyncReadExt as _, sync::oneshot};
 
 use crate::{
-    certificates::{Authority, Certificate, SecretVolume},
+    certificates::{Authority, SecretVolume},
     client::{self, connect},
     common::eventually,
     hosts::{COLOR, TlsHosts, color, file_certificate, file_trust, front, listener, service},
@@ -33,7 +34,7 @@ struct Renewal {
 impl Renewal {
     /// Renews both certificates and replaces the trusted authorities by `ca`. Waits until new connections use them. Every
     /// new connection of the caller succeeds meanwhile.
-    async fn replace(&self, color: &Certificate, front: &Certificate, ca: &str) {
+    async fn replace(&self, color: &TestCertificate, front: &TestCertificate, ca: &str) {
         self.of_color.replace_certificate(color, ca);
         let address = self.hosts.direct(TCP_PORT);
         eventually("the new certificate of the listener", async || {
@@ -65,7 +66,7 @@ impl Renewal {
 }
 
 /// The serial number of a certificate, as Envoy shows it, without zeros at its beginning.
-fn serial(certificate: &Certificate) -> String {
+fn serial(certificate: &TestCertificate) -> String {
     let der = client::der(&certificate.chain);
     let (_, parsed) = x509_parser::parse_x509_certificate(&der).unwrap();
     format!("{:x}", parsed.serial)

@@ -7,17 +7,16 @@ use evermesh_proto::{
     core::{DataSource, data_source::Specifier},
     tls::{CertificateValidationContext, Secret, TlsCertificate, secret::Type},
 };
+use evermesh_testkit::authority::TestCertificate;
 use evermesh_xds::{
     ProxyRegistry, Store, StoreCommit, XdsServerOptions, serve_socket, without_credentials,
 };
 use tokio::net::UnixListener;
 
-use crate::certificates::Certificate;
-
 /// The view of every client.
 const VIEW: &str = "secrets";
 
-pub(crate) fn certificate(certificate: &Certificate) -> Type {
+pub(crate) fn certificate(certificate: &TestCertificate) -> Type {
     Type::TlsCertificate(TlsCertificate {
         certificate_chain: Some(inline(&certificate.chain)),
         private_key: Some(inline(&certificate.key)),
