@@ -3,7 +3,7 @@
 //! [`ReachableClusters`] goes into listeners and views and changes seldom. [`ServiceRoutes`] goes into route
 //! configurations and changes with every shifted weight. Neither depends on the caller, so all callers share them.
 
-use std::{borrow::Cow, collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
+use std::{borrow::Cow, collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use bytes::Bytes;
 use evermesh_model::{
@@ -19,9 +19,6 @@ use crate::{
     tls::{self, ClusterNames},
     wire,
 };
-
-/// Envoy's default for `stream_idle_timeout` of the connection manager.
-const STREAM_IDLE_TIMEOUT: Duration = Duration::from_mins(5);
 
 /// The ports of a service, and the clusters to which calls of the service can lead.
 #[derive(Debug, PartialEq)]
@@ -81,9 +78,6 @@ pub(crate) struct PortRoutes<T> {
     pub(crate) routes: T,
     /// The clusters that the routes name, ascending.
     pub(crate) needs: Arc<[Arc<str>]>,
-    /// The longest timeouts of all routes. The first pass of a gateway uses them, so that it does not end a request before
-    /// the second pass does.
-    pub(crate) longest_timeout: Timeout,
 }
 
 /// The routes of a service for nodes: for each port an encoded `RouteConfiguration` with one virtual host and no other
@@ -273,22 +267,6 @@ fn port_routes<T>(
     PortRoutes {
         routes: form(routes),
         needs: wire::sorted(needs).into(),
-        longest_timeout: longest_timeout(http.iter().map(|(_, rule)| rule.timeout)),
-    }
-}
-
-/// The longest of each timeout. Zero, which stands for no limit, is the longest.
-fn longest_timeout(timeouts: impl Iterator<Item = Timeout> + Clone) -> Timeout {
-    let per_request = timeouts
-        .clone()
-        .map(|timeout| timeout.per_request.unwrap_or(Timeout::DEFAULT_PER_REQUEST));
-    // Envoy's default idle timeout applies to the first pass too, so only a longer timeout has to be set.
-    let idle = timeouts
-        .filter_map(|timeout| timeout.idle)
-        .filter(|idle| idle.is_zero() || *idle > STREAM_IDLE_TIMEOUT);
-    Timeout {
-        per_request: per_request.max_by_key(|it| (it.is_zero(), *it)),
-        idle: idle.max_by_key(|it| (it.is_zero(), *it)),
     }
 }
 
@@ -361,39 +339,4 @@ pub(crate) fn origins(service: &ResolvedService, router: Option<&ResolvedRouter>
     objects.sort();
     objects.dedup();
     wire::sorted(objects.into_iter().map(wire::origin).collect())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn zero_is_the_longest_timeout() {
-        let timeout = |per_request: Option<u64>, idle: Option<u64>| Timeout {
-            per_request: per_request.map(Duration::from_secs),
-            idle: idle.map(Duration::from_secs),
-        };
-        for (timeouts, expected) in [
-            (vec![], timeout(None, None)),
-            (vec![timeout(None, None)], timeout(Some(15), None)),
-            (
-                vec![timeout(Some(10), Some(10)), timeout(Some(20), Some(300))],
-                timeout(Some(20), None),
-            ),
-            (
-                vec![timeout(Some(20), Some(600)), timeout(None, None)],
-                timeout(Some(20), Some(600)),
-            ),
-            (
-                vec![timeout(Some(0), Some(600)), timeout(Some(20), Some(0))],
-                timeout(Some(0), Some(0)),
-            ),
-        ] {
-            assert_eq!(
-                longest_timeout(timeouts.clone().into_iter()),
-                expected,
-                "{timeouts:?}"
-            );
-        }
-    }
 }

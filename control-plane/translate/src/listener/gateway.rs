@@ -200,7 +200,7 @@ fn ingress_hosts(
             let host = VirtualHost {
                 name: names::gateway_host(&domain),
                 routes: accepting
-                    .flat_map(|route| gateway_routes(route, cluster, services))
+                    .flat_map(|route| gateway_routes(route, cluster))
                     .collect(),
                 domains: vec![domain.clone()],
                 ..Default::default()
@@ -251,11 +251,7 @@ fn accepts(hostname: Option<&HostnameMatch>, domain: &str) -> bool {
 ///
 /// With two routes, `/x/` is matched and replaced before `/x`, as in App Mesh: `/x/1` becomes `/1` and not `//1`. A prefix
 /// may end anywhere, so `/x1` becomes `/1` too.
-fn gateway_routes(
-    route: &ResolvedGatewayRoute,
-    cluster: &str,
-    services: &BTreeMap<&str, &GatewayServiceRoutes>,
-) -> Vec<Route> {
+fn gateway_routes(route: &ResolvedGatewayRoute, cluster: &str) -> Vec<Route> {
     let ResolvedGatewayRoute {
         name,
         object: _,
@@ -268,11 +264,10 @@ fn gateway_routes(
         rewrite_hostname,
         rewrite_path,
     } = route;
-    let target_routes = target_routes(route, services);
     let action = RouteAction {
         host_rewrite_specifier: rewrite_hostname
             .then(|| HostRewriteSpecifier::HostRewriteLiteral(target.hostname.to_string())),
-        ..redirect_action(cluster, target_routes)
+        ..redirect_action(cluster)
     };
     let service = match target_port {
         None => target.hostname.to_string(),
@@ -312,17 +307,15 @@ fn gateway_routes(
     }
 }
 
-/// The action of the first pass: calls the gateway itself. Its timeouts are the longest of the target's routes, or
-/// unlimited if the target has no routes, so that the second pass decides.
-fn redirect_action(cluster: &str, target: Option<&GatewayPortRoutes>) -> RouteAction {
-    let timeout = target.map_or(
-        Timeout {
-            per_request: Some(Duration::ZERO),
-            idle: None,
-        },
-        |routes| routes.longest_timeout,
-    );
-    route::route_action(ClusterSpecifier::Cluster(cluster.to_owned()), timeout)
+/// The action of the first pass: calls the gateway itself, without a timeout. The second pass has those of the service's
+/// route; with equal ones here, the first pass would end requests on the target's behalf, and the target's statistics and
+/// outlier detection would miss them.
+fn redirect_action(cluster: &str) -> RouteAction {
+    let unlimited = Timeout {
+        per_request: Some(Duration::ZERO),
+        idle: Some(Duration::ZERO),
+    };
+    route::route_action(ClusterSpecifier::Cluster(cluster.to_owned()), unlimited)
 }
 
 fn with_prefix(route: &Route, prefix: String) -> Route {
