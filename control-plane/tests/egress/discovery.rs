@@ -6,7 +6,7 @@ use evermesh_testkit::{envoy::EnvoyVersion, hosts::LabHost};
 
 use crate::{
     common::eventually,
-    egress_lab::{EgressLab, call, ipv6},
+    egress_lab::{EgressLab, call, ipv6, try_call},
 };
 
 const MESH: &str = "
@@ -193,12 +193,16 @@ async fn preference_decides_on_the_family(version: EnvoyVersion) {
             for name in [name.to_owned(), format!("{name}-all")] {
                 let event = format!("{expected:?} of {name} with `{preference}`");
                 eventually(&event, async || {
-                    let response = call(&front, ANYWHERE, &format!("{name}.shop")).await;
-                    if expected.is_empty() {
-                        response.status.as_u16() == 503
-                    } else {
-                        response.body == expected
-                    }
+                    // The preference decides on the family of Envoy's sockets. Envoy replaces them, and the kernel
+                    // resets connections that it had not accepted from the old ones.
+                    let response = try_call(&front, ANYWHERE, &format!("{name}.shop")).await;
+                    response.is_ok_and(|response| {
+                        if expected.is_empty() {
+                            response.status.as_u16() == 503
+                        } else {
+                            response.body == expected
+                        }
+                    })
                 })
                 .await;
             }
