@@ -25,7 +25,7 @@ NEXTEST := $(TOOLS)/cargo-nextest nextest run --locked
 WAITING := --test-threads 4
 
 .PHONY: help run run-api run-kubernetes cluster cluster-down test unit envoy kubernetes spire test-cluster check bench mutate
-.PHONY: images test-unit test-envoy test-kubernetes test-proxies test-build
+.PHONY: images check-workspace check-crates test-all test-build test-docs test-envoy test-kubernetes
 .PHONY: setup setup-tools setup-hosts setup-spire setup-cluster
 
 help: ## Lists the targets
@@ -54,12 +54,18 @@ cluster-down: ## Stops that Kubernetes and removes everything of it
 	@cargo build --locked -p evermesh-testkit -p evermesh-local-cluster --bins
 	@target/debug/evermesh-cluster down
 
-# Each part runs in a make of its own, so that the summary can list how long it took.
+# Each part runs in a make of its own, so that the summary can list how long it took. The tests with pods take longest
+# and wait most of the time, so documentation and single crates are checked beside them; that output follows the tests'.
 test: setup-cluster ## Runs all checks and all tests, and prints how long each part took
-	@summary=; for part in check test-build test-unit test-proxies; do \
-	    start=$$SECONDS; $(MAKE) --no-print-directory $$part; \
-	    summary+=$$(printf '    %-16s %5d s' $$part $$((SECONDS - start)))$$'\n'; done; \
-	    printf '==> All checks and tests passed\n%s' "$$summary"
+	@part() { local start=$$SECONDS; $(MAKE) --no-print-directory "$$1" || return; \
+	    printf '    %-16s %5d s\n' "$$1" $$((SECONDS - start)) >>target/test-parts; }; \
+	    mkdir -p target && : >target/test-parts; \
+	    part check-workspace; part test-build; \
+	    { part check-crates; part test-docs; } >target/check-crates.log 2>&1 & crates=$$!; \
+	    part test-all && tests=0 || tests=$$?; \
+	    wait $$crates && checks=0 || checks=$$?; \
+	    cat target/check-crates.log; \
+	    [ "$$tests$$checks" = 00 ]; echo '==> All checks and tests passed'; cat target/test-parts
 
 unit: setup-tools ## Runs the tests that need only Rust: pure crates and the xDS protocol
 	@$(NEXTEST) $(addprefix -p ,$(PURE))
@@ -75,10 +81,8 @@ test-build:
 	@echo '==> Building all tests'
 	@cargo build --locked --workspace --bins --tests
 
-# With the whole workspace selected, so that the tiers of one run share a build.
-test-unit:
-	@echo '==> Unit tier'
-	@$(NEXTEST) --workspace -E '$(UNIT)'
+test-docs:
+	@echo '==> Examples in documentation'
 	@cargo test --quiet --locked --workspace --doc
 
 test-envoy:
@@ -89,10 +93,10 @@ test-kubernetes:
 	@echo '==> Kubernetes tier'
 	@env -u KUBECONFIG $(NEXTEST) --workspace -E '$(KUBERNETES)' $(WAITING)
 
-# In one run, because those with Kubernetes leave cores idle that those with Envoy can use.
-test-proxies:
-	@echo '==> Envoy and Kubernetes tiers'
-	@env -u KUBECONFIG $(NEXTEST) --workspace -E 'not ($(UNIT) | ($(SPIRE)))' $(WAITING)
+# In one run, because those with Kubernetes leave cores idle that the others can use.
+test-all:
+	@echo '==> All tiers'
+	@env -u KUBECONFIG $(NEXTEST) --workspace -E 'not ($(SPIRE))' $(WAITING)
 
 spire: setup-spire test-build ## Runs the tests with SPIRE, which the first run builds (no part of `make test`)
 	@echo '==> SPIRE'
@@ -102,7 +106,9 @@ test-cluster: setup-cluster ## Runs the tests with pods, on a Kubernetes of this
 	@cargo build --locked $(PROGRAMS)
 	@$(NEXTEST) -p evermesh --test cluster
 
-check: setup-tools ## Checks format, text, names, fields, dependencies, lints, documentation, each crate alone
+check: setup-tools check-workspace check-crates ## Checks format, text, names, fields, dependencies, lints, documentation, each crate alone
+
+check-workspace:
 	@echo '==> Format'
 	@cargo fmt --all --check
 	@echo '==> Text, names and fields'
@@ -115,8 +121,11 @@ check: setup-tools ## Checks format, text, names, fields, dependencies, lints, d
 	@$(TOOLS)/cargo-deny --locked check advisories || echo 'warning: advisories, see above'
 	@echo '==> Lints'
 	@cargo clippy --workspace --all-targets --locked -- -D warnings
+
+# Small crates first: `make test` starts the tests at the same time, and they wait for the first of these commands.
+check-crates:
 	@echo '==> Each crate alone, and its documentation'
-	@for manifest in $$(git ls-files '*/Cargo.toml'); do \
+	@for manifest in $$(git ls-files '*/Cargo.toml' | sort -r); do \
 	    echo "    $$manifest"; cargo check --quiet --locked --manifest-path "$$manifest"; \
 	    RUSTDOCFLAGS=-Dwarnings cargo doc --quiet --no-deps --locked --manifest-path "$$manifest"; done
 
