@@ -8,7 +8,10 @@
 use std::{collections::BTreeSet, fs, path::Path, path::PathBuf, time::Duration};
 
 use anyhow::Context;
-use notify::{RecommendedWatcher, RecursiveMode, Watcher};
+use notify::{
+    Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher,
+    event::{AccessKind, AccessMode},
+};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -62,12 +65,16 @@ impl WatchedFiles {
         }
     }
 
-    /// Watches the folders instead of the files, because the kubelet replaces a symbolic link in the folder of a
-    /// mounted Secret and leaves the files alone.
-    fn watch(&self, wake: mpsc::Sender<()>) -> notify::Result<RecommendedWatcher> {
-        let mut watcher = notify::recommended_watcher(move |_| {
-            // A full queue already holds a wake-up.
-            let _ = wake.try_send(());
+    /// Calls `changed` for events in the folders of the files. Watches the folders, because the kubelet replaces a
+    /// symbolic link in the folder of a mounted Secret and leaves the files alone.
+    fn watch(
+        &self,
+        changed: impl Fn(notify::Result<Event>) + Send + 'static,
+    ) -> notify::Result<RecommendedWatcher> {
+        let mut watcher = notify::recommended_watcher(move |event| {
+            if !is_reading(&event) {
+                changed(event);
+            }
         })?;
         let folders: BTreeSet<&Path> = self
             .files
@@ -88,7 +95,10 @@ impl FileReloader {
     pub(crate) async fn run(mut self, shutdown: CancellationToken) {
         let purpose = self.files.purpose;
         let (wake, mut woken) = mpsc::channel(1);
-        let watcher = self.files.watch(wake);
+        let watcher = self.files.watch(move |_| {
+            // A full queue already holds a wake-up.
+            let _ = wake.try_send(());
+        });
         if let Err(error) = &watcher {
             tracing::warn!(%error, purpose, interval = ?SWEEP, "cannot watch the certificate files, polling them instead");
         }
@@ -119,6 +129,19 @@ impl FileReloader {
         (self.apply)(contents)?;
         Ok(true)
     }
+}
+
+/// Whether an event reports that a file was read, as this process does after each event.
+pub(crate) fn is_reading(event: &notify::Result<Event>) -> bool {
+    matches!(
+        event,
+        Ok(Event {
+            kind: EventKind::Access(
+                AccessKind::Open(_) | AccessKind::Read | AccessKind::Close(AccessMode::Read)
+            ),
+            ..
+        })
+    )
 }
 
 #[cfg(test)]
@@ -185,6 +208,24 @@ mod tests {
         assert_eq!(next().await, (b"b".to_vec(), true));
         shutdown.cancel();
         running.await.unwrap();
+    }
+
+    /// Files without links: reading them is an event of the watched folder.
+    #[test]
+    fn reading_the_files_is_no_change() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["tls.crt", "tls.key"] {
+            fs::write(folder.path().join(name), "a").unwrap();
+        }
+        let files = files(folder.path());
+        let (seen, events) = std::sync::mpsc::channel();
+        let _watcher = files.watch(move |event| seen.send(event.unwrap()).unwrap());
+        files.read().unwrap();
+        let last = folder.path().join("last");
+        fs::write(&last, "").unwrap();
+        // The kernel reports events in the order in which they happened.
+        let first = events.recv_timeout(DEADLINE).unwrap();
+        assert_eq!(first.paths, [last]);
     }
 
     #[test]

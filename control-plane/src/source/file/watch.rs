@@ -16,7 +16,7 @@ use std::{
 
 use notify::{
     Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher,
-    event::{AccessKind, AccessMode, CreateKind, ModifyKind, RenameMode},
+    event::{CreateKind, ModifyKind, RenameMode},
 };
 use tracing::{info, warn};
 
@@ -24,7 +24,10 @@ use super::{
     folder::{Folder, format_of, is_hidden},
     pending::{EventHint, PendingPaths, SETTLE},
 };
-use crate::source::{ChangeBatch, SourceChange, SourceName};
+use crate::{
+    reload::is_reading,
+    source::{ChangeBatch, SourceChange, SourceName},
+};
 
 /// Interval at which the folder is compared with the files that were read.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
@@ -295,19 +298,6 @@ fn watch(watcher: &mut Option<RecommendedWatcher>, folder: &Path) {
     {
         warn!(%error, folder = %folder.display(), "cannot watch a folder; changes in it are noticed within 5 s");
     }
-}
-
-/// Whether an event reports that a file was read, as this process does too.
-fn is_reading(event: &notify::Result<Event>) -> bool {
-    matches!(
-        event,
-        Ok(Event {
-            kind: EventKind::Access(
-                AccessKind::Open(_) | AccessKind::Read | AccessKind::Close(AccessMode::Read)
-            ),
-            ..
-        })
-    )
 }
 
 /// The path to read after an event about `path`: the path itself, its folder if the kubelet replaced `..data`, or `None`
