@@ -225,6 +225,9 @@ impl Engine {
                         self.source_problems.insert(origin, problems);
                     }
                 }
+                // The last answer for a service that no node names any more.
+                SourceChange::CloudMap { service, .. }
+                    if !self.service_users.contains_key(&service) => {}
                 SourceChange::CloudMap { service, state } => {
                     let before = self.inputs.cloud_map.get(&service);
                     scope.full |= graph_inputs_of(before) != graph_inputs_of(Some(&state));
@@ -307,9 +310,14 @@ impl Engine {
         self.commit(changes, noticed, origins, span);
     }
 
-    /// Publishes the Cloud Map services that the graph's nodes name.
+    /// Publishes the Cloud Map services that the graph's nodes name, and forgets the instances of all others: if a node
+    /// names such a service again later, other pods may have these addresses.
     fn update_wanted_services(&mut self) {
         self.service_users = evermesh_ingest::cloud_map_users(&self.built.graph);
+        let users = &self.service_users;
+        self.inputs
+            .cloud_map
+            .retain(|service, _| users.contains_key(service));
         let wanted: BTreeSet<CloudMapService> = self.service_users.keys().cloned().collect();
         self.outputs.wanted_services.send_if_modified(|current| {
             let modified = **current != wanted;
@@ -449,8 +457,16 @@ impl Engine {
 }
 
 /// The parts of a Cloud Map state that change more of the graph than endpoints.
-fn graph_inputs_of(state: Option<&Arc<CloudMapState>>) -> Option<(bool, Option<&CloudMapFailure>)> {
-    state.map(|state| (state.instances.is_empty(), state.failure.as_ref()))
+fn graph_inputs_of(
+    state: Option<&Arc<CloudMapState>>,
+) -> Option<(bool, bool, Option<&CloudMapFailure>)> {
+    state.map(|state| {
+        (
+            state.instances.is_empty(),
+            state.is_full,
+            state.failure.as_ref(),
+        )
+    })
 }
 
 fn to_commit(changes: ResourceChanges) -> evermesh_xds::StoreCommit {

@@ -3,7 +3,11 @@
 
 #![allow(clippy::unwrap_used)] // a panic fails the test
 
-use std::{collections::BTreeMap, sync::Arc, time::Instant};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Instant,
+};
 
 use evermesh::{
     engine::{Engine, EngineOutputs},
@@ -16,6 +20,7 @@ use evermesh_model::{
 use evermesh_proto::{ContentVersion, ResourceKey, ResourceType};
 use proptest::prelude::*;
 use serde_json::{Value, json};
+use tokio::sync::watch;
 
 /// A change of one object or one Cloud Map service.
 #[derive(Debug, Clone)]
@@ -206,12 +211,18 @@ fn cloud_map() -> impl Strategy<Value = Event> {
     (
         proptest::sample::select(&CLOUD_MAP[..]),
         proptest::collection::vec(instance, 0..4),
+        any::<bool>(),
         failure,
     )
-        .prop_map(|(service, mut instances, failure)| {
+        .prop_map(|(service, mut instances, is_full, failure)| {
             instances.sort_by(|one, other| one.id.cmp(&other.id));
             instances.dedup_by(|one, other| one.id == other.id);
-            Event::CloudMap(service, Arc::new(CloudMapState { instances, failure }))
+            let state = CloudMapState {
+                instances,
+                is_full,
+                failure,
+            };
+            Event::CloudMap(service, Arc::new(state))
         })
 }
 
@@ -308,14 +319,58 @@ struct Outcome {
     problems: Value,
 }
 
-/// Runs an engine that takes in one batch per rebuild.
+/// The Cloud Map source: answers for the services that nodes name, as soon as they do.
+struct CloudMap {
+    wanted: watch::Receiver<Arc<BTreeSet<CloudMapService>>>,
+    polled: Arc<BTreeSet<CloudMapService>>,
+    states: BTreeMap<CloudMapService, Arc<CloudMapState>>,
+}
+
+impl CloudMap {
+    fn remember(&mut self, events: &[Event]) {
+        for event in events {
+            if let Event::CloudMap(name, state) = event {
+                self.states
+                    .insert(cloud_map_service(name), Arc::clone(state));
+            }
+        }
+    }
+
+    /// The first answers for services that became wanted since the last call.
+    fn first_answers(&mut self) -> Vec<SourceChange> {
+        let wanted = Arc::clone(&self.wanted.borrow());
+        let before = std::mem::replace(&mut self.polled, wanted);
+        let new = self.polled.difference(&before);
+        new.map(|service| SourceChange::CloudMap {
+            service: service.clone(),
+            state: self.states.get(service).cloned().unwrap_or_default(),
+        })
+        .collect()
+    }
+}
+
+/// Runs an engine that takes in one batch per rebuild. It gets a change of a Cloud Map service also if no node names it,
+/// as with a source that has just stopped asking.
 fn run(batches: &[Vec<Event>]) -> Outcome {
     let outputs = EngineOutputs::unserved();
     let store = Arc::clone(&outputs.store);
     let newest = outputs.snapshots.subscribe();
+    let mut cloud_map = CloudMap {
+        wanted: outputs.wanted_services.subscribe(),
+        polled: Arc::default(),
+        states: BTreeMap::new(),
+    };
     let mut engine = Engine::new([], IngestSettings::default(), outputs);
     for events in batches {
+        cloud_map.remember(events);
         engine.step([batch(events)]);
+        loop {
+            let answers = cloud_map.first_answers();
+            if answers.is_empty() {
+                break;
+            }
+            engine.step([ChangeBatch::new(Instant::now(), answers)]);
+        }
     }
     let published = newest.borrow().clone();
     let mut graph = serde_json::to_value(&*published.graph).unwrap();
@@ -359,6 +414,45 @@ fn final_inputs(history: &[Event]) -> Vec<Event> {
         .collect()
 }
 
+/// Other pods may have the addresses when a node names the service again.
+#[test]
+fn instances_of_a_service_that_no_node_names_are_forgotten() {
+    let selector = json!({"namespaceSelector": {}});
+    let mesh = Event::Put(app_mesh("Mesh", "m", &selector));
+    let node = Event::Put(app_mesh(
+        "VirtualNode",
+        "n0",
+        &json!({
+            "listeners": [{"portMapping": {"port": 8080, "protocol": "http"}}],
+            "serviceDiscovery": {"awsCloudMap": {"namespaceName": "ns", "serviceName": "s"}},
+        }),
+    ));
+    let instance = Instance {
+        id: "i".into(),
+        ipv4: Some([10, 0, 0, 9].into()),
+        ipv6: None,
+        attributes: BTreeMap::new(),
+    };
+    let state = CloudMapState {
+        instances: vec![instance],
+        ..CloudMapState::default()
+    };
+    let answer = Event::CloudMap("s", Arc::new(state));
+    let outputs = EngineOutputs::unserved();
+    let newest = outputs.snapshots.subscribe();
+    let mut engine = Engine::new([], IngestSettings::default(), outputs);
+    let endpoints = || newest.borrow().graph.endpoints.len();
+    engine.step([batch(&[mesh, node.clone()])]);
+    engine.step([batch(std::slice::from_ref(&answer))]);
+    assert_eq!(endpoints(), 1);
+    engine.step([batch(&[Event::Delete(Kind::VirtualNode, "shop", "n0")])]);
+    engine.step([batch(std::slice::from_ref(&answer))]);
+    engine.step([batch(std::slice::from_ref(&node))]);
+    assert_eq!(endpoints(), 0, "a late answer counts for nothing");
+    engine.step([batch(&[answer])]);
+    assert_eq!(endpoints(), 1);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(128))]
 
@@ -367,11 +461,8 @@ proptest! {
         history in proptest::collection::vec(event(), 1..60),
         cuts in proptest::collection::vec(1..6usize, 60),
     ) {
-        // Cloud Map answers first, because the engine commits nothing before.
-        let answered: Vec<Event> = CLOUD_MAP.into_iter().map(|name| Event::CloudMap(name, Arc::default())).collect();
-        let history = [answered, history].concat();
-        let mut batches = vec![history[..2].to_vec()];
-        let mut rest = &history[2..];
+        let mut batches = Vec::new();
+        let mut rest = &history[..];
         for cut in cuts {
             let (batch, later) = rest.split_at(cut.min(rest.len()));
             batches.push(batch.to_vec());

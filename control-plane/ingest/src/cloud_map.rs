@@ -65,21 +65,29 @@ fn read(instance: &Instance, preference: Option<IpFamilyPreference>) -> Option<E
     })
 }
 
-/// The problem of a node if the last call to Cloud Map failed.
+/// The problem of a node if the last call to Cloud Map failed, or if it may not have returned all instances.
 pub(crate) fn problem(
     node: &ResolvedNode,
     service: &CloudMapService,
     state: &CloudMapState,
 ) -> Option<Problem> {
-    let (reason, message) = match state.failure.as_ref()? {
-        CloudMapFailure::NotFound(message) => (
+    let (reason, message) = match &state.failure {
+        None if !state.is_full => return None,
+        None => (
+            Reason::CloudMapLimit,
+            format!(
+                "Cloud Map returned {} instances of service `{service}`, and one answer holds no more; others get no requests; divide the instances among several services",
+                state.instances.len()
+            ),
+        ),
+        Some(CloudMapFailure::NotFound(message)) => (
             Reason::CloudMapNotFound,
             format!(
                 "Cloud Map has no service `{}` in namespace `{}` ({message}); create it, or correct the names",
                 service.service, service.namespace
             ),
         ),
-        CloudMapFailure::Unavailable(message) => (
+        Some(CloudMapFailure::Unavailable(message)) => (
             Reason::CloudMapUnavailable,
             format!(
                 "Cloud Map did not answer for service `{service}` ({message}); the last known endpoints stay in force"

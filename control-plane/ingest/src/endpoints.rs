@@ -211,12 +211,11 @@ impl EndpointMemo {
             Some((name, node, mesh, sources))
         });
         let served: Vec<_> = served.collect();
-        let failed = served.iter().filter_map(|(name, node, _, sources)| {
+        let troubled = served.iter().filter_map(|(name, node, _, sources)| {
             let state = sources.cloud_map.as_ref()?;
-            state.failure.as_ref()?;
-            Some((*name, (*node, state)))
+            (state.failure.is_some() || state.is_full).then_some((*name, (*node, state)))
         });
-        let problems = self.problems.update(failed, |_, (node, state)| {
+        let problems = self.problems.update(troubled, |_, (node, state)| {
             problem(node, Some(state)).into_iter().collect()
         });
         let problems = problems

@@ -5,7 +5,7 @@ mod fixture;
 use std::{collections::BTreeMap, sync::Arc};
 
 use evermesh_ingest::{BuildMemo, build, cloud_map_users, object::parse};
-use evermesh_model::{CloudMapService, CloudMapState};
+use evermesh_model::CloudMapService;
 use serde_json::json;
 
 const SHOP: &str = include_str!("../testdata/start/two-colors/in.yaml");
@@ -84,11 +84,7 @@ fn changed_instances_change_only_endpoints() {
         "{users:?}"
     );
 
-    let no_instances = CloudMapState {
-        instances: Vec::new(),
-        failure: None,
-    };
-    inputs.set_cloud_map(color, Some(Arc::new(no_instances)));
+    inputs.set_cloud_map(color, Some(Arc::default()));
     let after = build(&inputs, &mut memo);
     assert_eq!(
         changed(&before.graph.endpoints, &after.graph.endpoints),

@@ -68,7 +68,9 @@ impl Serialize for CloudMapService {
 pub struct CloudMapState {
     /// The last known healthy instances, in ascending order of ID; empty before the first answer.
     pub instances: Vec<Instance>,
-    /// The failure of the last call. `instances` then come from the last successful call.
+    /// Whether Cloud Map returned as many instances as one answer holds, so that there may be more.
+    pub is_full: bool,
+    /// The failure of the last call. `instances` and `is_full` then come from the last successful call.
     pub failure: Option<CloudMapFailure>,
 }
 

@@ -225,6 +225,8 @@ reasons! {
     CloudMapNotFound: Error,
     /// Cloud Map did not answer. The last known endpoints stay in force.
     CloudMapUnavailable: Warning,
+    /// Cloud Map returned as many instances as one answer holds. It has no way to ask for more.
+    CloudMapLimit: Warning,
 }
 
 impl fmt::Display for Reason {
@@ -359,6 +361,7 @@ mod tests {
                 "UnsupportedSecurity",
                 "CloudMapNotFound",
                 "CloudMapUnavailable",
+                "CloudMapLimit",
             ]
         );
         assert_eq!(Severity::ALL.map(Severity::as_str), ["error", "warning"]);

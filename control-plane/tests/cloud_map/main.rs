@@ -28,6 +28,7 @@ use evermesh::source::{
 use evermesh_model::{CloudMapService, CloudMapState, endpoint::CloudMapFailure};
 use evermesh_testkit::moto::Moto;
 use tokio::{
+    net::TcpListener,
     sync::{mpsc, watch},
     task::JoinHandle,
     time::timeout,
@@ -372,4 +373,45 @@ async fn failure_without_aws_credentials_says_what_to_set() {
     };
     assert!(message.contains("AWS_"), "{message}");
     source.stop().await;
+}
+
+/// Virtual time: the clock moves on whenever all tasks wait.
+#[tokio::test(start_paused = true)]
+async fn silent_server_delays_the_first_states_once() {
+    const SERVICES: usize = 160;
+    let silent = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let options = CloudMapOptions {
+        endpoint: Some(format!("http://{}", silent.local_addr().unwrap())),
+        ..CloudMapOptions::default()
+    };
+    let services = (0..SERVICES).map(|index| CloudMapService {
+        namespace: "shop.local".into(),
+        service: format!("service-{index}").into(),
+    });
+    let (_wanted, services) = watch::channel(Arc::new(services.collect()));
+    let (changes, mut batches) = mpsc::channel(SERVICES);
+    let start = tokio::time::Instant::now();
+    let source = tokio::spawn(cloud_map::run(
+        options,
+        services,
+        changes,
+        CancellationToken::new(),
+    ));
+    let mut failed = BTreeSet::new();
+    while failed.len() < SERVICES {
+        for change in batches.recv().await.unwrap().changes {
+            let SourceChange::CloudMap { service, state } = change else {
+                unreachable!()
+            };
+            assert!(is_unavailable(&state), "{state:?}");
+            failed.insert(service);
+        }
+    }
+    // One after the other, they would wait for more than a minute.
+    assert!(
+        start.elapsed() < Duration::from_secs(25),
+        "{:?}",
+        start.elapsed()
+    );
+    source.abort();
 }

@@ -584,14 +584,17 @@ pub(crate) fn object() -> impl Strategy<Value = Value> {
 }
 
 fn cloud_map() -> impl Strategy<Value = (CloudMapService, Option<CloudMapState>)> {
-    let state = (any::<bool>(), name()).prop_map(|(is_down, version)| CloudMapState {
-        instances: vec![Instance {
-            id: "i".into(),
-            ipv4: Some([10, 0, 0, 9].into()),
-            ipv6: None,
-            attributes: [("version".into(), version.into())].into(),
-        }],
-        failure: is_down.then(|| CloudMapFailure::Unavailable("down".into())),
+    let state = (any::<bool>(), any::<bool>(), name()).prop_map(|(is_down, is_full, version)| {
+        CloudMapState {
+            is_full,
+            instances: vec![Instance {
+                id: "i".into(),
+                ipv4: Some([10, 0, 0, 9].into()),
+                ipv6: None,
+                attributes: [("version".into(), version.into())].into(),
+            }],
+            failure: is_down.then(|| CloudMapFailure::Unavailable("down".into())),
+        }
     });
     (name(), prop::option::of(state)).prop_map(|(service, state)| {
         let service = CloudMapService {

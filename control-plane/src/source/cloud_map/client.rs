@@ -103,6 +103,15 @@ impl CloudMapConnection {
     }
 }
 
+/// An answer with the healthy instances of a service.
+#[derive(Debug)]
+pub(super) struct Instances {
+    /// In ascending order of ID.
+    pub(super) found: Vec<Instance>,
+    /// Whether the answer has [`MAX_RESULTS`].
+    pub(super) is_full: bool,
+}
+
 /// The discovery client.
 #[derive(Debug)]
 pub(super) struct DiscoveryClient {
@@ -135,11 +144,10 @@ impl DiscoveryClient {
         }
     }
 
-    /// The healthy instances of a service, sorted by ID.
     pub(super) async fn instances(
         &self,
         service: &CloudMapService,
-    ) -> Result<Vec<Instance>, CloudMapFailure> {
+    ) -> Result<Instances, CloudMapFailure> {
         let call = self
             .connection
             .sdk
@@ -154,15 +162,15 @@ impl DiscoveryClient {
             .await
             .map_err(|error| self.failure(service, &error))?;
         let found = answer.instances();
-        if usize::try_from(MAX_RESULTS).is_ok_and(|most| most <= found.len()) {
-            warn!(%service, "the service may have more instances than the 1000 that Cloud Map returns");
-        }
         let by_id: BTreeMap<_, _> = found
             .iter()
             .filter_map(|summary| instance(service, summary))
             .map(|instance| (Arc::clone(&instance.id), instance))
             .collect();
-        Ok(by_id.into_values().collect())
+        Ok(Instances {
+            found: by_id.into_values().collect(),
+            is_full: usize::try_from(MAX_RESULTS).is_ok_and(|most| most <= found.len()),
+        })
     }
 
     fn failure<E>(&self, service: &CloudMapService, error: &SdkError<E>) -> CloudMapFailure

@@ -9,18 +9,24 @@ use std::{
     time::{Duration, Instant},
 };
 
-use evermesh_model::{CloudMapService, CloudMapState, Instance, endpoint::CloudMapFailure};
+use evermesh_model::{CloudMapService, CloudMapState, endpoint::CloudMapFailure};
 use tokio::{
     sync::{Semaphore, mpsc::Sender},
-    time::sleep,
+    time::{sleep, timeout},
 };
 use tracing::{info, warn};
 
-use super::{CloudMapOptions, client::DiscoveryClient};
+use super::{
+    CloudMapOptions,
+    client::{DiscoveryClient, Instances},
+};
 use crate::source::{ChangeBatch, SourceChange};
 
 /// Longest pause during an outage, in intervals: 60 s with the default interval.
 const LONGEST_PAUSE: u32 = 12;
+/// Time limit for the first answer, which also covers the wait for other services' calls: Evermesh serves nothing before
+/// every service has a state.
+pub(super) const FIRST_ANSWER: Duration = Duration::from_secs(15);
 
 #[derive(Debug)]
 pub(super) struct Poller {
@@ -70,7 +76,15 @@ impl Poller {
     pub(super) async fn run(mut self, delay: Duration) {
         sleep(delay).await;
         loop {
-            let answer = self.fetch().await;
+            let answer = if self.is_sent {
+                self.fetch().await
+            } else {
+                let first = timeout(FIRST_ANSWER, self.fetch()).await;
+                first.unwrap_or_else(|_| {
+                    let error = format!("no answer within {FIRST_ANSWER:?}");
+                    Err(CloudMapFailure::Unavailable(error))
+                })
+            };
             if answer.is_err() {
                 // After an outage the service may be another one with the same name and revision.
                 self.fetched = None;
@@ -86,7 +100,7 @@ impl Poller {
     }
 
     /// Fetches the instances; `None` if they did not change.
-    async fn fetch(&mut self) -> Result<Option<Vec<Instance>>, CloudMapFailure> {
+    async fn fetch(&mut self) -> Result<Option<Instances>, CloudMapFailure> {
         // The semaphore is never closed; without a permit the request would still be correct.
         let _permit = self.permits.acquire().await;
         let revision = self.client.revision(&self.service).await?;
@@ -105,16 +119,21 @@ impl Poller {
         Ok(Some(instances))
     }
 
-    fn next_state(&self, answer: Result<Option<Vec<Instance>>, CloudMapFailure>) -> CloudMapState {
-        let known = &self.state.instances;
+    fn next_state(&self, answer: Result<Option<Instances>, CloudMapFailure>) -> CloudMapState {
+        let known = &*self.state;
         match answer {
-            Ok(instances) => CloudMapState {
-                instances: instances.unwrap_or_else(|| known.clone()),
+            Ok(Some(Instances { found, is_full })) => CloudMapState {
+                instances: found,
+                is_full,
                 failure: None,
             },
+            Ok(None) => CloudMapState {
+                failure: None,
+                ..known.clone()
+            },
             Err(failure) => CloudMapState {
-                instances: known.clone(),
                 failure: Some(failure),
+                ..known.clone()
             },
         }
     }
