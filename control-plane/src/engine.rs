@@ -13,7 +13,10 @@
 //! until every source was read once and Cloud Map has answered for every service in use, so that a restart never removes
 //! resources that still exist.
 //!
-//! The engine does no I/O and converts nothing: `ingest` and `translate` do, and both are pure.
+//! The engine does no I/O and converts nothing: `ingest` and `translate` do, and both are pure. A panic in them is a bug;
+//! [`quarantine`] leaves out the object that brings it out.
+
+mod quarantine;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -26,7 +29,7 @@ use evermesh_ingest::{
     identity::IdentitySnapshot, registration::RegistrationSnapshot,
 };
 use evermesh_model::{
-    CloudMapService, CloudMapState, Endpoint, Graph, ObjectRef, Problem, ResourceName,
+    CloudMapService, CloudMapState, Endpoint, Graph, Kind, ObjectRef, Problem, ResourceName,
     endpoint::CloudMapFailure,
 };
 use evermesh_translate::{DeriveMemo, ResourceChanges};
@@ -34,6 +37,8 @@ use evermesh_xds::Store;
 use tokio::sync::{mpsc, watch};
 use tracing::{Span, info_span};
 
+pub use self::quarantine::abort_on_other_panics;
+use self::quarantine::{Quarantine, Versions, guard};
 use crate::{
     auth::AuthenticationMetrics,
     changes::{self, TrackerEvent},
@@ -125,6 +130,12 @@ pub struct Engine {
     unsynced: BTreeSet<SourceName>,
     watch_positions: BTreeMap<usize, u64>,
     committed: bool,
+    quarantine: Quarantine,
+    /// Whether the memos were lost, so that they do not know what the store has.
+    has_fresh_memos: bool,
+    /// Runs in each build; tests let it panic.
+    #[cfg(test)]
+    fault: fn(&Graph),
     outputs: EngineOutputs,
 }
 
@@ -138,6 +149,8 @@ struct RebuildScope {
     /// Cloud Map services whose state changed.
     cloud_map: BTreeSet<CloudMapService>,
     origins: BTreeSet<Arc<str>>,
+    /// The changed objects as they were before. Without Secrets, of which inputs keep only a digested form.
+    before: Versions,
     /// Time at which a source noticed the first change.
     noticed: Option<Instant>,
 }
@@ -168,6 +181,10 @@ impl Engine {
             unsynced: sources.into_iter().collect(),
             watch_positions: BTreeMap::new(),
             committed: false,
+            quarantine: Quarantine::new(),
+            has_fresh_memos: false,
+            #[cfg(test)]
+            fault: |_| (),
             outputs,
         };
         engine.publish();
@@ -182,14 +199,16 @@ impl Engine {
         }
     }
 
-    /// Applies all batches and rebuilds once.
+    /// Applies all batches and rebuilds once, or more often if that panics.
     pub fn step(&mut self, batches: impl IntoIterator<Item = ChangeBatch>) {
         let mut scope = RebuildScope::default();
         for batch in batches {
             self.apply(batch, &mut scope);
         }
         self.publish_admission_snapshot();
-        self.rebuild(&scope);
+        if let Err(cause) = guard(|| self.rebuild(&scope)) {
+            self.recover(&scope, &cause);
+        }
     }
 
     fn apply(&mut self, batch: ChangeBatch, scope: &mut RebuildScope) {
@@ -215,6 +234,11 @@ impl Engine {
                     scope.problems |= before != origin;
                     let name = || object.to_string().into();
                     scope.origins.insert(origin.or(before).unwrap_or_else(name));
+                    scope.problems |= self.quarantine.remove(&object).is_some();
+                    if object.kind != Kind::Secret {
+                        let before = scope.before.entry(object.clone());
+                        before.or_insert_with(|| self.inputs.get(&object));
+                    }
                     scope.full |= self.inputs.apply(object, value);
                 }
                 SourceChange::Problems { origin, problems } => {
@@ -271,7 +295,7 @@ impl Engine {
         let _entered = span.enter();
         let noticed = scope.noticed.unwrap_or(started);
         let origins: Vec<Arc<str>> = scope.origins.iter().cloned().collect();
-        let kind = if scope.full || !self.committed {
+        let kind = if scope.full || !self.committed || self.has_fresh_memos {
             self.rebuild_all(noticed, origins, &span);
             RebuildKind::Full
         } else {
@@ -295,8 +319,9 @@ impl Engine {
         if !self.unsynced.is_empty() {
             return;
         }
-        let built =
-            info_span!("build").in_scope(|| evermesh_ingest::build(&self.inputs, &mut self.build));
+        let mut memo = std::mem::take(&mut self.build);
+        let built = info_span!("build").in_scope(|| self.ingest(&mut memo));
+        self.build = memo;
         let last = std::mem::replace(&mut self.built, built);
         self.endpoints.clear();
         if !Arc::ptr_eq(&last.graph.nodes, &self.built.graph.nodes) {
@@ -305,9 +330,20 @@ impl Engine {
         if !self.waiting_for().is_empty() {
             return;
         }
-        let changes = info_span!("derive")
+        let mut changes = info_span!("derive")
             .in_scope(|| evermesh_translate::derive_changes(&self.built.graph, &mut self.derive));
+        if self.has_fresh_memos {
+            changes = self.changes_of_store();
+            self.has_fresh_memos = false;
+        }
         self.commit(changes, noticed, origins, span);
+    }
+
+    fn ingest(&self, memo: &mut BuildMemo) -> BuildOutput {
+        let built = evermesh_ingest::build(&self.inputs, memo);
+        #[cfg(test)]
+        (self.fault)(&built.graph);
+        built
     }
 
     /// Publishes the Cloud Map services that the graph's nodes name, and forgets the instances of all others: if a node
@@ -429,7 +465,8 @@ impl Engine {
 
     fn all_problems(&self) -> Arc<[Problem]> {
         let mut problems: Vec<Problem> = self.source_problems.values().flatten().cloned().collect();
-        problems.extend(self.built.problems.iter().map(|problem| {
+        let derived = self.built.problems.iter().chain(self.quarantine.values());
+        problems.extend(derived.map(|problem| {
             let object = problem.object.as_ref();
             match object.and_then(|object| self.origins.get(object)) {
                 Some(origin) => problem.clone().with_origin(Arc::clone(origin)),

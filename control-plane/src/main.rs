@@ -9,7 +9,7 @@ use clap::Parser;
 use evermesh::{
     app,
     args::{BootstrapArgs, CommandLine, EvermeshCommand},
-    lint,
+    engine, lint,
 };
 use evermesh_injector::bootstrap::{bootstrap, render};
 
@@ -22,6 +22,7 @@ fn main() -> ExitCode {
     let result = match cli.command {
         EvermeshCommand::Serve(args) => {
             drop(out);
+            engine::abort_on_other_panics();
             app::serve(&args).map(|()| ExitCode::SUCCESS)
         }
         EvermeshCommand::Lint(args) => lint::run(&args, &mut out),

@@ -15,7 +15,7 @@ use prometheus_client::{
     encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, text::encode},
     metrics::{
         MetricType,
-        counter::ConstCounter,
+        counter::{ConstCounter, Counter},
         family::Family,
         gauge::ConstGauge,
         histogram::{Histogram, exponential_buckets},
@@ -59,6 +59,7 @@ struct RebuildLabels {
 pub struct ProcessMetrics {
     registry: Registry,
     rebuild_seconds: Family<RebuildLabels, Histogram, fn() -> Histogram>,
+    rebuild_panics: Counter,
     change_seconds: Histogram,
 }
 
@@ -90,6 +91,12 @@ impl ProcessMetrics {
             Unit::Seconds,
             rebuild_seconds.clone(),
         );
+        let rebuild_panics = Counter::default();
+        registry.register(
+            "rebuild_panics",
+            "Rebuilds that panicked, which is a bug of Evermesh",
+            rebuild_panics.clone(),
+        );
         let change_seconds = seconds();
         registry.register_with_unit(
             "change",
@@ -105,8 +112,13 @@ impl ProcessMetrics {
         Self {
             registry,
             rebuild_seconds,
+            rebuild_panics,
             change_seconds,
         }
+    }
+
+    pub fn count_rebuild_panic(&self) {
+        self.rebuild_panics.inc();
     }
 
     pub fn observe_rebuild(&self, kind: RebuildKind, duration: Duration) {

@@ -155,6 +155,11 @@ impl<T> OwnedObjects<T> {
         true
     }
 
+    fn get(&self, object: &ObjectRef) -> Option<Arc<T>> {
+        let owner = self.owners.get(object)?;
+        self.by_owner.get(owner)?.get(object).cloned()
+    }
+
     fn remove(&mut self, object: &ObjectRef) {
         let Some(owner) = self.owners.remove(object) else {
             return;
@@ -177,6 +182,27 @@ impl Inputs {
             Some(value) => self.put(object, value),
             None => self.remove(object),
         }
+    }
+
+    /// The version of the object that is stored; `None` without one, and for Secrets, of which only a digested form is
+    /// stored.
+    pub fn get(&self, object: &ObjectRef) -> Option<Object> {
+        Some(match object.kind {
+            Kind::Mesh => Object::Mesh(stored(&self.meshes, object)?),
+            Kind::VirtualNode => Object::VirtualNode(stored(&self.virtual_nodes, object)?),
+            Kind::VirtualService => Object::VirtualService(stored(&self.virtual_services, object)?),
+            Kind::VirtualRouter => Object::VirtualRouter(stored(&self.virtual_routers, object)?),
+            Kind::VirtualGateway => Object::VirtualGateway(stored(&self.virtual_gateways, object)?),
+            Kind::GatewayRoute => Object::GatewayRoute(stored(&self.gateway_routes, object)?),
+            Kind::BackendGroup => Object::BackendGroup(stored(&self.backend_groups, object)?),
+            Kind::Route => Object::Route(self.routes.get(object)?),
+            Kind::Namespace => Object::Namespace(stored(&self.namespaces, object)?),
+            Kind::Service => Object::Service(stored(&self.services, object)?),
+            Kind::EndpointSlice => Object::EndpointSlice(self.endpoint_slices.get(object)?),
+            Kind::Pod => Object::Pod(self.pods.get(object)?),
+            Kind::Node => Object::Node(stored(&self.nodes, object)?),
+            Kind::Secret => return None,
+        })
     }
 
     /// Stores the state of a Cloud Map service, or removes it (`None`) when no node uses the service any longer.
@@ -250,6 +276,10 @@ fn put<T: PartialEq>(objects: &mut ObjectMap<T>, object: ObjectRef, value: Arc<T
     }
     Arc::make_mut(objects).insert(object, value);
     true
+}
+
+fn stored<T>(objects: &ObjectMap<T>, object: &ObjectRef) -> Option<Arc<T>> {
+    objects.get(object).cloned()
 }
 
 fn remove<T>(objects: &mut ObjectMap<T>, object: &ObjectRef) -> bool {

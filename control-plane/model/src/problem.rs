@@ -227,6 +227,8 @@ reasons! {
     CloudMapUnavailable: Warning,
     /// Cloud Map returned as many instances as one answer holds. It has no way to ask for more.
     CloudMapLimit: Warning,
+    /// A bug of Evermesh makes it unable to process this version of the object. The version before it stays in force.
+    InternalError: Error,
 }
 
 impl fmt::Display for Reason {
@@ -362,6 +364,7 @@ mod tests {
                 "CloudMapNotFound",
                 "CloudMapUnavailable",
                 "CloudMapLimit",
+                "InternalError",
             ]
         );
         assert_eq!(Severity::ALL.map(Severity::as_str), ["error", "warning"]);
