@@ -26,6 +26,11 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end }}
 
+{{- /* The label of Evermesh's own pods, for which its webhook is not called. */}}
+{{- define "evermesh.exemption" -}}
+evermesh.dev/control-plane
+{{- end }}
+
 {{- define "evermesh.serviceAccount" -}}
 {{- if .Values.serviceAccount.create }}
 {{- default (include "evermesh.fullname" .) .Values.serviceAccount.name }}

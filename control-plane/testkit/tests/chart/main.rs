@@ -2,10 +2,12 @@
 //! and values of the chart appmesh-controller are understood.
 #![allow(clippy::unwrap_used)] // a panic fails the test
 
+mod pod_webhook;
+
 use std::{fs, process::Command, time::Duration};
 
 use evermesh_testkit::{
-    chart::{self, Chart, NAMESPACE, appmesh_controller_values},
+    chart::{self, NAMESPACE, appmesh_controller_values},
     kubernetes::ApiServer,
     process, tools, wait,
 };
@@ -126,47 +128,6 @@ fn values_that_would_lock_out_every_sidecar_are_rejected() {
     for more in ["injection.enabled=false", "beside=true"] {
         let set = format!("xds.authentication=certificate,{TLS},{more}");
         assert!(render(&["--set", &set]).contains("--xds-client-ca="));
-    }
-}
-
-/// No server answers the webhooks here, so a pod is rejected if and only if its webhook is called.
-#[tokio::test]
-async fn pod_webhook_is_called_for_watched_namespaces_only() {
-    let api = api_server().await;
-    for namespace in ["a", "b"] {
-        api.create_namespace(namespace).await.unwrap();
-        let label = "appmesh.k8s.aws/sidecarInjectorWebhook=enabled";
-        let label = ["label", "namespace", namespace, label];
-        api.kubectl(&label).await.unwrap();
-    }
-    for (watched, called) in [("[]", [true, true]), (r#"["a"]"#, [true, false])] {
-        let set = format!("watchNamespaces={watched}");
-        let chart = Chart::render(&["--set-json", &set]).unwrap();
-        for object in &chart.objects {
-            if object["webhooks"].is_array() {
-                api.apply(&object.to_string()).await.unwrap();
-            }
-        }
-        for (namespace, is_called) in ["a", "b"].into_iter().zip(called) {
-            let run = [
-                "run",
-                "web",
-                "--image=web",
-                "--dry-run=server",
-                "-n",
-                namespace,
-            ];
-            let what = format!("the decision about {namespace} while watching {watched}");
-            wait::eventually(&what, LIMIT, async || match api.kubectl(&run).await {
-                Ok(_) => !is_called,
-                Err(error) => {
-                    let error = format!("{error:#}");
-                    assert!(error.contains("failed calling webhook"), "{error}");
-                    is_called
-                }
-            })
-            .await;
-        }
     }
 }
 
