@@ -224,6 +224,10 @@ async fn wait_for_role(api: &ApiServer, account: &str, role: &Value) -> Result<(
         word(&granted["resources"]),
         word(&granted["apiGroups"])
     );
+    let mut resource = resource.trim_end_matches('.').to_owned();
+    if let Some(name) = granted["resourceNames"][0].as_str() {
+        resource = format!("{resource}/{name}");
+    }
     let scope = match role["metadata"]["namespace"].as_str() {
         Some(namespace) => format!("--namespace={namespace}"),
         None => "--all-namespaces".to_owned(),
@@ -232,7 +236,7 @@ async fn wait_for_role(api: &ApiServer, account: &str, role: &Value) -> Result<(
         "auth",
         "can-i",
         &word(&granted["verbs"]),
-        resource.trim_end_matches('.'),
+        &resource,
         &format!("--as=system:serviceaccount:{NAMESPACE}:{account}"),
         &scope,
     ];

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)] // a panic fails the test
 
 mod pod_webhook;
+mod rights;
 
 use std::{fs, process::Command, time::Duration};
 
@@ -156,68 +157,6 @@ async fn api_server_accepts_the_rendered_objects() {
         api.kubectl(&[&apply[..], &[file.to_str().unwrap()]].concat())
             .await
             .unwrap_or_else(|error| panic!("{arguments:?}: {error:#}"));
-    }
-}
-
-#[tokio::test]
-async fn service_account_has_the_rights_that_it_needs_and_no_others() {
-    let api = api_server().await;
-    api.create_namespace("certificates").await.unwrap();
-    let set = ["--set", "secretNamespaces={certificates}"];
-    api.apply(&render(&set)).await.unwrap();
-    let account = format!("--as=system:serviceaccount:{NAMESPACE}:evermesh");
-    for (question, expected) in [
-        ("list meshes.appmesh.k8s.aws", true),
-        ("watch backendgroups.appmesh.k8s.aws -A", true),
-        ("patch virtualnodes.appmesh.k8s.aws -A", true),
-        (
-            "patch virtualnodes.appmesh.k8s.aws -A --subresource=status",
-            true,
-        ),
-        ("patch routes.evermesh.dev -A --subresource=status", true),
-        ("watch routes.evermesh.dev -A", true),
-        ("watch endpointslices.discovery.k8s.io -A", true),
-        ("list nodes", true),
-        ("patch pods -A --subresource=status", true),
-        ("create events.events.k8s.io -A", true),
-        ("create tokenreviews.authentication.k8s.io", true),
-        ("update leases.coordination.k8s.io -n appmesh-system", true),
-        ("get secrets/evermesh-webhook -n appmesh-system", true),
-        ("create secrets -n appmesh-system", true),
-        ("list secrets -n certificates", true),
-        ("watch secrets -n certificates", true),
-        (
-            "patch mutatingwebhookconfigurations/appmesh-controller-mutating-webhook-configuration",
-            true,
-        ),
-        ("delete virtualnodes.appmesh.k8s.aws -A", false),
-        ("update virtualnodes.appmesh.k8s.aws -A", false),
-        ("patch routes.evermesh.dev -A", false),
-        ("patch pods -A", false),
-        ("get secrets/other -n appmesh-system", false),
-        ("get secrets/evermesh-webhook -n default", false),
-        ("create secrets -n default", false),
-        ("list secrets -n default", false),
-        ("list secrets -n appmesh-system", false),
-        ("get secrets/other -n certificates", false),
-        ("update secrets/other -n certificates", false),
-        ("update leases.coordination.k8s.io -n default", false),
-        ("patch mutatingwebhookconfigurations/other", false),
-    ] {
-        let mut arguments = vec!["auth", "can-i", &account];
-        arguments.extend(question.split(' '));
-        // kubectl exits with code 1 for "no".
-        let answer = async || {
-            let mut kubectl = api.kubectl_command().unwrap();
-            let output = kubectl.args(&arguments).output().await.unwrap();
-            String::from_utf8_lossy(&output.stdout).trim().to_owned()
-        };
-        // New rights take effect after a moment. All rights are granted before the first denied one is checked.
-        if expected {
-            wait::eventually(question, LIMIT, async || answer().await == "yes").await;
-        }
-        let expected = if expected { "yes" } else { "no" };
-        assert_eq!(answer().await, expected, "{question}");
     }
 }
 

@@ -177,6 +177,11 @@ evermesh:{{ .Chart.AppVersion }}
 {{- if and (not .Values.beside) (or .Values.certManager.enabled .Values.enableCertManager) }}true{{ end }}
 {{- end }}
 
+{{- /* Not empty if Evermesh creates the certificate of the webhooks. */}}
+{{- define "evermesh.ownCertificate" -}}
+{{- if not (or .Values.beside (include "evermesh.certManager" .)) }}true{{ end }}
+{{- end }}
+
 {{- /* The arguments of `evermesh serve`. */}}
 {{- define "evermesh.arguments" -}}
 {{- include "evermesh.validate" . }}
