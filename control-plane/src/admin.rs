@@ -48,6 +48,8 @@ pub struct AdminState {
     pub metrics: Arc<ProcessMetrics>,
     /// Health of the API server; `None` with `--config`.
     pub reachable: Option<Arc<ApiServerHealth>>,
+    /// The flag by which proxies without credentials are served, for `/readyz`.
+    pub open_access: Option<&'static str>,
     /// Certificate of the webhooks, if they are served.
     pub certificates: Option<Arc<ServingCertificate>>,
     /// Cancelled when this replica is about to end, so that `/readyz` fails.
@@ -115,13 +117,29 @@ async fn readyz(State(state): State<AdminState>) -> Response {
     }
     if waiting_for.is_empty() {
         let silent_for = state.reachable.and_then(|it| it.silent_for());
-        silent_for
-            .map_or_else(|| "ok\n".to_owned(), |silent_for| format!("ok, but the API server has not answered for {} s; serving the last known objects\n", silent_for.as_secs()))
-            .into_response()
+        ready_text(silent_for, state.open_access).into_response()
     } else {
         let text = format!("waiting for {}\n", waiting_for.join(", "));
         (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
     }
+}
+
+/// The page of a ready replica, with what an operator should know.
+fn ready_text(silent_for: Option<Duration>, open_access: Option<&str>) -> String {
+    let silence = silent_for.map(|it| {
+        format!(
+            "the API server has not answered for {} s; serving the last known objects",
+            it.as_secs()
+        )
+    });
+    let open = open_access.map(|flag| {
+        format!("{flag} serves a proxy without credentials as any proxy that it claims to be")
+    });
+    let caveats: Vec<String> = silence.into_iter().chain(open).collect();
+    if caveats.is_empty() {
+        return "ok\n".to_owned();
+    }
+    format!("ok, but {}\n", caveats.join(", and "))
 }
 
 async fn metrics(State(state): State<AdminState>) -> Response {
@@ -303,7 +321,24 @@ fn internal_error(error: impl std::fmt::Display) -> Response {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use evermesh_xds::XdsVariant;
+
+    use super::ready_text;
+
+    #[test]
+    fn readiness_mentions_silence_and_open_access() {
+        let silence = Some(Duration::from_secs(7));
+        let flag = Some("--xds-authentication=none");
+        let silent =
+            "ok, but the API server has not answered for 7 s; serving the last known objects";
+        let open = "--xds-authentication=none serves a proxy without credentials as any proxy that it claims to be";
+        assert_eq!(ready_text(None, None), "ok\n");
+        assert_eq!(ready_text(silence, None), format!("{silent}\n"));
+        assert_eq!(ready_text(None, flag), format!("ok, but {open}\n"));
+        assert_eq!(ready_text(silence, flag), format!("{silent}, and {open}\n"));
+    }
 
     #[test]
     fn flavours_of_proxies_are_these_strings() {

@@ -274,6 +274,7 @@ impl<'a> App<'a> {
             changes: Arc::clone(&self.changes),
             metrics: Arc::clone(&self.metrics),
             reachable: self.cluster.as_ref().map(|it| Arc::clone(&it.api_server)),
+            open_access: self.args.xds.open_access(),
             certificates: has_webhooks.then(|| Arc::clone(&self.certificates)),
             leaving: self.leaving.clone(),
             peer_server,

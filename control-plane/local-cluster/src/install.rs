@@ -41,9 +41,6 @@ pub async fn install(
         ]);
         arguments.extend(["--set-string".to_owned(), format!("{value}.tag={tag}")]);
     }
-    // Only pods with a token of their service account are served.
-    let strict = "xds.authentication=kubernetes";
-    arguments.extend(["--set".to_owned(), strict.to_owned()]);
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let action = ["upgrade", "--install", "evermesh"];
     let mut helm = Command::from(chart::helm(&action, &arguments)?);

@@ -125,6 +125,21 @@ pub enum XdsAuthentication {
     Certificate,
 }
 
+impl XdsArgs {
+    /// The flag by which proxies without credentials are served, if one says so.
+    pub(crate) fn open_access(&self) -> Option<&'static str> {
+        match self.xds_authentication? {
+            XdsAuthentication::None => Some("--xds-authentication=none"),
+            XdsAuthentication::KubernetesPermissive => {
+                Some("--xds-authentication=kubernetes-permissive")
+            }
+            XdsAuthentication::Token
+            | XdsAuthentication::Kubernetes
+            | XdsAuthentication::Certificate => None,
+        }
+    }
+}
+
 /// Parses file permissions in octal.
 fn mode(text: &str) -> Result<u32, String> {
     let mode = u32::from_str_radix(text, 8).ok();

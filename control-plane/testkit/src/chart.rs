@@ -27,6 +27,9 @@ use crate::{
 /// The namespace of the release.
 pub const NAMESPACE: &str = "appmesh-system";
 
+/// Values with which xDS serves proxies without credentials.
+const OPEN_XDS: &str = "migration=true,xds.authentication=kubernetes-permissive";
+
 /// Kinds that have no effect without pods.
 const KINDS_FOR_PODS: [&str; 3] = ["Deployment", "NetworkPolicy", "PodDisruptionBudget"];
 
@@ -75,6 +78,11 @@ impl Chart {
         Ok(Self {
             objects: objects.into_iter().filter(Value::is_object).collect(),
         })
+    }
+
+    /// Like [`Self::render`], with values that let an Envoy connect without credentials.
+    pub fn render_open(arguments: &[&str]) -> Result<Self> {
+        Self::render(&[&["--set", OPEN_XDS], arguments].concat())
     }
 
     fn of_kind(&self, kind: &str) -> impl Iterator<Item = &Value> {

@@ -73,7 +73,7 @@ async fn backends(control_plane: &ControlPlane) -> Vec<String> {
 #[tokio::test]
 async fn changes_of_groups_and_services_are_served() {
     let api = ApiServer::start().await.unwrap();
-    let cluster = Cluster::install(api, &Chart::render(&[]).unwrap()).await;
+    let cluster = Cluster::install(api, &Chart::render_open(&[]).unwrap()).await;
     let control_plane = cluster.start_replica().await;
     cluster.wait_for_webhooks().await;
     cluster.api.apply(MESH).await.unwrap();

@@ -42,7 +42,7 @@ impl Fixture {
         let certificate = SelfSigned::new(port.address().ip()).unwrap();
         let (chain, key) = (certificate.certificate(), certificate.key());
         let tls = format!("extraArgs={{--xds-tls-cert={chain},--xds-tls-key={key}}}");
-        let chart = Chart::render(&["--set", &tls, "--set", set]).unwrap();
+        let chart = Chart::render_open(&["--set", &tls, "--set", set]).unwrap();
         let cluster = Cluster::install(api, &chart).await;
         let control_plane = cluster.start_replica().await;
         Self {

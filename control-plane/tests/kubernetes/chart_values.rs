@@ -85,7 +85,11 @@ fn token_audience_is_the_same_for_pods_and_authentication() {
     };
     let other = audience("xds.authentication=kubernetes,xds.tokenAudience=other");
     assert_eq!(other.as_deref(), Some("other"));
-    assert_eq!(audience("sidecar.tokenAudience="), None);
+    let permissive = "migration=true,xds.authentication=kubernetes-permissive";
+    assert_eq!(
+        audience(&format!("{permissive},sidecar.tokenAudience=")),
+        None
+    );
 
     let certificates = "xds.authentication=certificate,xds.tls.secretName=xds";
     let off = format!("{certificates},injection.enabled=false");
@@ -118,7 +122,7 @@ fn tracing_port_replaces_the_default_of_its_provider() {
 
 #[tokio::test]
 async fn missing_permission_shows_in_the_audit_log() {
-    let mut chart = Chart::render(&[]).unwrap();
+    let mut chart = Chart::render_open(&[]).unwrap();
     for role in &mut chart.objects {
         let Some(Value::Array(rules)) = role.get_mut("rules") else {
             continue;

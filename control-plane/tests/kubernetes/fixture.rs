@@ -168,7 +168,7 @@ impl DerefMut for MeshFixture {
 
 impl MeshFixture {
     pub(crate) async fn build() -> Self {
-        Self::build_with(&Chart::render(&[]).unwrap()).await
+        Self::build_with(&Chart::render_open(&[]).unwrap()).await
     }
 
     /// Builds the fixture with this chart.
@@ -258,7 +258,7 @@ impl DerefMut for GatewayFixture {
 
 impl GatewayFixture {
     pub(crate) async fn build() -> Self {
-        Self::build_with(&Chart::render(&[]).unwrap()).await
+        Self::build_with(&Chart::render_open(&[]).unwrap()).await
     }
 
     /// Builds the fixture with this chart.

@@ -92,7 +92,7 @@ fn expired(api: &ApiServer, token: &str) -> String {
 
 async fn cluster_with(authentication: &str) -> (Cluster, ControlPlane) {
     let set = format!("xds.authentication={authentication}");
-    let chart = Chart::render(&["--set", &set]).unwrap();
+    let chart = Chart::render_open(&["--set", &set]).unwrap();
     let cluster = Cluster::install(ApiServer::start().await.unwrap(), &chart).await;
     let control_plane = cluster.start_replica().await;
     cluster.wait_for_webhooks().await;
@@ -218,6 +218,9 @@ async fn token_of_a_pod_is_valid_for_its_own_node_only() {
 #[tokio::test]
 async fn permissive_mode_verifies_tokens_and_accepts_proxies_without_one() {
     let (cluster, control_plane) = cluster_with("kubernetes-permissive").await;
+    let ready = control_plane.admin().get("/readyz").await.unwrap();
+    let flag = "--xds-authentication=kubernetes-permissive";
+    assert!(ready.contains(flag), "{ready}");
     let gate = token_of(&cluster.api, "gate-1").await;
     assert_eq!(
         status_of_stream(&control_plane, GATE, &gate).await,

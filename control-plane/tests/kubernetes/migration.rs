@@ -134,7 +134,7 @@ async fn objects_of_the_old_controller_are_served_and_can_be_deleted() {
     let objects = create_old_objects(&api, port.address().port(), versions).await;
     assert_eq!(objects.len(), 7, "{objects:?}");
 
-    let cluster = Cluster::install(api, &Chart::render(&[]).unwrap()).await;
+    let cluster = Cluster::install(api, &Chart::render_open(&[]).unwrap()).await;
     let control_plane = cluster.start_replica().await;
     cluster.wait_for_webhooks().await;
     let _gateway_ports = lock_gateway().await;

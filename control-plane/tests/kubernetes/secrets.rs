@@ -42,7 +42,7 @@ spec:
 
 /// The chart for Secrets of two namespaces, with a role in `shop` only.
 fn chart() -> Chart {
-    let mut chart = Chart::render(&["--set", "secretNamespaces={shop,closed}"]).unwrap();
+    let mut chart = Chart::render_open(&["--set", "secretNamespaces={shop,closed}"]).unwrap();
     chart
         .objects
         .retain(|object| object["metadata"]["namespace"] != "closed");

@@ -207,7 +207,7 @@ subjects: [{kind: ServiceAccount, name: red, namespace: shop}]
 #[tokio::test]
 async fn weight_shifters_change_weights_and_nothing_else() {
     let groups = "weightShifters.groups={shifters,system:serviceaccounts:shop}";
-    let chart = Chart::render(&["--set", groups]).unwrap();
+    let chart = Chart::render_open(&["--set", groups]).unwrap();
     let fixture = GatewayFixture::build_with(&chart).await;
     let manifests = shared_router() + ALL_OF_ROUTES;
     fixture.api.apply(&manifests).await.unwrap();

@@ -36,7 +36,7 @@ impl CanaryApi {
         let api = ApiServer::start_on(host).await?;
         progress("installing the chart: CRDs, roles and webhooks; starting the control plane");
         let arguments = format!("extraArgs={{{}}}", arguments.join(","));
-        let chart = Chart::render(&["--set", &arguments])?;
+        let chart = Chart::render_open(&["--set", &arguments])?;
         let webhook = (Ipv4Addr::LOCALHOST, WEBHOOK_PORT).into();
         let installed = chart.install(&api, webhook).await?;
         let mut control_plane = ControlPlane::start_installed_on(host, &installed)?;

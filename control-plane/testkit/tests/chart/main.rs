@@ -88,6 +88,19 @@ fn misspelt_value_is_rejected() {
 }
 
 #[test]
+fn proxies_need_credentials_unless_the_mesh_migrates() {
+    assert!(render(&[]).contains("--xds-authentication=kubernetes\n"));
+    for mode in ["none", "kubernetes-permissive"] {
+        let set = format!("xds.authentication={mode}");
+        let error = chart::render(&["--set", &set]).unwrap_err().to_string();
+        assert!(error.contains("needs migration=true"), "{error}");
+        let set = format!("{set},migration=true");
+        let argument = format!("--xds-authentication={mode}\n");
+        assert!(render(&["--set", &set]).contains(&argument));
+    }
+}
+
+#[test]
 fn sidecars_trust_the_secret_that_xds_is_served_with() {
     const ARGUMENT: &str = "--sidecar-xds-ca=/etc/evermesh/xds/";
     assert!(!render(&[]).contains(ARGUMENT));
@@ -215,10 +228,9 @@ async fn values_of_appmesh_controller_are_mapped_and_ignored_ones_are_named() {
     );
     let with_ours = notes(&[]).await;
     assert!(!with_ours.contains("ignored"), "{with_ours}");
-    let strict = "--set xds.authentication=kubernetes";
-    assert!(with_ours.contains(strict), "{with_ours}");
-    for settled in ["xds.authentication=kubernetes", "beside=true"] {
-        let notes = notes(&["--set", settled]).await;
-        assert!(!notes.contains(strict), "{notes}");
-    }
+    let end = "--set migration=false,xds.authentication=kubernetes";
+    assert!(!with_ours.contains(end), "{with_ours}");
+    let open = "migration=true,xds.authentication=kubernetes-permissive";
+    let migrating = notes(&["--set", open]).await;
+    assert!(migrating.contains(end), "{migrating}");
 }

@@ -73,10 +73,7 @@ async fn own_pods_and_those_of_kube_system_are_created_while_nothing_answers() {
     let chart = Chart::render(&["--set", set]).unwrap();
     install_webhooks(&api, &chart).await;
     let others = "a pod beside Evermesh is rejected";
-    wait::eventually(others, LIMIT, async || {
-        is_called(&api, NAMESPACE, "").await
-    })
-    .await;
+    wait::eventually(others, LIMIT, async || is_called(&api, NAMESPACE, "").await).await;
     assert!(!is_called(&api, "kube-system", "").await);
 
     let mut templates = 0;

@@ -228,9 +228,7 @@ fn rights_of(rule: &Value) -> Vec<String> {
 
 #[test]
 fn every_right_is_needed_by_the_code() {
-    use Needed::{
-        Always, OwnCertificate, ReadingSecrets, Registering, ReviewingTokens, Writing,
-    };
+    use Needed::{Always, OwnCertificate, ReadingSecrets, Registering, ReviewingTokens, Writing};
 
     const DEFAULT: [Needed; 4] = [Always, Writing, OwnCertificate, ReviewingTokens];
     for (values, needed) in [
@@ -346,7 +344,10 @@ async fn service_account_has_the_rights_that_it_needs_and_no_others() {
             "update leases.coordination.k8s.io/other -n appmesh-system",
             false,
         ),
-        ("update leases.coordination.k8s.io/evermesh -n default", false),
+        (
+            "update leases.coordination.k8s.io/evermesh -n default",
+            false,
+        ),
         ("patch mutatingwebhookconfigurations/other", false),
     ] {
         let mut arguments = vec!["auth", "can-i", &account];
@@ -365,4 +366,3 @@ async fn service_account_has_the_rights_that_it_needs_and_no_others() {
         assert_eq!(answer().await, expected, "{question}");
     }
 }
-

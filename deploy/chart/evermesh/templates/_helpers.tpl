@@ -74,6 +74,9 @@ evermesh:{{ .Chart.AppVersion }}
 {{- /* Fails for values with which no proxy, or no injected sidecar, could connect. */}}
 {{- define "evermesh.validate" -}}
 {{- $xds := .Values.xds }}
+{{- if and (has $xds.authentication (list "none" "kubernetes-permissive")) (not .Values.migration) }}
+{{- fail (printf "xds.authentication=%s serves a proxy without credentials as any proxy that it claims to be, and needs migration=true, for a mesh with proxies of App Mesh; otherwise set xds.authentication=kubernetes" $xds.authentication) }}
+{{- end }}
 {{- $certificates := or $xds.tls.clientCertificates (eq $xds.authentication "certificate") }}
 {{- if and $certificates (not $xds.tls.secretName) }}
 {{- fail "xds.authentication=certificate and xds.tls.clientCertificates=true require xds.tls.secretName, because client certificates need TLS" }}
