@@ -16,11 +16,12 @@ use std::{
 };
 
 use evermesh_injector::bootstrap::{
-    Authority, BootstrapOptions, ControlPlaneTls, HostPort, bootstrap, render,
+    AdminAddress, Authority, BootstrapOptions, ControlPlaneTls, HostPort, bootstrap, render,
 };
 use evermesh_model::{ProxyKind, ResourceName};
 use evermesh_testkit::{
     envoy::{Envoy, EnvoyOptions, EnvoyVersion, validate},
+    hosts::{Lab, LabHost},
     tools,
 };
 use evermesh_xds::{ProxyRegistry, Store, XdsServerOptions};
@@ -195,6 +196,65 @@ async fn envoy_sends_the_newest_token() {
     for version in EnvoyVersion::ALL {
         for with_tls in [false, true] {
             renewed_token_is_sent(version, with_tls).await;
+        }
+    }
+}
+
+/// The admin port of a sidecar: all of its pages on loopback, and those for probes and Prometheus for other hosts.
+async fn pages_are_separate(version: EnvoyVersion, wildcard: &str, pod: &LabHost, other: &LabHost) {
+    const PORT: u16 = 9901;
+    let mut bootstrap = bootstrap(&BootstrapOptions {
+        admin: AdminAddress::LoopbackWithPages(HostPort {
+            host: wildcard.to_owned(),
+            port: PORT,
+        }),
+        ..BootstrapOptions::new(
+            ResourceName::new("shop", ProxyKind::VirtualNode, "web_shop"),
+            "127.0.0.1:1".parse().unwrap(),
+        )
+    });
+    // Envoy becomes ready without a control plane.
+    bootstrap.dynamic_resources = None;
+    let options = EnvoyOptions::new(version, render(&bootstrap).unwrap());
+    let mut envoy = Envoy::start_with_admin_port_on(pod, &options, PORT).unwrap();
+    envoy.ready().await.unwrap();
+
+    let pages = other.reach((pod.ip(), PORT).into());
+    assert_eq!(pages.get("/ready").await.unwrap().trim(), "LIVE");
+    let metrics = pages.get("/stats/prometheus").await.unwrap();
+    let mut lines = metrics.lines();
+    assert!(lines.any(|line| line.starts_with("envoy_server_live{") && line.ends_with(" 1")));
+    for own in ["evermesh_admin", "evermesh_pages"] {
+        assert!(!metrics.contains(own), "{own}");
+    }
+    for page in [
+        "/",
+        "/config_dump",
+        "/server_info",
+        "/stats",
+        "//ready",
+        "/ready/../config_dump",
+        "/stats/prometheus/",
+    ] {
+        let error = pages.get(page).await.unwrap_err().to_string();
+        assert!(error.contains("404"), "{page}: {error}");
+    }
+    for page in ["/quitquitquit", "/ready", "/logging?level=trace"] {
+        let error = pages.post(page).await.unwrap_err().to_string();
+        assert!(error.contains("404"), "{page}: {error}");
+    }
+    let dump = envoy.admin().get("/config_dump").await.unwrap();
+    assert!(dump.contains("evermesh_admin"), "{dump}");
+}
+
+#[tokio::test]
+async fn other_hosts_read_only_the_pages_for_probes_and_prometheus() {
+    let mut lab = Lab::start().await.unwrap();
+    let pod = lab.host("pod").await.unwrap();
+    let other = lab.host("other").await.unwrap();
+    for version in EnvoyVersion::ALL {
+        for wildcard in ["0.0.0.0", "::"] {
+            pages_are_separate(version, wildcard, &pod, &other).await;
         }
     }
 }

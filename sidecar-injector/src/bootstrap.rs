@@ -6,6 +6,7 @@
 
 mod address;
 mod control_plane;
+mod pages;
 mod telemetry;
 
 use std::collections::BTreeMap;
@@ -128,14 +129,31 @@ pub enum AdminAddress {
     Tcp(HostPort),
     /// The path of a Unix socket.
     Pipe(String),
+    /// The port of this address on `127.0.0.1`. At the address itself, which is a wildcard, a listener serves the pages
+    /// for probes and Prometheus to other hosts.
+    LoopbackWithPages(HostPort),
 }
 
 impl Default for AdminAddress {
     fn default() -> Self {
-        Self::Tcp(HostPort {
-            host: "127.0.0.1".to_owned(),
-            port: 9901,
-        })
+        Self::Tcp(loopback(9901))
+    }
+}
+
+impl AdminAddress {
+    /// The address that other hosts may reach, if there is one.
+    const fn pages(&self) -> Option<&HostPort> {
+        match self {
+            Self::LoopbackWithPages(pages) => Some(pages),
+            Self::Tcp(_) | Self::Pipe(_) => None,
+        }
+    }
+}
+
+fn loopback(port: u16) -> HostPort {
+    HostPort {
+        host: "127.0.0.1".to_owned(),
+        port,
     }
 }
 
@@ -145,6 +163,8 @@ pub fn bootstrap(options: &BootstrapOptions) -> Bootstrap {
     let control_plane = control_plane::cluster(&options.xds, tls, options.token.as_deref());
     let tracers = options.tracing.as_ref().and_then(Tracing::cluster);
     let secrets = options.sds_socket.as_deref().map(secrets);
+    let pages = options.admin.pages();
+    let admin_cluster = pages.map(|it| pages::cluster(&loopback(it.port)));
     let bootstrap = Bootstrap {
         node: Some(node(options)),
         dynamic_resources: Some(DynamicResources {
@@ -156,9 +176,11 @@ pub fn bootstrap(options: &BootstrapOptions) -> Bootstrap {
         static_resources: Some(StaticResources {
             clusters: [control_plane]
                 .into_iter()
+                .chain(admin_cluster)
                 .chain(tracers)
                 .chain(secrets)
                 .collect(),
+            listeners: pages.map(pages::listener).into_iter().collect(),
             ..Default::default()
         }),
         stats_config: Some(telemetry::stats(&options.node, options.stats_tags)),
@@ -233,8 +255,15 @@ fn admin(options: &BootstrapOptions) -> Admin {
         address: Some(match &options.admin {
             AdminAddress::Tcp(address) => socket(address),
             AdminAddress::Pipe(path) => pipe(path),
+            AdminAddress::LoopbackWithPages(pages) => socket(&loopback(pages.port)),
         }),
         access_log: log.into_iter().collect(),
+        socket_options: options
+            .admin
+            .pages()
+            .map(|_| pages::reuse_port())
+            .into_iter()
+            .collect(),
         ..Default::default()
     }
 }

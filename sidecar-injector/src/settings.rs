@@ -89,11 +89,11 @@ pub struct EnvoySettings {
     pub readiness_initial_delay: u32,
     /// Period of the readiness probe, in seconds.
     pub readiness_period: u32,
-    /// The port of Envoy's admin pages.
+    /// The port of Envoy's admin pages: all of them on loopback, and those for probes and Prometheus on other addresses.
     pub admin_port: u16,
     /// The access log of the admin pages. Empty for none.
     pub admin_access_log: String,
-    /// Whether the admin pages are served on IPv6 as well.
+    /// Whether the pages for probes and Prometheus are served on IPv6 as well.
     pub admin_ipv6: bool,
 }
 

@@ -53,7 +53,7 @@ use evermesh_testkit::{
 /// Limit for waiting until other clusters on this machine have ended.
 const LOCK_WAIT: Duration = Duration::from_mins(20);
 
-/// The admin port of a sidecar.
+/// The port of a sidecar for its pages.
 const ENVOY_ADMIN: u16 = 9901;
 
 /// Limit for the pods of a Deployment to become ready on a busy machine.
@@ -206,15 +206,15 @@ impl TestCluster {
     /// The sum of the counters of a pod's Envoy whose names match this regular expression.
     pub async fn counter_sum(&self, namespace: &str, pod: &str, names: &str) -> Result<u64> {
         let filter = names.replace('^', "%5E").replace('$', "%24");
-        let path = format!("/stats?type=Counters&filter={filter}");
+        let path = format!("/stats/prometheus?type=Counters&filter={filter}");
         let counters = self.get(namespace, pod, ENVOY_ADMIN, &path).await?;
         if counters.is_empty() {
             bail!("no counter of the Envoy of pod {namespace}/{pod} matches `{names}`");
         }
         let mut sum = 0;
-        for line in counters.lines() {
+        for line in counters.lines().filter(|line| !line.starts_with('#')) {
             let (_, value) = line
-                .split_once(": ")
+                .rsplit_once(' ')
                 .with_context(|| format!("`{line}` is not a counter with a value"))?;
             sum += value.parse::<u64>()?;
         }

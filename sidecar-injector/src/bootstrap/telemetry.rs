@@ -37,7 +37,8 @@ use evermesh_proto::{
 use serde_json::json;
 
 use super::{
-    HostPort, SDS, control_plane::CONTROL_PLANE, duration, endpoints, http2_options, pipe, socket,
+    HostPort, SDS, control_plane::CONTROL_PLANE, duration, endpoints, http2_options, pages, pipe,
+    socket,
 };
 
 /// The address of a `DogStatsD` server.
@@ -275,7 +276,7 @@ fn tag(name: &str, value: TagValue) -> TagSpecifier {
     }
 }
 
-/// Excluded statistics: those of the control plane's cluster, the requests to tracers and to the secret discovery
+/// Excluded statistics: those of the control plane's cluster and of the pages for probes, the requests to tracers and to the secret discovery
 /// service, and those that grow with threads, zones or clusters and that dashboards do not show. Dashboards and Flagger
 /// sum the requests of all clusters, so a failing collector would look like a failing application.
 /// An exclusion list is safer than an inclusion list, which would drop statistics that alerts depend on.
@@ -286,6 +287,9 @@ fn excluded() -> ListStringMatcher {
         .into_iter()
         .chain([
             format!("cluster.{CONTROL_PLANE}."),
+            format!("cluster.{}.", pages::CLUSTER),
+            format!("http.{}.", pages::LISTENER),
+            format!("listener.{}.", pages::LISTENER),
             "runtime.".to_owned(),
             "workers.".to_owned(),
         ]);

@@ -19,6 +19,8 @@ use evermesh_proto::json::JsonError;
 
 /// The value of the node metadata `injection`. Increased when the metadata of injected proxies changes.
 const INJECTION_VERSION: &str = "2";
+/// The page for probes, which answers 200 once Envoy has its configuration.
+pub(super) const READY: &str = "/ready";
 /// Kubernetes' default for `terminationGracePeriodSeconds`.
 const DEFAULT_GRACE_PERIOD: i64 = 30;
 /// Part of the grace period that is left for Envoy to end after SIGTERM, in seconds. Envoy ends within 20 ms.
@@ -71,12 +73,7 @@ pub(super) fn patch(
         container["lifecycle"] = json!({ "preStop": { "sleep": { "seconds": pause } } });
     }
     if context.settings.order == SidecarOrder::Native {
-        let period = envoy.start_interval.max(1);
-        container["startupProbe"] = json!({
-            "httpGet": { "path": "/ready", "port": envoy.admin_port },
-            "periodSeconds": period,
-            "failureThreshold": envoy.start_timeout.div_ceil(period).max(1),
-        });
+        container["startupProbe"] = startup(context);
     }
     if !mounts.is_empty() {
         container["volumeMounts"] = mounts.into();
@@ -110,11 +107,22 @@ fn termination_pause(pod: &Value, context: PatchContext<'_>, warnings: &mut Vec<
     pause
 }
 
+/// The probe that succeeds once Envoy has its configuration.
+pub(super) fn startup(context: PatchContext<'_>) -> Value {
+    let envoy = &context.settings.envoy;
+    let period = envoy.start_interval.max(1);
+    json!({
+        "httpGet": { "path": READY, "port": envoy.admin_port },
+        "periodSeconds": period,
+        "failureThreshold": envoy.start_timeout.div_ceil(period).max(1),
+    })
+}
+
 /// The readiness probe of App Mesh's Envoy, with the page of plain Envoy.
 pub(super) fn readiness(context: PatchContext<'_>) -> Value {
     let envoy = &context.settings.envoy;
     json!({
-        "httpGet": { "path": "/ready", "port": envoy.admin_port },
+        "httpGet": { "path": READY, "port": envoy.admin_port },
         "initialDelaySeconds": envoy.readiness_initial_delay,
         "periodSeconds": envoy.readiness_period,
         "timeoutSeconds": 1,
@@ -277,7 +285,7 @@ fn options(context: PatchContext<'_>, image: &str) -> BootstrapOptions {
             .token_audience
             .as_ref()
             .map(|_| volumes::TOKEN.to_owned()),
-        admin: AdminAddress::Tcp(HostPort {
+        admin: AdminAddress::LoopbackWithPages(HostPort {
             host: if envoy.admin_ipv6 { "::" } else { "0.0.0.0" }.to_owned(),
             port: envoy.admin_port,
         }),

@@ -6,7 +6,8 @@ use serde_json::{Value, json};
 
 use super::{ENVOY, PatchContext, PodPatchBuilder, envoy, volumes, xray};
 
-/// The admin page that the probes of App Mesh's manifests read, with a program that the image of plain Envoy lacks.
+/// The admin page that the probes of App Mesh's manifests read, with a program that the image of plain Envoy lacks. Other
+/// hosts than the pod's own cannot read it.
 const SERVER_INFO: &str = "server_info";
 
 pub(super) fn patch(
@@ -30,9 +31,8 @@ pub(super) fn patch(
     let container = ["spec", "containers", position.as_str()];
     let field =
         |rest: &[&'static str]| -> Vec<&str> { container.iter().chain(rest).copied().collect() };
-    let current = |builder: &PodPatchBuilder, field: &str| {
-        builder.pod()["spec"]["containers"][index][field].clone()
-    };
+    let current =
+        |builder: &PodPatchBuilder, name: &'static str| at(builder.pod(), &field(&[name]));
     if !context.requested.keeps_image {
         builder.set(
             &field(&["image"]),
@@ -52,6 +52,11 @@ pub(super) fn patch(
     }
     for probe in ["livenessProbe", "readinessProbe", "startupProbe"] {
         rewrite_probe(builder, context, &field(&[]), probe);
+    }
+    // The admin port accepts connections once Envoy has its configuration; liveness counts from then on.
+    let is_probed = reads_admin_port(&at(builder.pod(), &container), "livenessProbe", context);
+    if is_probed && current(builder, "startupProbe").is_null() {
+        builder.set(&field(&["startupProbe"]), envoy::startup(context));
     }
     if current(builder, "readinessProbe").is_null() {
         builder.set(&field(&["readinessProbe"]), envoy::readiness(context));
@@ -86,27 +91,46 @@ fn set_variable(builder: &mut PodPatchBuilder, list: &[&str], variable: Value) {
     }
 }
 
-/// Replaces a probe that runs a program to read Envoy's admin page by a probe of the page itself.
+/// Lets a probe read [`envoy::READY`] if it reads another admin page, with or without a program.
 fn rewrite_probe(
     builder: &mut PodPatchBuilder,
     context: PatchContext<'_>,
     container: &[&str],
     probe: &str,
 ) {
-    let exec = [container, &[probe, "exec"]].concat();
-    let command = builder.pod().pointer(&format!("/{}", exec.join("/")));
-    let reads_admin_page =
-        command.is_some_and(|exec| exec["command"].to_string().contains(SERVER_INFO));
-    if !reads_admin_page {
+    let [exec, page] = ["exec", "httpGet"].map(|it| [container, &[probe, it]].concat());
+    let current = at(builder.pod(), container);
+    if current[probe]["exec"]["command"]
+        .to_string()
+        .contains(SERVER_INFO)
+    {
+        builder.remove(&exec);
+        let port = context.settings.envoy.admin_port;
+        builder.set(&page, json!({ "path": envoy::READY, "port": port }));
         return;
     }
-    let page = match probe {
-        "livenessProbe" => "/server_info",
-        _ => "/ready",
-    };
-    builder.remove(&exec);
-    builder.set(
-        &[container, &[probe, "httpGet"]].concat(),
-        json!({ "path": page, "port": context.settings.envoy.admin_port }),
-    );
+    let path = &current[probe]["httpGet"]["path"];
+    if reads_admin_port(&current, probe, context) && !path.is_null() && path != envoy::READY {
+        builder.set(&[&page[..], &["path"]].concat(), envoy::READY.into());
+    }
+}
+
+/// Whether a probe uses the port of the admin pages, by its number or its name.
+fn reads_admin_port(container: &Value, probe: &str, context: PatchContext<'_>) -> bool {
+    let admin = u64::from(context.settings.envoy.admin_port);
+    let probe = &container[probe];
+    let port = [&probe["httpGet"]["port"], &probe["tcpSocket"]["port"]];
+    port.into_iter().any(|port| match port {
+        Value::String(name) => {
+            let ports = container["ports"].as_array();
+            let named = ports.into_iter().flatten().find(|it| it["name"] == **name);
+            named.is_some_and(|it| it["containerPort"] == admin)
+        }
+        port => *port == admin,
+    })
+}
+
+fn at(pod: &Value, path: &[&str]) -> Value {
+    let found = pod.pointer(&format!("/{}", path.join("/")));
+    found.cloned().unwrap_or_default()
 }

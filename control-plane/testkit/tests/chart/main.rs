@@ -8,10 +8,11 @@ mod rights;
 use std::{fs, process::Command, time::Duration};
 
 use evermesh_testkit::{
-    chart::{self, NAMESPACE, appmesh_controller_values},
+    chart::{self, Chart, NAMESPACE, appmesh_controller_values},
     kubernetes::ApiServer,
-    process, tools, wait,
+    process, tools,
 };
+use serde_json::{Value, json};
 
 /// Limit for roles and webhook configurations to take effect.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -101,6 +102,55 @@ fn proxies_need_credentials_unless_the_mesh_migrates() {
 }
 
 #[test]
+fn network_policy_lets_only_replicas_read_metrics() {
+    let ports_and_peers = |arguments: &[&str]| -> Vec<(Value, Value)> {
+        let chart = Chart::render(arguments).unwrap();
+        let policies = chart.objects.iter();
+        let policies = policies.filter(|object| object["kind"] == "NetworkPolicy");
+        let rules = policies.flat_map(|policy| policy["spec"]["ingress"].as_array().unwrap());
+        rules
+            .map(|rule| (rule["ports"][0]["port"].clone(), rule["from"].clone()))
+            .collect()
+    };
+    let replicas = json!([{"podSelector": {"matchLabels": {
+        "app.kubernetes.io/name": "evermesh",
+        "app.kubernetes.io/instance": "evermesh",
+    }}}]);
+    let all = Value::Null;
+    assert_eq!(
+        ports_and_peers(&[]),
+        [
+            (json!("xds"), all.clone()),
+            (json!("webhook"), all),
+            (json!("metrics"), replicas.clone()),
+        ]
+    );
+    let peers = json!([{"namespaceSelector": {"matchLabels": {"team": "a"}}}]);
+    let [xds, webhook, metrics] =
+        ["xds", "webhook", "metrics"].map(|port| format!("networkPolicy.{port}From={peers}"));
+    let limited = ports_and_peers(&[
+        "--set-json",
+        &xds,
+        "--set-json",
+        &webhook,
+        "--set-json",
+        &metrics,
+    ]);
+    assert_eq!(
+        limited,
+        [
+            (json!("xds"), peers.clone()),
+            (json!("webhook"), peers.clone()),
+            (json!("metrics"), json!([replicas[0], peers[0]])),
+        ]
+    );
+    assert_eq!(
+        ports_and_peers(&["--set", "networkPolicy.enabled=false"]),
+        []
+    );
+}
+
+#[test]
 fn sidecars_trust_the_secret_that_xds_is_served_with() {
     const ARGUMENT: &str = "--sidecar-xds-ca=/etc/evermesh/xds/";
     assert!(!render(&[]).contains(ARGUMENT));
@@ -151,9 +201,11 @@ async fn api_server_accepts_the_rendered_objects() {
     let old = appmesh_controller_values();
     let everything = [
         "--set",
-        "networkPolicy.enabled=true,watchNamespaces={a,b},secretNamespaces={default},ipFamily=ipv6,region=us-west-2,env.A=1",
+        "watchNamespaces={a,b},secretNamespaces={default},ipFamily=ipv6,region=us-west-2,env.A=1",
         "--set-json",
         r#"networkPolicy.metricsFrom=[{"namespaceSelector": {}}]"#,
+        "--set-json",
+        r#"networkPolicy.webhookFrom=[{"ipBlock": {"cidr": "10.0.0.1/32"}}]"#,
     ];
     for arguments in [
         &[][..],

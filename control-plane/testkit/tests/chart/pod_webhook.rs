@@ -65,6 +65,8 @@ async fn pod_webhook_is_called_for_watched_namespaces_only() {
 #[tokio::test]
 async fn own_pods_and_those_of_kube_system_are_created_while_nothing_answers() {
     let api = api_server().await;
+    let account = ["create", "serviceaccount", "default", "-n", "kube-system"];
+    api.kubectl(&account).await.unwrap();
     for namespace in [NAMESPACE, "kube-system"] {
         enable_injection(&api, namespace).await;
     }
