@@ -248,7 +248,7 @@ impl<'a> App<'a> {
         let mut options = XdsServerOptions::new(authenticator.hook());
         options.shutdown = self.shutdown.clone();
         options.connections = Arc::clone(&self.shares.xds);
-        if let Some(tls) = XdsTls::new(&args.xds)? {
+        if let Some(tls) = XdsTls::new(&args.xds, &self.certificates)? {
             options.tls = Some(tls.settings());
             self.tasks
                 .spawn(infallible(tls.follow(self.shutdown.clone())));

@@ -20,6 +20,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub(crate) use self::authority::checked_authority;
 pub use self::{
     bootstrap::BootstrapArgs,
     choice::{MalformedAnnotationArg, SidecarOrderArg, WithoutMemberArg},

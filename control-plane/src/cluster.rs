@@ -103,7 +103,7 @@ impl KubernetesCluster {
             let identity = self.identity.clone();
             tasks.spawn(webhook::run(
                 (listener, channels.webhook_connections.clone()),
-                webhook::WebhookOptions::new(&args.webhook, certificates, injection, identity),
+                webhook::WebhookOptions::new(args, certificates, injection, identity),
                 self.client.clone(),
                 channels.admission_snapshots.clone(),
                 channels.admission_metrics.clone(),

@@ -8,23 +8,26 @@ use anyhow::Context;
 /// argument to 128 KiB (`MAX_ARG_STRLEN`), and the rest of the bootstrap is far below 32 KiB.
 const AUTHORITY_LIMIT: usize = 96 * 1024;
 
-/// Reads the certificates in a file. Rejects a file with a private key, since many users can read pods.
+/// Reads the certificates in a file.
 pub(super) fn authority(file: &Path) -> anyhow::Result<String> {
-    let read = || {
-        let pem = std::fs::read_to_string(file)?;
-        let is_sound = pem.contains("BEGIN CERTIFICATE") && !pem.contains("PRIVATE KEY");
-        anyhow::ensure!(
-            is_sound,
-            "the file must hold PEM certificates and no private key"
-        );
-        let length = serde_json::to_string(&pem)?.len();
-        anyhow::ensure!(
-            length <= AUTHORITY_LIMIT,
-            "the certificates take {length} bytes in the bootstrap of every pod, and the limit is {AUTHORITY_LIMIT}; keep only the CA certificates of the xDS server"
-        );
-        Ok(pem)
-    };
+    let read = || checked_authority(&std::fs::read(file)?);
     read().with_context(|| format!("--sidecar-xds-ca {}", file.display()))
+}
+
+/// The contents of a file with CA certificates. Rejects a private key, since many users can read pods.
+pub(crate) fn checked_authority(contents: &[u8]) -> anyhow::Result<String> {
+    let pem = std::str::from_utf8(contents)?;
+    let is_sound = pem.contains("BEGIN CERTIFICATE") && !pem.contains("PRIVATE KEY");
+    anyhow::ensure!(
+        is_sound,
+        "the file must hold PEM certificates and no private key"
+    );
+    let length = serde_json::to_string(pem)?.len();
+    anyhow::ensure!(
+        length <= AUTHORITY_LIMIT,
+        "the certificates take {length} bytes in the bootstrap of every pod, and the limit is {AUTHORITY_LIMIT}; keep only the CA certificates of the xDS server"
+    );
+    Ok(pem.to_owned())
 }
 
 #[cfg(test)]

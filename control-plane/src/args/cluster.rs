@@ -203,8 +203,8 @@ pub struct WebhookArgs {
 
     /// IP family of the Kubernetes cluster
     ///
-    /// Decides the `ipPreference` that meshes get at admission. With `ipv6` the admin pages of sidecars are also served
-    /// on IPv6, where the kubelet probes them.
+    /// Decides the `ipPreference` that meshes get at admission. With `ipv6` the pages of sidecars for probes and
+    /// Prometheus are also served on IPv6, where the kubelet probes them.
     #[arg(
         long,
         value_name = "FAMILY",
@@ -228,6 +228,15 @@ pub enum IpFamilyArg {
 pub struct NamespacedName {
     pub namespace: String,
     pub name: String,
+}
+
+impl NamespacedName {
+    /// The DNS names of the Kubernetes Service with this name.
+    pub(crate) fn service_hosts(&self) -> [String; 2] {
+        let host = format!("{}.{}.svc", self.name, self.namespace);
+        let complete = format!("{host}.cluster.local");
+        [host, complete]
+    }
 }
 
 impl FromStr for NamespacedName {

@@ -120,8 +120,8 @@ pub struct InjectorArgs {
 
     /// File with the CA certificates (PEM) of the xDS server; sidecars then use TLS
     ///
-    /// Evermesh reads this local file once, at its start, and writes the certificates into the bootstrap of each
-    /// sidecar. Existing pods keep the certificates with which they were created.
+    /// Evermesh writes the certificates of this local file into the bootstrap of each sidecar and reloads the file when
+    /// it changes. Existing pods keep the certificates with which they were created.
     #[arg(
         long,
         value_name = "FILE",
@@ -200,6 +200,14 @@ impl ServeArgs {
             !injector.wait_until_proxy_ready || injector.sidecar_order == SidecarOrderArg::Native,
             "--wait-until-proxy-ready needs --sidecar-order=native: with `container` the application does not wait for its proxy"
         );
+        if let Some(service) = &self.xds.xds_tls_service {
+            let host = &injector.sidecar_xds.host;
+            anyhow::ensure!(
+                service.service_hosts().contains(host),
+                "--sidecar-xds has the host `{host}`, but the certificate for --xds-tls-service {service} is only valid for {}; every injected sidecar would reject it",
+                service.service_hosts().join(" and ")
+            );
+        }
         let region = self.kubernetes.aws_region.clone();
         Ok(Some(InjectorSettings {
             region: region.unwrap_or_default(),
@@ -391,6 +399,31 @@ mod tests {
         assert_eq!(audience(&[&both[..], &[OTHER]].concat()), audience(&both));
         assert_eq!(audience(&[PERMISSIVE, EMPTY]), None);
         assert_eq!(audience(&[OTHER]).as_deref(), Some("other"));
+    }
+
+    #[test]
+    fn own_certificate_is_valid_for_the_address_of_sidecars() {
+        const SERVICE: &str = "--xds-tls-service=mesh/evermesh-xds";
+        const WEBHOOK: &str = "--webhook-address=127.0.0.1:9443";
+        let error = injection(&[SERVICE, WEBHOOK]).unwrap_err();
+        let names = "evermesh-xds.mesh.svc and evermesh-xds.mesh.svc.cluster.local";
+        assert!(error.contains(names), "{error}");
+        for host in names.split(" and ") {
+            let xds = format!("--sidecar-xds={host}:18000");
+            assert!(injection(&[SERVICE, WEBHOOK, &xds]).is_ok(), "{host}");
+        }
+        let without = [SERVICE, WEBHOOK, "--without-injection"];
+        assert_eq!(injection(&without), Ok(None));
+        for other in [
+            &["--webhook-certificates=folder"][..],
+            &["--xds-tls-cert=cert", "--xds-tls-key=key"],
+            &["--sidecar-xds-ca=ca"],
+        ] {
+            let error = injection(&[&[SERVICE, WEBHOOK], other].concat()).unwrap_err();
+            assert!(error.contains("--xds-tls-service"), "{error}");
+        }
+        let error = injection(&[SERVICE]).unwrap_err();
+        assert!(error.contains("--webhook-address"), "{error}");
     }
 
     #[test]

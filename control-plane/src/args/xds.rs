@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum, builder::NonEmptyStringValueParser};
 
-use super::heading;
+use super::{NamespacedName, heading};
 
 #[derive(Debug, Args)]
 #[command(next_help_heading = heading::XDS)]
@@ -69,6 +69,19 @@ pub struct XdsArgs {
         env = "EVERMESH_XDS_TLS_KEY"
     )]
     pub xds_tls_key: Option<PathBuf>,
+
+    /// Kubernetes Service for which Evermesh creates the certificate of the xDS server; turns TLS on
+    ///
+    /// The certificate is the one that Evermesh creates for its webhooks, so this flag requires --webhook-address and
+    /// excludes --webhook-certificates. Sidecars trust its authority, without --sidecar-xds-ca.
+    #[arg(
+        long,
+        value_name = "NAMESPACE/NAME",
+        requires = "webhook_address",
+        conflicts_with_all = ["config", "xds_tls_cert", "webhook_certificates", "sidecar_xds_ca"],
+        env = "EVERMESH_XDS_TLS_SERVICE"
+    )]
+    pub xds_tls_service: Option<NamespacedName>,
 
     /// CA certificates (PEM) for client certificates; other clients cannot connect
     ///

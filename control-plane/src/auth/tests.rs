@@ -14,6 +14,7 @@ fn arguments(method: Option<XdsAuthentication>) -> XdsArgs {
         xds_token_file: None,
         xds_token_audience: "evermesh".to_owned(),
         xds_tls_cert: None,
+        xds_tls_service: None,
         xds_tls_key: None,
         xds_client_ca: None,
         xds_socket: None,

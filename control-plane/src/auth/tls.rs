@@ -1,4 +1,5 @@
-//! TLS settings of the xDS listener from the files of `--xds-tls-cert`, `--xds-tls-key` and `--xds-client-ca`.
+//! TLS settings of the xDS listener: with the certificate that Evermesh creates (`--xds-tls-service`), or from the files of
+//! `--xds-tls-cert`, `--xds-tls-key` and `--xds-client-ca`.
 //!
 //! The settings follow the files. Contents that cannot be used are logged, and the last good settings stay in use.
 
@@ -17,20 +18,33 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     args::XdsArgs,
     reload::{FileReloader, WatchedFiles},
+    webhook::ServingCertificate,
 };
+
+/// The protocol of gRPC, as ALPN names it.
+const HTTP2: &[u8] = b"h2";
 
 /// TLS settings of the xDS listener and the reloader of their files.
 pub struct XdsTls {
     settings: watch::Receiver<Arc<ServerConfig>>,
-    reloader: FileReloader,
+    /// Absent if Evermesh creates the certificate.
+    reloader: Option<FileReloader>,
 }
 
 impl XdsTls {
-    /// Reads the files that the flags name; `None` without `--xds-tls-cert`.
+    /// Uses `own`, the certificate that Evermesh creates, or the files that the flags name; `None` if no flag turns TLS on.
     ///
     /// # Errors
     /// A file cannot be read, or its contents cannot be used.
-    pub fn new(args: &XdsArgs) -> anyhow::Result<Option<Self>> {
+    pub fn new(args: &XdsArgs, own: &Arc<ServingCertificate>) -> anyhow::Result<Option<Self>> {
+        if args.xds_tls_service.is_some() {
+            let config = Arc::clone(own).server_config(&[HTTP2])?;
+            let (_, settings) = watch::channel(Arc::new(config));
+            return Ok(Some(Self {
+                settings,
+                reloader: None,
+            }));
+        }
         let files = args.xds_tls_cert.clone().zip(args.xds_tls_key.clone());
         let Some((certificate, key)) = files else {
             return Ok(None);
@@ -45,7 +59,10 @@ impl XdsTls {
             sender.send_replace(server_config(contents)?);
             Ok(())
         });
-        Ok(Some(Self { settings, reloader }))
+        Ok(Some(Self {
+            settings,
+            reloader: Some(reloader),
+        }))
     }
 
     pub fn settings(&self) -> watch::Receiver<Arc<ServerConfig>> {
@@ -54,7 +71,10 @@ impl XdsTls {
 
     /// Reloads changed files until `shutdown`.
     pub async fn follow(self, shutdown: CancellationToken) {
-        self.reloader.run(shutdown).await;
+        match self.reloader {
+            Some(reloader) => reloader.run(shutdown).await,
+            None => shutdown.cancelled().await,
+        }
     }
 }
 
@@ -83,7 +103,7 @@ fn server_config(contents: &[Vec<u8>]) -> anyhow::Result<Arc<ServerConfig>> {
     let mut config = builder.with_single_cert(chain, key).context(
         "--xds-tls-cert and --xds-tls-key do not match: the certificate is for a different key",
     )?;
-    config.alpn_protocols = vec![b"h2".to_vec()];
+    config.alpn_protocols = vec![HTTP2.to_vec()];
     Ok(Arc::new(config))
 }
 

@@ -1,4 +1,4 @@
-//! The TLS certificate that the webhooks present.
+//! The TLS certificate that the webhooks present, and the xDS server with `--xds-tls-service`.
 //!
 //! A TLS handshake uses the certificate that is loaded when it begins; open connections are not affected by a
 //! replacement. Handshakes fail until the first certificate is loaded.
@@ -54,14 +54,17 @@ impl ServingCertificate {
             .is_some_and(|current| current.cert == chain)
     }
 
-    /// TLS settings of a server that always presents the newest certificate.
-    pub(super) fn server_config(self: Arc<Self>) -> anyhow::Result<ServerConfig> {
+    /// TLS settings of a server that always presents the newest certificate and speaks these protocols (ALPN).
+    pub(crate) fn server_config(
+        self: Arc<Self>,
+        protocols: &[&[u8]],
+    ) -> anyhow::Result<ServerConfig> {
         let mut config =
             ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
                 .with_safe_default_protocol_versions()?
                 .with_no_client_auth()
                 .with_cert_resolver(self);
-        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        config.alpn_protocols = protocols.iter().map(|it| it.to_vec()).collect();
         Ok(config)
     }
 }

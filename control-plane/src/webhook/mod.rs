@@ -39,14 +39,17 @@ use kube::Client;
 use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use self::{bundle::CaBundleUpdater, secret::CertificateSecret, server::AdmissionHandler};
+use self::{
+    bundle::CaBundleUpdater, pods::PodInjection, secret::CertificateSecret,
+    server::AdmissionHandler,
+};
 pub use self::{
     certificates::ServingCertificate,
     metrics::AdmissionMetrics,
     review::{POD_PATH, Webhook, path},
 };
 use crate::{
-    args::{IpFamilyArg, NamespacedName, WebhookArgs},
+    args::{IpFamilyArg, NamespacedName, ServeArgs, checked_authority},
     reload::{FileReloader, WatchedFiles},
 };
 
@@ -70,6 +73,8 @@ pub struct WebhookOptions {
     pub wait_limit: Duration,
     /// Settings of the injector. Without them [`POD_PATH`] is not served.
     pub injection: Option<evermesh_injector::InjectorSettings>,
+    /// Source of newer authorities of the xDS server than those in the settings of the injector.
+    pub sidecar_authority: SidecarAuthority,
     /// Name of this replica in events.
     pub identity: String,
     pub clock: Clock,
@@ -83,12 +88,25 @@ pub enum WebhookCertificate {
     OwnAuthority(OwnAuthority),
 }
 
+/// Source of the authorities that sidecars trust.
+#[derive(Debug, Clone)]
+pub enum SidecarAuthority {
+    /// The settings of the injector, which do not change.
+    Settings,
+    /// The file of `--sidecar-xds-ca`.
+    File(std::path::PathBuf),
+    /// The authority of the certificate that Evermesh creates.
+    Own,
+}
+
 #[derive(Debug, Clone)]
 pub struct OwnAuthority {
     /// Secret that all replicas share.
     pub secret: NamespacedName,
     /// Kubernetes Service through which the API server calls the webhooks.
     pub service: NamespacedName,
+    /// Kubernetes Service through which proxies connect, if the certificate is for xDS as well.
+    pub xds_service: Option<NamespacedName>,
     /// Host names and IP addresses of webhooks that are called by `clientConfig.url`.
     pub hosts: BTreeSet<String>,
     /// Name of the `MutatingWebhookConfiguration` whose caBundle is set.
@@ -100,27 +118,32 @@ pub struct OwnAuthority {
 impl OwnAuthority {
     /// DNS names and IP addresses for which the certificate is valid.
     fn names(&self) -> BTreeSet<String> {
-        let NamespacedName { namespace, name } = &self.service;
-        let service = [
-            format!("{name}.{namespace}.svc"),
-            format!("{name}.{namespace}.svc.cluster.local"),
-        ];
-        self.hosts.iter().cloned().chain(service).collect()
+        let services = [&self.service].into_iter().chain(&self.xds_service);
+        let hosts = services.flat_map(NamespacedName::service_hosts);
+        self.hosts.iter().cloned().chain(hosts).collect()
     }
 }
 
 impl WebhookOptions {
     pub fn new(
-        args: &WebhookArgs,
+        args: &ServeArgs,
         certificates: Arc<ServingCertificate>,
         injection: Option<evermesh_injector::InjectorSettings>,
         identity: String,
     ) -> Self {
+        let xds_service = args.xds.xds_tls_service.clone();
+        let sidecar_authority = match &args.injector.sidecar_xds_ca {
+            _ if xds_service.is_some() => SidecarAuthority::Own,
+            Some(file) => SidecarAuthority::File(file.clone()),
+            None => SidecarAuthority::Settings,
+        };
+        let args = &args.webhook;
         let certificate = match &args.webhook_certificates {
             Some(folder) => WebhookCertificate::Files(folder.clone()),
             None => WebhookCertificate::OwnAuthority(OwnAuthority {
                 secret: args.webhook_secret.clone(),
                 service: args.webhook_service.clone(),
+                xds_service,
                 hosts: args.webhook_host.iter().cloned().collect(),
                 mutating: args.webhook_mutating_configuration.clone(),
                 validating: args.webhook_validating_configuration.clone(),
@@ -135,6 +158,7 @@ impl WebhookOptions {
             },
             wait_limit: WATCH_DELAY_LIMIT,
             injection,
+            sidecar_authority,
             identity,
             clock: Arc::new(SystemTime::now),
         }
@@ -162,11 +186,31 @@ pub async fn run(
         writing.await;
         Ok(())
     });
+    let (bundle, trusted) = watch::channel(Arc::from(""));
+    let authority = match options.sidecar_authority {
+        SidecarAuthority::Settings => None,
+        SidecarAuthority::Own => Some(trusted.clone()),
+        SidecarAuthority::File(file) => {
+            let in_use = options.injection.as_ref();
+            let in_use = in_use.and_then(|it| it.control_plane.authority.as_deref());
+            let (reloader, authority) = authority_reloader(file, in_use.unwrap_or_default());
+            let shutdown = shutdown.clone();
+            tasks.spawn(async move {
+                reloader.run(shutdown).await;
+                Ok(())
+            });
+            Some(authority)
+        }
+    };
+    let injection = options.injection.map(|settings| PodInjection {
+        settings,
+        authority,
+    });
     let admission = AdmissionHandler {
         surroundings,
         family: options.family,
         wait_limit: options.wait_limit,
-        injection: options.injection.map(Arc::new),
+        injection: injection.map(Arc::new),
         metrics,
         events,
         in_flight: Arc::default(),
@@ -191,7 +235,6 @@ pub async fn run(
             });
         }
         WebhookCertificate::OwnAuthority(own) => {
-            let (bundle, trusted) = watch::channel(Arc::from(""));
             for (kind, name) in [
                 (bundle::WebhookConfigurationKind::Mutating, &own.mutating),
                 (
@@ -233,6 +276,24 @@ fn certificate_reloader(folder: &Path, certificates: Arc<ServingCertificate>) ->
         };
         certificates.replace(chain, key)
     })
+}
+
+/// Follows the file of `--sidecar-xds-ca`, of which `in_use` are the contents so far.
+fn authority_reloader(
+    file: std::path::PathBuf,
+    in_use: &str,
+) -> (FileReloader, watch::Receiver<Arc<str>>) {
+    let (sender, authority) = watch::channel(Arc::from(in_use));
+    let files = WatchedFiles::new("sidecars", vec![("--sidecar-xds-ca", file)]);
+    let loaded = vec![in_use.as_bytes().to_vec()];
+    let reloader = files.reloader(Some(loaded), move |contents| {
+        let [contents] = contents else {
+            bail!("one file is needed");
+        };
+        sender.send_replace(checked_authority(contents)?.into());
+        Ok(())
+    });
+    (reloader, authority)
 }
 
 #[cfg(test)]

@@ -3,6 +3,8 @@
 //! [`evermesh_injector`] decides whether a pod becomes a member of a mesh and makes the patch. A rejection or a warning
 //! goes to the creator of the pod and into an event.
 
+use std::{borrow::Cow, sync::Arc};
+
 use axum::{body::Body, response::Response};
 use evermesh_ingest::admission::ClusterSnapshot;
 use evermesh_injector::{
@@ -12,6 +14,7 @@ use evermesh_model::Kind;
 use evermesh_xds::PeerText;
 use json_patch::Patch;
 use serde_json::Value;
+use tokio::sync::watch;
 
 use super::{
     events::PodEvent,
@@ -20,8 +23,28 @@ use super::{
     server::{AdmissionHandler, AdmissionOutcome, NOT_SYNCED},
 };
 
+/// Settings of the injector, of which the authorities of the xDS server can change.
+pub(super) struct PodInjection {
+    pub(super) settings: InjectorSettings,
+    /// The newest authorities; without it those of the settings stay.
+    pub(super) authority: Option<watch::Receiver<Arc<str>>>,
+}
+
+impl PodInjection {
+    fn newest(&self) -> Cow<'_, InjectorSettings> {
+        let Some(authority) = &self.authority else {
+            return Cow::Borrowed(&self.settings);
+        };
+        let mut settings = self.settings.clone();
+        settings.control_plane.authority = Some(authority.borrow().to_string());
+        Cow::Owned(settings)
+    }
+}
+
 impl AdmissionHandler {
-    pub(super) async fn answer_pod(&self, settings: &InjectorSettings, body: Body) -> Response {
+    pub(super) async fn answer_pod(&self, injection: &PodInjection, body: Body) -> Response {
+        let settings = injection.newest();
+        let settings = &*settings;
         self.measured(
             "inject",
             Kind::Pod,

@@ -32,6 +32,7 @@ use super::{
     events::PodEvent,
     in_flight::{InFlightBytes, RequestRoom},
     metrics::{AdmissionMetrics, RequestLabels},
+    pods::PodInjection,
     review::{AdmissionRequest, InvalidReview, POD_PATH, Webhook, path, reject_too_large},
 };
 use crate::{http_server, throttle::LogThrottle};
@@ -46,8 +47,8 @@ pub(super) struct AdmissionHandler {
     pub(super) family: IpFamily,
     /// Longest time that a request which would be rejected waits for changes of other objects.
     pub(super) wait_limit: Duration,
-    /// Settings of the injector; `None` turns injection off.
-    pub(super) injection: Option<Arc<evermesh_injector::InjectorSettings>>,
+    /// `None` turns injection off.
+    pub(super) injection: Option<Arc<PodInjection>>,
     pub(super) metrics: AdmissionMetrics,
     pub(super) events: mpsc::Sender<PodEvent>,
     pub(super) in_flight: Arc<InFlightBytes>,
@@ -81,7 +82,8 @@ pub(super) async fn serve(
     certificates: Arc<ServingCertificate>,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    let (_settings, settings) = watch::channel(Arc::new(certificates.server_config()?));
+    let config = certificates.server_config(&[b"h2", b"http/1.1"])?;
+    let (_settings, settings) = watch::channel(Arc::new(config));
     let incoming = accept_tls(listener, connections, settings);
     http_server::serve(incoming, router(&admission), shutdown, SHUTDOWN_LIMIT).await;
     Ok(())
@@ -99,9 +101,9 @@ fn router(admission: &AdmissionHandler) -> Router {
             router = router.route(&path, post(answer));
         }
     }
-    if let Some(settings) = admission.injection.clone() {
+    if let Some(injection) = admission.injection.clone() {
         let admission = admission.clone();
-        let answer = async move |body: Body| admission.answer_pod(&settings, body).await;
+        let answer = async move |body: Body| admission.answer_pod(&injection, body).await;
         router = router.route(POD_PATH, post(answer));
     }
     router

@@ -34,3 +34,44 @@ fn broken_certificate_files_keep_the_last_good_certificate() {
     assert!(reloader.check().unwrap());
     assert!(certificates.serves(second.certificate.as_bytes()));
 }
+
+#[test]
+fn certificate_is_valid_for_the_names_of_both_services() {
+    let name = |text: &str| text.parse::<NamespacedName>().unwrap();
+    let own = OwnAuthority {
+        secret: name("mesh/secret"),
+        service: name("mesh/webhook"),
+        xds_service: Some(name("other/xds")),
+        hosts: ["127.0.0.1".to_owned()].into(),
+        mutating: String::new(),
+        validating: String::new(),
+    };
+    let expected = [
+        "127.0.0.1",
+        "webhook.mesh.svc",
+        "webhook.mesh.svc.cluster.local",
+        "xds.other.svc",
+        "xds.other.svc.cluster.local",
+    ];
+    assert_eq!(own.names(), expected.map(str::to_owned).into());
+}
+
+#[test]
+fn authorities_of_sidecars_follow_their_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("ca.crt");
+    let (first, second) = (pair(), pair());
+    fs::write(&file, &first.certificate).unwrap();
+    let (mut reloader, authority) = authority_reloader(file.clone(), &first.certificate);
+    assert!(!reloader.check().unwrap());
+    assert_eq!(**authority.borrow(), first.certificate);
+
+    fs::write(&file, format!("{}{}", second.certificate, second.key)).unwrap();
+    let error = format!("{:#}", reloader.check().unwrap_err());
+    assert!(error.contains("no private key"), "{error}");
+    assert_eq!(**authority.borrow(), first.certificate);
+
+    fs::write(&file, &second.certificate).unwrap();
+    assert!(reloader.check().unwrap());
+    assert_eq!(**authority.borrow(), second.certificate);
+}

@@ -27,8 +27,9 @@ use crate::{
 /// The namespace of the release.
 pub const NAMESPACE: &str = "appmesh-system";
 
-/// Values with which xDS serves proxies without credentials.
-const OPEN_XDS: &str = "migration=true,xds.authentication=kubernetes-permissive";
+/// Values with which xDS serves proxies without credentials, in plaintext.
+const OPEN_XDS: &str =
+    "migration=true,xds.authentication=kubernetes-permissive,xds.tls.enabled=false";
 
 /// Kinds that have no effect without pods.
 const KINDS_FOR_PODS: [&str; 3] = ["Deployment", "NetworkPolicy", "PodDisruptionBudget"];
@@ -80,7 +81,7 @@ impl Chart {
         })
     }
 
-    /// Like [`Self::render`], with values that let an Envoy connect without credentials.
+    /// Like [`Self::render`], with values that let an Envoy connect without credentials and in plaintext.
     pub fn render_open(arguments: &[&str]) -> Result<Self> {
         Self::render(&[&["--set", OPEN_XDS], arguments].concat())
     }

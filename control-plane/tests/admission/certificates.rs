@@ -18,19 +18,30 @@ const DAY: Duration = Duration::from_hours(24);
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn renewal_of_certificates_fails_no_request() {
     let clock = Clock::default();
-    clock.set_back(7 * 365 * DAY);
+    clock.set_back(8 * 365 * DAY);
     let cluster = Cluster::without_webhooks(&clock).await;
     cluster.configure_webhooks().await;
     let other_replica = cluster.start_replica(&clock).await;
     cluster
         .secret_becomes(|secret| secret["tls.crt"].is_string())
         .await;
-    // The first certificate has expired; the next ones are valid today.
-    clock.set_back(DAY + DAY / 8);
+    // The next authority is trusted for a year before it signs, half a day ago.
+    clock.set_back(365 * DAY + DAY / 2);
     cluster.touch_secret().await;
     cluster
         .secret_becomes(|secret| secret["next-authority.crt"].is_string())
         .await;
+    // The certificates before have expired; the next one is valid today.
+    let last = cluster.secret().await;
+    clock.set_back(DAY);
+    cluster.touch_secret().await;
+    cluster
+        .secret_becomes(|secret| secret["tls.crt"] != last["tls.crt"])
+        .await;
+    assert_eq!(
+        cluster.secret().await["authority.crt"],
+        last["authority.crt"]
+    );
     for object in [cluster::namespace("shop"), cluster::mesh()] {
         cluster.create_when_reachable(&object).await;
     }

@@ -61,7 +61,7 @@ async fn token(api: &ApiServer, arguments: &[&str]) -> String {
 }
 
 /// Creates the token that the kubelet would project into a pod.
-async fn token_of(api: &ApiServer, pod: &str) -> String {
+pub(crate) async fn token_of(api: &ApiServer, pod: &str) -> String {
     let bound = [
         "--audience=evermesh",
         "--bound-object-kind=Pod",

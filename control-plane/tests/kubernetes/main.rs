@@ -10,6 +10,7 @@ mod beside_app_mesh;
 mod chart_values;
 #[path = "../common/mod.rs"]
 mod common;
+mod encrypted_xds;
 mod examples;
 mod fixture;
 mod flagger;

@@ -1,11 +1,12 @@
-//! Certificate authority of the webhooks: creates and renews the authority and the serving certificate.
+//! Certificate authority of the webhooks and of xDS: creates and renews the authority and the serving certificate.
 //!
 //! In: the contents of the Secret ([`CertificateMaterial`]), the names of the server and the time. Out: new contents,
 //! if any part must be renewed. The module does no I/O and takes the time as an argument.
 //!
 //! A certificate is renewed when a third of its lifetime is left. An authority is renewed in two steps, so that the API
 //! server trusts the certificate of every replica at any time: the CA bundle contains the next authority for
-//! [`TRUSTED_BEFORE_USE`] before that authority signs, and previous authorities until they expire.
+//! [`TRUSTED_BEFORE_USE`] before that authority signs, and previous authorities until they expire. A sidecar keeps the
+//! bundle with which its pod was created, so the first step takes as long as pods may live.
 
 use std::{
     collections::BTreeSet,
@@ -20,11 +21,10 @@ use rcgen::{
 use rustls::pki_types::{CertificateDer, pem::PemObject};
 use x509_parser::{extensions::GeneralName, prelude::X509Certificate};
 
-const DAY: Duration = Duration::from_hours(24);
 const AUTHORITY_LIFE: Duration = Duration::from_hours(24 * 3650);
 const SERVING_LIFE: Duration = Duration::from_hours(24 * 90);
 /// Time for which the CA bundle contains the next authority before that authority signs.
-const TRUSTED_BEFORE_USE: Duration = DAY;
+const TRUSTED_BEFORE_USE: Duration = Duration::from_hours(24 * 365);
 /// Time by which `notBefore` lies in the past, for clocks that are behind.
 const BACKDATED: Duration = Duration::from_hours(1);
 
@@ -136,7 +136,7 @@ fn split(bundle: &str) -> impl Iterator<Item = String> {
 
 fn authority(now: SystemTime) -> Result<CertificatePair, CertificateError> {
     let key = KeyPair::generate()?;
-    let mut params = params("Evermesh webhook authority", now, AUTHORITY_LIFE);
+    let mut params = params("Evermesh authority", now, AUTHORITY_LIFE);
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![
         KeyUsagePurpose::KeyCertSign,
@@ -156,7 +156,7 @@ fn serving(
     let issuer_key = KeyPair::from_pem(&authority.key)?;
     let issuer = Issuer::from_ca_cert_pem(&authority.certificate, issuer_key)?;
     let key = KeyPair::generate()?;
-    let mut params = params("Evermesh webhooks", now, SERVING_LIFE);
+    let mut params = params("Evermesh", now, SERVING_LIFE);
     let names: Vec<String> = names.iter().cloned().collect();
     params.subject_alt_names = CertificateParams::new(names)?.subject_alt_names;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
@@ -237,7 +237,8 @@ fn fits(pair: &CertificatePair) -> bool {
     with_certificate(&pair.certificate, is_its_key) == Some(true)
 }
 
-/// Whether the certificate is valid for exactly these names.
+/// Whether the certificate is valid for these names. It may have more, which replicas with other settings need during a
+/// rolling update.
 fn serves(serving: &CertificatePair, names: &BTreeSet<String>) -> bool {
     with_certificate(&serving.certificate, |certificate| {
         let Ok(Some(extension)) = certificate.subject_alternative_name() else {
@@ -249,7 +250,7 @@ fn serves(serving: &CertificatePair, names: &BTreeSet<String>) -> bool {
             .iter()
             .filter_map(name)
             .collect();
-        found == *names
+        names.is_subset(&found)
     }) == Some(true)
 }
 

@@ -2,6 +2,7 @@ use std::slice;
 
 use super::*;
 
+const DAY: Duration = Duration::from_hours(24);
 const YEAR: Duration = Duration::from_hours(24 * 365);
 
 fn names() -> BTreeSet<String> {
@@ -69,12 +70,15 @@ fn next_authority_is_trusted_before_it_signs() {
         ]
     );
     assert_eq!(
-        after(&introduced, aging + DAY / 2),
+        after(&introduced, aging + 59 * DAY),
         None,
         "the next authority is not trusted long enough"
     );
 
-    let promoted = after(&introduced, aging + DAY).unwrap();
+    let used = aging + TRUSTED_BEFORE_USE;
+    let waiting = after(&introduced, used - DAY).unwrap();
+    assert_eq!(waiting.authority, created.authority);
+    let promoted = after(&introduced, used).unwrap();
     assert_eq!(promoted.authority, next);
     assert_eq!(promoted.next_authority, None);
     assert!(signed_by(&promoted.serving, &next));
@@ -83,7 +87,7 @@ fn next_authority_is_trusted_before_it_signs() {
         [next.certificate.clone(), created.authority.certificate],
         "another replica may still present a certificate of the previous authority"
     );
-    assert_eq!(after(&promoted, aging + DAY), None);
+    assert_eq!(after(&promoted, used), None);
 
     let later = after(&promoted, 10 * YEAR).unwrap();
     assert_eq!(
@@ -123,6 +127,12 @@ fn other_names_replace_the_certificate_only() {
     let renewed = renew(Some(&created), &names, start()).unwrap().unwrap();
     assert!(serves(&renewed.serving, &names));
     assert_eq!(renewed.authority, created.authority);
+}
+
+#[test]
+fn replicas_that_need_fewer_names_keep_the_certificate() {
+    let fewer = BTreeSet::from(["webhook.mesh.svc".to_owned()]);
+    assert_eq!(renew(Some(&created()), &fewer, start()).unwrap(), None);
 }
 
 #[test]

@@ -56,9 +56,12 @@ fn take(certificates: &ServingCertificate, material: &CertificateMaterial) {
     taken.unwrap();
 }
 
-fn injection() -> evermesh_injector::InjectorSettings {
+fn injection() -> PodInjection {
     let xds = "evermesh.test:18000".parse().unwrap();
-    evermesh_injector::InjectorSettings::new(xds, "init:1".to_owned())
+    PodInjection {
+        settings: evermesh_injector::InjectorSettings::new(xds, "init:1".to_owned()),
+        authority: None,
+    }
 }
 
 /// A handler without a server, and the sender of its snapshots.

@@ -21,7 +21,10 @@ use tokio::{
     signal::unix::{SignalKind, signal},
     sync::oneshot,
 };
-use tonic::{Code, transport::Channel};
+use tonic::{
+    Code,
+    transport::{Certificate, Channel, ClientTlsConfig},
+};
 
 /// Test applications: servers, a load client, an xDS client and namespace holders
 #[derive(Parser)]
@@ -94,6 +97,9 @@ enum Args {
         /// File with a bearer token
         #[arg(long)]
         token_file: Option<PathBuf>,
+        /// Certificates of the server's authority, in PEM
+        #[arg(long)]
+        authority: String,
     },
     /// Hold the namespaces of a pod: reap orphans until SIGTERM
     Pause,
@@ -128,9 +134,11 @@ async fn main() -> Result<()> {
             connect,
             node,
             token_file,
+            authority,
         } => {
-            let channel = Channel::from_shared(format!("http://{connect}"))?;
-            let channel = channel.connect().await?;
+            let trust = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(authority));
+            let channel = Channel::from_shared(format!("https://{connect}"))?;
+            let channel = channel.tls_config(trust)?.connect().await?;
             let token = token_file.map(std::fs::read_to_string).transpose()?;
             let authorization = token.map(|token| format!("Bearer {}", token.trim()));
             let stream = xds::open_stream(channel, &node, authorization.as_deref()).await;

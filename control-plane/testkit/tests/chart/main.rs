@@ -153,12 +153,78 @@ fn network_policy_lets_only_replicas_read_metrics() {
 #[test]
 fn sidecars_trust_the_secret_that_xds_is_served_with() {
     const ARGUMENT: &str = "--sidecar-xds-ca=/etc/evermesh/xds/";
-    assert!(!render(&[]).contains(ARGUMENT));
     let tls = render(&["--set", "xds.tls.secretName=xds"]);
     assert!(tls.contains(&format!("{ARGUMENT}ca.crt\"")), "{tls}");
     assert!(tls.contains("mountPath: /etc/evermesh/xds\n"), "{tls}");
     let other = ["--set", "xds.tls.secretName=xds,sidecar.xdsCA=roots.pem"];
     assert!(render(&other).contains(&format!("{ARGUMENT}roots.pem\"")));
+}
+
+#[test]
+fn xds_is_encrypted_with_the_certificate_of_the_webhooks() {
+    let arguments = |values: &str| -> Vec<String> {
+        let chart = Chart::render(&["--set", values]).unwrap();
+        let all = chart.arguments().unwrap().into_iter();
+        all.filter(|it| it.contains("xds-tls") || it.contains("xds-ca"))
+            .collect()
+    };
+    let own = "--xds-tls-service=appmesh-system/evermesh-xds";
+    assert_eq!(arguments(""), [own]);
+    assert_eq!(arguments("injection.enabled=false"), [own]);
+    assert_eq!(
+        arguments("certManager.enabled=true"),
+        [
+            "--xds-tls-cert=/etc/evermesh/webhook/tls.crt",
+            "--xds-tls-key=/etc/evermesh/webhook/tls.key",
+            "--sidecar-xds-ca=/etc/evermesh/webhook/ca.crt",
+        ]
+    );
+    let plaintext: [&str; 0] = [];
+    assert_eq!(arguments("xds.tls.enabled=false"), plaintext);
+    assert_eq!(arguments("beside=true,xds.tls.enabled=false"), plaintext);
+    for (values, named) in [
+        ("beside=true", "set xds.tls.secretName"),
+        (
+            "xds.tls.secretName=xds,xds.tls.enabled=false",
+            "would have no effect",
+        ),
+    ] {
+        let error = chart::render(&["--set", values]).unwrap_err().to_string();
+        assert!(error.contains(named), "{values}: {error}");
+    }
+}
+
+/// A self-signed certificate would be its own authority, so that no sidecar would trust the next one.
+#[test]
+fn cert_manager_signs_with_an_authority_that_outlives_certificates() {
+    let specs = |values: &str, kind: &str| -> Vec<Value> {
+        let chart = Chart::render(&["--set", values]).unwrap();
+        let found = chart.objects.iter().filter(|it| it["kind"] == kind);
+        found.map(|it| it["spec"].clone()).collect()
+    };
+    let enabled = "certManager.enabled=true";
+    let issuers = specs(enabled, "Issuer");
+    let authority = json!({"ca": {"secretName": "evermesh-root"}});
+    assert_eq!(issuers, [json!({"selfSigned": {}}), authority]);
+    let [root, serving] = &specs(enabled, "Certificate")[..] else {
+        panic!("the chart renders another number of certificates")
+    };
+    assert_eq!(root["isCA"], true);
+    assert_eq!(root["secretName"], "evermesh-root");
+    let names = serving["dnsNames"].to_string();
+    assert!(
+        names.contains("evermesh-webhook.appmesh-system.svc"),
+        "{names}"
+    );
+    assert!(names.contains("evermesh-xds.appmesh-system.svc"), "{names}");
+    assert_eq!(serving["issuerRef"]["name"], "evermesh-webhook");
+
+    let other = format!("{enabled},certManager.issuerRef.name=platform");
+    assert_eq!(specs(&other, "Issuer"), Vec::<Value>::new());
+    let [serving] = &specs(&other, "Certificate")[..] else {
+        panic!("the chart renders an authority beside that of the issuer")
+    };
+    assert_eq!(serving["issuerRef"]["name"], "platform");
 }
 
 #[test]
@@ -211,7 +277,10 @@ async fn api_server_accepts_the_rendered_objects() {
         &[][..],
         &everything[..],
         &["--set", "certManager.enabled=true"][..],
-        &["--set", "beside=true,enableCertManager=true"][..],
+        &[
+            "--set",
+            "beside=true,enableCertManager=true,xds.tls.enabled=false",
+        ][..],
         &["--values", old.to_str().unwrap()][..],
     ] {
         let dir = tools::scratch("chart").unwrap();
@@ -223,6 +292,46 @@ async fn api_server_accepts_the_rendered_objects() {
             .await
             .unwrap_or_else(|error| panic!("{arguments:?}: {error:#}"));
     }
+}
+
+/// Helm fails if it is to create an object that somebody else created.
+#[tokio::test]
+async fn secret_of_another_owner_is_left_alone() {
+    let api = api_server().await;
+    let kubeconfig = api.kubeconfig();
+    let renders_secret = async || {
+        let place = ["--dry-run=server", "--namespace", NAMESPACE, "--kubeconfig"];
+        let mut install = helm(&["install", "evermesh"], &place);
+        let printed = process::run(install.arg(&kubeconfig)).unwrap();
+        printed.contains("kind: Secret\n")
+    };
+    let secret = ["secret", "evermesh-webhook", "--namespace", NAMESPACE];
+    let kubectl = async |verb: &[&str], more: &[&str]| {
+        let arguments = [verb, more].concat();
+        api.kubectl(&arguments).await.unwrap();
+    };
+    assert!(renders_secret().await);
+    let generic = [
+        "create",
+        "secret",
+        "generic",
+        "evermesh-webhook",
+        "-n",
+        NAMESPACE,
+    ];
+    kubectl(&generic, &[]).await;
+    assert!(!renders_secret().await);
+    // As Helm marks its own objects.
+    let release = "meta.helm.sh/release-name=evermesh";
+    let namespace = "meta.helm.sh/release-namespace=appmesh-system";
+    kubectl(
+        &["annotate"],
+        &[&secret[..], &[release, namespace]].concat(),
+    )
+    .await;
+    let managed = "app.kubernetes.io/managed-by=Helm";
+    kubectl(&["label"], &[&secret[..], &[managed]].concat()).await;
+    assert!(renders_secret().await);
 }
 
 #[tokio::test]

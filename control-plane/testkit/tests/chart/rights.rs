@@ -246,7 +246,7 @@ fn every_right_is_needed_by_the_code() {
             &[Always, Writing, OwnCertificate],
         ),
         (
-            "beside=true,cloudMap.registration=true,enableCertManager=true",
+            "beside=true,cloudMap.registration=true,enableCertManager=true,xds.tls.enabled=false",
             &[Always, ReviewingTokens],
         ),
     ] {

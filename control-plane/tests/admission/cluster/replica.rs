@@ -6,7 +6,9 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use evermesh::webhook::{self, AdmissionMetrics, OwnAuthority, WebhookCertificate, WebhookOptions};
+use evermesh::webhook::{
+    self, AdmissionMetrics, OwnAuthority, SidecarAuthority, WebhookCertificate, WebhookOptions,
+};
 use evermesh_ingest::{
     Inputs,
     admission::{ClusterSnapshot, IpFamily},
@@ -75,6 +77,7 @@ impl Replica {
             certificate: WebhookCertificate::OwnAuthority(OwnAuthority {
                 secret: "default/evermesh-webhook".parse().unwrap(),
                 service: "default/evermesh-webhook".parse().unwrap(),
+                xds_service: None,
                 hosts: ["127.0.0.1".to_owned()].into(),
                 mutating: MUTATING.to_owned(),
                 validating: VALIDATING.to_owned(),
@@ -86,6 +89,7 @@ impl Replica {
                 "evermesh-xds.default:18000".parse().unwrap(),
                 "evermesh-proxy-init:test".to_owned(),
             )),
+            sidecar_authority: SidecarAuthority::Settings,
             identity: "evermesh-test".to_owned(),
             clock: Arc::new(move || clock.now()),
         };

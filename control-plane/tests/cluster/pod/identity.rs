@@ -11,6 +11,7 @@ const STRICT: &str = "mesh/pods/virtualNode/strict_pods";
 const API_TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
 
 pub(super) async fn token_is_valid_for_its_own_node(fixture: &PodFixture<'_>) {
+    let authority = authority(fixture).await;
     // The container runs as Envoy's user, so that its connections are not intercepted.
     let member = ("member", "bypass");
     let outside = ("outside", "app");
@@ -25,8 +26,18 @@ pub(super) async fn token_is_valid_for_its_own_node(fixture: &PodFixture<'_>) {
         let (name, container) = pod;
         let server = format!("evermesh-xds.{}.svc:18000", chart::NAMESPACE);
         let mut ask = vec!["ask", "--connect", &server, "--node", node];
+        ask.extend(["--authority", &authority]);
         ask.extend(token.iter().flat_map(|file| ["--token-file", file]));
         let code = fixture.run(name, container, &ask).await;
         assert_eq!(code.trim(), expected, "{name} as {node} with {token:?}");
     }
+}
+
+/// The authority of Evermesh's certificate.
+async fn authority(fixture: &PodFixture<'_>) -> String {
+    let contents = "{{index .data \"ca.crt\" | base64decode}}";
+    let output = format!("--output=go-template={contents}");
+    let get = ["get", "secret", "evermesh-webhook", "--namespace"];
+    let get = [&get[..], &[chart::NAMESPACE, &output]].concat();
+    fixture.cluster.kubectl().run(&get).await.unwrap()
 }

@@ -71,11 +71,26 @@ evermesh:{{ .Chart.AppVersion }}
 {{- if and .Values.injection.enabled (not .Values.beside) }}true{{ end }}
 {{- end }}
 
+{{- /* The source of the certificate of xDS: secret, certManager, own, or nothing for plaintext. */}}
+{{- define "evermesh.xdsCertificate" -}}
+{{- if .Values.xds.tls.secretName }}secret
+{{- else if not .Values.xds.tls.enabled }}
+{{- else if include "evermesh.certManager" . }}certManager
+{{- else if include "evermesh.ownCertificate" . }}own
+{{- end }}
+{{- end }}
+
 {{- /* Fails for values with which no proxy, or no injected sidecar, could connect. */}}
 {{- define "evermesh.validate" -}}
 {{- $xds := .Values.xds }}
 {{- if and (has $xds.authentication (list "none" "kubernetes-permissive")) (not .Values.migration) }}
 {{- fail (printf "xds.authentication=%s serves a proxy without credentials as any proxy that it claims to be, and needs migration=true, for a mesh with proxies of App Mesh; otherwise set xds.authentication=kubernetes" $xds.authentication) }}
+{{- end }}
+{{- if and $xds.tls.secretName (not $xds.tls.enabled) }}
+{{- fail "xds.tls.enabled=false serves xDS in plaintext, so the certificate in xds.tls.secretName would have no effect; remove one of the two values" }}
+{{- end }}
+{{- if and .Values.beside $xds.tls.enabled (not $xds.tls.secretName) }}
+{{- fail "beside=true writes nothing, so Evermesh cannot create a certificate; set xds.tls.secretName to the Secret of one, or xds.tls.enabled=false for plaintext, which proxies of App Mesh's image do not speak" }}
 {{- end }}
 {{- $certificates := or $xds.tls.clientCertificates (eq $xds.authentication "certificate") }}
 {{- if and $certificates (not $xds.tls.secretName) }}
@@ -136,8 +151,11 @@ evermesh:{{ .Chart.AppVersion }}
     "--enable-stats-tags" .Values.stats.tagsEnabled }}
 {{- if $isSet }}{{ $arguments = append $arguments $flag }}{{ end }}
 {{- end }}
-{{- if .Values.xds.tls.secretName }}
+{{- $certificate := include "evermesh.xdsCertificate" . }}
+{{- if eq $certificate "secret" }}
 {{- $arguments = append $arguments (printf "--sidecar-xds-ca=/etc/evermesh/xds/%s" $sidecar.xdsCA) }}
+{{- else if eq $certificate "certManager" }}
+{{- $arguments = append $arguments "--sidecar-xds-ca=/etc/evermesh/webhook/ca.crt" }}
 {{- end }}
 {{- if .Values.sds.enabled }}
 {{- $arguments = concat $arguments (list "--enable-sds" (printf "--sds-uds-path=%s" .Values.sds.udsPath)) }}
@@ -194,7 +212,13 @@ evermesh:{{ .Chart.AppVersion }}
 - "--xds-address={{ $anyAddress }}:18000"
 - --xds-authentication={{ .Values.xds.authentication }}
 - --xds-token-audience={{ .Values.xds.tokenAudience }}
-{{- if .Values.xds.tls.secretName }}
+{{- $certificate := include "evermesh.xdsCertificate" . }}
+{{- if eq $certificate "own" }}
+- --xds-tls-service={{ .Release.Namespace }}/{{ include "evermesh.fullname" . }}-xds
+{{- else if eq $certificate "certManager" }}
+- --xds-tls-cert=/etc/evermesh/webhook/tls.crt
+- --xds-tls-key=/etc/evermesh/webhook/tls.key
+{{- else if eq $certificate "secret" }}
 - --xds-tls-cert=/etc/evermesh/xds/tls.crt
 - --xds-tls-key=/etc/evermesh/xds/tls.key
 {{- if or .Values.xds.tls.clientCertificates (eq .Values.xds.authentication "certificate") }}

@@ -1,5 +1,6 @@
 //! Requests about pods.
 
+use base64::{Engine as _, prelude::BASE64_STANDARD};
 use evermesh_injector::INJECTION;
 
 use super::*;
@@ -127,6 +128,30 @@ async fn pod_waits_for_its_node_and_for_its_namespace() {
         let review = body_of(answer.await).await;
         assert!(review["response"]["patch"].is_string(), "{review}");
     }
+}
+
+#[tokio::test]
+async fn sidecar_trusts_the_newest_authority() {
+    let (mut handler, surroundings, _events) = handler(Duration::ZERO);
+    surroundings.send_replace(Some(enabled()));
+    let (authority, newest) = watch::channel(Arc::from("FIRST CERTIFICATE"));
+    handler.injection = Some(Arc::new(PodInjection {
+        authority: Some(newest),
+        ..injection()
+    }));
+    let trusted = async || {
+        let injection = handler.injection.clone().unwrap();
+        let request = pod(&json!({ "app": "web" }), &json!({ INJECTION: "enabled" }));
+        let answer = handler.answer_pod(&injection, request.into()).await;
+        let review = body_of(answer).await;
+        let patch = review["response"]["patch"].as_str().unwrap().to_owned();
+        let patch = BASE64_STANDARD.decode(patch).unwrap();
+        let patch = String::from_utf8(patch).unwrap();
+        ["FIRST CERTIFICATE", "SECOND CERTIFICATE"].map(|it| patch.contains(it))
+    };
+    assert_eq!(trusted().await, [true, false]);
+    authority.send_replace(Arc::from("SECOND CERTIFICATE"));
+    assert_eq!(trusted().await, [false, true]);
 }
 
 #[tokio::test]
