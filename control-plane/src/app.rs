@@ -29,10 +29,10 @@ use crate::{
     admin,
     args::ServeArgs,
     auth::{AuthenticationMetrics, Authenticator, XdsTls},
-    changes::{self, ChangeLog, TrackerEvent},
+    changes::{self, ChangeLog, ProxyAnswer, TrackerEvent, TrackerReceiver, TrackerSender},
     cluster::{self, KubernetesChannels, KubernetesCluster},
     descriptors::ListenerShares,
-    effect::{EffectEvent, peers::PeerServer},
+    effect::{EffectInbox, peers::PeerServer},
     engine::{Engine, EngineOutputs, EngineSnapshot},
     metrics::ProcessMetrics,
     socket::{self, SocketFile},
@@ -88,24 +88,24 @@ async fn run(args: &ServeArgs, streams: &Handle) -> anyhow::Result<()> {
     let (wanted_services, wanted) = watch::channel(Arc::default());
     let (snapshot_sender, snapshots) = watch::channel(Arc::default());
     let (admission_sender, admission_snapshots) = watch::channel(None);
-    let (tracker_sender, tracker_events) = mpsc::unbounded_channel();
-    let (effect_sender, effect_events) = has_effects.then(mpsc::unbounded_channel).unzip();
+    let (tracker_sender, tracker_events) = changes::channel();
+    let effect_inbox = has_effects.then(Arc::<EffectInbox>::default);
 
-    let deliveries = delivery_sink(tracker_sender.clone(), effect_sender.clone());
+    let deliveries = delivery_sink(tracker_sender.clone(), effect_inbox.clone());
     let mut app = App::new(args, cluster, snapshots, deliveries);
     let outputs = EngineOutputs {
         store: Arc::clone(&app.store),
         wanted_services,
         snapshots: snapshot_sender,
         tracker_events: tracker_sender,
-        effect_events: effect_sender,
+        effect_inbox: effect_inbox.clone(),
         admission_snapshots: admission_sender,
         metrics: Arc::clone(&app.metrics),
     };
     let engine = spawn_engine(app.engine(outputs), queue)?;
     app.spawn_cloud_map(batches.clone(), wanted);
     let peer_server = app
-        .spawn_objects(batches, admission_snapshots, effect_events)
+        .spawn_objects(batches, admission_snapshots, effect_inbox)
         .await?;
     app.spawn_tracker(tracker_events);
     app.spawn_xds(xds_listeners, streams)?;
@@ -204,7 +204,7 @@ impl<'a> App<'a> {
         &mut self,
         batches: mpsc::Sender<ChangeBatch>,
         admission_snapshots: watch::Receiver<Option<ClusterSnapshot>>,
-        effect_events: Option<mpsc::UnboundedReceiver<EffectEvent>>,
+        effect_inbox: Option<Arc<EffectInbox>>,
     ) -> anyhow::Result<Option<PeerServer>> {
         let Some(cluster) = &self.cluster else {
             if let Some(folder) = &self.args.source.config {
@@ -218,7 +218,7 @@ impl<'a> App<'a> {
             admission_snapshots,
             admission_metrics: self.admission_metrics.clone(),
             certificates: Arc::clone(&self.certificates),
-            effect_events,
+            effect_inbox,
             webhook_connections: Arc::clone(&self.shares.webhooks),
             snapshots: self.snapshots.clone(),
             registry: Arc::clone(&self.registry),
@@ -228,7 +228,7 @@ impl<'a> App<'a> {
             .await
     }
 
-    fn spawn_tracker(&mut self, events: mpsc::UnboundedReceiver<TrackerEvent>) {
+    fn spawn_tracker(&mut self, events: TrackerReceiver) {
         let tracking = changes::track(
             events,
             Arc::clone(&self.registry),
@@ -452,14 +452,14 @@ pub(crate) async fn infallible(task: impl Future<Output = ()>) -> anyhow::Result
 
 /// Sends each ACK and NACK to the tracker, with the time at which it was read, and to the status writer.
 fn delivery_sink(
-    tracker_events: mpsc::UnboundedSender<TrackerEvent>,
-    effect_events: Option<mpsc::UnboundedSender<EffectEvent>>,
+    tracker_events: TrackerSender,
+    effect_inbox: Option<Arc<EffectInbox>>,
 ) -> DeliverySink {
-    // Errors are ignored: a receiver is gone only while the process ends.
     Arc::new(move |delivery| {
-        if let Some(events) = &effect_events {
-            let _ = events.send(EffectEvent::Delivery(delivery.clone()));
+        if let Some(inbox) = &effect_inbox {
+            inbox.answered(&delivery);
         }
-        let _ = tracker_events.send(TrackerEvent::Delivery(delivery, Instant::now()));
+        let answer = ProxyAnswer::new(delivery, Instant::now());
+        tracker_events.send(TrackerEvent::Answer(answer));
     })
 }

@@ -8,7 +8,10 @@
 //! Example: a weight changes, and the engine commits one route configuration that three Envoys watch. The tracker expects
 //! three deliveries. When the third Envoy ACKs after 12 ms, the change is complete with `acked_ms: 12`.
 //!
-//! The tracker only observes: a lost event falsifies a measurement and never a delivery.
+//! The tracker only observes: a lost event falsifies a measurement and never a delivery. So neither the engine nor a
+//! stream waits for it: an event that finds the [queue](channel) full is dropped.
+
+mod queue;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -17,13 +20,13 @@ use std::{
 };
 
 use evermesh_proto::{ContentVersion, ResourceKey, ResourceType};
-use evermesh_xds::{Delivery, DeliveryOutcome, ProxyId, ProxyRegistry, UnansweredResource};
+use evermesh_xds::{ProxyId, ProxyRegistry, UnansweredResource};
 use parking_lot::Mutex;
 use serde::Serialize;
-use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::Span;
 
+pub use self::queue::{ProxyAnswer, TrackerEvent, TrackerReceiver, TrackerSender, channel};
 use crate::metrics::ProcessMetrics;
 
 /// Number of changes that `/debug/changes` shows.
@@ -32,15 +35,6 @@ const MAX_CHANGES: usize = 256;
 const ANSWER_TIMEOUT: Duration = Duration::from_mins(1);
 /// Interval between liveness checks of proxies that have not acknowledged a change yet.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
-
-/// An input of the tracker.
-#[derive(Debug)]
-pub enum TrackerEvent {
-    /// The engine is about to commit.
-    Commit(CommitRecord),
-    /// A proxy answered at this time.
-    Delivery(Delivery, Instant),
-}
 
 /// A commit of the engine.
 #[derive(Debug)]
@@ -104,7 +98,7 @@ impl ChangeLog {
 
 /// Tracks commits until `shutdown`.
 pub async fn track(
-    mut events: mpsc::UnboundedReceiver<TrackerEvent>,
+    mut receiver: TrackerReceiver,
     registry: Arc<ProxyRegistry>,
     changes: Arc<ChangeLog>,
     metrics: Arc<ProcessMetrics>,
@@ -120,12 +114,20 @@ pub async fn track(
     loop {
         tokio::select! {
             () = shutdown.cancelled() => return,
-            event = events.recv() => match event {
+            event = receiver.recv() => match event {
                 Some(TrackerEvent::Commit(commit)) => tracker.open(commit, SystemTime::now()),
-                Some(TrackerEvent::Delivery(delivery, at)) => tracker.record(&delivery, at),
+                Some(TrackerEvent::Answer(answer)) => tracker.record(answer),
                 None => return,
             },
-            _ = sweep.tick() => if tracker.is_late() { tracker.sweep(&registry.unanswered()) },
+            _ = sweep.tick() => {
+                let events = receiver.take_dropped();
+                if events > 0 {
+                    tracing::warn!(events, "changes and answers of proxies arrived faster than they were recorded; /debug/changes and evermesh_change_seconds lack some of them");
+                }
+                if tracker.is_late() {
+                    tracker.sweep(&registry.unanswered());
+                }
+            }
         }
     }
 }
@@ -178,30 +180,31 @@ impl Tracker {
 
     /// Records an answer for the change that it belongs to and for all earlier changes of the same resource: the proxy
     /// will never answer a version that it was not sent because a newer one replaced it.
-    fn record(&mut self, delivery: &Delivery, at: Instant) {
-        let resource = &delivery.resource;
+    fn record(&mut self, answer: ProxyAnswer) {
+        let ProxyAnswer {
+            proxy,
+            scoped,
+            version,
+            is_acked,
+            at,
+        } = answer;
         let shared = ResourceKey {
-            kind: resource.kind,
-            name: Arc::clone(&resource.name),
             scope: None,
-        };
-        let scoped = ResourceKey {
-            scope: Some(Arc::clone(&delivery.view)),
-            ..shared.clone()
+            ..scoped.clone()
         };
         for key in [shared, scoped] {
-            let answers = |open: &OpenChange| open.versions.get(&key) == Some(&resource.version);
+            let answers = |open: &OpenChange| open.versions.get(&key) == Some(&version);
             let Some(newest) = self.open.iter().rposition(answers) else {
                 continue;
             };
             for (index, open) in self.open.iter_mut().enumerate().take(newest + 1) {
                 let has_key = open.versions.contains_key(&key);
-                if !has_key || !open.answered.insert((delivery.proxy, key.clone())) {
+                if !has_key || !open.answered.insert((proxy, key.clone())) {
                     continue;
                 }
                 open.last_answer = open.last_answer.max(at);
                 open.change.answered = open.answered.len();
-                if index == newest && delivery.outcome != DeliveryOutcome::Acked {
+                if index == newest && !is_acked {
                     open.change.rejected += 1;
                 }
                 if open.change.answered >= open.change.deliveries {

@@ -16,7 +16,7 @@ use crate::{
     app::{bind, infallible},
     args::{IpFamilyArg, KubernetesArgs, ServeArgs},
     effect::{
-        EffectEvent,
+        EffectInbox,
         key::ReplicaKey,
         lease::{self, Leader, LeaseOptions},
         peers::PeerServer,
@@ -51,8 +51,8 @@ pub(crate) struct KubernetesChannels {
     pub(crate) admission_metrics: AdmissionMetrics,
     /// Serving certificate of the webhooks, published for the admin pages.
     pub(crate) certificates: Arc<ServingCertificate>,
-    /// Events for the status writer; present with leader election.
-    pub(crate) effect_events: Option<mpsc::UnboundedReceiver<EffectEvent>>,
+    /// Changes for the status writer; present with leader election.
+    pub(crate) effect_inbox: Option<Arc<EffectInbox>>,
     pub(crate) webhook_connections: Arc<ConnectionLimit>,
     pub(crate) snapshots: watch::Receiver<Arc<EngineSnapshot>>,
     pub(crate) registry: Arc<ProxyRegistry>,
@@ -147,7 +147,7 @@ impl KubernetesCluster {
         channels: KubernetesChannels,
         shutdown: &CancellationToken,
     ) -> anyhow::Result<Option<PeerServer>> {
-        let Some(effect_events) = channels.effect_events else {
+        let Some(effect_inbox) = channels.effect_inbox else {
             return Ok(None);
         };
         let key = ReplicaKey::new()?;
@@ -189,7 +189,7 @@ impl KubernetesCluster {
         tasks.spawn(infallible(status::run(
             self.client.clone(),
             options,
-            effect_events,
+            effect_inbox,
             peer_events,
             shutdown.clone(),
         )));

@@ -41,8 +41,8 @@ pub use self::quarantine::abort_on_other_panics;
 use self::quarantine::{Quarantine, Versions, guard};
 use crate::{
     auth::AuthenticationMetrics,
-    changes::{self, TrackerEvent},
-    effect::EffectEvent,
+    changes::{self, TrackerEvent, TrackerSender},
+    effect::EffectInbox,
     metrics::{ProcessMetrics, RebuildKind},
     source::{ChangeBatch, SourceChange, SourceName},
     webhook::AdmissionMetrics,
@@ -81,9 +81,9 @@ pub struct EngineOutputs {
     pub wanted_services: watch::Sender<Arc<BTreeSet<CloudMapService>>>,
     pub snapshots: watch::Sender<Arc<EngineSnapshot>>,
     /// Commits, for the tracker of change latency.
-    pub tracker_events: mpsc::UnboundedSender<TrackerEvent>,
+    pub tracker_events: TrackerSender,
     /// Commits, for the status writer; `None` if this process writes no statuses.
-    pub effect_events: Option<mpsc::UnboundedSender<EffectEvent>>,
+    pub effect_inbox: Option<Arc<EffectInbox>>,
     /// Snapshot for admission; `None` until every source was read once.
     pub admission_snapshots: watch::Sender<Option<ClusterSnapshot>>,
     pub metrics: Arc<ProcessMetrics>,
@@ -97,8 +97,8 @@ impl EngineOutputs {
         Self {
             wanted_services: watch::Sender::default(),
             snapshots,
-            tracker_events: mpsc::unbounded_channel().0,
-            effect_events: None,
+            tracker_events: changes::channel().0,
+            effect_inbox: None,
             admission_snapshots: watch::Sender::default(),
             metrics: Arc::new(ProcessMetrics::new(
                 Arc::clone(&store),
@@ -412,10 +412,8 @@ impl Engine {
         let keys = commit.upserts.iter().map(|(key, _)| key);
         let watchers = self.outputs.store.watchers(keys);
         let watched = commit.upserts.iter().zip(&watchers);
-        // Announced before the commit, so that the tracker knows the commit before its first ACK. An error means that
-        // the tracker has ended, which must not stop the engine.
-        let _ = self
-            .outputs
+        // Announced before the commit, so that the tracker knows the commit before its first ACK.
+        self.outputs
             .tracker_events
             .send(TrackerEvent::Commit(changes::CommitRecord {
                 noticed,
@@ -428,16 +426,14 @@ impl Engine {
                 deliveries: watchers.iter().sum(),
                 span: span.clone(),
             }));
-        let effect_events = self.outputs.effect_events.as_ref();
-        let effect_event = effect_events.map(|_| EffectEvent::Commit {
-            upserts: commit.upserts.clone(),
-            removals: commit.removals.clone(),
-            views: commit.views.clone(),
+        let inbox = self.outputs.effect_inbox.as_ref();
+        let effects = inbox.map(|inbox| {
+            let (upserts, removals) = (commit.upserts.clone(), commit.removals.clone());
+            (inbox, upserts, removals, commit.views.clone())
         });
         info_span!("commit").in_scope(|| self.outputs.store.commit(commit));
-        if let (Some(events), Some(event)) = (effect_events, effect_event) {
-            // An error means that the status writer has ended, which must not stop the engine.
-            let _ = events.send(event);
+        if let Some((inbox, upserts, removals, views)) = effects {
+            inbox.committed(upserts, removals, views);
         }
         if !self.committed {
             self.committed = true;

@@ -55,8 +55,8 @@
 //! | `wanted_services`, watch | engine | Cloud Map source | newest value only |
 //! | `snapshots`, watch of [`engine::EngineSnapshot`] | engine | admin, auth, metrics, status writer, registration | newest value only |
 //! | `admission_snapshots`, watch | engine | admission | newest value only |
-//! | `tracker_events`, unbounded | engine, streams | tracker | – |
-//! | `effect_events`, unbounded | engine, streams | status writer | – |
+//! | `tracker_events`, 65,536 | engine, streams | tracker | the event is dropped and counted |
+//! | [`effect::EffectInbox`] | engine, streams | status writer | newest state only |
 //! | `peer_events`, 64 | admin server (reports of other replicas) | status writer | the replica waits |
 //! | `leader`, watch | leader election | status writer, registration, report handler | newest value only |
 //! | `registration_messages`, watch | registration | status writer | newest value only |

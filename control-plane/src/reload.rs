@@ -189,10 +189,11 @@ mod tests {
     #[tokio::test]
     async fn every_change_of_the_files_is_applied() {
         let folder = folder();
-        let (applied, mut changes) = mpsc::unbounded_channel();
+        let (applied, mut changes) = mpsc::channel(8);
         let reloader = files(folder.path()).reloader(None, move |contents| {
             let result = is_pair(contents);
-            applied.send((contents[0].clone(), result.is_ok())).unwrap();
+            let change = (contents[0].clone(), result.is_ok());
+            applied.try_send(change).unwrap();
             result
         });
         let shutdown = CancellationToken::new();

@@ -28,7 +28,7 @@ use evermesh_testkit::{control_plane::ControlPlane, envoy::Envoy, tools};
 use futures::{Stream, StreamExt as _, stream};
 use tokio::{
     net::TcpListener,
-    sync::mpsc::{self, UnboundedReceiver, UnboundedSender},
+    sync::mpsc::{self, Receiver, Sender},
     time::{sleep, timeout},
 };
 use tonic::{
@@ -53,6 +53,9 @@ pub(crate) const INGRESS: &str = "rds_ingress_http_8080";
 /// The route configuration for outgoing requests, which has the weights.
 pub(crate) const EGRESS: &str = "rds_egress_http_8080";
 
+/// Responses and ACKs that may wait. Each change needs one of a stream and one for each Envoy.
+const QUEUED_MESSAGES: usize = 1 << 10;
+
 /// The response to the first request for each type URL.
 type Recording = BTreeMap<String, DeltaDiscoveryResponse>;
 
@@ -64,7 +67,7 @@ pub(crate) async fn run() -> Result<()> {
         change.resources.retain(|resource| resource.name == EGRESS);
         change
     });
-    let (acked, mut acks) = mpsc::unbounded_channel();
+    let (acked, mut acks) = mpsc::channel(QUEUED_MESSAGES);
     let server = RecordedServer {
         recording: Arc::new(recording),
         streams: Arc::default(),
@@ -88,7 +91,7 @@ pub(crate) async fn run() -> Result<()> {
         let started = Instant::now();
         for stream in streams.lock().expect("no holder panics").iter() {
             // Without an ACK of a closed stream the loop below fails.
-            let _ = stream.send(response.clone());
+            let _ = stream.try_send(response.clone());
         }
         for _ in 0..ENVOYS {
             timeout(LIMIT, acks.recv())
@@ -167,8 +170,8 @@ async fn fetch(config: &Path) -> Result<Recording> {
 /// An xDS server that sends recorded responses.
 struct RecordedServer {
     recording: Arc<Recording>,
-    streams: Arc<Mutex<Vec<UnboundedSender<DeltaDiscoveryResponse>>>>,
-    acked: UnboundedSender<()>,
+    streams: Arc<Mutex<Vec<Sender<DeltaDiscoveryResponse>>>>,
+    acked: Sender<()>,
 }
 
 type ResponseStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -189,7 +192,7 @@ impl AggregatedDiscoveryService for RecordedServer {
         &self,
         request: Request<Streaming<DeltaDiscoveryRequest>>,
     ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
-        let (sender, receiver) = mpsc::unbounded_channel();
+        let (sender, receiver) = mpsc::channel(QUEUED_MESSAGES);
         let recording = Arc::clone(&self.recording);
         let acked = self.acked.clone();
         let requests = request.into_inner();
@@ -202,9 +205,7 @@ impl AggregatedDiscoveryService for RecordedServer {
     }
 }
 
-async fn next<T>(
-    mut receiver: UnboundedReceiver<T>,
-) -> Option<(Result<T, Status>, UnboundedReceiver<T>)> {
+async fn next<T>(mut receiver: Receiver<T>) -> Option<(Result<T, Status>, Receiver<T>)> {
     let answer = receiver.recv().await?;
     Some((Ok(answer), receiver))
 }
@@ -213,16 +214,16 @@ async fn next<T>(
 async fn respond(
     mut requests: Streaming<DeltaDiscoveryRequest>,
     recording: Arc<Recording>,
-    responses: UnboundedSender<DeltaDiscoveryResponse>,
-    acked: UnboundedSender<()>,
+    responses: Sender<DeltaDiscoveryResponse>,
+    acked: Sender<()>,
 ) {
     while let Ok(Some(request)) = requests.message().await {
         let is_first = request.response_nonce.is_empty();
         let recorded = recording.get(&request.type_url).filter(|_| is_first);
         // Both channels close only at the end of the benchmark or of the stream.
         let _ = match recorded {
-            Some(response) => responses.send(response.clone()).is_ok(),
-            None => request.error_detail.is_none() && acked.send(()).is_ok(),
+            Some(response) => responses.try_send(response.clone()).is_ok(),
+            None => request.error_detail.is_none() && acked.try_send(()).is_ok(),
         };
     }
 }

@@ -245,7 +245,7 @@ pub(crate) async fn all_written(client: &Client, services: usize) -> Result<()> 
 async fn bare_watcher(
     api: &ApiServer,
     object: &Value,
-) -> Result<mpsc::UnboundedReceiver<(Option<i64>, f64)>> {
+) -> Result<mpsc::Receiver<(Option<i64>, f64)>> {
     let client = api.client().await?;
     let watched: Api<DynamicObject> = Api::namespaced_with(client, "bench", &resource(object)?);
     let list = watched.list(&kube::api::ListParams::default()).await?;
@@ -253,14 +253,14 @@ async fn bare_watcher(
         .metadata
         .resource_version
         .context("the list has no resource version")?;
-    let (sender, receiver) = mpsc::unbounded_channel();
+    let (sender, receiver) = mpsc::channel(1 << 10);
     tokio::spawn(async move {
         let events = watched.watch(&WatchParams::default(), &version).await?;
         let mut events = std::pin::pin!(events);
         while let Some(event) = events.try_next().await? {
             let at = since_1970()?;
             if let WatchEvent::Modified(object) = event
-                && sender.send((object.metadata.generation, at)).is_err()
+                && sender.send((object.metadata.generation, at)).await.is_err()
             {
                 break;
             }

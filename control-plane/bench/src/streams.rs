@@ -23,7 +23,7 @@ use tokio::{
     sync::mpsc,
     time::{sleep, timeout},
 };
-use tokio_stream::wrappers::UnboundedReceiverStream;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Streaming, metadata::AsciiMetadataValue, transport::Endpoint};
 
 use crate::{
@@ -138,14 +138,14 @@ pub(crate) async fn connect(
     token: Option<&str>,
 ) -> Result<OpenStream> {
     let channel = Endpoint::from_shared(address)?.connect().await?;
-    let (requests, body) = mpsc::unbounded_channel();
+    let (requests, body) = mpsc::channel(8);
     let subscriptions = [
         (ResourceType::Cluster, &["*"][..]),
         (ResourceType::Listener, &["*"]),
         (ResourceType::Route, routes),
     ];
     for (kind, names) in subscriptions {
-        requests.send(DeltaDiscoveryRequest {
+        requests.try_send(DeltaDiscoveryRequest {
             node: Some(Node {
                 id: node.to_owned(),
                 ..Node::default()
@@ -155,7 +155,7 @@ pub(crate) async fn connect(
             ..DeltaDiscoveryRequest::default()
         })?;
     }
-    let mut request = Request::new(UnboundedReceiverStream::new(body));
+    let mut request = Request::new(ReceiverStream::new(body));
     if let Some(token) = token {
         let value = AsciiMetadataValue::try_from(format!("Bearer {token}"))?;
         request.metadata_mut().insert("authorization", value);
@@ -174,7 +174,7 @@ pub(crate) async fn connect(
 
 /// A stream that is closed when this is dropped.
 pub(crate) struct OpenStream {
-    requests: mpsc::UnboundedSender<DeltaDiscoveryRequest>,
+    requests: mpsc::Sender<DeltaDiscoveryRequest>,
     responses: Streaming<DeltaDiscoveryResponse>,
 }
 
@@ -183,7 +183,7 @@ impl OpenStream {
     pub(crate) async fn ack_next(&mut self) -> Result<()> {
         let response = self.responses.message().await?;
         let response = response.context("the stream ended")?;
-        self.requests.send(DeltaDiscoveryRequest {
+        self.requests.try_send(DeltaDiscoveryRequest {
             type_url: response.type_url,
             response_nonce: response.nonce,
             ..DeltaDiscoveryRequest::default()

@@ -5,7 +5,7 @@
 //! `--cloud-map-registration`, instances in Cloud Map.
 //!
 //! ```text
-//!  EffectEvent ──► ack_count ──► PeerClient ──(other replicas)──► PeerServer ──► peers
+//!  EffectInbox ──► ack_count ──► PeerClient ──(other replicas)──► PeerServer ──► peers
 //!                     │                                                           │
 //!                     └────────────────► status (leader only) ◄───────────────────┘
 //!                                            │ condition: facts → status
@@ -19,6 +19,7 @@
 mod ack_count;
 mod condition;
 mod graph_fields;
+mod inbox;
 mod index;
 pub(crate) mod key;
 pub(crate) mod lease;
@@ -30,29 +31,13 @@ pub(crate) mod registration;
 pub(crate) mod status;
 mod write;
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
-use evermesh_proto::{ProxyView, Resource, ResourceKey};
-use evermesh_xds::Delivery;
+pub use self::inbox::EffectInbox;
 
 /// Time for which the leader expects the proxies of a replica that is gone to reconnect elsewhere. With Evermesh's
 /// bootstrap an Envoy notices a dead connection within 15 s and reconnects within 10 s.
 const RECONNECT_TIME: Duration = Duration::from_secs(30);
-
-/// Something that the status of an object may depend on.
-#[derive(Debug)]
-pub enum EffectEvent {
-    /// The engine committed resources.
-    Commit {
-        /// Resources that are new or have changed.
-        upserts: Vec<(ResourceKey, Arc<Resource>)>,
-        removals: Vec<ResourceKey>,
-        /// New, changed and removed (`None`) views by name.
-        views: Vec<(Arc<str>, Option<Arc<ProxyView>>)>,
-    },
-    /// A proxy ACKed or NACKed a resource.
-    Delivery(Delivery),
-}
 
 /// A client whose requests never get an answer.
 #[cfg(test)]

@@ -34,7 +34,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    EffectEvent,
+    EffectInbox,
     ack_count::AckCounter,
     condition::{self, Facts, ProxyCounts},
     graph_fields::GraphFieldIndex,
@@ -87,7 +87,7 @@ pub(crate) struct StatusWriterOptions {
 pub(crate) async fn run(
     client: Client,
     options: StatusWriterOptions,
-    mut events: mpsc::UnboundedReceiver<EffectEvent>,
+    inbox: Arc<EffectInbox>,
     mut peer_events: mpsc::Receiver<PeerEvent>,
     shutdown: CancellationToken,
 ) {
@@ -100,10 +100,6 @@ pub(crate) async fn run(
     loop {
         tokio::select! {
             () = shutdown.cancelled() => return,
-            event = events.recv() => match event {
-                Some(event) => writer.ack_counter.record(event),
-                None => return,
-            },
             Some(event) = peer_events.recv() => writer.record_peer_event(event),
             _ = sweeps.tick() => {
                 count += 1;
@@ -111,11 +107,8 @@ pub(crate) async fn run(
             }
             _ = process.tick() => {
                 let snapshot = Arc::clone(&writer.snapshots.borrow_and_update());
-                // The engine sends a commit before it publishes the snapshot: record all commits that the snapshot
-                // covers.
-                while let Ok(event) = events.try_recv() {
-                    writer.ack_counter.record(event);
-                }
+                // The engine leaves a commit before it publishes the snapshot, so the inbox has all commits of it.
+                writer.ack_counter.record(inbox.take());
                 writer.process(&snapshot).await;
             }
         }

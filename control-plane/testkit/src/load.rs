@@ -163,6 +163,9 @@ impl Load {
 }
 
 /// The moments at which requests are due.
+/// Outcomes that may wait until they are counted; further requests wait to report theirs.
+const QUEUED_OUTCOMES: usize = 1 << 10;
+
 struct Schedule {
     start: Instant,
     rate: u32,
@@ -179,7 +182,7 @@ impl Schedule {
     where
         F: Future<Output = Result<Response>> + Send + 'static,
     {
-        let (sender, mut outcomes) = mpsc::unbounded_channel();
+        let (sender, mut outcomes) = mpsc::channel(QUEUED_OUTCOMES);
         let first_end = self.start + Duration::from_secs(1);
         let mut seconds = tokio::time::interval_at(first_end, Duration::from_secs(1));
         let sending = tokio::spawn(self.send(request, stop, sender));
@@ -208,7 +211,7 @@ impl Schedule {
         self,
         request: impl Fn() -> F,
         stop: impl Future<Output = ()>,
-        outcomes: mpsc::UnboundedSender<RequestOutcome>,
+        outcomes: mpsc::Sender<RequestOutcome>,
     ) where
         F: Future<Output = Result<Response>> + Send + 'static,
     {
@@ -235,10 +238,8 @@ impl Schedule {
                 let response = request.await.map_err(|error| format!("{error:#}"));
                 drop(slot);
                 // The receiver is gone only if the caller dropped the whole run.
-                let _ = outcomes.send(RequestOutcome {
-                    latency: due.elapsed(),
-                    response,
-                });
+                let latency = due.elapsed();
+                let _ = outcomes.send(RequestOutcome { latency, response }).await;
             });
         }
     }

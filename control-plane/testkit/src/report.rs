@@ -13,23 +13,26 @@ use crate::load::LoadStats;
 /// Limit for the next line; the load client prints one per second.
 const SILENCE: Duration = Duration::from_secs(30);
 
+/// Seconds that may wait for the test; the client waits after that.
+const QUEUED_STATS: usize = 600;
+
 /// Statistics of a load client that runs in another process.
 #[derive(Debug)]
 pub struct LoadReport {
-    stats: mpsc::UnboundedReceiver<LoadStats>,
+    stats: mpsc::Receiver<LoadStats>,
 }
 
 impl LoadReport {
     /// Starts to read the client's output; reading ends at the first line that is not a [`LoadStats`].
     pub fn read(output: impl AsyncRead + Send + Unpin + 'static) -> Self {
-        let (sender, stats) = mpsc::unbounded_channel();
+        let (sender, stats) = mpsc::channel(QUEUED_STATS);
         tokio::spawn(async move {
             let mut lines = BufReader::new(output).lines();
             while let Ok(Some(line)) = lines.next_line().await {
                 let Ok(stats) = serde_json::from_str(&line) else {
                     break;
                 };
-                if sender.send(stats).is_err() {
+                if sender.send(stats).await.is_err() {
                     break;
                 }
             }

@@ -6,7 +6,7 @@ use evermesh_proto::{
     resource::ResourceType,
 };
 use tokio::sync::mpsc;
-use tokio_stream::wrappers::UnboundedReceiverStream;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{
     Request, Status, Streaming, client::Grpc, codegen::http::uri::PathAndQuery,
     metadata::AsciiMetadataValue, transport::Channel,
@@ -20,7 +20,7 @@ pub const DELTA: &str =
 /// An open stream that received its first response; dropping it closes the stream.
 #[derive(Debug)]
 pub struct DeltaStream {
-    _requests: mpsc::UnboundedSender<DeltaDiscoveryRequest>,
+    _requests: mpsc::Sender<DeltaDiscoveryRequest>,
     /// Responses after the first one.
     pub responses: Streaming<DeltaDiscoveryResponse>,
 }
@@ -37,7 +37,7 @@ pub async fn open_stream(
     grpc.ready()
         .await
         .map_err(|error| Status::from_error(error.into()))?;
-    let (requests, body) = mpsc::unbounded_channel();
+    let (requests, body) = mpsc::channel(1);
     let first = DeltaDiscoveryRequest {
         node: Some(core::Node {
             id: node.to_owned(),
@@ -47,9 +47,9 @@ pub async fn open_stream(
         ..DeltaDiscoveryRequest::default()
     };
     requests
-        .send(first)
+        .try_send(first)
         .map_err(|error| Status::internal(error.to_string()))?;
-    let mut request = Request::new(UnboundedReceiverStream::new(body));
+    let mut request = Request::new(ReceiverStream::new(body));
     if let Some(authorization) = authorization {
         let value = AsciiMetadataValue::try_from(authorization)
             .map_err(|error| Status::invalid_argument(error.to_string()))?;

@@ -79,11 +79,11 @@ async fn only_the_changed_file_is_read_again() {
     let mut source = FileSource::start(dir.path()).await;
 
     // The kernel reports every file that is opened, in the order of the openings.
-    let (opened, openings) = std::sync::mpsc::channel();
+    let (opened, openings) = std::sync::mpsc::sync_channel(1 << 16);
     let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
         let event = event.unwrap();
         if let EventKind::Access(AccessKind::Open(_)) = event.kind {
-            opened.send(event.paths).unwrap();
+            opened.try_send(event.paths).unwrap();
         }
     })
     .unwrap();

@@ -13,7 +13,7 @@ use tokio::{
     sync::{mpsc, watch},
     task::JoinHandle,
 };
-use tokio_stream::wrappers::UnboundedReceiverStream;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{
     Request, Streaming, client::Grpc, codegen::http::uri::PathAndQuery, transport::Channel,
 };
@@ -43,7 +43,7 @@ pub(crate) struct TestProxy {
 impl TestProxy {
     /// Connects as the gateway. Subscribes to every cluster and listener, as Envoy does, and to [`ROUTES`].
     pub(crate) async fn connect(address: SocketAddr) -> Self {
-        let (requests, body) = mpsc::unbounded_channel();
+        let (requests, body) = mpsc::channel(8);
         let channel = Channel::from_shared(format!("http://{address}")).unwrap();
         let mut grpc = Grpc::new(channel.connect().await.unwrap());
         grpc.ready().await.unwrap();
@@ -65,9 +65,9 @@ impl TestProxy {
                 resource_names_subscribe: names,
                 ..DeltaDiscoveryRequest::default()
             };
-            requests.send(request).unwrap();
+            requests.try_send(request).unwrap();
         }
-        let body = Request::new(UnboundedReceiverStream::new(body));
+        let body = Request::new(ReceiverStream::new(body));
         let codec = ProstCodec::<DeltaDiscoveryRequest, DeltaDiscoveryResponse>::default();
         let responses = grpc
             .streaming(body, PathAndQuery::from_static(DELTA), codec)
@@ -92,7 +92,7 @@ impl Drop for TestProxy {
 
 async fn answer(
     mut responses: Streaming<DeltaDiscoveryResponse>,
-    requests: mpsc::UnboundedSender<DeltaDiscoveryRequest>,
+    requests: mpsc::Sender<DeltaDiscoveryRequest>,
     mut policy: watch::Receiver<Policy>,
 ) {
     while let Ok(Some(response)) = responses.message().await {
@@ -119,7 +119,7 @@ async fn answer(
             error_detail,
             ..DeltaDiscoveryRequest::default()
         };
-        if requests.send(request).is_err() {
+        if requests.try_send(request).is_err() {
             return;
         }
     }

@@ -22,7 +22,7 @@ use evermesh_xds::{
     ProxyRegistry, Store, StoreCommit, XdsServerOptions, serve, without_credentials,
 };
 use tokio::{net::TcpListener, runtime, sync::mpsc};
-use tokio_stream::wrappers::UnboundedReceiverStream;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{client::Grpc, transport::Channel};
 use tonic_prost::ProstCodec;
 
@@ -189,11 +189,11 @@ async fn clients(address: String, count: usize) -> AnyResult<()> {
 
 async fn client(address: String, names: Vec<String>) -> AnyResult<()> {
     let channel = Channel::from_shared(address)?.connect().await?;
-    let (requests, receiver) = mpsc::unbounded_channel();
+    let (requests, receiver) = mpsc::channel(8);
     let mut grpc = Grpc::new(channel);
     grpc.ready().await?;
     let codec = ProstCodec::<DeltaDiscoveryRequest, DeltaDiscoveryResponse>::default();
-    requests.send(DeltaDiscoveryRequest {
+    requests.try_send(DeltaDiscoveryRequest {
         node: Some(core::Node {
             id: "node".into(),
             ..Default::default()
@@ -202,11 +202,11 @@ async fn client(address: String, names: Vec<String>) -> AnyResult<()> {
         resource_names_subscribe: names,
         ..Default::default()
     })?;
-    let stream = tonic::Request::new(UnboundedReceiverStream::new(receiver));
+    let stream = tonic::Request::new(ReceiverStream::new(receiver));
     let response = grpc.streaming(stream, PATH.parse()?, codec).await?;
     let mut responses = response.into_inner();
     while let Some(response) = responses.message().await? {
-        requests.send(DeltaDiscoveryRequest {
+        requests.try_send(DeltaDiscoveryRequest {
             type_url: response.type_url,
             response_nonce: response.nonce,
             ..Default::default()

@@ -27,26 +27,29 @@ use support::{
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
-    sync::mpsc::{UnboundedSender, unbounded_channel},
+    sync::mpsc::{self, Sender},
     time::{Instant, timeout},
 };
-use tokio_stream::{StreamExt, wrappers::UnboundedReceiverStream};
+use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 use tonic::{Code, Status, body::Body};
 
 const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
 
+/// Chunks of the largest request that a test sends, and more.
+const QUEUED_CHUNKS: usize = 2 << 10;
+
 /// A stream whose request body the test writes byte by byte, without a connection.
 struct RawStream {
-    requests: UnboundedSender<Bytes>,
+    requests: Sender<Bytes>,
     response: http::Response<Body>,
 }
 
 impl RawStream {
     async fn open(store: &TestStore, options: XdsServerOptions) -> Self {
         let mut routes = routes(Arc::clone(&store.store), ProxyRegistry::new(None), options);
-        let (requests, receiver) = unbounded_channel();
-        let frames = UnboundedReceiverStream::new(receiver)
+        let (requests, receiver) = mpsc::channel(QUEUED_CHUNKS);
+        let frames = ReceiverStream::new(receiver)
             .map(|bytes| Ok::<_, Status>(http_body::Frame::data(bytes)));
         let request = http::Request::post(path(XdsVariant::Delta, None))
             .body(Body::new(http_body_util::StreamBody::new(frames)))
@@ -60,9 +63,11 @@ impl RawStream {
         let mut prefix = BytesMut::new();
         prefix.put_u8(0);
         prefix.put_u32(u32::try_from(length).unwrap());
-        self.requests.send(prefix.freeze()).unwrap();
+        self.requests.try_send(prefix.freeze()).unwrap();
         for chunk in start.chunks(16 * KIB) {
-            self.requests.send(Bytes::copy_from_slice(chunk)).unwrap();
+            self.requests
+                .try_send(Bytes::copy_from_slice(chunk))
+                .unwrap();
         }
     }
 

@@ -24,7 +24,7 @@ pub(crate) fn try_each<T: Send>(
             .unwrap_or_else(PoisonError::into_inner)
             .next()
     };
-    let (sender, receiver) = mpsc::channel();
+    let (sender, receiver) = mpsc::sync_channel(1);
     thread::scope(|scope| {
         for _ in 0..2 {
             let (sender, next, result) = (sender.clone(), &next, &result);

@@ -1,14 +1,14 @@
 //! Counts how many of this replica's proxies have ACKed the resources derived from each object.
 //!
-//! Input: commits and deliveries as [`EffectEvent`]s, and the registry of connected proxies. Output: an [`AckCount`] for
+//! Input: commits and answers as [`EffectChanges`], and the registry of connected proxies. Output: an [`AckCount`] for
 //! each object that at least one proxy uses.
 //!
-//! The counter keeps the answer of each proxy for each object ([`ObjectAnswer`]). An event makes it read again only the
+//! The counter keeps the answer of each proxy for each object ([`ObjectAnswer`]). A change makes it read again only the
 //! answers that may differ: an ACK those of one proxy for the origins of one resource, a commit those of the proxies
 //! whose views list a changed resource, a connection those of one proxy.
 //!
 //! ```text
-//!  commit, delivery, sweep ──► dirty: object → proxies ──recount──► answers: object → proxy → answer ──► AckCount
+//!  commits, answers, sweep ──► dirty: object → proxies ──recount──► answers: object → proxy → answer ──► AckCount
 //! ```
 
 mod object_answer;
@@ -30,7 +30,10 @@ use self::{
     object_answer::{ObjectAnswer, Reading},
     proxies::{KnownProxy, ProxyIndex},
 };
-use super::{EffectEvent, index::ResourceIndex};
+use super::{
+    inbox::{AnsweredObjects, EffectChanges},
+    index::ResourceIndex,
+};
 
 /// Time after connecting in which a proxy that has not ACKed anything yet is not counted. Without it, every proxy that
 /// starts would make the `Programmed` conditions of its mesh false for a moment.
@@ -154,54 +157,65 @@ impl<S: AnswerSource> AckCounter<S> {
         self.index.digest(&object.to_string())
     }
 
-    pub(super) fn record(&mut self, event: EffectEvent) {
-        match event {
-            EffectEvent::Commit {
-                upserts,
-                removals,
-                views,
-            } => {
-                let keys = upserts.iter().map(|(key, _)| key).chain(&removals);
-                let mut concerned: Vec<BTreeSet<ProxyId>> = Vec::new();
-                for key in keys {
-                    self.has_changed_secrets |= key.kind == ResourceType::Secret;
-                    concerned.push(self.proxies.listing(key));
-                }
-                let has_other_views = !views.is_empty();
-                for (name, view) in views {
-                    self.replace_view(&name, view);
-                }
-                let now = Timestamp::now();
-                let upserts = upserts
-                    .into_iter()
-                    .map(|(key, resource)| (key, Some(resource)));
-                let changes = upserts.chain(removals.into_iter().map(|key| (key, None)));
-                for ((key, resource), mut proxies) in changes.zip(concerned) {
-                    if has_other_views {
-                        proxies.extend(self.proxies.listing(&key));
-                    }
-                    let affected = match resource {
-                        Some(resource) => self.index.upsert(key, resource, now),
-                        None => self.index.remove(&key),
-                    };
-                    // An object is counted again even if no proxy uses the resource: its digest changed.
-                    for origin in affected {
-                        mark(&mut self.dirty, &mut self.dirty_meshes, origin, &proxies);
-                    }
+    pub(super) fn record(&mut self, changes: EffectChanges) {
+        let EffectChanges {
+            resources,
+            views,
+            answers,
+        } = changes;
+        let mut concerned: Vec<BTreeSet<ProxyId>> = Vec::new();
+        for key in resources.keys() {
+            self.has_changed_secrets |= key.kind == ResourceType::Secret;
+            concerned.push(self.proxies.listing(key));
+        }
+        let has_other_views = !views.is_empty();
+        for (name, view) in views {
+            self.replace_view(&name, view);
+        }
+        let now = Timestamp::now();
+        for ((key, resource), mut proxies) in resources.into_iter().zip(concerned) {
+            if has_other_views {
+                proxies.extend(self.proxies.listing(&key));
+            }
+            let affected = match resource {
+                Some(resource) => self.index.upsert(key, resource, now),
+                None => self.index.remove(&key),
+            };
+            // An object is counted again even if no proxy uses the resource: its digest changed.
+            for origin in affected {
+                mark(&mut self.dirty, &mut self.dirty_meshes, origin, &proxies);
+            }
+        }
+        self.record_answers(answers);
+    }
+
+    fn record_answers(&mut self, answers: AnsweredObjects) {
+        if answers.is_incomplete {
+            for proxy in self.source.connected() {
+                if self.proxies.get(proxy.id).is_some() {
+                    self.mark_view_dirty(proxy.id);
+                } else {
+                    self.connect(proxy.id);
                 }
             }
-            EffectEvent::Delivery(delivery) => {
-                if self.proxies.get(delivery.proxy).is_none() {
-                    self.connect(delivery.proxy);
+        }
+        for (origin, proxies) in answers.proxies {
+            let (mut running, mut starting) = (BTreeSet::new(), BTreeSet::new());
+            for id in proxies {
+                if self.proxies.get(id).is_none() {
+                    self.connect(id);
                 }
-                let proxy = self.proxies.get(delivery.proxy);
-                let dirty = match proxy {
-                    Some(proxy) if proxy.is_starting => &mut self.dirty_starting,
-                    _ => &mut self.dirty,
+                match self.proxies.get(id) {
+                    Some(proxy) if proxy.is_starting => starting.insert(id),
+                    _ => running.insert(id),
                 };
-                let proxies = [delivery.proxy].into();
-                for origin in delivery.resource.origins.iter() {
-                    mark(dirty, &mut self.dirty_meshes, Arc::clone(origin), &proxies);
+            }
+            for (dirty, proxies) in [
+                (&mut self.dirty, running),
+                (&mut self.dirty_starting, starting),
+            ] {
+                if !proxies.is_empty() {
+                    mark(dirty, &mut self.dirty_meshes, Arc::clone(&origin), &proxies);
                 }
             }
         }

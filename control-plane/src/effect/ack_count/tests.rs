@@ -10,6 +10,7 @@ use tokio::net::TcpListener;
 use tonic::transport::Endpoint;
 
 use super::*;
+use crate::effect::EffectInbox;
 
 /// A cluster that was derived from the route `n/r`. An empty body is a valid `Cluster` message.
 fn cluster(name: &str, body: &'static [u8]) -> (ResourceKey, Arc<Resource>) {
@@ -23,23 +24,19 @@ fn cluster(name: &str, body: &'static [u8]) -> (ResourceKey, Arc<Resource>) {
     (key, Arc::new(resource.with_origins(origins)))
 }
 
-fn committed(upserts: Vec<(ResourceKey, Arc<Resource>)>) -> EffectEvent {
-    EffectEvent::Commit {
-        upserts,
-        removals: Vec::new(),
-        views: Vec::new(),
-    }
+fn committed(upserts: Vec<(ResourceKey, Arc<Resource>)>) -> EffectChanges {
+    let inbox = EffectInbox::default();
+    inbox.committed(upserts, Vec::new(), Vec::new());
+    inbox.take()
 }
 
 /// Makes a commit in the store and in the counter.
 fn commit(store: &Store, counter: &mut AckCounter, commit: StoreCommit) {
-    let event = EffectEvent::Commit {
-        upserts: commit.upserts.clone(),
-        removals: commit.removals.clone(),
-        views: commit.views.clone(),
-    };
+    let inbox = EffectInbox::default();
+    let (upserts, removals) = (commit.upserts.clone(), commit.removals.clone());
+    inbox.committed(upserts, removals, commit.views.clone());
     store.commit(commit);
-    counter.record(event);
+    counter.record(inbox.take());
 }
 
 fn route() -> ObjectRef {

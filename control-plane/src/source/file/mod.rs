@@ -23,7 +23,11 @@ mod watch;
 use std::{
     panic,
     path::{self, Path, PathBuf},
-    sync::mpsc::{self as std_mpsc, Sender as StdSender},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+        mpsc::{SyncSender, sync_channel},
+    },
 };
 
 use tokio::{runtime::Handle, sync::mpsc::Sender, task::spawn_blocking};
@@ -38,15 +42,22 @@ use super::{ChangeBatch, SourceChange};
 /// Size in bytes above which a file is rejected without reading it: three times a dump of 5,000 objects.
 const MAX_FILE_SIZE: u64 = 32 * 1024 * 1024;
 
+/// Events of the kernel that may wait for the thread: as many as the kernel queues by default.
+const QUEUED_EVENTS: usize = 16_384;
+
 /// Sends the folder's objects and every change until `shutdown` or until the receiver is dropped.
 ///
 /// A folder that does not exist is reported as a problem, and read when it appears. [`SourceChange::Synced`] follows the
 /// first complete read.
 pub async fn run(folder: PathBuf, changes: Sender<ChangeBatch>, shutdown: CancellationToken) {
-    let (wake, woken) = std_mpsc::channel();
-    let stop = StopOnDrop(wake.clone());
+    let (wake, woken) = sync_channel(QUEUED_EVENTS);
+    let stop = StopOnDrop {
+        is_stopped: Arc::default(),
+        wake: wake.clone(),
+    };
     let mut thread = spawn_blocking({
         let (runtime, shutdown) = (Handle::current(), shutdown.clone());
+        let is_stopped = Arc::clone(&stop.is_stopped);
         move || {
             let send = |batch| {
                 runtime.block_on(async {
@@ -56,7 +67,8 @@ pub async fn run(folder: PathBuf, changes: Sender<ChangeBatch>, shutdown: Cancel
                     }
                 })
             };
-            FolderWatcher::new(absolute(&folder), MAX_FILE_SIZE, (wake, woken), send).run();
+            let watcher = FolderWatcher::new(absolute(&folder), MAX_FILE_SIZE, (wake, woken), send);
+            watcher.run(&is_stopped);
         }
     });
     let ended = tokio::select! {
@@ -91,11 +103,15 @@ fn absolute(folder: &Path) -> PathBuf {
 }
 
 /// Stops the watcher's thread, also when the future of [`run`] is dropped.
-struct StopOnDrop(StdSender<Wake>);
+struct StopOnDrop {
+    is_stopped: Arc<AtomicBool>,
+    wake: SyncSender<Wake>,
+}
 
 impl Drop for StopOnDrop {
     fn drop(&mut self) {
-        // An error means that the thread has ended already.
-        let _ = self.0.send(Wake::Stop);
+        self.is_stopped.store(true, Relaxed);
+        // An error means that the thread has ended already, or that events wake it.
+        let _ = self.wake.try_send(Wake::Stop);
     }
 }

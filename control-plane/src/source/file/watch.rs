@@ -2,7 +2,8 @@
 //!
 //! Input: inotify events and timers. Output: batches. Every folder below the root is watched before it is listed. A sweep
 //! every [`SWEEP_INTERVAL`] compares modification times and sizes, and thereby finds changes for which the kernel sends
-//! no event: on network file systems, after a queue overflow, or beyond the limit of watches.
+//! no event: on network file systems, after a queue overflow, or beyond the limit of watches. The sweep also finds those
+//! whose events found the thread's own queue full.
 //!
 //! A root that disappears is opened again when it comes back; its last known objects stay in force.
 
@@ -10,7 +11,10 @@ use std::{
     collections::BTreeSet,
     fs, io,
     path::{Component, Path, PathBuf},
-    sync::mpsc::{Receiver, RecvTimeoutError, Sender},
+    sync::{
+        atomic::{AtomicBool, Ordering::Relaxed},
+        mpsc::{Receiver, RecvTimeoutError, SyncSender},
+    },
     time::{Duration, Instant},
 };
 
@@ -56,7 +60,7 @@ pub(super) struct FolderWatcher<T> {
     /// Symbolic links in the path of the root. When one is replaced the root is another folder.
     links: BTreeSet<PathBuf>,
     watcher: Option<RecommendedWatcher>,
-    wake: Sender<Wake>,
+    wake: SyncSender<Wake>,
     woken: Receiver<Wake>,
     is_synced: bool,
     send: T,
@@ -66,7 +70,7 @@ impl<T: FnMut(ChangeBatch) -> bool> FolderWatcher<T> {
     pub(super) fn new(
         root: PathBuf,
         max_file_size: u64,
-        (wake, woken): (Sender<Wake>, Receiver<Wake>),
+        (wake, woken): (SyncSender<Wake>, Receiver<Wake>),
         send: T,
     ) -> Self {
         Self {
@@ -84,11 +88,13 @@ impl<T: FnMut(ChangeBatch) -> bool> FolderWatcher<T> {
         }
     }
 
-    /// Runs until [`Wake::Stop`], or until the receiver of batches is gone.
-    pub(super) fn run(mut self) {
+    /// Runs until `is_stopped` is set, or until the receiver of batches is gone. Needs a [`Wake::Stop`] to notice the
+    /// former while it waits.
+    pub(super) fn run(mut self, is_stopped: &AtomicBool) {
         let mut noticed = Some(Instant::now());
         while let Some(at) = noticed {
-            if !(self.read_due() && self.send_changes(at)) {
+            let has_read = !is_stopped.load(Relaxed) && self.read_due();
+            if !(has_read && self.send_changes(at)) {
                 return;
             }
             noticed = self.wait();
@@ -263,8 +269,8 @@ impl<T: FnMut(ChangeBatch) -> bool> FolderWatcher<T> {
         let wake = self.wake.clone();
         let watcher = notify::recommended_watcher(move |event| {
             if !is_reading(&event) {
-                // An error means that the thread has stopped.
-                let _ = wake.send(Wake::Event(Instant::now(), event));
+                // An error means that the thread has stopped, or that the queue is full: the next sweep finds the change.
+                let _ = wake.try_send(Wake::Event(Instant::now(), event));
             }
         });
         watcher
@@ -309,5 +315,24 @@ fn path_to_read<'a>(root: &Path, path: &'a Path) -> Option<&'a Path> {
         None => (below != Path::new("")).then_some(path),
         Some(name) if name == KUBELET_DATA && names.next().is_none() => path.parent(),
         Some(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::sync_channel;
+
+    use super::*;
+
+    #[test]
+    fn thread_stops_although_its_queue_has_no_room_for_the_request() {
+        let folder = tempfile::tempdir().unwrap();
+        let (wake, woken) = sync_channel(1);
+        let event = Wake::Event(Instant::now(), Ok(Event::new(EventKind::Any)));
+        assert!(wake.try_send(event).is_ok());
+        assert!(wake.try_send(Wake::Stop).is_err());
+        let is_stopped = AtomicBool::new(true);
+        let send = |_| panic!("the thread has not stopped");
+        FolderWatcher::new(folder.path().to_owned(), 1, (wake, woken), send).run(&is_stopped);
     }
 }

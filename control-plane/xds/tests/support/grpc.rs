@@ -19,12 +19,12 @@ use tokio::{
     net::TcpListener,
     sync::{
         Semaphore,
-        mpsc::{self, UnboundedSender},
+        mpsc::{self, Sender},
     },
     task::JoinHandle,
     time::timeout,
 };
-use tokio_stream::wrappers::UnboundedReceiverStream;
+use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming, client::Grpc, transport::Channel};
 use tonic_prost::ProstCodec;
@@ -36,6 +36,12 @@ use super::{
 
 /// Longer than anything takes on a busy machine. No test passes because this much time has passed.
 pub const DEADLINE: Duration = Duration::from_mins(1);
+
+/// Requests of a stream that may wait for the connection.
+const QUEUED_REQUESTS: usize = 1 << 10;
+
+/// Deliveries that are kept for [`TestServer::next_delivery`].
+const QUEUED_DELIVERIES: usize = 1 << 16;
 
 /// A node ID whose identity check does not finish before the test allows it ([`IdentityCheck`]).
 pub const CHECKED: &str = "checked";
@@ -73,7 +79,7 @@ pub struct TestServer {
     pub identity_check: Arc<IdentityCheck>,
     pub address: SocketAddr,
     pub shutdown: CancellationToken,
-    pub deliveries: mpsc::UnboundedReceiver<Delivery>,
+    pub deliveries: mpsc::Receiver<Delivery>,
     pub task: JoinHandle<Result<(), tonic::transport::Error>>,
 }
 
@@ -97,9 +103,9 @@ impl TestServer {
 
     async fn start_server(limits: XdsLimits, connections: Arc<ConnectionLimit>) -> Self {
         let store = TestStore::new();
-        let (sender, deliveries) = mpsc::unbounded_channel();
+        let (sender, deliveries) = mpsc::channel(QUEUED_DELIVERIES);
         let registry = ProxyRegistry::new(Some(Arc::new(move |delivery| {
-            sender.send(delivery).ok();
+            sender.try_send(delivery).ok();
         })));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -166,7 +172,7 @@ impl Deref for TestServer {
 
 /// One gRPC stream.
 pub struct GrpcStream<Q, R> {
-    requests: Option<UnboundedSender<Q>>,
+    requests: Option<Sender<Q>>,
     responses: Streaming<R>,
 }
 
@@ -176,10 +182,10 @@ where
     R: Message + std::fmt::Debug + Default + Send + Sync + 'static,
 {
     pub async fn open(channel: &Channel, path: &'static str) -> Self {
-        let (requests, receiver) = mpsc::unbounded_channel();
+        let (requests, receiver) = mpsc::channel(QUEUED_REQUESTS);
         let mut grpc = Grpc::new(channel.clone()).max_decoding_message_size(64 << 20);
         grpc.ready().await.unwrap();
-        let stream = tonic::Request::new(UnboundedReceiverStream::new(receiver));
+        let stream = tonic::Request::new(ReceiverStream::new(receiver));
         let codec = ProstCodec::<Q, R>::default();
         let response = grpc
             .streaming(stream, PathAndQuery::from_static(path), codec)
@@ -192,7 +198,8 @@ where
     }
 
     pub fn send(&self, request: Q) {
-        self.requests.as_ref().unwrap().send(request).unwrap();
+        let requests = self.requests.as_ref().unwrap();
+        requests.try_send(request).unwrap();
     }
 
     pub async fn receive(&mut self) -> R {

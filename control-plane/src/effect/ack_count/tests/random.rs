@@ -15,7 +15,8 @@ use evermesh_xds::{
 use parking_lot::Mutex;
 use proptest::prelude::*;
 
-use super::super::{AckCount, AckCounter, AnswerSource, EffectEvent};
+use super::super::{AckCount, AckCounter, AnswerSource, AnsweredObjects};
+use crate::effect::EffectInbox;
 
 const VIEWS: [&str; 3] = ["a", "b", "c"];
 const ORIGINS: [&str; 4] = [
@@ -71,6 +72,24 @@ enum Event {
     Wait {
         seconds: u64,
     },
+}
+
+/// Whether the counter takes the changes after an event.
+#[derive(Debug, Clone, Copy)]
+enum InboxReading {
+    Now,
+    /// The changes stay in the inbox, together with those of the next event.
+    Later,
+    /// The inbox has dropped the answers.
+    WithoutAnswers,
+}
+
+fn reading() -> impl Strategy<Value = InboxReading> {
+    prop_oneof![
+        4 => Just(InboxReading::Now),
+        2 => Just(InboxReading::Later),
+        1 => Just(InboxReading::WithoutAnswers),
+    ]
 }
 
 fn event() -> impl Strategy<Value = Event> {
@@ -148,10 +167,9 @@ impl AnswerSource for Source {
 }
 
 impl Source {
-    /// Applies an event to the world; returns the event for the counter, if there is one.
-    fn apply(&self, event: &Event, now: &mut SystemTime) -> Option<EffectEvent> {
+    /// Applies an event to the world, and leaves what the counter is to know in the inbox.
+    fn apply(&self, event: &Event, now: &mut SystemTime, inbox: &EffectInbox) {
         let mut world = self.world.lock();
-        let mut commit = (Vec::new(), Vec::new(), Vec::new());
         match event {
             Event::Commit { key, body, origins } => {
                 let key = keys().swap_remove(*key);
@@ -159,12 +177,12 @@ impl Source {
                 let origins: BTreeSet<Arc<str>> = origins.collect();
                 let resource = resource(&key, *body, origins);
                 world.resources.insert(key.clone(), Arc::clone(&resource));
-                commit.0.push((key, resource));
+                inbox.committed(vec![(key, resource)], Vec::new(), Vec::new());
             }
             Event::Remove { key } => {
                 let key = keys().swap_remove(*key);
                 world.resources.remove(&key);
-                commit.1.push(key);
+                inbox.committed(Vec::new(), vec![key], Vec::new());
             }
             Event::View { view, keys: listed } => {
                 let name: Arc<str> = VIEWS[*view].into();
@@ -178,7 +196,7 @@ impl Source {
                     Some(view) => world.views.insert(Arc::clone(&name), Arc::clone(view)),
                     None => world.views.remove(&name),
                 };
-                commit.2.push((name, listed));
+                inbox.committed(Vec::new(), Vec::new(), vec![(name, listed)]);
             }
             Event::Connect { view, is_trusted } => {
                 world.last_id += 1;
@@ -193,23 +211,22 @@ impl Source {
                 world
                     .proxies
                     .insert(connected.id, Proxy { connected, answers });
-                return None;
             }
             Event::Disconnect { proxy } => {
-                let id = world.proxies.keys().nth(*proxy).copied()?;
-                world.proxies.remove(&id);
-                return None;
+                if let Some(id) = world.proxies.keys().nth(*proxy).copied() {
+                    world.proxies.remove(&id);
+                }
             }
             Event::Answer { proxy, key, is_ack } => {
                 let key = keys().swap_remove(*key);
-                let resource = Arc::clone(world.resources.get(&key)?);
-                let proxy = world.proxies.values_mut().nth(*proxy)?;
-                if key
-                    .scope
-                    .as_ref()
-                    .is_some_and(|scope| *scope != proxy.connected.view)
-                {
-                    return None;
+                let resource = world.resources.get(&key).cloned();
+                let proxy = world.proxies.values_mut().nth(*proxy);
+                let (Some(resource), Some(proxy)) = (resource, proxy) else {
+                    return;
+                };
+                let scope = key.scope.as_ref();
+                if scope.is_some_and(|scope| *scope != proxy.connected.view) {
+                    return;
                 }
                 let answer = proxy.answers.entry(key).or_default();
                 let outcome = if *is_ack {
@@ -221,24 +238,17 @@ impl Source {
                     answer.rejection = Some(rejection.clone());
                     DeliveryOutcome::Rejected(rejection.message)
                 };
-                return Some(EffectEvent::Delivery(Delivery {
+                inbox.answered(&Delivery {
                     proxy: proxy.connected.id,
                     view: Arc::clone(&proxy.connected.view),
                     resource,
                     outcome,
-                }));
+                });
             }
             Event::Wait { seconds } => {
                 *now += Duration::from_secs(*seconds);
-                return None;
             }
         }
-        let (upserts, removals, views) = commit;
-        Some(EffectEvent::Commit {
-            upserts,
-            removals,
-            views,
-        })
     }
 
     /// The counts of a counter that has not seen the history.
@@ -247,17 +257,18 @@ impl Source {
         let world = self.world.lock();
         let resources = world.resources.iter();
         let views = world.views.iter();
-        let event = EffectEvent::Commit {
-            upserts: resources
+        let inbox = EffectInbox::default();
+        inbox.committed(
+            resources
                 .map(|(key, it)| (key.clone(), Arc::clone(it)))
                 .collect(),
-            removals: Vec::new(),
-            views: views
+            Vec::new(),
+            views
                 .map(|(name, it)| (Arc::clone(name), Some(Arc::clone(it))))
                 .collect(),
-        };
+        );
         drop(world);
-        fresh.record(event);
+        fresh.record(inbox.take());
         counts(&mut fresh, now)
     }
 }
@@ -301,14 +312,23 @@ fn counts(counter: &mut AckCounter<Source>, now: SystemTime) -> BTreeMap<String,
 
 proptest! {
     #[test]
-    fn counts_do_not_depend_on_the_history(events in prop::collection::vec(event(), 1..60)) {
+    fn counts_do_not_depend_on_the_history(
+        events in prop::collection::vec((event(), reading()), 1..60),
+    ) {
         let source = Source::default();
+        let inbox = EffectInbox::default();
         let mut now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000);
         let mut counter = AckCounter::new(source.clone());
-        for event in &events {
-            if let Some(event) = source.apply(event, &mut now) {
-                counter.record(event);
+        for (event, reading) in &events {
+            source.apply(event, &mut now, &inbox);
+            let mut changes = match reading {
+                InboxReading::Later => continue,
+                InboxReading::Now | InboxReading::WithoutAnswers => inbox.take(),
+            };
+            if let InboxReading::WithoutAnswers = reading {
+                changes.answers = AnsweredObjects::incomplete();
             }
+            counter.record(changes);
             prop_assert_eq!(counts(&mut counter, now), source.expected(now));
         }
     }
@@ -336,11 +356,11 @@ fn ack_reads_the_answers_of_one_proxy() {
         is_trusted: true,
     }));
     events.push(Event::Wait { seconds: 60 });
+    let inbox = EffectInbox::default();
     for event in &events {
-        if let Some(event) = source.apply(event, &mut now) {
-            counter.record(event);
-        }
+        source.apply(event, &mut now, &inbox);
     }
+    counter.record(inbox.take());
     counter.sweep(now, true);
     counter.recount(now);
     source.questions.set(0);
@@ -349,7 +369,8 @@ fn ack_reads_the_answers_of_one_proxy() {
         key: 0,
         is_ack: true,
     };
-    counter.record(source.apply(&answer, &mut now).unwrap());
+    source.apply(&answer, &mut now, &inbox);
+    counter.record(inbox.take());
     assert_eq!(counter.recount(now).len(), 2);
     assert_eq!(source.questions.get(), 2, "one for each origin");
 }
