@@ -160,3 +160,61 @@ impl<K: Ord + Clone, T: PartialEq> DerivationStage<K, T> {
         Some(OutputChange { key, before, after })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type MeshStage = DerivationStage<Arc<str>, Vec<Arc<str>>>;
+
+    fn mesh_of(read: &Dependency) -> Option<&Arc<str>> {
+        match read {
+            Dependency::Mesh(name) => Some(name),
+            _ => None,
+        }
+    }
+
+    /// Runs the stage for the mesh `m`, which reads itself and these secrets, or does not exist.
+    fn update(stage: &mut MeshStage, secrets: Option<&[&str]>) -> usize {
+        let changed = BTreeSet::from([Dependency::Mesh("m".into())]);
+        let changes = stage.update(&changed, mesh_of, |name, reads| {
+            reads.get(&BTreeMap::<_, Arc<()>>::new(), name, Dependency::Mesh);
+            let secrets: Vec<Arc<str>> = secrets?.iter().map(|&name| name.into()).collect();
+            for name in &secrets {
+                reads.get(
+                    &BTreeMap::<_, Arc<()>>::new(),
+                    name,
+                    Dependency::StoredSecret,
+                );
+            }
+            Some(secrets)
+        });
+        changes.len()
+    }
+
+    #[test]
+    fn dependencies_are_those_of_the_last_run() {
+        let mut stage = MeshStage::default();
+        update(&mut stage, Some(&["a", "b"]));
+        update(&mut stage, Some(&["b", "c"]));
+        let read: Vec<_> = stage.readers.keys().cloned().collect();
+        assert_eq!(
+            read,
+            ["b", "c"].map(|name| Dependency::StoredSecret(name.into()))
+        );
+        update(&mut stage, None);
+        assert!(stage.outputs.is_empty());
+        assert!(stage.reads.is_empty(), "{:?}", stage.reads);
+        assert!(stage.readers.is_empty(), "{:?}", stage.readers);
+    }
+
+    #[test]
+    fn equal_output_is_not_a_change() {
+        let mut stage = MeshStage::default();
+        assert_eq!(update(&mut stage, Some(&["a"])), 1);
+        let before = Arc::clone(&stage.outputs["m"]);
+        assert_eq!(update(&mut stage, Some(&["a"])), 0);
+        assert!(Arc::ptr_eq(&before, &stage.outputs["m"]));
+        assert_eq!(update(&mut stage, Some(&["b"])), 1);
+    }
+}

@@ -170,6 +170,35 @@ mod tests {
         graph
     }
 
+    /// The number of runs of the stages that read to which clusters a service leads.
+    fn cluster_runs(memo: &DeriveMemo) -> usize {
+        let of_callers = memo.callers.runs + memo.caller_assignments.runs;
+        of_callers + memo.clusters.runs + memo.ingress.runs
+    }
+
+    #[test]
+    fn reordered_and_repeated_targets_run_no_stage_of_clusters() {
+        let mut memo = DeriveMemo::default();
+        let mut graph = graph(100);
+        memo.update(&graph);
+        let before = cluster_runs(&memo);
+        let targets = |port, nodes: [&str; 3]| {
+            let targets = nodes.map(|node| builders::target(node, port, 1));
+            targets.to_vec()
+        };
+        for nodes in [["b", "a", "b"], ["a", "b", "a"]] {
+            let http = builders::http("/", targets((80, Protocol::Http), nodes));
+            let tcp = builders::tcp(targets((6379, Protocol::Tcp), nodes));
+            let routes = vec![
+                builders::route("r", "http", http),
+                builders::route("r", "tcp", tcp),
+            ];
+            builders::add_router(&mut graph, builders::router("r", routes));
+            memo.update(&graph);
+            assert_eq!(cluster_runs(&memo), before);
+        }
+    }
+
     #[test]
     fn shifted_weight_runs_no_stage_of_clusters() {
         let mut memo = DeriveMemo::default();
@@ -182,14 +211,10 @@ mod tests {
                 .any(|key| key.scope.is_some() && key.name.starts_with("cds_egress")),
             "the caller has clusters of its own"
         );
-        let runs = |memo: &DeriveMemo| {
-            let of_callers = memo.callers.runs + memo.caller_assignments.runs;
-            of_callers + memo.clusters.runs + memo.ingress.runs
-        };
-        let before = (runs(&memo), memo.node_routes.runs);
+        let before = (cluster_runs(&memo), memo.node_routes.runs);
         shifted.routers = graph(50).routers;
         let changes = memo.update(&shifted);
-        assert_eq!(runs(&memo), before.0);
+        assert_eq!(cluster_runs(&memo), before.0);
         assert!(memo.node_routes.runs > before.1, "the routes were derived");
         let kinds = changes.resources.keys().map(|key| key.kind.as_str());
         let kinds: std::collections::BTreeSet<&str> = kinds.collect();

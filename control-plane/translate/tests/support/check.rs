@@ -20,7 +20,8 @@ use serde_json::Value;
 use super::case::{json, resources};
 
 /// Checks that the view of each proxy contains every resource that its resources name, that `needs` lists exactly the
-/// named clusters, and that load assignments exist for exactly the nodes whose endpoints are known.
+/// named clusters, that load assignments exist for exactly the nodes whose endpoints are known, and that a view lists
+/// each load assignment that only one proxy gets.
 ///
 /// # Panics
 ///
@@ -36,6 +37,12 @@ pub fn consistent(graph: &Graph, derived: &Derived) {
         .filter(|key| key.kind == ResourceType::Endpoint && key.scope.is_none())
         .collect();
     assert_eq!(served, known);
+    let listed: BTreeSet<&ResourceKey> = derived.views.values().flat_map(|it| it.keys()).collect();
+    let of_proxies = derived.resources.keys();
+    let mut of_proxies =
+        of_proxies.filter(|key| key.kind == ResourceType::Endpoint && key.scope.is_some());
+    let unlisted = of_proxies.find(|key| !listed.contains(key));
+    assert_eq!(unlisted, None, "no view lists it");
     for (name, view) in &derived.views {
         let names = |kind| -> BTreeSet<String> {
             let keys = view.of_type(kind).iter();
