@@ -203,9 +203,6 @@ impl EndpointMemo {
             .localities
             .update(&*inputs.nodes, |_, node| pods::locality(node));
         let served = nodes.iter().filter_map(|(name, node)| {
-            node.discovery
-                .as_ref()
-                .filter(|discovery| discovery.is_eds())?;
             let mesh = meshes.get(&name.mesh)?;
             let sources = EndpointSources::of(node, inputs);
             Some((name, node, mesh, sources))

@@ -69,13 +69,13 @@ fn http(route: &v1beta2::HttpGatewayRoute, field: &FieldPath, problems: &mut Pro
         exact_or_suffix(hostname, match_field.field("hostname"), problems);
     }
     match (headers, query_parameters) {
-        (Some(list), _) if !list.is_empty() => {
+        (Some(list), _) => {
             headers_have_one_matcher(list, &match_field.field("headers"), problems);
         }
-        (_, Some(list)) => {
+        (None, Some(list)) => {
             query_parameters_are_exact(list, &match_field.field("queryParameters"), problems);
         }
-        (_, None) => {}
+        (None, None) => {}
     }
     if let Some(rewrite) = &action.rewrite {
         let prefix = prefix.as_deref();

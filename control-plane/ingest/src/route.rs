@@ -15,7 +15,7 @@ use evermesh_model::{
 };
 
 use crate::{
-    admission, matches,
+    matches,
     name_index::UnresolvedRef,
     seniority::{Contender, ObjectAge},
     stage::{Problems, WithProblems},
@@ -168,11 +168,6 @@ pub(crate) fn parse(object: &ObjectRef, route: &extension::Route) -> WithProblem
         grpc_route,
         tcp_route,
     } = &route.spec;
-    let rejections = admission::route(object, &route.spec);
-    if !rejections.is_empty() {
-        problems.extend(rejections);
-        return WithProblems::new(None, problems);
-    }
     let variants = [
         http_route
             .as_ref()

@@ -120,7 +120,6 @@ fn service_ports(service: Option<&Service>) -> BTreeMap<&str, u16> {
         .and_then(|spec| spec.ports.as_ref())
         .into_iter()
         .flatten()
-        .filter(|port| is_tcp(port.protocol.as_deref()))
         .filter_map(|port| {
             Some((
                 port.name.as_deref().unwrap_or_default(),
@@ -140,7 +139,7 @@ fn target_ports(
         .ports
         .iter()
         .flatten()
-        .filter(|port| is_tcp(port.protocol.as_deref()))
+        .filter(|port| port.protocol.as_deref().is_none_or(|it| it == "TCP"))
         .filter_map(|port| {
             let service_port = *service_ports.get(port.name.as_deref().unwrap_or_default())?;
             let target = u16::try_from(port.port?).ok()?;
@@ -148,10 +147,6 @@ fn target_ports(
             (is_listener && target != service_port).then_some((service_port, target))
         })
         .collect()
-}
-
-fn is_tcp(protocol: Option<&str>) -> bool {
-    protocol.is_none_or(|protocol| protocol == "TCP")
 }
 
 fn read(

@@ -187,11 +187,8 @@ impl<'a> WantedName<'a> {
     }
 }
 
-/// The name of the mesh that selects the namespace of the object; `None` for a mesh.
+/// The name of the mesh that selects the namespace of the object; `None` for a mesh, which is in no namespace.
 fn mesh_of<'a>(object: &ObjectRef, snapshot: &'a ClusterSnapshot) -> Option<&'a str> {
-    if object.kind == Kind::Mesh {
-        return None;
-    }
     snapshot.mesh(object).ok().map(snapshot::name)
 }
 

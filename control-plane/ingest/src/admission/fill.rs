@@ -47,7 +47,6 @@ pub fn fill(
 
 fn read_only_fields_are_absent(write: &ObjectWrite<'_>) -> Result<(), AdmissionDenial> {
     let fields: &[&str] = match write.object.kind {
-        Kind::Mesh => &[],
         Kind::GatewayRoute => &["meshRef", "virtualGatewayRef"],
         _ => &["meshRef"],
     };

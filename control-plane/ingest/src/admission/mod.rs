@@ -18,7 +18,7 @@ mod write;
 
 use std::collections::BTreeSet;
 
-use evermesh_crds::{extension, v1beta2};
+use evermesh_crds::v1beta2;
 use evermesh_model::{Kind, ObjectRef, Problem, Reason, Severity, problem::FieldPath};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
@@ -69,8 +69,8 @@ pub fn validate(object: &Object) -> Vec<Problem> {
         Object::GatewayRoute(route) => {
             gateway_admission::validate(&of(Kind::GatewayRoute, &route.metadata), &route.spec)
         }
-        Object::Route(route) => self::route(&of(Kind::Route, &route.metadata), &route.spec),
         Object::Mesh(_)
+        | Object::Route(_) // the rules are in its schema
         | Object::VirtualService(_)
         | Object::BackendGroup(_)
         | Object::Namespace(_)
@@ -170,17 +170,6 @@ pub(crate) fn virtual_router(
             &mut problems,
         );
     }
-    into_errors(problems)
-}
-
-pub(crate) fn route(object: &ObjectRef, spec: &extension::RouteSpec) -> Vec<Problem> {
-    let mut problems = Problems::of(object);
-    http_route_match(
-        spec.http_route.as_ref(),
-        spec.http2_route.as_ref(),
-        &FieldPath::spec(),
-        &mut problems,
-    );
     into_errors(problems)
 }
 
