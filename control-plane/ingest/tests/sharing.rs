@@ -5,7 +5,7 @@ mod fixture;
 use std::{collections::BTreeMap, sync::Arc};
 
 use evermesh_ingest::{BuildMemo, build, cloud_map_users, object::parse};
-use evermesh_model::CloudMapService;
+use evermesh_model::{CloudMapService, Kind, ObjectRef};
 use serde_json::json;
 
 const SHOP: &str = include_str!("../testdata/start/two-colors/in.yaml");
@@ -89,6 +89,21 @@ fn changed_instances_change_only_endpoints() {
     assert_eq!(
         changed(&before.graph.endpoints, &after.graph.endpoints),
         users
+    );
+    assert_eq!(after.graph, build(&inputs, &mut BuildMemo::default()).graph);
+    assert!(Arc::ptr_eq(&before.graph.nodes, &after.graph.nodes));
+}
+
+#[test]
+fn changed_slice_changes_only_endpoints() {
+    let mut inputs = fixture::inputs(include_str!("../testdata/slices/endpoints/in.yaml"));
+    let mut memo = BuildMemo::default();
+    let before = build(&inputs, &mut memo);
+    assert!(inputs.apply(ObjectRef::new(Kind::EndpointSlice, "a", "x-2"), None));
+    let after = build(&inputs, &mut memo);
+    assert_eq!(
+        changed(&before.graph.endpoints, &after.graph.endpoints),
+        ["mesh/m/virtualNode/x_a"]
     );
     assert_eq!(after.graph, build(&inputs, &mut BuildMemo::default()).graph);
     assert!(Arc::ptr_eq(&before.graph.nodes, &after.graph.nodes));

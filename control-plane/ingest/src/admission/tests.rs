@@ -477,6 +477,7 @@ fn cloud_map_discovery_is_immutable_once_set() {
 #[test]
 fn rules_of_each_kind_are_checked() {
     let target = "action: {target: {virtualService: {virtualServiceRef: {name: s}}}}";
+    let rewrite = "action: {target: {virtualService: {virtualServiceRef: {name: s}}}, rewrite: {prefix: {value: /}}}";
     for (kind, accepted, rejected, message) in [
         (
             Kind::VirtualNode,
@@ -501,6 +502,18 @@ fn rules_of_each_kind_are_checked() {
             format!("{{httpRoute: {{match: {{prefix: /}}, {target}}}}}"),
             format!("{{httpRoute: {{match: {{}}, {target}}}}}"),
             "spec.httpRoute.match: set at least one of prefix, path and hostname",
+        ),
+        (
+            Kind::GatewayRoute,
+            format!("{{httpRoute: {{match: {{prefix: /}}, {rewrite}}}}}"),
+            format!("{{httpRoute: {{match: {{prefix: x}}, {rewrite}}}}}"),
+            "spec.httpRoute.match.prefix: `x` does not match any path; begin it with `/`",
+        ),
+        (
+            Kind::GatewayRoute,
+            format!("{{grpcRoute: {{match: {{serviceName: x, metadata: [{{name: h, match: {{exact: a}}}}]}}, {target}}}}}"),
+            format!("{{grpcRoute: {{match: {{serviceName: x, metadata: [{{name: h, match: {{exact: a, prefix: b}}}}]}}, {target}}}}}"),
+            "spec.grpcRoute.match.metadata[0].match: set only one of exact, prefix, range, regex and suffix",
         ),
         (
             Kind::Mesh,
@@ -563,6 +576,10 @@ fn paths_and_expressions_of_routes_are_checked() {
             "spec.httpRoute.match.headers[0].match.regex: `[` is not a valid RE2 regular expression, so the route is left out: unclosed character class (InvalidValue)",
         ),
         (
+            http("http2Route", "{prefix: /, queryParameters: [{name: ''}]}"),
+            "spec.http2Route.match.queryParameters[0].name: the name has 0 bytes, so the route is left out; use a name of 1 to 1024 bytes (InvalidValue)",
+        ),
+        (
             http("grpcRoute", "{metadata: [{name: a, match: {regex: '*'}}]}"),
             "spec.grpcRoute.match.metadata[0].match.regex: `*` is not a valid RE2 regular expression, so the route is left out: repetition operator missing expression (InvalidValue)",
         ),
@@ -594,4 +611,73 @@ fn terminating_object_and_unchanged_spec_always_pass() {
     assert_ne!(checked(&changed, update.clone()), "passes");
     changed["metadata"]["deletionTimestamp"] = "2026-09-30T00:00:00Z".into();
     assert_eq!(checked(&changed, update), "passes");
+}
+
+#[test]
+fn denial_lists_all_problems() {
+    let node = ObjectRef::new(Kind::VirtualNode, "shop", "x");
+    let problem = |field, message| Problem::new(&node, field, Reason::InvalidValue, message);
+    let denial = AdmissionDenial::from_problems(vec![
+        problem(FieldPath::spec(), "one"),
+        problem(FieldPath::root(), "two"),
+    ]);
+    assert_eq!(
+        denial.unwrap_err().to_string(),
+        "spec: one (InvalidValue); two (InvalidValue)"
+    );
+}
+
+#[test]
+fn writes_that_depend_on_other_objects_need_a_snapshot() {
+    let route = |router: &str| {
+        object(
+            Kind::Route,
+            &format!("{{virtualRouterRef: {{name: {router}}}}}"),
+        )
+    };
+    let mut leaving = route("a");
+    leaving["metadata"]["deletionTimestamp"] = "2026-09-30T00:00:00Z".into();
+    let (node, mesh) = (object(Kind::VirtualNode, "{}"), object(Kind::Mesh, "{}"));
+    let (old, new) = (route("a"), route("b"));
+    let update = |old| Operation::Update {
+        old: Cow::Borrowed(old),
+    };
+    for (new, operation, expected) in [
+        (&mesh, Operation::Create, false),
+        (&node, Operation::Create, true),
+        (&node, update(&node), false),
+        (&object(Kind::Service, "{}"), Operation::Create, false),
+        (&new, Operation::Create, true),
+        (&new, update(&old), true),
+        (&old, update(&old), false),
+        (&leaving, Operation::Create, false),
+    ] {
+        let needed = write(new, operation).needs_cluster_snapshot();
+        assert_eq!(needed, expected, "{new}");
+    }
+}
+
+#[test]
+fn snapshot_changes_with_the_objects_on_which_admission_depends() {
+    let mut inputs = Inputs::default();
+    let mut last = ClusterSnapshot::from(&inputs);
+    let target = "action: {target: {virtualService: {virtualServiceRef: {name: s}}}}";
+    let route = format!("{{httpRoute: {{match: {{prefix: /}}, {target}}}}}");
+    for (kind, spec, expected) in [
+        (Kind::Namespace, "{}", true),
+        (Kind::Mesh, "{}", true),
+        (Kind::VirtualNode, "{}", true),
+        (Kind::VirtualService, "{}", true),
+        (Kind::VirtualRouter, "{}", true),
+        (Kind::VirtualGateway, "{}", true),
+        (Kind::GatewayRoute, &*route, true),
+        (Kind::BackendGroup, "{}", false),
+        (Kind::Service, "{}", false),
+    ] {
+        let (reference, object) = parse(object(kind, spec)).object.unwrap();
+        assert!(inputs.apply(reference, Some(object)));
+        let snapshot = ClusterSnapshot::from(&inputs);
+        assert_eq!(!snapshot.is_same(&last), expected, "{kind}");
+        last = snapshot;
+    }
 }

@@ -380,3 +380,95 @@ fn syntax(command: &str) -> Option<Syntax> {
         _ => return None,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn accepted_formats_have_no_mistake() {
+        for format in [
+            "100%%",
+            "%%%PROTOCOL%%%",
+            "%PROTOCOL%%PROTOCOL%",
+            "%PROTOCOL()%",
+            "%RESPONSE_CODE_DETAILS%",
+            "%RESPONSE_CODE_DETAILS(x)%",
+            "%REQ(a):0%",
+            "%REQ(a):18446744073709551615%",
+            "%REQ(:PATH?:AUTHORITY):7%",
+            "%REQ(?)%",
+            "%REQ(!#$%&'*+-.^_`|~09)%",
+            "%ENVIRONMENT(a)b):5%",
+            "%ENVIRONMENT(a):5)%",
+            "%DYNAMIC_METADATA(a)%",
+            "%START_TIME%",
+            "%START_TIME(%Y-%m-%dT%H:%M:%E3S%z)%",
+            "%START_TIME(n)%",
+            "%COMMON_DURATION(a:b)%",
+            "%COMMON_DURATION(a:b:ns)%",
+            "%FILTER_STATE(a)%",
+            "%FILTER_STATE(a:TYPED:):4%",
+            "%FILTER_STATE(a:FIELD:b)%",
+            "%METADATA(ROUTE:a):5%",
+            "%PATH%",
+            "%PATH(WQ:PATH):5%",
+            "%PATH(:ORIG_OR_PATH)%",
+            "%GRPC_STATUS%",
+            "%GRPC_STATUS(SNAKE_STRING)%",
+        ] {
+            assert_eq!(mistake(format), None, "{format}");
+        }
+    }
+
+    #[test]
+    fn refused_formats_have_a_mistake() {
+        for format in [
+            "100%",
+            "%%%",
+            "%PROTOCOL",
+            "%PROTOCOL% %PROTOCOL% %",
+            "%protocol%",
+            "%NOT_A_COMMAND%",
+            "%PROTOCOL(X)%",
+            "%PROTOCOL:5%",
+            "%RESPONSE_CODE_DETAILS:5%",
+            "%REQ%",
+            "%REQ()%",
+            "%REQ(a",
+            "%REQ(a\nb)%",
+            "%REQ(a):%",
+            "%REQ(a):5x%",
+            "%REQ(a):18446744073709551616%",
+            "%REQ(:)%",
+            "%REQ(a?b?c)%",
+            "%REQ(a b)%",
+            "%ENVIRONMENT%",
+            "%ENVIRONMENT(a\nb)%",
+            "%DYNAMIC_METADATA(a):5%",
+            "%START_TIME(%n)%",
+            "%START_TIME(%-_0^#12En)%",
+            "%START_TIME(%On)%",
+            "%START_TIME:5%",
+            "%COMMON_DURATION%",
+            "%COMMON_DURATION(a)%",
+            "%COMMON_DURATION(a:b:s)%",
+            "%COMMON_DURATION(a:b:ms:)%",
+            "%COMMON_DURATION(a:b):5%",
+            "%FILTER_STATE%",
+            "%FILTER_STATE(:PLAIN)%",
+            "%FILTER_STATE(a:PLAIN:b)%",
+            "%FILTER_STATE(a:FIELD)%",
+            "%FILTER_STATE(a:b)%",
+            "%METADATA%",
+            "%METADATA(NODE:a)%",
+            "%PATH(wq)%",
+            "%PATH(WQ:x)%",
+            "%GRPC_STATUS(number)%",
+            "%GRPC_STATUS:5%",
+            "%CEL(request.path)%",
+        ] {
+            assert!(mistake(format).is_some(), "{format}");
+        }
+    }
+}

@@ -56,6 +56,11 @@ metadata: {name: leaving, namespace: prod, deletionTimestamp: 2026-09-30T00:00:0
 spec: {}
 ---
 apiVersion: appmesh.k8s.aws/v1beta2
+kind: VirtualNode
+metadata: {name: filled, namespace: other}
+spec: {awsName: held, meshRef: {name: m, uid: u}}
+---
+apiVersion: appmesh.k8s.aws/v1beta2
 kind: GatewayRoute
 metadata: {name: shop, namespace: prod}
 spec:
@@ -143,6 +148,24 @@ fn name_in_another_mesh_is_free() {
     assert_eq!(creation(Kind::VirtualNode, "other", &spec), None);
     let spec = json!({ "awsName": "shop_prod", "meshRef": { "name": "m" } });
     assert!(creation(Kind::VirtualNode, "other", &spec).is_some());
+}
+
+#[test]
+fn holder_has_the_name_and_the_mesh_of_its_fields() {
+    let claim = |namespace, name| {
+        let spec = json!({ "awsName": name });
+        creation(Kind::VirtualNode, namespace, &spec)
+    };
+    assert!(
+        claim("evil", "held").is_some_and(|denial| denial.contains("`VirtualNode/other/filled`"))
+    );
+    assert_eq!(claim("other", "held"), None);
+    assert_eq!(claim("evil", "filled_other"), None);
+    assert_eq!(
+        claim("evil", "Held"),
+        None,
+        "only host names are compared without case"
+    );
 }
 
 #[test]
