@@ -171,6 +171,23 @@ fn terminating_node_has_no_pods() {
 }
 
 #[test]
+fn snapshot_changes_with_the_objects_on_which_registration_depends() {
+    let (node, pod) = (node("a", "", ""), pod("p", "shop", READY));
+    let mut inputs = fixture::inputs(&format!("{MESH}{node}{pod}"));
+    for (kind, namespace, name, expected) in [
+        (Kind::VirtualNode, "shop", "a", true),
+        (Kind::Pod, "shop", "p", true),
+        (Kind::Node, "", "worker", true),
+        (Kind::Mesh, "", "shop", false),
+    ] {
+        let last = RegistrationSnapshot::from(&inputs);
+        assert!(inputs.apply(ObjectRef::new(kind, namespace, name), None));
+        let is_same = RegistrationSnapshot::from(&inputs).is_same(&last);
+        assert_eq!(!is_same, expected, "{kind}");
+    }
+}
+
+#[test]
 fn mesh_says_which_namespaces_register_in_which_service() {
     let pods = |annotation: &str| {
         let mesh = MESH.replacen(

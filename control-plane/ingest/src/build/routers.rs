@@ -105,7 +105,7 @@ impl RouterStages {
         let mut positions = positions.iter().peekable();
         for ((router, routes), group) in routes.iter().zip(groups.values()) {
             while positions
-                .next_if(|(router_before, _)| router_before != router && router_before < router)
+                .next_if(|(router_before, _)| router_before < router)
                 .is_some()
             {}
             match positions.next_if(|(found, _)| found == router) {
