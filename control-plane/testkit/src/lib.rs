@@ -6,6 +6,7 @@
 //! | hosts with their own network | [`hosts`], [`interception`] |
 //! | the control plane | [`control_plane`] |
 //! | AWS Cloud Map | [`moto`] |
+//! | an API server that is slow, silent or refuses | [`fake_api_server`] |
 //! | a Kubernetes API without pods, and the Helm chart in it | [`kubernetes`], [`chart`] |
 //! | applications, and load on them | [`app`], [`load`], [`report`] |
 //! | the canary example on hosts | [`canary`] |
@@ -47,6 +48,7 @@ pub mod collector;
 pub mod control_plane;
 pub mod dns;
 pub mod envoy;
+pub mod fake_api_server;
 pub mod hosts;
 pub mod http;
 pub mod interception;
