@@ -13,6 +13,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    api_client,
     app::{bind, infallible},
     args::{IpFamilyArg, KubernetesArgs, ServeArgs},
     effect::{
@@ -79,7 +80,7 @@ impl KubernetesCluster {
         tracing::info!(api_server = %config.cluster_url, "reading objects from the Kubernetes cluster");
         let host = std::env::var("HOSTNAME").unwrap_or_else(|_| "evermesh".to_owned());
         Ok(Some(Self {
-            client: Client::try_from(config).context("--kubernetes")?,
+            client: api_client::connect(config).context("--kubernetes")?,
             observed: Arc::default(),
             api_server: Arc::default(),
             identity: format!("{host}_{:016x}", fastrand::u64(..)),

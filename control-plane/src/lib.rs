@@ -66,6 +66,7 @@
 #![allow(missing_docs)] // only the binary and the tests of this crate use its items
 
 pub mod admin;
+mod api_client;
 pub mod app;
 pub mod args;
 pub mod auth;
@@ -79,6 +80,7 @@ mod http_server;
 pub mod lint;
 pub mod metrics;
 mod reload;
+mod retry;
 mod socket;
 pub mod source;
 pub mod telemetry;

@@ -25,12 +25,16 @@ impl Drop for TelemetryGuard {
     }
 }
 
+/// Directives before those of `--log`: the Kubernetes client logs each failed request, which the callers already log,
+/// with a limit.
+const QUIET: &str = "kube_client::client=off,kube_client::client::tls=warn,kube_runtime=off,";
+
 /// Installs the global `tracing` subscriber.
 ///
 /// # Errors
 /// `--log` or `--otlp-endpoint` cannot be parsed, or a subscriber is installed already.
 pub fn install(args: &TelemetryArgs) -> anyhow::Result<TelemetryGuard> {
-    let filter = EnvFilter::try_new(&args.log)
+    let filter = EnvFilter::try_new(format!("{QUIET}{}", args.log))
         .with_context(|| format!("--log {} is not a level or a list of directives", args.log))?;
     let log = match args.log_format {
         LogFormat::Human => tracing_subscriber::fmt::layer()

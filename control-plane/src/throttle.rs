@@ -1,4 +1,4 @@
-//! A token-bucket throttle for API calls, and a throttle for log lines about peers.
+//! A token-bucket throttle for API calls, and a throttle for log lines.
 
 use std::time::Duration;
 
@@ -39,12 +39,12 @@ impl Throttle {
     }
 }
 
-/// Shortest time between two log lines of one kind about peers.
-const LOG_INTERVAL: Duration = Duration::from_secs(1);
-
-/// Limits the log lines that a peer can cause to one per [`LOG_INTERVAL`].
-#[derive(Debug, Default)]
-pub(crate) struct LogThrottle(Mutex<LogState>);
+/// Limits the log lines about one cause.
+#[derive(Debug)]
+pub(crate) struct LogThrottle {
+    interval: Duration,
+    state: Mutex<LogState>,
+}
 
 #[derive(Debug, Default)]
 struct LogState {
@@ -52,12 +52,30 @@ struct LogState {
     suppressed: u64,
 }
 
+impl Default for LogThrottle {
+    /// At most one line a second, for what peers cause.
+    fn default() -> Self {
+        Self {
+            interval: Duration::from_secs(1),
+            state: Mutex::default(),
+        }
+    }
+}
+
 impl LogThrottle {
+    /// At most one line a minute, for a failure that lasts.
+    pub(crate) fn once_a_minute() -> Self {
+        Self {
+            interval: Duration::from_mins(1),
+            state: Mutex::default(),
+        }
+    }
+
     /// Whether a line may be written now: the number of lines that were suppressed since the last one.
     pub(crate) fn pass(&self) -> Option<u64> {
-        let mut state = self.0.lock();
+        let mut state = self.state.lock();
         let now = Instant::now();
-        let is_due = |last: Instant| now.duration_since(last) >= LOG_INTERVAL;
+        let is_due = |last: Instant| now.duration_since(last) >= self.interval;
         if !state.last.is_none_or(is_due) {
             state.suppressed += 1;
             return None;
@@ -74,12 +92,12 @@ mod tests {
     const INTERVAL: Duration = Duration::from_millis(250);
 
     #[tokio::test(start_paused = true)]
-    async fn one_log_line_per_second_tells_how_many_were_suppressed() {
+    async fn one_log_line_per_interval_tells_how_many_were_suppressed() {
         let throttle = LogThrottle::default();
         assert_eq!(throttle.pass(), Some(0));
         assert_eq!(throttle.pass(), None);
         assert_eq!(throttle.pass(), None);
-        time::advance(LOG_INTERVAL).await;
+        time::advance(Duration::from_secs(1)).await;
         assert_eq!(throttle.pass(), Some(2));
         assert_eq!(throttle.pass(), None);
     }

@@ -8,7 +8,7 @@
 use std::{collections::BTreeSet, pin::pin, sync::Arc, time::Duration};
 
 use anyhow::Context;
-use futures::StreamExt;
+use futures::{StreamExt, future::ready};
 use json_patch::{AddOperation, Patch, PatchOperation, TestOperation, jsonptr::PointerBuf};
 use k8s_openapi::{
     ByteString,
@@ -26,12 +26,14 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::OwnAuthority;
-use crate::args::NamespacedName;
+use crate::{
+    api_client::throttled, args::NamespacedName, retry::RetryPauses, throttle::LogThrottle,
+};
 
-/// Delay before the next attempt after a failure.
-const RETRY: Duration = Duration::from_secs(1);
 /// Interval between checks without a change, in case the watch missed one.
 const SWEEP: Duration = Duration::from_mins(10);
+/// Requests that may follow each other at once: a list, a watch, a read and a patch.
+const REQUEST_BURST: u32 = 4;
 
 #[derive(Debug, Clone, Copy)]
 pub(super) enum WebhookConfigurationKind {
@@ -50,7 +52,7 @@ pub(super) struct CaBundleUpdater {
 
 impl CaBundleUpdater {
     pub(super) fn new(
-        client: Client,
+        client: &Client,
         kind: WebhookConfigurationKind,
         name: &str,
         own: &OwnAuthority,
@@ -65,7 +67,7 @@ impl CaBundleUpdater {
             }
         };
         Self {
-            api: Api::all_with(client, &resource),
+            api: Api::all_with(throttled(client, REQUEST_BURST), &resource),
             name: name.to_owned(),
             service: own.service.clone(),
             hosts: own.hosts.clone(),
@@ -74,17 +76,26 @@ impl CaBundleUpdater {
     }
 
     pub(super) async fn run(mut self, shutdown: CancellationToken) -> anyhow::Result<()> {
-        let mut changes = pin!(watch_object(self.api.clone(), &self.name).default_backoff());
+        let mut changes = pin!(
+            watch_object(self.api.clone(), &self.name)
+                .backoff(RetryPauses::default())
+                .filter(|change| ready(change.is_ok()))
+        );
+        let mut pauses = RetryPauses::default();
+        let failure_log = LogThrottle::once_a_minute();
         loop {
             let wait = match self.update().await {
                 Ok(()) => SWEEP,
                 Err(error) => {
-                    tracing::warn!(
-                        error = format!("{error:#}"),
-                        configuration = self.name,
-                        "cannot update the caBundle of the webhooks"
-                    );
-                    RETRY
+                    if let Some(suppressed) = failure_log.pass() {
+                        tracing::warn!(
+                            error = format!("{error:#}"),
+                            configuration = self.name,
+                            suppressed,
+                            "cannot update the caBundle of the webhooks"
+                        );
+                    }
+                    pauses.after_failure()
                 }
             };
             tokio::select! {

@@ -7,7 +7,7 @@
 //! At admission the pod does not exist yet. The event is therefore about the controller of the pod, such as a Job, or
 //! about the name of the pod if it has no controller. A repeated event increments the count of the first one.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use evermesh_xds::PeerText;
 use futures::{FutureExt, future::BoxFuture};
@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use super::server::{AdmissionOutcome, INTERNAL_ERROR};
 use crate::{
     event::{event, reporter},
-    throttle::Throttle,
+    throttle::{LogThrottle, Throttle},
 };
 
 const QUEUE_LIMIT: usize = 64;
@@ -71,12 +71,15 @@ pub(super) fn publisher(
     identity: String,
 ) -> impl Fn(PodEvent) -> BoxFuture<'static, ()> + Send {
     let recorder = Recorder::new(client, reporter(identity));
+    let failure_log = Arc::new(LogThrottle::once_a_minute());
     move |PodEvent { about, event }| {
-        let recorder = recorder.clone();
+        let (recorder, failure_log) = (recorder.clone(), Arc::clone(&failure_log));
         async move {
-            if let Err(error) = recorder.publish(&event, &about).await {
+            if let Err(error) = recorder.publish(&event, &about).await
+                && let Some(suppressed) = failure_log.pass()
+            {
                 let namespace = about.namespace.unwrap_or_default();
-                tracing::warn!(namespace = %PeerText(&namespace), %error, "cannot write an event about a pod");
+                tracing::warn!(namespace = %PeerText(&namespace), %error, suppressed, "cannot write an event about a pod");
             }
         }
         .boxed()

@@ -242,8 +242,7 @@ pub async fn run(
                     &own.validating,
                 ),
             ] {
-                let updater =
-                    CaBundleUpdater::new(client.clone(), kind, name, &own, trusted.clone());
+                let updater = CaBundleUpdater::new(&client, kind, name, &own, trusted.clone());
                 tasks.spawn(updater.run(shutdown.clone()));
             }
             let secret = CertificateSecret {

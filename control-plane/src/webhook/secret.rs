@@ -13,7 +13,7 @@ use std::{
 };
 
 use anyhow::Context;
-use futures::StreamExt;
+use futures::{StreamExt, future::ready};
 use k8s_openapi::{ByteString, api::core::v1::Secret};
 use kube::{
     Api, Client,
@@ -28,12 +28,14 @@ use super::{
     authority::{self, CertificateMaterial, CertificatePair},
     certificates::ServingCertificate,
 };
-use crate::args::NamespacedName;
+use crate::{
+    api_client::throttled, args::NamespacedName, retry::RetryPauses, throttle::LogThrottle,
+};
 
 /// Interval between checks for parts to renew.
 const RENEWAL_INTERVAL: Duration = Duration::from_mins(10);
-/// Delay before the next attempt after a failure.
-const RETRY: Duration = Duration::from_secs(1);
+/// Requests that may follow each other at once: a list, a watch, a read and a write.
+const REQUEST_BURST: u32 = 4;
 
 const BUNDLE: &str = "ca.crt";
 const AUTHORITY: (&str, &str) = ("authority.crt", "authority.key");
@@ -53,14 +55,23 @@ pub(super) struct CertificateSecret {
 impl CertificateSecret {
     pub(super) async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
         let NamespacedName { namespace, name } = &self.reference;
-        let api: Api<Secret> = Api::namespaced(self.client.clone(), namespace);
-        let mut changes = pin!(watch_object(api.clone(), name).default_backoff());
+        let client = throttled(&self.client, REQUEST_BURST);
+        let api: Api<Secret> = Api::namespaced(client, namespace);
+        let mut changes = pin!(
+            watch_object(api.clone(), name)
+                .backoff(RetryPauses::default())
+                .filter(|change| ready(change.is_ok()))
+        );
+        let mut pauses = RetryPauses::default();
+        let failure_log = LogThrottle::once_a_minute();
         loop {
             let wait = match self.update(&api).await {
                 Ok(()) => RENEWAL_INTERVAL,
                 Err(error) => {
-                    tracing::warn!(error = format!("{error:#}"), secret = %self.reference, "cannot update the certificate of the webhooks");
-                    RETRY
+                    if let Some(suppressed) = failure_log.pass() {
+                        tracing::warn!(error = format!("{error:#}"), secret = %self.reference, suppressed, "cannot update the certificate of the webhooks");
+                    }
+                    pauses.after_failure()
                 }
             };
             tokio::select! {

@@ -16,7 +16,9 @@ use parking_lot::Mutex;
 use tokio::time::{self, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-/// Interval of the probes, and time limit of each.
+use crate::throttle::LogThrottle;
+
+/// Interval of the probes.
 const INTERVAL: Duration = Duration::from_secs(5);
 
 /// Health of the API server, shared by the watches, the probe and the admin pages.
@@ -66,6 +68,7 @@ impl ApiServerHealth {
 
 /// Probes the API server until `shutdown`.
 pub async fn probe(client: Client, health: Arc<ApiServerHealth>, shutdown: CancellationToken) {
+    let [silence_log, answer_log] = [(); 2].map(|()| LogThrottle::once_a_minute());
     let mut ticks = time::interval(INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -73,20 +76,21 @@ pub async fn probe(client: Client, health: Arc<ApiServerHealth>, shutdown: Cance
             _ = ticks.tick() => {}
             () = shutdown.cancelled() => return,
         }
-        let answer = time::timeout(INTERVAL, client.apiserver_version());
-        let failure = match answer.await {
-            Ok(Ok(_)) => None,
-            Ok(Err(error)) => Some(error.to_string()),
-            Err(_) => Some("no answer within 5 s".to_owned()),
-        };
-        match failure {
-            None if health.record_answer(Instant::now()) => {
-                tracing::info!("the API server answers again");
+        match client.apiserver_version().await {
+            Ok(_) => {
+                if health.record_answer(Instant::now())
+                    && let Some(suppressed) = answer_log.pass()
+                {
+                    tracing::info!(suppressed, "the API server answers again");
+                }
             }
-            Some(error) if health.record_silence() => {
-                tracing::warn!(%error, "the API server does not answer; the last known objects stay in force");
+            Err(error) => {
+                if health.record_silence()
+                    && let Some(suppressed) = silence_log.pass()
+                {
+                    tracing::warn!(%error, suppressed, "the API server does not answer; the last known objects stay in force");
+                }
             }
-            None | Some(_) => {}
         }
     }
 }

@@ -8,8 +8,9 @@
 //!                └──► observed: metadata and status ──► status writer, registration
 //! ```
 //!
-//! - A failed watch is restarted with backoff. Its last known objects stay in force; only a complete new list removes
-//!   objects.
+//! - A failed watch is restarted after a pause ([`RetryPauses`]). Its last known objects stay in force; only a complete
+//!   new list removes objects.
+//! - The watches of one kind send at most two requests a second, whatever the API server does ([`throttled`]).
 //! - An invalid object keeps its last good version and is reported as a problem.
 //! - A change of a status or of `managedFields` is not a change ([`trim`]).
 //! - Secrets are watched only in the namespaces that `--secret-namespace` lists, and only those with a label.
@@ -24,21 +25,18 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use evermesh_model::{Kind, ObjectRef};
-use futures::{
-    Stream, StreamExt, TryStreamExt,
-    future::{join_all, ready},
-};
+use futures::{StreamExt, future::join_all};
 use kube::{
     Api, Client,
     api::DynamicObject,
     core::{ApiResource, GroupVersionKind},
     runtime::{
         WatchStreamExt,
-        watcher::{self, Event, ExponentialBackoff, watcher},
+        watcher::{self, watcher},
     },
 };
 use tokio::sync::mpsc::Sender;
@@ -50,15 +48,13 @@ pub use self::{
     observed::{ObservedObject, ObservedObjects, WatchPosition},
 };
 use super::{ChangeBatch, SourceChange, SourceName};
+use crate::{api_client::throttled, retry::RetryPauses, throttle::LogThrottle};
 
 /// Events that become one batch if they have arrived already, as after a list.
 const EVENTS_PER_BATCH: usize = 1024;
 
 /// The label of the Secrets that are watched. All others stay in the API server.
 const SECRET_LABEL: &str = "evermesh.dev/certificate=true";
-
-/// The first and the longest pause after a failed watch.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
 
 #[derive(Debug, Clone, Default)]
 pub struct KubernetesOptions {
@@ -89,23 +85,23 @@ pub async fn run(
 ) {
     let watches = Kind::ALL.into_iter().flat_map(|kind| {
         let apis = apis(&client, &options, kind);
-        let missing_lists = Arc::new(AtomicUsize::new(apis.len()));
-        apis.into_iter()
-            .map(move |api| (kind, api, Arc::clone(&missing_lists)))
-    });
-    let watches = watches
-        .enumerate()
-        .map(|(watch, (kind, api, missing_lists))| {
-            let task = WatchTask {
-                watch,
-                kind,
-                missing_lists,
-                observed: Arc::clone(&observed),
-                api_server: Arc::clone(&api_server),
-                batches: batches.clone(),
-            };
-            task.run(api)
+        let of_kind = Arc::new(WatchesOfKind {
+            kind,
+            missing_lists: AtomicUsize::new(apis.len()),
+            failure_log: LogThrottle::once_a_minute(),
         });
+        apis.into_iter().map(move |api| (api, Arc::clone(&of_kind)))
+    });
+    let watches = watches.enumerate().map(|(watch, (api, of_kind))| {
+        let task = WatchTask {
+            watch,
+            of_kind,
+            observed: Arc::clone(&observed),
+            api_server: Arc::clone(&api_server),
+            batches: batches.clone(),
+        };
+        task.run(api)
+    });
     tokio::select! {
         _ = join_all(watches) => {}
         () = shutdown.cancelled() => {}
@@ -115,11 +111,15 @@ pub async fn run(
 fn apis(client: &Client, options: &KubernetesOptions, kind: Kind) -> Vec<Api<DynamicObject>> {
     let resource = api_resource(kind);
     let namespaces = if kind == Kind::Secret {
-        &options.secret_namespaces
-    } else if !kind.is_namespaced() || options.namespaces.is_empty() {
-        return vec![Api::all_with(client.clone(), &resource)];
+        Some(&options.secret_namespaces)
     } else {
-        &options.namespaces
+        Some(&options.namespaces).filter(|it| kind.is_namespaced() && !it.is_empty())
+    };
+    let watches = namespaces.map_or(1, Vec::len);
+    // A list and a watch for each.
+    let client = throttled(client, u32::try_from(2 * watches).unwrap_or(u32::MAX));
+    let Some(namespaces) = namespaces else {
+        return vec![Api::all_with(client, &resource)];
     };
     let namespaces = namespaces.iter();
     namespaces
@@ -149,13 +149,19 @@ pub fn api_of(client: &Client, object: &ObjectRef) -> Api<DynamicObject> {
     }
 }
 
+/// State that the watches of a kind share, one for each namespace.
+struct WatchesOfKind {
+    kind: Kind,
+    /// Number of watches whose first list is not complete.
+    missing_lists: AtomicUsize,
+    failure_log: LogThrottle,
+}
+
 /// The task of one watch.
 struct WatchTask {
     /// Number of the watch, from 0.
     watch: usize,
-    kind: Kind,
-    /// Number of watches of this kind whose first list is not complete.
-    missing_lists: Arc<AtomicUsize>,
+    of_kind: Arc<WatchesOfKind>,
     observed: Arc<ObservedObjects>,
     api_server: Arc<ApiServerHealth>,
     batches: Sender<ChangeBatch>,
@@ -163,31 +169,28 @@ struct WatchTask {
 
 impl WatchTask {
     async fn run(self, api: Api<DynamicObject>) {
-        let config = match self.kind {
+        let kind = self.of_kind.kind;
+        let config = match kind {
             Kind::Secret => watcher::Config::default().labels(SECRET_LABEL),
             _ => watcher::Config::default(),
         };
-        let events = with_pauses(watcher(api, config));
+        let events = watcher(api, config).backoff(RetryPauses::default());
         let mut events = std::pin::pin!(events.ready_chunks(EVENTS_PER_BATCH));
-        let mut reflector = Reflector::new(self.kind, self.watch, Arc::clone(&self.observed));
+        let mut reflector = Reflector::new(kind, self.watch, Arc::clone(&self.observed));
         while let Some(events) = events.next().await {
             let noticed = Instant::now();
             let mut changes = Vec::new();
             for event in events {
-                match event {
-                    Ok(event) => {
-                        if reflector.handle(event, &mut changes) && self.is_last_list() {
-                            changes.push(SourceChange::Synced(SourceName::Kubernetes(self.kind)));
-                        }
-                    }
+                let is_listed = match event {
+                    Ok(event) => reflector.handle(event, &mut changes),
                     Err(error) => {
-                        self.api_server.record_watch_failure(self.kind);
-                        tracing::warn!(kind = %self.kind, error = %ErrorChain(&error), "watch failed; trying again");
+                        self.record_failure(&error);
                         reflector.restart_list();
-                        if reflector.skip_forbidden_list(&error) && self.is_last_list() {
-                            changes.push(SourceChange::Synced(SourceName::Kubernetes(self.kind)));
-                        }
+                        reflector.skip_forbidden_list(&error)
                     }
+                };
+                if is_listed && self.is_last_list() {
+                    changes.push(SourceChange::Synced(SourceName::Kubernetes(kind)));
                 }
             }
             if changes.is_empty() {
@@ -204,28 +207,19 @@ impl WatchTask {
         }
     }
 
+    fn record_failure(&self, error: &watcher::Error) {
+        let kind = self.of_kind.kind;
+        self.api_server.record_watch_failure(kind);
+        if let Some(suppressed) = self.of_kind.failure_log.pass() {
+            let error = ErrorChain(error);
+            tracing::warn!(%kind, %error, suppressed, "watch failed; trying again");
+        }
+    }
+
     /// Counts a completed first list. Returns whether it is the last one of its kind.
     fn is_last_list(&self) -> bool {
-        self.missing_lists.fetch_sub(1, Ordering::AcqRel) == 1
+        self.of_kind.missing_lists.fetch_sub(1, Ordering::AcqRel) == 1
     }
-}
-
-/// The events of a watch, with a pause after each error.
-///
-/// The pause becomes longer until an event arrives. [`Event::Init`], which precedes every attempt to list the objects,
-/// does not count and is left out.
-fn with_pauses(
-    events: impl Stream<Item = watcher::Result<Event<DynamicObject>>>,
-) -> impl Stream<Item = watcher::Result<Event<DynamicObject>>> {
-    let backoff = ExponentialBackoff::from(
-        backon::ExponentialBuilder::default()
-            .with_min_delay(BACKOFF.0)
-            .with_max_delay(BACKOFF.1)
-            .with_jitter()
-            .without_max_times(),
-    );
-    let events = events.try_filter(|event| ready(!matches!(event, Event::Init)));
-    events.backoff(backoff)
 }
 
 /// Displays an error with its causes on one line.
@@ -244,29 +238,4 @@ impl std::fmt::Display for ErrorChain<'_> {
 }
 
 #[cfg(test)]
-mod tests {
-    use futures::stream;
-
-    use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn pause_after_failed_lists_becomes_longer() {
-        let attempt = || [Ok(Event::Init), Err(watcher::Error::NoResourceVersion)];
-        let events = (0..10).flat_map(|_| attempt());
-        let events = with_pauses(stream::iter(events));
-        let started = tokio::time::Instant::now();
-        let received: Vec<_> = events.collect().await;
-        assert_eq!(received.len(), 10);
-        // At least 0.1, 0.2, 0.4 s and so on, instead of 0.1 s each time.
-        assert!(started.elapsed() > Duration::from_secs(20));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn event_ends_the_growth_of_the_pause() {
-        let attempt = || [Ok(Event::InitDone), Err(watcher::Error::NoResourceVersion)];
-        let events = (0..10).flat_map(|_| attempt());
-        let started = tokio::time::Instant::now();
-        with_pauses(stream::iter(events)).collect::<Vec<_>>().await;
-        assert!(started.elapsed() < Duration::from_secs(5));
-    }
-}
+mod tests;
