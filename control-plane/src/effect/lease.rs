@@ -2,17 +2,15 @@
 //!
 //! Every replica reads the Lease every second; the holder renews it, and the others take it over once they have seen no
 //! renewal for `leaseDurationSeconds` (6 s). A holder that cannot renew stops being the leader after two thirds of that
-//! time, before another replica can become it. Each replica measures with its own monotonic clock and never compares
-//! `renewTime` with its own time.
+//! time, before another replica can become it: its [`LeaseTerm`] expires. Each replica measures with its own monotonic
+//! clock and never compares `renewTime` with its own time.
+//!
+//! A holder whose writes get no answer for 30 s gives the Lease up and leaves it to the others for 3 s.
 //!
 //! The Lease also carries the address at which the leader receives reports ([`ADDRESS`]) and the heartbeats of all
 //! replicas ([`presence`](super::presence)).
 
-use std::{
-    collections::BTreeMap,
-    net::SocketAddr,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use k8s_openapi::{
     api::coordination::v1::{Lease, LeaseSpec},
@@ -20,18 +18,27 @@ use k8s_openapi::{
     jiff::Timestamp,
 };
 use kube::{Api, Client, api::PostParams};
-use tokio::{sync::watch, time};
+use tokio::{
+    sync::watch,
+    time::{self, Instant},
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     key::ReplicaKey,
     presence::{OwnHeartbeat, ReplicaTracker, Replicas},
+    term::LeaseTerm,
 };
 
 /// `leaseDurationSeconds`: time without renewal after which another replica may take over.
 const DURATION: Duration = Duration::from_secs(6);
 /// Interval of reads and renewals.
 const INTERVAL: Duration = Duration::from_secs(1);
+/// Deadline of a read and a renewal together. It lets a slow API server take a second for each, and a holder try twice
+/// before its term expires.
+const DEADLINE: Duration = Duration::from_secs(2);
+/// Time for which a replica that gave up the Lease does not take it.
+const STAND_BACK: Duration = Duration::from_secs(3);
 /// Annotation of the Lease with the address at which the leader receives reports, as `IP:PORT`.
 const ADDRESS: &str = "evermesh.dev/address";
 
@@ -57,6 +64,7 @@ pub(crate) enum Leader {
     Us {
         /// The other replicas whose proxies count.
         others: Replicas,
+        term: LeaseTerm,
     },
     /// Another replica.
     Other {
@@ -68,7 +76,15 @@ pub(crate) enum Leader {
 
 impl Leader {
     pub(crate) const fn is_us(&self) -> bool {
-        matches!(self, Self::Us { .. })
+        self.term().is_some()
+    }
+
+    /// The term of this replica, if it is the leader.
+    pub(crate) const fn term(&self) -> Option<&LeaseTerm> {
+        match self {
+            Self::Us { term, .. } => Some(term),
+            Self::Unknown | Self::Other { .. } => None,
+        }
     }
 }
 
@@ -87,29 +103,24 @@ pub(crate) async fn hold(
             _ = ticks.tick() => {}
             () = shutdown.cancelled() => break,
         }
-        match time::timeout(INTERVAL, candidate.attempt()).await {
+        match time::timeout(DEADLINE, candidate.attempt()).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::debug!(%error, "cannot read or renew the Lease"),
             Err(_) => tracing::debug!("the API server did not answer the Lease request in time"),
         }
-        let now = if candidate.leads(Instant::now()) {
-            Leader::Us {
-                others: candidate.others.clone(),
-            }
-        } else {
-            candidate.other_leader.clone()
-        };
+        if candidate.term.as_ref().is_some_and(LeaseTerm::is_stalled) {
+            tracing::warn!("the API server did not answer any write for 30 s; giving up the Lease");
+            candidate.stands_back_until = Some(Instant::now() + STAND_BACK);
+            candidate.give_up(&leader).await;
+        }
+        let now = candidate.leader();
         leader.send_if_modified(|leader| {
             let has_changed = *leader != now;
             *leader = now;
             has_changed
         });
     }
-    leader.send_replace(Leader::Unknown);
-    if candidate.leads(Instant::now()) {
-        // If this fails another replica takes over when the Lease has expired.
-        let _ = time::timeout(INTERVAL, candidate.release()).await;
-    }
+    candidate.give_up(&leader).await;
 }
 
 struct Candidate {
@@ -122,8 +133,9 @@ struct Candidate {
     others: Replicas,
     /// The newest state of a Lease that another replica holds, and the time at which it was first seen.
     last_seen: Option<(LeaseSpec, Instant)>,
-    /// Start of the last successful renewal by this replica.
-    renewed_at: Option<Instant>,
+    /// The term of this replica, from its first renewal; it may have expired.
+    term: Option<LeaseTerm>,
+    stands_back_until: Option<Instant>,
     other_leader: Leader,
 }
 
@@ -136,14 +148,34 @@ impl Candidate {
             tracker: ReplicaTracker::default(),
             others: Replicas::new(),
             last_seen: None,
-            renewed_at: None,
+            term: None,
+            stands_back_until: None,
             other_leader: Leader::Unknown,
         }
     }
 
-    fn leads(&self, now: Instant) -> bool {
-        self.renewed_at
-            .is_some_and(|renewed_at| now.duration_since(renewed_at) < DURATION * 2 / 3)
+    fn leader(&self) -> Leader {
+        match self.term.as_ref().filter(|term| term.is_current()) {
+            Some(term) => Leader::Us {
+                others: self.others.clone(),
+                term: term.clone(),
+            },
+            None => self.other_leader.clone(),
+        }
+    }
+
+    /// Begins or prolongs the term after a renewal that began at `started`.
+    fn record_renewal(&mut self, started: Instant) {
+        let expiry = started + DURATION * 2 / 3;
+        if !self.term.as_ref().is_some_and(|term| term.prolong(expiry)) {
+            self.term = Some(LeaseTerm::until(expiry));
+        }
+    }
+
+    /// Ends the term. Returns whether there was one.
+    fn end_term(&mut self) -> bool {
+        let term = self.term.take();
+        term.inspect(LeaseTerm::end).is_some()
     }
 
     /// Reads the Lease once, and creates, renews or takes it over if this replica may.
@@ -161,7 +193,7 @@ impl Candidate {
                 spec: Some(self.claimed(LeaseSpec::default())),
             };
             self.api.create(&PostParams::default(), &lease).await?;
-            self.renewed_at = Some(started);
+            self.record_renewal(started);
             return Ok(());
         };
         let spec = lease.spec.take().unwrap_or_default();
@@ -171,11 +203,16 @@ impl Candidate {
             self.heartbeat.write(&mut annotations, started);
         }
         if !self.may_take(&spec, started) {
-            self.renewed_at = None;
+            self.end_term();
             self.tracker = ReplicaTracker::default();
-            self.other_leader = Leader::Other {
-                identity: spec.holder_identity.clone().unwrap_or_default(),
-                address: annotations.get(ADDRESS).and_then(|it| it.parse().ok()),
+            self.other_leader = match spec.holder_identity.as_deref() {
+                Some(holder) if !holder.is_empty() && holder != self.options.identity => {
+                    Leader::Other {
+                        identity: holder.to_owned(),
+                        address: annotations.get(ADDRESS).and_then(|it| it.parse().ok()),
+                    }
+                }
+                _ => Leader::Unknown,
             };
             if !is_heartbeat_due {
                 return Ok(());
@@ -190,7 +227,7 @@ impl Candidate {
         lease.metadata.annotations = Some(self.with_address(annotations));
         lease.spec = Some(self.claimed(spec));
         self.replace(&lease).await?;
-        self.renewed_at = Some(started);
+        self.record_renewal(started);
         self.others = others;
         Ok(())
     }
@@ -204,8 +241,12 @@ impl Candidate {
         Ok(())
     }
 
-    /// Whether the Lease belongs to this replica, to none, or to one that has not renewed it for `leaseDurationSeconds`.
+    /// Whether the Lease belongs to this replica, to none, or to one that has not renewed it for `leaseDurationSeconds`,
+    /// and this replica does not stand back.
     fn may_take(&mut self, spec: &LeaseSpec, now: Instant) -> bool {
+        if self.stands_back_until.is_some_and(|until| now < until) {
+            return false;
+        }
         let holder = spec.holder_identity.as_deref().unwrap_or_default();
         if holder.is_empty() || holder == self.options.identity {
             self.last_seen = None;
@@ -250,94 +291,29 @@ impl Candidate {
         }
     }
 
-    /// Clears the holder. The heartbeat annotation stays, because this replica's proxies still have to reconnect.
+    /// Ends the term and then releases the Lease. If that fails, another replica takes over when the Lease has expired.
+    async fn give_up(&mut self, leader: &watch::Sender<Leader>) {
+        let has_led = self.end_term();
+        self.other_leader = Leader::Unknown;
+        leader.send_replace(Leader::Unknown);
+        if has_led {
+            let _ = time::timeout(DEADLINE, self.release()).await;
+        }
+    }
+
+    /// Clears the holder if it is this replica. The heartbeat annotation stays, because this replica's proxies still
+    /// have to reconnect.
     async fn release(&self) -> kube::Result<()> {
         let mut lease = self.api.get(&self.options.name).await?;
-        if let Some(spec) = &mut lease.spec
-            && spec.holder_identity.as_ref() == Some(&self.options.identity)
-        {
-            spec.holder_identity = None;
+        match &mut lease.spec {
+            Some(spec) if spec.holder_identity.as_ref() == Some(&self.options.identity) => {
+                spec.holder_identity = None;
+            }
+            _ => return Ok(()),
         }
         self.replace(&lease).await
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::effect::unreachable_client;
-
-    fn candidate(identity: &str) -> Candidate {
-        let options = LeaseOptions {
-            namespace: "evermesh".to_owned(),
-            name: "evermesh".to_owned(),
-            identity: identity.to_owned(),
-            key: ReplicaKey::new().unwrap(),
-            address: Some("10.0.0.1:9902".parse().unwrap()),
-        };
-        Candidate::new(unreachable_client(), options)
-    }
-
-    #[tokio::test]
-    async fn free_and_own_lease_are_taken_at_once() {
-        let mut a = candidate("a");
-        let now = Instant::now();
-        assert!(a.may_take(&LeaseSpec::default(), now));
-        let own = a.claimed(LeaseSpec::default());
-        assert!(a.may_take(&own, now));
-    }
-
-    #[tokio::test]
-    async fn lease_of_another_is_taken_only_after_its_duration_without_renewal() {
-        let (a, mut b) = (candidate("a"), candidate("b"));
-        let start = Instant::now();
-        let held = a.claimed(LeaseSpec::default());
-        assert!(!b.may_take(&held, start));
-        assert!(!b.may_take(&held, start + DURATION));
-
-        let renewed = LeaseSpec {
-            renew_time: Some(MicroTime(Timestamp::UNIX_EPOCH)),
-            ..held
-        };
-        let renewed_at = start + DURATION;
-        assert!(!b.may_take(&renewed, renewed_at));
-        assert!(!b.may_take(&renewed, renewed_at + DURATION));
-        let later = renewed_at + DURATION + Duration::from_millis(1);
-        assert!(b.may_take(&renewed, later));
-    }
-
-    #[tokio::test]
-    async fn taking_over_counts_a_transition_and_renewing_does_not() {
-        let (a, b) = (candidate("a"), candidate("b"));
-        let first = a.claimed(LeaseSpec::default());
-        assert_eq!(first.lease_duration_seconds, Some(6));
-        let renewed = a.claimed(first.clone());
-        assert_eq!(renewed.lease_transitions, first.lease_transitions);
-        assert_eq!(renewed.acquire_time, first.acquire_time);
-        let taken = b.claimed(renewed.clone());
-        assert_eq!(taken.holder_identity.as_deref(), Some("b"));
-        assert_eq!(
-            taken.lease_transitions,
-            renewed.lease_transitions.map(|count| count + 1)
-        );
-    }
-
-    #[tokio::test]
-    async fn leader_without_renewal_stops_leading_before_the_lease_expires() {
-        let mut a = candidate("a");
-        let renewed_at = Instant::now();
-        assert!(!a.leads(renewed_at));
-        a.renewed_at = Some(renewed_at);
-        assert!(a.leads(renewed_at + DURATION / 2));
-        assert!(!a.leads(renewed_at + DURATION * 2 / 3));
-    }
-
-    #[tokio::test]
-    async fn address_annotation_follows_the_options() {
-        let mut a = candidate("a");
-        let annotations = a.with_address(BTreeMap::new());
-        assert_eq!(annotations[ADDRESS], "10.0.0.1:9902");
-        a.options.address = None;
-        assert_eq!(a.with_address(annotations), BTreeMap::new());
-    }
-}
+mod tests;

@@ -14,7 +14,7 @@
 //! ```
 //!
 //! Every replica counts the ACKs of its own proxies and reports the counts to the leader. Only the leader, the replica
-//! that holds the [`lease`], writes. Nothing in this module changes what proxies are served.
+//! that holds the [`lease`], writes, through a client that stops with its [`term`]. Nothing in this module changes what proxies are served.
 
 mod ack_count;
 mod condition;
@@ -29,6 +29,7 @@ mod queue;
 mod reasons;
 pub(crate) mod registration;
 pub(crate) mod status;
+mod term;
 mod write;
 
 use std::time::Duration;

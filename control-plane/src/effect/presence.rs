@@ -9,12 +9,10 @@
 //! elsewhere and have to count until then; the leader removes it after that time. The leader measures the time since it
 //! saw the counter change and never compares clocks of different machines.
 
-use std::{
-    collections::BTreeMap,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, time::Duration};
 
 use evermesh_proto::ContentVersion;
+use tokio::time::Instant;
 
 use super::{RECONNECT_TIME, key::ReplicaKey};
 

@@ -23,6 +23,10 @@ impl ObjectQueue {
         self.objects.append(&mut other.objects);
     }
 
+    pub(super) fn take_one(&mut self) -> Option<ObjectRef> {
+        self.take(1).pop()
+    }
+
     /// Takes up to `count` objects, beginning with those after the last one taken.
     pub(super) fn take(&mut self, count: usize) -> Vec<ObjectRef> {
         let after = match &self.last_taken {

@@ -1,4 +1,4 @@
-//! Writes the status of mesh objects, on the leader only.
+//! OpenWrites the status of mesh objects, on the leader only.
 //!
 //! Input: the engine's snapshots, this replica's [`AckCounter`], the reports of other replicas ([`Peers`]), and the
 //! objects that the API server holds. Output: patches of `status`, events, and patches that remove old finalizers. On a
@@ -9,11 +9,16 @@
 //! - An object waits until the engine's snapshot covers its newest generation ([`WatchPosition`]).
 //! - A status that would only repeat itself is not written.
 //! - A status in which only counts or messages differ is written at most every 5 s.
+//! - OpenWrites are sent in the background ([`OpenWrites`]), by the client of the leader's [`LeaseTerm`]. A status carries the
+//!   `resourceVersion` of the object that it was made for, so the API server rejects one that comes too late.
 //!
 //! [`WatchPosition`]: crate::source::kubernetes::WatchPosition
 
 mod facts;
 mod finalizers;
+#[cfg(test)]
+mod tests;
+mod writes;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -23,9 +28,8 @@ use std::{
 
 use evermesh_model::{ObjectRef, Problem};
 use evermesh_xds::ProxyRegistry;
-use futures::{StreamExt, stream};
 use k8s_openapi::jiff::Timestamp;
-use kube::{Client, api::DynamicObject, runtime::events::Recorder};
+use kube::Client;
 use serde_json::{Value, json};
 use tokio::{
     sync::{mpsc, watch},
@@ -33,6 +37,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+use self::writes::OpenWrites;
 use super::{
     EffectInbox,
     ack_count::AckCounter,
@@ -43,12 +48,13 @@ use super::{
     peers::{PeerClient, PeerEvent, Peers},
     queue::ObjectQueue,
     registration::RegistrationMessages,
-    write::{ObjectPatch, unless_outdated},
+    term::LeaseTerm,
+    write::{ObjectPatch, PatchSender},
 };
 use crate::{
     engine::EngineSnapshot,
-    event::reporter,
     source::kubernetes::{ObservedObject, ObservedObjects},
+    throttle::LogThrottle,
 };
 
 /// Interval at which queued objects are processed.
@@ -57,8 +63,6 @@ const PROCESS_INTERVAL: Duration = Duration::from_millis(50);
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 /// Number of sweeps between writes that are not urgent: changed counts and retries.
 const SWEEPS_PER_DEFERRED_WRITE: u64 = 5;
-/// Concurrent requests to the API server.
-const CONCURRENT_WRITES: usize = 8;
 /// Objects processed per interval.
 const OBJECTS_PER_INTERVAL: usize = 64;
 /// Time for which a new leader collects reports before its first write.
@@ -83,7 +87,7 @@ pub(crate) struct StatusWriterOptions {
     pub(crate) account: String,
 }
 
-/// Writes statuses until `shutdown`. `peer_events` are the reports of other replicas, which arrive only on the leader.
+/// OpenWrites statuses until `shutdown`. `peer_events` are the reports of other replicas, which arrive only on the leader.
 pub(crate) async fn run(
     client: Client,
     options: StatusWriterOptions,
@@ -101,6 +105,10 @@ pub(crate) async fn run(
         tokio::select! {
             () = shutdown.cancelled() => return,
             Some(event) = peer_events.recv() => writer.record_peer_event(event),
+            Some(ended) = writer.writes.next_ended() => {
+                writer.record_write(ended);
+                process.reset_immediately();
+            }
             _ = sweeps.tick() => {
                 count += 1;
                 writer.sweep(count % SWEEPS_PER_DEFERRED_WRITE == 0);
@@ -109,7 +117,7 @@ pub(crate) async fn run(
                 let snapshot = Arc::clone(&writer.snapshots.borrow_and_update());
                 // The engine leaves a commit before it publishes the snapshot, so the inbox has all commits of it.
                 writer.ack_counter.record(inbox.take());
-                writer.process(&snapshot).await;
+                writer.process(&snapshot);
             }
         }
     }
@@ -117,14 +125,15 @@ pub(crate) async fn run(
 
 struct StatusWriter {
     client: Client,
-    recorder: Recorder,
     snapshots: watch::Receiver<Arc<EngineSnapshot>>,
     observed: Arc<ObservedObjects>,
     identity: String,
     key: ReplicaKey,
     leader: watch::Receiver<Leader>,
-    /// Time since which this replica has been the leader.
-    leads_since: Option<Instant>,
+    /// The term in which this replica is the leader, and what it writes with.
+    leadership: Option<Leadership>,
+    writes: OpenWrites,
+    failure_log: LogThrottle,
     registers: bool,
     registration_messages: watch::Receiver<Arc<RegistrationMessages>>,
     /// Value of `registration_messages` when it was last processed.
@@ -150,6 +159,12 @@ struct StatusWriter {
     written: BTreeMap<ObjectRef, (Value, u64)>,
 }
 
+struct Leadership {
+    term: LeaseTerm,
+    since: time::Instant,
+    sender: Arc<PatchSender>,
+}
+
 impl StatusWriter {
     fn new(client: Client, options: StatusWriterOptions) -> Self {
         let StatusWriterOptions {
@@ -165,14 +180,15 @@ impl StatusWriter {
             account,
         } = options;
         Self {
-            recorder: Recorder::new(client.clone(), reporter(identity.clone())),
             client,
             snapshots,
             observed,
             identity,
             key,
             leader,
-            leads_since: None,
+            leadership: None,
+            writes: OpenWrites::default(),
+            failure_log: LogThrottle::once_a_minute(),
             registers,
             registration_messages,
             last_registration_messages: Arc::default(),
@@ -225,7 +241,7 @@ impl StatusWriter {
     }
 
     /// Recounts, reports to the leader, and, on the leader, writes the statuses of the next objects in the queues.
-    async fn process(&mut self, snapshot: &EngineSnapshot) {
+    fn process(&mut self, snapshot: &EngineSnapshot) {
         let recounted = self.ack_counter.recount(SystemTime::now());
         if !recounted.is_empty() {
             let counts = recounted
@@ -237,24 +253,20 @@ impl StatusWriter {
         self.dirty.extend(self.observed.take_changed());
         self.update_problems(snapshot);
         self.update_registration_messages();
-        if !self.update_leadership() {
+        self.update_silent_replicas();
+        self.update_leadership();
+        let Some(leadership) = &self.leadership else {
             return;
-        }
-        let is_collecting = self
-            .leads_since
-            .is_some_and(|since| since.elapsed() < REPORT_TIME);
-        if is_collecting || !snapshot.waiting_for.is_empty() {
+        };
+        if leadership.since.elapsed() < REPORT_TIME || !snapshot.waiting_for.is_empty() {
             // Objects that change later are processed first.
             self.backlog.append(&mut self.dirty);
+            leadership.term.note_pending(false);
             return;
         }
-        let mut objects = self.dirty.take(OBJECTS_PER_INTERVAL);
-        objects.extend(self.backlog.take(OBJECTS_PER_INTERVAL - objects.len()));
-        if objects.is_empty() {
-            return;
-        }
-        self.graph_fields.update(&snapshot.graph);
-        self.write_statuses(objects, snapshot).await;
+        let (term, sender) = (leadership.term.clone(), Arc::clone(&leadership.sender));
+        self.start_writes(snapshot, &sender);
+        term.note_pending(self.writes.are_pending());
     }
 
     fn update_registration_messages(&mut self) {
@@ -267,32 +279,46 @@ impl StatusWriter {
         }
     }
 
-    /// Takes note of a change of leadership. Returns whether this replica is the leader.
-    fn update_leadership(&mut self) -> bool {
-        match (self.update_silent_replicas(), self.leads_since) {
-            (true, None) => {
-                tracing::info!("this replica is the leader and writes statuses");
-                self.leads_since = Some(Instant::now());
-                self.enqueue_all();
-                true
-            }
-            (true, Some(_)) => true,
-            (false, _) => {
-                self.leads_since = None;
-                self.dirty = ObjectQueue::default();
-                self.backlog = ObjectQueue::default();
-                self.deferred.clear();
-                self.written.clear();
-                false
-            }
+    /// Takes note of a change of leadership. Writes of an earlier term are dropped.
+    fn update_leadership(&mut self) {
+        let term = self.leader.borrow().term().cloned();
+        let term = term.filter(LeaseTerm::is_current);
+        let last = self.leadership.as_ref().map(|it| &it.term);
+        if term.is_some() && term.as_ref() == last {
+            return;
         }
+        self.writes = OpenWrites::default();
+        self.dirty = ObjectQueue::default();
+        self.backlog = ObjectQueue::default();
+        self.deferred.clear();
+        self.written.clear();
+        if term.is_some() {
+            tracing::info!("this replica is the leader and writes statuses");
+            self.enqueue_all();
+        }
+        self.leadership = term.map(|term| Leadership {
+            since: time::Instant::now(),
+            sender: Arc::new(PatchSender::new(term.client(&self.client), &self.identity)),
+            term,
+        });
     }
 
-    async fn write_statuses(&mut self, objects: Vec<ObjectRef>, snapshot: &EngineSnapshot) {
+    /// Computes the statuses of the next objects in the queues, and writes those that differ.
+    fn start_writes(&mut self, snapshot: &EngineSnapshot, sender: &Arc<PatchSender>) {
         let now = Timestamp::now();
         let mut later = Vec::new();
-        let mut patches = Vec::new();
-        for object in objects {
+        for _ in 0..OBJECTS_PER_INTERVAL {
+            if !self.writes.may_start() {
+                break;
+            }
+            let Some(object) = self.dirty.take_one().or_else(|| self.backlog.take_one()) else {
+                break;
+            };
+            if self.writes.is_open(&object) {
+                later.push(object);
+                continue;
+            }
+            self.writes.begin(&object);
             let Some(observed) = self.observed.get(&object) else {
                 self.written.remove(&object);
                 continue;
@@ -308,10 +334,12 @@ impl StatusWriter {
                 later.push(object);
                 continue;
             }
-            patches.extend(self.patch_for(&object, &observed, proxies, now));
+            self.graph_fields.update(&snapshot.graph);
+            if let Some(patch) = self.patch_for(&object, &observed, proxies, now) {
+                self.writes.start(patch, Arc::clone(sender));
+            }
         }
         self.dirty.extend(later);
-        self.send(patches).await;
     }
 
     /// The patch that an object needs now, if any.
@@ -330,10 +358,10 @@ impl StatusWriter {
         if written.is_some_and(|(_, version)| *version <= observed_version) {
             self.written.remove(object);
         }
-        let current = self
-            .written
-            .get(object)
-            .map_or(&observed.status, |(status, _)| status);
+        let (current, version) = match self.written.get(object) {
+            Some((status, version)) => (status, version.to_string()),
+            None => (&observed.status, observed.version.clone()),
+        };
         let fields = self.graph_fields.get(object);
         let facts = Facts {
             generation: observed.generation,
@@ -358,36 +386,8 @@ impl StatusWriter {
             object: object.clone(),
             uid: observed.uid.clone(),
             transitions: condition::transitions(current, &status),
-            patch: json!({"status": status}),
+            patch: json!({"metadata": {"resourceVersion": version}, "status": status}),
             is_status: true,
         })
-    }
-
-    async fn send(&mut self, patches: Vec<ObjectPatch>) {
-        let (client, recorder) = (&self.client, &self.recorder);
-        let results: Vec<(ObjectPatch, kube::Result<Option<DynamicObject>>)> =
-            stream::iter(patches)
-                .map(|patch| async move {
-                    let result = unless_outdated(patch.send(client, recorder).await);
-                    (patch, result)
-                })
-                .buffer_unordered(CONCURRENT_WRITES)
-                .collect()
-                .await;
-        for (sent, result) in results {
-            match result {
-                Ok(Some(object)) if sent.is_status => {
-                    let version = object.metadata.resource_version.unwrap_or_default();
-                    let status = sent.patch["status"].clone();
-                    let version = version.parse().unwrap_or_default();
-                    self.written.insert(sent.object, (status, version));
-                }
-                Ok(_) => {}
-                Err(error) => {
-                    tracing::warn!(object = %sent.object, %error, "cannot write the object's status or finalizers; trying again");
-                    self.deferred.insert(sent.object);
-                }
-            }
-        }
     }
 }

@@ -1,6 +1,7 @@
-//! Sends one patch of an object to the API server, with the events that belong to it.
+//! Sends patches of objects to the API server, with the events that belong to them.
 
 use evermesh_model::ObjectRef;
+use futures::future::join_all;
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::{
     Client,
@@ -10,7 +11,11 @@ use kube::{
 use serde_json::Value;
 
 use super::condition::Transition;
-use crate::{event::event, source::kubernetes::api_of};
+use crate::{
+    event::{event, reporter},
+    source::kubernetes::api_of,
+    throttle::LogThrottle,
+};
 
 /// The `action` of the events about conditions. API.
 const ACTION: &str = "Configure";
@@ -26,35 +31,55 @@ pub(super) struct ObjectPatch {
     pub(super) transitions: Vec<Transition>,
 }
 
-impl ObjectPatch {
-    pub(super) async fn send(
-        &self,
-        client: &Client,
-        recorder: &Recorder,
-    ) -> kube::Result<DynamicObject> {
-        let api = api_of(client, &self.object);
-        let name = &self.object.name;
-        let patch = Patch::Merge(&self.patch);
-        if !self.is_status {
-            return api.patch(name, &PatchParams::default(), &patch).await;
+/// Sends the patches of a leader.
+pub(super) struct PatchSender {
+    client: Client,
+    recorder: Recorder,
+    event_failure_log: LogThrottle,
+}
+
+impl PatchSender {
+    /// `identity` is the name of this replica in events.
+    pub(super) fn new(client: Client, identity: &str) -> Self {
+        Self {
+            recorder: Recorder::new(client.clone(), reporter(identity)),
+            client,
+            event_failure_log: LogThrottle::once_a_minute(),
+        }
+    }
+
+    /// Sends a patch and, if it succeeds, its events.
+    pub(super) async fn send(&self, patch: &ObjectPatch) -> kube::Result<DynamicObject> {
+        let api = api_of(&self.client, &patch.object);
+        let name = &patch.object.name;
+        let merge = Patch::Merge(&patch.patch);
+        if !patch.is_status {
+            return api.patch(name, &PatchParams::default(), &merge).await;
         }
         let patched = api
-            .patch_status(name, &PatchParams::default(), &patch)
+            .patch_status(name, &PatchParams::default(), &merge)
             .await?;
-        for transition in &self.transitions {
-            let type_ = if transition.is_warning {
-                EventType::Warning
-            } else {
-                EventType::Normal
-            };
-            let event = event(type_, &transition.reason, &transition.message, ACTION);
-            if let Err(error) = recorder.publish(&event, &self.reference()).await {
-                tracing::warn!(object = %self.object, %error, "cannot publish an event");
-            }
-        }
+        let events = patch.transitions.iter();
+        join_all(events.map(|transition| self.publish(patch, transition))).await;
         Ok(patched)
     }
 
+    async fn publish(&self, patch: &ObjectPatch, transition: &Transition) {
+        let type_ = if transition.is_warning {
+            EventType::Warning
+        } else {
+            EventType::Normal
+        };
+        let event = event(type_, &transition.reason, &transition.message, ACTION);
+        if let Err(error) = self.recorder.publish(&event, &patch.reference()).await
+            && let Some(suppressed) = self.event_failure_log.pass()
+        {
+            tracing::warn!(object = %patch.object, %error, suppressed, "cannot publish an event");
+        }
+    }
+}
+
+impl ObjectPatch {
     fn reference(&self) -> ObjectReference {
         let ObjectRef {
             kind,

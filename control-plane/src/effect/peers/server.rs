@@ -80,7 +80,7 @@ impl PeerServer {
             return false;
         };
         let shows_digest = |leader: &Leader| match leader {
-            Leader::Us { others } => others.get(replica) == Some(&digest),
+            Leader::Us { others, .. } => others.get(replica) == Some(&digest),
             _ => false,
         };
         let found = time::timeout(SILENCE_TIMEOUT, self.leader.wait_for(shows_digest)).await;

@@ -104,11 +104,15 @@ pub(crate) async fn run(
     let mut leader = options.leader.clone();
     let work = async {
         loop {
-            if leader.wait_for(Leader::is_us).await.is_err() {
+            let Ok(now) = leader.wait_for(Leader::is_us).await.map(|it| it.clone()) else {
                 return;
-            }
+            };
+            let Some(term) = now.term() else {
+                continue;
+            };
+            let client = term.client(&client);
             tokio::select! {
-                _ = leader.wait_for(|leader| !leader.is_us()) => {}
+                _ = leader.wait_for(|leader| leader.term() != Some(term)) => {}
                 // Boxed because the SDK's future for finding credentials is large.
                 () = Box::pin(lead(&client, &mut options)) => return,
             }

@@ -25,6 +25,7 @@ use super::{
     gate::{self, GateUpdate},
     plan::{self, InstanceAction, InstanceRequest},
 };
+use crate::throttle::LogThrottle;
 
 /// Pause between rounds when nothing changed.
 const INTERVAL: Duration = Duration::from_secs(10);
@@ -53,6 +54,7 @@ pub(super) struct ServiceWorker {
     service: Option<ServiceRecord>,
     /// Requests, by instance, that no listing shows yet.
     sent: BTreeMap<String, (InstanceAction, Instant)>,
+    gate_log: LogThrottle,
 }
 
 /// The outcome of a round without an error.
@@ -66,7 +68,7 @@ enum Round {
 }
 
 impl ServiceWorker {
-    pub(super) const fn new(
+    pub(super) fn new(
         name: CloudMapService,
         nodes: watch::Receiver<Arc<Vec<NodeRegistration>>>,
         shared: Arc<Shared>,
@@ -77,6 +79,7 @@ impl ServiceWorker {
             shared,
             service: None,
             sent: BTreeMap::new(),
+            gate_log: LogThrottle::once_a_minute(),
         }
     }
 
@@ -350,7 +353,9 @@ impl ServiceWorker {
         self.set_gates(gate::unavailable(nodes, &message), &mut gate_problems)
             .await;
         for (node, message) in gate_problems {
-            warn!(object = %node, %message, "cannot update readiness gates");
+            if let Some(suppressed) = self.gate_log.pass() {
+                warn!(object = %node, %message, suppressed, "cannot update readiness gates");
+            }
         }
     }
 

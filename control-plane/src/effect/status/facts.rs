@@ -1,7 +1,10 @@
 //! Collects the facts from which the status of an object is made: its problems, the ACK counts of all replicas, and the
 //! replicas that have not reported.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use evermesh_model::{FieldPath, ObjectRef, Problem, Reason};
 
@@ -12,20 +15,16 @@ use crate::{
 };
 
 impl StatusWriter {
-    /// Updates the replicas that have not reported; if they changed, every status may change. Returns whether this
-    /// replica is the leader.
-    pub(super) fn update_silent_replicas(&mut self) -> bool {
+    /// Updates the replicas that have not reported; if they changed, every status may change.
+    pub(super) fn update_silent_replicas(&mut self) {
         let silent = match &*self.leader.borrow() {
-            Leader::Us { others } => Some(self.peers.missing(others)),
-            _ => None,
+            Leader::Us { others, .. } => self.peers.missing(others),
+            Leader::Unknown | Leader::Other { .. } => BTreeSet::new(),
         };
-        let leads = silent.is_some();
-        let silent = silent.unwrap_or_default();
         if silent != self.silent_replicas {
             self.silent_replicas = silent;
             self.enqueue_all();
         }
-        leads
     }
 
     /// Adds every observed object to the backlog.
@@ -98,16 +97,17 @@ impl StatusWriter {
 
 #[cfg(test)]
 mod tests {
-    use std::slice;
+    use std::{slice, time::Duration};
 
     use evermesh_model::Kind;
     use evermesh_xds::ProxyRegistry;
-    use tokio::sync::watch;
+    use tokio::{sync::watch, time::Instant};
 
     use super::*;
     use crate::effect::{
         ack_count::AckCount, key::ReplicaKey, peers::PeerEvent, presence::Replicas,
-        registration::RegistrationMessages, status::StatusWriterOptions, unreachable_client,
+        registration::RegistrationMessages, status::StatusWriterOptions, term::LeaseTerm,
+        unreachable_client,
     };
 
     struct Fixture {
@@ -183,13 +183,15 @@ mod tests {
         let Fixture {
             mut writer, leader, ..
         } = fixture();
-        assert!(!writer.update_silent_replicas());
+        writer.update_silent_replicas();
+        assert!(writer.silent_replicas.is_empty());
         let others = Replicas::from([("1".to_owned(), String::new())]);
-        leader.send_replace(Leader::Us { others });
-        assert!(writer.update_silent_replicas());
+        let term = LeaseTerm::until(Instant::now() + Duration::from_secs(4));
+        leader.send_replace(Leader::Us { others, term });
+        writer.update_silent_replicas();
         assert!(writer.silent_replicas.contains("1"));
         report(&mut writer, 1, AckCount::default());
-        assert!(writer.update_silent_replicas());
+        writer.update_silent_replicas();
         assert!(writer.silent_replicas.is_empty());
     }
 

@@ -1,0 +1,234 @@
+//! The status writer with an API server that misbehaves, with a virtual clock.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use evermesh_testkit::{
+    fake_api_server::{ApiServerBehaviour, FakeApiServer},
+    wait::eventually,
+};
+use http::{Method, StatusCode};
+use tokio_util::sync::DropGuard;
+
+use super::*;
+use crate::{
+    api_client::{with_deadlines, wrapped},
+    effect::lease::{self, LeaseOptions},
+    source::{
+        ChangeBatch,
+        kubernetes::{self, KubernetesOptions},
+    },
+};
+
+const MESHES: &str = "/apis/appmesh.k8s.aws/v1beta2/meshes";
+const LEASE: &str = "/apis/coordination.k8s.io/v1/namespaces/mesh-system/leases/evermesh";
+
+/// Time within which statuses are true after an outage.
+const RECOVERY: Duration = Duration::from_secs(5);
+
+/// A replica without an engine: its snapshots say that every batch was processed at once.
+fn start_replica(client: &Client, identity: &str) -> DropGuard {
+    let client = with_deadlines(client);
+    let shutdown = CancellationToken::new();
+    let key = ReplicaKey::new().unwrap();
+    let (leader_sender, leader) = watch::channel(Leader::Unknown);
+    let lease = LeaseOptions {
+        namespace: "mesh-system".to_owned(),
+        name: "evermesh".to_owned(),
+        identity: identity.to_owned(),
+        key: key.clone(),
+        address: None,
+    };
+    let observed = Arc::<ObservedObjects>::default();
+    let (batches, mut queue) = mpsc::channel::<ChangeBatch>(16);
+    let (snapshot_sender, snapshots) = watch::channel(Arc::<EngineSnapshot>::default());
+    let options = StatusWriterOptions {
+        snapshots,
+        registry: ProxyRegistry::new(None),
+        observed: Arc::clone(&observed),
+        identity: identity.to_owned(),
+        key,
+        leader,
+        registers: false,
+        registration_messages: watch::channel(Arc::default()).1,
+        region: "us-east-1".to_owned(),
+        account: "0".to_owned(),
+    };
+    let peer_events = mpsc::channel(1);
+    let engine = async move {
+        let _open = peer_events.0;
+        let mut positions = BTreeMap::new();
+        while let Some(batch) = queue.recv().await {
+            let position = batch.position.unwrap();
+            positions.insert(position.watch, position.count);
+            snapshot_sender.send_replace(Arc::new(EngineSnapshot {
+                watch_positions: positions.clone(),
+                ..EngineSnapshot::default()
+            }));
+        }
+    };
+    tokio::spawn(engine);
+    tokio::spawn(kubernetes::run(
+        client.clone(),
+        KubernetesOptions::default(),
+        observed,
+        Arc::default(),
+        batches,
+        shutdown.clone(),
+    ));
+    tokio::spawn(lease::hold(
+        client.clone(),
+        lease,
+        leader_sender,
+        shutdown.clone(),
+    ));
+    tokio::spawn(run(
+        client,
+        options,
+        Arc::default(),
+        peer_events.1,
+        shutdown.clone(),
+    ));
+    shutdown.drop_guard()
+}
+
+/// Creates a mesh, or changes its generation.
+fn put_mesh(server: &FakeApiServer, name: &str) {
+    let path = format!("{MESHES}/{name}");
+    let last = server.get(&path).unwrap_or_default();
+    let generation = last["metadata"]["generation"].as_i64().unwrap_or_default();
+    let mesh = json!({
+        "apiVersion": "appmesh.k8s.aws/v1beta2",
+        "kind": "Mesh",
+        "metadata": {"name": name, "labels": {"number": generation.to_string()}},
+        "spec": {"namespaceSelector": {"matchLabels": {"number": generation.to_string()}}},
+        "status": last["status"],
+    });
+    server.put(MESHES, mesh);
+}
+
+/// Waits until the status of a mesh is about its newest generation.
+async fn status_becomes_current(server: &FakeApiServer, name: &str, limit: Duration) {
+    let event = format!("the current status of {name}");
+    eventually(&event, limit, async || {
+        let mesh = server.get(&format!("{MESHES}/{name}")).unwrap();
+        mesh["status"]["observedGeneration"] == mesh["metadata"]["generation"]
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn statuses_are_true_5_s_after_an_outage() {
+    for behaviour in [
+        ApiServerBehaviour::Silent,
+        ApiServerBehaviour::Refusing(StatusCode::INTERNAL_SERVER_ERROR),
+        ApiServerBehaviour::Refusing(StatusCode::TOO_MANY_REQUESTS),
+        ApiServerBehaviour::Closing,
+        ApiServerBehaviour::Expired,
+        ApiServerBehaviour::EndingWatches,
+    ] {
+        let server = FakeApiServer::default();
+        let _replica = start_replica(&server.client(), "a");
+        put_mesh(&server, "a");
+        status_becomes_current(&server, "a", Duration::from_mins(1)).await;
+        server.switch(behaviour);
+        time::sleep(Duration::from_mins(1)).await;
+        put_mesh(&server, "a");
+        time::sleep(Duration::from_mins(1)).await;
+        server.switch(ApiServerBehaviour::Healthy);
+        status_becomes_current(&server, "a", RECOVERY).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn slow_api_server_gets_statuses() {
+    let server = FakeApiServer::default();
+    server.switch(ApiServerBehaviour::Slow(Duration::from_millis(900)));
+    let _replica = start_replica(&server.client(), "a");
+    for _ in 0..3 {
+        put_mesh(&server, "a");
+        status_becomes_current(&server, "a", Duration::from_mins(1)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn writes_of_other_objects_go_on_while_some_are_not_answered() {
+    let server = FakeApiServer::default();
+    let silent: Vec<String> = (0..20).map(|index| format!("silent-{index}")).collect();
+    for name in &silent {
+        put_mesh(&server, name);
+    }
+    server.switch_for(&format!("{MESHES}/silent"), ApiServerBehaviour::Silent);
+    let _replica = start_replica(&server.client(), "a");
+    for _ in 0..20 {
+        put_mesh(&server, "a");
+        status_becomes_current(&server, "a", Duration::from_secs(30)).await;
+    }
+    server.switch(ApiServerBehaviour::Healthy);
+    for name in &silent {
+        status_becomes_current(&server, name, RECOVERY).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn outage_of_writes_causes_few_of_them() {
+    let server = FakeApiServer::default();
+    for index in 0..100 {
+        put_mesh(&server, &format!("m{index}"));
+    }
+    let refusing = ApiServerBehaviour::Refusing(StatusCode::SERVICE_UNAVAILABLE);
+    server.switch_for(&format!("{MESHES}/m"), refusing);
+    let _replica = start_replica(&server.client(), "a");
+    time::sleep(Duration::from_mins(1)).await;
+    let writes = server.count("PATCH");
+    assert!((10..=60).contains(&writes), "{writes}");
+    server.switch(ApiServerBehaviour::Healthy);
+    let limit = 2 * RECOVERY;
+    for index in 0..100 {
+        status_becomes_current(&server, &format!("m{index}"), limit).await;
+    }
+}
+
+/// A client whose patches of meshes get no answer while `is_stuck`; counts those that are open.
+fn stuck_client(server: &FakeApiServer, is_stuck: &Arc<AtomicBool>, open: &Arc<()>) -> Client {
+    let (is_stuck, open) = (Arc::clone(is_stuck), Arc::clone(open));
+    wrapped(&server.client(), move |client, request| {
+        let (is_stuck, open) = (Arc::clone(&is_stuck), Arc::clone(&open));
+        async move {
+            if request.method() == Method::PATCH && is_stuck.load(Ordering::Relaxed) {
+                std::future::pending::<()>().await;
+            }
+            let answer = client.send(request).await;
+            drop(open);
+            answer
+        }
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn leader_whose_writes_are_not_answered_is_replaced_and_writes_no_more() {
+    let server = FakeApiServer::default();
+    let (is_stuck, open) = (Arc::new(AtomicBool::new(false)), Arc::new(()));
+    let _first = start_replica(&stuck_client(&server, &is_stuck, &open), "a");
+    put_mesh(&server, "m");
+    status_becomes_current(&server, "m", Duration::from_mins(1)).await;
+    let holder = || server.get(LEASE).unwrap()["spec"]["holderIdentity"].clone();
+    assert_eq!(holder(), "a");
+
+    let _second = start_replica(&server.client(), "b");
+    is_stuck.store(true, Ordering::Relaxed);
+    let changed = time::Instant::now();
+    put_mesh(&server, "m");
+    status_becomes_current(&server, "m", Duration::from_mins(2)).await;
+    assert!(
+        changed.elapsed() >= Duration::from_secs(30),
+        "{:?}",
+        changed.elapsed()
+    );
+    assert_eq!(holder(), "b");
+    // The client, and nothing that it sends.
+    let event = "the end of the open requests of the former leader";
+    let limit = Duration::from_secs(1);
+    let clients = 2;
+    let only_clients = async || Arc::strong_count(&open) == clients;
+    eventually(event, limit, only_clients).await;
+}
