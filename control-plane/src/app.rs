@@ -245,8 +245,11 @@ impl<'a> App<'a> {
         let cluster = cluster.map(|it| (it.client.clone(), self.snapshots.clone()));
         let metrics = self.authentication_metrics.clone();
         let authenticator = Authenticator::new(&args.xds, args.xds_address, cluster, metrics)?;
+        let following = Arc::clone(&authenticator).follow(self.shutdown.clone());
+        self.tasks.spawn(infallible(following));
         let mut options = XdsServerOptions::new(authenticator.hook());
         options.shutdown = self.shutdown.clone();
+        options.max_stream_age = args.xds.max_stream_age();
         options.connections = Arc::clone(&self.shares.xds);
         if let Some(tls) = XdsTls::new(&args.xds, &self.certificates)? {
             options.tls = Some(tls.settings());
@@ -356,6 +359,7 @@ impl XdsListeners {
             let authenticator = Authenticator::for_socket(self.socket_permissions);
             let mut socket_options = XdsServerOptions::new(authenticator.hook());
             socket_options.shutdown = options.shutdown.clone();
+            socket_options.max_stream_age = options.max_stream_age;
             socket_options.connections = socket_connections;
             let (store, registry) = (Arc::clone(&store), Arc::clone(&registry));
             let serving = async move {

@@ -41,6 +41,7 @@
 //! | runtime `main` | one watch per kind and namespace, and the probe of the API server | [`source::kubernetes`] |
 //! | runtime `main` | one poller per Cloud Map service | [`source::cloud_map`] |
 //! | runtime `main` | tracker of change latency | [`changes`] |
+//! | runtime `main` | end of streams whose pod may no longer act as the proxy | [`auth`] |
 //! | runtime `main` | leader election, status writer, Cloud Map registration | [`effect`] |
 //! | runtime `main` | admission server and its certificates | [`webhook`] |
 //! | runtime `main` | admin and metrics pages | [`admin`] |

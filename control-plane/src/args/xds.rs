@@ -1,10 +1,10 @@
 //! Flags of the xDS listener: TLS, the Unix socket and the authentication of proxies.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, ValueEnum, builder::NonEmptyStringValueParser};
 
-use super::{NamespacedName, heading};
+use super::{NamespacedName, duration, heading};
 
 #[derive(Debug, Args)]
 #[command(next_help_heading = heading::XDS)]
@@ -98,6 +98,20 @@ pub struct XdsArgs {
     )]
     pub xds_client_ca: Option<PathBuf>,
 
+    /// Mean age at which the stream of a proxy ends, such as 30m; 0 for never
+    ///
+    /// Each stream ends up to a tenth earlier or later. The proxy reconnects at once, is authenticated again, may reach
+    /// another replica, and is sent only what has changed.
+    #[arg(
+        long,
+        value_name = "DURATION",
+        default_value = "30m",
+        value_parser = age,
+        env = "EVERMESH_MAX_STREAM_AGE",
+        hide_short_help = true
+    )]
+    pub max_stream_age: Duration,
+
     /// Path of a Unix socket on which xDS is served in addition to --xds-address
     ///
     /// The socket has no TLS, and every process that can write to the file is trusted, whatever --xds-authentication
@@ -151,6 +165,19 @@ impl XdsArgs {
             | XdsAuthentication::Certificate => None,
         }
     }
+
+    /// The mean age at which a stream ends; `None` for never.
+    pub fn max_stream_age(&self) -> Option<Duration> {
+        Some(self.max_stream_age).filter(|age| !age.is_zero())
+    }
+}
+
+/// Parses an age, or `0` for none.
+fn age(text: &str) -> Result<Duration, String> {
+    match text {
+        "0" => Ok(Duration::ZERO),
+        _ => duration(text).map_err(|error| format!("{error}, or 0 for never")),
+    }
 }
 
 /// Parses file permissions in octal.
@@ -163,6 +190,15 @@ fn mode(text: &str) -> Result<u32, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn stream_age_is_a_duration_or_zero() {
+        assert_eq!(age("0"), Ok(Duration::ZERO));
+        assert_eq!(age("30m"), Ok(Duration::from_mins(30)));
+        for bad in ["", "0s", "30", "never"] {
+            assert!(age(bad).unwrap_err().ends_with("or 0 for never"), "{bad}");
+        }
+    }
 
     #[test]
     fn socket_mode_is_parsed_as_octal_permissions() {

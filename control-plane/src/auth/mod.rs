@@ -2,13 +2,16 @@
 //!
 //! In: the headers and the connection of a stream, and the `core.v3.Node` that the proxy sends. Out: the name of the
 //! view that the stream may see and whether the proxy has proven its identity, or a gRPC status. The node ID alone
-//! proves nothing; a token or a client certificate does, and is checked before the first message is read. Both checks
-//! happen once, when a stream begins: an unreachable API server or an expired token never ends a stream.
+//! proves nothing; a token or a client certificate does, and is checked before the first message is read. Credentials are
+//! checked once, when a stream begins: an unreachable API server or an expired token never ends a stream. The right of a
+//! pod to act as the proxy is checked again whenever the pod, the node or the gateway changes ([`StreamGrants`]).
 //!
 //! The gRPC status is the same for all causes of a kind, so that a caller learns nothing about other workloads. The
 //! details are in the log, and the metric `xds_authentications` counts the outcomes.
 
 mod certificate;
+mod denial;
+mod grants;
 mod metrics;
 mod review;
 mod tls;
@@ -21,13 +24,14 @@ use anyhow::{Context, bail};
 use evermesh_ingest::identity::{IdentityMismatch, WorkloadIdentity};
 use evermesh_model::{ProxyKind, ResourceName, name::InvalidResourceName};
 use evermesh_proto::core;
-use evermesh_xds::{AuthDecision, Authenticate, Authorize, IdentifiedClient, PeerText};
+use evermesh_xds::{AuthDecision, Authenticate, Authorize, IdentifiedClient, PeerText, Revocation};
 use http::request;
 use kube::Client;
 use tokio::{
     sync::watch,
     time::{self, timeout_at},
 };
+use tokio_util::sync::CancellationToken;
 use tonic::{
     Status,
     transport::server::{TcpConnectInfo, TlsConnectInfo},
@@ -35,10 +39,12 @@ use tonic::{
 
 use self::{
     certificate::CertificateNames,
+    denial::StreamDenial,
+    grants::{RevokedStream, StreamGrants},
     metrics::AuthenticationOutcome,
     review::{TokenReviewResult, TokenReviewer},
     token::bearer,
-    waiting::{WAITING_LIMIT, WaitingStreams},
+    waiting::WaitingStreams,
 };
 pub use self::{metrics::AuthenticationMetrics, tls::XdsTls};
 use crate::{
@@ -62,6 +68,7 @@ pub struct Authenticator {
     metrics: AuthenticationMetrics,
     denial_log: LogThrottle,
     waiting: Arc<WaitingStreams>,
+    grants: Arc<StreamGrants>,
 }
 
 enum Method {
@@ -78,23 +85,6 @@ enum Method {
     },
     /// The snapshot is present with `--kubernetes`. Without it a certificate must name the proxy itself.
     Certificate(Option<SnapshotReceiver>),
-}
-
-/// Reason why a stream is rejected.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum StreamDenial {
-    NoCredentials,
-    BadCredentials,
-    /// The workload is authenticated, but is not a pod of the virtual node or gateway.
-    IdentityMismatch(IdentityMismatch),
-    /// The certificate names other proxies only.
-    OtherProxy,
-    /// The credentials cannot be verified: the API server or the token file is not available.
-    Unchecked,
-    /// Too many token reviews are pending.
-    Busy,
-    /// Too many streams of the workload wait for its pod, or for the virtual node or gateway.
-    Waiting,
 }
 
 /// A denial with its details for the log.
@@ -186,12 +176,41 @@ impl Authenticator {
             metrics,
             denial_log: LogThrottle::default(),
             waiting: Arc::default(),
+            grants: Arc::default(),
         })
     }
 
     /// Callback with which the xDS server authenticates each stream.
     pub fn hook(self: Arc<Self>) -> Authenticate {
         Arc::new(move |parts| self.authenticate(parts))
+    }
+
+    /// Ends the streams whose pod may no longer act as the proxy, until `shutdown`.
+    pub async fn follow(self: Arc<Self>, shutdown: CancellationToken) {
+        let snapshots = match &self.method {
+            Method::Kubernetes { snapshots, .. } | Method::Certificate(Some(snapshots)) => {
+                snapshots
+            }
+            Method::None | Method::Socket { .. } | Method::Token(_) | Method::Certificate(None) => {
+                return shutdown.cancelled().await;
+            }
+        };
+        let mut snapshots = snapshots.clone();
+        // Also if the engine has ended, which ends the process.
+        while let Some(Ok(())) = shutdown.run_until_cancelled(snapshots.changed()).await {
+            let now = Arc::clone(&snapshots.borrow_and_update());
+            for stream in self.grants.check(&now) {
+                self.log_revoked(&stream);
+            }
+        }
+    }
+
+    fn log_revoked(&self, stream: &RevokedStream) {
+        if let Some(suppressed) = self.denial_log.pass() {
+            let reason = StreamDenial::IdentityMismatch(stream.mismatch).reason();
+            let (proxy, workloads) = (stream.proxy.to_string(), names(&stream.workloads));
+            tracing::warn!(proxy = %PeerText(&proxy), reason, details = %PeerText(&workloads), suppressed, "ended an xDS stream whose pod may no longer act as the proxy");
+        }
     }
 
     fn authenticate(self: &Arc<Self>, parts: &request::Parts) -> AuthDecision<Authorize> {
@@ -278,15 +297,15 @@ impl Authenticator {
             Err(status) => return Err(status).into(),
         };
         match proof {
-            Proof::NotRequired => Ok(client(&proxy, false)).into(),
-            Proof::Socket { is_limited } => Ok(client(&proxy, is_limited)).into(),
+            Proof::NotRequired => Ok(client(&proxy, false, None)).into(),
+            Proof::Socket { is_limited } => Ok(client(&proxy, is_limited, None)).into(),
             Proof::Token => {
                 let by = AuthenticationOutcome::Token;
-                self.conclude(proxy, address, Ok(()), by).into()
+                self.conclude(proxy, address, Ok(None), by).into()
             }
             Proof::Anonymous => {
                 let by = AuthenticationOutcome::Anonymous;
-                self.conclude(proxy, address, Ok(()), by).into()
+                self.conclude(proxy, address, Ok(None), by).into()
             }
             Proof::Pod(pod, snapshots) => {
                 let by = AuthenticationOutcome::Token;
@@ -295,7 +314,7 @@ impl Authenticator {
             Proof::Certificate(names, snapshots) => {
                 let by = AuthenticationOutcome::Certificate;
                 if names.proxies.contains(&proxy) {
-                    return self.conclude(proxy, address, Ok(()), by).into();
+                    return self.conclude(proxy, address, Ok(None), by).into();
                 }
                 if let Some(snapshots) = snapshots.filter(|_| !names.workloads.is_empty()) {
                     self.await_watches(proxy, address, snapshots, names.workloads, by)
@@ -316,9 +335,44 @@ impl Authenticator {
         by: AuthenticationOutcome,
     ) -> AuthDecision<IdentifiedClient> {
         AuthDecision::Later(Box::pin(async move {
-            let decision = may_act_as(snapshots, &workloads, &proxy, &self.waiting).await;
+            let decision = self.admit(snapshots, &workloads, &proxy).await;
+            let decision = decision.map(Some);
             self.conclude(proxy, address, decision, by)
         }))
+    }
+
+    /// Checks that one of the workloads is a pod of the proxy's virtual node or gateway. Waits up to
+    /// [`WATCH_DELAY_LIMIT`] for a pod, node or gateway that the watches have not delivered yet.
+    async fn admit(
+        &self,
+        mut snapshots: SnapshotReceiver,
+        workloads: &[WorkloadIdentity],
+        proxy: &ResourceName,
+    ) -> Result<Revocation, Denied> {
+        let mut deadline = time::Instant::now() + WATCH_DELAY_LIMIT;
+        let mut place = None;
+        loop {
+            let is_complete = snapshots.borrow_and_update().waiting_for.is_empty();
+            let mismatch = match self.grants.admit(&snapshots, workloads, proxy) {
+                Ok(revocation) => return Ok(revocation),
+                Err(mismatch) => mismatch,
+            };
+            let denied = || (StreamDenial::IdentityMismatch(mismatch), names(workloads));
+            if !is_complete {
+                // Objects are missing until the first read of all sources, so no stream is rejected before it.
+                deadline = time::Instant::now() + WATCH_DELAY_LIMIT;
+            } else if mismatch == IdentityMismatch::NotSelected || time::Instant::now() >= deadline
+            {
+                return Err(denied());
+            }
+            if place.is_none() {
+                let entered = self.waiting.enter(workloads);
+                place = Some(entered.map_err(|why| (StreamDenial::Waiting, why))?);
+            }
+            if let Ok(Err(_engine_ended)) = timeout_at(deadline, snapshots.changed()).await {
+                return Err(denied());
+            }
+        }
     }
 
     /// Counts a decision, and converts it into the client or the gRPC status.
@@ -326,13 +380,14 @@ impl Authenticator {
         &self,
         proxy: ResourceName,
         address: Option<SocketAddr>,
-        decision: Result<(), Denied>,
+        decision: Result<Option<Revocation>, Denied>,
         by: AuthenticationOutcome,
     ) -> Result<IdentifiedClient, Status> {
         match decision {
-            Ok(()) => {
+            Ok(revocation) => {
                 self.metrics.count(by);
-                Ok(client(&proxy, by != AuthenticationOutcome::Anonymous))
+                let is_proven = by != AuthenticationOutcome::Anonymous;
+                Ok(client(&proxy, is_proven, revocation))
             }
             Err(denied) => {
                 let proxy = Some(proxy);
@@ -352,47 +407,10 @@ impl Authenticator {
     }
 }
 
-/// Checks that one of the workloads is a pod of the proxy's virtual node or gateway. Waits up to [`WATCH_DELAY_LIMIT`]
-/// for a pod, node or gateway that the watches have not delivered yet.
-async fn may_act_as(
-    mut snapshots: SnapshotReceiver,
-    workloads: &[WorkloadIdentity],
-    proxy: &ResourceName,
-    waiting: &Arc<WaitingStreams>,
-) -> Result<(), Denied> {
-    let mut deadline = time::Instant::now() + WATCH_DELAY_LIMIT;
-    let mut place = None;
-    loop {
-        let now = Arc::clone(&snapshots.borrow_and_update());
-        let mut mismatch = IdentityMismatch::PodNotFound;
-        for workload in workloads {
-            match now.workloads.may_act_as(&now.graph, workload, proxy) {
-                Ok(()) => return Ok(()),
-                Err(other) => mismatch = other,
-            }
-        }
-        let reject = || {
-            let names: Vec<String> = workloads.iter().map(ToString::to_string).collect();
-            Err((StreamDenial::IdentityMismatch(mismatch), names.join(", ")))
-        };
-        if !now.waiting_for.is_empty() {
-            // Objects are missing until the first read of all sources, so no stream is rejected before it.
-            deadline = time::Instant::now() + WATCH_DELAY_LIMIT;
-        } else if mismatch == IdentityMismatch::NotSelected || time::Instant::now() >= deadline {
-            return reject();
-        }
-        drop(now);
-        if place.is_none() {
-            place = Some(
-                waiting
-                    .enter(workloads)
-                    .map_err(|why| (StreamDenial::Waiting, why))?,
-            );
-        }
-        if let Ok(Err(_engine_ended)) = timeout_at(deadline, snapshots.changed()).await {
-            return reject();
-        }
-    }
+/// Workloads in log lines.
+fn names(workloads: &[WorkloadIdentity]) -> String {
+    let names: Vec<String> = workloads.iter().map(ToString::to_string).collect();
+    names.join(", ")
 }
 
 /// The proxy that the node ID names.
@@ -418,10 +436,15 @@ fn address(parts: &request::Parts) -> Option<SocketAddr> {
         .remote_addr()
 }
 
-fn client(proxy: &ResourceName, is_proven: bool) -> IdentifiedClient {
+fn client(
+    proxy: &ResourceName,
+    is_proven: bool,
+    revocation: Option<Revocation>,
+) -> IdentifiedClient {
     IdentifiedClient {
         view: proxy.to_string().into(),
         is_proven,
+        revocation,
     }
 }
 
@@ -434,54 +457,6 @@ impl fmt::Display for Caller {
         match self.address {
             Some(address) => write!(f, " at {address}"),
             None => Ok(()),
-        }
-    }
-}
-
-impl StreamDenial {
-    /// The gRPC status for the caller.
-    fn status(self) -> Status {
-        match self {
-            Self::NoCredentials => Status::unauthenticated(
-                "unauthenticated: send a bearer token or a client certificate",
-            ),
-            Self::BadCredentials => {
-                Status::unauthenticated("unauthenticated: the token is not valid for this server")
-            }
-            Self::IdentityMismatch(_) | Self::OtherProxy => Status::permission_denied(
-                "the credentials are not valid for the proxy that node.id names",
-            ),
-            Self::Unchecked | Self::Busy => {
-                Status::unavailable("the credentials cannot be verified now; try again later")
-            }
-            Self::Waiting => Status::resource_exhausted(format!(
-                "{WAITING_LIMIT} streams of the workload already wait for its pod, or for the proxy that node.id names: keep one stream open"
-            )),
-        }
-    }
-
-    /// The reason in log lines.
-    const fn reason(self) -> &'static str {
-        match self {
-            Self::IdentityMismatch(IdentityMismatch::PodNotFound) => "pod_not_found",
-            Self::IdentityMismatch(IdentityMismatch::ProxyNotFound) => "proxy_not_found",
-            Self::IdentityMismatch(IdentityMismatch::NotSelected) => "not_selected",
-            Self::NoCredentials
-            | Self::BadCredentials
-            | Self::OtherProxy
-            | Self::Unchecked
-            | Self::Busy => self.outcome().as_str(),
-            Self::Waiting => "waiting",
-        }
-    }
-
-    const fn outcome(self) -> AuthenticationOutcome {
-        match self {
-            Self::NoCredentials => AuthenticationOutcome::NoCredentials,
-            Self::BadCredentials => AuthenticationOutcome::BadCredentials,
-            Self::IdentityMismatch(_) | Self::OtherProxy => AuthenticationOutcome::WrongProxy,
-            Self::Unchecked => AuthenticationOutcome::Unchecked,
-            Self::Busy | Self::Waiting => AuthenticationOutcome::Busy,
         }
     }
 }

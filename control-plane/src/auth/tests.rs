@@ -19,6 +19,7 @@ fn arguments(method: Option<XdsAuthentication>) -> XdsArgs {
         xds_client_ca: None,
         xds_socket: None,
         xds_socket_mode: 0o600,
+        max_stream_age: Duration::ZERO,
     }
 }
 
@@ -231,9 +232,9 @@ async fn stream_is_rejected_only_after_the_first_complete_read_and_the_wait_for_
         name: "front".into(),
     };
     let proxy = FRONT.parse().unwrap();
-    let places = Arc::default();
+    let authenticator = Authenticator::with(Method::None, AuthenticationMetrics::default());
     let workloads = slice::from_ref(&workload);
-    let mut waiting = pin!(may_act_as(snapshots, workloads, &proxy, &places));
+    let mut waiting = pin!(authenticator.admit(snapshots, workloads, &proxy));
     assert!(poll!(&mut waiting).is_pending());
     for _ in 0..10 {
         time::advance(WATCH_DELAY_LIMIT).await;
@@ -247,7 +248,7 @@ async fn stream_is_rejected_only_after_the_first_complete_read_and_the_wait_for_
     let Poll::Ready(result) = poll!(&mut waiting) else {
         panic!("still waiting")
     };
-    let (denial, name) = result.unwrap_err();
+    let (denial, name) = result.map(drop).unwrap_err();
     let expected = StreamDenial::IdentityMismatch(IdentityMismatch::PodNotFound);
     assert_eq!(denial, expected);
     assert_eq!(name, "ServiceAccount demo/front");

@@ -9,13 +9,15 @@
 //! - An object waits until the engine's snapshot covers its newest generation ([`WatchPosition`]).
 //! - A status that would only repeat itself is not written.
 //! - A status in which only counts or messages differ is written at most every 5 s.
-//! - OpenWrites are sent in the background ([`OpenWrites`]), by the client of the leader's [`LeaseTerm`]. A status carries the
+//! - Writes are sent in the background ([`OpenWrites`]), by the client of the leader's [`LeaseTerm`]. A status carries the
 //!   `resourceVersion` of the object that it was made for, so the API server rejects one that comes too late.
+//! - A proxy that is between two streams does not change a status ([`SteadyCounts`]).
 //!
 //! [`WatchPosition`]: crate::source::kubernetes::WatchPosition
 
 mod facts;
 mod finalizers;
+mod steady;
 #[cfg(test)]
 mod tests;
 mod writes;
@@ -37,7 +39,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use self::writes::OpenWrites;
+use self::{steady::SteadyCounts, writes::OpenWrites};
 use super::{
     EffectInbox,
     ack_count::AckCounter,
@@ -152,6 +154,7 @@ struct StatusWriter {
     deferred: BTreeSet<ObjectRef>,
     /// Formerly deferred objects that may be written now.
     undeferred: BTreeSet<ObjectRef>,
+    steady_counts: SteadyCounts,
     problems: BTreeMap<ObjectRef, Vec<Problem>>,
     /// The list from which `problems` was grouped.
     grouped_problems: Arc<[Problem]>,
@@ -201,6 +204,7 @@ impl StatusWriter {
             backlog: ObjectQueue::default(),
             deferred: BTreeSet::new(),
             undeferred: BTreeSet::new(),
+            steady_counts: SteadyCounts::default(),
             problems: BTreeMap::new(),
             grouped_problems: Arc::default(),
             written: BTreeMap::new(),
@@ -292,6 +296,7 @@ impl StatusWriter {
         self.backlog = ObjectQueue::default();
         self.deferred.clear();
         self.written.clear();
+        self.steady_counts.clear();
         if term.is_some() {
             tracing::info!("this replica is the leader and writes statuses");
             self.enqueue_all();
@@ -321,6 +326,7 @@ impl StatusWriter {
             self.writes.begin(&object);
             let Some(observed) = self.observed.get(&object) else {
                 self.written.remove(&object);
+                self.steady_counts.forget(&object);
                 continue;
             };
             let position = observed.position;
@@ -329,7 +335,7 @@ impl StatusWriter {
                 later.push(object);
                 continue;
             }
-            let proxies = self.proxy_counts(&object);
+            let proxies = self.shown_counts(&object);
             if !observed.deleting && proxies.may_still_answer(now) {
                 later.push(object);
                 continue;

@@ -105,6 +105,50 @@ async fn cluster_with(authentication: &str) -> (Cluster, ControlPlane) {
     (cluster, control_plane)
 }
 
+async fn deleted_pod_loses_its_stream_and_its_tokens(
+    api: &ApiServer,
+    control_plane: &ControlPlane,
+) {
+    create_pod(api, "gate-2", "gate").await;
+    let other = token_of(api, "gate-2").await;
+    let unused = token_of(api, "gate-2").await;
+    assert_eq!(
+        status_of_stream(control_plane, GATE, &other).await,
+        Code::Ok
+    );
+    let authorization = format!("Bearer {other}");
+    let opened = open_stream(control_plane, GATE, Some(&authorization)).await;
+    let mut stream = opened.unwrap();
+    let delete = [
+        "delete",
+        "pod",
+        "gate-2",
+        "-n=shop",
+        "--force",
+        "--grace-period=0",
+    ];
+    api.kubectl(&delete).await.unwrap();
+    eventually("the end of the stream of the deleted pod", async || {
+        let message = stream.responses.message().now_or_never();
+        message.is_some_and(|it| it.is_err_and(|end| end.code() == Code::PermissionDenied))
+    })
+    .await;
+    eventually("the rejection of the deleted pod", async || {
+        status_of_stream(control_plane, GATE, &other).await == Code::PermissionDenied
+    })
+    .await;
+    // Another pod of the same name does not make the token valid again.
+    create_pod(api, "gate-2", "gate").await;
+    assert_eq!(
+        status_of_stream(control_plane, GATE, &other).await,
+        Code::PermissionDenied
+    );
+    assert_eq!(
+        status_of_stream(control_plane, GATE, &unused).await,
+        Code::Unauthenticated
+    );
+}
+
 #[tokio::test]
 async fn token_of_a_pod_is_valid_for_its_own_node_only() {
     let (mut cluster, control_plane) = cluster_with("kubernetes").await;
@@ -147,36 +191,7 @@ async fn token_of_a_pod_is_valid_for_its_own_node_only() {
     assert!(log.contains("rejected an xDS stream"), "{log}");
     assert!(!log.contains(&gate), "the log does not contain tokens");
 
-    create_pod(api, "gate-2", "gate").await;
-    let other = token_of(api, "gate-2").await;
-    let unused = token_of(api, "gate-2").await;
-    assert_eq!(
-        status_of_stream(&control_plane, GATE, &other).await,
-        Code::Ok
-    );
-    let delete = [
-        "delete",
-        "pod",
-        "gate-2",
-        "-n=shop",
-        "--force",
-        "--grace-period=0",
-    ];
-    api.kubectl(&delete).await.unwrap();
-    eventually("the rejection of the deleted pod", async || {
-        status_of_stream(&control_plane, GATE, &other).await == Code::PermissionDenied
-    })
-    .await;
-    // Another pod of the same name does not make the token valid again.
-    create_pod(api, "gate-2", "gate").await;
-    assert_eq!(
-        status_of_stream(&control_plane, GATE, &other).await,
-        Code::PermissionDenied
-    );
-    assert_eq!(
-        status_of_stream(&control_plane, GATE, &unused).await,
-        Code::Unauthenticated
-    );
+    deleted_pod_loses_its_stream_and_its_tokens(api, &control_plane).await;
 
     // Checked before the API server restarts, because for a moment after its start RBAC denies everything.
     assert_eq!(api.forbidden(USER).unwrap(), Vec::<String>::new());

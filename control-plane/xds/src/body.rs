@@ -11,6 +11,9 @@
 //! Authenticating ──credentials──▶ New ──node──▶ Authorizing ──view name──▶ Open ──▶ Ended
 //! ```
 //!
+//! A stream ends when its client ends it, breaks a rule or [loses its right](Revocation), when the server shuts down, or
+//! at a [random age](stream_age).
+//!
 //! A stream skips the states in which it would not wait. Nothing is read while it authenticates or authorizes. If the
 //! first request is larger than [`XdsLimits::opening_bytes`](crate::XdsLimits), the node at its start authorizes the
 //! stream before the rest is read.
@@ -33,6 +36,7 @@ use evermesh_proto::resource::ResourceType;
 use http::HeaderMap;
 use http_body::{Body, Frame};
 use prost::Message;
+use tokio::time::{self, Sleep};
 use tonic::Status;
 use tracing::{debug, warn};
 
@@ -44,8 +48,9 @@ use crate::{
     large_request::{self, LargeRequest, undecodable},
     peer_text::PeerText,
     registry::RegisteredProxy,
-    server::{AuthDecision, Authorize, XdsServerState},
+    server::{AuthDecision, Authorize, Revocation, XdsServerState},
     signal::Signal,
+    stream_age,
 };
 
 /// The response body of one stream.
@@ -58,6 +63,9 @@ pub(crate) struct StreamBody<P: DiscoveryProtocol> {
     reader: MessageReader,
     state: State<P>,
     large: Option<LargeRequest>,
+    /// Time at which the stream ends.
+    age: Option<Pin<Box<Sleep>>>,
+    revocation: Option<Revocation>,
     /// The log contains a request for a type that is not served. Logged once per stream.
     has_logged_unknown_type: bool,
     /// The log contains the confidential resources that the client does not get. Logged once per stream.
@@ -94,6 +102,7 @@ impl<P: DiscoveryProtocol> StreamBody<P> {
         metrics.streams.add(1);
         metrics.streams_open.add(1);
         let limits = shared.limits;
+        let age = shared.max_stream_age.map(stream_age::random);
         let authorize: PendingDecision<Authorize> = match authorize {
             AuthDecision::Now(authorize) => Box::pin(future::ready(authorize)),
             AuthDecision::Later(authorize) => authorize,
@@ -109,6 +118,8 @@ impl<P: DiscoveryProtocol> StreamBody<P> {
                 transport,
             })),
             large: None,
+            age: age.map(|age| Box::pin(time::sleep(age))),
+            revocation: None,
             has_logged_unknown_type: false,
             has_logged_withheld: false,
             ended: false,
@@ -120,10 +131,8 @@ impl<P: DiscoveryProtocol> StreamBody<P> {
     /// Polls all inputs until a frame can be sent, the stream ends, or every input is pending.
     fn poll_step(&mut self, context: &mut Context<'_>) -> Poll<Result<Bytes, StreamEnd>> {
         loop {
-            if self.signal.is_closed() {
-                let status =
-                    Status::unavailable("the server is shutting down; connect to another replica");
-                return Poll::Ready(Err(Err(status)));
+            if let Poll::Ready(last) = self.poll_end(context) {
+                return Poll::Ready(last);
             }
             match self.poll_identity(context) {
                 Poll::Ready(Ok(())) => {}
@@ -142,6 +151,43 @@ impl<P: DiscoveryProtocol> StreamBody<P> {
                 Poll::Ready(Ok(())) | Poll::Pending => {}
             }
         }
+    }
+
+    /// Ready with the end of the stream, or with a last frame before it, once the stream ends whatever its client does.
+    fn poll_end(&mut self, context: &mut Context<'_>) -> Poll<Result<Bytes, StreamEnd>> {
+        if self.signal.is_closed() {
+            let status =
+                Status::unavailable("the server is shutting down; connect to another replica");
+            return Poll::Ready(Err(Err(status)));
+        }
+        if let Some(revocation) = &mut self.revocation
+            && let Poll::Ready(status) = revocation.as_mut().poll(context)
+        {
+            return Poll::Ready(Err(Err(status)));
+        }
+        let Some(age) = &mut self.age else {
+            return Poll::Pending;
+        };
+        ready!(age.as_mut().poll(context));
+        Poll::Ready(match self.first_response() {
+            Ok(Some(frame)) => Ok(frame),
+            Ok(None) => Err(Ok(())),
+            Err(status) => Err(Err(status)),
+        })
+    }
+
+    /// An empty response if the client has not received any on this stream, as after a reconnect without changes. Envoy
+    /// reconnects at once after a stream with a response, and otherwise after twice the last pause, up to 30 s
+    /// (`GrpcStream::onReceiveMessage`).
+    fn first_response(&mut self) -> Result<Option<Bytes>, Status> {
+        let State::Open(proxy) = &self.state else {
+            return Ok(None);
+        };
+        let registry = &self.shared.registry;
+        let response = registry.with_connection(proxy, P::empty_first_response);
+        response
+            .map(|response| frame::encode(&response))
+            .transpose()
     }
 
     fn next_frame(&mut self) -> Result<Option<Bytes>, Status> {

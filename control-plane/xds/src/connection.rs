@@ -83,6 +83,9 @@ pub trait DiscoveryProtocol: Send + 'static {
     ) -> Result<(), Status>;
     /// Makes the next response, or returns `None` if nothing may be sent now.
     fn next_response(connection: &mut Connection) -> Option<Self::Response>;
+    /// Makes a response without resources, or returns `None` if the stream has had a response already, if the client may
+    /// lack a resource, or if such a response would remove what the client has.
+    fn empty_first_response(connection: &mut Connection) -> Option<Self::Response>;
 }
 
 /// The versions of one resource that a client received, and its last rejection.
@@ -360,6 +363,22 @@ impl Connection {
             subscription.forget_removed(&batch, &mut self.handle.read());
         }
         Some(response)
+    }
+
+    /// The type and nonce of a first response on this stream, for a type of which the client has everything from an
+    /// earlier stream: a client takes the first response that it ever gets for complete.
+    pub(crate) fn first_nonce(&mut self) -> Option<(ResourceType, String)> {
+        if self.last_nonce > 0 {
+            return None;
+        }
+        let has_everything = |kind: &ResourceType| {
+            let subscription = self.subscription(*kind);
+            let mut entries = subscription.entries().iter();
+            subscription.is_up_to_date() && entries.any(Entry::has_copy)
+        };
+        let kind = ResourceType::ALL.into_iter().find(has_everything)?;
+        self.last_nonce += 1;
+        Some((kind, self.last_nonce.to_string()))
     }
 
     /// Selects the next response: of the first type of which something may be sent now.

@@ -92,4 +92,13 @@ impl DiscoveryProtocol for Delta {
         connection.count_resources(response.resources.len());
         Some(response)
     }
+
+    fn empty_first_response(connection: &mut Connection) -> Option<Self::Response> {
+        let (kind, nonce) = connection.first_nonce()?;
+        Some(DeltaDiscoveryResponse {
+            type_url: kind.type_url().to_owned(),
+            nonce,
+            ..Default::default()
+        })
+    }
 }

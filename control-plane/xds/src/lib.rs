@@ -68,6 +68,7 @@ mod server;
 mod signal;
 mod sotw;
 mod store;
+mod stream_age;
 mod subscription;
 mod tls;
 mod unix;
@@ -85,8 +86,8 @@ pub use registry::{
     ConnectedProxy, DeliverySink, ProxyAnswers, ProxyRegistry, ProxyStatus, UnansweredResource,
 };
 pub use server::{
-    AuthDecision, Authenticate, Authorize, IdentifiedClient, XdsServerOptions, routes, serve,
-    serve_socket, without_credentials,
+    AuthDecision, Authenticate, Authorize, IdentifiedClient, Revocation, XdsServerOptions, routes,
+    serve, serve_socket, without_credentials,
 };
 pub use sotw::Sotw;
 pub use store::{Store, StoreCommit};

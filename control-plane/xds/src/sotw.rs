@@ -76,4 +76,9 @@ impl DiscoveryProtocol for Sotw {
         connection.count_resources(response.resources.len());
         Some(response)
     }
+
+    /// A complete set without resources removes them all. A stream that has had no response waits for its view.
+    fn empty_first_response(_: &mut Connection) -> Option<Self::Response> {
+        None
+    }
 }

@@ -49,6 +49,7 @@ fn options() -> XdsServerOptions {
         Ok(IdentifiedClient {
             view: node.id.as_str().into(),
             is_proven: node.cluster == "proven",
+            revocation: None,
         })
         .into()
     }))

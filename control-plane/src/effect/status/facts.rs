@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
+    time::Instant,
 };
 
 use evermesh_model::{FieldPath, ObjectRef, Problem, Reason};
@@ -72,6 +73,19 @@ impl StatusWriter {
             Problem::new(object, field, reason, message.as_str())
         }));
         problems
+    }
+
+    /// The counts to show. Those that are kept for a proxy that may come back are looked at again after a while.
+    pub(super) fn shown_counts(&mut self, object: &ObjectRef) -> ProxyCounts {
+        let counts = self.proxy_counts(object);
+        let digest = self.ack_counter.digest(object);
+        let (shown, is_kept) = self
+            .steady_counts
+            .show(object, digest, counts, Instant::now());
+        if is_kept {
+            self.deferred.insert(object.clone());
+        }
+        shown
     }
 
     /// The sum of the counts of all replicas. A replica that counted other versions than this replica serves adds its
@@ -176,6 +190,30 @@ mod tests {
         let proxies = writer.proxy_counts(&route());
         assert_eq!((proxies.acked, proxies.concerned), (2, 4));
         assert_eq!(proxies.rejections, []);
+    }
+
+    #[tokio::test]
+    async fn counts_are_kept_for_a_proxy_between_two_streams_and_looked_at_again() {
+        let mut writer = fixture().writer;
+        let digest = writer.ack_counter.digest(&route());
+        let count = |proxies| AckCount {
+            digest: digest.clone(),
+            concerned: proxies,
+            acked: proxies,
+            ..AckCount::default()
+        };
+        report(&mut writer, 1, count(2));
+        assert_eq!(writer.shown_counts(&route()).acked, 2);
+        assert!(writer.deferred.is_empty());
+        let counts = vec![(route(), Some(count(1)))];
+        writer.record_peer_event(PeerEvent::Counts { stream: 1, counts });
+        assert_eq!(writer.shown_counts(&route()).acked, 2);
+        assert!(writer.deferred.contains(&route()));
+        // The proxy has connected to another replica.
+        report(&mut writer, 2, count(1));
+        writer.deferred.clear();
+        assert_eq!(writer.shown_counts(&route()).acked, 2);
+        assert!(writer.deferred.is_empty());
     }
 
     #[tokio::test]

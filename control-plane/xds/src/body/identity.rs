@@ -125,7 +125,12 @@ impl<P: DiscoveryProtocol> StreamBody<P> {
         transport: Transport,
         request: Option<P::Request>,
     ) -> Result<(), Status> {
-        let IdentifiedClient { view, is_proven } = client;
+        let IdentifiedClient {
+            view,
+            is_proven,
+            revocation,
+        } = client;
+        self.revocation = revocation;
         let is_trusted = is_proven && transport.is_private;
         if is_trusted {
             handle.trust();

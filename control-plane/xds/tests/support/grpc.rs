@@ -94,14 +94,24 @@ impl TestServer {
 
     /// A server with this number of places for connections.
     pub async fn start_with_connections(places: usize) -> Self {
-        Self::start_server(XdsLimits::default(), ConnectionLimit::new(places)).await
+        Self::start_server(XdsLimits::default(), ConnectionLimit::new(places), None).await
     }
 
     pub async fn start_with(limits: XdsLimits) -> Self {
-        Self::start_server(limits, ConnectionLimit::new(usize::MAX)).await
+        Self::start_server(limits, ConnectionLimit::new(usize::MAX), None).await
     }
 
-    async fn start_server(limits: XdsLimits, connections: Arc<ConnectionLimit>) -> Self {
+    /// A server whose streams end at about this age.
+    pub async fn start_with_stream_age(age: Duration) -> Self {
+        let connections = ConnectionLimit::new(usize::MAX);
+        Self::start_server(XdsLimits::default(), connections, Some(age)).await
+    }
+
+    async fn start_server(
+        limits: XdsLimits,
+        connections: Arc<ConnectionLimit>,
+        max_stream_age: Option<Duration>,
+    ) -> Self {
         let store = TestStore::new();
         let (sender, deliveries) = mpsc::channel(QUEUED_DELIVERIES);
         let registry = ProxyRegistry::new(Some(Arc::new(move |delivery| {
@@ -131,6 +141,7 @@ impl TestServer {
         }));
         options.limits = limits;
         options.connections = connections;
+        options.max_stream_age = max_stream_age;
         // No test waits for the end of the grace period.
         options.shutdown_grace = DEADLINE * 10;
         let shutdown = options.shutdown.clone();

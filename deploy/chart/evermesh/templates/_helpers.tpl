@@ -212,6 +212,7 @@ evermesh:{{ .Chart.AppVersion }}
 - "--xds-address={{ $anyAddress }}:18000"
 - --xds-authentication={{ .Values.xds.authentication }}
 - --xds-token-audience={{ .Values.xds.tokenAudience }}
+- --max-stream-age={{ .Values.xds.maxStreamAge }}
 {{- $certificate := include "evermesh.xdsCertificate" . }}
 {{- if eq $certificate "own" }}
 - --xds-tls-service={{ .Release.Namespace }}/{{ include "evermesh.fullname" . }}-xds
