@@ -219,8 +219,8 @@ mod tests {
             fs::write(folder.path().join(name), "a").unwrap();
         }
         let files = files(folder.path());
-        let (seen, events) = std::sync::mpsc::channel();
-        let _watcher = files.watch(move |event| seen.send(event.unwrap()).unwrap());
+        let (seen, events) = std::sync::mpsc::sync_channel(1 << 10);
+        let _watcher = files.watch(move |event| seen.try_send(event.unwrap()).unwrap());
         files.read().unwrap();
         let last = folder.path().join("last");
         fs::write(&last, "").unwrap();

@@ -76,7 +76,7 @@ mod tests {
             pauses.after_failure();
         }
         pauses.reset();
-        time::advance(HEALTHY_AFTER - PAUSES.0).await;
+        time::advance(HEALTHY_AFTER * 9 / 10).await;
         assert!(pauses.after_failure() >= PAUSES.1);
         time::advance(HEALTHY_AFTER + PAUSES.0).await;
         assert!(pauses.after_failure() <= 2 * PAUSES.0);

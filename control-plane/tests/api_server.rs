@@ -128,9 +128,13 @@ async fn survives_slow_answers() {
     let fixture = Fixture::build().await;
     let slow = ApiServerBehaviour::Slow(Duration::from_millis(700));
     fixture.server.switch(slow);
+    let renewals = fixture.server.count("PUT") + 2 * FAILURES;
+    eventually("renewals of the Lease", async || {
+        fixture.server.count("PUT") >= renewals
+    })
+    .await;
     fixture.change_mesh();
     fixture.status_becomes_current().await;
-    fixture.survive(slow, "PUT", FAILURES).await;
 }
 
 #[tokio::test]

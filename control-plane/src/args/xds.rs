@@ -79,7 +79,8 @@ pub struct XdsArgs {
         value_name = "NAMESPACE/NAME",
         requires = "webhook_address",
         conflicts_with_all = ["config", "xds_tls_cert", "webhook_certificates", "sidecar_xds_ca"],
-        env = "EVERMESH_XDS_TLS_SERVICE"
+        env = "EVERMESH_XDS_TLS_SERVICE",
+        hide_short_help = true
     )]
     pub xds_tls_service: Option<NamespacedName>,
 

@@ -1,4 +1,4 @@
-//! OpenWrites the status of mesh objects, on the leader only.
+//! Writes the status of mesh objects, on the leader only.
 //!
 //! Input: the engine's snapshots, this replica's [`AckCounter`], the reports of other replicas ([`Peers`]), and the
 //! objects that the API server holds. Output: patches of `status`, events, and patches that remove old finalizers. On a
@@ -89,7 +89,7 @@ pub(crate) struct StatusWriterOptions {
     pub(crate) account: String,
 }
 
-/// OpenWrites statuses until `shutdown`. `peer_events` are the reports of other replicas, which arrive only on the leader.
+/// Writes statuses until `shutdown`. `peer_events` are the reports of other replicas, which arrive only on the leader.
 pub(crate) async fn run(
     client: Client,
     options: StatusWriterOptions,

@@ -177,7 +177,7 @@ mod tests {
     /// Runs the stage for the mesh `m`, which reads itself and these secrets, or does not exist.
     fn update(stage: &mut MeshStage, secrets: Option<&[&str]>) -> usize {
         let changed = BTreeSet::from([Dependency::Mesh("m".into())]);
-        let changes = stage.update(&changed, mesh_of, |name, reads| {
+        let outputs = stage.update(&changed, mesh_of, |name, reads| {
             reads.get(&BTreeMap::<_, Arc<()>>::new(), name, Dependency::Mesh);
             let secrets: Vec<Arc<str>> = secrets?.iter().map(|&name| name.into()).collect();
             for name in &secrets {
@@ -189,7 +189,7 @@ mod tests {
             }
             Some(secrets)
         });
-        changes.len()
+        outputs.len()
     }
 
     #[test]

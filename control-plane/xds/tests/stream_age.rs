@@ -2,6 +2,8 @@
 //!
 //! Time is virtual. Except for the test of connections, streams have no connection.
 
+#![allow(clippy::unwrap_used)] // a panic fails the test
+
 mod support;
 
 use std::{

@@ -174,6 +174,10 @@ mod tests {
         show("1", counts(3, 3));
         assert_eq!(show("1", counts(2, 3)), counts(3, 3));
         assert_eq!(show("2", counts(2, 3)), counts(2, 3));
-        assert_eq!(show("2", counts(1, 3)), counts(1, 3), "it was not settled");
+        assert_eq!(
+            show("2", counts(1, 3)),
+            counts(1, 3),
+            "the counts before were not settled"
+        );
     }
 }

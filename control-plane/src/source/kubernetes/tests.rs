@@ -96,7 +96,7 @@ async fn failures_cause_at_most_two_requests_a_second_about_a_kind() {
         let limit = match behaviour {
             // A list and a watch for each attempt.
             ApiServerBehaviour::Expired => 2 * attempts,
-            // These are not failures, so no pause follows.
+            // Nothing fails, so no pause follows.
             ApiServerBehaviour::EndingWatches => LIMIT,
             _ => attempts,
         };

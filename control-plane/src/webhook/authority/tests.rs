@@ -75,9 +75,9 @@ fn next_authority_is_trusted_before_it_signs() {
         "the next authority is not trusted long enough"
     );
 
-    let used = aging + TRUSTED_BEFORE_USE;
-    let waiting = after(&introduced, used - DAY).unwrap();
+    let waiting = after(&introduced, aging + 364 * DAY).unwrap();
     assert_eq!(waiting.authority, created.authority);
+    let used = aging + TRUSTED_BEFORE_USE;
     let promoted = after(&introduced, used).unwrap();
     assert_eq!(promoted.authority, next);
     assert_eq!(promoted.next_authority, None);

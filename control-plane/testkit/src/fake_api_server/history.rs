@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use http::StatusCode;
 use serde_json::{Value, json};
 
-/// What a path names: a collection, or an object if it has a name.
+/// The collection that a path names, or the object if it has a name.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct ApiPath {
     /// `/api/v1` or `/apis/GROUP/VERSION`
@@ -127,9 +127,9 @@ impl ObjectHistory {
     }
 
     /// Applies a JSON merge patch.
-    pub(super) fn patch(&mut self, path: &ApiPath, patch: &Value) -> Result<Value, StatusCode> {
+    pub(super) fn patch(&mut self, path: &ApiPath, change: &Value) -> Result<Value, StatusCode> {
         let mut object = self.get(path).ok_or(StatusCode::NOT_FOUND)?;
-        json_patch::merge(&mut object, patch);
+        json_patch::merge(&mut object, change);
         self.put(path, object)
     }
 }

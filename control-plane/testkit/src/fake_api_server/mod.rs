@@ -38,7 +38,7 @@ use crate::tools;
 type Behaviours = BTreeMap<String, ApiServerBehaviour>;
 type ResponseBody = UnsyncBoxBody<Bytes, ClosedConnection>;
 
-/// How the server treats requests and open watches.
+/// Treatment of requests and open watches.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum ApiServerBehaviour {
     Healthy,
@@ -238,7 +238,7 @@ async fn answer<B: Body>(
     request: Request<B>,
 ) -> Result<Response<ResponseBody>, ClosedConnection> {
     let (head, body) = request.into_parts();
-    let body = body.collect().await.map_err(|_| ClosedConnection)?;
+    let body = body.collect().await.map_err(|_broken| ClosedConnection)?;
     let query = head.uri.query().unwrap_or_default();
     let mut parameters = query.split('&');
     let is_watch = parameters.clone().any(|it| it == "watch=true");
@@ -255,7 +255,10 @@ async fn answer<B: Body>(
 
     let mut behaviours = state.behaviours.subscribe();
     let behaviours = behaviours.wait_for(|it| behaviour(it, &path) != ApiServerBehaviour::Silent);
-    let now = behaviour(&*behaviours.await.map_err(|_| ClosedConnection)?, &path);
+    let now = behaviour(
+        &*behaviours.await.map_err(|_ended| ClosedConnection)?,
+        &path,
+    );
     match now {
         ApiServerBehaviour::Healthy
         | ApiServerBehaviour::Expired

@@ -294,7 +294,7 @@ async fn api_server_accepts_the_rendered_objects() {
     }
 }
 
-/// Helm fails if it is to create an object that somebody else created.
+/// Helm fails if it is to create an object that exists and belongs to no release.
 #[tokio::test]
 async fn secret_of_another_owner_is_left_alone() {
     let api = api_server().await;

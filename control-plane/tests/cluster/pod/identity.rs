@@ -11,7 +11,7 @@ const STRICT: &str = "mesh/pods/virtualNode/strict_pods";
 const API_TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
 
 pub(super) async fn token_is_valid_for_its_own_node(fixture: &PodFixture<'_>) {
-    let authority = authority(fixture).await;
+    let authority = format!("--authority={}", authority(fixture).await);
     // The container runs as Envoy's user, so that its connections are not intercepted.
     let member = ("member", "bypass");
     let outside = ("outside", "app");
@@ -26,7 +26,7 @@ pub(super) async fn token_is_valid_for_its_own_node(fixture: &PodFixture<'_>) {
         let (name, container) = pod;
         let server = format!("evermesh-xds.{}.svc:18000", chart::NAMESPACE);
         let mut ask = vec!["ask", "--connect", &server, "--node", node];
-        ask.extend(["--authority", &authority]);
+        ask.push(&authority);
         ask.extend(token.iter().flat_map(|file| ["--token-file", file]));
         let code = fixture.run(name, container, &ask).await;
         assert_eq!(code.trim(), expected, "{name} as {node} with {token:?}");
