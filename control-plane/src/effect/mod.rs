@@ -13,8 +13,9 @@
 //!                                  API server: PATCH …/status, Events
 //! ```
 //!
-//! Every replica counts the ACKs of its own proxies and reports the counts to the leader. Only the leader, the replica
-//! that holds the [`lease`], writes, through a client that stops with its [`term`]. Nothing in this module changes what proxies are served.
+//! Every replica counts the ACKs of its own proxies and reports the counts to the leader. The leader is the replica that
+//! holds the [`lease`]. It alone writes, through a client that stops with its [`term`]. Nothing in this module changes
+//! what proxies are served.
 
 mod ack_count;
 mod condition;

@@ -74,8 +74,8 @@ impl Engine {
                 let (object, _) = rest.remove(0);
                 self.quarantine_object(object, &culprit.cause);
             }
+            error!(%cause, quarantined = self.quarantine.len(), "recovered from a rebuild that panicked");
         }
-        error!(%cause, quarantined = self.quarantine.len(), "recovered from a rebuild that panicked");
         // The memos may be incomplete.
         (self.build, self.derive) = (BuildMemo::default(), DeriveMemo::default());
         self.has_fresh_memos = true;

@@ -16,13 +16,13 @@ enum Needed {
     Always,
     /// All but those beside the App Mesh controller.
     Writing,
-    /// Those that write, without cert-manager.
+    /// Installations that write, without cert-manager.
     OwnCertificate,
-    /// Those with `cloudMap.registration`.
+    /// Installations with `cloudMap.registration`.
     Registering,
-    /// Those in which pods authenticate with tokens.
+    /// Installations in which pods authenticate with tokens.
     ReviewingTokens,
-    /// Those with `secretNamespaces`.
+    /// Installations with `secretNamespaces`.
     ReadingSecrets,
 }
 

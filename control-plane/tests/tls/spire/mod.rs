@@ -213,7 +213,7 @@ async fn only_the_expected_identities_connect_with_the_newest_envoy() {
 struct Rotation {
     hosts: TlsHosts,
     server: SpireServer,
-    /// Those of `front` and `color`.
+    /// The Envoys of `front` and `color`.
     envoys: [Envoy; 2],
 }
 
