@@ -124,10 +124,11 @@ check-workspace:
 
 # Small crates first: `make test` starts the tests at the same time, and they wait for the first of these commands.
 check-crates:
-	@echo '==> Each crate alone, and its documentation'
+	@echo '==> Each crate alone'
 	@for manifest in $$(git ls-files '*/Cargo.toml' | sort -r); do \
-	    echo "    $$manifest"; cargo check --quiet --locked --manifest-path "$$manifest"; \
-	    RUSTDOCFLAGS=-Dwarnings cargo doc --quiet --no-deps --locked --manifest-path "$$manifest"; done
+	    echo "    $$manifest"; cargo check --quiet --locked --manifest-path "$$manifest"; done
+	@echo '==> Documentation'
+	@RUSTDOCFLAGS=-Dwarnings cargo doc --quiet --no-deps --locked --workspace
 
 bench: setup ## Runs the benchmarks: a change to twenty real Envoys, then those of each crate (the first build takes long)
 	@cargo build --release --locked -p evermesh-bench $(PROGRAMS)

@@ -2,20 +2,15 @@
 
 use evermesh_proto::{
     core,
-    discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse},
+    discovery::{
+        DeltaDiscoveryRequest, DeltaDiscoveryResponse,
+        aggregated_discovery_service_client::AggregatedDiscoveryServiceClient,
+    },
     resource::ResourceType,
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{
-    Request, Status, Streaming, client::Grpc, codegen::http::uri::PathAndQuery,
-    metadata::AsciiMetadataValue, transport::Channel,
-};
-use tonic_prost::ProstCodec;
-
-/// Path of the gRPC method for delta ADS.
-pub const DELTA: &str =
-    "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
+use tonic::{Request, Status, Streaming, metadata::AsciiMetadataValue, transport::Channel};
 
 /// An open stream that received its first response; dropping it closes the stream.
 #[derive(Debug)]
@@ -33,10 +28,7 @@ pub async fn open_stream(
     node: &str,
     authorization: Option<&str>,
 ) -> Result<DeltaStream, Status> {
-    let mut grpc = Grpc::new(channel);
-    grpc.ready()
-        .await
-        .map_err(|error| Status::from_error(error.into()))?;
+    let mut client = AggregatedDiscoveryServiceClient::new(channel);
     let (requests, body) = mpsc::channel(1);
     let first = DeltaDiscoveryRequest {
         node: Some(core::Node {
@@ -55,9 +47,10 @@ pub async fn open_stream(
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
         request.metadata_mut().insert("authorization", value);
     }
-    let codec = ProstCodec::<DeltaDiscoveryRequest, DeltaDiscoveryResponse>::default();
-    let path = PathAndQuery::from_static(DELTA);
-    let mut responses = grpc.streaming(request, path, codec).await?.into_inner();
+    let mut responses = client
+        .delta_aggregated_resources(request)
+        .await?
+        .into_inner();
     match responses.message().await? {
         Some(_) => Ok(DeltaStream {
             _requests: requests,

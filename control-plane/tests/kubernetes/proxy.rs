@@ -4,20 +4,19 @@ use std::net::SocketAddr;
 
 use evermesh_proto::{
     core,
-    discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse},
+    discovery::{
+        DeltaDiscoveryRequest, DeltaDiscoveryResponse,
+        aggregated_discovery_service_client::AggregatedDiscoveryServiceClient,
+    },
     pb::google::rpc,
     resource::ResourceType,
 };
-use evermesh_testkit::xds::DELTA;
 use tokio::{
     sync::{mpsc, watch},
     task::JoinHandle,
 };
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{
-    Request, Streaming, client::Grpc, codegen::http::uri::PathAndQuery, transport::Channel,
-};
-use tonic_prost::ProstCodec;
+use tonic::{Streaming, transport::Channel};
 
 /// The gateway's route configuration with the Route `color`.
 const ROUTES: &str = "rds_egress_http_15001";
@@ -45,8 +44,8 @@ impl TestProxy {
     pub(crate) async fn connect(address: SocketAddr) -> Self {
         let (requests, body) = mpsc::channel(8);
         let channel = Channel::from_shared(format!("http://{address}")).unwrap();
-        let mut grpc = Grpc::new(channel.connect().await.unwrap());
-        grpc.ready().await.unwrap();
+        let channel = channel.connect().await.unwrap();
+        let mut client = AggregatedDiscoveryServiceClient::new(channel);
         for kind in [
             ResourceType::Cluster,
             ResourceType::Listener,
@@ -67,10 +66,8 @@ impl TestProxy {
             };
             requests.try_send(request).unwrap();
         }
-        let body = Request::new(ReceiverStream::new(body));
-        let codec = ProstCodec::<DeltaDiscoveryRequest, DeltaDiscoveryResponse>::default();
-        let responses = grpc
-            .streaming(body, PathAndQuery::from_static(DELTA), codec)
+        let responses = client
+            .delta_aggregated_resources(ReceiverStream::new(body))
             .await
             .unwrap()
             .into_inner();

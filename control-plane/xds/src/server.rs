@@ -2,7 +2,7 @@
 //! a state-of-the-world method.
 //!
 //! tonic accepts connections and routes calls. Each call of a streaming method becomes a [`StreamBody`], which reads and
-//! writes the messages itself; the generated services of tonic are not used. The unary `Fetch…` methods of the API are
+//! writes the messages itself; of the generated services, only the names are used. The unary `Fetch…` methods of the API are
 //! not implemented.
 
 use std::{
@@ -16,7 +16,7 @@ use std::{
     time::Duration,
 };
 
-use evermesh_proto::{core, resource::ResourceType};
+use evermesh_proto::{core, pb::envoy::service, resource::ResourceType};
 use futures::StreamExt;
 use http::{HeaderValue, header::CONTENT_TYPE, request};
 use tokio::{
@@ -280,20 +280,24 @@ pub fn routes(
 /// One discovery service.
 trait DiscoveryService: Send + Sync + 'static {
     const SERVICE: &'static str;
+    /// Names without the service, as in the last part of a request's path.
     const METHODS: [(&'static str, XdsVariant); 2];
     /// The type that the service serves; absent for the aggregated service.
     const SINGLE_TYPE: Option<ResourceType>;
 }
 
 macro_rules! discovery_service {
-    ($name:ident, $service:literal, $method:literal, $single_type:expr) => {
+    ($name:ident, $generated:path, $method:literal, $single_type:expr) => {
         enum $name {}
 
         impl DiscoveryService for $name {
-            const SERVICE: &'static str = $service;
+            const SERVICE: &'static str = {
+                use $generated as generated;
+                generated::SERVICE_NAME
+            };
             const METHODS: [(&'static str, XdsVariant); 2] = [
-                (concat!("/", $service, "/Stream", $method), XdsVariant::Sotw),
-                (concat!("/", $service, "/Delta", $method), XdsVariant::Delta),
+                (concat!("Stream", $method), XdsVariant::Sotw),
+                (concat!("Delta", $method), XdsVariant::Delta),
             ];
             const SINGLE_TYPE: Option<ResourceType> = $single_type;
         }
@@ -302,37 +306,37 @@ macro_rules! discovery_service {
 
 discovery_service!(
     Aggregated,
-    "envoy.service.discovery.v3.AggregatedDiscoveryService",
+    service::discovery::v3::aggregated_discovery_service_server,
     "AggregatedResources",
     None
 );
 discovery_service!(
     Clusters,
-    "envoy.service.cluster.v3.ClusterDiscoveryService",
+    service::cluster::v3::cluster_discovery_service_server,
     "Clusters",
     Some(ResourceType::Cluster)
 );
 discovery_service!(
     Endpoints,
-    "envoy.service.endpoint.v3.EndpointDiscoveryService",
+    service::endpoint::v3::endpoint_discovery_service_server,
     "Endpoints",
     Some(ResourceType::Endpoint)
 );
 discovery_service!(
     Listeners,
-    "envoy.service.listener.v3.ListenerDiscoveryService",
+    service::listener::v3::listener_discovery_service_server,
     "Listeners",
     Some(ResourceType::Listener)
 );
 discovery_service!(
     RouteConfigurations,
-    "envoy.service.route.v3.RouteDiscoveryService",
+    service::route::v3::route_discovery_service_server,
     "Routes",
     Some(ResourceType::Route)
 );
 discovery_service!(
     Secrets,
-    "envoy.service.secret.v3.SecretDiscoveryService",
+    service::secret::v3::secret_discovery_service_server,
     "Secrets",
     Some(ResourceType::Secret)
 );
@@ -396,8 +400,11 @@ impl<A: DiscoveryService> Service<http::Request<Body>> for ServiceRoute<A> {
     }
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        let path = request.uri().path();
-        let method = A::METHODS.into_iter().find(|(method, _)| *method == path);
+        let path = request.uri().path().strip_prefix('/');
+        let called = path.and_then(|path| path.strip_prefix(A::SERVICE)?.strip_prefix('/'));
+        let method = A::METHODS
+            .into_iter()
+            .find(|(method, _)| Some(*method) == called);
         let response = match method {
             Some((_, XdsVariant::Sotw)) => self.open::<Sotw>(request),
             Some((_, XdsVariant::Delta)) => self.open::<Delta>(request),
