@@ -325,10 +325,8 @@ async fn every_example_is_admitted() {
         for namespace in namespaces {
             cluster.apply(&cluster::namespace(namespace)).await.unwrap();
         }
-        for document in &documents {
-            let applied = cluster.apply(document).await;
-            applied.unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
-        }
+        let applied = cluster.apply_all(&documents).await;
+        applied.unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
         for mesh in documents
             .iter()
             .filter(|document| document["kind"] == "Mesh")

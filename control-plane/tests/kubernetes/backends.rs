@@ -89,14 +89,9 @@ async fn changes_of_groups_and_services_are_served() {
     let page = "/debug/resources?proxy=mesh/shop/virtualNode/front_shop&type=listener";
     let resources = control_plane.admin().get(page).await.unwrap();
     for name in SERVICES {
-        let ip = [
-            "get",
-            "service",
-            name,
-            "-n=shop",
-            "-o=jsonpath={.spec.clusterIP}",
-        ];
-        let ip = cluster.api.kubectl(&ip).await.unwrap();
+        let object = format!("service/{name}");
+        let object = cluster.api.get(&object, "shop").await.unwrap().unwrap();
+        let ip = object["spec"]["clusterIP"].as_str().unwrap();
         assert!(
             resources.contains(&format!("tcp_6379_{name}.shop")),
             "{resources}"
@@ -118,15 +113,15 @@ async fn changes_of_groups_and_services_are_served() {
         backends(&control_plane).await.is_empty()
     })
     .await;
-    let reason = [
-        "get",
-        "virtualnode",
-        "front",
-        "-n=shop",
-        "-o=jsonpath={.status.conditions[?(@.type==\"VirtualNodeActive\")].reason}",
-    ];
     eventually("the missing group in the status", async || {
-        cluster.api.kubectl(&reason).await.unwrap() == "ReferenceNotFound"
+        let node = cluster.api.get("virtualnode/front", "shop").await.unwrap();
+        let node = node.unwrap();
+        let mut conditions = node["status"]["conditions"]
+            .as_array()
+            .into_iter()
+            .flatten();
+        let active = conditions.find(|it| it["type"] == "VirtualNodeActive");
+        active.is_some_and(|it| it["reason"] == "ReferenceNotFound")
     })
     .await;
     assert!(cluster.api.forbidden(USER).unwrap().is_empty());

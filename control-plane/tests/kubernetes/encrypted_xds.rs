@@ -27,8 +27,8 @@ const TOKEN: &str = "/var/run/secrets/evermesh.dev/token";
 
 /// An entry of the Secret with the certificate.
 async fn entry(api: &ApiServer, name: &str) -> String {
-    let get = ["get", "secret/evermesh-webhook", "-n", NAMESPACE, "-o=json"];
-    let secret: Value = serde_json::from_str(&api.kubectl(&get).await.unwrap()).unwrap();
+    let secret = api.get("secret/evermesh-webhook", NAMESPACE).await.unwrap();
+    let secret = secret.unwrap();
     let contents = secret["data"][name].as_str().unwrap_or_default();
     String::from_utf8(BASE64_STANDARD.decode(contents).unwrap()).unwrap()
 }
@@ -49,8 +49,8 @@ async fn inject(api: &ApiServer, name: &str) -> Value {
         "spec": {"containers": [{"name": "envoy", "image": "envoy"}]},
     });
     api.apply(&pod.to_string()).await.unwrap();
-    let get = ["get", "pod", name, "-n=shop", "-o=json"];
-    let created: Value = serde_json::from_str(&api.kubectl(&get).await.unwrap()).unwrap();
+    let created = api.get(&format!("pod/{name}"), "shop").await.unwrap();
+    let created = created.unwrap();
     let arguments = created["spec"]["containers"][0]["args"].as_array().unwrap();
     let bootstrap = arguments.iter().find_map(|it| {
         let text = it.as_str()?.replace("$$", "$");

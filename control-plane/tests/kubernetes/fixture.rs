@@ -217,8 +217,8 @@ impl MeshFixture {
 
     /// The Lease by which the replicas elect the leader.
     pub(crate) async fn lease(&self) -> Value {
-        let get = ["get", "leases", "evermesh", "-n=appmesh-system", "-o=json"];
-        serde_json::from_str(&self.api.kubectl(&get).await.unwrap()).unwrap()
+        let lease = self.api.get("lease/evermesh", NAMESPACE).await.unwrap();
+        lease.unwrap()
     }
 
     /// Waits until the leader has renewed its Lease `count` times. The leader does so once a second.

@@ -90,8 +90,7 @@ fn old_status(kind: &str, name: &str) -> Value {
 }
 
 pub(crate) async fn get(api: &ApiServer, object: &str) -> Value {
-    let arguments = ["get", object, "--namespace=shop", "--output=json"];
-    serde_json::from_str(&api.kubectl(&arguments).await.unwrap()).unwrap()
+    api.get(object, "shop").await.unwrap().unwrap()
 }
 
 /// Creates the CRDs and objects as the old controller left them; returns the mesh's objects as `kind/name`.

@@ -64,9 +64,7 @@ spec:
 async fn programmed(fixture: &MeshFixture, object: &str, reason: &str) -> String {
     let mut message = Value::Null;
     eventually(&format!("the reason {reason} of {object}"), async || {
-        let arguments = ["get", object, "--namespace=shop", "--output=json"];
-        let text = fixture.api.kubectl(&arguments).await.unwrap();
-        let object: Value = serde_json::from_str(&text).unwrap();
+        let object = fixture.api.get(object, "shop").await.unwrap().unwrap();
         let conditions = object["status"]["conditions"].as_array();
         let mut conditions = conditions.into_iter().flatten();
         let condition = conditions.find(|it| it["type"] == "Programmed");

@@ -45,9 +45,8 @@ fn writers(fixture: &MeshFixture) -> BTreeSet<String> {
 
 /// Whether the Route's status is about its newest generation.
 async fn status_is_current(fixture: &MeshFixture) -> bool {
-    let arguments = ["get", "routes.evermesh.dev", "color", "-n=shop", "-o=json"];
-    let object: Value =
-        serde_json::from_str(&fixture.api.kubectl(&arguments).await.unwrap()).unwrap();
+    let object = fixture.api.get("route/color", "shop").await.unwrap();
+    let object = object.unwrap();
     object["status"]["observedGeneration"] == object["metadata"]["generation"]
 }
 

@@ -67,8 +67,7 @@ fn secret(namespace: &str, name: &str, label: &str, entries: &[(&str, &str)]) ->
 
 /// The condition of an object; null while it does not exist.
 async fn condition(cluster: &Cluster, object: &str, name: &str) -> Value {
-    let get = ["get", object, "--namespace=shop", "--output=json"];
-    let object: Value = serde_json::from_str(&cluster.api.kubectl(&get).await.unwrap()).unwrap();
+    let object = cluster.api.get(object, "shop").await.unwrap().unwrap();
     let conditions = object["status"]["conditions"].as_array();
     let found = conditions
         .into_iter()

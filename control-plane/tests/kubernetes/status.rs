@@ -13,8 +13,8 @@ use crate::{
 
 /// The object as the API server stores it.
 async fn get(fixture: &MeshFixture, kind: &str, name: &str) -> Value {
-    let arguments = ["get", kind, name, "--namespace", "shop", "--output", "json"];
-    serde_json::from_str(&fixture.api.kubectl(&arguments).await.unwrap()).unwrap()
+    let object = format!("{kind}/{name}");
+    fixture.api.get(&object, "shop").await.unwrap().unwrap()
 }
 
 /// A condition of an object, with `current`: whether the status is about the newest generation.

@@ -162,14 +162,12 @@ spec:
     }
 
     pub(crate) async fn get(&self, object: &str) -> Value {
-        let json = self.kubectl(&["get", object, "--output", "json"]).await;
-        serde_json::from_str(&json).unwrap()
+        self.api.get(object, "shop").await.unwrap().unwrap()
     }
 
     /// Whether the object does not exist.
     pub(crate) async fn is_gone(&self, object: &str) -> bool {
-        let found = self.kubectl(&["get", object, "--ignore-not-found"]).await;
-        found.is_empty()
+        self.api.get(object, "shop").await.unwrap().is_none()
     }
 
     pub(crate) async fn delete(&self, object: &str) {

@@ -10,7 +10,7 @@
 
 mod accounts;
 mod kubectl;
-
+mod objects;
 mod pki;
 mod with_pods;
 
@@ -79,6 +79,7 @@ pub struct ApiServer {
     // Declared before etcd, so that it ends first and does not report a lost connection.
     process: Option<Process>,
     etcd: Process,
+    reader: objects::Reader,
     dir: TempDir,
 }
 
@@ -118,6 +119,7 @@ impl ApiServer {
             pki,
             process: None,
             etcd,
+            reader: objects::Reader::default(),
             dir,
         };
         let user = json!({

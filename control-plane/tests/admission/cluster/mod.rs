@@ -184,6 +184,15 @@ impl Cluster {
         self.with_file(&["apply"], object).await
     }
 
+    /// Applies the objects in this order with one `kubectl`. An error does not stop those after it.
+    pub(crate) async fn apply_all(&self, objects: &[Value]) -> Result<(), String> {
+        self.with_file(
+            &["apply"],
+            &json!({"apiVersion": "v1", "kind": "List", "items": objects}),
+        )
+        .await
+    }
+
     pub(crate) async fn patch(&self, kind: &str, name: &str, patch: &str) -> Result<(), String> {
         let arguments = [
             "patch",
@@ -198,9 +207,7 @@ impl Cluster {
     }
 
     pub(crate) async fn get(&self, kind: &str, name: &str) -> Value {
-        let text = self
-            .kubectl(&["get", kind, name, "--namespace=shop", "--output=json"])
-            .await;
-        serde_json::from_str(&text.unwrap()).unwrap()
+        let object = self.api.get(&format!("{kind}/{name}"), "shop").await;
+        object.unwrap().unwrap()
     }
 }

@@ -66,10 +66,8 @@ impl Cluster {
 
     /// The data of the webhooks' Secret; null while the Secret does not exist.
     pub(crate) async fn secret(&self) -> Value {
-        let arguments = ["get", "secret", "evermesh-webhook", "--output=json"];
-        let text = self.kubectl(&arguments).await;
-        let text = text.unwrap_or_else(|_| "{}".to_owned());
-        serde_json::from_str::<Value>(&text).unwrap()["data"].take()
+        let secret = self.api.get("secret/evermesh-webhook", "default").await;
+        secret.unwrap().unwrap_or_default()["data"].take()
     }
 
     /// Waits until `condition` holds for the data of the Secret.
@@ -98,8 +96,8 @@ impl Cluster {
                 ("mutatingwebhookconfiguration", MUTATING),
                 ("validatingwebhookconfiguration", VALIDATING),
             ] {
-                let configuration = self.kubectl(&["get", kind, name, "--output=json"]).await;
-                let configuration: Value = serde_json::from_str(&configuration.unwrap()).unwrap();
+                let configuration = self.api.get(&format!("{kind}/{name}"), "default").await;
+                let configuration = configuration.unwrap().unwrap();
                 webhooks.extend(configuration["webhooks"].as_array().unwrap().clone());
             }
             let matches = |webhook: &Value| webhook["clientConfig"]["caBundle"] == bundle;

@@ -138,17 +138,9 @@ async fn has_condition(
     name: &str,
     reason: &str,
 ) {
-    let group = if kind == "Route" {
-        "evermesh.dev"
-    } else {
-        "appmesh.k8s.aws"
-    };
-    let resource = format!("{}s.{group}", kind.to_lowercase());
-    let namespace = format!("--namespace={namespace}");
-    let get = ["get", &resource, name, &namespace, "--output=json"];
+    let object = format!("{}/{name}", kind.to_lowercase());
     eventually(&format!("{kind} {name} with {reason}"), async || {
-        let object: Value =
-            serde_json::from_str(&fixture.api.kubectl(&get).await.unwrap()).unwrap();
+        let object = fixture.api.get(&object, namespace).await.unwrap().unwrap();
         let conditions = object["status"]["conditions"].as_array();
         conditions
             .into_iter()
@@ -160,21 +152,14 @@ async fn has_condition(
 
 /// Waits until a new object is younger than the Route of `shop`. Creation times have whole seconds.
 async fn is_older_than_new_objects(fixture: &GatewayFixture) {
-    let created = |json: &str| {
-        let object: Value = serde_json::from_str(json).unwrap();
+    let created = |object: &Value| {
         object["metadata"]["creationTimestamp"]
             .as_str()
             .unwrap()
             .to_owned()
     };
-    let get = [
-        "get",
-        "routes.evermesh.dev",
-        "color",
-        "--namespace=shop",
-        "--output=json",
-    ];
-    let newest = created(&fixture.api.kubectl(&get).await.unwrap());
+    let route = fixture.api.get("route/color", "shop").await.unwrap();
+    let newest = created(&route.unwrap());
     let probe = [
         "create",
         "namespace",
@@ -183,23 +168,18 @@ async fn is_older_than_new_objects(fixture: &GatewayFixture) {
         "--output=json",
     ];
     eventually("a younger object", async || {
-        created(&fixture.api.kubectl(&probe).await.unwrap()) > newest
+        let probe = fixture.api.kubectl(&probe).await.unwrap();
+        created(&serde_json::from_str(&probe).unwrap()) > newest
     })
     .await;
 }
 
 /// The port of the second version.
 async fn second_port(fixture: &GatewayFixture) -> u16 {
-    let port = "--output=jsonpath={.spec.listeners[0].portMapping.port}";
-    let get = ["get", "virtualnodes", "color-v2", "--namespace=shop", port];
-    fixture
-        .api
-        .kubectl(&get)
-        .await
-        .unwrap()
-        .trim()
-        .parse()
-        .unwrap()
+    let node = fixture.api.get("virtualnode/color-v2", "shop").await;
+    let node = node.unwrap().unwrap();
+    let port = node["spec"]["listeners"][0]["portMapping"]["port"].as_u64();
+    port.unwrap().try_into().unwrap()
 }
 
 #[tokio::test]
