@@ -11,7 +11,7 @@
 use std::{
     collections::BTreeMap,
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use axum::{
@@ -31,7 +31,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     changes::ChangeLog, effect::peers::PeerServer, engine::EngineSnapshot, http_server,
-    metrics::ProcessMetrics, source::kubernetes::ApiServerHealth, webhook::ServingCertificate,
+    liveness::Liveness, metrics::ProcessMetrics, source::kubernetes::ApiServerHealth,
+    webhook::ServingCertificate,
 };
 
 /// Data of the pages.
@@ -54,6 +55,8 @@ pub struct AdminState {
     pub certificates: Option<Arc<ServingCertificate>>,
     /// Cancelled when this replica is about to end, so that `/readyz` fails.
     pub leaving: CancellationToken,
+    /// The parts of the process that `/livez` watches.
+    pub liveness: Arc<Liveness>,
     /// Receiver of the reports of other replicas; `None` without leader election.
     pub(crate) peer_server: Option<PeerServer>,
 }
@@ -86,7 +89,7 @@ pub(crate) async fn serve(
 /// Pages without the configuration.
 fn public(state: AdminState) -> Router {
     Router::new()
-        .route("/livez", get(|| async { "ok\n" }))
+        .route("/livez", get(livez))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
         .route("/replicas/{leader}/{replica}", post(replica))
@@ -103,6 +106,21 @@ fn private(state: AdminState) -> Router {
         .route("/debug/changes", get(changes))
         .with_state(state.clone());
     public(state).merge(debug)
+}
+
+/// 200 while every part of the process makes progress or waits for work, else 503 with the parts that hang.
+async fn livez(State(state): State<AdminState>) -> Response {
+    let hung = state.liveness.hung_parts(Instant::now());
+    if hung.is_empty() {
+        return "ok\n".into_response();
+    }
+    let mut text = String::new();
+    for it in hung {
+        let seconds = it.busy_for.as_secs();
+        tracing::error!(part = it.part, seconds, "a part of the process hangs");
+        text += &format!("{it}\n");
+    }
+    (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
 }
 
 /// 200 once the first complete rebuild is served and the webhooks have a certificate. Before, and once the shutdown has

@@ -34,6 +34,7 @@ use crate::{
     descriptors::ListenerShares,
     effect::{EffectInbox, peers::PeerServer},
     engine::{Engine, EngineOutputs, EngineSnapshot},
+    liveness::{Liveness, WorkClock},
     metrics::ProcessMetrics,
     socket::{self, SocketFile},
     source::{
@@ -101,6 +102,7 @@ async fn run(args: &ServeArgs, streams: &Handle) -> anyhow::Result<()> {
         effect_inbox: effect_inbox.clone(),
         admission_snapshots: admission_sender,
         metrics: Arc::clone(&app.metrics),
+        work: Arc::clone(&app.engine_work),
     };
     let engine = spawn_engine(app.engine(outputs), queue)?;
     app.spawn_cloud_map(batches.clone(), wanted);
@@ -109,7 +111,7 @@ async fn run(args: &ServeArgs, streams: &Handle) -> anyhow::Result<()> {
         .await?;
     app.spawn_tracker(tracker_events);
     app.spawn_xds(xds_listeners, streams)?;
-    app.spawn_admin(admin_listeners, peer_server);
+    app.spawn_admin(admin_listeners, peer_server, streams);
 
     tracing::info!(xds = %args.xds_address, admin = %args.admin_address, "serving");
     app.run_until_end(engine).await
@@ -127,6 +129,8 @@ struct App<'a> {
     admission_metrics: AdmissionMetrics,
     authentication_metrics: AuthenticationMetrics,
     metrics: Arc<ProcessMetrics>,
+    engine_work: Arc<WorkClock>,
+    status_work: Arc<WorkClock>,
     /// The places for connections of each listener.
     shares: ListenerShares,
     tasks: JoinSet<anyhow::Result<()>>,
@@ -164,6 +168,8 @@ impl<'a> App<'a> {
             admission_metrics,
             authentication_metrics,
             metrics: Arc::new(metrics),
+            engine_work: Arc::default(),
+            status_work: Arc::default(),
             shares: ListenerShares::of_process(),
             tasks: JoinSet::new(),
             leaving: CancellationToken::new(),
@@ -222,6 +228,7 @@ impl<'a> App<'a> {
             webhook_connections: Arc::clone(&self.shares.webhooks),
             snapshots: self.snapshots.clone(),
             registry: Arc::clone(&self.registry),
+            status_work: Arc::clone(&self.status_work),
         };
         cluster
             .spawn(&mut self.tasks, self.args, channels, &self.shutdown)
@@ -268,7 +275,17 @@ impl<'a> App<'a> {
         Ok(())
     }
 
-    fn spawn_admin(&mut self, listeners: AdminListeners, peer_server: Option<PeerServer>) {
+    fn spawn_admin(
+        &mut self,
+        listeners: AdminListeners,
+        peer_server: Option<PeerServer>,
+        streams: &Handle,
+    ) {
+        let liveness = Liveness::new(
+            Arc::clone(&self.engine_work),
+            Arc::clone(&self.status_work),
+            streams.metrics(),
+        );
         let has_webhooks = self.args.webhook.webhook_address.is_some();
         let state = admin::AdminState {
             published: self.snapshots.clone(),
@@ -280,6 +297,7 @@ impl<'a> App<'a> {
             open_access: self.args.xds.open_access(),
             certificates: has_webhooks.then(|| Arc::clone(&self.certificates)),
             leaving: self.leaving.clone(),
+            liveness: Arc::new(liveness),
             peer_server,
         };
         let metrics = listeners.metrics;

@@ -24,6 +24,7 @@ use crate::{
         registration, status,
     },
     engine::EngineSnapshot,
+    liveness::WorkClock,
     source::{
         ChangeBatch,
         kubernetes::{self, ApiServerHealth, KubernetesOptions, ObservedObjects},
@@ -57,6 +58,8 @@ pub(crate) struct KubernetesChannels {
     pub(crate) webhook_connections: Arc<ConnectionLimit>,
     pub(crate) snapshots: watch::Receiver<Arc<EngineSnapshot>>,
     pub(crate) registry: Arc<ProxyRegistry>,
+    /// What the status writer works on.
+    pub(crate) status_work: Arc<WorkClock>,
 }
 
 /// The Kubernetes cluster from which objects are read.
@@ -186,6 +189,7 @@ impl KubernetesCluster {
             registration_messages,
             region: region.unwrap_or_else(|| DEFAULT_REGION.to_owned()),
             account: args.kubernetes.aws_account_id.clone(),
+            work: channels.status_work,
         };
         tasks.spawn(infallible(status::run(
             self.client.clone(),

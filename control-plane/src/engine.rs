@@ -43,6 +43,7 @@ use crate::{
     auth::AuthenticationMetrics,
     changes::{self, TrackerEvent, TrackerSender},
     effect::EffectInbox,
+    liveness::WorkClock,
     metrics::{ProcessMetrics, RebuildKind},
     source::{ChangeBatch, SourceChange, SourceName},
     webhook::AdmissionMetrics,
@@ -87,6 +88,8 @@ pub struct EngineOutputs {
     /// Snapshot for admission; `None` until every source was read once.
     pub admission_snapshots: watch::Sender<Option<ClusterSnapshot>>,
     pub metrics: Arc<ProcessMetrics>,
+    /// What the engine works on, for `/livez`.
+    pub work: Arc<WorkClock>,
 }
 
 impl EngineOutputs {
@@ -107,6 +110,7 @@ impl EngineOutputs {
                 &AdmissionMetrics::default(),
                 &AuthenticationMetrics::default(),
             )),
+            work: Arc::default(),
             store,
         }
     }
@@ -195,7 +199,9 @@ impl Engine {
     pub fn run(mut self, mut batches: mpsc::Receiver<ChangeBatch>) {
         let mut queue = Vec::new();
         while batches.blocking_recv_many(&mut queue, MAX_BATCHES) > 0 {
+            self.outputs.work.begin();
             self.step(queue.drain(..));
+            self.outputs.work.rest();
         }
     }
 

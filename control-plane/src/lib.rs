@@ -79,6 +79,7 @@ pub mod engine;
 mod event;
 mod http_server;
 pub mod lint;
+pub mod liveness;
 pub mod metrics;
 mod reload;
 mod retry;

@@ -55,6 +55,7 @@ use super::{
 };
 use crate::{
     engine::EngineSnapshot,
+    liveness::WorkClock,
     source::kubernetes::{ObservedObject, ObservedObjects},
     throttle::LogThrottle,
 };
@@ -87,6 +88,8 @@ pub(crate) struct StatusWriterOptions {
     pub(crate) region: String,
     /// Account in ARNs.
     pub(crate) account: String,
+    /// What the writer works on, for `/livez`.
+    pub(crate) work: Arc<WorkClock>,
 }
 
 /// Writes statuses until `shutdown`. `peer_events` are the reports of other replicas, which arrive only on the leader.
@@ -97,6 +100,7 @@ pub(crate) async fn run(
     mut peer_events: mpsc::Receiver<PeerEvent>,
     shutdown: CancellationToken,
 ) {
+    let work = Arc::clone(&options.work);
     let mut writer = StatusWriter::new(client, options);
     let mut process = time::interval(PROCESS_INTERVAL);
     process.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
@@ -104,6 +108,8 @@ pub(crate) async fn run(
     sweeps.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
     let mut count = 0;
     loop {
+        // The interval of `process` ends each wait, so a writer that has nothing to do begins again and again.
+        work.begin();
         tokio::select! {
             () = shutdown.cancelled() => return,
             Some(event) = peer_events.recv() => writer.record_peer_event(event),
@@ -181,6 +187,7 @@ impl StatusWriter {
             registration_messages,
             region,
             account,
+            work: _,
         } = options;
         Self {
             client,

@@ -86,6 +86,7 @@ impl Engine {
             noticed: scope.noticed,
             ..RebuildScope::default()
         };
+        self.outputs.work.begin();
         if let Err(cause) = guard(|| self.rebuild(&all)) {
             error!(%cause, "a rebuild panicked again; the last resources stay in force");
             (self.build, self.derive) = (BuildMemo::default(), DeriveMemo::default());
@@ -142,6 +143,7 @@ impl Engine {
 
     /// Builds and derives everything without memos.
     fn try_build(&self) -> Result<(), String> {
+        self.outputs.work.begin();
         guard(|| {
             let built = self.ingest(&mut BuildMemo::default());
             evermesh_translate::derive(&built.graph, &mut DeriveMemo::default());

@@ -144,6 +144,7 @@ mod tests {
             registration_messages,
             region: String::new(),
             account: String::new(),
+            work: Arc::default(),
         };
         Fixture {
             writer: StatusWriter::new(unreachable_client(), options),

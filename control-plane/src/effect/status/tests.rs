@@ -1,18 +1,29 @@
 //! The status writer with an API server that misbehaves, with a virtual clock.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::{
+    sync::{
+        atomic::{AtomicBool, Ordering},
+        mpsc as blocking,
+    },
+    thread,
+};
 
 use evermesh_testkit::{
     fake_api_server::{ApiServerBehaviour, FakeApiServer},
     wait::eventually,
 };
 use http::{Method, StatusCode};
+use tokio::runtime::{Builder, Handle};
 use tokio_util::sync::DropGuard;
 
 use super::*;
 use crate::{
     api_client::{with_deadlines, wrapped},
-    effect::lease::{self, LeaseOptions},
+    effect::{
+        lease::{self, LeaseOptions},
+        unreachable_client,
+    },
+    liveness::Liveness,
     source::{
         ChangeBatch,
         kubernetes::{self, KubernetesOptions},
@@ -24,6 +35,26 @@ const LEASE: &str = "/apis/coordination.k8s.io/v1/namespaces/mesh-system/leases/
 
 /// Time within which statuses are true after an outage.
 const RECOVERY: Duration = Duration::from_secs(5);
+
+fn options(
+    snapshots: watch::Receiver<Arc<EngineSnapshot>>,
+    identity: &str,
+    leader: watch::Receiver<Leader>,
+) -> StatusWriterOptions {
+    StatusWriterOptions {
+        snapshots,
+        registry: ProxyRegistry::new(None),
+        observed: Arc::default(),
+        identity: identity.to_owned(),
+        key: ReplicaKey::new().unwrap(),
+        leader,
+        registers: false,
+        registration_messages: watch::channel(Arc::default()).1,
+        region: "us-east-1".to_owned(),
+        account: "0".to_owned(),
+        work: Arc::default(),
+    }
+}
 
 /// A replica without an engine: its snapshots say that every batch was processed at once.
 fn start_replica(client: &Client, identity: &str) -> DropGuard {
@@ -42,16 +73,9 @@ fn start_replica(client: &Client, identity: &str) -> DropGuard {
     let (batches, mut queue) = mpsc::channel::<ChangeBatch>(16);
     let (snapshot_sender, snapshots) = watch::channel(Arc::<EngineSnapshot>::default());
     let options = StatusWriterOptions {
-        snapshots,
-        registry: ProxyRegistry::new(None),
         observed: Arc::clone(&observed),
-        identity: identity.to_owned(),
         key,
-        leader,
-        registers: false,
-        registration_messages: watch::channel(Arc::default()).1,
-        region: "us-east-1".to_owned(),
-        account: "0".to_owned(),
+        ..options(snapshots, identity, leader)
     };
     let peer_events = mpsc::channel(1);
     let engine = async move {
@@ -231,4 +255,66 @@ async fn leader_whose_writes_are_not_answered_is_replaced_and_writes_no_more() {
     let clients = 2;
     let only_clients = async || Arc::strong_count(&open) == clients;
     eventually(event, limit, only_clients).await;
+}
+
+/// Runs the writer on a thread of its own and keeps it from reading the snapshot.
+#[tokio::test]
+async fn blocked_writer_hangs_until_it_goes_on() {
+    let (snapshot_sender, snapshots) = watch::channel(Arc::<EngineSnapshot>::default());
+    let work = Arc::default();
+    let metrics = Handle::current().metrics();
+    let liveness = Liveness::new(Arc::default(), Arc::clone(&work), metrics);
+    let hangs = |now| {
+        liveness
+            .hung_parts(now)
+            .iter()
+            .any(|it| it.part == "the status writer")
+    };
+
+    let (locked, is_locked) = blocking::sync_channel(1);
+    let (release, gate) = blocking::sync_channel::<()>(1);
+    let blocking = thread::spawn(move || {
+        snapshot_sender.send_modify(|_| {
+            locked.send(()).unwrap();
+            gate.recv().unwrap_err();
+        });
+    });
+    is_locked.recv().unwrap();
+    assert!(
+        !hangs(std::time::Instant::now() + Duration::from_hours(1)),
+        "it has not begun"
+    );
+    let shutdown = CancellationToken::new();
+    let end = shutdown.clone();
+    let writing = thread::spawn(move || {
+        let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+        let options = StatusWriterOptions {
+            work,
+            ..options(snapshots, "a", watch::channel(Leader::Unknown).1)
+        };
+        runtime.block_on(async {
+            let (_reports, peer_events) = mpsc::channel(1);
+            run(
+                unreachable_client(),
+                options,
+                Arc::default(),
+                peer_events,
+                end,
+            )
+            .await;
+        });
+    });
+    let limit = Duration::from_secs(30);
+    let mut later = std::time::Instant::now();
+    let is_hung = async || {
+        later = std::time::Instant::now() + Duration::from_millis(60_001);
+        hangs(later)
+    };
+    eventually("the writer hangs", limit, is_hung).await;
+
+    drop(release);
+    eventually("the writer goes on", limit, async || !hangs(later)).await;
+    shutdown.cancel();
+    writing.join().unwrap();
+    blocking.join().unwrap();
 }
