@@ -9,7 +9,7 @@ use std::{
     pin::pin,
     sync::Arc,
     thread,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use anyhow::{Context, anyhow};
@@ -29,6 +29,7 @@ use crate::{
     admin,
     args::ServeArgs,
     auth::{AuthenticationMetrics, Authenticator, XdsTls},
+    certificate_health::CertificateHealth,
     changes::{self, ChangeLog, ProxyAnswer, TrackerEvent, TrackerReceiver, TrackerSender},
     cluster::{self, KubernetesChannels, KubernetesCluster},
     descriptors::ListenerShares,
@@ -43,7 +44,7 @@ use crate::{
         file,
     },
     telemetry,
-    webhook::{AdmissionMetrics, ServingCertificate},
+    webhook::{AdmissionMetrics, Clock, ServingCertificate},
 };
 
 /// Batches that may wait for the engine; a source that finds the channel full waits.
@@ -110,6 +111,7 @@ async fn run(args: &ServeArgs, streams: &Handle) -> anyhow::Result<()> {
         .spawn_objects(batches, admission_snapshots, effect_inbox)
         .await?;
     app.spawn_tracker(tracker_events);
+    app.spawn_certificate_health();
     app.spawn_xds(xds_listeners, streams)?;
     app.spawn_admin(admin_listeners, peer_server, streams);
 
@@ -126,6 +128,7 @@ struct App<'a> {
     snapshots: watch::Receiver<Arc<EngineSnapshot>>,
     changes: Arc<ChangeLog>,
     certificates: Arc<ServingCertificate>,
+    certificate_health: Arc<CertificateHealth>,
     admission_metrics: AdmissionMetrics,
     authentication_metrics: AuthenticationMetrics,
     metrics: Arc<ProcessMetrics>,
@@ -150,12 +153,14 @@ impl<'a> App<'a> {
         let store = Store::new();
         let admission_metrics = AdmissionMetrics::default();
         let authentication_metrics = AuthenticationMetrics::default();
+        let certificate_health = Arc::default();
         let metrics = ProcessMetrics::new(
             Arc::clone(&store),
             snapshots.clone(),
             cluster.as_ref().map(|it| Arc::clone(&it.api_server)),
             &admission_metrics,
             &authentication_metrics,
+            &certificate_health,
         );
         Self {
             args,
@@ -165,6 +170,7 @@ impl<'a> App<'a> {
             snapshots,
             changes: Arc::default(),
             certificates: Arc::default(),
+            certificate_health,
             admission_metrics,
             authentication_metrics,
             metrics: Arc::new(metrics),
@@ -224,6 +230,7 @@ impl<'a> App<'a> {
             admission_snapshots,
             admission_metrics: self.admission_metrics.clone(),
             certificates: Arc::clone(&self.certificates),
+            certificate_health: Arc::clone(&self.certificate_health),
             effect_inbox,
             webhook_connections: Arc::clone(&self.shares.webhooks),
             snapshots: self.snapshots.clone(),
@@ -246,6 +253,13 @@ impl<'a> App<'a> {
         self.tasks.spawn(infallible(tracking));
     }
 
+    fn spawn_certificate_health(&mut self) {
+        let health = Arc::clone(&self.certificate_health);
+        let clock: Clock = Arc::new(SystemTime::now);
+        let following = health.follow(self.snapshots.clone(), clock, self.shutdown.clone());
+        self.tasks.spawn(infallible(following));
+    }
+
     fn spawn_xds(&mut self, listeners: XdsListeners, streams: &Handle) -> anyhow::Result<()> {
         let args = self.args;
         let cluster = self.cluster.as_ref();
@@ -258,7 +272,7 @@ impl<'a> App<'a> {
         options.shutdown = self.shutdown.clone();
         options.max_stream_age = args.xds.max_stream_age();
         options.connections = Arc::clone(&self.shares.xds);
-        if let Some(tls) = XdsTls::new(&args.xds, &self.certificates)? {
+        if let Some(tls) = XdsTls::new(&args.xds, &self.certificates, &self.certificate_health)? {
             options.tls = Some(tls.settings());
             self.tasks
                 .spawn(infallible(tls.follow(self.shutdown.clone())));

@@ -16,6 +16,7 @@ use crate::{
     api_client,
     app::{bind, infallible},
     args::{IpFamilyArg, KubernetesArgs, ServeArgs},
+    certificate_health::CertificateHealth,
     effect::{
         EffectInbox,
         key::ReplicaKey,
@@ -53,6 +54,8 @@ pub(crate) struct KubernetesChannels {
     pub(crate) admission_metrics: AdmissionMetrics,
     /// Serving certificate of the webhooks, published for the admin pages.
     pub(crate) certificates: Arc<ServingCertificate>,
+    /// Ends of the certificates in use.
+    pub(crate) certificate_health: Arc<CertificateHealth>,
     /// Changes for the status writer; present with leader election.
     pub(crate) effect_inbox: Option<Arc<EffectInbox>>,
     pub(crate) webhook_connections: Arc<ConnectionLimit>,
@@ -103,11 +106,16 @@ impl KubernetesCluster {
         if let Some(address) = args.webhook.webhook_address {
             let listener = bind(address, "--webhook-address").await?;
             let injection = args.injection()?;
-            let certificates = Arc::clone(&channels.certificates);
-            let identity = self.identity.clone();
+            let options = webhook::WebhookOptions::new(
+                args,
+                Arc::clone(&channels.certificates),
+                Arc::clone(&channels.certificate_health),
+                injection,
+                self.identity.clone(),
+            );
             tasks.spawn(webhook::run(
                 (listener, channels.webhook_connections.clone()),
-                webhook::WebhookOptions::new(args, certificates, injection, identity),
+                options,
                 self.client.clone(),
                 channels.admission_snapshots.clone(),
                 channels.admission_metrics.clone(),

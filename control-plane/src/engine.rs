@@ -109,6 +109,7 @@ impl EngineOutputs {
                 None,
                 &AdmissionMetrics::default(),
                 &AuthenticationMetrics::default(),
+                &Arc::default(),
             )),
             work: Arc::default(),
             store,

@@ -44,6 +44,7 @@
 //! | runtime `main` | end of streams whose pod may no longer act as the proxy | [`auth`] |
 //! | runtime `main` | leader election, status writer, Cloud Map registration | [`effect`] |
 //! | runtime `main` | admission server and its certificates | [`webhook`] |
+//! | runtime `main` | warnings of certificates that expire | [`certificate_health`] |
 //! | runtime `main` | admin and metrics pages | [`admin`] |
 //!
 //! # Channels
@@ -71,6 +72,7 @@ mod api_client;
 pub mod app;
 pub mod args;
 pub mod auth;
+pub mod certificate_health;
 pub mod changes;
 mod cluster;
 mod descriptors;

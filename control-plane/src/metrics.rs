@@ -26,7 +26,10 @@ use prometheus_client::{
 use tokio::sync::watch;
 
 use crate::{
-    auth::AuthenticationMetrics, engine::EngineSnapshot, source::kubernetes::ApiServerHealth,
+    auth::AuthenticationMetrics,
+    certificate_health::{CertificateCollector, CertificateHealth},
+    engine::EngineSnapshot,
+    source::kubernetes::ApiServerHealth,
     webhook::AdmissionMetrics,
 };
 
@@ -75,6 +78,7 @@ impl ProcessMetrics {
         api_server: Option<Arc<ApiServerHealth>>,
         admission: &AdmissionMetrics,
         authentication: &AuthenticationMetrics,
+        certificates: &Arc<CertificateHealth>,
     ) -> Self {
         let mut registry = Registry::with_prefix("evermesh");
         admission.register(&mut registry);
@@ -104,6 +108,7 @@ impl ProcessMetrics {
             Unit::Seconds,
             change_seconds.clone(),
         );
+        registry.register_collector(Box::new(CertificateCollector(Arc::clone(certificates))));
         registry.register_collector(Box::new(ScrapeCollector {
             store,
             snapshots,

@@ -2,12 +2,18 @@
 //!
 //! [`WatchedFiles::reloader`] gives the contents of the files to a function each time they change. A reloader watches
 //! the folders of its files and also reads the files every [`SWEEP`], because the kernel does not report every change,
-//! for instance behind a symbolic link or on a network file system. Contents that the function rejects are logged once,
-//! and the function must keep the last good ones in use.
+//! for instance behind a symbolic link or on a network file system. Contents that the function rejects are reported to
+//! [`CertificateHealth`], and the function must keep the last good ones in use.
 
-use std::{collections::BTreeSet, fs, path::Path, path::PathBuf, time::Duration};
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use notify::{
     Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher,
     event::{AccessKind, AccessMode},
@@ -15,15 +21,17 @@ use notify::{
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use crate::certificate_health::{CertificateHealth, CertificateRole};
+
 const SWEEP: Duration = Duration::from_secs(5);
 
 /// Files that are loaded together, such as a certificate and its key.
 #[derive(Debug)]
 pub(crate) struct WatchedFiles {
-    /// User of the files in log lines, such as `xDS`.
-    purpose: &'static str,
+    role: CertificateRole,
     /// Each file with the flag that names it.
     files: Vec<(&'static str, PathBuf)>,
+    health: Arc<CertificateHealth>,
 }
 
 /// Contents of the files in the order of [`WatchedFiles::new`].
@@ -37,12 +45,23 @@ pub(crate) struct FileReloader {
     files: WatchedFiles,
     /// Contents that were applied or rejected last.
     last: Option<WatchedContents>,
+    /// The error with which `last` was rejected.
+    rejection: Option<String>,
     apply: Apply,
 }
 
 impl WatchedFiles {
-    pub(crate) const fn new(purpose: &'static str, files: Vec<(&'static str, PathBuf)>) -> Self {
-        Self { purpose, files }
+    pub(crate) fn new(
+        role: CertificateRole,
+        files: Vec<(&'static str, PathBuf)>,
+        health: &Arc<CertificateHealth>,
+    ) -> Self {
+        let health = Arc::clone(health);
+        Self {
+            role,
+            files,
+            health,
+        }
     }
 
     pub(crate) fn read(&self) -> anyhow::Result<WatchedContents> {
@@ -61,6 +80,7 @@ impl WatchedFiles {
         FileReloader {
             files: self,
             last: loaded,
+            rejection: None,
             apply: Box::new(apply),
         }
     }
@@ -93,22 +113,27 @@ impl WatchedFiles {
 impl FileReloader {
     /// Applies changed contents until `shutdown`.
     pub(crate) async fn run(mut self, shutdown: CancellationToken) {
-        let purpose = self.files.purpose;
+        let role = self.files.role;
+        let certificate = role.as_str();
+        let health = Arc::clone(&self.files.health);
         let (wake, mut woken) = mpsc::channel(1);
         let watcher = self.files.watch(move |_| {
             // A full queue already holds a wake-up.
             let _ = wake.try_send(());
         });
         if let Err(error) = &watcher {
-            tracing::warn!(%error, purpose, interval = ?SWEEP, "cannot watch the certificate files, polling them instead");
+            tracing::warn!(%error, certificate, interval = ?SWEEP, "cannot watch the certificate files, polling them instead");
         }
         loop {
             match self.check() {
-                Ok(false) => {}
-                Ok(true) => tracing::info!(purpose, "loaded a new certificate"),
+                Ok(is_new) => {
+                    health.files_are_used(role);
+                    if is_new {
+                        tracing::info!(certificate, "loaded a new certificate");
+                    }
+                }
                 Err(error) => {
-                    let error = format!("{error:#}");
-                    tracing::warn!(%error, purpose, "cannot use the certificate files, the last good certificate stays in use");
+                    health.files_are_rejected(role, format!("{error:#}"));
                 }
             }
             tokio::select! {
@@ -120,14 +145,20 @@ impl FileReloader {
     }
 
     /// Reads the files and applies their contents if they differ from the last ones. Returns whether they were applied.
+    ///
+    /// # Errors
+    /// A file cannot be read, or the contents were rejected, now or by an earlier call.
     pub(crate) fn check(&mut self) -> anyhow::Result<bool> {
         let contents = self.files.read()?;
         if self.last.as_ref() == Some(&contents) {
-            return Ok(false);
+            return match &self.rejection {
+                Some(error) => Err(anyhow!("{error}")),
+                None => Ok(false),
+            };
         }
-        let contents = self.last.insert(contents);
-        (self.apply)(contents)?;
-        Ok(true)
+        let applied = (self.apply)(self.last.insert(contents));
+        self.rejection = applied.as_ref().err().map(|error| format!("{error:#}"));
+        applied.map(|()| true)
     }
 }
 
@@ -177,7 +208,8 @@ mod tests {
 
     fn files(folder: &Path) -> WatchedFiles {
         let file = |name: &str| ("--flag", folder.join(name));
-        WatchedFiles::new("test", vec![file("tls.crt"), file("tls.key")])
+        let files = vec![file("tls.crt"), file("tls.key")];
+        WatchedFiles::new(CertificateRole::Webhooks, files, &Arc::default())
     }
 
     /// Accepts a certificate and a key with equal contents.
@@ -238,12 +270,21 @@ mod tests {
         assert!(!reloader.check().unwrap());
         write(folder.path(), "..2", ("b", "a"));
         reloader.check().unwrap_err();
-        assert!(!reloader.check().unwrap(), "a rejection is reported once");
+        let error = format!("{:#}", reloader.check().unwrap_err());
+        assert_eq!(
+            error, "not a pair",
+            "a rejection is an error until the files change"
+        );
         write(folder.path(), "..3", ("b", "b"));
         assert!(reloader.check().unwrap());
         fs::remove_file(folder.path().join("tls.key")).unwrap();
         let error = format!("{:#}", reloader.check().unwrap_err());
         assert!(error.starts_with("--flag "), "{error}");
         assert!(error.contains("tls.key"), "{error}");
+        fs::write(folder.path().join("tls.key"), "b").unwrap();
+        assert!(
+            !reloader.check().unwrap(),
+            "the last good contents are back"
+        );
     }
 }

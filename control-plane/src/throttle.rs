@@ -71,6 +71,14 @@ impl LogThrottle {
         }
     }
 
+    /// At most one line a day, for what somebody has to repair.
+    pub(crate) fn once_a_day() -> Self {
+        Self {
+            interval: Duration::from_hours(24),
+            state: Mutex::default(),
+        }
+    }
+
     /// Whether a line may be written now: the number of lines that were suppressed since the last one.
     pub(crate) fn pass(&self) -> Option<u64> {
         let mut state = self.state.lock();

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     args::XdsArgs,
+    certificate_health::{CertificateHealth, CertificateRole, authorities_end, chain_end},
     reload::{FileReloader, WatchedFiles},
     webhook::ServingCertificate,
 };
@@ -36,7 +37,11 @@ impl XdsTls {
     ///
     /// # Errors
     /// A file cannot be read, or its contents cannot be used.
-    pub fn new(args: &XdsArgs, own: &Arc<ServingCertificate>) -> anyhow::Result<Option<Self>> {
+    pub fn new(
+        args: &XdsArgs,
+        own: &Arc<ServingCertificate>,
+        health: &Arc<CertificateHealth>,
+    ) -> anyhow::Result<Option<Self>> {
         if args.xds_tls_service.is_some() {
             let config = Arc::clone(own).server_config(&[HTTP2])?;
             let (_, settings) = watch::channel(Arc::new(config));
@@ -51,12 +56,15 @@ impl XdsTls {
         };
         let mut files = vec![("--xds-tls-cert", certificate), ("--xds-tls-key", key)];
         files.extend(args.xds_client_ca.clone().map(|it| ("--xds-client-ca", it)));
-        let files = WatchedFiles::new("xDS", files);
+        let files = WatchedFiles::new(CertificateRole::Xds, files, health);
         let contents = files.read()?;
         let sender = watch::Sender::new(server_config(&contents)?);
+        record_ends(&contents, health);
         let settings = sender.subscribe();
+        let health = Arc::clone(health);
         let reloader = files.reloader(Some(contents), move |contents| {
             sender.send_replace(server_config(contents)?);
+            record_ends(contents, &health);
             Ok(())
         });
         Ok(Some(Self {
@@ -76,6 +84,13 @@ impl XdsTls {
             None => shutdown.cancelled().await,
         }
     }
+}
+
+fn record_ends(contents: &[Vec<u8>], health: &CertificateHealth) {
+    let chain = contents.first().and_then(|it| chain_end(it));
+    health.set_end(CertificateRole::Xds, chain);
+    let authorities = contents.get(2).and_then(|it| authorities_end(it));
+    health.set_end(CertificateRole::XdsClientAuthorities, authorities);
 }
 
 /// `contents` are the certificate chain, its key and, if clients need a certificate, the CA certificates for them.

@@ -50,6 +50,7 @@ pub use self::{
 };
 use crate::{
     args::{IpFamilyArg, NamespacedName, ServeArgs, checked_authority},
+    certificate_health::{CertificateHealth, CertificateRole, authorities_end, chain_end},
     reload::{FileReloader, WatchedFiles},
 };
 
@@ -67,6 +68,8 @@ pub struct WebhookOptions {
     pub certificate: WebhookCertificate,
     /// The certificate in use, which the source replaces.
     pub certificates: Arc<ServingCertificate>,
+    /// Ends of the certificates in use.
+    pub certificate_health: Arc<CertificateHealth>,
     /// IP family of the Kubernetes cluster.
     pub family: IpFamily,
     /// Longest time that a request which would be rejected waits for changes of other objects.
@@ -128,6 +131,7 @@ impl WebhookOptions {
     pub fn new(
         args: &ServeArgs,
         certificates: Arc<ServingCertificate>,
+        certificate_health: Arc<CertificateHealth>,
         injection: Option<evermesh_injector::InjectorSettings>,
         identity: String,
     ) -> Self {
@@ -152,6 +156,7 @@ impl WebhookOptions {
         Self {
             certificate,
             certificates,
+            certificate_health,
             family: match args.ip_family {
                 IpFamilyArg::Ipv4 => IpFamily::Ipv4,
                 IpFamilyArg::Ipv6 => IpFamily::Ipv6,
@@ -179,6 +184,7 @@ pub async fn run(
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     let certificates = options.certificates;
+    let health = options.certificate_health;
     let mut tasks = JoinSet::new();
     let publish = events::publisher(client.clone(), options.identity);
     let (events, writing) = events::writer(publish, shutdown.clone());
@@ -193,7 +199,8 @@ pub async fn run(
         SidecarAuthority::File(file) => {
             let in_use = options.injection.as_ref();
             let in_use = in_use.and_then(|it| it.control_plane.authority.as_deref());
-            let (reloader, authority) = authority_reloader(file, in_use.unwrap_or_default());
+            let (reloader, authority) =
+                authority_reloader(file, in_use.unwrap_or_default(), &health);
             let shutdown = shutdown.clone();
             tasks.spawn(async move {
                 reloader.run(shutdown).await;
@@ -228,7 +235,7 @@ pub async fn run(
     match options.certificate {
         WebhookCertificate::Files(folder) => {
             let shutdown = shutdown.clone();
-            let reloader = certificate_reloader(&folder, certificates);
+            let reloader = certificate_reloader(&folder, certificates, &health);
             tasks.spawn(async move {
                 reloader.run(shutdown).await;
                 Ok(())
@@ -247,6 +254,8 @@ pub async fn run(
             }
             let secret = CertificateSecret {
                 client,
+                serves_xds: own.xds_service.is_some(),
+                health,
                 reference: own.secret.clone(),
                 names: own.names(),
                 clock: options.clock,
@@ -266,14 +275,22 @@ pub async fn run(
 }
 
 /// Replaces the certificate in use each time the files in the folder change.
-fn certificate_reloader(folder: &Path, certificates: Arc<ServingCertificate>) -> FileReloader {
+fn certificate_reloader(
+    folder: &Path,
+    certificates: Arc<ServingCertificate>,
+    health: &Arc<CertificateHealth>,
+) -> FileReloader {
     let file = |name: &str| ("--webhook-certificates", folder.join(name));
-    let files = WatchedFiles::new("webhooks", vec![file("tls.crt"), file("tls.key")]);
+    let files = vec![file("tls.crt"), file("tls.key")];
+    let files = WatchedFiles::new(CertificateRole::Webhooks, files, health);
+    let health = Arc::clone(health);
     files.reloader(None, move |contents| {
         let [chain, key] = contents else {
             bail!("a certificate and a key are needed");
         };
-        certificates.replace(chain, key)
+        certificates.replace(chain, key)?;
+        health.set_end(CertificateRole::Webhooks, chain_end(chain));
+        Ok(())
     })
 }
 
@@ -281,15 +298,20 @@ fn certificate_reloader(folder: &Path, certificates: Arc<ServingCertificate>) ->
 fn authority_reloader(
     file: std::path::PathBuf,
     in_use: &str,
+    health: &Arc<CertificateHealth>,
 ) -> (FileReloader, watch::Receiver<Arc<str>>) {
     let (sender, authority) = watch::channel(Arc::from(in_use));
-    let files = WatchedFiles::new("sidecars", vec![("--sidecar-xds-ca", file)]);
+    let role = CertificateRole::SidecarAuthorities;
+    let files = WatchedFiles::new(role, vec![("--sidecar-xds-ca", file)], health);
     let loaded = vec![in_use.as_bytes().to_vec()];
+    health.set_end(role, authorities_end(in_use.as_bytes()));
+    let health = Arc::clone(health);
     let reloader = files.reloader(Some(loaded), move |contents| {
         let [contents] = contents else {
             bail!("one file is needed");
         };
         sender.send_replace(checked_authority(contents)?.into());
+        health.set_end(role, authorities_end(contents));
         Ok(())
     });
     (reloader, authority)

@@ -29,7 +29,11 @@ use super::{
     certificates::ServingCertificate,
 };
 use crate::{
-    api_client::throttled, args::NamespacedName, retry::RetryPauses, throttle::LogThrottle,
+    api_client::throttled,
+    args::NamespacedName,
+    certificate_health::{CertificateHealth, CertificateRole, chain_end},
+    retry::RetryPauses,
+    throttle::LogThrottle,
 };
 
 /// Interval between checks for parts to renew.
@@ -49,6 +53,9 @@ pub(super) struct CertificateSecret {
     pub(super) names: BTreeSet<String>,
     pub(super) clock: Clock,
     pub(super) certificates: Arc<ServingCertificate>,
+    /// Whether the xDS server presents the certificate as well.
+    pub(super) serves_xds: bool,
+    pub(super) health: Arc<CertificateHealth>,
     pub(super) bundle: watch::Sender<Arc<str>>,
 }
 
@@ -130,7 +137,10 @@ impl CertificateSecret {
     /// Publishes the CA bundle before the certificate that needs it.
     fn apply(&self, material: &CertificateMaterial) -> anyhow::Result<()> {
         let CertificateMaterial {
-            bundle, serving, ..
+            authority,
+            bundle,
+            serving,
+            ..
         } = material;
         self.bundle.send_if_modified(|current| {
             let is_modified = **current != **bundle;
@@ -139,8 +149,18 @@ impl CertificateSecret {
             }
             is_modified
         });
-        self.certificates
-            .replace(serving.certificate.as_bytes(), serving.key.as_bytes())
+        let chain = serving.certificate.as_bytes();
+        self.certificates.replace(chain, serving.key.as_bytes())?;
+        let set_end = |role, pem| self.health.set_end(role, chain_end(pem));
+        set_end(CertificateRole::Webhooks, chain);
+        if self.serves_xds {
+            set_end(CertificateRole::Xds, chain);
+        }
+        set_end(
+            CertificateRole::OwnAuthority,
+            authority.certificate.as_bytes(),
+        );
+        Ok(())
     }
 }
 

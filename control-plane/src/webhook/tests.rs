@@ -17,7 +17,8 @@ fn broken_certificate_files_keep_the_last_good_certificate() {
         fs::write(folder.path().join("tls.key"), key).unwrap();
     };
     let certificates = Arc::new(ServingCertificate::default());
-    let mut reloader = certificate_reloader(folder.path(), Arc::clone(&certificates));
+    let mut reloader =
+        certificate_reloader(folder.path(), Arc::clone(&certificates), &Arc::default());
     reloader.check().unwrap_err();
     assert!(!certificates.is_loaded());
 
@@ -62,7 +63,8 @@ fn authorities_of_sidecars_follow_their_file() {
     let file = folder.path().join("ca.crt");
     let (first, second) = (pair(), pair());
     fs::write(&file, &first.certificate).unwrap();
-    let (mut reloader, authority) = authority_reloader(file.clone(), &first.certificate);
+    let (mut reloader, authority) =
+        authority_reloader(file.clone(), &first.certificate, &Arc::default());
     assert!(!reloader.check().unwrap());
     assert_eq!(**authority.borrow(), first.certificate);
 

@@ -83,6 +83,7 @@ impl Replica {
                 validating: VALIDATING.to_owned(),
             }),
             certificates: Arc::default(),
+            certificate_health: Arc::default(),
             family: IpFamily::Ipv4,
             wait_limit: Duration::from_secs(2),
             injection: Some(evermesh_injector::InjectorSettings::new(
