@@ -21,7 +21,7 @@ use kube::{
 use tokio::time::timeout;
 use tower::service_fn;
 
-use crate::throttle::Throttle;
+use crate::{server_clock::ServerClock, throttle::Throttle};
 
 const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
 const DEADLINE: Duration = Duration::from_secs(5);
@@ -32,12 +32,13 @@ const LIST_DEADLINE: Duration = Duration::from_secs(30);
 /// soon as they have begun.
 const REQUEST_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Creates a client whose requests have deadlines.
-pub(crate) fn connect(mut config: Config) -> kube::Result<Client> {
+/// Creates a client whose requests have deadlines, and whose responses set the clock.
+pub(crate) fn connect(mut config: Config, clock: &Arc<ServerClock>) -> kube::Result<Client> {
     config.connect_timeout = Some(CONNECT_DEADLINE);
     // Without this, the client repeats requests up to 15 times before the caller learns of a failure.
     config.default_retry = false;
-    Ok(with_deadlines(&ClientBuilder::try_from(config)?.build()))
+    let client = ClientBuilder::try_from(config)?.build();
+    Ok(with_deadlines(&with_clock(&client, clock)))
 }
 
 /// Adds deadlines to a client.
@@ -64,6 +65,19 @@ pub(crate) fn with_deadlines(client: &Client) -> Client {
             let message = format!("the API server did not answer within {deadline:?}");
             Err(kube::Error::Service(message.into()))
         })
+    })
+}
+
+/// Sets the clock by the date of each response.
+pub(crate) fn with_clock(client: &Client, clock: &Arc<ServerClock>) -> Client {
+    let clock = Arc::clone(clock);
+    wrapped(client, move |client, request| {
+        let clock = Arc::clone(&clock);
+        async move {
+            let response = client.send(request).await?;
+            clock.set(response.headers());
+            Ok(response)
+        }
     })
 }
 

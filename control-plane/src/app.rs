@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     admin,
     args::ServeArgs,
-    auth::{AuthenticationMetrics, Authenticator, XdsTls},
+    auth::{AuthenticationCluster, AuthenticationMetrics, Authenticator, XdsTls},
     certificate_health::CertificateHealth,
     changes::{self, ChangeLog, ProxyAnswer, TrackerEvent, TrackerReceiver, TrackerSender},
     cluster::{self, KubernetesChannels, KubernetesCluster},
@@ -37,6 +37,7 @@ use crate::{
     engine::{Engine, EngineOutputs, EngineSnapshot},
     liveness::{Liveness, WorkClock},
     metrics::ProcessMetrics,
+    server_clock::Clock,
     socket::{self, SocketFile},
     source::{
         ChangeBatch, SourceName,
@@ -44,7 +45,7 @@ use crate::{
         file,
     },
     telemetry,
-    webhook::{AdmissionMetrics, Clock, ServingCertificate},
+    webhook::{AdmissionMetrics, ServingCertificate},
 };
 
 /// Batches that may wait for the engine; a source that finds the channel full waits.
@@ -157,7 +158,9 @@ impl<'a> App<'a> {
         let metrics = ProcessMetrics::new(
             Arc::clone(&store),
             snapshots.clone(),
-            cluster.as_ref().map(|it| Arc::clone(&it.api_server)),
+            cluster
+                .as_ref()
+                .map(|it| (Arc::clone(&it.api_server), Arc::clone(&it.clock))),
             &admission_metrics,
             &authentication_metrics,
             &certificate_health,
@@ -255,7 +258,11 @@ impl<'a> App<'a> {
 
     fn spawn_certificate_health(&mut self) {
         let health = Arc::clone(&self.certificate_health);
-        let clock: Clock = Arc::new(SystemTime::now);
+        let cluster = self.cluster.as_ref();
+        let clock = cluster.map_or_else(
+            || Arc::new(SystemTime::now) as Clock,
+            KubernetesCluster::clock,
+        );
         let following = health.follow(self.snapshots.clone(), clock, self.shutdown.clone());
         self.tasks.spawn(infallible(following));
     }
@@ -263,7 +270,11 @@ impl<'a> App<'a> {
     fn spawn_xds(&mut self, listeners: XdsListeners, streams: &Handle) -> anyhow::Result<()> {
         let args = self.args;
         let cluster = self.cluster.as_ref();
-        let cluster = cluster.map(|it| (it.client.clone(), self.snapshots.clone()));
+        let cluster = cluster.map(|it| AuthenticationCluster {
+            client: it.client.clone(),
+            clock: it.clock(),
+            snapshots: self.snapshots.clone(),
+        });
         let metrics = self.authentication_metrics.clone();
         let authenticator = Authenticator::new(&args.xds, args.xds_address, cluster, metrics)?;
         let following = Arc::clone(&authenticator).follow(self.shutdown.clone());

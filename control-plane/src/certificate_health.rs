@@ -24,7 +24,7 @@ use rustls::pki_types::{CertificateDer, pem::PemObject};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::{engine::EngineSnapshot, throttle::LogThrottle, webhook::Clock};
+use crate::{engine::EngineSnapshot, server_clock::Clock, throttle::LogThrottle};
 
 /// Time before the end of a certificate from which on warnings are logged. Certificates that Evermesh creates are renewed
 /// 30 days before their end.

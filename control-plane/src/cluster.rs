@@ -26,6 +26,7 @@ use crate::{
     },
     engine::EngineSnapshot,
     liveness::WorkClock,
+    server_clock::{Clock, ServerClock},
     source::{
         ChangeBatch,
         kubernetes::{self, ApiServerHealth, KubernetesOptions, ObservedObjects},
@@ -70,6 +71,7 @@ pub(crate) struct KubernetesCluster {
     pub(crate) client: Client,
     observed: Arc<ObservedObjects>,
     pub(crate) api_server: Arc<ApiServerHealth>,
+    pub(crate) clock: Arc<ServerClock>,
     /// Identity of this replica: new in every process.
     identity: String,
 }
@@ -84,13 +86,21 @@ impl KubernetesCluster {
             "--kubernetes: found neither a kubeconfig nor a service account; set KUBECONFIG",
         )?;
         tracing::info!(api_server = %config.cluster_url, "reading objects from the Kubernetes cluster");
+        let clock = Arc::default();
         let host = std::env::var("HOSTNAME").unwrap_or_else(|_| "evermesh".to_owned());
         Ok(Some(Self {
-            client: api_client::connect(config).context("--kubernetes")?,
+            client: api_client::connect(config, &clock).context("--kubernetes")?,
             observed: Arc::default(),
             api_server: Arc::default(),
+            clock,
             identity: format!("{host}_{:016x}", fastrand::u64(..)),
         }))
+    }
+
+    /// The time by which certificates expire.
+    pub(crate) fn clock(&self) -> Clock {
+        let clock = Arc::clone(&self.clock);
+        Arc::new(move || clock.now())
     }
 
     /// Starts the watches, admission if `--webhook-address` is given, and the effects if leader election is on. Returns
@@ -112,6 +122,7 @@ impl KubernetesCluster {
                 Arc::clone(&channels.certificate_health),
                 injection,
                 self.identity.clone(),
+                self.clock(),
             );
             tasks.spawn(webhook::run(
                 (listener, channels.webhook_connections.clone()),

@@ -85,6 +85,7 @@ pub mod liveness;
 pub mod metrics;
 mod reload;
 mod retry;
+pub mod server_clock;
 mod socket;
 pub mod source;
 pub mod telemetry;

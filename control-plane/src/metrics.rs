@@ -29,6 +29,7 @@ use crate::{
     auth::AuthenticationMetrics,
     certificate_health::{CertificateCollector, CertificateHealth},
     engine::EngineSnapshot,
+    server_clock::ServerClock,
     source::kubernetes::ApiServerHealth,
     webhook::AdmissionMetrics,
 };
@@ -75,7 +76,7 @@ impl ProcessMetrics {
     pub fn new(
         store: Arc<Store>,
         snapshots: watch::Receiver<Arc<EngineSnapshot>>,
-        api_server: Option<Arc<ApiServerHealth>>,
+        api_server: Option<(Arc<ApiServerHealth>, Arc<ServerClock>)>,
         admission: &AdmissionMetrics,
         authentication: &AuthenticationMetrics,
         certificates: &Arc<CertificateHealth>,
@@ -156,7 +157,7 @@ fn seconds() -> Histogram {
 struct ScrapeCollector {
     store: Arc<Store>,
     snapshots: watch::Receiver<Arc<EngineSnapshot>>,
-    api_server: Option<Arc<ApiServerHealth>>,
+    api_server: Option<(Arc<ApiServerHealth>, Arc<ServerClock>)>,
 }
 
 impl Collector for ScrapeCollector {
@@ -171,8 +172,14 @@ impl Collector for ScrapeCollector {
         )?;
         problems(&mut encoder, &snapshot.problems)?;
         self.resources(&mut encoder)?;
-        if let Some(api_server) = &self.api_server {
-            kubernetes(&mut encoder, api_server)?;
+        if let Some((health, clock)) = &self.api_server {
+            gauge(
+                &mut encoder,
+                "kubernetes_clock_ahead_seconds",
+                "Time by which the clock of the API server is ahead of the one of this machine",
+                clock.seconds_ahead(),
+            )?;
+            kubernetes(&mut encoder, health)?;
         }
 
         let xds = self.store.metrics();

@@ -1,3 +1,5 @@
+use std::time::SystemTime;
+
 use evermesh_testkit::fake_api_server::{ApiServerBehaviour, FakeApiServer};
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::ConfigMap;
@@ -68,4 +70,19 @@ async fn open_watch_has_no_deadline() {
     });
     server.put("/api/v1/namespaces/default/configmaps", config_map);
     events.next().await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn responses_set_the_clock() {
+    let answer = async || {
+        let date = [(http::header::DATE, "Fri, 15 Jan 2027 08:00:00 GMT")];
+        (http::StatusCode::NOT_FOUND, date)
+    };
+    let service = axum::Router::new().fallback(answer);
+    let clock = Arc::new(ServerClock::with_own_clock(|| SystemTime::UNIX_EPOCH));
+    let client = with_clock(&Client::new(service, "default"), &clock);
+    let api: Api<ConfigMap> = Api::default_namespaced(client);
+    api.get("a").await.unwrap_err();
+    let expected = SystemTime::UNIX_EPOCH + Duration::from_hours(500_000);
+    assert_eq!(clock.now(), expected);
 }

@@ -50,6 +50,7 @@ pub use self::{metrics::AuthenticationMetrics, tls::XdsTls};
 use crate::{
     args::{XdsArgs, XdsAuthentication},
     engine::EngineSnapshot,
+    server_clock::Clock,
     throttle::LogThrottle,
 };
 
@@ -61,6 +62,15 @@ const OTHERS: u32 = 0o007;
 
 /// Newest snapshot of the engine, which tells which pods a virtual node or gateway selects.
 type SnapshotReceiver = watch::Receiver<Arc<EngineSnapshot>>;
+
+/// The Kubernetes cluster of the pods that are proxies.
+pub struct AuthenticationCluster {
+    /// Sends reviews of tokens.
+    pub client: Client,
+    /// The time by which tokens expire.
+    pub clock: Clock,
+    pub snapshots: watch::Receiver<Arc<EngineSnapshot>>,
+}
 
 /// Authenticates streams by one method and counts the outcomes.
 pub struct Authenticator {
@@ -121,7 +131,7 @@ impl Authenticator {
     pub fn new(
         args: &XdsArgs,
         address: SocketAddr,
-        cluster: Option<(Client, SnapshotReceiver)>,
+        cluster: Option<AuthenticationCluster>,
         metrics: AuthenticationMetrics,
     ) -> anyhow::Result<Arc<Self>> {
         let selected = match args.xds_authentication {
@@ -140,22 +150,25 @@ impl Authenticator {
                 Method::Token(file)
             }
             XdsAuthentication::Kubernetes | XdsAuthentication::KubernetesPermissive => {
-                let (client, snapshots) = cluster.context(
+                let AuthenticationCluster {
+                    client,
+                    clock,
+                    snapshots,
+                } = cluster.context(
                     "--xds-authentication=kubernetes needs --kubernetes: tokens are verified by the API server",
                 )?;
                 let audience = args.xds_token_audience.clone();
                 Method::Kubernetes {
                     reviewer: TokenReviewer::new(
                         audience.clone(),
+                        clock,
                         review::with_api_server(client, audience),
                     ),
                     snapshots,
                     permissive: selected == XdsAuthentication::KubernetesPermissive,
                 }
             }
-            XdsAuthentication::Certificate => {
-                Method::Certificate(cluster.map(|(_, snapshots)| snapshots))
-            }
+            XdsAuthentication::Certificate => Method::Certificate(cluster.map(|it| it.snapshots)),
         };
         Ok(Self::with(method, metrics))
     }

@@ -1,6 +1,6 @@
 //! Verifies service account tokens with the API server (`TokenReview`) and caches the results.
 //!
-//! An accepted token is cached until it expires, so proxies whose token was accepted before can reconnect while the API
+//! An accepted token is cached until it expires by the clock of the API server, so proxies whose token was accepted before can reconnect while the API
 //! server is unreachable. A rejected token is cached for [`REJECTED_TTL`]. Streams with the same token share one
 //! review. The caches are bounded and hold SHA-256 digests instead of tokens.
 //!
@@ -27,6 +27,7 @@ use parking_lot::Mutex;
 use tokio::{runtime::Handle, sync::Semaphore};
 
 use self::claims::Claims;
+use crate::server_clock::Clock;
 
 /// Time for which a rejection is cached, and an acceptance of a token without `exp`.
 const REJECTED_TTL: Duration = Duration::from_secs(10);
@@ -70,6 +71,7 @@ type PendingReview = Shared<BoxFuture<'static, TokenReviewResult>>;
 /// Reviews tokens for one audience.
 pub(super) struct TokenReviewer {
     audience: String,
+    clock: Clock,
     send: ReviewFn,
     slots: Semaphore,
     state: Mutex<State>,
@@ -98,9 +100,10 @@ impl TokenReviewer {
     ///
     /// # Panics
     /// The caller is not on a tokio runtime.
-    pub(super) fn new(audience: String, send: ReviewFn) -> Arc<Self> {
+    pub(super) fn new(audience: String, clock: Clock, send: ReviewFn) -> Arc<Self> {
         Arc::new(Self {
             audience,
+            clock,
             send,
             slots: Semaphore::new(CONCURRENCY),
             state: Mutex::default(),
@@ -114,7 +117,7 @@ impl TokenReviewer {
             let reason = format!("the token is longer than {TOKEN_LIMIT} bytes");
             return ready(TokenReviewResult::Rejected(reason.into()));
         }
-        let (key, now) = (key(token), SystemTime::now());
+        let (key, now) = (key(token), (self.clock)());
         let mut state = self.state.lock();
         if let Some(result) = state.cached(&key, now) {
             return ready(result);
@@ -137,7 +140,7 @@ impl TokenReviewer {
             };
             let mut state = this.state.lock();
             state.pending.remove(&key);
-            state.cache(key, &result, expiry, SystemTime::now());
+            state.cache(key, &result, expiry, (this.clock)());
             result
         });
         let pending = running.map(|ended| {

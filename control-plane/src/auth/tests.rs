@@ -1,4 +1,4 @@
-use std::{fs, pin::pin, slice, task::Poll};
+use std::{fs, pin::pin, slice, task::Poll, time::SystemTime};
 
 use futures::{FutureExt, future::join_all, poll};
 use http::{HeaderValue, Request, header::AUTHORIZATION};
@@ -66,7 +66,11 @@ const TOKEN: &str = "e30.eyJhdWQiOiJldmVybWVzaCJ9.eA";
 
 fn reviewer(result: TokenReviewResult) -> Arc<TokenReviewer> {
     let send = move |_| std::future::ready(result.clone()).boxed();
-    TokenReviewer::new("evermesh".to_owned(), Box::new(send))
+    TokenReviewer::new(
+        "evermesh".to_owned(),
+        Arc::new(SystemTime::now),
+        Box::new(send),
+    )
 }
 
 #[test]

@@ -25,12 +25,7 @@ mod review;
 mod secret;
 mod server;
 
-use std::{
-    collections::BTreeSet,
-    path::Path,
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::{collections::BTreeSet, path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context, anyhow, bail};
 use evermesh_ingest::admission::{ClusterSnapshot, IpFamily};
@@ -52,10 +47,8 @@ use crate::{
     args::{IpFamilyArg, NamespacedName, ServeArgs, checked_authority},
     certificate_health::{CertificateHealth, CertificateRole, authorities_end, chain_end},
     reload::{FileReloader, WatchedFiles},
+    server_clock::Clock,
 };
-
-/// Source of the current time, so that tests can replace it.
-pub type Clock = Arc<dyn Fn() -> SystemTime + Send + Sync>;
 
 /// Longest time that a request which would be rejected waits for changes of other objects.
 ///
@@ -134,6 +127,7 @@ impl WebhookOptions {
         certificate_health: Arc<CertificateHealth>,
         injection: Option<evermesh_injector::InjectorSettings>,
         identity: String,
+        clock: Clock,
     ) -> Self {
         let xds_service = args.xds.xds_tls_service.clone();
         let sidecar_authority = match &args.injector.sidecar_xds_ca {
@@ -165,7 +159,7 @@ impl WebhookOptions {
             injection,
             sidecar_authority,
             identity,
-            clock: Arc::new(SystemTime::now),
+            clock,
         }
     }
 }

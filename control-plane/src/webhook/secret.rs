@@ -24,7 +24,6 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Clock,
     authority::{self, CertificateMaterial, CertificatePair},
     certificates::ServingCertificate,
 };
@@ -33,6 +32,7 @@ use crate::{
     args::NamespacedName,
     certificate_health::{CertificateHealth, CertificateRole, chain_end},
     retry::RetryPauses,
+    server_clock::Clock,
     throttle::LogThrottle,
 };
 

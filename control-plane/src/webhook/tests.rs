@@ -1,4 +1,4 @@
-use std::fs;
+use std::{fs, time::SystemTime};
 
 use super::*;
 use crate::webhook::authority::CertificatePair;

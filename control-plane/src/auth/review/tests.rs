@@ -58,6 +58,10 @@ impl FakeApiServer {
     }
 
     fn reviewer(&self) -> Arc<TokenReviewer> {
+        self.reviewer_at(Arc::new(SystemTime::now))
+    }
+
+    fn reviewer_at(&self, clock: Clock) -> Arc<TokenReviewer> {
         let server = self.clone();
         let send = move |token: String| {
             let server = server.clone();
@@ -74,7 +78,7 @@ impl FakeApiServer {
             }
             .boxed()
         };
-        TokenReviewer::new("evermesh".to_owned(), Box::new(send))
+        TokenReviewer::new("evermesh".to_owned(), clock, Box::new(send))
     }
 
     fn received(&self) -> usize {
@@ -132,6 +136,21 @@ async fn accepted_token_stays_accepted_until_it_expires_while_the_api_server_is_
     }
     server.is_unreachable.store(false, SeqCst);
     assert_eq!(reviewer.review(&unknown).await, authenticated());
+}
+
+/// A machine that is an hour ahead of the API server, and one that is an hour behind.
+#[tokio::test]
+async fn tokens_expire_by_the_clock_of_the_reviewer() {
+    let server = FakeApiServer::answering();
+    let hour = Duration::from_hours(1);
+    let behind = server.reviewer_at(Arc::new(move || SystemTime::now() - hour));
+    let expired_here = token("a", -600);
+    assert_eq!(behind.review(&expired_here).await, authenticated());
+    let ahead = server.reviewer_at(Arc::new(move || SystemTime::now() + hour));
+    let valid_here = token("b", 600);
+    let result = ahead.review(&valid_here).await;
+    assert!(matches!(result, TokenReviewResult::Rejected(_)));
+    assert_eq!(server.received(), 1);
 }
 
 #[tokio::test]

@@ -1,6 +1,9 @@
 use std::slice;
 
+use http::{HeaderMap, HeaderValue, header::DATE};
+
 use super::*;
+use crate::server_clock::ServerClock;
 
 const DAY: Duration = Duration::from_hours(24);
 const YEAR: Duration = Duration::from_hours(24 * 365);
@@ -133,6 +136,24 @@ fn other_names_replace_the_certificate_only() {
 fn replicas_that_need_fewer_names_keep_the_certificate() {
     let fewer = BTreeSet::from(["webhook.mesh.svc".to_owned()]);
     assert_eq!(renew(Some(&created()), &fewer, start()).unwrap(), None);
+}
+
+/// Replicas on machines that are a day behind and eleven years ahead, which would replace the authority if they asked their
+/// own clocks.
+#[test]
+fn replicas_whose_clocks_differ_keep_the_material_of_each_other() {
+    // The time of `start`.
+    let date = HeaderValue::from_static("Fri, 15 Jan 2027 08:00:00 GMT");
+    let headers = HeaderMap::from_iter([(DATE, date)]);
+    let created = created();
+    let own_clocks: [fn() -> SystemTime; 2] = [|| start() - DAY, || start() + 11 * YEAR];
+    for own in own_clocks {
+        let renewed = renew(Some(&created), &names(), own()).unwrap().unwrap();
+        assert_ne!(renewed.authority, created.authority, "by its own clock");
+        let clock = ServerClock::with_own_clock(own);
+        clock.set(&headers);
+        assert_eq!(renew(Some(&created), &names(), clock.now()).unwrap(), None);
+    }
 }
 
 #[test]
