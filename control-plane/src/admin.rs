@@ -6,10 +6,11 @@
 //! | path | on `--admin-address` | on `--metrics-address` |
 //! |---|---|---|
 //! | `/livez`, `/readyz`, `/metrics`, `/replicas` | yes | yes |
-//! | `/debug/…` | yes | no, because it shows the whole configuration |
+//! | `/debug/…` | yes, for requests to an address, `localhost` or a name of `--admin-host` | no, because it shows the whole configuration |
 
 use std::{
     collections::BTreeMap,
+    net::IpAddr,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
@@ -17,21 +18,27 @@ use std::{
 use axum::{
     Json, Router,
     body::Body,
-    extract::{Path, Query, State},
-    http::{HeaderMap, StatusCode, header},
+    extract::{Path, Query, Request, State},
+    http::{HeaderMap, StatusCode, header, uri::Authority},
+    middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
 use evermesh_proto::{ProxyView, Resource, ResourceKey, ResourceType, json};
-use evermesh_xds::{ConnectionLimit, ProxyRegistry, ProxyStatus, Store};
+use evermesh_xds::{ConnectionLimit, PeerText, ProxyRegistry, ProxyStatus, Store};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    changes::ChangeLog, effect::peers::PeerServer, engine::EngineSnapshot, http_server,
-    liveness::Liveness, metrics::ProcessMetrics, source::kubernetes::ApiServerHealth,
+    changes::ChangeLog,
+    effect::peers::PeerServer,
+    engine::EngineSnapshot,
+    http_server,
+    liveness::{HungPart, Liveness},
+    metrics::ProcessMetrics,
+    source::kubernetes::ApiServerHealth,
     webhook::ServingCertificate,
 };
 
@@ -57,6 +64,8 @@ pub struct AdminState {
     pub leaving: CancellationToken,
     /// The parts of the process that `/livez` watches.
     pub liveness: Arc<Liveness>,
+    /// Host names under which the debug pages may be requested, besides `localhost`.
+    pub hosts: Arc<[String]>,
     /// Receiver of the reports of other replicas; `None` without leader election.
     pub(crate) peer_server: Option<PeerServer>,
 }
@@ -104,8 +113,41 @@ fn private(state: AdminState) -> Router {
         .route("/debug/resources", get(resources))
         .route("/debug/proxies", get(proxies))
         .route("/debug/changes", get(changes))
+        .layer(middleware::from_fn_with_state(
+            Arc::clone(&state.hosts),
+            reject_foreign_hosts,
+        ))
         .with_state(state.clone());
     public(state).merge(debug)
+}
+
+/// Answers 403 to a request under a foreign name. A web page in an operator's browser may let a name of its own resolve to
+/// this address (DNS rebinding), and the browser would then let the page read the answer. An address cannot be rebound.
+async fn reject_foreign_hosts(
+    State(hosts): State<Arc<[String]>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let header = request.headers().get(header::HOST);
+    let header = header.and_then(|it| it.to_str().ok()?.parse::<Authority>().ok());
+    let authority = request.uri().authority().or(header.as_ref());
+    let host = authority.map_or("", Authority::host);
+    if is_own_host(host, &hosts) {
+        return next.run(request).await;
+    }
+    let text = format!(
+        "the host `{}` is not a name of this server; use an address, localhost, or a name of --admin-host\n",
+        PeerText(host)
+    );
+    (StatusCode::FORBIDDEN, text).into_response()
+}
+
+fn is_own_host(host: &str, own: &[String]) -> bool {
+    let address = host.strip_prefix('[').and_then(|it| it.strip_suffix(']'));
+    let is_name = |name: &String| host.eq_ignore_ascii_case(name);
+    address.unwrap_or(host).parse::<IpAddr>().is_ok()
+        || host.eq_ignore_ascii_case("localhost")
+        || own.iter().any(is_name)
 }
 
 /// 200 while every part of the process makes progress or waits for work, else 503 with the parts that hang.
@@ -114,12 +156,12 @@ async fn livez(State(state): State<AdminState>) -> Response {
     if hung.is_empty() {
         return "ok\n".into_response();
     }
-    let mut text = String::new();
-    for it in hung {
-        let seconds = it.busy_for.as_secs();
-        tracing::error!(part = it.part, seconds, "a part of the process hangs");
-        text += &format!("{it}\n");
+    for HungPart { part, busy_for } in &hung {
+        let seconds = busy_for.as_secs();
+        tracing::error!(part, seconds, "a part of the process hangs");
     }
+    let lines: Vec<String> = hung.iter().map(ToString::to_string).collect();
+    let text = lines.join("\n") + "\n";
     (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
 }
 
@@ -338,29 +380,4 @@ fn internal_error(error: impl std::fmt::Display) -> Response {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use evermesh_xds::XdsVariant;
-
-    use super::ready_text;
-
-    #[test]
-    fn readiness_mentions_silence_and_open_access() {
-        let silence = Some(Duration::from_secs(7));
-        let flag = Some("--xds-authentication=none");
-        let silent =
-            "ok, but the API server has not answered for 7 s; serving the last known objects";
-        let open = "--xds-authentication=none serves a proxy without credentials as any proxy that it claims to be";
-        assert_eq!(ready_text(None, None), "ok\n");
-        assert_eq!(ready_text(silence, None), format!("{silent}\n"));
-        assert_eq!(ready_text(None, flag), format!("ok, but {open}\n"));
-        assert_eq!(ready_text(silence, flag), format!("{silent}, and {open}\n"));
-    }
-
-    #[test]
-    fn flavours_of_proxies_are_these_strings() {
-        assert_eq!(XdsVariant::Delta.as_str(), "delta");
-        assert_eq!(XdsVariant::Sotw.as_str(), "sotw");
-    }
-}
+mod tests;

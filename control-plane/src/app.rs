@@ -323,6 +323,7 @@ impl<'a> App<'a> {
             certificates: has_webhooks.then(|| Arc::clone(&self.certificates)),
             leaving: self.leaving.clone(),
             liveness: Arc::new(liveness),
+            hosts: self.args.admin_hosts.clone().into(),
             peer_server,
         };
         let metrics = listeners.metrics;

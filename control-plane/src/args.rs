@@ -155,6 +155,20 @@ pub struct ServeArgs {
     )]
     pub admin_address: SocketAddr,
 
+    /// Host name under which a client may request /debug of --admin-address; repeatable
+    ///
+    /// An IP address and localhost are always allowed. A web page whose name was made to resolve to this address gets 403
+    /// (DNS rebinding).
+    #[arg(
+        long = "admin-host",
+        value_name = "NAME",
+        value_delimiter = ',',
+        env = "EVERMESH_ADMIN_HOST",
+        help_heading = heading::OPERATIONS,
+        hide_short_help = true
+    )]
+    pub admin_hosts: Vec<String>,
+
     /// Address for probes, metrics and other replicas (HTTP), without /debug
     ///
     /// Serves /livez, /readyz, /metrics and /replicas, which only accepts the key of another replica. Without this flag

@@ -29,7 +29,11 @@ pub struct WorkClock(Mutex<Option<Instant>>);
 impl WorkClock {
     /// Marks that work begins, or that its next step does.
     pub fn begin(&self) {
-        *self.0.lock() = Some(Instant::now());
+        self.begin_at(Instant::now());
+    }
+
+    pub(crate) fn begin_at(&self, at: Instant) {
+        *self.0.lock() = Some(at);
     }
 
     /// Marks that the work is done.
