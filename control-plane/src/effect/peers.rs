@@ -31,7 +31,11 @@ use super::{RECONNECT_TIME, ack_count::AckCount, presence::Replicas};
 const SILENCE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// One element of a line: a replica's count of one object, or `None` once no proxy of the replica uses the object.
-#[derive(Serialize, Deserialize)]
+///
+/// During an upgrade, replicas of two versions report to each other. So each field has a default, unknown fields are
+/// ignored, and no field may change its meaning: add another one instead.
+#[derive(Default, Serialize, Deserialize)]
+#[serde(default)]
 struct PeerReport {
     object: String,
     count: Option<AckCount>,

@@ -39,8 +39,10 @@ use super::{
 /// starts would make the `Programmed` conditions of its mesh false for a moment.
 const STARTUP_TIME: Duration = Duration::from_secs(5);
 
-/// Number of proxies that have ACKed all resources derived from one object.
+/// Number of proxies that have ACKed all resources derived from one object. A part of the reports between replicas, so the
+/// rules of [`PeerReport`](super::peers) hold for its fields.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub(crate) struct AckCount {
     /// Hash of the keys and versions of the object's resources; equal on all replicas that serve the same versions.
     pub(super) digest: String,
@@ -52,12 +54,12 @@ pub(crate) struct AckCount {
     pub(super) waiting_since: Option<Timestamp>,
     /// Proxies that NACKed a current version or a cluster that it needs: node ID and Envoy's message.
     pub(super) rejections: Vec<(String, String)>,
-    #[serde(default)]
     pub(super) withheld: WithheldKeys,
 }
 
 /// Proxies that do not get a private key.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub(crate) struct WithheldKeys {
     /// Number of these proxies.
     pub(super) proxies: usize,

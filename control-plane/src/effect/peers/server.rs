@@ -13,7 +13,7 @@ use axum::{
     http::{HeaderMap, StatusCode, header::AUTHORIZATION},
     response::{IntoResponse, Response},
 };
-use evermesh_model::{ObjectRef, object::InvalidObjectRef};
+use evermesh_model::ObjectRef;
 use evermesh_xds::PeerText;
 use futures::StreamExt;
 use tokio::{
@@ -122,13 +122,11 @@ impl PeerServer {
 fn parse_line(line: &[u8]) -> Result<Vec<(ObjectRef, Option<AckCount>)>, String> {
     let reports: Vec<PeerReport> =
         serde_json::from_slice(line).map_err(|error| format!("{error}\n"))?;
-    let counts = reports.into_iter().map(|PeerReport { object, count }| {
-        let object = object
-            .parse()
-            .map_err(|InvalidObjectRef| format!("`{object}` is not KIND/NAMESPACE/NAME\n"))?;
-        Ok((object, count))
-    });
-    counts.collect()
+    // A newer replica may report objects of a kind that this one does not know.
+    let counts = reports
+        .into_iter()
+        .filter_map(|PeerReport { object, count }| Some((object.parse().ok()?, count)));
+    Ok(counts.collect())
 }
 
 #[cfg(test)]
@@ -149,6 +147,27 @@ mod tests {
             parse_line(&line),
             Ok(vec![(object, Some(AckCount::default()))])
         );
-        assert!(parse_line(br#"[{"object": "Nothing/x", "count": null}]"#).is_err());
+        parse_line(b"no JSON").unwrap_err();
+    }
+
+    #[test]
+    fn reports_of_older_and_newer_replicas_are_understood() {
+        let object = ObjectRef::new(Kind::Mesh, "", "shop");
+        let line = br#"[
+            {"object": "Mesh/shop", "new": {}, "count": {"digest": "d", "concerned": 2, "new": [1], "withheld": {"new": 1}}},
+            {"object": "NewKind/n/x", "count": {"digest": "d"}},
+            {"count": {}},
+            {"object": "Mesh/old"}
+        ]"#;
+        let count = AckCount {
+            digest: "d".to_owned(),
+            concerned: 2,
+            ..AckCount::default()
+        };
+        let old = ObjectRef::new(Kind::Mesh, "", "old");
+        assert_eq!(
+            parse_line(line),
+            Ok(vec![(object, Some(count)), (old, None)])
+        );
     }
 }
