@@ -333,6 +333,8 @@ impl StatusWriter {
             self.writes.begin(&object);
             let Some(observed) = self.observed.get(&object) else {
                 self.written.remove(&object);
+                self.deferred.remove(&object);
+                self.undeferred.remove(&object);
                 self.steady_counts.forget(&object);
                 continue;
             };

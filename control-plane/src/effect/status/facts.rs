@@ -121,7 +121,7 @@ mod tests {
     use crate::effect::{
         ack_count::AckCount, key::ReplicaKey, peers::PeerEvent, presence::Replicas,
         registration::RegistrationMessages, status::StatusWriterOptions, term::LeaseTerm,
-        unreachable_client,
+        unreachable_client, write::PatchSender,
     };
 
     struct Fixture {
@@ -232,6 +232,18 @@ mod tests {
         report(&mut writer, 1, AckCount::default());
         writer.update_silent_replicas();
         assert!(writer.silent_replicas.is_empty());
+    }
+
+    #[tokio::test]
+    async fn object_that_was_deleted_leaves_nothing_behind() {
+        let mut writer = fixture().writer;
+        let sender = Arc::new(PatchSender::new(unreachable_client(), "this"));
+        writer.deferred.insert(route());
+        writer.undeferred.insert(route());
+        writer.dirty.extend([route()]);
+        writer.start_writes(&EngineSnapshot::default(), &sender);
+        assert!(writer.deferred.is_empty());
+        assert!(writer.undeferred.is_empty());
     }
 
     #[tokio::test]
