@@ -23,6 +23,9 @@ const MAX_NODES: usize = 2_000_000;
 /// YAML nodes that aliases may add to one document.
 const MAX_ALIASED_NODES: usize = 100_000;
 
+/// Documents per file, empty ones included. 32 MiB of manifests have fewer than 100,000 objects.
+const MAX_DOCUMENTS: usize = 100_000;
+
 /// Prefixes of the API versions of mesh objects. A document with such a version may be any object of the file, even if
 /// its kind is misspelt.
 const MESH_GROUPS: [&str; 2] = ["appmesh.k8s.aws/", "evermesh.dev/"];
@@ -98,14 +101,15 @@ impl Manifest {
             )
         })?;
         let known = KnownContent::of(previous);
-        Ok(match format {
+        match format {
             Format::Yaml => Self::parse_yaml(text, &known),
             Format::Json => Self::parse_json(text, &known),
-        })
+        }
     }
 
-    fn parse_yaml(text: &str, known: &KnownContent) -> Self {
-        let documents = split(text).into_iter().zip(1..).map(|(chunk, number)| {
+    fn parse_yaml(text: &str, known: &KnownContent) -> Result<Self, ManifestError> {
+        let chunks = split(text)?;
+        let documents = chunks.into_iter().zip(1..).map(|(chunk, number)| {
             let fingerprint = fingerprint(chunk.text);
             let document = known.documents.get(&fingerprint).map_or_else(
                 || Arc::new(Document::from_yaml(&chunk, fingerprint, known)),
@@ -113,13 +117,13 @@ impl Manifest {
             );
             (number, document)
         });
-        Self {
+        Ok(Self {
             documents: documents.collect(),
-        }
+        })
     }
 
     /// Parses one or more JSON values; `kubectl` accepts several in one file too.
-    fn parse_json(text: &str, known: &KnownContent) -> Self {
+    fn parse_json(text: &str, known: &KnownContent) -> Result<Self, ManifestError> {
         let values = serde_json::Deserializer::from_str(text).into_iter::<Value>();
         let documents = values.zip(1..).map(|(value, number)| {
             let document = match value {
@@ -128,9 +132,11 @@ impl Manifest {
             };
             (number, Arc::new(document))
         });
-        Self {
-            documents: documents.collect(),
+        let documents: Vec<_> = documents.take(MAX_DOCUMENTS + 1).collect();
+        if documents.len() > MAX_DOCUMENTS {
+            return Err(too_many_documents());
         }
+        Ok(Self { documents })
     }
 }
 
@@ -280,7 +286,7 @@ struct Chunk<'a> {
 /// Splits a file into documents before parsing, so that a document that does not parse leaves the others readable. `---`
 /// and `...` at the start of a line always separate documents, also in quotes and in block scalars
 /// (<https://yaml.org/spec/1.2.2/#914-explicit-documents>).
-fn split(text: &str) -> Vec<Chunk<'_>> {
+fn split(text: &str) -> Result<Vec<Chunk<'_>>, ManifestError> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut chunks = Vec::new();
     let (mut start, mut start_line) = (0, 0);
@@ -290,20 +296,30 @@ fn split(text: &str) -> Vec<Chunk<'_>> {
         if is_marker(text, "---") || !is_blank(text) {
             chunks.push(Chunk { text, lines_before });
         }
+        if chunks.len() > MAX_DOCUMENTS {
+            return Err(too_many_documents());
+        }
+        Ok(())
     };
     for (line, number) in text.split_inclusive('\n').zip(0..) {
         if is_marker(line, "---") {
-            push(start, end, start_line);
+            push(start, end, start_line)?;
             (start, start_line) = (end, number);
         }
         end += line.len();
         if is_marker(line, "...") {
-            push(start, end, start_line);
+            push(start, end, start_line)?;
             (start, start_line) = (end, number + 1);
         }
     }
-    push(start, end, start_line);
-    chunks
+    push(start, end, start_line)?;
+    Ok(chunks)
+}
+
+fn too_many_documents() -> ManifestError {
+    let message =
+        format!("the file has more than {MAX_DOCUMENTS} documents; split it into several files");
+    ManifestError::new(Reason::TooLarge, message)
 }
 
 fn is_marker(text: &str, marker: &str) -> bool {
@@ -353,6 +369,7 @@ mod tests {
 
     fn texts(text: &str) -> Vec<(&str, u64)> {
         split(text)
+            .unwrap()
             .into_iter()
             .map(|chunk| (chunk.text, chunk.lines_before))
             .collect()
@@ -432,6 +449,24 @@ mod tests {
             }
         }
         assert!(messages > 1000, "{messages}");
+    }
+
+    #[test]
+    fn file_with_too_many_documents_is_rejected_whether_they_are_empty_or_not() {
+        for (format, document) in [
+            (Format::Yaml, "---\n"),
+            (Format::Yaml, "a: 1\n...\n"),
+            (Format::Json, "{}\n"),
+        ] {
+            let parse = |count: usize| {
+                let text = document.repeat(count);
+                Manifest::parse(format, text.as_bytes(), &Manifest::default())
+            };
+            let manifest = parse(MAX_DOCUMENTS).unwrap();
+            assert_eq!(manifest.documents.len(), MAX_DOCUMENTS, "{document}");
+            let error = parse(MAX_DOCUMENTS + 1).unwrap_err();
+            assert_eq!(error.reason, Reason::TooLarge, "{document}");
+        }
     }
 
     #[test]
