@@ -22,6 +22,9 @@ use crate::{
 /// Annotation that overrides [`crate::IngestSettings::endpoint_slices`] for one mesh.
 const ENDPOINT_SLICES: &str = "evermesh.dev/endpoint-slices";
 
+/// Annotation that closes the exception of `DROP_ALL`.
+const AWS_EGRESS: &str = "evermesh.dev/aws-egress";
+
 /// A parsed mesh with its `namespaceSelector`.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct UnresolvedMesh {
@@ -67,7 +70,7 @@ pub(crate) fn parse(object: &ObjectRef, mesh: &v1beta2::Mesh) -> WithProblems<Un
                 Some(v1beta2::EgressFilter {
                     r#type: v1beta2::EgressFilterType::DropAll,
                 })
-                | None => EgressPolicy::DropAll,
+                | None => drop_all(mesh, &mut problems),
             },
             ip_preference: ip_preference.map(|preference| match preference {
                 v1beta2::IpPreference::Ipv4Only => IpFamilyPreference::Ipv4Only,
@@ -87,6 +90,19 @@ pub(crate) fn parse(object: &ObjectRef, mesh: &v1beta2::Mesh) -> WithProblems<Un
         selector: namespace_selector.clone(),
     });
     WithProblems::new(value, problems)
+}
+
+/// What `DROP_ALL` lets pass. An annotation that cannot be read closes the exception: it stands there to close it.
+fn drop_all(mesh: &v1beta2::Mesh, problems: &mut Problems<'_>) -> EgressPolicy {
+    let annotations = mesh.metadata.annotations.as_ref();
+    if !annotations.is_some_and(|all| all.contains_key(AWS_EGRESS)) {
+        return EgressPolicy::DropAll;
+    }
+    let otherwise = "connections to AWS APIs are dropped too";
+    match values::switch(&mesh.metadata, AWS_EGRESS, otherwise, problems) {
+        Some(true) => EgressPolicy::DropAll,
+        Some(false) | None => EgressPolicy::BackendsOnly,
+    }
 }
 
 /// All valid meshes.

@@ -75,12 +75,14 @@ impl AllowedNamespaces {
     }
 }
 
-/// App Mesh `egressFilter.type`.
+/// App Mesh `egressFilter.type`, and the annotation that limits `DROP_ALL` further.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub enum EgressPolicy {
     /// Only backends, and TLS on port 443 with a server name below `amazonaws.com`.
     #[default]
     DropAll,
+    /// Only backends.
+    BackendsOnly,
     /// Traffic that belongs to no backend passes to its original destination.
     AllowAll,
 }

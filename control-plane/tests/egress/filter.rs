@@ -1,5 +1,5 @@
-//! The egress filter of the mesh: `DROP_ALL` closes what no backend covers, except TLS to AWS APIs, and `ALLOW_ALL` lets
-//! it pass to its original destination.
+//! The egress filter of the mesh: `DROP_ALL` closes what no backend covers, except TLS to AWS APIs unless an annotation
+//! closes that too, and `ALLOW_ALL` lets it pass to its original destination.
 
 use std::{net::Ipv4Addr, sync::Arc};
 
@@ -114,6 +114,19 @@ async fn filter_decides_on_everything_but_backends(version: EnvoyVersion) {
     let answer = greeting(&front, to(443), b"no TLS\n").await;
     assert_eq!(answer.unwrap(), "tls");
     assert_eq!(greeting(&front, itself, b"").await, None);
+
+    let closed = r#"{name: shop, annotations: {evermesh.dev/aws-egress: "false"}}
+spec:
+  namespaceSelector"#;
+    let manifests = manifests.replacen("{name: shop}\nspec:\n  namespaceSelector", closed, 1);
+    lab.write(&manifests.replace("FILTER", "DROP_ALL"));
+    let hello = client_hello("sts.eu-west-1.amazonaws.com");
+    eventually("TLS to AWS is closed", async || {
+        greeting(&front, to(443), &hello).await.is_none()
+    })
+    .await;
+    assert_eq!(greeting(&front, to(7000), b"").await, None);
+    assert_eq!(call(&front, to(8080), "color.shop").await.body, "color");
     lab.has_no_problem().await;
 }
 

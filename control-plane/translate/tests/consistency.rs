@@ -44,7 +44,7 @@ const VIRTUAL_IPS: [IpAddr; 3] = [
 #[derive(Debug, Clone)]
 enum Change {
     Mesh {
-        allow: bool,
+        egress: EgressPolicy,
         ipv6: bool,
     },
     Node {
@@ -95,7 +95,7 @@ enum Change {
 
 fn change() -> impl Strategy<Value = Change> {
     prop_oneof![
-        (any::<bool>(), any::<bool>()).prop_map(|(allow, ipv6)| Change::Mesh { allow, ipv6 }),
+        (egress_policy(), any::<bool>()).prop_map(|(egress, ipv6)| Change::Mesh { egress, ipv6 }),
         (
             0..4_usize,
             0..3_u64,
@@ -167,20 +167,23 @@ fn change() -> impl Strategy<Value = Change> {
     ]
 }
 
+fn egress_policy() -> impl Strategy<Value = EgressPolicy> {
+    prop_oneof![
+        Just(EgressPolicy::DropAll),
+        Just(EgressPolicy::BackendsOnly),
+        Just(EgressPolicy::AllowAll),
+    ]
+}
+
 /// Applies a change as ingest does: unchanged objects keep their pointers, and every reference resolves.
 #[allow(clippy::too_many_lines)] // one arm for each change
 fn apply(graph: &mut Graph, change: &Change) {
     match change {
-        Change::Mesh { allow, ipv6 } => {
-            let egress = if *allow {
-                EgressPolicy::AllowAll
-            } else {
-                EgressPolicy::DropAll
-            };
+        Change::Mesh { egress, ipv6 } => {
             let mesh = ResolvedMesh {
                 ip_preference: ipv6.then_some(IpFamilyPreference::Ipv6Only),
                 endpoint_slices: None,
-                ..builders::mesh(egress)
+                ..builders::mesh(*egress)
             };
             Arc::make_mut(&mut graph.meshes).insert(mesh.name.clone(), Arc::new(mesh));
         }

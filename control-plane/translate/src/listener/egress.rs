@@ -56,7 +56,8 @@ pub(crate) fn node_egress(
 ) -> NodeEgress {
     let scope = ProxyScope::new(&node.name);
     let context = egress_context(node);
-    let amazonaws = names::amazonaws_cluster(&mesh.name);
+    let amazonaws =
+        (mesh.egress != EgressPolicy::BackendsOnly).then(|| names::amazonaws_cluster(&mesh.name));
     let allow_all =
         (mesh.egress == EgressPolicy::AllowAll).then(|| names::allow_all_cluster(&mesh.name));
 
@@ -92,27 +93,24 @@ pub(crate) fn node_egress(
         let name = number.to_string();
         chain_parts.push(super::chains_part(&name, chains, needs, origins));
     }
-    let amazonaws_needs = vec![Arc::clone(&amazonaws)];
-    let chain = amazonaws_chain(context, &amazonaws);
-    let name = chain.name.clone();
-    chain_parts.push(super::chains_part(
-        &name,
-        vec![chain],
-        amazonaws_needs,
-        Vec::new(),
-    ));
+    if let Some(cluster) = &amazonaws {
+        let chain = amazonaws_chain(context, cluster);
+        let (name, needs) = (chain.name.clone(), vec![Arc::clone(cluster)]);
+        chain_parts.push(super::chains_part(&name, vec![chain], needs, Vec::new()));
+    }
     if !ports.contains_key(&names::EGRESS_PORT) {
         let name = names::EGRESS_PORT.to_string();
         let chains = vec![not_redirected_chain()];
         chain_parts.push(super::chains_part(&name, chains, Vec::new(), Vec::new()));
     }
 
+    let inspected = amazonaws.as_ref().map(|_| TLS_PORT);
     let name = names::egress_listener();
     let listener = listener::Listener {
         name: name.to_string(),
         address: Some(wire::any_address(mesh, names::EGRESS_PORT)),
         listener_filters: std::iter::once(super::original_dst())
-            .chain(super::tls_inspector(&[TLS_PORT]))
+            .chain(super::tls_inspector(inspected.as_slice()))
             .collect(),
         default_filter_chain: allow_all
             .as_deref()
@@ -134,7 +132,7 @@ pub(crate) fn node_egress(
         let targets = reachable.clusters.iter();
         targets.flat_map(|it| CallerClusters::target_keys(own, &scope, &reachable.hostname, it))
     });
-    let original_destinations = [Some(amazonaws), allow_all.clone()];
+    let original_destinations = [amazonaws, allow_all.clone()];
     let keys = targets
         .chain(
             original_destinations
@@ -316,7 +314,7 @@ fn tcp_chain(port: u16, backend: &TcpBackend<'_>, filters: Vec<Filter>) -> Filte
     chain
 }
 
-/// Lets TLS connections to AWS APIs pass, also if the egress filter of the mesh is `DROP_ALL`.
+/// Lets TLS connections to AWS APIs pass if the egress filter of the mesh is `DROP_ALL`.
 fn amazonaws_chain(context: ListenerContext<'_>, cluster: &str) -> FilterChain {
     FilterChain {
         name: "amazonaws".to_owned(),
