@@ -30,7 +30,7 @@ use evermesh_ingest::{
 };
 use evermesh_model::{
     CloudMapService, CloudMapState, Endpoint, Graph, Kind, ObjectRef, Problem, ResourceName,
-    endpoint::CloudMapFailure,
+    endpoint::CloudMapFailure, problem::limit_per_object,
 };
 use evermesh_translate::{DeriveMemo, ResourceChanges};
 use evermesh_xds::Store;
@@ -253,6 +253,7 @@ impl Engine {
                     if problems.is_empty() {
                         self.source_problems.remove(&origin);
                     } else {
+                        let problems = limit_per_object(problems);
                         self.source_problems.insert(origin, problems);
                     }
                 }

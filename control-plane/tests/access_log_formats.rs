@@ -225,27 +225,32 @@ fn words(version: EnvoyVersion) -> BTreeSet<String> {
     words
 }
 
+/// Fewer than the problems that are kept of an object.
+const FORMATS_OF_A_NODE: usize = 50;
+
 /// The mistake that ingest reports for each format; empty if there is none.
 fn mistakes_by_format(formats: &[String]) -> BTreeMap<String, String> {
-    let fields: Vec<Value> = formats
-        .iter()
-        .enumerate()
-        .map(|(index, format)| json!({"key": index.to_string(), "value": format}))
-        .collect();
-    let mut inputs = Inputs::default();
-    for object in [
-        json!({
-            "apiVersion": "appmesh.k8s.aws/v1beta2", "kind": "Mesh", "metadata": {"name": "m"},
-            "spec": {"namespaceSelector": {}},
-        }),
+    let mesh = json!({
+        "apiVersion": "appmesh.k8s.aws/v1beta2", "kind": "Mesh", "metadata": {"name": "m"},
+        "spec": {"namespaceSelector": {}},
+    });
+    let nodes = formats.chunks(FORMATS_OF_A_NODE).enumerate();
+    let nodes = nodes.map(|(node, formats)| {
+        let fields = formats.iter().enumerate();
+        let fields =
+            fields.map(|(index, format)| json!({"key": index.to_string(), "value": format}));
+        // A node without a valid format has one more mistake.
+        let valid = json!({"key": "valid", "value": "%PROTOCOL%"});
         json!({
             "apiVersion": "appmesh.k8s.aws/v1beta2", "kind": "VirtualNode",
-            "metadata": {"name": "x", "namespace": "a"},
+            "metadata": {"name": node.to_string(), "namespace": "a"},
             "spec": {"logging": {"accessLog": {"file": {
-                "path": "/dev/null", "format": {"json": fields},
+                "path": "/dev/null", "format": {"json": fields.chain([valid]).collect::<Vec<_>>()},
             }}}},
-        }),
-    ] {
+        })
+    });
+    let mut inputs = Inputs::default();
+    for object in nodes.chain([mesh]) {
         let parsed = parse(object);
         assert_eq!(parsed.problems, []);
         let (reference, object) = parsed.object.unwrap();
@@ -259,7 +264,11 @@ fn mistakes_by_format(formats: &[String]) -> BTreeMap<String, String> {
         let index = field
             .strip_prefix("spec.logging.accessLog.file.format.json[")
             .and_then(|rest| rest.strip_suffix("].value"));
-        mistakes[index.unwrap().parse::<usize>().unwrap()].clone_from(&problem.message);
+        let node = &problem.object.as_ref().unwrap().name;
+        let node: usize = node.parse().unwrap();
+        let index = index.unwrap_or_else(|| panic!("{problem}"));
+        let index: usize = index.parse().unwrap();
+        mistakes[node * FORMATS_OF_A_NODE + index].clone_from(&problem.message);
     }
     formats.iter().cloned().zip(mistakes).collect()
 }

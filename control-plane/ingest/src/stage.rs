@@ -9,7 +9,7 @@ use std::sync::Arc;
 use evermesh_model::{
     FastEq, MemoInput, ObjectRef, Problem, Reason, Severity, SharedMap,
     memo::{MemoEntries, apply_differences},
-    problem::FieldPath,
+    problem::{FieldPath, limit_per_object},
 };
 
 /// The result of parsing or resolving one object: a value, problems or both.
@@ -24,7 +24,7 @@ impl<T> WithProblems<T> {
     pub(crate) fn new(value: Option<T>, problems: Problems<'_>) -> Self {
         Self {
             value: value.map(Arc::new),
-            problems: problems.list.into(),
+            problems: limit_per_object(problems.list).into(),
         }
     }
 
@@ -43,7 +43,7 @@ impl<T> WithProblems<Vec<Arc<T>>> {
         }
         Self {
             value: Some(Arc::new(values)),
-            problems: problems.into(),
+            problems: limit_per_object(problems).into(),
         }
     }
 }

@@ -72,6 +72,35 @@ impl Problem {
     }
 }
 
+/// Problems of one object in a list; a node may have 100,000 wrong backends.
+pub const PROBLEMS_PER_OBJECT: usize = 100;
+
+/// Keeps the first [`PROBLEMS_PER_OBJECT`] problems of each object, errors before warnings, and adds the number of the
+/// others as a problem.
+pub fn limit_per_object(mut problems: Vec<Problem>) -> Vec<Problem> {
+    if problems.len() <= PROBLEMS_PER_OBJECT {
+        return problems;
+    }
+    problems
+        .sort_by(|one, other| (&one.object, one.severity).cmp(&(&other.object, other.severity)));
+    let of_one_object = |one: &Problem, other: &Problem| one.object == other.object;
+    let limited = problems.chunk_by(of_one_object).flat_map(|all| {
+        let shown = &all[..all.len().min(PROBLEMS_PER_OBJECT)];
+        let others = all.len() - shown.len();
+        let more = all.first().filter(|_| others > 0).map(|one| Problem {
+            field: FieldPath::root(),
+            reason: Reason::MoreProblems,
+            severity: Reason::MoreProblems.severity(),
+            message: format!(
+                "there are {others} more problems, which are not listed; correct the listed ones first"
+            ),
+            ..one.clone()
+        });
+        shown.iter().cloned().chain(more)
+    });
+    limited.collect()
+}
+
 /// Formats as `ORIGIN: OBJECT: FIELD: MESSAGE (REASON)` without the parts that are absent.
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -229,6 +258,8 @@ reasons! {
     CloudMapLimit: Warning,
     /// A bug of Evermesh makes it unable to process this version of the object. The version before it stays in force.
     InternalError: Error,
+    /// The object has more problems than are listed.
+    MoreProblems: Warning,
 }
 
 impl fmt::Display for Reason {
@@ -324,6 +355,33 @@ mod tests {
         assert_eq!(problem.severity, Severity::Warning);
     }
 
+    #[test]
+    fn problems_of_an_object_are_limited_and_errors_come_first() {
+        let problem = |name: &str, index: usize, reason| {
+            let object = ObjectRef::new(Kind::VirtualNode, "shop", name);
+            let field = FieldPath::spec().field("backends").index(index);
+            Problem::new(&object, field, reason, "wrong")
+        };
+        let few: Vec<Problem> = (0..PROBLEMS_PER_OBJECT)
+            .map(|index| problem("a", index, Reason::UnknownField))
+            .collect();
+        assert_eq!(limit_per_object(few.clone()), few);
+
+        let error = problem("b", 7, Reason::ReferenceNotFound);
+        let many = (0..1_000).map(|index| problem("b", index, Reason::UnknownField));
+        let all = many.chain(few.clone()).chain([error.clone()]).collect();
+        let limited = limit_per_object(all);
+        assert_eq!(limited[..few.len()], few);
+        let rest = &limited[few.len()..];
+        assert_eq!(rest.len(), PROBLEMS_PER_OBJECT + 1);
+        assert_eq!(rest[0], error);
+        assert_eq!(rest[1], problem("b", 0, Reason::UnknownField));
+        assert_eq!(
+            rest[PROBLEMS_PER_OBJECT].to_string(),
+            "VirtualNode/shop/b: there are 901 more problems, which are not listed; correct the listed ones first (MoreProblems)"
+        );
+    }
+
     /// The names are API: a change here breaks users' scripts and alerts.
     #[test]
     fn names_of_reasons_are_stable() {
@@ -365,6 +423,7 @@ mod tests {
                 "CloudMapUnavailable",
                 "CloudMapLimit",
                 "InternalError",
+                "MoreProblems",
             ]
         );
         assert_eq!(Severity::ALL.map(Severity::as_str), ["error", "warning"]);
