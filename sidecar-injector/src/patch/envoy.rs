@@ -55,7 +55,10 @@ pub(super) fn patch(
     if has_container(builder.pod(), ENVOY) {
         return Ok(());
     }
-    let (volumes, mounts) = volumes::needed(context);
+    let (mut volumes, mut mounts) = volumes::needed(context);
+    volumes::add_scratch(&mut volumes, &mut mounts);
+    let mut security_context = unprivileged();
+    security_context["readOnlyRootFilesystem"] = true.into();
     let envoy = &context.settings.envoy;
     let mut container = json!({
         "name": ENVOY,
@@ -66,7 +69,8 @@ pub(super) fn patch(
         "ports": [{ "name": "stats", "containerPort": envoy.admin_port, "protocol": "TCP" }],
         "readinessProbe": readiness(context),
         "resources": resources(&context.requested.resources),
-        "securityContext": unprivileged(),
+        "securityContext": security_context,
+        "volumeMounts": mounts,
     });
     let pause = termination_pause(builder.pod(), context, warnings);
     if pause > 0 {
@@ -74,9 +78,6 @@ pub(super) fn patch(
     }
     if context.settings.order == SidecarOrder::Native {
         container["startupProbe"] = startup(context);
-    }
-    if !mounts.is_empty() {
-        container["volumeMounts"] = mounts.into();
     }
     volumes::add(builder, volumes);
     add_sidecar(builder, context, container, position);

@@ -70,9 +70,11 @@ fn container(context: PatchContext<'_>) -> Value {
         "securityContext": {
             "allowPrivilegeEscalation": false,
             "capabilities": { "add": ["NET_ADMIN"], "drop": ["ALL"] },
+            "readOnlyRootFilesystem": true,
             "runAsGroup": 0,
             "runAsNonRoot": false,
             "runAsUser": 0,
+            "seccompProfile": { "type": "RuntimeDefault" },
         },
     })
 }

@@ -13,6 +13,21 @@ pub(super) const TOKEN: &str = "/var/run/secrets/evermesh.dev/token";
 const TOKEN_LIFETIME: u32 = 3600;
 const SDS_VOLUME: &str = "appmesh-sds-socket-volume";
 
+const SCRATCH_VOLUME: &str = "evermesh-envoy-tmp";
+const SCRATCH_FOLDER: &str = "/tmp";
+
+/// Adds the only folder of Envoy that can be written to, for access logs, unless an annotation mounts another volume there.
+pub(super) fn add_scratch(volumes: &mut Vec<Value>, mounts: &mut Vec<Value>) {
+    let is_there = |mount: &Value| {
+        let path = mount["mountPath"].as_str().unwrap_or_default();
+        path.trim_end_matches('/') == SCRATCH_FOLDER
+    };
+    if !mounts.iter().any(is_there) {
+        volumes.push(json!({ "name": SCRATCH_VOLUME, "emptyDir": {} }));
+        mounts.push(json!({ "name": SCRATCH_VOLUME, "mountPath": SCRATCH_FOLDER }));
+    }
+}
+
 /// The volumes of Envoy and their mounts.
 pub(super) fn needed(context: PatchContext<'_>) -> (Vec<Value>, Vec<Value>) {
     let PatchContext {

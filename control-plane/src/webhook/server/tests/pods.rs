@@ -81,6 +81,7 @@ async fn pods_are_patched_accepted_or_rejected() {
         [
             "/spec/initContainers",
             "/spec/volumes",
+            "/spec/volumes/-",
             "/spec/initContainers/-"
         ]
     );
