@@ -233,13 +233,16 @@ impl State {
         id
     }
 
-    /// Frees a slot that has neither a resource nor a watcher.
+    /// Frees a slot that has neither a resource nor a watcher. The slot stays, for another key, but keeps no name: a client
+    /// may have chosen it.
     fn release(&mut self, id: ResourceId) {
-        let slot = &self.slots[id.0 as usize];
+        let slot = &mut self.slots[id.0 as usize];
         if slot.resource.is_none()
             && slot.watchers.is_empty()
             && self.ids.remove(&slot.key).is_some()
         {
+            slot.key.name = Arc::default();
+            slot.key.scope = None;
             self.free_slots.push(id);
         }
     }
@@ -430,5 +433,38 @@ impl StoreReader<'_> {
         let resource = slot.resource.as_ref();
         let is_visible = |it: &&Arc<Resource>| self.is_trusted || !it.confidential;
         (&slot.key, resource.filter(is_visible))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_no_stream_watches_any_more_are_not_kept() {
+        let store = Store::new();
+        let stream = store.open_stream();
+        let (name, scope) = (Arc::<str>::from("name"), Arc::<str>::from("scope"));
+        let key = ResourceKey {
+            kind: ResourceType::Cluster,
+            name: Arc::clone(&name),
+            scope: Some(Arc::clone(&scope)),
+        };
+        let (id, _) = stream.read().watch(&key);
+        drop(key);
+        assert!(Arc::strong_count(&name) > 1);
+        stream.read().unwatch(id);
+        assert_eq!(Arc::strong_count(&name), 1);
+        assert_eq!(Arc::strong_count(&scope), 1);
+
+        let other = ResourceKey {
+            kind: ResourceType::Route,
+            name: "other".into(),
+            scope: None,
+        };
+        let (reused, _) = stream.read().watch(&other);
+        assert_eq!(reused, id);
+        assert_eq!(stream.read().get(reused).0, &other);
+        stream.read().unwatch(reused);
     }
 }
