@@ -138,7 +138,7 @@ bench: setup ## Runs the benchmarks: a change to twenty real Envoys, then those 
 mutate: ## Finds changes of ingest and translation that no test notices, see docs/testing.md
 	@cargo run --quiet --locked -p xtask -- mutate
 
-images: setup-hosts ## Writes the images of Evermesh and of the tests below target/images, without a container engine
+images: setup-hosts ## Writes the images of Evermesh and of the tests, and lists of their contents, below target/images
 	@cargo build --release --locked $(PROGRAMS)
 	@cargo rustc --release --locked -p evermesh-proxy-init --bin evermesh-proxy-init -- -C target-feature=+crt-static
 	@scripts/images

@@ -43,6 +43,7 @@ pub(crate) fn check() -> Result<Vec<Finding>> {
         "scripts/go-programs",
         "scripts/images",
         "scripts/kubernetes",
+        "scripts/sbom.py",
         "scripts/setup",
         "scripts/spire",
         ".ci/run",

@@ -1,8 +1,9 @@
-//! `scripts/images` writes reproducible images that are named by their content and can run.
+//! `scripts/images` writes reproducible images that are named by their content and can run, and lists of what they contain.
 
 #![allow(clippy::unwrap_used)] // a panic fails the test
 
 use std::{
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
     process::Command,
@@ -33,6 +34,10 @@ fn archive(dir: &Path) -> PathBuf {
     dir.join(format!("{NAME}.tar"))
 }
 
+fn sbom(dir: &Path) -> PathBuf {
+    dir.join(format!("{NAME}.cdx.json"))
+}
+
 fn sha256(file: &Path) -> String {
     let printed = process::run(Command::new("sha256sum").arg(file)).unwrap();
     printed.split_whitespace().next().unwrap().to_owned()
@@ -58,8 +63,67 @@ fn unpack_archive(dir: &Path) -> (PathBuf, Value) {
 #[test]
 fn same_program_makes_the_same_bytes() {
     let [one, two] = [write_image(), write_image()];
-    let [one, two] = [one, two].map(|dir| fs::read(archive(dir.path())).unwrap());
-    assert!(one == two, "{} and {} bytes", one.len(), two.len());
+    let bytes = |path: fn(&Path) -> PathBuf| {
+        let [one, two] = [&one, &two].map(|dir| fs::read(path(dir.path())).unwrap());
+        assert!(one == two, "{} and {} bytes", one.len(), two.len());
+    };
+    bytes(archive);
+    bytes(sbom);
+}
+
+#[test]
+fn sbom_names_every_crate_of_the_binary_and_every_package_of_its_libraries() {
+    let dir = write_image();
+    let bom: Value = serde_json::from_str(&fs::read_to_string(sbom(dir.path())).unwrap()).unwrap();
+    let subject = &bom["metadata"]["component"];
+    assert_eq!(subject["name"], NAME);
+    assert_eq!(
+        subject["hashes"][0]["content"],
+        sha256(&archive(dir.path()))
+    );
+    let components = bom["components"].as_array().unwrap();
+    let names: BTreeSet<_> = components
+        .iter()
+        .map(|it| it["purl"].as_str().unwrap())
+        .collect();
+    let linked = crates_in(&tools::built(NAME).unwrap());
+    assert!(linked.len() > 20, "{linked:?}");
+    let missing: Vec<_> = linked
+        .iter()
+        .filter(|it| !names.contains(it.as_str()))
+        .collect();
+    assert!(missing.is_empty(), "{missing:?}");
+    // The program links the C library, and no crate of the control plane.
+    assert!(
+        names
+            .iter()
+            .any(|it| it.starts_with("pkg:deb/debian/libc6@")),
+        "{names:?}"
+    );
+    assert!(
+        !names
+            .iter()
+            .any(|it| it.starts_with("pkg:cargo/evermesh-xds@"))
+    );
+}
+
+/// The crates whose source files a program names, for messages of panics and for debuggers, as package URLs.
+fn crates_in(program: &Path) -> BTreeSet<String> {
+    let bytes = fs::read(program).unwrap();
+    let text = String::from_utf8_lossy(&bytes);
+    let paths = text.split("/registry/src/").skip(1);
+    // A path may end with its folder, since the program keeps folders and names of files apart.
+    let folders = paths.filter_map(|path| path.split(['/', '\0']).nth(1));
+    let crates = folders.filter_map(|folder| {
+        let is_version = |at: usize| {
+            let rest = &folder[at + 1..];
+            rest.starts_with(|it: char| it.is_ascii_digit()) && rest.matches('.').count() >= 2
+        };
+        let mut dashes = folder.match_indices('-').map(|(at, _)| at);
+        let at = dashes.find(|at| is_version(*at))?;
+        Some(format!("pkg:cargo/{}@{}", &folder[..at], &folder[at + 1..]))
+    });
+    crates.collect()
 }
 
 #[test]
