@@ -89,6 +89,35 @@ fn misspelt_value_is_rejected() {
 }
 
 #[test]
+fn images_are_pinned_by_digests() {
+    let digest = |digit: &str| format!("sha256:{}", digit.repeat(64));
+    let images = [
+        ("image", "a"),
+        ("sidecar.image", "b"),
+        ("init.image", "c"),
+        ("xray.image", "d"),
+    ];
+    let values = images.map(|(image, digit)| format!("{image}.digest={}", digest(digit)));
+    let values = format!("{},tracing.enabled=true", values.join(","));
+    let rendered = render(&["--set", &values]);
+    for (expected, digit) in [
+        ("image: \"evermesh:0.1.0@", "a"),
+        ("--sidecar-image-tag=distroless-v1.40.0@", "b"),
+        ("--init-image=evermesh-proxy-init:0.1.0@", "c"),
+        (
+            "--xray-image=public.ecr.aws/xray/aws-xray-daemon:latest@",
+            "d",
+        ),
+    ] {
+        let expected = format!("{expected}{}\"\n", digest(digit));
+        assert!(rendered.contains(&expected), "{expected} in:\n{rendered}");
+    }
+    assert!(!render(&[]).contains("@sha256"));
+    let error = chart::render(&["--set", "sidecar.image.digest=latest"]).unwrap_err();
+    assert!(error.to_string().contains("digest"), "{error}");
+}
+
+#[test]
 fn proxies_need_credentials_unless_the_mesh_migrates() {
     assert!(render(&[]).contains("--xds-authentication=kubernetes\n"));
     for mode in ["none", "kubernetes-permissive"] {

@@ -48,8 +48,13 @@ evermesh.dev/control-plane
 {{- if include "evermesh.foreignImage" . -}}
 evermesh:{{ .Chart.AppVersion }}
 {{- else -}}
-{{ .Values.image.repository }}:{{ default .Chart.AppVersion .Values.image.tag }}
+{{ .Values.image.repository }}:{{ default .Chart.AppVersion .Values.image.tag }}{{ include "evermesh.digest" .Values.image }}
 {{- end }}
+{{- end }}
+
+{{- /* The end of a reference to an image: its digest, if there is one. */}}
+{{- define "evermesh.digest" -}}
+{{- with .digest }}@{{ . }}{{ end }}
 {{- end }}
 
 {{- /* Not empty if sidecar.image.repository is AWS's Envoy, whose image does not have the program `envoy` in its PATH. */}}
@@ -133,13 +138,14 @@ evermesh:{{ .Chart.AppVersion }}
 {{- if not (include "evermesh.foreignSidecar" .) }}
 {{- $arguments = concat $arguments (list
     (printf "--sidecar-image-repository=%s" $sidecar.image.repository)
-    (printf "--sidecar-image-tag=%s" $sidecar.image.tag)) }}
+    (printf "--sidecar-image-tag=%s%s" $sidecar.image.tag (include "evermesh.digest" $sidecar.image))) }}
 {{- end }}
 {{- if include "evermesh.foreignInit" . }}
 {{- $arguments = append $arguments (printf "--init-image=evermesh-proxy-init:%s" .Chart.AppVersion) }}
 {{- else }}
 {{- $tag := default .Chart.AppVersion .Values.init.image.tag }}
-{{- $arguments = append $arguments (printf "--init-image=%s:%s" .Values.init.image.repository $tag) }}
+{{- $digest := include "evermesh.digest" .Values.init.image }}
+{{- $arguments = append $arguments (printf "--init-image=%s:%s%s" .Values.init.image.repository $tag $digest) }}
 {{- end }}
 {{- if kindIs "string" $sidecar.tokenAudience }}
 {{- $arguments = append $arguments (printf "--sidecar-token-audience=%s" $sidecar.tokenAudience) }}
@@ -179,7 +185,7 @@ evermesh:{{ .Chart.AppVersion }}
     (printf "--xray-sampling-rate=%v" .samplingRate)
     (printf "--xray-log-level=%s" .logLevel)
     (printf "--xray-config-roleArn=%s" .role)
-    (printf "--xray-image=%s:%s" $image.repository $image.tag)) }}
+    (printf "--xray-image=%s:%s%s" $image.repository $image.tag (include "evermesh.digest" $image))) }}
 {{- else if .enabled }}
 {{- $arguments = concat $arguments (list (printf "--enable-%s-tracing" .provider)
     (printf "--%s-address=%s" .provider .address)) }}
