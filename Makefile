@@ -118,7 +118,8 @@ check-workspace:
 	@cargo run --quiet --locked -p xtask -- fields --check
 	@echo '==> Dependencies'
 	@$(TOOLS)/cargo-deny --locked check bans licenses sources
-	@$(TOOLS)/cargo-deny --locked check advisories || echo 'warning: advisories, see above'
+	@if $(TOOLS)/cargo-deny --locked fetch db; then $(TOOLS)/cargo-deny --frozen check advisories; \
+	    else echo 'warning: advisories were not checked, because their database cannot be reached'; fi
 	@echo '==> Lints'
 	@cargo clippy --workspace --all-targets --locked -- -D warnings
 
