@@ -24,7 +24,7 @@ NEXTEST := $(TOOLS)/cargo-nextest nextest run --locked
 # Tests with Kubernetes wait for an API server, pods and Leases most of the time, so more of them than cores run at once.
 WAITING := --test-threads 4
 
-.PHONY: help run run-api run-kubernetes cluster cluster-down test unit envoy kubernetes spire test-cluster check bench mutate
+.PHONY: help run run-api run-kubernetes cluster cluster-down test unit envoy kubernetes spire test-cluster check bench mutate fuzz
 .PHONY: images check-workspace check-crates test-all test-build test-docs test-envoy test-kubernetes
 .PHONY: setup setup-tools setup-hosts setup-spire setup-cluster
 
@@ -138,6 +138,9 @@ bench: setup ## Runs the benchmarks: a change to twenty real Envoys, then those 
 
 mutate: ## Finds changes of ingest and translation that no test notices, see docs/testing.md
 	@cargo run --quiet --locked -p xtask -- mutate
+
+fuzz: setup-tools ## Feeds hostile bytes to every reader of input, each for an hour (FUZZ_SECONDS), see docs/testing.md
+	@scripts/fuzz
 
 images: setup-hosts ## Writes the images of Evermesh and of the tests, and lists of their contents, below target/images
 	@cargo build --release --locked $(PROGRAMS)

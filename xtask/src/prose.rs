@@ -40,6 +40,8 @@ pub(crate) fn check() -> Result<Vec<Finding>> {
         "Dockerfile",
     ];
     let scripts = [
+        "scripts/fuzz",
+        "scripts/fuzz-rustc",
         "scripts/go-programs",
         "scripts/images",
         "scripts/kubernetes",

@@ -31,7 +31,11 @@ use anyhow::{Context, anyhow, bail};
 use evermesh_ingest::admission::{ClusterSnapshot, IpFamily};
 use evermesh_xds::ConnectionLimit;
 use kube::Client;
-use tokio::{net::TcpListener, sync::watch, task::JoinSet};
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, watch},
+    task::JoinSet,
+};
 use tokio_util::sync::CancellationToken;
 
 use self::{
@@ -162,6 +166,31 @@ impl WebhookOptions {
             clock,
         }
     }
+}
+
+/// The webhooks without a server, for a Kubernetes cluster that does not change: no request waits, and events are dropped.
+pub fn without_server(
+    known: ClusterSnapshot,
+    family: IpFamily,
+    settings: evermesh_injector::InjectorSettings,
+) -> axum::Router {
+    let (_, surroundings) = watch::channel(Some(known));
+    let (events, _) = mpsc::channel(1);
+    let injection = PodInjection {
+        settings,
+        authority: None,
+    };
+    server::router(&AdmissionHandler {
+        surroundings,
+        family,
+        wait_limit: Duration::ZERO,
+        injection: Some(Arc::new(injection)),
+        metrics: AdmissionMetrics::default(),
+        events,
+        in_flight: Arc::default(),
+        malformed_log: Arc::default(),
+        rejection_log: Arc::default(),
+    })
 }
 
 /// Serves the webhooks until `shutdown`.

@@ -89,7 +89,8 @@ pub(super) async fn serve(
     Ok(())
 }
 
-fn router(admission: &AdmissionHandler) -> Router {
+/// The paths of all webhooks.
+pub(super) fn router(admission: &AdmissionHandler) -> Router {
     let mut router = Router::new();
     for webhook in [Webhook::Mutate, Webhook::Validate] {
         for kind in Kind::ALL {
