@@ -65,14 +65,13 @@ fn read(instance: &Instance, preference: Option<IpFamilyPreference>) -> Option<E
     })
 }
 
-/// The problem of a node if the last call to Cloud Map failed, or if it may not have returned all instances.
+/// The problem of a node whose service has a state with a failure, or with as many instances as an answer can hold.
 pub(crate) fn problem(
     node: &ResolvedNode,
     service: &CloudMapService,
     state: &CloudMapState,
-) -> Option<Problem> {
+) -> Problem {
     let (reason, message) = match &state.failure {
-        None if !state.is_full => return None,
         None => (
             Reason::CloudMapLimit,
             format!(
@@ -95,5 +94,5 @@ pub(crate) fn problem(
         ),
     };
     let field = FieldPath::spec().field("serviceDiscovery.awsCloudMap");
-    Some(Problem::new(&node.object, field, reason, message))
+    Problem::new(&node.object, field, reason, message)
 }

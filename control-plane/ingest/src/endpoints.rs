@@ -162,13 +162,11 @@ fn derive(
     }
 }
 
-fn problem(node: &ResolvedNode, state: Option<&CloudMapState>) -> Option<Problem> {
-    match (&node.discovery, state) {
-        (Some(Discovery::CloudMap { service, .. }), Some(state)) => {
-            cloud_map::problem(node, service, state)
-        }
-        _ => None,
-    }
+fn problem(node: &ResolvedNode, state: &CloudMapState) -> Option<Problem> {
+    let Some(Discovery::CloudMap { service, .. }) = &node.discovery else {
+        return None;
+    };
+    Some(cloud_map::problem(node, service, state))
 }
 
 /// Region and zone of every Kubernetes node.
@@ -213,7 +211,7 @@ impl EndpointMemo {
             (state.failure.is_some() || state.is_full).then_some((*name, (*node, state)))
         });
         let problems = self.problems.update(troubled, |_, (node, state)| {
-            problem(node, Some(state)).into_iter().collect()
+            problem(node, state).into_iter().collect()
         });
         let problems = problems
             .values()

@@ -137,8 +137,6 @@ pub fn parse(value: Value) -> ParsedDocument {
     let mut violations = check_metadata(&mut metadata);
     violations.extend(check_body(kind, &mut value));
     value["metadata"] = metadata;
-    value["apiVersion"] = api_version.into();
-    value["kind"] = word.into();
 
     let is_valid = |violations: &[SchemaViolation]| !violations.iter().any(is_invalid);
     if is_valid(&violations) {
@@ -298,12 +296,7 @@ fn check_body(kind: Kind, value: &mut Value) -> Vec<SchemaViolation> {
     {
         fields.remove("status");
     }
-    let is_required = schema
-        .required
-        .iter()
-        .flatten()
-        .any(|field| field == "spec");
-    if !is_required && value.get("spec").is_none() {
+    if value.get("spec").is_none() {
         value["spec"] = json!({});
     }
     violations

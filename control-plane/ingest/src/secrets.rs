@@ -444,10 +444,8 @@ impl SecretUse {
             let message = format!("{subject} {fault}, so {effect}; correct {entries}");
             return Some(self.problem(Severity::Error, message));
         }
-        if *resource == AcmResource::Authority {
-            return None;
-        }
-        // Callers without a client policy validate an ACM certificate by the authority that signed it.
+        // Every fault of a mapped authority was reported above. Callers without a client policy validate an ACM
+        // certificate by the authority that signed it.
         let (fault, effect) = authorities
             .fault("virtual nodes without a client policy do not accept this certificate");
         let message = format!(

@@ -57,9 +57,6 @@ impl<'a> Operator<'a> {
         let is_command = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_';
         let after = body.trim_start_matches(is_command);
         let command = &body[..body.len() - after.len()];
-        if command.is_empty() {
-            return None;
-        }
         let (argument, (length, rest)) = match after.strip_prefix('(') {
             Some(open) => {
                 let line = open.split('\n').next().unwrap_or_default();
