@@ -285,3 +285,6 @@ fn stored<T>(objects: &ObjectMap<T>, object: &ObjectRef) -> Option<Arc<T>> {
 fn remove<T>(objects: &mut ObjectMap<T>, object: &ObjectRef) -> bool {
     objects.contains_key(object) && Arc::make_mut(objects).remove(object).is_some()
 }
+
+#[cfg(test)]
+mod tests;

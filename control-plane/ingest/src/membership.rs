@@ -377,6 +377,14 @@ mod tests {
     }
 
     #[test]
+    fn lists_are_phrases() {
+        assert_eq!(list::<&str>(&[]), "none");
+        assert_eq!(list(&["a"]), "`a`");
+        assert_eq!(list(&["a", "b"]), "`a` and `b`");
+        assert_eq!(list(&["a", "b", "c"]), "`a`, `b` and `c`");
+    }
+
+    #[test]
     fn namespace_has_its_name_as_a_label() {
         assert_eq!(
             namespace_labels("shop", None),

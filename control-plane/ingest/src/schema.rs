@@ -281,3 +281,6 @@ pub(crate) fn quote(text: &str) -> String {
         None => format!("`{}`", text.escape_debug()),
     }
 }
+
+#[cfg(test)]
+mod tests;

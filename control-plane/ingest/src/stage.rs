@@ -278,3 +278,6 @@ impl<K: Ord, T> PartialEq for StageOutput<K, T> {
         self.values.fast_eq(&other.values) && self.problems.fast_eq(&other.problems)
     }
 }
+
+#[cfg(test)]
+mod tests;

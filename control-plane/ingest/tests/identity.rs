@@ -97,6 +97,11 @@ fn pod_may_act_as_the_proxies_that_select_it_in_its_namespace() {
             "virtualNode/none_shop",
             Err(IdentityMismatch::ProxyNotFound),
         ),
+        (
+            pod("shop", "front-1", "u1"),
+            "virtualRouter/front_shop",
+            Err(IdentityMismatch::ProxyNotFound),
+        ),
         // An earlier or later pod with the same name has another UID.
         (
             pod("shop", "front-1", "u0"),
@@ -140,4 +145,13 @@ fn pod_may_act_as_the_proxies_that_select_it_in_its_namespace() {
         let result = snapshot.may_act_as(&graph, &workload, &name);
         assert_eq!(result, expected, "{workload} as {proxy}");
     }
+}
+
+#[test]
+fn workload_is_shown_by_kind_namespace_and_name() {
+    assert_eq!(pod("shop", "front-1", "u1").to_string(), "Pod shop/front-1");
+    assert_eq!(
+        account("shop", "front").to_string(),
+        "ServiceAccount shop/front"
+    );
 }

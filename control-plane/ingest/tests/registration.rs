@@ -96,6 +96,7 @@ fn node_registers_the_pods_that_it_selects_in_its_namespace() {
     assert_eq!(v1.port, Some(8080), "the port of the first listener");
     assert_eq!(v1.attributes["version"], "v1");
     let pod = &v1.pods[0];
+    assert_eq!((&*pod.uid, pod.ip), ("uid-of-a", [10, 0, 0, 1].into()));
     assert_eq!(pod.region.as_deref(), Some("eu-west-1"));
     assert_eq!(pod.zone.as_deref(), Some("eu-west-1b"));
     assert_eq!(pod.labels["app"], "color");
@@ -131,6 +132,70 @@ fn only_running_pods_with_an_address_are_registered() {
 }
 
 #[test]
+fn readiness_gate_is_open_while_its_condition_is_true() {
+    let gate = "conditions.appmesh.k8s.aws/aws-cloudmap-healthy";
+    let with = |status: &str| {
+        let condition = format!(", {{type: {gate}, status: '{status}'}}]");
+        READY.replace(']', &condition)
+    };
+    let yaml = [
+        MESH,
+        &node("v1", "", ALL),
+        &pod("a-closed", "shop", &with("Unknown")),
+        &pod("b-open", "shop", &with("True")),
+        &pod("c-other-gate", "shop", &with("True"))
+            .replace(&format!("conditionType: {gate}"), "conditionType: other"),
+        &pod("d-no-gate", "shop", &with("True")).replace("readinessGates:", "ignored:"),
+    ];
+    let found = registrations_of(&yaml.concat()).remove(0);
+    assert_eq!(
+        pod_names(&found),
+        ["a-closed", "b-open", "c-other-gate", "d-no-gate"]
+    );
+    let gates = found.pods.into_iter().map(|pod| pod.gate);
+    assert!(gates.eq([
+        Some(GateState::Closed(String::new())),
+        Some(GateState::Open),
+        None,
+        None,
+    ]));
+}
+
+#[test]
+fn pod_on_an_unknown_kubernetes_node_has_no_region_and_no_zone() {
+    let yaml = [
+        MESH,
+        &node("v1", "", ALL),
+        &pod("a", "shop", READY).replace("nodeName: worker", "nodeName: unknown"),
+    ];
+    let found = registrations_of(&yaml.concat()).remove(0);
+    assert_eq!((&found.pods[0].region, &found.pods[0].zone), (&None, &None));
+}
+
+#[test]
+fn service_of_a_virtual_node_is_that_of_its_discovery() {
+    let yaml = [
+        MESH,
+        &node("v1", ", annotations: {cloudMapServiceARN: 'arn:x'}", ALL),
+    ]
+    .concat();
+    let objects = RegistrationSnapshot::from(&fixture::inputs(&yaml));
+    let service = |name: &str| {
+        let found = objects.service(&ObjectRef::new(Kind::VirtualNode, "shop", name));
+        found.map(|service| service.to_string())
+    };
+    assert_eq!(service("v1").as_deref(), Some("color.shop.local"));
+    assert_eq!(service("v2"), None);
+    let found = registrations_of(&yaml).remove(0);
+    assert_eq!(found.service_arn.as_deref(), Some("arn:x"));
+    assert_eq!(
+        found.object,
+        ObjectRef::new(Kind::VirtualNode, "shop", "v1")
+    );
+    assert!(found.allowed && !found.terminating);
+}
+
+#[test]
 fn only_one_of_two_nodes_that_select_a_pod_writes_its_condition() {
     let yaml = [
         MESH,
@@ -160,7 +225,7 @@ fn terminating_node_has_no_pods() {
     let (service, unserved) = terminating_node(&objects, &object, Some(last_name.clone())).unwrap();
     assert_eq!(service.to_string(), "color.shop.local");
     assert_eq!(unserved.name, last_name);
-    assert!(unserved.terminating);
+    assert!(unserved.terminating && unserved.allowed);
     let (_, with_default_name) = terminating_node(&objects, &object, None).unwrap();
     assert_eq!(&*with_default_name.name.name, "v1_shop");
 

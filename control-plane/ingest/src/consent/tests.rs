@@ -60,6 +60,20 @@ fn other_texts_are_no_selectors() {
 }
 
 #[test]
+fn names_and_values_of_labels_have_at_most_63_characters() {
+    for (length, is_valid) in [(63, true), (64, false)] {
+        let text = "a".repeat(length);
+        for selector in [
+            format!("team={text}"),
+            text.clone(),
+            format!("!example.com/{text}"),
+        ] {
+            assert_eq!(parse_selector(&selector).is_ok(), is_valid, "{selector}");
+        }
+    }
+}
+
+#[test]
 fn grants_name_a_route_a_prefix_and_a_priority() {
     let own: Arc<str> = "shop".into();
     let grant = |prefix: &str, priority| RouteGrant {

@@ -1,9 +1,10 @@
 use std::slice;
 
 use evermesh_model::{Kind, ObjectRef, Protocol, ServicePort};
+use serde_json::{Value, json};
 
 use super::*;
-use crate::seniority::ObjectAge;
+use crate::{object::Object, seniority::ObjectAge};
 
 fn node(backends: Option<&str>, application: Option<&str>) -> ObjectMeta {
     let annotations = [(BACKENDS, backends), (APPLICATION, application)];
@@ -192,4 +193,40 @@ fn listener_on_a_port_of_the_proxy_is_rejected_without_interception() {
         problems[0].field.as_str(),
         "metadata.annotations[evermesh.dev/application-ports]"
     );
+}
+
+#[test]
+fn strict_listener_without_an_application_port_is_unprotected() {
+    let node = |annotations: &Value| {
+        let listener = |port: u16, mode: &str| {
+            json!({
+                "portMapping": { "port": port, "protocol": "http" },
+                "tls": { "mode": mode, "certificate": {} },
+            })
+        };
+        let parsed = crate::object::parse(json!({
+            "apiVersion": "appmesh.k8s.aws/v1beta2", "kind": "VirtualNode",
+            "metadata": { "name": "x", "namespace": "a", "annotations": annotations },
+            "spec": { "listeners": [
+                listener(8080, "STRICT"),
+                listener(8081, "PERMISSIVE"),
+                { "portMapping": { "port": 8082, "protocol": "http" } },
+                listener(8443, "STRICT"),
+            ] },
+        }));
+        match parsed.object {
+            Some((_, Object::VirtualNode(node))) => node,
+            other => panic!("{other:?}: {:?}", parsed.problems),
+        }
+    };
+    for (annotations, expected) in [
+        (json!({}), &[][..]),
+        (json!({ BACKENDS: "" }), &[8080, 8443]),
+        (json!({ APPLICATION: "" }), &[8080, 8443]),
+        (json!({ APPLICATION: "8080=18080,8081=18081" }), &[8443]),
+        (json!({ APPLICATION: "8080=18080,8443=0" }), &[8443]),
+        (json!({ APPLICATION: "8080=18080,8443=18443" }), &[]),
+    ] {
+        assert_eq!(unprotected(&node(&annotations)), expected, "{annotations}");
+    }
 }

@@ -353,6 +353,12 @@ fn cel_rules_of_route_are_evaluated() {
         with(Kind::Route, "/spec/httpRoute/match/prefix", json!("beta")),
         &["E spec.httpRoute: start match.prefix with a slash"],
     );
+    let mut of_wrong_type = with(Kind::Route, "/spec/httpRoute/match/prefix", json!("beta"));
+    of_wrong_type["spec"]["priority"] = json!("high");
+    assert_rejected(
+        of_wrong_type,
+        &["E spec.priority: must be a 64-bit integer, not the string `high`"],
+    );
 }
 
 #[test]
@@ -403,6 +409,9 @@ fn names_must_be_dns_subdomains() {
         );
         assert!(parsed.object.is_none() && parsed.id.is_none());
     }
+    let longest = "a".repeat(63);
+    let parsed = parse(with(Kind::Pod, "/metadata/namespace", json!(longest)));
+    assert!(parsed.object.is_some());
     for namespace in ["", "a.b", "Shop", &"a".repeat(64)] {
         let parsed = parse(with(Kind::Pod, "/metadata/namespace", json!(namespace)));
         assert_eq!(
@@ -442,6 +451,12 @@ fn unknown_kind_is_a_warning_with_its_name() {
         problems(&document("appmesh.k8s.aws/v1beta1", "VirtualNode")),
         [
             "W : Evermesh does not use kind `VirtualNode` of `appmesh.k8s.aws/v1beta1`, so `color` is ignored; use apiVersion appmesh.k8s.aws/v1beta2"
+        ]
+    );
+    assert_eq!(
+        problems(&document("appmesh.k8s.aws/v1beta2", "VirtualCluster")),
+        [
+            "W : Evermesh does not use kind `VirtualCluster` of `appmesh.k8s.aws/v1beta2`, so `color` is ignored"
         ]
     );
     assert_eq!(
@@ -496,6 +511,8 @@ fn deeply_nested_document_is_rejected() {
             );
             assert!(parsed.object.is_none() && parsed.id.is_some());
         }
-        assert!(parse(with(kind, "/unknown", deep(120))).object.is_some());
+        // The document, its field and 127 lists.
+        assert!(parse(with(kind, "/unknown", deep(127))).object.is_some());
+        assert!(parse(with(kind, "/unknown", deep(128))).object.is_none());
     }
 }

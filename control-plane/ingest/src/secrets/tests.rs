@@ -1,3 +1,4 @@
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
 
 use super::*;
@@ -118,6 +119,13 @@ fn certificates_alone_are_kept_of_an_entry() {
 #[test]
 fn entry_over_the_limit_is_refused() {
     let mut fixture = Fixture::new();
+    let rest = MAX_ENTRY_BYTES - AUTHORITY.len();
+    let longest = format!("{AUTHORITY}{}", " ".repeat(rest));
+    fixture.put(&json!({ "ca.crt": longest }));
+    assert_eq!(longest.len(), MAX_ENTRY_BYTES);
+    assert!(fixture.authorities().0.is_some());
+
+    let mut fixture = Fixture::new();
     let text = format!("{AUTHORITY}{}", " ".repeat(MAX_ENTRY_BYTES));
     fixture.put(&json!({ "ca.crt": text }));
     let (authorities, problems) = fixture.authorities();
@@ -130,6 +138,20 @@ fn entry_over_the_limit_is_refused() {
         problems.iter().any(|it| it.contains(&expected)),
         "{problems:?}"
     );
+}
+
+#[test]
+fn base64_may_be_broken_into_lines() {
+    let mut fixture = Fixture::new();
+    let base64 = STANDARD.encode(AUTHORITY);
+    let (one, other) = base64.split_at(76);
+    fixture.apply(json!({
+        "apiVersion": "v1", "kind": "Secret",
+        "metadata": { "name": "front", "namespace": "shop" },
+        "data": { "ca.crt": format!("{one}\r\n {other}\n") },
+    }));
+    let (authorities, _) = fixture.authorities();
+    assert_eq!(authorities.as_ref().map(Pem::expose), Some(AUTHORITY));
 }
 
 #[test]
