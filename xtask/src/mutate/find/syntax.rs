@@ -96,6 +96,7 @@ pub(super) fn is_default(text: &str) -> bool {
         "",
         "false",
         "None",
+        "Ok(())",
         "\"\"",
         "vec![]",
         "Default::default()",

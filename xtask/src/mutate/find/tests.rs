@@ -90,6 +90,7 @@ fn bodies_return_defaults() {
     );
     assert_eq!(kinds("fn a() -> Option<B> { b }"), ["body of a to None"]);
     assert_eq!(kinds("fn a() -> Option<B> { None }"), Vec::<String>::new());
+    assert_eq!(kinds("fn a() -> Result<()> { Ok(()) }"), [""; 0]);
     assert_eq!(
         kinds("fn a() -> Result<B> { b }"),
         ["body of a to Ok(Default::default())"]
