@@ -85,7 +85,14 @@ pub(crate) async fn serve(
 ) {
     let serve = async |(listener, limit): PageListener, router: Router| {
         let incoming = limit.connections(listener);
-        http_server::serve(incoming, router, shutdown.clone(), SHUTDOWN_LIMIT).await;
+        http_server::serve(
+            incoming,
+            router,
+            shutdown.clone(),
+            shutdown.clone(),
+            SHUTDOWN_LIMIT,
+        )
+        .await;
     };
     let public = async {
         if let Some(metrics) = metrics {

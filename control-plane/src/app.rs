@@ -138,7 +138,8 @@ struct App<'a> {
     /// The places for connections of each listener.
     shares: ListenerShares,
     tasks: JoinSet<anyhow::Result<()>>,
-    /// Cancelled when the process begins to drain: `/readyz` fails, everything else continues.
+    /// Cancelled when the process begins to drain: `/readyz` fails and the webhooks keep no connections; everything else
+    /// continues.
     leaving: CancellationToken,
     /// Cancelled when all tasks are to end.
     shutdown: CancellationToken,
@@ -236,6 +237,7 @@ impl<'a> App<'a> {
             certificate_health: Arc::clone(&self.certificate_health),
             effect_inbox,
             webhook_connections: Arc::clone(&self.shares.webhooks),
+            leaving: self.leaving.clone(),
             snapshots: self.snapshots.clone(),
             registry: Arc::clone(&self.registry),
             status_work: Arc::clone(&self.status_work),
@@ -423,8 +425,8 @@ impl XdsListeners {
 
 /// Waits for a signal, which is a success, or for a task that ends, which is an error.
 ///
-/// After SIGTERM everything continues for `drain_time`, and only `/readyz` fails. SIGINT or a second signal ends the wait
-/// at once.
+/// After SIGTERM everything continues for `drain_time`; `/readyz` fails, and the webhooks keep no connections. SIGINT or a
+/// second signal ends the wait at once.
 async fn until_signal(
     tasks: &mut JoinSet<anyhow::Result<()>>,
     engine: oneshot::Receiver<()>,

@@ -60,6 +60,8 @@ pub(crate) struct KubernetesChannels {
     /// Changes for the status writer; present with leader election.
     pub(crate) effect_inbox: Option<Arc<EffectInbox>>,
     pub(crate) webhook_connections: Arc<ConnectionLimit>,
+    /// Cancelled when the process begins to drain.
+    pub(crate) leaving: CancellationToken,
     pub(crate) snapshots: watch::Receiver<Arc<EngineSnapshot>>,
     pub(crate) registry: Arc<ProxyRegistry>,
     /// What the status writer works on.
@@ -123,6 +125,7 @@ impl KubernetesCluster {
                 injection,
                 self.identity.clone(),
                 self.clock(),
+                channels.leaving.clone(),
             );
             tasks.spawn(webhook::run(
                 (listener, channels.webhook_connections.clone()),

@@ -4,6 +4,7 @@ use std::{io, time::Duration};
 
 use axum::Router;
 use futures::{Stream, StreamExt};
+use hyper::service::{Service as _, service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto::Builder,
@@ -28,9 +29,14 @@ const PING_TIME: Duration = Duration::from_secs(20);
 const STREAMS_PER_CONNECTION: u32 = 250;
 
 /// Serves each connection until `shutdown`, and then lets open requests finish for `grace` at most.
+///
+/// From `leaving` on, a connection ends after the requests that are open (HTTP/2: GOAWAY), so that its client connects
+/// elsewhere. A connection that has had no request yet ends after its first one, because a client need not repeat a
+/// request that was not answered.
 pub(crate) async fn serve<S>(
     incoming: impl Stream<Item = io::Result<S>>,
     router: Router,
+    leaving: CancellationToken,
     shutdown: CancellationToken,
     grace: Duration,
 ) where
@@ -55,18 +61,27 @@ pub(crate) async fn serve<S>(
         let Some(Ok(connection)) = connection else {
             break;
         };
-        let service = TowerToHyperService::new(router.clone());
-        let (http, shutdown) = (http.clone(), shutdown.clone());
+        let router = TowerToHyperService::new(router.clone());
+        let (http, leaving, shutdown) = (http.clone(), leaving.clone(), shutdown.clone());
         connections.spawn(async move {
+            let used = CancellationToken::new();
+            let service = service_fn(|request| {
+                used.cancel();
+                router.call(request)
+            });
             let mut serving = Box::pin(http.serve_connection(TokioIo::new(connection), service));
+            let left = async {
+                leaving.cancelled().await;
+                used.cancelled().await;
+            };
             // An error means that the client has gone or has broken the protocol.
             tokio::select! {
-                _ = serving.as_mut() => {}
-                () = shutdown.cancelled() => {
-                    serving.as_mut().graceful_shutdown();
-                    let _ = serving.await;
-                }
+                _ = serving.as_mut() => return,
+                () = left => {}
+                () = shutdown.cancelled() => {}
             }
+            serving.as_mut().graceful_shutdown();
+            let _ = serving.await;
         });
         while connections.try_join_next().is_some() {}
     }

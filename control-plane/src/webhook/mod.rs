@@ -77,6 +77,8 @@ pub struct WebhookOptions {
     pub sidecar_authority: SidecarAuthority,
     /// Name of this replica in events.
     pub identity: String,
+    /// Cancelled when the process begins to drain: API servers are to connect to another replica.
+    pub leaving: CancellationToken,
     pub clock: Clock,
 }
 
@@ -132,6 +134,7 @@ impl WebhookOptions {
         injection: Option<evermesh_injector::InjectorSettings>,
         identity: String,
         clock: Clock,
+        leaving: CancellationToken,
     ) -> Self {
         let xds_service = args.xds.xds_tls_service.clone();
         let sidecar_authority = match &args.injector.sidecar_xds_ca {
@@ -164,6 +167,7 @@ impl WebhookOptions {
             sidecar_authority,
             identity,
             clock,
+            leaving,
         }
     }
 }
@@ -252,6 +256,7 @@ pub async fn run(
         connections,
         admission,
         Arc::clone(&certificates),
+        options.leaving,
         shutdown.clone(),
     );
     tasks.spawn(async move { serving.await.context("the webhook server failed") });

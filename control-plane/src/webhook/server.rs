@@ -74,18 +74,20 @@ pub(super) const NOT_SYNCED: &str =
 /// Message for a bug in Evermesh.
 pub(super) const INTERNAL_ERROR: &str = "internal error; see the log of Evermesh";
 
-/// Serves until `shutdown`, and then lets open requests finish.
+/// Serves until `shutdown`, and then lets open requests finish. From `leaving` on, connections are not kept.
 pub(super) async fn serve(
     listener: TcpListener,
     connections: Arc<ConnectionLimit>,
     admission: AdmissionHandler,
     certificates: Arc<ServingCertificate>,
+    leaving: CancellationToken,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     let config = certificates.server_config(&[b"h2", b"http/1.1"])?;
     let (_settings, settings) = watch::channel(Arc::new(config));
     let incoming = accept_tls(listener, connections, settings);
-    http_server::serve(incoming, router(&admission), shutdown, SHUTDOWN_LIMIT).await;
+    let router = router(&admission);
+    http_server::serve(incoming, router, leaving, shutdown, SHUTDOWN_LIMIT).await;
     Ok(())
 }
 

@@ -35,6 +35,7 @@ struct Server {
     metrics: AdmissionMetrics,
     /// Queue of events, with room for one.
     events: mpsc::Receiver<PodEvent>,
+    leaving: CancellationToken,
     shutdown: CancellationToken,
 }
 
@@ -105,16 +106,18 @@ async fn start_with(
         certificates: Arc::new(ServingCertificate::default()),
         metrics: handler.metrics.clone(),
         events,
+        leaving: CancellationToken::new(),
         shutdown: CancellationToken::new(),
     };
     let certificates = Arc::clone(&server.certificates);
-    let shutdown = server.shutdown.clone();
+    let (leaving, shutdown) = (server.leaving.clone(), server.shutdown.clone());
     let connections = ConnectionLimit::new(100);
     tokio::spawn(serve(
         listener,
         connections,
         handler,
         certificates,
+        leaving,
         shutdown,
     ));
     server

@@ -92,6 +92,7 @@ impl Replica {
             )),
             sidecar_authority: SidecarAuthority::Settings,
             identity: "evermesh-test".to_owned(),
+            leaving: CancellationToken::new(),
             clock: Arc::new(move || clock.now()),
         };
         let running = webhook::run(

@@ -1,7 +1,10 @@
-//! Certificates of connections and the shutdown.
+//! Certificates of connections, and their end.
 
+use hyper::client::conn::http2;
+use hyper_util::rt::TokioExecutor;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
+    task::JoinHandle,
     time::timeout,
 };
 
@@ -79,4 +82,57 @@ async fn open_request_is_answered_after_the_shutdown_begins() {
     let response = String::from_utf8(response).unwrap();
     assert!(response.starts_with("HTTP/1.1 200 OK"), "{response}");
     assert!(response.contains("\"allowed\":true"), "{response}");
+}
+
+/// A connection as API servers keep them.
+struct Http2Connection {
+    requests: http2::SendRequest<Full<Bytes>>,
+    running: JoinHandle<hyper::Result<()>>,
+}
+
+impl Http2Connection {
+    async fn open(server: &Server, bundle: &str) -> Self {
+        let stream = TokioIo::new(server.connect_tls(bundle).await.unwrap());
+        let (requests, connection) = http2::handshake(TokioExecutor::new(), stream)
+            .await
+            .unwrap();
+        Self {
+            requests,
+            running: tokio::spawn(connection),
+        }
+    }
+
+    /// The status of the answer to a request.
+    async fn post(&mut self) -> u16 {
+        let url = format!("https://webhook.test{VALIDATE}");
+        let body = Full::new(creation(&node(&json!({}))).into());
+        let request = HttpRequest::post(url).body(body).unwrap();
+        let answer = timeout(DEADLINE, self.requests.send_request(request)).await;
+        answer.unwrap().unwrap().status().as_u16()
+    }
+
+    /// Waits until the server has ended the connection, in order.
+    async fn ends(self) {
+        let ended = timeout(DEADLINE, self.running).await;
+        ended.unwrap().unwrap().unwrap();
+    }
+}
+
+#[tokio::test]
+async fn leaving_replica_keeps_no_connection_and_answers_each_request() {
+    let server = start(Duration::ZERO).await;
+    server.surroundings.send_replace(Some(a_mesh()));
+    let material = material();
+    take(&server.certificates, &material);
+    let mut kept = Http2Connection::open(&server, &material.bundle).await;
+    assert_eq!(kept.post().await, 200);
+    let mut unused = Http2Connection::open(&server, &material.bundle).await;
+
+    server.leaving.cancel();
+    kept.ends().await;
+    assert_eq!(unused.post().await, 200);
+    unused.ends().await;
+    let mut late = Http2Connection::open(&server, &material.bundle).await;
+    assert_eq!(late.post().await, 200);
+    late.ends().await;
 }
