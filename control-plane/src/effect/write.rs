@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::condition::Transition;
 use crate::{
-    event::{event, reporter},
+    event::{self, event, reporter},
     source::kubernetes::api_of,
     throttle::LogThrottle,
 };
@@ -71,7 +71,7 @@ impl PatchSender {
             EventType::Normal
         };
         let event = event(type_, &transition.reason, &transition.message, ACTION);
-        if let Err(error) = self.recorder.publish(&event, &patch.reference()).await
+        if let Err(error) = event::publish(&self.recorder, &event, &patch.reference()).await
             && let Some(suppressed) = self.event_failure_log.pass()
         {
             tracing::warn!(object = %patch.object, %error, suppressed, "cannot publish an event");

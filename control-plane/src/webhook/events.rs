@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::server::{AdmissionOutcome, INTERNAL_ERROR};
 use crate::{
-    event::{event, reporter},
+    event::{self, event, reporter},
     throttle::{LogThrottle, Throttle},
 };
 
@@ -75,7 +75,7 @@ pub(super) fn publisher(
     move |PodEvent { about, event }| {
         let (recorder, failure_log) = (recorder.clone(), Arc::clone(&failure_log));
         async move {
-            if let Err(error) = recorder.publish(&event, &about).await
+            if let Err(error) = event::publish(&recorder, &event, &about).await
                 && let Some(suppressed) = failure_log.pass()
             {
                 let namespace = about.namespace.unwrap_or_default();

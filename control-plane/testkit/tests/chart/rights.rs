@@ -125,7 +125,7 @@ const RIGHTS: [Right; 17] = [
         resources: &["events.events.k8s.io"],
         verbs: &["create", "patch"],
         reason: "records transitions of conditions and decisions about pods; a repeated event is patched",
-        code: ("webhook/events.rs", "recorder.publish"),
+        code: ("event.rs", "recorder.publish"),
     },
     Right {
         needed: Needed::Writing,
