@@ -35,6 +35,8 @@ pub(super) struct Facts {
     pub(super) generation: i64,
     pub(super) problems: Vec<Problem>,
     pub(super) proxies: ProxyCounts,
+    /// Whether a version of the object, or a part of one, is in the graph.
+    pub(super) is_served: bool,
     /// The object's ARN in App Mesh's form, once the object belongs to a mesh.
     pub(super) arn: Option<String>,
     /// ARNs of a router's inline routes, by route name.
@@ -102,6 +104,15 @@ pub(super) fn status(kind: Kind, facts: &Facts, current: &Value, now: Timestamp)
         status.insert("routeARNs".to_owned(), json!(facts.route_arns));
     }
     Some(status.into())
+}
+
+/// Whether `current` is a status that the App Mesh controller or Evermesh wrote.
+pub(super) fn has_status(kind: Kind, current: &Value) -> bool {
+    let conditions = current["conditions"].as_array().into_iter().flatten();
+    active_condition(kind).is_some_and(|active| {
+        let mut types = conditions.map(|condition| &condition["type"]);
+        types.any(|name| name == active)
+    })
 }
 
 const fn arn_field(kind: Kind) -> Option<&'static str> {
@@ -175,13 +186,17 @@ fn programmed(facts: &Facts, was_programmed: bool) -> ConditionText {
         withheld,
     } = &facts.proxies;
     if let Some(error) = first_error(&facts.problems) {
-        let message = "not served as written; the last good configuration stays in force";
+        let message = if facts.is_served {
+            "not served as written; the valid parts of the object, or its last good version, are served"
+        } else {
+            "not served"
+        };
         return ConditionText::new(false, error.reason.as_str(), message);
     }
     if let Some((proxy, envoy_message)) = rejections.first() {
         let count = rejections.len();
         let message = format!(
-            "{count} of {concerned} proxies rejected the object and keep the last version that they accepted; {proxy}: {envoy_message}"
+            "{count} of {concerned} proxies rejected the object and keep the version that they accepted before, if there is one; {proxy}: {envoy_message}"
         );
         return ConditionText::false_because(ConditionReason::Rejected, message);
     }

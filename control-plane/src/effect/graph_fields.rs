@@ -42,8 +42,9 @@ impl GraphFieldIndex {
         }
     }
 
-    pub(super) fn get(&self, object: &ObjectRef) -> GraphFields {
-        self.fields.get(object).cloned().unwrap_or_default()
+    /// The fields of an object; `None` if the graph does not have the object.
+    pub(super) fn get(&self, object: &ObjectRef) -> Option<GraphFields> {
+        self.fields.get(object).cloned()
     }
 
     pub(super) fn update(&mut self, graph: &Arc<Graph>) {
@@ -234,7 +235,7 @@ mod tests {
                 "/virtualGateway/entry/gatewayRoute/to-red",
             ),
         ] {
-            let fields = index.get(&ObjectRef::new(kind, namespace, name));
+            let fields = index.get(&ObjectRef::new(kind, namespace, name)).unwrap();
             let arn = format!("arn:aws:appmesh:eu-west-1:111122223333:mesh/market{path}");
             if kind == Kind::VirtualRouter {
                 let route = ("all".to_owned(), format!("{arn}/route/all"));

@@ -12,11 +12,15 @@
 //! - Writes are sent in the background ([`OpenWrites`]), by the client of the leader's [`LeaseTerm`]. A status carries the
 //!   `resourceVersion` of the object that it was made for, so the API server rejects one that comes too late.
 //! - A proxy that is between two streams does not change a status ([`SteadyCounts`]).
+//! - The first status of an object waits some seconds for objects to which this one refers ([`Arrivals`]).
 //!
 //! [`WatchPosition`]: crate::source::kubernetes::WatchPosition
 
+mod arrivals;
 mod facts;
 mod finalizers;
+#[cfg(test)]
+mod fixture;
 mod steady;
 #[cfg(test)]
 mod tests;
@@ -39,7 +43,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use self::{steady::SteadyCounts, writes::OpenWrites};
+use self::{arrivals::Arrivals, steady::SteadyCounts, writes::OpenWrites};
 use super::{
     EffectInbox,
     ack_count::AckCounter,
@@ -161,6 +165,7 @@ struct StatusWriter {
     /// Formerly deferred objects that may be written now.
     undeferred: BTreeSet<ObjectRef>,
     steady_counts: SteadyCounts,
+    arrivals: Arrivals,
     problems: BTreeMap<ObjectRef, Vec<Problem>>,
     /// The list from which `problems` was grouped.
     grouped_problems: Arc<[Problem]>,
@@ -212,6 +217,7 @@ impl StatusWriter {
             deferred: BTreeSet::new(),
             undeferred: BTreeSet::new(),
             steady_counts: SteadyCounts::default(),
+            arrivals: Arrivals::default(),
             problems: BTreeMap::new(),
             grouped_problems: Arc::default(),
             written: BTreeMap::new(),
@@ -227,6 +233,7 @@ impl StatusWriter {
         self.ack_counter
             .sweep(SystemTime::now(), is_deferred_write_due);
         self.dirty.extend(self.peers.expire(Instant::now()));
+        self.dirty.extend(self.arrivals.waiting());
         if is_deferred_write_due {
             let deferred = std::mem::take(&mut self.deferred);
             self.backlog.extend(deferred.iter().cloned());
@@ -304,6 +311,7 @@ impl StatusWriter {
         self.deferred.clear();
         self.written.clear();
         self.steady_counts.clear();
+        self.arrivals.clear();
         if term.is_some() {
             tracing::info!("this replica is the leader and writes statuses");
             self.enqueue_all();
@@ -336,6 +344,7 @@ impl StatusWriter {
                 self.deferred.remove(&object);
                 self.undeferred.remove(&object);
                 self.steady_counts.forget(&object);
+                self.arrivals.forget(&object);
                 continue;
             };
             let position = observed.position;
@@ -377,11 +386,20 @@ impl StatusWriter {
             Some((status, version)) => (status, version.to_string()),
             None => (&observed.status, observed.version.clone()),
         };
+        let problems = self.problems_of(object);
+        if condition::has_status(object.kind, current) {
+            self.arrivals.forget(object);
+        } else if self.arrivals.holds(object, &problems, time::Instant::now()) {
+            return None;
+        }
         let fields = self.graph_fields.get(object);
+        let is_served = fields.is_some();
+        let fields = fields.unwrap_or_default();
         let facts = Facts {
             generation: observed.generation,
-            problems: self.problems_of(object),
+            problems,
             proxies,
+            is_served,
             arn: fields.arn,
             route_arns: fields.route_arns,
             weights: fields.weights,

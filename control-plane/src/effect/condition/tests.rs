@@ -152,6 +152,30 @@ fn error_makes_both_conditions_false() {
 }
 
 #[test]
+fn error_of_an_object_that_was_never_valid_promises_no_earlier_version() {
+    let object = ObjectRef::new(Kind::VirtualNode, "n", "x");
+    let problem = Problem::new(
+        &object,
+        FieldPath::spec(),
+        Reason::InvalidValue,
+        "wrong type",
+    );
+    let message = |is_served| {
+        let facts = Facts {
+            problems: vec![problem.clone()],
+            is_served,
+            ..facts(0, 0)
+        };
+        programmed(&facts, &Value::Null, 0)["message"].clone()
+    };
+    assert_eq!(message(false), "not served");
+    assert_eq!(
+        message(true),
+        "not served as written; the valid parts of the object, or its last good version, are served"
+    );
+}
+
+#[test]
 fn last_transition_time_changes_only_with_the_status() {
     let pending = status(Kind::Route, &facts(2, 0), &Value::Null, at(100)).unwrap();
     let still = status(Kind::Route, &facts(2, 1), &pending, at(200)).unwrap();

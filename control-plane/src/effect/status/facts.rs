@@ -114,44 +114,21 @@ mod tests {
     use std::{slice, time::Duration};
 
     use evermesh_model::Kind;
-    use evermesh_xds::ProxyRegistry;
-    use tokio::{sync::watch, time::Instant};
+    use k8s_openapi::jiff::Timestamp;
+    use serde_json::{Value, json};
+    use tokio::time::{Instant, advance};
 
     use super::*;
     use crate::effect::{
-        ack_count::AckCount, key::ReplicaKey, peers::PeerEvent, presence::Replicas,
-        registration::RegistrationMessages, status::StatusWriterOptions, term::LeaseTerm,
-        unreachable_client, write::PatchSender,
+        ack_count::AckCount,
+        peers::PeerEvent,
+        presence::Replicas,
+        registration::RegistrationMessages,
+        status::fixture::{Fixture, fixture, observed},
+        term::LeaseTerm,
+        unreachable_client,
+        write::PatchSender,
     };
-
-    struct Fixture {
-        writer: StatusWriter,
-        leader: watch::Sender<Leader>,
-        messages: watch::Sender<Arc<RegistrationMessages>>,
-    }
-
-    fn fixture() -> Fixture {
-        let (leader, leader_receiver) = watch::channel(Leader::Unknown);
-        let (messages, registration_messages) = watch::channel(Arc::default());
-        let options = StatusWriterOptions {
-            snapshots: watch::channel(Arc::default()).1,
-            registry: ProxyRegistry::new(None),
-            observed: Arc::default(),
-            identity: "this".to_owned(),
-            key: ReplicaKey::new().unwrap(),
-            leader: leader_receiver,
-            registers: false,
-            registration_messages,
-            region: String::new(),
-            account: String::new(),
-            work: Arc::default(),
-        };
-        Fixture {
-            writer: StatusWriter::new(unreachable_client(), options),
-            leader,
-            messages,
-        }
-    }
 
     fn route() -> ObjectRef {
         ObjectRef::new(Kind::Route, "n", "r")
@@ -260,6 +237,45 @@ mod tests {
         assert_eq!(writer.dirty.take(9), slice::from_ref(&a));
         assert_eq!(writer.problems_of(&a), []);
         assert_eq!(writer.problems_of(&b), [problem(&b)]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn first_status_waits_for_what_is_missing_and_later_ones_do_not() {
+        let mut writer = fixture().writer;
+        let snapshot = EngineSnapshot {
+            problems: vec![problem(&route())].into(),
+            ..EngineSnapshot::default()
+        };
+        writer.update_problems(&snapshot);
+        let patch = |writer: &mut StatusWriter, status| {
+            let observed = observed(status);
+            writer.patch_for(
+                &route(),
+                &observed,
+                ProxyCounts::default(),
+                Timestamp::UNIX_EPOCH,
+            )
+        };
+        assert!(patch(&mut writer, Value::Null).is_none());
+        writer.dirty.take(9);
+        writer.sweep(false);
+        assert_eq!(
+            writer.dirty.take(9),
+            [route()],
+            "the route is not forgotten"
+        );
+        let good = json!({"conditions": [{"type": "RouteActive", "status": "True"}]});
+        let later = patch(&mut writer, good).unwrap();
+        assert!(later.transitions[0].is_warning);
+
+        assert!(patch(&mut writer, Value::Null).is_none());
+        advance(Duration::from_secs(5)).await;
+        let late = patch(&mut writer, Value::Null).unwrap();
+        assert!(late.transitions[0].is_warning);
+
+        writer.update_problems(&EngineSnapshot::default());
+        let quiet = patch(&mut writer, Value::Null).unwrap();
+        assert_eq!(quiet.transitions, []);
     }
 
     #[tokio::test]
