@@ -89,7 +89,12 @@ pub(crate) fn problem(
         Some(CloudMapFailure::Unavailable(message)) => (
             Reason::CloudMapUnavailable,
             format!(
-                "Cloud Map did not answer for service `{service}` ({message}); the last known endpoints stay in force"
+                "Cloud Map did not answer for service `{service}` ({message}); {}",
+                if state.instances.is_empty() {
+                    "no instance is known"
+                } else {
+                    "the last known endpoints stay in force"
+                }
             ),
         ),
     };
