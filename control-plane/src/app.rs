@@ -60,9 +60,7 @@ const DRAIN_TIME: Duration = Duration::from_secs(5);
 /// # Errors
 /// An address cannot be bound, a setting is invalid, or a task ended unexpectedly.
 pub fn serve(args: &ServeArgs) -> anyhow::Result<()> {
-    rustls::crypto::aws_lc_rs::default_provider()
-        .install_default()
-        .map_err(|_already| anyhow!("a crypto provider is already installed"))?;
+    crate::install_crypto_provider()?;
     let streams = Builder::new_multi_thread()
         .worker_threads(args.xds_threads.into())
         .thread_name("xds")

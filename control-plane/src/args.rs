@@ -20,7 +20,10 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-pub(crate) use self::authority::checked_authority;
+pub(crate) use self::{
+    authority::checked_authority,
+    cluster::{MUTATING_CONFIGURATION, VALIDATING_CONFIGURATION},
+};
 pub use self::{
     bootstrap::BootstrapArgs,
     choice::{MalformedAnnotationArg, SidecarOrderArg, WithoutMemberArg},
@@ -86,6 +89,12 @@ pub enum EvermeshCommand {
 Example:
   evermesh crds | kubectl apply -f -")]
     Crds,
+    /// Remove what keeps objects from being deleted after Evermesh was uninstalled
+    ///
+    /// Removes the finalizers of Evermesh and of App Mesh's controller from all objects of the Kubernetes cluster that
+    /// KUBECONFIG names, and prints the virtual nodes whose instances may remain in Cloud Map. Run this with an
+    /// administrator's rights, after `helm uninstall`.
+    RemoveFinalizers,
 }
 
 #[derive(Debug, Args)]

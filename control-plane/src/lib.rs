@@ -84,6 +84,7 @@ pub mod lint;
 pub mod liveness;
 pub mod metrics;
 mod reload;
+pub mod removal;
 mod retry;
 pub mod server_clock;
 mod socket;
@@ -91,3 +92,10 @@ pub mod source;
 pub mod telemetry;
 mod throttle;
 pub mod webhook;
+
+/// Chooses the implementation of cryptography for all TLS connections of the process.
+fn install_crypto_provider() -> anyhow::Result<()> {
+    rustls::crypto::aws_lc_rs::default_provider()
+        .install_default()
+        .map_err(|_already| anyhow::anyhow!("a crypto provider is already installed"))
+}

@@ -9,7 +9,7 @@ use clap::Parser;
 use evermesh::{
     app,
     args::{BootstrapArgs, CommandLine, EvermeshCommand},
-    engine, lint,
+    engine, lint, removal,
 };
 use evermesh_injector::bootstrap::{bootstrap, render};
 
@@ -30,6 +30,7 @@ fn main() -> ExitCode {
             print_bootstrap(&args, &mut out).map(|()| ExitCode::SUCCESS)
         }
         EvermeshCommand::Crds => print_crds(&mut out).map(|()| ExitCode::SUCCESS),
+        EvermeshCommand::RemoveFinalizers => removal::run(&mut out).map(|()| ExitCode::SUCCESS),
     };
     result.unwrap_or_else(|error| {
         // Standard error may be closed, and then the exit code is all that is left.

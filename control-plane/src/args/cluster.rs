@@ -11,6 +11,11 @@ use clap::{Args, ValueEnum, builder::NonEmptyStringValueParser};
 
 use super::heading;
 
+/// Default names of the webhook configurations: those of App Mesh's controller, so that they replace its own.
+pub(crate) const MUTATING_CONFIGURATION: &str = "appmesh-controller-mutating-webhook-configuration";
+pub(crate) const VALIDATING_CONFIGURATION: &str =
+    "appmesh-controller-validating-webhook-configuration";
+
 #[derive(Debug, Args)]
 #[command(next_help_heading = heading::OPERATIONS)]
 pub struct KubernetesArgs {
@@ -185,7 +190,7 @@ pub struct WebhookArgs {
     #[arg(
         long,
         value_name = "NAME",
-        default_value = "appmesh-controller-mutating-webhook-configuration",
+        default_value = MUTATING_CONFIGURATION,
         env = "EVERMESH_WEBHOOK_MUTATING_CONFIGURATION",
         hide_short_help = true
     )]
@@ -195,7 +200,7 @@ pub struct WebhookArgs {
     #[arg(
         long,
         value_name = "NAME",
-        default_value = "appmesh-controller-validating-webhook-configuration",
+        default_value = VALIDATING_CONFIGURATION,
         env = "EVERMESH_WEBHOOK_VALIDATING_CONFIGURATION",
         hide_short_help = true
     )]

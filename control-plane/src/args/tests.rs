@@ -135,10 +135,11 @@ fn every_flag_and_command_has_one_short_sentence_of_help() {
 fn top_level_help_describes_each_command_and_shows_examples() {
     let help = CommandLine::command().render_help().to_string();
     for text in [
-        "serve      Serve configuration to Envoy proxies from a folder or from a Kubernetes cluster\n",
-        "lint       Check a folder of manifests and print its errors and warnings\n",
-        "bootstrap  Print the Envoy bootstrap configuration for a virtual node or virtual gateway\n",
-        "crds       Print the custom resource definitions as YAML, for `kubectl apply`\n",
+        "serve              Serve configuration to Envoy proxies from a folder or from a Kubernetes cluster\n",
+        "lint               Check a folder of manifests and print its errors and warnings\n",
+        "bootstrap          Print the Envoy bootstrap configuration for a virtual node or virtual gateway\n",
+        "crds               Print the custom resource definitions as YAML, for `kubectl apply`\n",
+        "remove-finalizers  Remove what keeps objects from being deleted after Evermesh was uninstalled\n",
         "evermesh serve --config examples/canary\n",
     ] {
         assert!(help.contains(text), "{text}\n{help}");

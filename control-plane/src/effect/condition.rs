@@ -269,7 +269,7 @@ pub(super) fn differs_in_messages_only(before: &Value, now: &Value) -> bool {
     without_messages(before) == without_messages(now)
 }
 
-/// A change of a condition that becomes an event.
+/// A change that becomes an event, of a condition if nothing else is said.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Transition {
     /// Whether the condition became false, rather than true again.

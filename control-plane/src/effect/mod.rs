@@ -36,6 +36,7 @@ mod write;
 use std::time::Duration;
 
 pub use self::inbox::EffectInbox;
+pub(crate) use self::status::is_old_finalizer;
 
 /// Time for which the leader expects the proxies of a replica that is gone to reconnect elsewhere. With Evermesh's
 /// bootstrap an Envoy notices a dead connection within 15 s and reconnects within 10 s.

@@ -11,6 +11,9 @@ pub(super) const PROGRAMMED: &str = "Programmed";
 /// Condition whose message is the newest weights that every proxy has ACKed.
 pub(super) const WEIGHTS_ACKED: &str = "WeightsAcked";
 
+/// Reason of the event about a deleted node whose instances may remain in Cloud Map, because registration is off.
+pub(super) const INSTANCES_REMAIN: &str = "CloudMapInstancesRemain";
+
 /// The condition that App Mesh's controller defined for a kind: true while the object is served as written. `None` for
 /// kinds whose status Evermesh does not write; the status of a `BackendGroup` has no fields.
 pub(super) const fn active_condition(kind: Kind) -> Option<&'static str> {
@@ -120,6 +123,7 @@ mod tests {
             "WeightsAcked",
         ];
         assert_eq!(types, expected);
+        assert_eq!(INSTANCES_REMAIN, "CloudMapInstancesRemain");
 
         for (reason, text) in [
             (ConditionReason::Accepted, "Accepted"),

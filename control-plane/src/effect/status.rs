@@ -43,6 +43,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use self::finalizers::is_old_finalizer;
 use self::{arrivals::Arrivals, steady::SteadyCounts, writes::OpenWrites};
 use super::{
     EffectInbox,

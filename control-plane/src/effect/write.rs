@@ -27,7 +27,7 @@ pub(super) struct ObjectPatch {
     pub(super) patch: Value,
     /// Whether the patch goes to the `status` subresource.
     pub(super) is_status: bool,
-    /// Transitions to publish as events after the patch succeeded.
+    /// Events to publish after the patch succeeded.
     pub(super) transitions: Vec<Transition>,
 }
 
@@ -53,12 +53,12 @@ impl PatchSender {
         let api = api_of(&self.client, &patch.object);
         let name = &patch.object.name;
         let merge = Patch::Merge(&patch.patch);
-        if !patch.is_status {
-            return api.patch(name, &PatchParams::default(), &merge).await;
-        }
-        let patched = api
-            .patch_status(name, &PatchParams::default(), &merge)
-            .await?;
+        let params = PatchParams::default();
+        let patched = if patch.is_status {
+            api.patch_status(name, &params, &merge).await?
+        } else {
+            api.patch(name, &params, &merge).await?
+        };
         let events = patch.transitions.iter();
         join_all(events.map(|transition| self.publish(patch, transition))).await;
         Ok(patched)
