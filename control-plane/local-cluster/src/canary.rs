@@ -9,13 +9,15 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
-use tokio::process::Command;
+use anyhow::Result;
 
 use crate::{
-    ROLLOUT, TestCluster, deployment::CanaryDeployment, install::install, traffic::PodTraffic,
+    ROLLOUT, TestCluster,
+    deployment::CanaryDeployment,
+    install::{helm, install},
+    traffic::PodTraffic,
 };
-use evermesh_testkit::{chart, envoy::EnvoyVersion, http::Address, process, tools};
+use evermesh_testkit::{chart, envoy::EnvoyVersion, http::Address};
 
 /// The mesh and its Services.
 const MANIFESTS: &str = include_str!("canary.yaml");
@@ -67,6 +69,11 @@ impl CanaryCluster {
         mut progress: impl FnMut(&str),
     ) -> Result<Self> {
         install(&cluster, version, &mut progress).await?;
+        Self::deploy(cluster, progress).await
+    }
+
+    /// Creates the example in a cluster in which Evermesh is installed.
+    pub async fn deploy(cluster: TestCluster, mut progress: impl FnMut(&str)) -> Result<Self> {
         cluster.clear("shop").await?;
         let canary = Self { cluster };
         progress("kubectl apply: a mesh, a service in two versions, a caller and a gateway");
@@ -114,25 +121,10 @@ impl CanaryCluster {
     /// Removes the example and Evermesh from a cluster that is kept.
     pub async fn remove(self) -> Result<()> {
         let kubectl = self.cluster.kubectl();
-        let mut helm = Command::from(process::command(tools::installed("kubernetes/helm")?));
-        helm.args([
-            "uninstall",
-            "evermesh",
-            "--wait",
-            "--namespace",
-            chart::NAMESPACE,
-        ]);
         kubectl.run(&["delete", "namespace", "shop"]).await?;
-        let output = helm
-            .env("KUBECONFIG", kubectl.kubeconfig())
-            .output()
-            .await?;
-        if !output.status.success() {
-            bail!(
-                "helm failed: {}",
-                String::from_utf8_lossy(&output.stderr).trim()
-            );
-        }
+        let uninstall = ["uninstall", "evermesh", "--wait"];
+        let namespace = ["--namespace", chart::NAMESPACE];
+        helm(&self.cluster, &[uninstall.as_slice(), &namespace].concat()).await?;
         kubectl
             .run(&["delete", "namespace", chart::NAMESPACE])
             .await

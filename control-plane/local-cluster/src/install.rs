@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result, bail};
 use tokio::process::Command;
 
 use crate::{ROLLOUT, TestCluster, images};
-use evermesh_testkit::{chart, envoy::EnvoyVersion};
+use evermesh_testkit::{chart, envoy::EnvoyVersion, process, tools};
 
 /// Installs the chart with this Envoy as the sidecar, and waits until the webhooks answer.
 ///
@@ -12,6 +12,16 @@ use evermesh_testkit::{chart, envoy::EnvoyVersion};
 pub async fn install(
     cluster: &TestCluster,
     version: EnvoyVersion,
+    progress: impl FnMut(&str),
+) -> Result<()> {
+    install_with(cluster, version, &[], progress).await
+}
+
+/// Like [`install`], with further arguments of Helm.
+pub async fn install_with(
+    cluster: &TestCluster,
+    version: EnvoyVersion,
+    more: &[&str],
     mut progress: impl FnMut(&str),
 ) -> Result<()> {
     progress("loading images: Evermesh, Envoy and a test application");
@@ -41,22 +51,29 @@ pub async fn install(
         ]);
         arguments.extend(["--set-string".to_owned(), format!("{value}.tag={tag}")]);
     }
-    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let action = ["upgrade", "--install", "evermesh"];
-    let mut helm = Command::from(chart::helm(&action, &arguments)?);
-    let output = helm
-        .env("KUBECONFIG", cluster.kubectl().kubeconfig())
-        .output()
-        .await?;
-    if !output.status.success() {
-        let reason = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    let chart = chart::path()?.display().to_string();
+    let mut all = vec!["upgrade", "--install", "evermesh", &chart];
+    all.extend(arguments.iter().map(String::as_str));
+    all.extend(more);
+    if let Err(error) = helm(cluster, &all).await {
         let state = ["get", "pods,events", "--namespace", chart::NAMESPACE];
-        bail!(
-            "helm failed: {reason}\n{}",
-            cluster.kubectl().run(&state).await?
-        );
+        return Err(error.context(cluster.kubectl().run(&state).await?));
     }
     wait_until_serving(cluster).await
+}
+
+/// Runs Helm in the folder of the workspace; the error quotes its standard error.
+pub async fn helm(cluster: &TestCluster, arguments: &[&str]) -> Result<()> {
+    let mut helm = Command::from(process::command(tools::installed("kubernetes/helm")?));
+    helm.args(arguments)
+        .current_dir(tools::workspace()?)
+        .env("KUBECONFIG", cluster.kubectl().kubeconfig());
+    let output = helm.output().await?;
+    if !output.status.success() {
+        let reason = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+        bail!("helm {} failed: {reason}", arguments.join(" "));
+    }
+    Ok(())
 }
 
 /// Waits until the pods of Evermesh are ready and the API server can call the webhooks, whose cluster IP answers a moment

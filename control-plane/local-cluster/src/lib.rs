@@ -41,7 +41,7 @@ use tempfile::TempDir;
 
 use self::local::LocalCluster;
 pub use self::{
-    install::{install, wait_until_serving},
+    install::{helm, install, install_with, wait_until_serving},
     traffic::PodTraffic,
 };
 use evermesh_testkit::{

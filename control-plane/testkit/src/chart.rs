@@ -28,7 +28,7 @@ use crate::{
 pub const NAMESPACE: &str = "appmesh-system";
 
 /// Values with which xDS serves proxies without credentials, in plaintext.
-const OPEN_XDS: &str =
+pub const OPEN_XDS: &str =
     "migration=true,xds.authentication=kubernetes-permissive,xds.tls.enabled=false";
 
 /// Kinds that have no effect without pods.

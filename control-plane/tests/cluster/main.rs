@@ -11,7 +11,9 @@ mod examples;
 mod local_cluster;
 mod outage;
 mod pod;
+mod removal;
 mod rollouts;
+mod strict;
 
 use evermesh_local_cluster::{TestCluster, canary::CanaryCluster};
 use evermesh_testkit::envoy::EnvoyVersion;

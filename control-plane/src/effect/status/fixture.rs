@@ -30,6 +30,7 @@ pub(super) fn fixture() -> Fixture {
         registration_messages,
         region: String::new(),
         account: String::new(),
+        work: Arc::default(),
     };
     Fixture {
         writer: StatusWriter::new(unreachable_client(), options),

@@ -1,8 +1,9 @@
-//! One pod and its Envoy: interception, probes of the kubelet, and authentication by the pod's token.
+//! One pod and its Envoy: interception, probes of the kubelet, authentication by the pod's token, and ports.
 
 mod fixture;
 mod identity;
 mod interception;
+mod listeners;
 mod probes;
 
 use evermesh_local_cluster::TestCluster;
@@ -23,6 +24,7 @@ async fn pod_is_intercepted_probed_and_authenticated() {
     interception::exempt_traffic_bypasses_envoy(&fixture).await;
     interception::allow_all_lets_traffic_through_envoy(&fixture).await;
     identity::token_is_valid_for_its_own_node(&fixture).await;
+    listeners::pods_listen_only_at_the_documented_ports(&fixture).await;
     probes::strict_tls_fails_probes_of_the_listeners_port(&fixture).await;
     if cluster.logs().is_none() {
         // A cluster of `KUBECONFIG` outlives the test.
