@@ -250,7 +250,7 @@ impl Authenticator {
                     self.proven(address, Err(denied)).into()
                 }
                 Ok(token) => {
-                    let review = reviewer.review(token);
+                    let review = reviewer.review(token, address.map(|it| it.ip()));
                     let (this, snapshots) = (Arc::clone(self), snapshots.clone());
                     AuthDecision::Later(Box::pin(async move {
                         let proof = match review.await {
@@ -262,7 +262,8 @@ impl Authenticator {
                                 Err((StreamDenial::Unchecked, why.to_string()))
                             }
                             TokenReviewResult::Busy => {
-                                let why = "too many token reviews are pending".to_owned();
+                                let why = "too many token reviews are pending, of all clients or of its address";
+                                let why = why.to_owned();
                                 Err((StreamDenial::Busy, why))
                             }
                         };

@@ -5,12 +5,14 @@
 //! review. The caches are bounded and hold SHA-256 digests instead of tokens.
 //!
 //! Every client can send made-up tokens. A token whose [`claims`] already show that it is invalid is rejected without a
-//! review, and at most [`PENDING_LIMIT`] reviews are pending.
+//! review, and at most [`PENDING_LIMIT`] reviews are pending, of which one address may hold [`ADDRESS_LIMIT`], so that
+//! no single client can keep the tokens of all others out.
 
 mod claims;
 
 use std::{
     collections::BTreeMap,
+    net::IpAddr,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -39,6 +41,10 @@ const CONCURRENCY: usize = 32;
 /// this many in about one second.
 const PENDING_LIMIT: usize = 2_048;
 
+/// Pending reviews of the tokens of one address: two rounds of [`CONCURRENCY`], so that a review waits for two rounds of
+/// each other address at most.
+const ADDRESS_LIMIT: usize = 2 * CONCURRENCY;
+
 /// Tokens in each cache.
 const ACCEPTED_LIMIT: usize = 65_536;
 const REJECTED_LIMIT: usize = 4_096;
@@ -57,7 +63,7 @@ pub(super) enum TokenReviewResult {
     Rejected(Arc<str>),
     /// The API server did not answer, with the error.
     Unreachable(Arc<str>),
-    /// [`PENDING_LIMIT`] reviews are pending.
+    /// [`PENDING_LIMIT`] reviews are pending, or [`ADDRESS_LIMIT`] of the client's address.
     Busy,
 }
 
@@ -82,6 +88,8 @@ pub(super) struct TokenReviewer {
 #[derive(Default)]
 struct State {
     pending: BTreeMap<Digest, PendingReview>,
+    /// Number of pending reviews by the address that sent the token first; absent for an unknown address.
+    pending_by_address: BTreeMap<Option<IpAddr>, usize>,
     accepted: ExpiringMap<WorkloadIdentity>,
     rejected: ExpiringMap<Arc<str>>,
 }
@@ -111,8 +119,13 @@ impl TokenReviewer {
         })
     }
 
-    /// Takes the result from the cache, joins a pending review of the same token or starts a review.
-    pub(super) fn review(self: &Arc<Self>, token: &str) -> BoxFuture<'static, TokenReviewResult> {
+    /// Takes the result from the cache, joins a pending review of the same token or starts a review. `address` is that of
+    /// the client.
+    pub(super) fn review(
+        self: &Arc<Self>,
+        token: &str,
+        address: Option<IpAddr>,
+    ) -> BoxFuture<'static, TokenReviewResult> {
         if token.len() > TOKEN_LIMIT {
             let reason = format!("the token is longer than {TOKEN_LIMIT} bytes");
             return ready(TokenReviewResult::Rejected(reason.into()));
@@ -129,7 +142,7 @@ impl TokenReviewer {
             Ok(expiry) => expiry,
             Err(why) => return ready(TokenReviewResult::Rejected(why.into())),
         };
-        if state.pending.len() >= PENDING_LIMIT {
+        if !state.has_room(address) {
             return ready(TokenReviewResult::Busy);
         }
         let (this, token) = (Arc::clone(self), token.to_owned());
@@ -139,7 +152,7 @@ impl TokenReviewer {
                 Err(closed) => TokenReviewResult::Unreachable(closed.to_string().into()),
             };
             let mut state = this.state.lock();
-            state.pending.remove(&key);
+            state.end(&key, address);
             state.cache(key, &result, expiry, (this.clock)());
             result
         });
@@ -147,7 +160,7 @@ impl TokenReviewer {
             ended.unwrap_or_else(|error| TokenReviewResult::Unreachable(error.to_string().into()))
         });
         let pending = pending.boxed().shared();
-        state.pending.insert(key, pending.clone());
+        state.begin(key, address, pending.clone());
         pending.boxed()
     }
 }
@@ -159,6 +172,26 @@ impl State {
         accepted
             .map(TokenReviewResult::Authenticated)
             .or_else(|| rejected().map(TokenReviewResult::Rejected))
+    }
+
+    fn has_room(&self, address: Option<IpAddr>) -> bool {
+        let of_address = self.pending_by_address.get(&address);
+        self.pending.len() < PENDING_LIMIT && of_address.is_none_or(|it| *it < ADDRESS_LIMIT)
+    }
+
+    fn begin(&mut self, key: Digest, address: Option<IpAddr>, review: PendingReview) {
+        self.pending.insert(key, review);
+        *self.pending_by_address.entry(address).or_default() += 1;
+    }
+
+    fn end(&mut self, key: &Digest, address: Option<IpAddr>) {
+        self.pending.remove(key);
+        if let Some(count) = self.pending_by_address.get_mut(&address) {
+            *count -= 1;
+            if *count == 0 {
+                self.pending_by_address.remove(&address);
+            }
+        }
     }
 
     fn cache(

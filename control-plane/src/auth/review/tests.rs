@@ -1,10 +1,15 @@
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::{
+    net::Ipv4Addr,
+    sync::atomic::{AtomicBool, Ordering::SeqCst},
+};
 
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use futures::future::join_all;
 use tokio::sync::watch;
 
 use super::*;
+
+const CLIENT: Option<IpAddr> = Some(IpAddr::V4(Ipv4Addr::LOCALHOST));
 
 /// A token of this name that expires `seconds` from now.
 fn token(name: &str, seconds: i64) -> String {
@@ -96,9 +101,9 @@ async fn streams_with_the_same_token_share_one_review() {
     let server = FakeApiServer::holding();
     let reviewer = server.reviewer();
     let token = token("a", 60);
-    let first = reviewer.review(&token);
+    let first = reviewer.review(&token, CLIENT);
     server.receives(1).await;
-    let others: Vec<_> = (0..99).map(|_| reviewer.review(&token)).collect();
+    let others: Vec<_> = (0..99).map(|_| reviewer.review(&token, CLIENT)).collect();
     server.answer();
     for result in join_all(others.into_iter().chain([first])).await {
         assert_eq!(result, authenticated());
@@ -111,10 +116,10 @@ async fn streams_with_the_same_token_share_one_review() {
 async fn review_continues_for_others_after_its_stream_has_gone() {
     let server = FakeApiServer::holding();
     let reviewer = server.reviewer();
-    let first = reviewer.review(&token("a", 60));
+    let first = reviewer.review(&token("a", 60), CLIENT);
     server.receives(1).await;
     drop(first);
-    let second = reviewer.review(&token("a", 60));
+    let second = reviewer.review(&token("a", 60), CLIENT);
     server.answer();
     assert_eq!(second.await, authenticated());
     assert_eq!(server.received(), 1);
@@ -126,16 +131,16 @@ async fn accepted_token_stays_accepted_until_it_expires_while_the_api_server_is_
     let reviewer = server.reviewer();
     let (valid, expired, unknown) = (token("a", 60), token("b", -1), token("c", 60));
     for token in [&valid, &expired] {
-        assert_eq!(reviewer.review(token).await, authenticated());
+        assert_eq!(reviewer.review(token, CLIENT).await, authenticated());
     }
     server.is_unreachable.store(true, SeqCst);
-    assert_eq!(reviewer.review(&valid).await, authenticated());
+    assert_eq!(reviewer.review(&valid, CLIENT).await, authenticated());
     for token in [&expired, &unknown] {
-        let result = reviewer.review(token).await;
+        let result = reviewer.review(token, CLIENT).await;
         assert_eq!(result, TokenReviewResult::Unreachable("gone".into()));
     }
     server.is_unreachable.store(false, SeqCst);
-    assert_eq!(reviewer.review(&unknown).await, authenticated());
+    assert_eq!(reviewer.review(&unknown, CLIENT).await, authenticated());
 }
 
 /// A machine that is an hour ahead of the API server, and one that is an hour behind.
@@ -145,10 +150,10 @@ async fn tokens_expire_by_the_clock_of_the_reviewer() {
     let hour = Duration::from_hours(1);
     let behind = server.reviewer_at(Arc::new(move || SystemTime::now() - hour));
     let expired_here = token("a", -600);
-    assert_eq!(behind.review(&expired_here).await, authenticated());
+    assert_eq!(behind.review(&expired_here, CLIENT).await, authenticated());
     let ahead = server.reviewer_at(Arc::new(move || SystemTime::now() + hour));
     let valid_here = token("b", 600);
-    let result = ahead.review(&valid_here).await;
+    let result = ahead.review(&valid_here, CLIENT).await;
     assert!(matches!(result, TokenReviewResult::Rejected(_)));
     assert_eq!(server.received(), 1);
 }
@@ -159,7 +164,7 @@ async fn rejection_is_cached_until_its_ttl_ends() {
     let reviewer = server.reviewer();
     let bad = token("bad", 60);
     for _ in 0..3 {
-        let result = reviewer.review(&bad).await;
+        let result = reviewer.review(&bad, CLIENT).await;
         assert_eq!(result, TokenReviewResult::Rejected("bad".into()));
     }
     assert_eq!(server.received(), 1);
@@ -174,10 +179,16 @@ async fn invalid_tokens_are_rejected_without_a_review() {
     let reviewer = server.reviewer();
     let too_long = "x".repeat(TOKEN_LIMIT + 1);
     for token in ["x", &token("a", -61), &too_long] {
-        let result = reviewer.review(token).await;
+        let result = reviewer.review(token, CLIENT).await;
         assert!(matches!(result, TokenReviewResult::Rejected(_)));
     }
     assert_eq!(server.received(), 0);
+}
+
+/// The client at one of as many addresses as it takes to fill all places.
+fn client(index: usize) -> IpAddr {
+    let address = u8::try_from(index / ADDRESS_LIMIT).unwrap();
+    Ipv4Addr::new(10, 0, 0, address).into()
 }
 
 #[tokio::test]
@@ -185,18 +196,37 @@ async fn pending_reviews_are_bounded() {
     let server = FakeApiServer::holding();
     let reviewer = server.reviewer();
     let first: Vec<_> = (0..PENDING_LIMIT)
-        .map(|index| reviewer.review(&token(&index.to_string(), 60)))
+        .map(|index| reviewer.review(&token(&index.to_string(), 60), Some(client(index))))
         .collect();
     let late = token("late", 60);
-    let result = reviewer.review(&late).now_or_never();
+    let result = reviewer.review(&late, CLIENT).now_or_never();
     assert_eq!(result, Some(TokenReviewResult::Busy));
     server.receives(CONCURRENCY).await;
     server.answer();
     for result in join_all(first).await {
         assert_eq!(result, authenticated());
     }
-    assert_eq!(reviewer.review(&late).await, authenticated());
+    assert_eq!(reviewer.review(&late, CLIENT).await, authenticated());
     assert_eq!(server.received(), PENDING_LIMIT + 1);
+    assert!(reviewer.state.lock().pending_by_address.is_empty());
+}
+
+#[tokio::test]
+async fn flood_of_one_address_leaves_room_for_tokens_of_others() {
+    let server = FakeApiServer::holding();
+    let reviewer = server.reviewer();
+    let flood: Vec<_> = (0..2 * PENDING_LIMIT)
+        .map(|index| reviewer.review(&token(&format!("bad{index}"), 60), Some(client(0))))
+        .collect();
+    let honest = reviewer.review(&token("honest", 60), CLIENT);
+    server.answer();
+    assert_eq!(honest.await, authenticated());
+    let results = join_all(flood).await;
+    let busy = |result: &&TokenReviewResult| **result == TokenReviewResult::Busy;
+    let busy = results.iter().filter(busy).count();
+    assert_eq!(busy, 2 * PENDING_LIMIT - ADDRESS_LIMIT);
+    let again = reviewer.review(&token("again", 60), Some(client(0)));
+    assert_eq!(again.await, authenticated());
 }
 
 #[test]
