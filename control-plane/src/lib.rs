@@ -82,6 +82,7 @@ mod event;
 mod http_server;
 pub mod lint;
 pub mod liveness;
+mod memory;
 pub mod metrics;
 mod reload;
 pub mod removal;

@@ -19,7 +19,7 @@ const MODULES: [&str; 6] = [
 ];
 
 /// Fields that need no `PeerText`: the beginning of the path, the name and the reason.
-const TRUSTED: [(&str, &str, &str); 20] = [
+const TRUSTED: [(&str, &str, &str); 24] = [
     (
         "",
         "suppressed",
@@ -104,6 +104,14 @@ const TRUSTED: [(&str, &str, &str); 20] = [
         "error",
         "an error of the TLS library",
     ),
+    ("control-plane/xds/src/fair_share.rs", "what", "a constant"),
+    ("control-plane/xds/src/fair_share.rs", "limit", "a number"),
+    (
+        "control-plane/xds/src/fair_share.rs",
+        "address",
+        "an IP address",
+    ),
+    ("control-plane/xds/src/fair_share.rs", "ended", "a number"),
 ];
 
 /// A field of a log line, or an argument of its message.

@@ -1,12 +1,12 @@
 //! Accepts connections for every listener of the process, with a limit for each.
 //!
-//! A connection over the limit is closed at once. A failed `accept`, such as for lack of file descriptors, is followed by
-//! a pause. One address may hold at most half of a listener's places, so that no single client can keep all others out.
+//! A failed `accept`, such as for lack of file descriptors, is followed by a pause. If there is no place for a new
+//! connection, or the clients make the server hold too much, a connection of the address that takes most is closed
+//! ([`fair_share`](crate::fair_share)), so that no client can keep others out.
 //! A connection is closed if the client has not sent its first bytes in time.
 
 use std::{
-    collections::HashMap,
-    io,
+    future, io,
     net::{IpAddr, SocketAddr},
     pin::Pin,
     sync::Arc,
@@ -15,7 +15,6 @@ use std::{
 };
 
 use futures::{Stream, stream};
-use parking_lot::Mutex;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
@@ -23,6 +22,8 @@ use tokio::{
 };
 use tonic::transport::server::Connected;
 use tracing::debug;
+
+use crate::fair_share::{ConnectionEnd, FairShare, Holding};
 
 /// Pause after a failed `accept`.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
@@ -33,24 +34,30 @@ const FIRST_BYTES_TIME: Duration = Duration::from_secs(10);
 /// Number of these bytes: the connection preface of HTTP/2 (RFC 9113, section 3.4). A request of HTTP/1 is not shorter.
 const FIRST_BYTES: usize = 24;
 
-/// The places for connections of a listener.
+/// Bytes that a connection takes before it has a stream.
+const CONNECTION_BYTES: usize = 16 << 10;
+
+/// The places for connections of a listener, and the bytes that its clients may make the server hold.
 #[derive(Debug)]
 pub struct ConnectionLimit {
-    limit: usize,
-    open: Mutex<OpenConnections>,
-}
-
-#[derive(Debug, Default)]
-struct OpenConnections {
-    count: usize,
-    by_address: HashMap<IpAddr, usize>,
+    places: Arc<FairShare>,
+    bytes: Arc<FairShare>,
 }
 
 /// The place of one connection. Dropping it frees the place.
 #[derive(Debug)]
 pub(crate) struct ConnectionPlace {
-    limit: Arc<ConnectionLimit>,
-    address: Option<IpAddr>,
+    end: Arc<ConnectionEnd>,
+    _place: Holding,
+    /// Shared with the streams of the connection.
+    held: Arc<Holding>,
+}
+
+/// The transport of a request, and what its connection makes the server hold, as an extension of the request.
+#[derive(Debug, Clone)]
+pub struct LimitedConnectInfo<I> {
+    pub(crate) transport: I,
+    pub(crate) held: Arc<Holding>,
 }
 
 /// A listener whose connections can be limited.
@@ -85,17 +92,22 @@ impl LimitedListener for UnixListener {
 }
 
 impl ConnectionLimit {
-    /// Allows this number of open connections, and half of them from one address.
-    pub fn new(limit: usize) -> Arc<Self> {
+    /// Allows this number of open connections.
+    pub fn new(places: usize) -> Arc<Self> {
+        Self::with_bytes(places, usize::MAX)
+    }
+
+    /// Allows this number of open connections, whose clients make the server hold at most these bytes.
+    pub fn with_bytes(places: usize, bytes: usize) -> Arc<Self> {
         Arc::new(Self {
-            limit,
-            open: Mutex::default(),
+            places: FairShare::new("connections", places),
+            bytes: FairShare::new("bytes that clients make the server hold", bytes),
         })
     }
 
     /// The number of places.
     pub fn limit(&self) -> usize {
-        self.limit
+        self.places.limit()
     }
 
     /// Streams the connections of a listener that have a place.
@@ -118,7 +130,8 @@ impl ConnectionLimit {
         loop {
             match listener.accept_one().await {
                 Ok((stream, address)) => {
-                    if let Some(place) = self.enter(address.map(|it| it.ip())) {
+                    let place = self.enter(address.map(|it| it.ip()));
+                    if place.check().is_ok() {
                         return (stream, place);
                     }
                     debug!(?address, "closed a connection over the limit");
@@ -133,24 +146,27 @@ impl ConnectionLimit {
         }
     }
 
-    fn enter(self: &Arc<Self>, address: Option<IpAddr>) -> Option<ConnectionPlace> {
-        let mut open = self.open.lock();
-        if open.count >= self.limit {
-            return None;
+    fn enter(&self, address: Option<IpAddr>) -> ConnectionPlace {
+        let end = Arc::default();
+        let place = self.places.enter(address, 1, &end);
+        let held = self.bytes.enter(address, CONNECTION_BYTES, &end);
+        ConnectionPlace {
+            end,
+            _place: place,
+            held: Arc::new(held),
         }
-        if let Some(address) = address {
-            let share = self.limit.div_ceil(2);
-            let count = open.by_address.entry(address).or_default();
-            if *count >= share {
-                return None;
-            }
-            *count += 1;
-        }
-        open.count += 1;
-        Some(ConnectionPlace {
-            limit: Arc::clone(self),
-            address,
-        })
+    }
+}
+
+impl ConnectionPlace {
+    /// Fails once the place is needed for another client.
+    fn check(&self) -> io::Result<()> {
+        self.end.check()
+    }
+
+    /// Completes with an error once the place is needed for another client.
+    pub(crate) async fn lost(&self) -> io::Error {
+        future::poll_fn(|context| self.end.poll(context)).await
     }
 }
 
@@ -160,21 +176,6 @@ fn is_about_one_connection(error: &io::Error) -> bool {
         error.kind(),
         io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset
     )
-}
-
-impl Drop for ConnectionPlace {
-    fn drop(&mut self) {
-        let mut open = self.limit.open.lock();
-        open.count -= 1;
-        if let Some(address) = self.address
-            && let Some(count) = open.by_address.get_mut(&address)
-        {
-            *count -= 1;
-            if *count == 0 {
-                open.by_address.remove(&address);
-            }
-        }
-    }
 }
 
 /// A connection that holds its place, and that fails if its client does not send the first bytes in time.
@@ -221,6 +222,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for LimitedConnection<S> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        if let Poll::Ready(lost) = this.place.end.poll(context) {
+            return Poll::Ready(Err(lost));
+        }
         let Some(first) = &mut this.first_bytes else {
             return Pin::new(&mut this.stream).poll_read(context, buffer);
         };
@@ -249,6 +253,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for LimitedConnection<S> {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        self.place.check()?;
         Pin::new(&mut self.stream).poll_write(context, bytes)
     }
 
@@ -257,6 +262,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for LimitedConnection<S> {
         context: &mut Context<'_>,
         buffers: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.place.check()?;
         Pin::new(&mut self.stream).poll_write_vectored(context, buffers)
     }
 
@@ -265,6 +271,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for LimitedConnection<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.place.check()?;
         Pin::new(&mut self.stream).poll_flush(context)
     }
 
@@ -274,10 +281,13 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for LimitedConnection<S> {
 }
 
 impl<S: Connected> Connected for LimitedConnection<S> {
-    type ConnectInfo = S::ConnectInfo;
+    type ConnectInfo = LimitedConnectInfo<S::ConnectInfo>;
 
     fn connect_info(&self) -> Self::ConnectInfo {
-        self.stream.connect_info()
+        LimitedConnectInfo {
+            transport: self.stream.connect_info(),
+            held: Arc::clone(&self.place.held),
+        }
     }
 }
 
@@ -287,27 +297,28 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn places_are_limited_and_one_address_gets_half_of_them() {
-        let limit = ConnectionLimit::new(4);
-        let address = |last| Some(IpAddr::from([10, 0, 0, last]));
-        let first: Vec<_> = (0..2).map(|_| limit.enter(address(1)).unwrap()).collect();
-        assert!(limit.enter(address(1)).is_none());
-        let _second = limit.enter(address(2)).unwrap();
-        let _unix = limit.enter(None).unwrap();
-        assert!(limit.enter(address(3)).is_none());
-        assert!(limit.enter(None).is_none());
-        drop(first);
-        let _again = limit.enter(address(1)).unwrap();
-        assert_eq!(limit.open.lock().count, 3);
-        assert_eq!(limit.open.lock().by_address.len(), 2);
+    #[tokio::test]
+    async fn connection_that_loses_its_place_fails_to_read_and_write() {
+        let limit = ConnectionLimit::new(2);
+        let _first = limit.enter(None);
+        let (_client, server) = duplex(100);
+        let mut second = LimitedConnection::new(server, limit.enter(None));
+        let reading = tokio::spawn(async move {
+            let read = second.read_u8().await.unwrap_err();
+            [read, second.write_u8(1).await.unwrap_err()]
+        });
+        tokio::task::yield_now().await;
+        let _third = limit.enter(Some(IpAddr::from([10, 0, 0, 1])));
+        for error in reading.await.unwrap() {
+            assert_eq!(error.kind(), io::ErrorKind::ConnectionAborted);
+        }
     }
 
     #[tokio::test(start_paused = true)]
     async fn client_must_send_the_first_bytes_in_time_and_may_then_be_silent() {
         let open = || {
             let (client, server) = duplex(100);
-            let place = ConnectionLimit::new(1).enter(None).unwrap();
+            let place = ConnectionLimit::new(1).enter(None);
             (client, LimitedConnection::new(server, place))
         };
         let (mut client, mut server) = open();

@@ -18,6 +18,7 @@
 //! first request is larger than [`XdsLimits::opening_bytes`](crate::XdsLimits), the node at its start authorizes the
 //! stream before the rest is read.
 
+mod charge;
 mod identity;
 mod transport;
 
@@ -41,7 +42,10 @@ use tonic::Status;
 use tracing::{debug, warn};
 
 use self::identity::{Authenticating, Authorizing, NewStream, PendingDecision};
-pub(crate) use self::transport::Transport;
+pub(crate) use self::{
+    charge::Charge,
+    transport::{Transport, unwrap_transport},
+};
 use crate::{
     connection::DiscoveryProtocol,
     frame::{self, MessageReader},
@@ -63,6 +67,8 @@ pub(crate) struct StreamBody<P: DiscoveryProtocol> {
     reader: MessageReader,
     state: State<P>,
     large: Option<LargeRequest>,
+    /// Counts what the stream makes the server hold, besides responses that are not sent.
+    charge: Charge,
     /// Time at which the stream ends.
     age: Option<Pin<Box<Sleep>>>,
     revocation: Option<Revocation>,
@@ -92,7 +98,7 @@ impl<P: DiscoveryProtocol> StreamBody<P> {
     pub(crate) fn new(
         shared: Arc<XdsServerState>,
         single_type: Option<ResourceType>,
-        transport: Transport,
+        (transport, charge): (Transport, Charge),
         authorize: AuthDecision<Authorize>,
         requests: tonic::body::Body,
     ) -> Self {
@@ -118,6 +124,7 @@ impl<P: DiscoveryProtocol> StreamBody<P> {
                 transport,
             })),
             large: None,
+            charge,
             age: age.map(|age| Box::pin(time::sleep(age))),
             revocation: None,
             has_logged_unknown_type: false,
@@ -214,7 +221,7 @@ impl<P: DiscoveryProtocol> StreamBody<P> {
         };
         let frame = frame::encode(&response)?;
         self.shared.store.metrics().response_bytes.add(frame.len());
-        Ok(Some(frame))
+        Ok(Some(self.charge.until_sent(frame)))
     }
 
     /// Handles all requests that have arrived. One chunk may contain an ACK and a change of the subscription, and the
@@ -230,6 +237,7 @@ impl<P: DiscoveryProtocol> StreamBody<P> {
                 }
                 has_handled = true;
             }
+            self.charge.incomplete_request(self.reader.held_bytes());
             if self.reader.partial().len() >= self.shared.limits.opening_bytes {
                 self.on_large_request().map_err(Err)?;
                 if let State::Authorizing(_) = self.state {
@@ -281,6 +289,7 @@ impl<P: DiscoveryProtocol> StreamBody<P> {
                 .large_requests
                 .reserve(length, &self.shared.limits)?;
             self.large = Some(large);
+            self.reader.reserve();
         }
         Ok(())
     }
@@ -329,7 +338,12 @@ impl<P: DiscoveryProtocol> StreamBody<P> {
             }
         };
         let registry = &self.shared.registry;
-        registry.with_connection(proxy, |connection| P::on_request(connection, kind, request))
+        let (handled, bytes) = registry.with_connection(proxy, |connection| {
+            let handled = P::on_request(connection, kind, request);
+            (handled, connection.held_bytes())
+        });
+        self.charge.subscriptions(bytes);
+        handled
     }
 
     fn end(&mut self) {

@@ -20,7 +20,7 @@ use crate::{
     barrier::{self, LackedClusters, SubscriptionsByType},
     delivery::{DeliveryOutcome, Rejection},
     entry::Entry,
-    limits::{NAME_BYTES, REJECTION_BYTES, XdsLimits},
+    limits::{AVERAGE_NAME_BYTES, NAME_BYTES, REJECTION_BYTES, XdsLimits},
     peer_text::PeerText,
     store::{Store, StoreReader, StreamHandle},
     subscription::{Grouping, ResponseBatch, Subscription},
@@ -277,6 +277,12 @@ impl Connection {
         view.saturating_mul(3).saturating_add(self.spare_names)
     }
 
+    /// The bytes that the client's subscriptions and rejections take. O(n) in the number of names.
+    pub(crate) fn held_bytes(&self) -> usize {
+        let entries = self.subscriptions.iter().flat_map(Subscription::entries);
+        entries.map(Entry::held_bytes).sum()
+    }
+
     /// Checks the names of a request before they are added to a subscription.
     pub(crate) fn check_names<'a>(
         &self,
@@ -285,8 +291,12 @@ impl Connection {
     ) -> Result<(), Status> {
         let limit = self.name_limit();
         let subscription = self.subscription(kind);
-        let entries = self.subscriptions.iter().map(|it| it.entries().len());
-        let mut count: usize = entries.sum();
+        let byte_limit = limit.saturating_mul(AVERAGE_NAME_BYTES);
+        let (mut count, mut bytes) = (0, 0);
+        for entry in self.subscriptions.iter().flat_map(Subscription::entries) {
+            count += 1;
+            bytes += entry.name.len();
+        }
         for name in names {
             if name.len() > NAME_BYTES {
                 return Err(Status::resource_exhausted(format!(
@@ -296,11 +306,14 @@ impl Connection {
                 )));
             }
             let is_new = name != "*" && subscription.find(name).is_none();
-            count += usize::from(is_new);
-            if count > limit {
+            if is_new {
+                count += 1;
+                bytes += name.len();
+            }
+            if count > limit || bytes > byte_limit {
                 let kind = kind.type_url();
                 return Err(Status::resource_exhausted(format!(
-                    "the stream would subscribe to more than {limit} names, the limit for its configuration, with this request for `{kind}`: unsubscribe from names that are not needed, or restart the proxy"
+                    "the stream would subscribe to more than {limit} names or {byte_limit} bytes of names, the limit for its configuration, with this request for `{kind}`: unsubscribe from names that are not needed, or restart the proxy"
                 )));
             }
         }

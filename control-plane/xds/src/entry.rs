@@ -2,7 +2,7 @@
 //!
 //! [`Entry::pending`] compares the two, so a lost or late event cannot make them diverge for good.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, mem, sync::Arc};
 
 use evermesh_proto::resource::{ContentVersion, Resource};
 
@@ -126,6 +126,17 @@ impl Entry {
             unlisted: false,
             awaited: false,
         }
+    }
+
+    /// The bytes that the entry takes. The name of a resource that exists is shared with all streams.
+    pub(crate) fn held_bytes(&self) -> usize {
+        let name = if self.id.is_none() {
+            self.name.len()
+        } else {
+            0
+        };
+        let rejection = self.rejection().map_or(0, |it| it.message.len());
+        mem::size_of::<Self>() + name + rejection
     }
 
     /// The last NACK that blamed the resource, until the client ACKs a version.

@@ -84,6 +84,18 @@ impl MessageReader {
         self.partial.get(PREFIX..).unwrap_or_default()
     }
 
+    /// The bytes that the incomplete message takes.
+    pub(crate) fn held_bytes(&self) -> usize {
+        self.partial.capacity()
+    }
+
+    /// Makes room for all of the incomplete message. Growing step by step takes up to twice as much.
+    pub(crate) fn reserve(&mut self) {
+        let length = self.length(&self.partial).ok().flatten();
+        let missing = length.map(|length| length.saturating_sub(self.partial.len()));
+        self.partial.reserve(missing.unwrap_or_default());
+    }
+
     /// The length of the incomplete message.
     pub(crate) fn partial_length(&self) -> usize {
         let length = self.length(&self.partial).ok().flatten();

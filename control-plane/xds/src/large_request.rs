@@ -15,7 +15,11 @@ use prost::Message as _;
 use tokio::time::{self, Sleep};
 use tonic::Status;
 
-use crate::{connection::DiscoveryProtocol, limits::XdsLimits, wire};
+use crate::{
+    connection::DiscoveryProtocol,
+    limits::{AVERAGE_NAME_BYTES, XdsLimits},
+    wire,
+};
 
 /// The bytes of large requests that are being read, over all streams of a server.
 #[derive(Debug, Default)]
@@ -83,10 +87,11 @@ pub(crate) fn check<P: DiscoveryProtocol>(
     limits: &XdsLimits,
     name_limit: usize,
 ) -> Result<(), Status> {
-    let (mut names, mut other) = (0_usize, 0_usize);
+    let (mut names, mut name_bytes, mut other) = (0_usize, 0_usize, 0_usize);
     for field in wire::fields(request) {
         if P::NAME_FIELDS.contains(&field.number) {
             names += 1;
+            name_bytes += field.size;
         } else {
             other += field.size;
         }
@@ -99,9 +104,9 @@ pub(crate) fn check<P: DiscoveryProtocol>(
     }
     // An incremental request can subscribe to names, unsubscribe from others and tell versions.
     let limit = name_limit.saturating_mul(3);
-    if names > limit {
+    if names > limit || name_bytes > limit.saturating_mul(AVERAGE_NAME_BYTES) {
         return Err(Status::resource_exhausted(format!(
-            "the request lists {names} names, which exceeds the limit of {limit} for the configuration of the proxy: subscribe to fewer names, or restart the proxy"
+            "the request lists {names} names of {name_bytes} bytes, which exceeds the limit of {limit} names, or of {AVERAGE_NAME_BYTES} bytes for each of so many, for the configuration of the proxy: subscribe to fewer names, or restart the proxy"
         )));
     }
     Ok(())
@@ -145,12 +150,14 @@ mod tests {
             let checked = check::<Delta>(&request.encode_to_vec(), &limits, 2);
             checked.map_err(|status| status.code())
         };
-        let names = |count| DeltaDiscoveryRequest {
-            resource_names_subscribe: vec!["x".repeat(1000); count],
+        let names = |count, length| DeltaDiscoveryRequest {
+            resource_names_subscribe: vec!["x".repeat(length); count],
             ..DeltaDiscoveryRequest::default()
         };
-        assert_eq!(check(&names(6)), Ok(()));
-        assert_eq!(check(&names(7)), Err(Code::ResourceExhausted));
+        assert_eq!(check(&names(6, 200)), Ok(()));
+        assert_eq!(check(&names(7, 200)), Err(Code::ResourceExhausted));
+        assert_eq!(check(&names(1, 1_500)), Ok(()));
+        assert_eq!(check(&names(6, 256)), Err(Code::ResourceExhausted));
         let words = |length| DeltaDiscoveryRequest {
             error_detail: Some(rpc::Status {
                 message: "x".repeat(length),

@@ -58,6 +58,7 @@ mod connection;
 mod delivery;
 mod delta;
 mod entry;
+mod fair_share;
 mod frame;
 mod large_request;
 mod limits;
@@ -74,7 +75,7 @@ mod tls;
 mod unix;
 mod wire;
 
-pub use accept::{ConnectionLimit, LimitedConnection, LimitedListener};
+pub use accept::{ConnectionLimit, LimitedConnectInfo, LimitedConnection, LimitedListener};
 pub use answer::{Blockage, ClientAnswer};
 pub use connection::{Connection, DiscoveryProtocol, ResourceStatus, XdsVariant};
 pub use delivery::{Delivery, DeliveryOutcome, ProxyId, Rejection};

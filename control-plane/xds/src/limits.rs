@@ -17,6 +17,9 @@ use std::time::Duration;
 /// Longest resource name in bytes. The longest that the control plane makes has about 1 KiB.
 pub(crate) const NAME_BYTES: usize = 2 << 10;
 
+/// Bytes of the names of a stream, on average over as many as it may subscribe to. Names of resources have less than 100.
+pub(crate) const AVERAGE_NAME_BYTES: usize = 256;
+
 /// Longest `node.id` in bytes. The name of a node or gateway with the longest names of Kubernetes has 530.
 pub(crate) const NODE_ID_BYTES: usize = 1 << 10;
 
@@ -37,6 +40,9 @@ pub struct XdsLimits {
     /// Streams of a connection that the server reset because the client broke a rule of HTTP/2 (256); beyond it the
     /// connection ends. The guard against "`MadeYouReset`" (CVE-2025-8671).
     pub error_resets: usize,
+    /// Bytes that a client may send before the server reads them, on one connection (64 KiB, the smallest that HTTP/2
+    /// allows).
+    pub window_bytes: u32,
     /// Bytes of a request's headers (16 KiB). A service account token has about 1 KiB.
     pub header_bytes: u32,
     /// Bytes of a request that are held before the client is authorized, and bytes of any request besides resource names
@@ -59,6 +65,7 @@ impl Default for XdsLimits {
             streams_per_connection: 64,
             pending_resets: 20,
             error_resets: 256,
+            window_bytes: (64 << 10) - 1,
             header_bytes: 16 << 10,
             opening_bytes: 256 << 10,
             request_time: Duration::from_secs(10),

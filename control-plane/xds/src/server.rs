@@ -30,7 +30,7 @@ use tower::Service;
 
 use crate::{
     accept::ConnectionLimit,
-    body::{StreamBody, Transport},
+    body::{Charge, StreamBody, Transport, unwrap_transport},
     connection::{DiscoveryProtocol, XdsVariant},
     delta::Delta,
     large_request::LargeRequests,
@@ -239,6 +239,8 @@ fn server(options: &XdsServerOptions) -> Server {
     let limits = options.limits;
     let server = Server::builder()
         .max_concurrent_streams(limits.streams_per_connection)
+        .initial_stream_window_size(limits.window_bytes)
+        .initial_connection_window_size(limits.window_bytes)
         .http2_max_pending_accept_reset_streams(Some(limits.pending_resets))
         .http2_max_local_error_reset_streams(Some(limits.error_resets))
         .http2_max_header_list_size(limits.header_bytes)
@@ -361,7 +363,7 @@ impl<A: DiscoveryService> ServiceRoute<A> {
             decision => StreamBody::<P>::new(
                 Arc::clone(&self.shared),
                 A::SINGLE_TYPE,
-                Transport::of(&parts),
+                (Transport::of(&parts), Charge::of(&parts)),
                 decision,
                 requests,
             ),
@@ -399,7 +401,8 @@ impl<A: DiscoveryService> Service<http::Request<Body>> for ServiceRoute<A> {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+    fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
+        unwrap_transport(request.extensions_mut());
         let path = request.uri().path().strip_prefix('/');
         let called = path.and_then(|path| path.strip_prefix(A::SERVICE)?.strip_prefix('/'));
         let method = A::METHODS

@@ -68,7 +68,11 @@ async fn handshake(
     stream: TcpStream,
     place: ConnectionPlace,
 ) -> io::Result<TlsConnection> {
-    let stream = time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await??;
+    let handshake = time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream));
+    let stream = tokio::select! {
+        stream = handshake => stream??,
+        lost = place.lost() => return Err(lost),
+    };
     Ok(LimitedConnection::new(stream, place))
 }
 

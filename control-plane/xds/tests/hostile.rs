@@ -14,8 +14,8 @@ use evermesh_proto::{
     resource::ResourceType::{Cluster, Endpoint, Listener},
 };
 use evermesh_xds::{
-    AuthDecision, Delta, DiscoveryProtocol, ProxyRegistry, XdsLimits, XdsServerOptions, XdsVariant,
-    routes, without_credentials,
+    AuthDecision, ConnectionLimit, Delta, DiscoveryProtocol, ProxyRegistry, XdsLimits,
+    XdsServerOptions, XdsVariant, routes, without_credentials,
 };
 use http_body_util::BodyExt;
 use prost::Message;
@@ -31,7 +31,11 @@ use tokio::{
     time::{Instant, timeout},
 };
 use tokio_stream::{StreamExt, wrappers::ReceiverStream};
-use tonic::{Code, Status, body::Body};
+use tonic::{
+    Code, Status,
+    body::Body,
+    transport::{self, Channel},
+};
 
 const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
@@ -200,17 +204,23 @@ async fn large_requests_share_a_limit_and_a_complete_one_is_served() {
 
 #[test]
 fn names_are_limited_by_the_size_of_the_view() {
-    let names = |count| (0..count).map(|number| number.to_string()).collect();
-    let subscribe = |store: &TestStore, count| {
+    let subscribe_long = |store: &TestStore, count: usize, length: usize| {
         let mut client = LocalClient::new(store, XdsVariant::Delta);
+        let names = (0..count).map(|number| format!("{number:0>length$}"));
         let request = DeltaDiscoveryRequest {
-            resource_names_subscribe: names(count),
+            resource_names_subscribe: names.collect(),
             ..DeltaDiscoveryRequest::default()
         };
         let subscribed = Delta::on_request(&mut client.connection, Endpoint, request);
         subscribed.map_err(|status| (status.code(), client.connection.resources().len()))
     };
+    let subscribe = |store: &TestStore, count| subscribe_long(store, count, 1);
     let store = TestStore::with(&[(Cluster, "a", "1"), (Listener, "l", "1")]);
+    assert_eq!(subscribe_long(&store, 625, 2_048), Ok(()));
+    assert_eq!(
+        subscribe_long(&store, 626, 2_048),
+        Err((Code::ResourceExhausted, 0))
+    );
     assert_eq!(subscribe(&store, 5_006), Ok(()));
     assert_eq!(subscribe(&store, 5_007), Err((Code::ResourceExhausted, 0)));
     // The view of the client is not known.
@@ -434,9 +444,8 @@ fn status_of_very_many_unanswered_resources_is_read_quickly() {
 
 #[tokio::test]
 async fn connections_over_the_limit_are_closed_and_places_come_back() {
-    let server = TestServer::start_with_connections(2).await;
+    let server = TestServer::start_with_connections(ConnectionLimit::new(1)).await;
     let first = RawConnection::open(&server).await;
-    // Half of the places are for one address.
     let mut second = RawConnection::open(&server).await;
     let end = timeout(DEADLINE, second.0.read(&mut [0])).await;
     assert!(matches!(
@@ -453,4 +462,35 @@ async fn connections_over_the_limit_are_closed_and_places_come_back() {
         }
     };
     timeout(DEADLINE, connects).await.expect("a place");
+}
+
+/// A client at another address of the loopback network than all others.
+async fn hostile_channel(server: &TestServer) -> Channel {
+    let endpoint = transport::Endpoint::from_shared(format!("http://{}", server.address)).unwrap();
+    let endpoint = endpoint.local_address(Some([127, 0, 0, 2].into()));
+    endpoint.connect().await.unwrap()
+}
+
+#[tokio::test]
+async fn client_that_makes_the_server_hold_too_much_loses_its_connection() {
+    let limit = ConnectionLimit::with_bytes(usize::MAX, 2 * MIB);
+    let server = TestServer::start_with_connections(limit).await;
+    server.replace_all(&[(Cluster, "a", "1")]);
+    let mut bystander = GrpcClient::new(&server, XdsVariant::Delta, true).await;
+    bystander.subscribe_to(Cluster, &[]).await;
+    bystander.receive_and_ack(Cluster).await;
+
+    let channel = hostile_channel(&server).await;
+    let open = async || DeltaStream::open(&channel, path(XdsVariant::Delta, None)).await;
+    let mut first = open().await;
+    first.send(with_names(first_of("node"), MIB / 2));
+    assert_eq!(first.receive().await.removed_resources.len(), 512);
+    let mut second = open().await;
+    second.send(with_names(first_of("node"), MIB));
+    assert!(second.end().await.is_err());
+    assert!(first.end().await.is_err());
+
+    server.update(Cluster, "a", "2");
+    let update = bystander.receive_and_ack(Cluster).await;
+    assert_eq!(update.resources["a"], "2");
 }

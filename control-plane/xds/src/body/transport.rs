@@ -2,8 +2,10 @@
 
 use std::net::SocketAddr;
 
-use http::request;
+use http::{Extensions, request};
 use tonic::transport::server::{TcpConnectInfo, TlsConnectInfo, UdsConnectInfo};
+
+use crate::accept::LimitedConnectInfo;
 
 /// The connection that carries a stream.
 #[derive(Debug, Clone, Copy)]
@@ -24,5 +26,19 @@ impl Transport {
             address: info.and_then(TcpConnectInfo::remote_addr),
             is_private: tls.is_some() || is_unix,
         }
+    }
+}
+
+/// Replaces the extension of a [`LimitedConnection`](crate::LimitedConnection) by those of which it consists.
+pub(crate) fn unwrap_transport(extensions: &mut Extensions) {
+    unwrap::<TcpConnectInfo>(extensions);
+    unwrap::<TlsConnectInfo<TcpConnectInfo>>(extensions);
+    unwrap::<UdsConnectInfo>(extensions);
+}
+
+fn unwrap<I: Clone + Send + Sync + 'static>(extensions: &mut Extensions) {
+    if let Some(info) = extensions.remove::<LimitedConnectInfo<I>>() {
+        extensions.insert(info.transport);
+        extensions.insert(info.held);
     }
 }

@@ -92,9 +92,9 @@ impl TestServer {
         .await
     }
 
-    /// A server with this number of places for connections.
-    pub async fn start_with_connections(places: usize) -> Self {
-        Self::start_server(XdsLimits::default(), ConnectionLimit::new(places), None).await
+    /// A server that limits connections.
+    pub async fn start_with_connections(connections: Arc<ConnectionLimit>) -> Self {
+        Self::start_server(XdsLimits::default(), connections, None).await
     }
 
     pub async fn start_with(limits: XdsLimits) -> Self {
