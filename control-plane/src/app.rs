@@ -66,20 +66,25 @@ pub fn serve(args: &ServeArgs) -> anyhow::Result<()> {
         .thread_name("xds")
         .enable_all()
         .build()?;
-    let main = Builder::new_multi_thread()
-        .worker_threads(1)
-        .thread_name("main")
-        .enable_all()
-        .build()?;
+    let one_thread = |name: &str| {
+        Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name(name)
+            .enable_all()
+            .build()
+    };
+    let main = one_thread("main")?;
+    let admission = one_thread("admission")?;
     let traces = main.block_on(async { telemetry::install(&args.telemetry) })?;
-    let served = main.block_on(run(args, streams.handle()));
+    let served = main.block_on(run(args, streams.handle(), admission.handle()));
     streams.shutdown_timeout(Duration::from_millis(100));
+    admission.shutdown_timeout(Duration::from_millis(100));
     main.shutdown_timeout(Duration::from_millis(100));
     drop(traces);
     served
 }
 
-async fn run(args: &ServeArgs, streams: &Handle) -> anyhow::Result<()> {
+async fn run(args: &ServeArgs, streams: &Handle, admission: &Handle) -> anyhow::Result<()> {
     let xds_listeners = XdsListeners::bind(args).await?;
     let admin_listeners = AdminListeners::bind(args).await?;
     let cluster = KubernetesCluster::connect(args).await?;
@@ -107,7 +112,7 @@ async fn run(args: &ServeArgs, streams: &Handle) -> anyhow::Result<()> {
     let engine = spawn_engine(app.engine(outputs), queue)?;
     app.spawn_cloud_map(batches.clone(), wanted);
     let peer_server = app
-        .spawn_objects(batches, admission_snapshots, effect_inbox)
+        .spawn_objects(batches, (admission, admission_snapshots), effect_inbox)
         .await?;
     app.spawn_tracker(tracker_events);
     app.spawn_certificate_health();
@@ -217,7 +222,7 @@ impl<'a> App<'a> {
     async fn spawn_objects(
         &mut self,
         batches: mpsc::Sender<ChangeBatch>,
-        admission_snapshots: watch::Receiver<Option<ClusterSnapshot>>,
+        (admission, admission_snapshots): (&Handle, watch::Receiver<Option<ClusterSnapshot>>),
         effect_inbox: Option<Arc<EffectInbox>>,
     ) -> anyhow::Result<Option<PeerServer>> {
         let Some(cluster) = &self.cluster else {
@@ -229,6 +234,7 @@ impl<'a> App<'a> {
         };
         let channels = KubernetesChannels {
             batches,
+            admission: admission.clone(),
             admission_snapshots,
             admission_metrics: self.admission_metrics.clone(),
             certificates: Arc::clone(&self.certificates),

@@ -7,6 +7,7 @@ use evermesh_ingest::admission::ClusterSnapshot;
 use evermesh_xds::{ConnectionLimit, ProxyRegistry};
 use kube::Client;
 use tokio::{
+    runtime::Handle,
     sync::{mpsc, watch},
     task::JoinSet,
 };
@@ -51,6 +52,8 @@ pub(crate) fn watch_options(args: &KubernetesArgs) -> KubernetesOptions {
 /// Ends of the channels that lead to and from the tasks of the cluster, and the state that these tasks share with others.
 pub(crate) struct KubernetesChannels {
     pub(crate) batches: mpsc::Sender<ChangeBatch>,
+    /// The runtime of admission: anyone may send large requests, which must not delay anything else.
+    pub(crate) admission: Handle,
     pub(crate) admission_snapshots: watch::Receiver<Option<ClusterSnapshot>>,
     pub(crate) admission_metrics: AdmissionMetrics,
     /// Serving certificate of the webhooks, published for the admin pages.
@@ -127,14 +130,15 @@ impl KubernetesCluster {
                 self.clock(),
                 channels.leaving.clone(),
             );
-            tasks.spawn(webhook::run(
+            let serving = webhook::run(
                 (listener, channels.webhook_connections.clone()),
                 options,
                 self.client.clone(),
                 channels.admission_snapshots.clone(),
                 channels.admission_metrics.clone(),
                 shutdown.clone(),
-            ));
+            );
+            tasks.spawn_on(serving, &channels.admission);
         }
         match &args.kubernetes.leader_election_namespace {
             Some(namespace) => self.spawn_effects(tasks, args, namespace, channels, shutdown),

@@ -43,7 +43,7 @@
 //! | runtime `main` | tracker of change latency | [`changes`] |
 //! | runtime `main` | end of streams whose pod may no longer act as the proxy | [`auth`] |
 //! | runtime `main` | leader election, status writer, Cloud Map registration | [`effect`] |
-//! | runtime `main` | admission server and its certificates | [`webhook`] |
+//! | runtime `admission` (1 thread) | admission server and its certificates | [`webhook`] |
 //! | runtime `main` | warnings of certificates that expire | [`certificate_health`] |
 //! | runtime `main` | admin and metrics pages | [`admin`] |
 //!
