@@ -43,11 +43,22 @@ pub struct ControlPlane {
     arguments: Vec<OsString>,
     /// Set if the control plane reads a Kubernetes cluster.
     kubeconfig: Option<PathBuf>,
+    limits: Option<ProcessLimits>,
     xds: SocketAddr,
     admin: Address,
     log: PathBuf,
     process: Option<Process>,
     _dir: Option<TempDir>,
+}
+
+/// Limits of the process, with which a failure to allocate or to open a file ends or disturbs it as in a small container.
+#[derive(Clone, Copy, Debug)]
+pub struct ProcessLimits {
+    /// Bytes of private writable memory (`RLIMIT_DATA`). Unlike `RLIMIT_AS` it does not count what is only reserved, such
+    /// as the arenas of malloc, so it is close to the memory of a cgroup, and unlike a cgroup it needs no privileges.
+    pub data_bytes: u64,
+    /// Open files (`RLIMIT_NOFILE`).
+    pub descriptors: u64,
 }
 
 /// An entry of `/debug/changes`.
@@ -67,6 +78,19 @@ pub struct ReportedChange {
     pub acked_ms: Option<f64>,
 }
 
+impl ProcessLimits {
+    /// A command with these limits. `prlimit` execs the program, so the process id stays the same.
+    fn command(&self, program: &Path) -> Command {
+        let mut command = process::command("prlimit");
+        command
+            .arg(format!("--data={}", self.data_bytes))
+            .arg(format!("--nofile={}", self.descriptors))
+            .arg("--")
+            .arg(program);
+        command
+    }
+}
+
 impl ControlPlane {
     /// Starts a control plane on loopback that reads the manifests below `config`, without waiting until it is ready.
     pub fn start(config: &Path, arguments: &[&str]) -> Result<Self> {
@@ -78,6 +102,22 @@ impl ControlPlane {
     pub fn start_on_cluster(kubeconfig: &Path, arguments: &[&str]) -> Result<Self> {
         let source = ["--kubernetes".into()];
         Self::start_on_loopback(&source, Some(kubeconfig.to_owned()), arguments)
+    }
+
+    /// Like [`Self::start_on_cluster`], with limits of the process.
+    pub fn start_limited(
+        kubeconfig: &Path,
+        arguments: &[&str],
+        limits: ProcessLimits,
+    ) -> Result<Self> {
+        let addresses = reserve_addresses()?;
+        let [xds, admin] = addresses;
+        let arguments = arguments_of(&["--kubernetes".into()], xds, admin, arguments);
+        let kubeconfig = Some(kubeconfig.to_owned());
+        let mut control_plane = Self::on_loopback(addresses, kubeconfig, arguments)?;
+        control_plane.limits = Some(limits);
+        control_plane.restart()?;
+        Ok(control_plane)
     }
 
     /// Starts a control plane on loopback with the arguments of an installed chart, without waiting until it is ready.
@@ -118,19 +158,29 @@ impl ControlPlane {
         kubeconfig: Option<PathBuf>,
         arguments: Vec<OsString>,
     ) -> Result<Self> {
+        let mut control_plane = Self::on_loopback([xds, admin], kubeconfig, arguments)?;
+        control_plane.restart()?;
+        Ok(control_plane)
+    }
+
+    /// A control plane that is not started.
+    fn on_loopback(
+        [xds, admin]: [SocketAddr; 2],
+        kubeconfig: Option<PathBuf>,
+        arguments: Vec<OsString>,
+    ) -> Result<Self> {
         let dir = tools::scratch("control-plane")?;
-        let mut control_plane = Self {
+        Ok(Self {
             host: None,
             arguments,
             kubeconfig,
+            limits: None,
             xds,
             admin: Address::Tcp(admin),
             log: dir.path().join("log"),
             process: None,
             _dir: Some(dir),
-        };
-        control_plane.restart()?;
-        Ok(control_plane)
+        })
     }
 
     /// Like [`Self::start`], on a lab host with [`XDS_PORT`] and [`ADMIN_PORT`].
@@ -167,6 +217,7 @@ impl ControlPlane {
             host: Some(host.clone()),
             arguments,
             kubeconfig,
+            limits: None,
             xds,
             admin: host.loopback(ADMIN_PORT),
             log: host.dir().join(log),
@@ -205,7 +256,10 @@ impl ControlPlane {
         let binary = tools::built("evermesh")?;
         let mut command: Command = match &self.host {
             Some(host) => host.command(binary),
-            None => process::command(binary),
+            None => match self.limits {
+                Some(limits) => limits.command(&binary),
+                None => process::command(binary),
+            },
         };
         command.args(&self.arguments);
         // Calls of moto need no credentials; asking an EC2 instance for them would only take time.

@@ -42,6 +42,10 @@ impl ApiPath {
         })
     }
 
+    pub(super) fn is_token_review(&self) -> bool {
+        self.plural == "tokenreviews"
+    }
+
     /// Whether this collection contains the object.
     fn contains(&self, object: &Self) -> bool {
         let is_in_namespace = self.namespace.is_none() || self.namespace == object.namespace;

@@ -1,13 +1,15 @@
 //! A Kubernetes API server in memory that misbehaves on command.
 //!
 //! It serves lists, watches, reads and writes of any kind, and `/version`, which is what a control plane without webhooks
-//! requests. It has no schemas, permissions, selectors, pages or deletions; use [`kubernetes`](crate::kubernetes) for
+//! requests. It accepts the tokens that [`FakeApiServer::token`] makes and rejects all others. It has no schemas,
+//! permissions, selectors, pages or deletions; use [`kubernetes`](crate::kubernetes) for
 //! tests that depend on one of these.
 //!
 //! A test reaches it over a socket ([`FakeApiServer::kubeconfig`]), or without one and then also with a paused clock
 //! ([`FakeApiServer::client`]).
 
 mod history;
+mod review;
 
 use std::{
     collections::BTreeMap,
@@ -164,6 +166,11 @@ impl FakeApiServer {
         self.state.history().get(&ApiPath::parse(path)?)
     }
 
+    /// A token of a pod for the audience `evermesh` that does not expire. `id` makes it differ from others of the pod.
+    pub fn token(namespace: &str, pod: &str, uid: &str, id: &str) -> String {
+        review::token(namespace, pod, uid, id)
+    }
+
     /// Number of requests so far by method and path, as in `GET /version`. Those that start a watch have the method
     /// `WATCH`.
     pub fn requests(&self) -> watch::Receiver<BTreeMap<String, u64>> {
@@ -300,6 +307,9 @@ fn respond(state: &State, method: &Method, path: &str, body: &[u8]) -> Response<
     let Some(target) = ApiPath::parse(path) else {
         return refusal(StatusCode::NOT_FOUND, "not a path of this API server");
     };
+    if target.is_token_review() {
+        return success(&review::answer(body));
+    }
     let result = if method == Method::GET {
         let history = state.history();
         match &target.name {
