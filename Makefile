@@ -24,7 +24,7 @@ NEXTEST := $(TOOLS)/cargo-nextest nextest run --locked
 # Tests with Kubernetes wait for an API server, pods and Leases most of the time, so more of them than cores run at once.
 WAITING := --test-threads 4
 
-.PHONY: help run run-api run-kubernetes cluster cluster-down test unit envoy kubernetes spire test-cluster check bench mutate fuzz
+.PHONY: help run run-api run-kubernetes cluster cluster-down test unit envoy kubernetes spire test-cluster check bench hostile mutate fuzz
 .PHONY: images check-workspace check-crates test-all test-build test-docs test-envoy test-kubernetes
 .PHONY: setup setup-tools setup-hosts setup-spire setup-cluster
 
@@ -135,6 +135,10 @@ bench: setup ## Runs the benchmarks: a change to twenty real Envoys, then those 
 	@cargo build --release --locked -p evermesh-bench $(PROGRAMS)
 	@target/release/evermesh-bench
 	@cargo bench --workspace --locked
+
+hostile: setup-tools ## Attacks Evermesh in every way of docs/security.md and judges its memory and its times (release build)
+	@cargo build --release --locked -p evermesh -p evermesh-hostile --bins
+	@target/release/evermesh-hostile
 
 mutate: ## Finds changes of ingest and translation that no test notices, see docs/testing.md
 	@cargo run --quiet --locked -p xtask -- mutate
