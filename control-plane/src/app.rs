@@ -75,16 +75,29 @@ pub fn serve(args: &ServeArgs) -> anyhow::Result<()> {
     };
     let main = one_thread("main")?;
     let admission = one_thread("admission")?;
+    let status = one_thread("status")?;
     let traces = main.block_on(async { telemetry::install(&args.telemetry) })?;
-    let served = main.block_on(run(args, streams.handle(), admission.handle()));
-    streams.shutdown_timeout(Duration::from_millis(100));
-    admission.shutdown_timeout(Duration::from_millis(100));
-    main.shutdown_timeout(Duration::from_millis(100));
+    let handles = RuntimeHandles {
+        streams: streams.handle().clone(),
+        admission: admission.handle().clone(),
+        status: status.handle().clone(),
+    };
+    let served = main.block_on(run(args, &handles));
+    for runtime in [streams, admission, status, main] {
+        runtime.shutdown_timeout(Duration::from_millis(100));
+    }
     drop(traces);
     served
 }
 
-async fn run(args: &ServeArgs, streams: &Handle, admission: &Handle) -> anyhow::Result<()> {
+/// The runtimes beside `main`.
+struct RuntimeHandles {
+    streams: Handle,
+    admission: Handle,
+    status: Handle,
+}
+
+async fn run(args: &ServeArgs, runtimes: &RuntimeHandles) -> anyhow::Result<()> {
     let xds_listeners = XdsListeners::bind(args).await?;
     let admin_listeners = AdminListeners::bind(args).await?;
     let cluster = KubernetesCluster::connect(args).await?;
@@ -112,12 +125,12 @@ async fn run(args: &ServeArgs, streams: &Handle, admission: &Handle) -> anyhow::
     let engine = spawn_engine(app.engine(outputs), queue)?;
     app.spawn_cloud_map(batches.clone(), wanted);
     let peer_server = app
-        .spawn_objects(batches, (admission, admission_snapshots), effect_inbox)
+        .spawn_objects(batches, runtimes, admission_snapshots, effect_inbox)
         .await?;
     app.spawn_tracker(tracker_events);
     app.spawn_certificate_health();
-    app.spawn_xds(xds_listeners, streams)?;
-    app.spawn_admin(admin_listeners, peer_server, streams);
+    app.spawn_xds(xds_listeners, &runtimes.streams)?;
+    app.spawn_admin(admin_listeners, peer_server, &runtimes.streams);
 
     tracing::info!(xds = %args.xds_address, admin = %args.admin_address, "serving");
     app.run_until_end(engine).await
@@ -222,7 +235,8 @@ impl<'a> App<'a> {
     async fn spawn_objects(
         &mut self,
         batches: mpsc::Sender<ChangeBatch>,
-        (admission, admission_snapshots): (&Handle, watch::Receiver<Option<ClusterSnapshot>>),
+        runtimes: &RuntimeHandles,
+        admission_snapshots: watch::Receiver<Option<ClusterSnapshot>>,
         effect_inbox: Option<Arc<EffectInbox>>,
     ) -> anyhow::Result<Option<PeerServer>> {
         let Some(cluster) = &self.cluster else {
@@ -234,12 +248,13 @@ impl<'a> App<'a> {
         };
         let channels = KubernetesChannels {
             batches,
-            admission: admission.clone(),
+            admission: runtimes.admission.clone(),
             admission_snapshots,
             admission_metrics: self.admission_metrics.clone(),
             certificates: Arc::clone(&self.certificates),
             certificate_health: Arc::clone(&self.certificate_health),
             effect_inbox,
+            status: runtimes.status.clone(),
             webhook_connections: Arc::clone(&self.shares.webhooks),
             leaving: self.leaving.clone(),
             snapshots: self.snapshots.clone(),

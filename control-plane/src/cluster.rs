@@ -62,6 +62,8 @@ pub(crate) struct KubernetesChannels {
     pub(crate) certificate_health: Arc<CertificateHealth>,
     /// Changes for the status writer; present with leader election.
     pub(crate) effect_inbox: Option<Arc<EffectInbox>>,
+    /// The runtime of the status writer, so that counts of many proxies delay neither admission nor the Lease.
+    pub(crate) status: Handle,
     pub(crate) webhook_connections: Arc<ConnectionLimit>,
     /// Cancelled when the process begins to drain.
     pub(crate) leaving: CancellationToken,
@@ -217,13 +219,14 @@ impl KubernetesCluster {
             account: args.kubernetes.aws_account_id.clone(),
             work: channels.status_work,
         };
-        tasks.spawn(infallible(status::run(
+        let writing = status::run(
             self.client.clone(),
             options,
             effect_inbox,
             peer_events,
             shutdown.clone(),
-        )));
+        );
+        tasks.spawn_on(infallible(writing), &channels.status);
         Ok(Some(peer_server))
     }
 

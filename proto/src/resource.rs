@@ -133,6 +133,11 @@ impl ContentVersion {
         Self(u128::from_be_bytes(first))
     }
 
+    /// The hash as a number.
+    pub fn to_bits(self) -> u128 {
+        self.0
+    }
+
     /// Parses a version that a client sent; `None` if it does not have the text form of a version.
     pub fn parse(text: &str) -> Option<Self> {
         let digits = text.len() == 32

@@ -1,22 +1,23 @@
 //! Changes that the status writer has not taken yet.
 //!
 //! The engine and the streams leave state here instead of events: the newest version of each committed resource and
-//! view, and the proxies that answered for each object. However long the writer takes, and whatever proxies send, the
-//! inbox holds at most one entry for each resource and view, and [`ANSWER_LIMIT`] answers. Beyond that limit the answers
-//! are dropped, and the writer reads those of every connected proxy again.
+//! view, and the resources that each proxy answered. However long the writer takes, and whatever proxies send, the inbox
+//! holds at most one entry for each resource and view, [`PROXY_LIMIT`] proxies, and [`ANSWER_LIMIT`] answers of each.
+//! Beyond these limits the answers are dropped, and the writer reads all answers of the proxy again, or those of every
+//! connected proxy.
+//!
+//! An answer is recorded on the thread that serves the proxy, so it costs one push, however many objects it concerns.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    mem,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, mem, sync::Arc};
 
 use evermesh_proto::{ProxyView, Resource, ResourceKey};
 use evermesh_xds::{Delivery, ProxyId};
 use parking_lot::Mutex;
 
-/// Pairs of a proxy and an object in the inbox. 1,000 proxies that answer for 100 objects each fit.
-const ANSWER_LIMIT: usize = 100_000;
+/// Proxies with answers in the inbox.
+const PROXY_LIMIT: usize = 100_000;
+/// Answers of one proxy in the inbox. A proxy with more is likely to be new, and all its answers are to be read.
+const ANSWER_LIMIT: usize = 16;
 
 /// The inbox of the status writer.
 #[derive(Debug, Default)]
@@ -29,18 +30,22 @@ pub(crate) struct EffectChanges {
     pub(super) resources: BTreeMap<ResourceKey, Option<Arc<Resource>>>,
     /// New and changed views by name, in their newest version, and removed ones (`None`).
     pub(super) views: BTreeMap<Arc<str>, Option<Arc<ProxyView>>>,
-    pub(super) answers: AnsweredObjects,
+    pub(super) answers: AnsweringProxies,
 }
 
-/// Proxies that ACKed or NACKed a resource, by the object from which it was derived.
+/// Proxies that ACKed or NACKed resources.
 #[derive(Debug, Default)]
-pub(super) struct AnsweredObjects {
-    /// Proxies by object, which is named as in [`Resource::origins`].
-    pub(super) proxies: BTreeMap<Arc<str>, BTreeSet<ProxyId>>,
-    /// Whether answers were dropped, so that any proxy may have answered for any object.
+pub(super) struct AnsweringProxies {
+    pub(super) proxies: BTreeMap<ProxyId, AnsweredResources>,
+    /// Whether proxies were dropped, so that any proxy may have answered any resource.
     pub(super) is_incomplete: bool,
-    /// Number of pairs in `proxies`.
-    count: usize,
+}
+
+/// The resources that a proxy answered.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum AnsweredResources {
+    These(Vec<Arc<Resource>>),
+    Any,
 }
 
 impl EffectInbox {
@@ -61,9 +66,7 @@ impl EffectInbox {
     /// Records that a proxy answered a resource.
     pub fn answered(&self, delivery: &Delivery) {
         let mut changes = self.0.lock();
-        for origin in delivery.resource.origins.iter() {
-            changes.answers.add(origin, delivery.proxy);
-        }
+        changes.answers.add(delivery.proxy, &delivery.resource);
     }
 
     /// Takes everything that was recorded so far.
@@ -72,14 +75,15 @@ impl EffectInbox {
     }
 }
 
-impl AnsweredObjects {
-    fn add(&mut self, origin: &Arc<str>, proxy: ProxyId) {
+impl AnsweringProxies {
+    fn add(&mut self, proxy: ProxyId, resource: &Arc<Resource>) {
         if self.is_incomplete {
             return;
         }
-        let proxies = self.proxies.entry(Arc::clone(origin)).or_default();
-        self.count += usize::from(proxies.insert(proxy));
-        if self.count > ANSWER_LIMIT {
+        let none = || AnsweredResources::These(Vec::new());
+        let answered = self.proxies.entry(proxy).or_insert_with(none);
+        answered.add(resource);
+        if self.proxies.len() > PROXY_LIMIT {
             *self = Self::incomplete();
         }
     }
@@ -88,6 +92,20 @@ impl AnsweredObjects {
         Self {
             is_incomplete: true,
             ..Self::default()
+        }
+    }
+}
+
+impl AnsweredResources {
+    fn add(&mut self, resource: &Arc<Resource>) {
+        let Self::These(resources) = self else { return };
+        if resources.iter().any(|it| Arc::ptr_eq(it, resource)) {
+            return;
+        }
+        if resources.len() < ANSWER_LIMIT {
+            resources.push(Arc::clone(resource));
+        } else {
+            *self = Self::Any;
         }
     }
 }
@@ -133,11 +151,9 @@ mod tests {
             inbox.answered(&answer(1, &resource));
         }
         let changes = inbox.take();
-        assert_eq!(
-            changes.answers.proxies,
-            [("Route/n/r".into(), [ProxyId(1)].into())].into()
-        );
-        assert_eq!(changes.answers.count, 1);
+        // Each version is a resource of its own, so the inbox has lost count.
+        let answers = [(ProxyId(1), AnsweredResources::Any)];
+        assert_eq!(changes.answers.proxies, answers.into());
         assert_eq!((changes.resources.len(), changes.views.len()), (1, 1));
         let newest = changes.resources[&key].as_ref().unwrap();
         assert_eq!(newest.body[..], [99]);
@@ -147,14 +163,32 @@ mod tests {
     }
 
     #[test]
-    fn answers_beyond_the_limit_are_dropped_until_the_inbox_is_taken() {
+    fn repeated_answer_is_kept_once_and_many_answers_of_a_proxy_become_any() {
+        let inbox = EffectInbox::default();
+        let first = resource(0);
+        inbox.answered(&answer(1, &first));
+        inbox.answered(&answer(1, &first));
+        let others = (1..).take(ANSWER_LIMIT - 1).map(resource);
+        let resources: Vec<_> = [first].into_iter().chain(others).collect();
+        for resource in &resources[1..] {
+            inbox.answered(&answer(1, resource));
+        }
+        let these = AnsweredResources::These(resources);
+        assert_eq!(inbox.0.lock().answers.proxies[&ProxyId(1)], these);
+        inbox.answered(&answer(1, &resource(255)));
+        let answers = inbox.take().answers;
+        assert_eq!(answers.proxies[&ProxyId(1)], AnsweredResources::Any);
+    }
+
+    #[test]
+    fn answers_of_too_many_proxies_are_dropped_until_the_inbox_is_taken() {
         let inbox = EffectInbox::default();
         let resource = resource(0);
-        for proxy in (0..).take(ANSWER_LIMIT) {
+        for proxy in (0..).take(PROXY_LIMIT) {
             inbox.answered(&answer(proxy, &resource));
         }
         assert!(!inbox.0.lock().answers.is_incomplete);
-        for proxy in (0..).take(2 * ANSWER_LIMIT) {
+        for proxy in (0..).take(2 * PROXY_LIMIT) {
             inbox.answered(&answer(proxy, &resource));
         }
         let answers = inbox.take().answers;

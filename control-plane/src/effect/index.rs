@@ -1,12 +1,16 @@
-//! Index from a Kubernetes object to the xDS resources derived from it, with the commit time of each version.
+//! The resources in the store with their commit times, and a digest of the versions that were derived from each
+//! Kubernetes object.
+//!
+//! A digest is a sum of hashes, one for each resource. A commit therefore updates the digest of an object without a look
+//! at the other resources of the object: a mesh has all of them.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeSet, HashMap},
     fmt::Write as _,
-    sync::{Arc, OnceLock},
+    sync::Arc,
 };
 
-use evermesh_proto::{ContentVersion, ProxyView, Resource, ResourceKey};
+use evermesh_proto::{ContentVersion, Resource, ResourceKey};
 use k8s_openapi::jiff::Timestamp;
 
 /// A resource in the store.
@@ -17,116 +21,26 @@ pub(super) struct ServedResource {
     pub(super) committed_at: Timestamp,
 }
 
-/// All resources in the store, by key and by origin.
+/// All resources in the store by key, and the digest of each origin.
 #[derive(Debug, Default)]
 pub(super) struct ResourceIndex {
-    served: BTreeMap<ResourceKey, ServedResource>,
-    by_origin: BTreeMap<Arc<str>, DerivedKeys>,
+    served: HashMap<ResourceKey, ServedResource>,
+    by_origin: HashMap<Arc<str>, VersionSum>,
 }
 
-/// The keys of the resources derived from one object: those of all proxies, and those of the proxies of one view each.
+/// The number of resources derived from one object, and the sum of their hashes.
 #[derive(Debug, Default)]
-struct DerivedKeys {
-    shared: BTreeSet<ResourceKey>,
-    by_view: BTreeMap<Arc<str>, BTreeSet<ResourceKey>>,
-    /// The digest of keys and versions, absent until it is asked for. A new version removes and inserts its key.
-    digest: OnceLock<String>,
-}
-
-impl DerivedKeys {
-    fn insert(&mut self, key: ResourceKey) {
-        self.digest.take();
-        match &key.scope {
-            Some(view) => {
-                let of_view = self.by_view.entry(Arc::clone(view)).or_default();
-                of_view.insert(key);
-            }
-            None => {
-                self.shared.insert(key);
-            }
-        }
-    }
-
-    fn remove(&mut self, key: &ResourceKey) {
-        self.digest.take();
-        match &key.scope {
-            Some(view) => {
-                if let Some(of_view) = self.by_view.get_mut(view) {
-                    of_view.remove(key);
-                    if of_view.is_empty() {
-                        self.by_view.remove(view);
-                    }
-                }
-            }
-            None => {
-                self.shared.remove(key);
-            }
-        }
-    }
-
-    fn is_empty(&self) -> bool {
-        self.shared.is_empty() && self.by_view.is_empty()
-    }
+struct VersionSum {
+    resources: usize,
+    sum: u128,
 }
 
 impl ResourceIndex {
-    /// The resources derived from an object, which `origin` names as in [`Resource::origins`].
-    fn derived_from(&self, origin: &str) -> impl Iterator<Item = (&ResourceKey, &ServedResource)> {
-        let derived = self.by_origin.get(origin).into_iter();
-        let keys = derived.flat_map(|it| it.shared.iter().chain(it.by_view.values().flatten()));
-        keys.filter_map(|key| self.served.get_key_value(key))
-    }
-
-    /// Hash of the keys and versions of the resources derived from an object.
+    /// Hash of the keys and versions of the resources derived from an object, which `origin` names as in
+    /// [`Resource::origins`].
     pub(super) fn digest(&self, origin: &str) -> String {
-        match self.by_origin.get(origin) {
-            Some(derived) => derived
-                .digest
-                .get_or_init(|| self.new_digest(origin))
-                .clone(),
-            None => self.new_digest(origin),
-        }
-    }
-
-    fn new_digest(&self, origin: &str) -> String {
-        let mut text = String::new();
-        for (key, served) in self.derived_from(origin) {
-            let scope = key.scope.as_deref().unwrap_or_default();
-            let version = served.resource.version;
-            // Writing into a String never fails.
-            let _ = write!(
-                text,
-                "{}\0{}\0{scope}\0{version}\0",
-                key.kind.as_str(),
-                key.name
-            );
-        }
-        ContentVersion::of(text.as_bytes()).to_string()
-    }
-
-    /// Resources derived from an object that a view lists, in any order. Walks the view or the shared resources,
-    /// whichever are fewer.
-    pub(super) fn derived_in_view(
-        &self,
-        origin: &str,
-        name: &str,
-        view: &ProxyView,
-    ) -> Vec<(&ResourceKey, &ServedResource)> {
-        let Some(derived) = self.by_origin.get(origin) else {
-            return Vec::new();
-        };
-        let is_listed = |key: &&ResourceKey| view.find(key.kind, &key.name) == Some(*key);
-        let own = derived.by_view.get(name).into_iter().flatten();
-        let own = own.filter(is_listed);
-        let served = |key| self.served.get_key_value(key);
-        if derived.shared.len() <= view.keys().len() {
-            let shared = derived.shared.iter().filter(is_listed);
-            own.chain(shared).filter_map(served).collect()
-        } else {
-            let listed = view.keys().iter();
-            let shared = listed.filter(|key| derived.shared.contains(*key));
-            own.chain(shared).filter_map(served).collect()
-        }
+        let sum = self.by_origin.get(origin).map_or(0, |it| it.sum);
+        format!("{sum:032x}")
     }
 
     pub(super) fn get(&self, key: &ResourceKey) -> Option<&ServedResource> {
@@ -141,9 +55,11 @@ impl ResourceIndex {
         now: Timestamp,
     ) -> BTreeSet<Arc<str>> {
         let mut affected = self.remove(&key);
+        let hash = hash(&key, &resource);
         for origin in resource.origins.iter() {
-            let keys = self.by_origin.entry(Arc::clone(origin)).or_default();
-            keys.insert(key.clone());
+            let derived = self.by_origin.entry(Arc::clone(origin)).or_default();
+            derived.resources += 1;
+            derived.sum = derived.sum.wrapping_add(hash);
             affected.insert(Arc::clone(origin));
         }
         let served = ServedResource {
@@ -156,17 +72,29 @@ impl ResourceIndex {
 
     /// Removes a resource. Returns its origins.
     pub(super) fn remove(&mut self, key: &ResourceKey) -> BTreeSet<Arc<str>> {
-        let Some(removed) = self.served.remove(key) else {
+        let Some(ServedResource { resource, .. }) = self.served.remove(key) else {
             return BTreeSet::new();
         };
-        for origin in removed.resource.origins.iter() {
-            if let Some(keys) = self.by_origin.get_mut(origin) {
-                keys.remove(key);
-                if keys.is_empty() {
+        let hash = hash(key, &resource);
+        for origin in resource.origins.iter() {
+            if let Some(derived) = self.by_origin.get_mut(origin) {
+                derived.resources -= 1;
+                derived.sum = derived.sum.wrapping_sub(hash);
+                if derived.resources == 0 {
                     self.by_origin.remove(origin);
                 }
             }
         }
-        removed.resource.origins.iter().cloned().collect()
+        resource.origins.iter().cloned().collect()
     }
+}
+
+/// Hash of the key and version of a resource.
+fn hash(key: &ResourceKey, resource: &Resource) -> u128 {
+    let (kind, scope) = (key.kind.as_str(), key.scope.as_deref().unwrap_or_default());
+    let (name, version) = (&key.name, resource.version.to_bits());
+    let mut text = String::new();
+    // Writing into a String never fails.
+    let _ = write!(text, "{kind}\0{name}\0{scope}\0{version:x}");
+    ContentVersion::of(text.as_bytes()).to_bits()
 }

@@ -3,35 +3,36 @@
 //! Input: commits and answers as [`EffectChanges`], and the registry of connected proxies. Output: an [`AckCount`] for
 //! each object that at least one proxy uses.
 //!
-//! The counter keeps the answer of each proxy for each object ([`ObjectAnswer`]). A change makes it read again only the
-//! answers that may differ: an ACK those of one proxy for the origins of one resource, a commit those of the proxies
-//! whose views list a changed resource, a connection those of one proxy.
+//! The counter keeps what each proxy answered. A change makes it read again only the answers that may differ: an ACK
+//! those of one proxy to one resource, a commit those of the proxies whose views list a changed resource, a connection
+//! those of one proxy. And it changes only the counts of the objects from which these resources were derived. A proxy
+//! that has ACKed everything of an object is a number there; only the other proxies have an entry.
 //!
 //! ```text
-//!  commits, answers, sweep ──► dirty: object → proxies ──recount──► answers: object → proxy → answer ──► AckCount
+//!  commits, answers, sweep ──► dirty: proxy → resources ──recount──► answers by proxy ──► objects ──► AckCount
 //! ```
 
 mod object_answer;
+mod objects;
+mod plan;
 mod proxies;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
+    mem,
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use evermesh_model::ObjectRef;
-use evermesh_proto::{ProxyView, ResourceKey, ResourceType};
+use evermesh_proto::{Resource, ResourceKey, ResourceType};
 use evermesh_xds::{ConnectedProxy, ProxyAnswers, ProxyId, ProxyRegistry};
 use k8s_openapi::jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use self::{
-    object_answer::{ObjectAnswer, Reading},
-    proxies::{KnownProxy, ProxyIndex},
-};
+use self::{objects::CountedObjects, proxies::ProxyIndex};
 use super::{
-    inbox::{AnsweredObjects, EffectChanges},
+    inbox::{AnsweredResources, AnsweringProxies, EffectChanges},
     index::ResourceIndex,
 };
 
@@ -107,27 +108,23 @@ pub(super) struct AckCounter<S = Arc<ProxyRegistry>> {
     source: S,
     index: ResourceIndex,
     proxies: ProxyIndex,
-    /// Proxies whose answers for an object have to be read again.
-    dirty: Dirty,
-    /// Proxies whose answers for a mesh wait for the next sweep that includes meshes: every resource has its mesh as an
-    /// origin.
-    dirty_meshes: Dirty,
-    /// Answers of proxies that are starting, which wait for the next sweep: such a proxy answers several times in its
-    /// first second. An answer that waits makes no count look better than it is.
-    dirty_starting: Dirty,
+    objects: CountedObjects,
+    /// Resources of which the answers have to be read again, by proxy.
+    dirty: BTreeMap<ProxyId, DirtyResources>,
+    /// Proxies that answered while they are starting, which wait for the next sweep: such a proxy answers several times
+    /// in its first second. An answer that waits makes no count look better than it is.
+    starting: BTreeSet<ProxyId>,
     /// Whether Secrets changed since the last sweep. What an untrusted proxy does not get may have changed with them.
     has_changed_secrets: bool,
-    objects: HashMap<Arc<str>, CountedObject>,
-    counts: BTreeMap<ObjectRef, AckCount>,
+    /// Whether the next recount includes meshes.
+    includes_meshes: bool,
 }
 
-/// Proxies by object, which is named as in [`Resource::origins`](evermesh_proto::Resource::origins).
-type Dirty = BTreeMap<Arc<str>, BTreeSet<ProxyId>>;
-
-/// The answers of the proxies that use an object.
-struct CountedObject {
-    object: ObjectRef,
-    answers: BTreeMap<ProxyId, ObjectAnswer>,
+/// Resources of one view.
+enum DirtyResources {
+    /// Positions in the plan of the view.
+    These(BTreeSet<usize>),
+    All,
 }
 
 impl<S: AnswerSource> AckCounter<S> {
@@ -136,22 +133,21 @@ impl<S: AnswerSource> AckCounter<S> {
             source,
             index: ResourceIndex::default(),
             proxies: ProxyIndex::default(),
-            dirty: Dirty::new(),
-            dirty_meshes: Dirty::new(),
-            dirty_starting: Dirty::new(),
+            objects: CountedObjects::default(),
+            dirty: BTreeMap::new(),
+            starting: BTreeSet::new(),
             has_changed_secrets: false,
-            objects: HashMap::new(),
-            counts: BTreeMap::new(),
+            includes_meshes: false,
         }
     }
 
     /// The newest count of an object, or `None` if no proxy of this replica uses it.
     pub(super) fn get(&self, object: &ObjectRef) -> Option<&AckCount> {
-        self.counts.get(object)
+        self.objects.get(object)
     }
 
     pub(super) fn all(&self) -> impl Iterator<Item = (&ObjectRef, &AckCount)> {
-        self.counts.iter()
+        self.objects.all()
     }
 
     /// The digest of the versions of an object's resources that this replica serves now.
@@ -165,238 +161,216 @@ impl<S: AnswerSource> AckCounter<S> {
             views,
             answers,
         } = changes;
-        let mut concerned: Vec<BTreeSet<ProxyId>> = Vec::new();
-        for key in resources.keys() {
-            self.has_changed_secrets |= key.kind == ResourceType::Secret;
-            concerned.push(self.proxies.listing(key));
-        }
-        let has_other_views = !views.is_empty();
-        for (name, view) in views {
-            self.replace_view(&name, view);
-        }
+        let mut outdated: BTreeSet<Arc<str>> = BTreeSet::new();
         let now = Timestamp::now();
-        for ((key, resource), mut proxies) in resources.into_iter().zip(concerned) {
-            if has_other_views {
-                proxies.extend(self.proxies.listing(&key));
-            }
-            let affected = match resource {
-                Some(resource) => self.index.upsert(key, resource, now),
-                None => self.index.remove(&key),
-            };
-            // An object is counted again even if no proxy uses the resource: its digest changed.
-            for origin in affected {
-                mark(&mut self.dirty, &mut self.dirty_meshes, origin, &proxies);
-            }
+        for (key, resource) in resources {
+            outdated.extend(self.commit(&key, resource, now));
+        }
+        for (name, view) in views {
+            self.proxies.set_view(&name, view);
+            outdated.insert(name);
+        }
+        for view in outdated {
+            self.renew_plan(&view);
         }
         self.record_answers(answers);
     }
 
-    fn record_answers(&mut self, answers: AnsweredObjects) {
+    /// Takes the newest version of a resource. Returns the views of which the plans are outdated.
+    fn commit(
+        &mut self,
+        key: &ResourceKey,
+        resource: Option<Arc<Resource>>,
+        now: Timestamp,
+    ) -> Vec<Arc<str>> {
+        self.has_changed_secrets |= key.kind == ResourceType::Secret;
+        let affected = match resource {
+            Some(resource) => self.index.upsert(key.clone(), resource, now),
+            None => self.index.remove(key),
+        };
+        // An object is counted again even if no proxy uses the resource: its digest changed.
+        for origin in &affected {
+            self.objects.mark(origin);
+        }
+        let dirty = &mut self.dirty;
+        let on_update = |position, proxies: &BTreeSet<ProxyId>| {
+            for id in proxies {
+                mark(dirty, *id, position);
+            }
+        };
+        self.proxies.update_plans(key, &self.index, on_update)
+    }
+
+    /// Makes the plan of a view anew, and lets the answers of its proxies be read again.
+    fn renew_plan(&mut self, view: &str) {
+        let proxies = self.proxies.with_view(view);
+        for id in &proxies {
+            self.withdraw(*id);
+        }
+        self.proxies.renew_plan(view, &self.index);
+        let all = proxies.into_iter().map(|id| (id, DirtyResources::All));
+        self.dirty.extend(all);
+    }
+
+    fn record_answers(&mut self, answers: AnsweringProxies) {
         if answers.is_incomplete {
             for proxy in self.source.connected() {
                 if self.proxies.get(proxy.id).is_some() {
-                    self.mark_view_dirty(proxy.id);
+                    self.dirty.insert(proxy.id, DirtyResources::All);
                 } else {
-                    self.connect(proxy.id);
+                    self.connect(proxy, SystemTime::now());
                 }
             }
         }
-        for (origin, proxies) in answers.proxies {
-            let (mut running, mut starting) = (BTreeSet::new(), BTreeSet::new());
-            for id in proxies {
-                if self.proxies.get(id).is_none() {
-                    self.connect(id);
-                }
-                match self.proxies.get(id) {
-                    Some(proxy) if proxy.is_starting => starting.insert(id),
-                    _ => running.insert(id),
-                };
+        for (id, answered) in answers.proxies {
+            if self.proxies.get(id).is_none()
+                && let Some(proxy) = self.source.connected_proxy(id)
+            {
+                self.connect(proxy, SystemTime::now());
             }
-            for (dirty, proxies) in [
-                (&mut self.dirty, running),
-                (&mut self.dirty_starting, starting),
-            ] {
-                if !proxies.is_empty() {
-                    mark(dirty, &mut self.dirty_meshes, Arc::clone(&origin), &proxies);
+            let Some((proxy, plan)) = self.proxies.with_plan(id) else {
+                continue;
+            };
+            match answered {
+                _ if proxy.is_starting => {
+                    self.starting.insert(id);
+                }
+                AnsweredResources::Any => {
+                    self.dirty.insert(id, DirtyResources::All);
+                }
+                AnsweredResources::These(resources) => {
+                    let positions = resources
+                        .iter()
+                        .filter_map(|it| plan.position(it.kind, &it.name));
+                    positions.for_each(|position| mark(&mut self.dirty, id, position));
                 }
             }
         }
     }
 
-    /// Marks the objects behind the views of proxies that connected, disconnected or finished starting since the last
-    /// sweep, and of untrusted proxies if Secrets changed. Meshes become dirty only if `includes_meshes`.
+    /// Reads again what may have changed without a commit or an answer since the last sweep: the answers of proxies that
+    /// connected, disconnected or finished starting, and of untrusted proxies if Secrets changed. The next recount
+    /// includes meshes only if `includes_meshes`.
     pub(super) fn sweep(&mut self, now: SystemTime, includes_meshes: bool) {
-        let has_changed_secrets = std::mem::take(&mut self.has_changed_secrets);
+        let has_changed_secrets = mem::take(&mut self.has_changed_secrets);
         let connected = self.source.connected();
         let ids: BTreeSet<ProxyId> = connected.iter().map(|proxy| proxy.id).collect();
         for id in self.proxies.gone(&ids) {
-            self.mark_view_dirty(id);
-            self.proxies.remove(id);
+            self.disconnect(id);
         }
         for proxy in connected {
-            let is_starting = is_starting(proxy.since, now);
-            let sees_other_secrets = has_changed_secrets && !proxy.is_trusted;
             let id = proxy.id;
-            let is_dirty = match self.proxies.get_mut(id) {
-                None => {
-                    self.proxies.insert(KnownProxy::new(proxy, is_starting));
-                    true
-                }
-                Some(known) => {
-                    let has_started = known.is_starting && !is_starting;
-                    known.is_starting = is_starting;
-                    sees_other_secrets || (has_started && std::mem::take(&mut known.is_awaited))
-                }
+            let Some(known) = self.proxies.get_mut(id) else {
+                self.connect(proxy, now);
+                continue;
             };
-            if is_dirty {
-                self.mark_view_dirty(id);
+            let is_starting = is_starting(proxy.since, now);
+            let has_started = known.is_starting && !is_starting;
+            known.is_starting = is_starting;
+            let sees_other_secrets = has_changed_secrets && !proxy.is_trusted;
+            if sees_other_secrets || (has_started && mem::take(&mut known.is_awaited)) {
+                self.dirty.insert(id, DirtyResources::All);
             }
         }
-        let mut later = std::mem::take(&mut self.dirty_starting);
-        if includes_meshes {
-            later.extend(std::mem::take(&mut self.dirty_meshes));
+        for id in mem::take(&mut self.starting) {
+            self.dirty.insert(id, DirtyResources::All);
         }
-        for (origin, proxies) in later {
-            self.dirty.entry(origin).or_default().extend(proxies);
-        }
+        self.includes_meshes |= includes_meshes;
     }
 
     /// Reads the dirty answers again. Returns the objects whose counts changed.
     pub(super) fn recount(&mut self, now: SystemTime) -> Vec<ObjectRef> {
-        let dirty = std::mem::take(&mut self.dirty);
-        let mut changed = Vec::new();
-        for (origin, proxies) in dirty {
-            let Some(counted) = self.read_answers(&origin, &proxies, now) else {
-                continue;
-            };
-            let digest = || self.index.digest(&origin);
-            let count = object_answer::count(counted.answers.values(), digest);
-            if self.counts.get(&counted.object) != count.as_ref() {
-                match count {
-                    Some(count) => self.counts.insert(counted.object.clone(), count),
-                    None => self.counts.remove(&counted.object),
-                };
-                changed.push(counted.object.clone());
-            }
-            if !counted.answers.is_empty() {
-                self.objects.insert(origin, counted);
-            }
+        for (id, resources) in mem::take(&mut self.dirty) {
+            self.read(id, resources, now);
         }
-        changed
-    }
-
-    /// Takes an object out of `objects` and brings its answers up to date. `None` if the origin is not the name of an
-    /// object.
-    fn read_answers(
-        &mut self,
-        origin: &Arc<str>,
-        proxies: &BTreeSet<ProxyId>,
-        now: SystemTime,
-    ) -> Option<CountedObject> {
-        let mut counted = match self.objects.remove(origin) {
-            Some(counted) => counted,
-            None => CountedObject {
-                object: origin.parse().ok()?,
-                answers: BTreeMap::new(),
-            },
-        };
-        for id in proxies {
-            let reading = self.read_answer(origin, &counted.object, *id, now);
-            match reading.answer {
-                Some(answer) => counted.answers.insert(*id, answer),
-                None => counted.answers.remove(id),
-            };
-            if reading.is_awaited
-                && let Some(proxy) = self.proxies.get_mut(*id)
-            {
-                proxy.is_awaited = true;
-            }
+        if mem::take(&mut self.includes_meshes) {
+            self.objects.include_meshes();
         }
-        Some(counted)
+        self.objects.recount(|origin| self.index.digest(origin))
     }
 
-    fn read_answer(
-        &self,
-        origin: &str,
-        object: &ObjectRef,
-        id: ProxyId,
-        now: SystemTime,
-    ) -> Reading {
-        let proxy = self.proxies.get(id);
-        let proxy = proxy.and_then(|proxy| Some((proxy, self.proxies.view(&proxy.view)?)));
-        let Some((proxy, view)) = proxy else {
-            return Reading::default();
-        };
-        let served = self.index.derived_in_view(origin, &proxy.view, view);
-        object_answer::read(&self.source, proxy, object, origin, &served, now)
-    }
-
-    /// Adds a proxy that has answered before a sweep has seen it.
-    fn connect(&mut self, id: ProxyId) {
-        if let Some(proxy) = self.source.connected_proxy(id) {
-            let is_starting = is_starting(proxy.since, SystemTime::now());
-            self.proxies.insert(KnownProxy::new(proxy, is_starting));
-            self.mark_view_dirty(id);
-        }
-    }
-
-    /// Marks what the proxies of a view used and use.
-    fn replace_view(&mut self, name: &Arc<str>, view: Option<Arc<ProxyView>>) {
-        let proxies = self.proxies.with_view(name);
-        if !proxies.is_empty() {
-            let before = self.proxies.view(name);
-            let views = before.into_iter().chain(&view);
-            let origins: BTreeSet<_> = views.flat_map(|view| self.origins_of(view)).collect();
-            for origin in origins {
-                mark(&mut self.dirty, &mut self.dirty_meshes, origin, &proxies);
-            }
-        }
-        self.proxies.set_view(name, view);
-    }
-
-    /// Marks everything that a proxy uses.
-    fn mark_view_dirty(&mut self, id: ProxyId) {
-        let Some(proxy) = self.proxies.get(id) else {
+    /// Reads the answers of a proxy to some resources, and changes what they change.
+    fn read(&mut self, id: ProxyId, resources: DirtyResources, now: SystemTime) {
+        let Some((proxy, plan)) = self.proxies.with_plan(id) else {
             return;
         };
-        let view = self.proxies.view(&proxy.view);
-        let origins = view.map_or_else(BTreeSet::new, |view| self.origins_of(view));
-        let dirty = if proxy.is_starting {
-            &mut self.dirty_starting
-        } else {
-            &mut self.dirty
+        let mut positions: Vec<usize> = match resources {
+            DirtyResources::These(positions) => proxy.answers.with_dependent(positions, plan),
+            DirtyResources::All => (0..plan.len()).collect(),
         };
-        let proxies = [id].into();
-        for origin in origins {
-            mark(dirty, &mut self.dirty_meshes, origin, &proxies);
+        positions.retain(|position| plan.resource(*position).served.is_some());
+        let keys: Vec<&ResourceKey> = positions.iter().map(|it| plan.key(*it)).collect();
+        let Some(read) = self.source.answers(id, &keys) else {
+            self.disconnect(id);
+            return;
+        };
+        proxy.answers.withheld = read.withheld;
+        let mut affected = BTreeSet::new();
+        for (position, answer) in positions.into_iter().zip(read.answers) {
+            let is_concerned = answer.is_some();
+            for (object, uses) in proxy.answers.set_concerned(position, is_concerned, plan) {
+                if uses {
+                    self.objects.add_proxy(object);
+                } else {
+                    self.objects.remove_proxy(object);
+                }
+            }
+            if proxy.answers.set_open(position, answer, plan) {
+                affected.extend(plan.resource(position).objects.iter().copied());
+            }
+        }
+        if affected.is_empty() {
+            return;
+        }
+        let is_starting = is_starting(proxy.since, now);
+        let mut exceptions = proxy.exceptions(&affected, plan, is_starting);
+        proxy.is_awaited |= exceptions.values().any(|answer| answer.is_awaited);
+        for object in affected {
+            let exception = exceptions.remove(&object);
+            self.objects
+                .set_exception(&plan.objects()[object], id, exception);
         }
     }
 
-    fn origins_of(&self, view: &ProxyView) -> BTreeSet<Arc<str>> {
-        let served = view.keys().iter().filter_map(|key| self.index.get(key));
-        served
-            .flat_map(|served| served.resource.origins.iter().cloned())
-            .collect()
+    /// Adds a proxy. Its answers are read with those of the next sweep if it is starting, and otherwise at once.
+    fn connect(&mut self, proxy: ConnectedProxy, now: SystemTime) {
+        let id = proxy.id;
+        let is_starting = is_starting(proxy.since, now);
+        self.proxies.insert(proxy, is_starting, &self.index);
+        if is_starting {
+            self.starting.insert(id);
+        } else {
+            self.dirty.insert(id, DirtyResources::All);
+        }
+    }
+
+    fn disconnect(&mut self, id: ProxyId) {
+        self.withdraw(id);
+        self.proxies.remove(id);
+        self.starting.remove(&id);
+    }
+
+    /// Removes the answers of a proxy from the counts.
+    fn withdraw(&mut self, id: ProxyId) {
+        let Some((proxy, plan)) = self.proxies.with_plan(id) else {
+            return;
+        };
+        for (origin, concerning) in plan.objects().iter().zip(&proxy.answers.concerning) {
+            if *concerning > 0 {
+                self.objects.set_exception(origin, id, None);
+                self.objects.remove_proxy(origin);
+            }
+        }
     }
 }
 
-/// Marks the answers of some proxies for the object `origin`.
-fn mark(
-    dirty: &mut Dirty,
-    dirty_meshes: &mut Dirty,
-    origin: Arc<str>,
-    proxies: &BTreeSet<ProxyId>,
-) {
-    let dirty = if origin.starts_with(MESH_ORIGIN) {
-        dirty_meshes
-    } else {
-        dirty
-    };
-    dirty.entry(origin).or_default().extend(proxies);
+/// Marks the answer of a proxy to a resource as one to read again.
+fn mark(dirty: &mut BTreeMap<ProxyId, DirtyResources>, id: ProxyId, position: usize) {
+    let none = || DirtyResources::These(BTreeSet::new());
+    if let DirtyResources::These(positions) = dirty.entry(id).or_insert_with(none) {
+        positions.insert(position);
+    }
 }
-
-/// The beginning of the origins that are meshes: a mesh is in no namespace.
-const MESH_ORIGIN: &str = "Mesh/";
 
 fn is_starting(since: SystemTime, now: SystemTime) -> bool {
     // After the clock was set back `duration_since` fails: such a proxy is not starting.

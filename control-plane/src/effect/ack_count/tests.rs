@@ -1,9 +1,10 @@
 //! Counts with real streams, and counts after random events.
 
+mod cost;
 mod random;
 
 use evermesh_model::Kind;
-use evermesh_proto::{Resource, ResourceKey};
+use evermesh_proto::{ProxyView, Resource, ResourceKey};
 use evermesh_testkit::{wait::eventually, xds::open_stream};
 use evermesh_xds::{Store, StoreCommit, XdsServerOptions, without_credentials};
 use tokio::net::TcpListener;
