@@ -42,7 +42,8 @@
 //! | runtime `main` | one poller per Cloud Map service | [`source::cloud_map`] |
 //! | runtime `main` | tracker of change latency | [`changes`] |
 //! | runtime `main` | end of streams whose pod may no longer act as the proxy | [`auth`] |
-//! | runtime `main` | leader election, status writer, Cloud Map registration | [`effect`] |
+//! | runtime `status` (1 thread) | status writer | [`effect`] |
+//! | runtime `main` | leader election, Cloud Map registration | [`effect`] |
 //! | runtime `admission` (1 thread) | admission server and its certificates | [`webhook`] |
 //! | runtime `main` | warnings of certificates that expire | [`certificate_health`] |
 //! | runtime `main` | admin and metrics pages | [`admin`] |

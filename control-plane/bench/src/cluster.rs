@@ -33,7 +33,7 @@ const CHANGES: usize = 200;
 /// Number of rejected changes for each mesh, and of corrections.
 const REJECTIONS: usize = 20;
 /// Number of concurrent creations.
-const WRITES: usize = 32;
+pub(crate) const WRITES: usize = 32;
 const LIMIT: Duration = Duration::from_secs(10);
 
 pub(crate) async fn run() -> Result<()> {
@@ -213,7 +213,10 @@ pub(crate) async fn fill(client: &Client, objects: &[String]) -> Result<()> {
 }
 
 async fn create(client: &Client, text: &str) -> Result<()> {
-    let object = yaml(text)?;
+    create_object(client, yaml(text)?).await
+}
+
+pub(crate) async fn create_object(client: &Client, object: Value) -> Result<()> {
     let resource = resource(&object)?;
     let object: DynamicObject = serde_json::from_value(object)?;
     let api: Api<DynamicObject> = match &object.metadata.namespace {

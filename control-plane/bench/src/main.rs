@@ -6,7 +6,7 @@
 //! | `folder` | a file's write to the last ACK of 20 Envoys; CPU and memory |
 //! | `cluster` | a write to the API to the last ACK, with the event at a bare watcher as the lower bound; statuses |
 //! | `admission` | responses of the webhooks, called by the API server and directly |
-//! | `counting` | CPU of connecting 2,000 streams and of changes, with and without the status writer |
+//! | `counting` | CPU of connecting 2,000 proxies and of changes, with and without statuses |
 //! | `streams` | memory of the control plane per xDS stream |
 //!
 //! The benchmarks print measurements and assert nothing about them. docs/benchmarks.md has figures.
@@ -17,6 +17,8 @@ mod cluster;
 mod counting;
 mod fleet;
 mod folder;
+mod large_mesh;
+mod load;
 mod mesh;
 mod streams;
 mod usage;
@@ -43,7 +45,7 @@ enum Part {
     Cluster,
     /// Latency of the admission webhooks
     Admission,
-    /// Cost of statuses with 2,000 streams
+    /// Cost of statuses with 2,000 proxies
     Counting,
     /// Memory per xDS stream
     Streams,

@@ -131,7 +131,7 @@ async fn measure(control_plane: &ControlPlane, tokens: Option<&Vec<String>>) -> 
 }
 
 /// Opens a stream as an Envoy of a node and ACKs the first response of each type.
-pub(crate) async fn connect(
+async fn connect(
     address: String,
     node: &str,
     routes: &[&str],
@@ -173,14 +173,14 @@ pub(crate) async fn connect(
 }
 
 /// A stream that is closed when this is dropped.
-pub(crate) struct OpenStream {
+struct OpenStream {
     requests: mpsc::Sender<DeltaDiscoveryRequest>,
     responses: Streaming<DeltaDiscoveryResponse>,
 }
 
 impl OpenStream {
     /// Waits for a response and ACKs it. An error if the stream has ended.
-    pub(crate) async fn ack_next(&mut self) -> Result<()> {
+    async fn ack_next(&mut self) -> Result<()> {
         let response = self.responses.message().await?;
         let response = response.context("the stream ended")?;
         self.requests.try_send(DeltaDiscoveryRequest {
