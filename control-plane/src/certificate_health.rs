@@ -1,6 +1,6 @@
 //! When the certificates in use expire and which new ones cannot be used: metrics, and warnings in the log.
 //!
-//! Whoever takes a certificate into use records its end here. The Secrets that replace certificates of ACM are read from
+//! Each module that takes a certificate into use records its end here. The Secrets that replace certificates of ACM are read from
 //! the graph. [`CertificateHealth::follow`] warns of a certificate that expires within [`WARNING_TIME`], at once and then
 //! once a day.
 
@@ -37,9 +37,9 @@ const CHECK_INTERVAL: Duration = Duration::from_hours(1);
 /// The purpose of a certificate or of a list of authorities: the label `certificate` of the metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum CertificateRole {
-    /// What the webhooks present.
+    /// The certificate of the webhooks.
     Webhooks,
-    /// What the xDS server presents.
+    /// The certificate of the xDS server.
     Xds,
     /// The authorities of `--xds-client-ca`.
     XdsClientAuthorities,

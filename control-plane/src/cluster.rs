@@ -69,7 +69,7 @@ pub(crate) struct KubernetesChannels {
     pub(crate) leaving: CancellationToken,
     pub(crate) snapshots: watch::Receiver<Arc<EngineSnapshot>>,
     pub(crate) registry: Arc<ProxyRegistry>,
-    /// What the status writer works on.
+    /// Marks of the status writer, for `/livez`.
     pub(crate) status_work: Arc<WorkClock>,
 }
 

@@ -88,7 +88,7 @@ pub struct EngineOutputs {
     /// Snapshot for admission; `None` until every source was read once.
     pub admission_snapshots: watch::Sender<Option<ClusterSnapshot>>,
     pub metrics: Arc<ProcessMetrics>,
-    /// What the engine works on, for `/livez`.
+    /// Marks of the engine, for `/livez`.
     pub work: Arc<WorkClock>,
 }
 

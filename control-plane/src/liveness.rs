@@ -1,7 +1,7 @@
 //! Notices threads and tasks that hang, for `/livez`.
 //!
-//! The engine and the status writer mark in a [`WorkClock`] when work begins and when it ends; whoever waits for work does
-//! not hang, however long. The workers of the streams mark nothing: tokio counts how often each of them waits for work.
+//! The engine and the status writer mark in a [`WorkClock`] when work begins and when it ends; a thread that waits for
+//! work does not hang, however long. The workers of the streams mark nothing: tokio counts how often each of them waits for work.
 //! The kubelet calls `/livez`, which compares these marks with the limits, and restarts the process if one is exceeded.
 //!
 //! The main runtime has one thread, which also serves `/livez`: if that thread hangs, the kubelet gets no answer.
@@ -122,7 +122,7 @@ struct StreamWorkers {
 /// Counters of a worker, and the time at which they were first seen.
 #[derive(Debug, Clone, Copy)]
 struct WorkerSample {
-    /// How often the worker began or stopped to wait for work: odd while it waits.
+    /// Number of times that the worker began or stopped to wait for work: odd while it waits.
     waits: u64,
     /// Grows every 61 tasks, also if the worker never waits.
     busy: Duration,

@@ -71,7 +71,7 @@ impl LogThrottle {
         }
     }
 
-    /// At most one line a day, for what somebody has to repair.
+    /// At most one line a day, for faults that an operator has to repair.
     pub(crate) fn once_a_day() -> Self {
         Self {
             interval: Duration::from_hours(24),

@@ -19,12 +19,14 @@ const MODULES: [&str; 6] = [
 ];
 
 /// Fields that need no `PeerText`: the beginning of the path, the name and the reason.
-const TRUSTED: [(&str, &str, &str); 24] = [
+const TRUSTED: [(&str, &str, &str); 26] = [
     (
         "",
         "suppressed",
         "the number of lines that LogThrottle held back",
     ),
+    ("control-plane/src/admin.rs", "part", "a constant"),
+    ("control-plane/src/admin.rs", "seconds", "a number"),
     (
         "control-plane/src/auth/mod.rs",
         "caller",

@@ -44,7 +44,9 @@ fn run(input: &[u8]) {
                     assert!(message.contains("--"), "names no flag: {message}");
                 }
             }
-            EvermeshCommand::Lint(_) | EvermeshCommand::Crds => {}
+            EvermeshCommand::Lint(_)
+            | EvermeshCommand::Crds
+            | EvermeshCommand::RemoveFinalizers => {}
         },
         // Help and the version are printed in the same way.
         Err(error) => assert!(!error.to_string().trim().is_empty()),

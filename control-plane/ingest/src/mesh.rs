@@ -92,7 +92,7 @@ pub(crate) fn parse(object: &ObjectRef, mesh: &v1beta2::Mesh) -> WithProblems<Un
     WithProblems::new(value, problems)
 }
 
-/// What `DROP_ALL` lets pass. An annotation that cannot be read closes the exception: it stands there to close it.
+/// The policy of a Mesh with `DROP_ALL`. An annotation that cannot be read closes the exception: it stands there to close it.
 fn drop_all(mesh: &v1beta2::Mesh, problems: &mut Problems<'_>) -> EgressPolicy {
     let annotations = mesh.metadata.annotations.as_ref();
     if !annotations.is_some_and(|all| all.contains_key(AWS_EGRESS)) {

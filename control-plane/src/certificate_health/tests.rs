@@ -87,10 +87,10 @@ fn certificate_is_warned_of_once_a_day_from_the_seventh_day_before_its_end() {
     assert_eq!(
         warnings(&health, 10 * DAY),
         [],
-        "it is the same certificate"
+        "the certificate is the same"
     );
     health.set_end(CertificateRole::Xds, Some(start() + 12 * DAY));
-    assert_eq!(warnings(&health, 10 * DAY), soon, "it is a new certificate");
+    assert_eq!(warnings(&health, 10 * DAY), soon, "the certificate is new");
     health.set_end(CertificateRole::Xds, None);
     assert_eq!(warnings(&health, 20 * DAY), []);
 }

@@ -93,7 +93,7 @@ pub(crate) struct StatusWriterOptions {
     pub(crate) region: String,
     /// Account in ARNs.
     pub(crate) account: String,
-    /// What the writer works on, for `/livez`.
+    /// Marks of the writer, for `/livez`.
     pub(crate) work: Arc<WorkClock>,
 }
 

@@ -282,7 +282,7 @@ async fn blocked_writer_hangs_until_it_goes_on() {
     is_locked.recv().unwrap();
     assert!(
         !hangs(std::time::Instant::now() + Duration::from_hours(1)),
-        "it has not begun"
+        "the writer has not begun"
     );
     let shutdown = CancellationToken::new();
     let end = shutdown.clone();
