@@ -196,7 +196,7 @@ fn unknown_kind(api_version: &str, kind: &str, fields: &Map<String, Value>) -> P
     let name = fields
         .get("metadata")
         .and_then(|metadata| metadata["name"].as_str())
-        .map_or_else(|| "the document".to_owned(), |name| format!("`{name}`"));
+        .map_or_else(|| "the document".to_owned(), schema::quote);
     let group = api_version.split('/').next();
     let hint = Kind::ALL
         .into_iter()
@@ -208,7 +208,9 @@ fn unknown_kind(api_version: &str, kind: &str, fields: &Map<String, Value>) -> P
         FieldPath::root(),
         Reason::UnknownKind,
         format!(
-            "Evermesh does not use kind `{kind}` of `{api_version}`, so {name} is ignored{hint}"
+            "Evermesh does not use kind {} of {}, so {name} is ignored{hint}",
+            schema::quote(kind),
+            schema::quote(api_version)
         ),
     )
 }

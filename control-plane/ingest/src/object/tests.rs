@@ -465,6 +465,12 @@ fn unknown_kind_is_a_warning_with_its_name() {
             "W : Evermesh does not use kind `Route` of `route.openshift.io/v1`, so `color` is ignored"
         ]
     );
+    let long = "x".repeat(100);
+    let message = format!(
+        "W : Evermesh does not use kind `a\\nb` of `{}…`, so `color` is ignored",
+        &long[..64]
+    );
+    assert_eq!(problems(&document(&long, "a\nb")), [message]);
 }
 
 #[test]
