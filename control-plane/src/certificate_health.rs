@@ -1,8 +1,8 @@
 //! When the certificates in use expire and which new ones cannot be used: metrics, and warnings in the log.
 //!
-//! Each module that takes a certificate into use records its end here. The Secrets that replace certificates of ACM are read from
-//! the graph. [`CertificateHealth::follow`] warns of a certificate that expires within [`WARNING_TIME`], at once and then
-//! once a day.
+//! Each module that takes a certificate into use records its end here. The Secrets that replace certificates of ACM are
+//! read from the graph. [`CertificateHealth::follow`] warns of a certificate that expires within [`WARNING_TIME`], at
+//! once and then once a day.
 
 use std::{
     collections::BTreeMap,
