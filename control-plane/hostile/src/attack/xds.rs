@@ -80,10 +80,10 @@ async fn send_everywhere(
     Ok(streams)
 }
 
-/// Sends this on as many streams of every connection, and holds them.
-fn held(form: Form, streams: usize, bytes: Bytes) -> Crowd {
-    Crowd::new(all_connections(form), move |visitor| {
-        let bytes = bytes.clone();
+/// Sends one of these on as many streams of each connection, in turn, and holds the streams.
+fn held<const N: usize>(connections: usize, streams: usize, requests: [Bytes; N]) -> Crowd {
+    Crowd::new(connections, move |visitor| {
+        let bytes = requests[visitor.number % N].clone();
         async move {
             let mut connection = connect(&visitor).await?;
             let _streams = send_everywhere(&connection, streams, &bytes).await?;
@@ -103,12 +103,12 @@ pub(super) fn half_messages(form: Form) -> Crowd {
         Form::Short => 3,
         Form::Full => LARGE_STREAMS,
     };
-    held(form, streams, bytes)
+    held(all_connections(form), streams, [bytes])
 }
 
 pub(super) fn streams(form: Form) -> Crowd {
     let bytes = framed(&first(ResourceType::Cluster));
-    held(form, streams_of(form), bytes)
+    held(all_connections(form), streams_of(form), [bytes])
 }
 
 pub(super) fn names(form: Form) -> Crowd {
@@ -135,17 +135,7 @@ pub(super) fn names(form: Form) -> Crowd {
         Form::Short => 5,
         Form::Full => 320,
     };
-    let streams = LARGE_STREAMS.min(streams_of(form));
-    Crowd::new(connections, move |visitor| {
-        let bytes = requests[visitor.number % requests.len()].clone();
-        async move {
-            let mut connection = connect(&visitor).await?;
-            let _streams = send_everywhere(&connection, streams, &bytes).await?;
-            visitor.done();
-            connection.closed().await;
-            Ok(())
-        }
-    })
+    held(connections, LARGE_STREAMS.min(streams_of(form)), requests)
 }
 
 pub(super) fn words(form: Form) -> Crowd {
