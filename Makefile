@@ -21,11 +21,12 @@ SPIRE := binary(tls) & test(/^spire::/)
 
 TOOLS := target/tools/cargo-tools/bin
 NEXTEST := $(TOOLS)/cargo-nextest nextest run --locked
+XTASK := cargo run --quiet --locked -p xtask --
 # Tests with Kubernetes wait for an API server, pods and Leases most of the time, so more of them than cores run at once.
 WAITING := --test-threads 4
 
 .PHONY: help run run-api run-kubernetes cluster cluster-down test unit envoy kubernetes spire test-cluster check bench hostile mutate fuzz
-.PHONY: images check-workspace check-crates test-all test-build test-docs test-envoy test-kubernetes
+.PHONY: images check-format check-workspace check-crates test-all test-build test-docs test-envoy test-kubernetes
 .PHONY: setup setup-tools setup-hosts setup-spire setup-cluster
 
 help: ## Lists the targets
@@ -55,17 +56,18 @@ cluster-down: ## Stops that Kubernetes and removes everything of it
 	@target/debug/evermesh-cluster down
 
 # Each part runs in a make of its own, so that the summary can list how long it took. The tests with pods take longest
-# and wait most of the time, so documentation and single crates are checked beside them, with what the tests leave of the
-# processors; that output follows the tests'.
+# and wait most of the time, so all checks run beside them, with what the tests leave of the processors; that output
+# follows the tests'. The format, which is checked in a second, comes first.
 test: setup-cluster ## Runs all checks and all tests, and prints how long each part took
-	@part() { local start=$$SECONDS; $(MAKE) --no-print-directory "$$1" || return; \
+	@part() { local start=$$SECONDS; $(MAKE) --no-print-directory "$$@" || return; \
 	    printf '    %-16s %5d s\n' "$$1" $$((SECONDS - start)) >>target/test-parts; }; \
 	    mkdir -p target && : >target/test-parts; \
-	    part check-workspace; part test-build; \
-	    { renice --priority 10 --pid $$BASHPID >/dev/null; part check-crates; part test-docs; } >target/check-crates.log 2>&1 & crates=$$!; \
+	    part check-format; part test-build; \
+	    { renice --priority 10 --pid $$BASHPID >/dev/null; \
+	        part check-workspace XTASK=target/debug/xtask; part check-crates; part test-docs; } >target/checks.log 2>&1 & checks=$$!; \
 	    part test-all && tests=0 || tests=$$?; \
-	    wait $$crates && checks=0 || checks=$$?; \
-	    cat target/check-crates.log; \
+	    wait $$checks && checks=0 || checks=$$?; \
+	    cat target/checks.log; \
 	    [ "$$tests$$checks" = 00 ]; echo '==> All checks and tests passed'; cat target/test-parts
 
 unit: setup-tools ## Runs the tests that need only Rust: pure crates and the xDS protocol
@@ -77,10 +79,12 @@ envoy: setup-hosts test-build test-envoy ## Runs the tests with real Envoys, Clo
 kubernetes: setup-cluster test-build test-kubernetes ## Runs the tests with a Kubernetes API server, and those with pods
 
 # Tests of several packages start binaries of others, which cargo builds only if it is told to. One command builds both,
-# so that dependencies have the same features and are built once.
+# so that dependencies have the same features and are built once. The list of tests lets `test-all` begin without cargo,
+# which would wait for the checks beside it.
 test-build:
 	@echo '==> Building all tests'
 	@cargo build --locked --workspace --bins --tests
+	@$(TOOLS)/cargo-nextest nextest list --locked --workspace --list-type binaries-only --message-format json >target/tests.json
 
 test-docs:
 	@echo '==> Examples in documentation'
@@ -97,7 +101,7 @@ test-kubernetes:
 # In one run, because those with Kubernetes leave cores idle that the others can use.
 test-all:
 	@echo '==> All tiers'
-	@env -u KUBECONFIG $(NEXTEST) --workspace -E 'not ($(SPIRE))' $(WAITING)
+	@env -u KUBECONFIG $(TOOLS)/cargo-nextest nextest run --binaries-metadata target/tests.json -E 'not ($(SPIRE))' $(WAITING)
 
 spire: setup-spire test-build ## Runs the tests with SPIRE, which the first run builds (no part of `make test`)
 	@echo '==> SPIRE'
@@ -107,16 +111,18 @@ test-cluster: setup-cluster ## Runs the tests with pods, on a Kubernetes of this
 	@cargo build --locked $(PROGRAMS)
 	@$(NEXTEST) -p evermesh --test cluster
 
-check: setup-tools check-workspace check-crates ## Checks format, text, names, fields, dependencies, lints, documentation, each crate alone
+check: setup-tools check-format check-workspace check-crates ## Checks format, text, names, fields, dependencies, lints, documentation, each crate alone
 
-check-workspace:
+check-format:
 	@echo '==> Format'
 	@cargo fmt --all --check
+
+check-workspace:
 	@echo '==> Text, names and fields'
-	@cargo run --quiet --locked -p xtask -- text
-	@cargo run --quiet --locked -p xtask -- names
-	@cargo run --quiet --locked -p xtask -- logs
-	@cargo run --quiet --locked -p xtask -- fields --check
+	@$(XTASK) text
+	@$(XTASK) names
+	@$(XTASK) logs
+	@$(XTASK) fields --check
 	@echo '==> Dependencies'
 	@$(TOOLS)/cargo-deny --locked check bans licenses sources
 	@if $(TOOLS)/cargo-deny --locked fetch db; then $(TOOLS)/cargo-deny --frozen check advisories; \
@@ -124,7 +130,6 @@ check-workspace:
 	@echo '==> Lints'
 	@cargo clippy --workspace --all-targets --locked -- -D warnings
 
-# Small crates first: `make test` starts the tests at the same time, and they wait for the first of these commands.
 check-crates:
 	@echo '==> Each crate alone'
 	@for manifest in $$(git ls-files '*/Cargo.toml' | sort -r); do \
