@@ -1,9 +1,6 @@
 //! References of our images, and their archives, which `scripts/images` writes from the built binaries.
 
-use std::{
-    env,
-    path::{Path, PathBuf},
-};
+use std::{env, path::PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 use tokio::process::Command;
@@ -30,17 +27,19 @@ pub fn reference(name: &str) -> Result<String> {
     Ok(format!("{prefix}{separator}{name}:{tag}"))
 }
 
-/// Writes the archives of these images into `dir`, without debug information, and returns their paths.
-pub(crate) async fn write(names: &[&str], dir: &Path) -> Result<Vec<PathBuf>> {
+/// Writes the archives of these images beside the binaries, without debug information, and returns their paths. The archive
+/// of a binary that has not changed is kept.
+pub(crate) async fn write(names: &[&str]) -> Result<Vec<PathBuf>> {
     let binaries = tools::built("evermesh-test-app")?;
     let binaries = binaries.parent().context("the binary has no folder")?;
+    let dir = binaries.join("images");
     let mut script = Command::from(process::command(tools::workspace()?.join("scripts/images")));
     script
-        .arg("--strip")
+        .args(["--strip", "--keep"])
         .arg("--binaries")
         .arg(binaries)
         .arg("--output")
-        .arg(dir)
+        .arg(&dir)
         .args(names);
     let output = script.output().await?;
     if !output.status.success() {

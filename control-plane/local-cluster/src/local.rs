@@ -205,10 +205,9 @@ impl LocalCluster {
 
     /// Writes these images and imports them into containerd.
     pub(crate) async fn load(&self, names: &[&str]) -> Result<()> {
-        let archives = tools::scratch("archives")?;
         let socket = self.dir.path().join("containerd.sock");
         let socket = socket.display().to_string();
-        for archive in images::write(names, archives.path()).await? {
+        for archive in images::write(names).await? {
             let mut import = tokio::process::Command::from(components::import(&socket, &archive));
             let output = import.output().await?;
             if !output.status.success() {

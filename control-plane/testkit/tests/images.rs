@@ -18,16 +18,17 @@ const NAME: &str = "evermesh-test-app";
 /// Writes one image of a program that links shared libraries, and returns the folder.
 fn write_image() -> TempDir {
     let dir = tools::scratch("images").unwrap();
-    let script = tools::workspace().unwrap().join("scripts/images");
     let binary = tools::built(NAME).unwrap();
-    let mut images = Command::new(script);
-    images
-        .arg("--binaries")
-        .arg(binary.parent().unwrap())
-        .arg("--output")
-        .arg(dir.path());
-    process::run(images.arg(NAME)).unwrap();
+    process::run(&mut script(binary.parent().unwrap(), dir.path())).unwrap();
     dir
+}
+
+/// The command that writes the image of a program in the folder `binaries`.
+fn script(binaries: &Path, output: &Path) -> Command {
+    let mut script = Command::new(tools::workspace().unwrap().join("scripts/images"));
+    script.arg("--binaries").arg(binaries);
+    script.arg("--output").arg(output).arg(NAME);
+    script
 }
 
 fn archive(dir: &Path) -> PathBuf {
@@ -69,6 +70,24 @@ fn same_program_makes_the_same_bytes() {
     };
     bytes(archive);
     bytes(sbom);
+}
+
+#[test]
+fn archive_is_kept_until_the_program_changes() {
+    let dir = tools::scratch("images").unwrap();
+    let program = dir.path().join(NAME);
+    let write = |from: &str| {
+        fs::copy(from, &program).unwrap();
+        let mut script = script(dir.path(), dir.path());
+        process::run(script.arg("--keep")).unwrap()
+    };
+    assert!(write("/bin/true").contains(NAME));
+    let first = sha256(&archive(dir.path()));
+    assert_eq!(write("/bin/true"), "");
+    assert!(write("/bin/false").contains(NAME));
+    assert_ne!(sha256(&archive(dir.path())), first);
+    assert!(write("/bin/true").contains(NAME));
+    assert_eq!(sha256(&archive(dir.path())), first);
 }
 
 #[test]
