@@ -405,6 +405,10 @@ spec: {podSelector: {}, serviceDiscovery: {dns: {hostname: a}}}
         .create_pod("a", "v1", "10.0.0.1", ContainersReady)
         .await;
     fixture.instances_become("color", &["10.0.0.1"]).await;
+    eventually("the name in the mesh in the status", async || {
+        fixture.get("virtualnode/v1").await["status"]["virtualNodeARN"].is_string()
+    })
+    .await;
     fixture.delete("mesh/shop").await;
     eventually("the end of the mesh", async || {
         fixture.is_gone("mesh/shop").await
