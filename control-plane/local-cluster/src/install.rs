@@ -82,5 +82,5 @@ pub async fn wait_until_serving(cluster: &TestCluster) -> Result<()> {
     cluster
         .wait_for_rollout(chart::NAMESPACE, "evermesh", ROLLOUT)
         .await?;
-    chart::wait_for_webhooks(cluster.kubectl()).await
+    chart::wait_for_webhooks(&cluster.client().await?).await
 }

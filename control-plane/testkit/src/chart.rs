@@ -13,16 +13,14 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     process::Command,
-    time::Duration,
 };
 
 use anyhow::{Context as _, Result, bail};
+use http::{Method, Request, header::CONTENT_TYPE};
+use kube::Client;
 use serde_json::{Value, json};
 
-use crate::{
-    kubernetes::{ApiServer, Kubectl},
-    process, tools,
-};
+use crate::{kubernetes::ApiServer, process, tools, wait::retry};
 
 /// The namespace of the release.
 pub const NAMESPACE: &str = "appmesh-system";
@@ -33,9 +31,6 @@ pub const OPEN_XDS: &str =
 
 /// Kinds that have no effect without pods.
 const KINDS_FOR_PODS: [&str; 3] = ["Deployment", "NetworkPolicy", "PodDisruptionBudget"];
-
-/// Limit for new roles and webhook configurations to take effect in the API server.
-const LIMIT: Duration = Duration::from_secs(30);
 
 /// The folder of the chart.
 pub fn path() -> Result<PathBuf> {
@@ -173,35 +168,27 @@ impl InstalledChart {
 
     /// Waits until the API server calls the webhooks successfully.
     pub async fn wait_for_webhooks(&self, api: &ApiServer) -> Result<()> {
-        wait_for_webhooks(&api.kubectl).await
+        wait_for_webhooks(&api.client().await?).await
     }
 }
 
 /// Waits until the API server calls the webhooks and accepts their certificate and response.
 ///
-/// The probe is a Mesh that is created with `--dry-run=server`: the mutating webhook sets its `awsName`.
-pub async fn wait_for_webhooks(kubectl: &Kubectl) -> Result<()> {
+/// The probe is a Mesh that is created as a dry run: the mutating webhook sets its `awsName`.
+pub async fn wait_for_webhooks(client: &Client) -> Result<()> {
     let probe = json!({
         "apiVersion": "appmesh.k8s.aws/v1beta2",
         "kind": "Mesh",
         "metadata": {"name": "probe"},
         "spec": {"namespaceSelector": {"matchLabels": {"probe": "none"}}},
     });
-    let dir = tools::scratch("probe")?;
-    let file = dir.path().join("mesh.json");
-    std::fs::write(&file, probe.to_string())?;
-    let file = file.to_string_lossy();
-    let create = [
-        "create",
-        "--dry-run=server",
-        "--output=json",
-        "--filename",
-        &file,
-    ];
     retry(
         "the API server does not get a response from the webhooks",
         async || {
-            let created: Value = serde_json::from_str(&kubectl.run(&create).await?)?;
+            let request = Request::post("/apis/appmesh.k8s.aws/v1beta2/meshes?dryRun=All")
+                .header(CONTENT_TYPE, "application/json")
+                .body(probe.to_string().into_bytes())?;
+            let created: Value = client.request(request).await?;
             if created["spec"]["awsName"] != "probe" {
                 bail!("spec.awsName is not set");
             }
@@ -226,49 +213,32 @@ fn with_webhook_address(object: &Value, address: SocketAddr) -> Value {
 
 /// Waits until the API server grants the first rule of a role; it takes a role into account as a whole.
 async fn wait_for_role(api: &ApiServer, account: &str, role: &Value) -> Result<()> {
-    let word = |list: &Value| list[0].as_str().unwrap_or_default().to_owned();
     let granted = &role["rules"][0];
-    let resource = format!(
-        "{}.{}",
-        word(&granted["resources"]),
-        word(&granted["apiGroups"])
-    );
-    let mut resource = resource.trim_end_matches('.').to_owned();
-    if let Some(name) = granted["resourceNames"][0].as_str() {
-        resource = format!("{resource}/{name}");
-    }
-    let scope = match role["metadata"]["namespace"].as_str() {
-        Some(namespace) => format!("--namespace={namespace}"),
-        None => "--all-namespaces".to_owned(),
-    };
-    let question = [
-        "auth",
-        "can-i",
-        &word(&granted["verbs"]),
-        &resource,
-        &format!("--as=system:serviceaccount:{NAMESPACE}:{account}"),
-        &scope,
-    ];
-    let failure = format!("the API server does not grant `{}`", question.join(" "));
-    retry(&failure, async || api.kubectl(&question).await.map(drop)).await
-}
-
-/// Repeats `attempt` until it succeeds; the error begins with `failure` and ends with the last error.
-async fn retry(failure: &str, mut attempt: impl AsyncFnMut() -> Result<()>) -> Result<()> {
-    let mut last = None;
-    let trying = async {
-        while let Err(error) = attempt().await {
-            last = Some(error);
-            tokio::time::sleep(Duration::from_millis(20)).await;
+    let question = json!({
+        "apiVersion": "authorization.k8s.io/v1",
+        "kind": "SubjectAccessReview",
+        "spec": {
+            "user": format!("system:serviceaccount:{NAMESPACE}:{account}"),
+            "resourceAttributes": {
+                "verb": granted["verbs"][0],
+                "group": granted["apiGroups"][0],
+                "resource": granted["resources"][0],
+                "name": granted["resourceNames"][0],
+                // Without one, the question is about all namespaces.
+                "namespace": role["metadata"]["namespace"],
+            },
+        },
+    });
+    let path = "/apis/authorization.k8s.io/v1/subjectaccessreviews";
+    let failure = format!("the API server does not grant {}", question["spec"]);
+    retry(&failure, async || {
+        let answer = api.request(Method::POST, path, &question).await?;
+        if answer["status"]["allowed"] != true {
+            bail!("the answer is {}", answer["status"]);
         }
-    };
-    if tokio::time::timeout(LIMIT, trying).await.is_err() {
-        bail!(
-            "{failure} within {LIMIT:?}: {:#}",
-            last.unwrap_or_else(|| anyhow::anyhow!("the first attempt did not end"))
-        );
-    }
-    Ok(())
+        Ok(())
+    })
+    .await
 }
 
 /// Values of an installation of the chart appmesh-controller.

@@ -38,7 +38,7 @@ async fn objects_are_validated_and_survive_a_crash_of_the_api_server() {
 
     api.apply(&route("{prefix: /}")).await.unwrap();
     let error = api.apply(&route("{prefix: color}")).await.unwrap_err();
-    let error = error.to_string();
+    let error = format!("{error:#}");
     assert!(error.contains("start match.prefix with a slash"), "{error}");
 
     let routes = ["get", "routes.evermesh.dev", "--all-namespaces", "-o=name"];

@@ -108,7 +108,11 @@ async fn replicas_serve_the_same_and_one_of_them_writes() {
     let duration = lease["spec"]["leaseDurationSeconds"].as_u64().unwrap();
     assert!(duration <= LEASE_LIMIT, "{lease}");
     fixture.control_plane.kill();
-    fixture.api.apply(&route([100, 0])).await.unwrap();
+    // The API server may still have a connection to the killed replica's webhooks.
+    eventually("the webhooks of the other replica", async || {
+        fixture.api.apply(&route([100, 0])).await.is_ok()
+    })
+    .await;
     eventually("a status by the other replica", async || {
         status_is_current(&fixture).await
     })

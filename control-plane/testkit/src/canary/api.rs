@@ -81,24 +81,23 @@ impl CanaryApi {
 
     /// Waits until the status says that the newest generation is Programmed, and returns the message.
     async fn programmed(&self) -> Result<String> {
-        let route = [
-            "get",
-            "routes.evermesh.dev",
-            "color",
-            NAMESPACE,
-            "--output=json",
-        ];
         let mut last = Value::Null;
         let poll = async {
             loop {
-                let object: Value = serde_json::from_str(&self.api.kubectl(&route).await?)?;
+                let object = self.api.get("route/color", "demo").await?;
+                let object = object.unwrap_or_default();
                 let status = &object["status"];
                 let conditions = status["conditions"].as_array().into_iter().flatten();
                 let mut programmed =
                     conditions.filter(|condition| condition["type"] == "Programmed");
                 let is_current = status["observedGeneration"] == object["metadata"]["generation"];
                 match programmed.next() {
-                    Some(found) if is_current && found["status"] == "True" => {
+                    // Before the proxies connect, no proxy has to accept the route.
+                    Some(found)
+                        if is_current
+                            && found["status"] == "True"
+                            && found["reason"] != "NoProxies" =>
+                    {
                         let message = found["message"].as_str().unwrap_or_default();
                         return anyhow::Ok(message.to_owned());
                     }

@@ -7,6 +7,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
+use http::Method;
 use serde_json::{Value, json};
 
 use super::{AUDIT_LOG, ApiServer};
@@ -17,21 +18,11 @@ const AGGREGATED: [&str; 3] = ["view", "edit", "admin"];
 impl ApiServer {
     /// The kubeconfig of an existing service account, with a token that is valid for 24 hours.
     pub async fn service_account_kubeconfig(&self, namespace: &str, name: &str) -> Result<PathBuf> {
-        let token = self
-            .kubectl(&[
-                "create",
-                "token",
-                name,
-                "--namespace",
-                namespace,
-                "--duration",
-                "24h",
-            ])
-            .await?;
-        self.write_kubeconfig(
-            &format!("{namespace}.{name}"),
-            &json!({"token": token.trim()}),
-        )
+        let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts/{name}/token");
+        let day = json!({"spec": {"expirationSeconds": 24 * 60 * 60}});
+        let answer = self.request(Method::POST, &path, &day).await?;
+        let token = &answer["status"]["token"];
+        self.write_kubeconfig(&format!("{namespace}.{name}"), &json!({"token": token}))
     }
 
     /// The path of the key that signs tokens of service accounts.

@@ -42,6 +42,8 @@ impl Kubectl {
             .env("KUBECONFIG", &self.kubeconfig)
             // Preferences of the developer and caches of other clusters must not change the result.
             .env("KUBECTL_KUBERC", "false")
+            // The process ends before it needs to collect garbage.
+            .env("GOGC", "off")
             .env("KUBECACHEDIR", self.scratch.join("cache"));
         Ok(command)
     }
