@@ -178,8 +178,8 @@ pub struct Resource {
     /// clusters that cannot serve without it, in addition to the cluster of the same name.
     ///
     /// The server does not send a listener or route to a proxy before the proxy has answered the clusters that it needs
-    /// and lacks. If the proxy rejected one of them, it keeps what it has of every [part](Self::parts) that needs it. And
-    /// it keeps the clusters that its own copy needs until it has a copy that does not need them. The rules are in
+    /// and lacks. If the proxy rejected one of them, it keeps what it has of every [part](Self::parts) that needs it. It
+    /// also keeps the clusters that its own copy needs until it has a copy that does not need them. The rules are in
     /// `xds/src/barrier.rs`.
     pub needs: Arc<[Arc<str>]>,
     /// The user's objects from which the resource was derived (`VirtualRouter/shop/color`). An ACK or NACK of the

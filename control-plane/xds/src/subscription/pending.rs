@@ -133,7 +133,7 @@ impl Subscription {
             batch.upserts.extend(suspect);
         }
         // A client takes the first response to a wildcard for complete: Envoy would call itself ready without the
-        // listeners that wait. And a complete set would remove those that it kept from an earlier stream.
+        // listeners that wait. In the same way a complete set would remove those that it kept from an earlier stream.
         let is_first_set = !self.has_acked && (self.wildcard || self.grouping == Grouping::Full);
         let is_empty = batch.upserts.is_empty() && batch.removals.is_empty();
         if (has_held_upsert && (is_first_set || is_empty)) || (is_empty && !self.must_respond) {
