@@ -5,8 +5,8 @@
 //!
 //! The counter keeps what each proxy answered. A change makes it read again only the answers that may differ: an ACK
 //! those of one proxy to one resource, a commit those of the proxies whose views list a changed resource, a connection
-//! those of one proxy. And it changes only the counts of the objects from which these resources were derived. A proxy
-//! that has ACKed everything of an object is a number there; only the other proxies have an entry.
+//! those of one proxy. Only the counts of the objects from which these resources were derived change. A proxy that has
+//! ACKed everything of an object is a number there; only the other proxies have an entry.
 //!
 //! ```text
 //!  commits, answers, sweep ──► dirty: proxy → resources ──recount──► answers by proxy ──► objects ──► AckCount
