@@ -19,8 +19,8 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use evermesh_proto::{ContentVersion, ResourceKey, ResourceType};
-use evermesh_xds::{ProxyId, ProxyRegistry, UnansweredResource};
+use evermesh_proto::{ContentVersion, ResourceKey};
+use evermesh_xds::{ProxyId, ProxyRegistry};
 use parking_lot::Mutex;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
@@ -29,7 +29,8 @@ use tracing::Span;
 pub use self::queue::{ProxyAnswer, TrackerEvent, TrackerReceiver, TrackerSender, channel};
 use crate::metrics::ProcessMetrics;
 
-/// Number of changes that `/debug/changes` shows.
+/// Number of changes that `/debug/changes` shows, and that may lack answers. Clients that do not answer would otherwise
+/// make each answer of others expensive.
 const MAX_CHANGES: usize = 256;
 /// Time after which a change is closed although a proxy has not answered.
 const ANSWER_TIMEOUT: Duration = Duration::from_mins(1);
@@ -106,7 +107,8 @@ pub async fn track(
 ) {
     let mut tracker = Tracker {
         last_id: 0,
-        open: VecDeque::new(),
+        open: BTreeMap::new(),
+        by_key: BTreeMap::new(),
         changes,
         metrics,
     };
@@ -124,9 +126,7 @@ pub async fn track(
                 if events > 0 {
                     tracing::warn!(events, "changes and answers of proxies arrived faster than they were recorded; /debug/changes and evermesh_change_seconds lack some of them");
                 }
-                if tracker.is_late() {
-                    tracker.sweep(&registry.unanswered());
-                }
+                tracker.sweep(&registry);
             }
         }
     }
@@ -134,8 +134,11 @@ pub async fn track(
 
 struct Tracker {
     last_id: u64,
-    /// Changes that lack answers, oldest first.
-    open: VecDeque<OpenChange>,
+    /// Changes that lack answers, by number; at most [`MAX_CHANGES`].
+    open: BTreeMap<u64, OpenChange>,
+    /// The numbers of the open changes of each resource. An answer is looked up here, because most answers are about
+    /// resources without an open change.
+    by_key: BTreeMap<ResourceKey, BTreeSet<u64>>,
     changes: Arc<ChangeLog>,
     metrics: Arc<ProcessMetrics>,
 }
@@ -166,16 +169,27 @@ impl Tracker {
             acked_ms: None,
         };
         self.changes.put(&change);
-        if change.deliveries > 0 {
-            self.open.push_back(OpenChange {
-                change,
-                noticed: commit.noticed,
-                versions: commit.awaited.into_iter().collect(),
-                answered: BTreeSet::new(),
-                last_answer: commit.noticed,
-                span: commit.span,
-            });
+        if change.deliveries == 0 {
+            return;
         }
+        if self.open.len() == MAX_CHANGES
+            && let Some((&oldest, _)) = self.open.first_key_value()
+        {
+            self.close(oldest);
+        }
+        for (key, _) in &commit.awaited {
+            let numbers = self.by_key.entry(key.clone()).or_default();
+            numbers.insert(change.id);
+        }
+        let open = OpenChange {
+            noticed: commit.noticed,
+            versions: commit.awaited.into_iter().collect(),
+            answered: BTreeSet::new(),
+            last_answer: commit.noticed,
+            span: commit.span,
+            change,
+        };
+        self.open.insert(open.change.id, open);
     }
 
     /// Records an answer for the change that it belongs to and for all earlier changes of the same resource: the proxy
@@ -192,80 +206,78 @@ impl Tracker {
             scope: None,
             ..scoped.clone()
         };
+        let mut complete = Vec::new();
         for key in [shared, scoped] {
-            let answers = |open: &OpenChange| open.versions.get(&key) == Some(&version);
-            let Some(newest) = self.open.iter().rposition(answers) else {
+            let Some(numbers) = self.by_key.get(&key) else {
                 continue;
             };
-            for (index, open) in self.open.iter_mut().enumerate().take(newest + 1) {
-                let has_key = open.versions.contains_key(&key);
-                if !has_key || !open.answered.insert((proxy, key.clone())) {
+            let answers = |id: &&u64| self.open[*id].versions.get(&key) == Some(&version);
+            let Some(&newest) = numbers.iter().rfind(answers) else {
+                continue;
+            };
+            for id in numbers.range(..=newest) {
+                let Some(open) = self.open.get_mut(id) else {
+                    continue;
+                };
+                if !open.answered.insert((proxy, key.clone())) {
                     continue;
                 }
                 open.last_answer = open.last_answer.max(at);
                 open.change.answered = open.answered.len();
-                if index == newest && !is_acked {
+                if *id == newest && !is_acked {
                     open.change.rejected += 1;
                 }
-                if open.change.answered >= open.change.deliveries {
-                    open.close(&self.metrics);
-                }
                 self.changes.put(&open.change);
+                if open.change.answered >= open.change.deliveries {
+                    complete.push(*id);
+                }
             }
         }
-        self.open.retain(|open| open.change.acked_ms.is_none());
-    }
-
-    /// Whether a change has lacked answers for more than [`SWEEP_INTERVAL`].
-    fn is_late(&self) -> bool {
-        self.open
-            .front()
-            .is_some_and(|open| open.noticed.elapsed() > SWEEP_INTERVAL)
+        for id in complete {
+            self.close(id);
+        }
     }
 
     /// Closes late changes for which no answer can come any more: the proxies disconnected, or a newer version replaced
     /// the resource before it was sent.
-    fn sweep(&mut self, unanswered: &[UnansweredResource]) {
-        let unanswered = UnansweredIndex::new(unanswered);
-        for open in &mut self.open {
+    fn sweep(&mut self, registry: &ProxyRegistry) {
+        let open = self.open.values();
+        let late = open.filter(|open| open.noticed.elapsed() > SWEEP_INTERVAL);
+        let late: Vec<&OpenChange> = late.collect();
+        let unanswered = registry.unanswered(late.iter().flat_map(|open| open.versions.keys()));
+        let mut ended = Vec::new();
+        for open in late {
             let is_awaited = open.versions.keys().any(|key| unanswered.contains(key));
-            let age = open.noticed.elapsed();
-            if age > ANSWER_TIMEOUT {
+            let is_timed_out = open.noticed.elapsed() > ANSWER_TIMEOUT;
+            if is_timed_out {
                 tracing::warn!(
                     change = open.change.id,
                     "some proxies have not answered within a minute"
                 );
             }
-            if age > ANSWER_TIMEOUT || (age > SWEEP_INTERVAL && !is_awaited) {
-                open.close(&self.metrics);
-                self.changes.put(&open.change);
+            if is_timed_out || !is_awaited {
+                ended.push(open.change.id);
             }
         }
-        self.open.retain(|open| open.change.acked_ms.is_none());
-    }
-}
-
-/// Finds unanswered resources by key.
-struct UnansweredIndex<'a> {
-    shared: BTreeSet<(ResourceType, &'a str)>,
-    scoped: BTreeSet<(ResourceType, &'a str, &'a str)>,
-}
-
-impl<'a> UnansweredIndex<'a> {
-    fn new(unanswered: &'a [UnansweredResource]) -> Self {
-        let shared = unanswered.iter().map(|it| (it.kind, &*it.name));
-        let scoped = unanswered.iter().map(|it| (it.kind, &*it.name, &*it.view));
-        Self {
-            shared: shared.collect(),
-            scoped: scoped.collect(),
+        for id in ended {
+            self.close(id);
         }
     }
 
-    fn contains(&self, key: &ResourceKey) -> bool {
-        match &key.scope {
-            Some(view) => self.scoped.contains(&(key.kind, &*key.name, &**view)),
-            None => self.shared.contains(&(key.kind, &*key.name)),
+    fn close(&mut self, id: u64) {
+        let Some(mut open) = self.open.remove(&id) else {
+            return;
+        };
+        for key in open.versions.keys() {
+            if let Some(numbers) = self.by_key.get_mut(key) {
+                numbers.remove(&id);
+                if numbers.is_empty() {
+                    self.by_key.remove(key);
+                }
+            }
         }
+        open.close(&self.metrics);
+        self.changes.put(&open.change);
     }
 }
 
@@ -281,31 +293,4 @@ impl OpenChange {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn unanswered_resource_is_found_by_a_shared_key_and_by_one_of_its_view() {
-        let resource = |kind, name: &str, view: &str| UnansweredResource {
-            kind,
-            name: name.into(),
-            view: view.into(),
-        };
-        let unanswered = [
-            resource(ResourceType::Cluster, "a", "front"),
-            resource(ResourceType::Route, "r", "front"),
-        ];
-        let index = UnansweredIndex::new(&unanswered);
-        let contains = |kind, name: &str, scope: Option<&str>| {
-            index.contains(&ResourceKey {
-                kind,
-                name: name.into(),
-                scope: scope.map(Into::into),
-            })
-        };
-        assert!(contains(ResourceType::Cluster, "a", None));
-        assert!(contains(ResourceType::Route, "r", Some("front")));
-        assert!(!contains(ResourceType::Route, "r", Some("back")));
-        assert!(!contains(ResourceType::Endpoint, "a", None));
-    }
-}
+mod tests;

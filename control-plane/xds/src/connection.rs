@@ -171,7 +171,8 @@ impl Connection {
     /// The types and names of the resources that the client has not answered in the version that it was sent.
     pub(crate) fn unanswered(&self) -> impl Iterator<Item = (ResourceType, &Arc<str>)> {
         let subscriptions = ResourceType::ALL.into_iter().zip(&self.subscriptions);
-        subscriptions.flat_map(|(kind, subscription)| {
+        let in_flight = subscriptions.filter(|(_, subscription)| subscription.is_in_flight());
+        in_flight.flat_map(|(kind, subscription)| {
             let entries = subscription.entries().iter();
             let unanswered = entries.filter(|entry| entry.in_flight);
             unanswered.map(move |entry| (kind, &entry.name))

@@ -83,9 +83,7 @@ pub use delta::Delta;
 pub use limits::XdsLimits;
 pub use metrics::{Counter, XdsMetrics};
 pub use peer_text::PeerText;
-pub use registry::{
-    ConnectedProxy, DeliverySink, ProxyAnswers, ProxyRegistry, ProxyStatus, UnansweredResource,
-};
+pub use registry::{ConnectedProxy, DeliverySink, ProxyAnswers, ProxyRegistry, ProxyStatus};
 pub use server::{
     AuthDecision, Authenticate, Authorize, IdentifiedClient, Revocation, XdsServerOptions, routes,
     serve, serve_socket, without_credentials,

@@ -5,6 +5,7 @@
 //! shares the [`Connection`] with the stream, behind a mutex.
 
 use std::{
+    collections::{BTreeSet, HashMap},
     fmt,
     net::SocketAddr,
     sync::{
@@ -15,7 +16,7 @@ use std::{
 };
 
 use dashmap::DashMap;
-use evermesh_proto::{ResourceKey, ResourceType, core};
+use evermesh_proto::{ResourceKey, core};
 use parking_lot::Mutex;
 
 use crate::{
@@ -87,17 +88,6 @@ pub struct ConnectedProxy {
     pub since: SystemTime,
     /// Whether the proxy gets confidential resources.
     pub is_trusted: bool,
-}
-
-/// A resource that a stream was sent and has not answered.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct UnansweredResource {
-    /// Type of the resource.
-    pub kind: ResourceType,
-    /// Name under which the client subscribed.
-    pub name: Arc<str>,
-    /// Name of the proxy's view.
-    pub view: Arc<str>,
 }
 
 /// Description of the client of a stream.
@@ -185,27 +175,41 @@ impl ProxyRegistry {
         Some(self.proxies.get(&id)?.connected())
     }
 
-    /// The resources that a stream was sent and has not answered, each with the stream's view, in arbitrary order.
-    pub fn unanswered(&self) -> Vec<UnansweredResource> {
-        let proxies: Vec<_> = self
-            .proxies
-            .iter()
-            .map(|entry| Arc::clone(entry.value()))
-            .collect();
-        let mut all = Vec::new();
-        for proxy in proxies {
-            let connection = proxy.connection.lock();
-            all.extend(
-                connection
-                    .unanswered()
-                    .map(|(kind, name)| UnansweredResource {
-                        kind,
-                        name: Arc::clone(name),
-                        view: Arc::clone(&proxy.view),
-                    }),
-            );
+    /// Those of these resources that a stream was sent and has not answered. A key with a scope means the streams of that
+    /// view.
+    ///
+    /// Reads unanswered resources only until all keys are found: very many streams may leave very much unanswered.
+    pub fn unanswered<'k>(
+        &self,
+        keys: impl IntoIterator<Item = &'k ResourceKey>,
+    ) -> BTreeSet<&'k ResourceKey> {
+        let mut missing = HashMap::<&str, Vec<&ResourceKey>>::new();
+        for key in keys {
+            missing.entry(&key.name).or_default().push(key);
         }
-        all
+        let mut found = BTreeSet::new();
+        let proxies = self.proxies.iter();
+        let proxies: Vec<_> = proxies.map(|entry| Arc::clone(entry.value())).collect();
+        for proxy in proxies {
+            if missing.is_empty() {
+                break;
+            }
+            let is_of_proxy = |key: &ResourceKey| {
+                let scope = key.scope.as_ref();
+                scope.is_none_or(|scope| *scope == proxy.view)
+            };
+            let connection = proxy.connection.lock();
+            for (kind, name) in connection.unanswered() {
+                let Some(keys) = missing.get_mut(&**name) else {
+                    continue;
+                };
+                found.extend(keys.extract_if(.., |key| key.kind == kind && is_of_proxy(key)));
+                if keys.is_empty() {
+                    missing.remove(&**name);
+                }
+            }
+        }
+        found
     }
 
     /// Snapshot of one stream; `None` if it has ended.

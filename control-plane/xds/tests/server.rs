@@ -9,7 +9,10 @@ use bytes::{BufMut, Bytes, BytesMut};
 use evermesh_proto::{
     core,
     discovery::{DeltaDiscoveryRequest, DiscoveryRequest, DiscoveryResponse},
-    resource::ResourceType::{self, Cluster, Endpoint, Listener, Route},
+    resource::{
+        ResourceKey,
+        ResourceType::{self, Cluster, Endpoint, Listener, Route},
+    },
 };
 use evermesh_xds::{
     DeliveryOutcome,
@@ -44,6 +47,26 @@ fn first_of_node(node_id: &str) -> DeltaDiscoveryRequest {
         }),
         ..first(Cluster)
     }
+}
+
+#[tokio::test]
+async fn unanswered_resource_is_found_by_a_shared_key_and_by_one_of_its_view() {
+    let server = TestServer::start().await;
+    server.replace_all(&[(Cluster, "a", "1"), (Cluster, "b", "1")]);
+    let mut client = GrpcClient::new(&server, Delta, true).await;
+    client.subscribe_to(Cluster, &["a"]).await;
+    client.receive_and_ack(Cluster).await;
+    let mut silent = DeltaStream::open(&server.channel().await, path(Delta, None)).await;
+    silent.send(first(Cluster));
+    silent.receive().await;
+    let of_view = |name: &str, view: &str| ResourceKey {
+        scope: Some(view.into()),
+        ..key(Cluster, name)
+    };
+    let unanswered = [key(Cluster, "a"), of_view("b", "node")];
+    let others = [key(Cluster, "c"), key(Endpoint, "a"), of_view("a", "other")];
+    let found = server.registry.unanswered(unanswered.iter().chain(&others));
+    assert_eq!(found, unanswered.iter().collect());
 }
 
 #[tokio::test]
