@@ -264,6 +264,7 @@ impl Connection {
                 metrics.acks.add(1);
                 subscription.on_ack(report);
             }
+            self.handle.signal().set_in_flight(kind, false);
             if barrier::serves_clusters(kind) {
                 self.recheck_blocked(is_nack);
             }
@@ -373,6 +374,7 @@ impl Connection {
         }
         let subscription = &mut self.subscriptions[kind as usize];
         subscription.mark_sent(&batch, self.last_nonce);
+        self.handle.signal().set_in_flight(kind, true);
         if Subscription::has_removals(&batch) {
             subscription.forget_removed(&batch, &mut self.handle.read());
         }

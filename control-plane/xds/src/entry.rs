@@ -13,6 +13,10 @@ use crate::{
     subscription::Grouping,
 };
 
+/// Bytes that a name takes outside its entry: in the store's list of watchers, in the list of stale resources and in the
+/// response in flight.
+const SHARED_BYTES: usize = 48;
+
 /// The client's copy of a resource.
 #[derive(Debug, Default)]
 pub(crate) enum ClientCopy {
@@ -136,7 +140,7 @@ impl Entry {
             0
         };
         let rejection = self.rejection().map_or(0, |it| it.message.len());
-        mem::size_of::<Self>() + name + rejection
+        mem::size_of::<Self>() + SHARED_BYTES + name + rejection
     }
 
     /// The last NACK that blamed the resource, until the client ACKs a version.

@@ -2,6 +2,9 @@
 //!
 //! The store's dispatcher marks IDs; the stream takes all of them at once and reads the newest resources from the
 //! store. The set is bounded by the number of resources, however slowly the stream reads, and it holds no resource.
+//!
+//! A stream that waits for the answer of its client to a response cannot send more of that type. A change of the type
+//! does not wake it: the answer will. So clients that never answer cost little, however often resources change.
 
 use std::{
     collections::BTreeSet,
@@ -9,6 +12,7 @@ use std::{
     task::{Context, Waker},
 };
 
+use evermesh_proto::resource::ResourceType;
 use parking_lot::Mutex;
 
 use crate::store::ResourceId;
@@ -35,15 +39,23 @@ impl StaleSet {
 #[derive(Debug, Default)]
 struct State {
     stale: StaleSet,
+    /// A change is marked for which the stream must not sleep.
+    is_urgent: bool,
+    /// Types of which a response is in flight, by number.
+    in_flight: [bool; ResourceType::ALL.len()],
     closed: bool,
     waker: Option<Waker>,
 }
 
 impl Signal {
-    /// Marks a resource as stale. Returns the waker of the stream if it sleeps.
-    pub(crate) fn mark_resource(&self, id: ResourceId) -> Option<Waker> {
+    /// Marks a resource as stale. Returns the waker of the stream if it sleeps and can send the resource.
+    pub(crate) fn mark_resource(&self, kind: ResourceType, id: ResourceId) -> Option<Waker> {
         let mut state = self.0.lock();
         state.stale.ids.insert(id);
+        if state.in_flight[kind as usize] {
+            return None;
+        }
+        state.is_urgent = true;
         state.waker.take()
     }
 
@@ -51,7 +63,15 @@ impl Signal {
     pub(crate) fn mark_view(&self) -> Option<Waker> {
         let mut state = self.0.lock();
         state.stale.view = true;
+        state.is_urgent = true;
         state.waker.take()
+    }
+
+    /// Records whether a response of a type is in flight. The stream reads what is stale before it sleeps again.
+    pub(crate) fn set_in_flight(&self, kind: ResourceType, is_in_flight: bool) {
+        let mut state = self.0.lock();
+        state.in_flight[kind as usize] = is_in_flight;
+        state.is_urgent |= !is_in_flight && !state.stale.is_empty();
     }
 
     /// Requests the end of the stream. Returns the waker of the stream if it sleeps.
@@ -71,14 +91,16 @@ impl Signal {
 
     /// Takes all changes that were marked so far.
     pub(crate) fn take(&self) -> StaleSet {
-        mem::take(&mut self.0.lock().stale)
+        let mut state = self.0.lock();
+        state.is_urgent = false;
+        mem::take(&mut state.stale)
     }
 
     /// Registers the waker for the next change. Returns false if the stream must not sleep, because a change is marked
     /// already or the stream must end.
     pub(crate) fn sleep(&self, context: &Context<'_>) -> bool {
         let mut state = self.0.lock();
-        if state.closed || !state.stale.is_empty() {
+        if state.closed || state.is_urgent {
             return false;
         }
         match &mut state.waker {
@@ -98,14 +120,36 @@ mod tests {
         let signal = Signal::default();
         let context = Context::from_waker(Waker::noop());
         assert!(signal.sleep(&context));
-        assert!(signal.mark_resource(ResourceId::new(1)).is_some());
-        assert!(signal.mark_resource(ResourceId::new(1)).is_none());
+        let id = ResourceId::new(1);
+        assert!(signal.mark_resource(ResourceType::Cluster, id).is_some());
+        assert!(signal.mark_resource(ResourceType::Cluster, id).is_none());
         assert!(signal.mark_view().is_none());
         assert!(!signal.sleep(&context));
         let stale = signal.take();
         assert_eq!(stale.ids.len(), 1);
         assert!(stale.view);
         assert!(signal.sleep(&context));
+    }
+
+    #[test]
+    fn type_that_is_in_flight_wakes_the_stream_with_the_answer() {
+        use ResourceType::{Cluster, Endpoint};
+
+        let signal = Signal::default();
+        let context = Context::from_waker(Waker::noop());
+        let [first, second] = [1, 2].map(ResourceId::new);
+        signal.set_in_flight(Cluster, true);
+        assert!(signal.sleep(&context));
+        assert!(signal.mark_resource(Cluster, first).is_none());
+        assert!(signal.sleep(&context), "nothing can be sent");
+        assert!(signal.mark_resource(Endpoint, second).is_some());
+        assert!(!signal.sleep(&context));
+        assert_eq!(signal.take().ids, [first, second].into());
+        assert!(signal.sleep(&context));
+        assert!(signal.mark_resource(Cluster, first).is_none());
+        signal.set_in_flight(Cluster, false);
+        assert!(!signal.sleep(&context));
+        assert_eq!(signal.take().ids, [first].into());
     }
 
     #[test]

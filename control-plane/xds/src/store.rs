@@ -298,9 +298,10 @@ impl State {
     fn dispatch(&mut self) -> Vec<Waker> {
         let mut wakers = Vec::new();
         for id in mem::take(&mut self.inbox) {
-            for stream in &self.slot(id).watchers {
+            let slot = self.slot(id);
+            for stream in &slot.watchers {
                 if let Some(signal) = &self.streams[stream.0 as usize] {
-                    wakers.extend(signal.mark_resource(id));
+                    wakers.extend(signal.mark_resource(slot.key.kind, id));
                 }
             }
         }
