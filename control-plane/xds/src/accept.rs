@@ -3,7 +3,8 @@
 //! A failed `accept`, such as for lack of file descriptors, is followed by a pause. If there is no place for a new
 //! connection, or the clients make the server hold too much, a connection of the address that takes most is closed
 //! ([`fair_share`](crate::fair_share)), so that no client can keep others out.
-//! A connection is closed if the client has not sent its first bytes in time.
+//! A connection is closed if the client has not sent its first bytes in time. Connections are read
+//! [in turns](crate::turns).
 
 use std::{
     future, io,
@@ -23,7 +24,10 @@ use tokio::{
 use tonic::transport::server::Connected;
 use tracing::debug;
 
-use crate::fair_share::{ConnectionEnd, FairShare, Holding};
+use crate::{
+    fair_share::{ConnectionEnd, FairShare, Holding},
+    turns::{ReadReadiness, ReadTurns, TurnStream},
+};
 
 /// Pause after a failed `accept`.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
@@ -42,6 +46,7 @@ const CONNECTION_BYTES: usize = 16 << 10;
 pub struct ConnectionLimit {
     places: Arc<FairShare>,
     bytes: Arc<FairShare>,
+    turns: Arc<ReadTurns>,
 }
 
 /// The place of one connection. Dropping it frees the place.
@@ -63,7 +68,7 @@ pub struct LimitedConnectInfo<I> {
 /// A listener whose connections can be limited.
 pub trait LimitedListener {
     /// A connection.
-    type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+    type Stream: AsyncRead + AsyncWrite + ReadReadiness + Unpin + Send + 'static;
 
     /// Accepts a connection. The address is absent on a Unix socket.
     fn accept_one(
@@ -102,6 +107,7 @@ impl ConnectionLimit {
         Arc::new(Self {
             places: FairShare::new("connections", places),
             bytes: FairShare::new("bytes that clients make the server hold", bytes),
+            turns: Arc::default(),
         })
     }
 
@@ -114,7 +120,7 @@ impl ConnectionLimit {
     pub fn connections<L: LimitedListener>(
         self: Arc<Self>,
         listener: L,
-    ) -> impl Stream<Item = io::Result<LimitedConnection<L::Stream>>> {
+    ) -> impl Stream<Item = io::Result<LimitedConnection<TurnStream<L::Stream>>>> {
         stream::unfold((listener, self), |(listener, limit)| async move {
             let (stream, place) = limit.accept(&listener).await;
             let connection = LimitedConnection::new(stream, place);
@@ -126,13 +132,14 @@ impl ConnectionLimit {
     pub(crate) async fn accept<L: LimitedListener>(
         self: &Arc<Self>,
         listener: &L,
-    ) -> (L::Stream, ConnectionPlace) {
+    ) -> (TurnStream<L::Stream>, ConnectionPlace) {
         loop {
             match listener.accept_one().await {
                 Ok((stream, address)) => {
-                    let place = self.enter(address.map(|it| it.ip()));
+                    let ip = address.map(|it| it.ip());
+                    let place = self.enter(ip);
                     if place.check().is_ok() {
-                        return (stream, place);
+                        return (TurnStream::new(stream, ip, &self.turns), place);
                     }
                     debug!(?address, "closed a connection over the limit");
                 }

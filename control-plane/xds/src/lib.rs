@@ -72,6 +72,7 @@ mod store;
 mod stream_age;
 mod subscription;
 mod tls;
+mod turns;
 mod unix;
 mod wire;
 
@@ -91,3 +92,4 @@ pub use server::{
 pub use sotw::Sotw;
 pub use store::{Store, StoreCommit};
 pub use tls::{TlsConnection, accept_tls};
+pub use turns::{ReadReadiness, TurnStream};

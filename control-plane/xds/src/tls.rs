@@ -16,7 +16,10 @@ use tokio_rustls::{TlsAcceptor, rustls::ServerConfig, server::TlsStream};
 use tokio_stream::wrappers::ReceiverStream;
 use tracing::debug;
 
-use crate::accept::{ConnectionLimit, ConnectionPlace, LimitedConnection};
+use crate::{
+    accept::{ConnectionLimit, ConnectionPlace, LimitedConnection},
+    turns::TurnStream,
+};
 
 /// Time limit of a handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -25,7 +28,7 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_HANDSHAKES: usize = 256;
 
 /// An encrypted connection.
-pub type TlsConnection = LimitedConnection<TlsStream<TcpStream>>;
+pub type TlsConnection = LimitedConnection<TlsStream<TurnStream<TcpStream>>>;
 
 /// The unfinished handshakes, oldest first, with some finished ones.
 #[derive(Debug, Default)]
@@ -65,7 +68,7 @@ pub fn accept_tls(
 
 async fn handshake(
     acceptor: &TlsAcceptor,
-    stream: TcpStream,
+    stream: TurnStream<TcpStream>,
     place: ConnectionPlace,
 ) -> io::Result<TlsConnection> {
     let handshake = time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream));

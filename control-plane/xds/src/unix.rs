@@ -21,6 +21,8 @@ use tokio::{
 };
 use tonic::transport::server::{Connected, UdsConnectInfo};
 
+use crate::turns::TurnStream;
+
 /// Length in bytes of the connection preface (RFC 9113, section 3.4).
 const PREFACE: usize = 24;
 /// Length in bytes of a frame header: payload length, type, flags and stream ID (RFC 9113, section 4.1).
@@ -35,7 +37,7 @@ const AUTHORITY: &[u8] = b"\x0a:authority";
 /// A connection that repairs `:authority` while it is read.
 #[derive(Debug)]
 pub(crate) struct UnixConnection {
-    stream: UnixStream,
+    stream: TurnStream<UnixStream>,
     frames: Frames,
 }
 
@@ -49,7 +51,7 @@ struct Frames {
 }
 
 impl UnixConnection {
-    pub(crate) fn new(stream: UnixStream) -> Self {
+    pub(crate) fn new(stream: TurnStream<UnixStream>) -> Self {
         let frames = Frames {
             unread: BytesMut::new(),
             inspected: PREFACE,
