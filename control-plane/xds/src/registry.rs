@@ -10,7 +10,10 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{
+            AtomicU64,
+            Ordering::{Acquire, Relaxed, Release},
+        },
     },
     time::SystemTime,
 };
@@ -35,6 +38,8 @@ pub type DeliverySink = Arc<dyn Fn(Delivery) + Send + Sync>;
 pub struct ProxyRegistry {
     proxies: DashMap<ProxyId, Arc<RegisteredProxy>>,
     last_id: AtomicU64,
+    /// Number of streams that were added and removed.
+    turnover: AtomicU64,
     sink: Option<DeliverySink>,
 }
 
@@ -165,6 +170,12 @@ impl ProxyRegistry {
         proxies.iter().map(|proxy| proxy.status()).collect()
     }
 
+    /// Number of streams that were identified and that ended so far. While it stays equal, [`Self::connected`] returns the
+    /// same streams.
+    pub fn turnover(&self) -> u64 {
+        self.turnover.load(Acquire)
+    }
+
     /// All streams, in arbitrary order.
     pub fn connected(&self) -> Vec<ConnectedProxy> {
         self.proxies.iter().map(|proxy| proxy.connected()).collect()
@@ -260,11 +271,13 @@ impl ProxyRegistry {
             connection: Mutex::new(connection),
         });
         self.proxies.insert(proxy.id, Arc::clone(&proxy));
+        self.turnover.fetch_add(1, Release);
         proxy
     }
 
     pub(crate) fn unregister(&self, proxy: &RegisteredProxy) {
         self.proxies.remove(&proxy.id);
+        self.turnover.fetch_add(1, Release);
     }
 
     /// Runs `run` on the connection of a stream, then passes the client's answers to the sink.
