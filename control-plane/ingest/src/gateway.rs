@@ -16,10 +16,11 @@ use crate::{
     gateway_route::AttachedRoute,
     listener, logging,
     membership::{Labels, Membership, selects},
-    name_index::{UniqueByName, Unresolved, unique_ports},
+    name_index::unique_ports,
     seniority::{Contender, ObjectAge},
     stage::{Problems, WithProblems},
     tls::{self, ClientPolicyResult},
+    unique_names::{UniqueByName, Unresolved},
     values,
 };
 

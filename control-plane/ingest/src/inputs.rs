@@ -119,15 +119,7 @@ impl<T> OwnedObjects<T> {
 
     /// The namespaces of the objects, in ascending order.
     pub(crate) fn namespaces(&self) -> impl Iterator<Item = &Arc<str>> {
-        let mut next = self.owners.keys().next();
-        iter::from_fn(move || {
-            let object = next?;
-            // No namespace sorts between this one and its name with a NUL.
-            let end = format!("{}\0", object.namespace);
-            let end = ObjectRef::new(object.kind, end, "");
-            next = self.owners.range(end..).next().map(|(object, _)| object);
-            Some(&object.namespace)
-        })
+        namespaces(&self.owners)
     }
 
     fn apply(&mut self, object: ObjectRef, value: Option<(ObjectRef, Arc<T>)>) -> bool
@@ -263,6 +255,19 @@ impl Inputs {
             Kind::Secret => remove(&mut self.secrets, &object),
         }
     }
+}
+
+/// The namespaces of objects of one kind, in ascending order.
+pub(crate) fn namespaces<T>(objects: &BTreeMap<ObjectRef, T>) -> impl Iterator<Item = &Arc<str>> {
+    let mut next = objects.keys().next();
+    iter::from_fn(move || {
+        let object = next?;
+        // No namespace sorts between this one and its name with a NUL.
+        let end = format!("{}\0", object.namespace);
+        let end = ObjectRef::new(object.kind, end, "");
+        next = objects.range(end..).next().map(|(object, _)| object);
+        Some(&object.namespace)
+    })
 }
 
 /// Reference to the `Namespace` with this name.

@@ -118,6 +118,7 @@ mod service;
 mod slices;
 mod stage;
 mod tls;
+mod unique_names;
 mod values;
 mod virtual_ips;
 

@@ -6,11 +6,11 @@
 //! An [`IndexEntry`] contains everything that one object may know of another: its name, ports and virtual IPs. While the entry
 //! stays equal, the objects that refer to it are not resolved again.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{collections::BTreeMap, fmt, net::IpAddr, sync::Arc};
 
 use evermesh_model::{
-    FastEq as _, Kind, Memo, ObjectRef, Problem, Protocol, Reason, ResourceName, ServiceName,
-    ServicePort, SharedMap, problem::FieldPath,
+    FastEq as _, Kind, Memo, ObjectRef, Protocol, Reason, ResourceName, ServiceName, ServicePort,
+    SharedMap, problem::FieldPath,
 };
 
 use crate::{
@@ -22,7 +22,7 @@ use crate::{
 type FoldedName = (Arc<str>, Arc<str>);
 
 /// A name that is unique in a mesh.
-pub(crate) trait Name: Ord + Clone {
+pub(crate) trait Name: Ord + Clone + fmt::Debug {
     /// The reason of the problem if two objects have the same name.
     const DUPLICATE: Reason;
 
@@ -184,9 +184,12 @@ impl<N: Name, U, T> NameIndexMemo<N, U, T> {
         let maps = (Arc::clone(unresolved), Arc::clone(values));
         if !self.values.fast_eq(&maps) {
             self.values = maps;
-            let inputs = values
-                .iter()
-                .filter_map(|(name, value)| Some((name, (unresolved.get(name)?, value))));
+            // Both are in the order of names, so one walk finds all pairs.
+            let mut unresolved = unresolved.iter();
+            let inputs = values.iter().filter_map(|(name, value)| {
+                let (_, unresolved) = unresolved.find(|(other, _)| *other == name)?;
+                Some((name, (unresolved, value)))
+            });
             self.entries.update(inputs, |_, (unresolved, value)| {
                 index_entry(unresolved, value)
             });
@@ -333,58 +336,6 @@ fn read_arn(
     };
     problems.add(field, Reason::InvalidValue, message);
     None
-}
-
-/// The objects of one kind by name. If two objects have the same name, the younger one is left out with a problem.
-#[derive(Debug, PartialEq)]
-pub(crate) struct UniqueByName<N: Ord, T> {
-    pub(crate) values: SharedMap<N, T>,
-    pub(crate) problems: Arc<[Problem]>,
-}
-
-/// A parsed object whose references were not looked up.
-pub(crate) trait Unresolved: Contender {
-    /// The type of the object's name.
-    type Name: Name;
-    fn name(&self) -> &Self::Name;
-}
-
-impl<N: Name, T: Unresolved<Name = N>> UniqueByName<N, T> {
-    /// Indexes objects by name. Of two objects with the same name, the older one takes precedence.
-    pub(crate) fn new(unresolved: &BTreeMap<ObjectRef, Arc<T>>) -> Self {
-        let mut sorted: Vec<_> = unresolved
-            .iter()
-            .map(|(object, unresolved)| (unresolved.name().folded(), object, unresolved))
-            .collect();
-        sorted.sort_by(|(one, _, older), (other, _, younger)| {
-            (one, older.seniority()).cmp(&(other, younger.seniority()))
-        });
-        let mut values: Vec<(N, Arc<T>)> = Vec::with_capacity(sorted.len());
-        let mut problems = Vec::new();
-        let mut last = None;
-        for (folded, object, unresolved) in sorted {
-            match &last {
-                Some((taken, owner)) if *taken == folded => problems.push(Problem::new(
-                    object,
-                    FieldPath::spec().field("awsName"),
-                    N::DUPLICATE,
-                    format!(
-                        "awsName `{}` is already used in mesh `{}` by `{owner}`, which takes precedence; choose another awsName",
-                        unresolved.name().text(),
-                        unresolved.name().mesh(),
-                    ),
-                )),
-                _ => {
-                    values.push((unresolved.name().clone(), Arc::clone(unresolved)));
-                    last = Some((folded, object));
-                }
-            }
-        }
-        Self {
-            values: Arc::new(values.into_iter().collect()),
-            problems: problems.into(),
-        }
-    }
 }
 
 /// Removes duplicate ports. Of two listeners with the same port, the first takes precedence; the second is `None` in the

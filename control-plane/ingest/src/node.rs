@@ -18,11 +18,12 @@ use crate::{
     local_ports::{self, UnresolvedLocalPorts},
     logging,
     membership::Membership,
-    name_index::{IndexEntry, Unresolved, UnresolvedRef},
+    name_index::{IndexEntry, UnresolvedRef},
     registration::rules,
     seniority::{Contender, ObjectAge},
     stage::{Problems, WithProblems},
     tls::ClientPolicyResult,
+    unique_names::Unresolved,
     values,
 };
 

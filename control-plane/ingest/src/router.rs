@@ -15,10 +15,11 @@ use crate::{
     admission, conflict,
     consent::{RouteNamespace, RouterConsent},
     membership::Membership,
-    name_index::{IndexEntry, NameIndex, Unresolved, unique_ports},
+    name_index::{IndexEntry, NameIndex, unique_ports},
     route::{self, TargetLookups, UnresolvedRoute},
     seniority::{Contender, ObjectAge},
     stage::{Problems, WithProblems},
+    unique_names::Unresolved,
     values,
 };
 

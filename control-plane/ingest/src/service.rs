@@ -12,9 +12,10 @@ use evermesh_model::{
 
 use crate::{
     membership::Membership,
-    name_index::{IndexEntry, Lookup, NameIndex, Unresolved, UnresolvedRef},
+    name_index::{IndexEntry, Lookup, NameIndex, UnresolvedRef},
     seniority::{Contender, ObjectAge},
     stage::{Problems, WithProblems},
+    unique_names::Unresolved,
     values,
     virtual_ips::{self, VirtualIps},
 };

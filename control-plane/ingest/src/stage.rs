@@ -236,11 +236,20 @@ impl<K: Ord + Clone, I, T, L> KeyedStage<K, I, T, L> {
 
 /// A memoised stage without keys: one input, one output.
 #[derive(Debug)]
-pub(crate) struct CachedValue<I, T>(Option<(I, Arc<T>)>);
+pub(crate) struct CachedValue<I, T> {
+    last: Option<(I, Arc<T>)>,
+    /// The number of times that the function of the stage ran.
+    #[cfg(test)]
+    pub(crate) runs: usize,
+}
 
 impl<I, T> Default for CachedValue<I, T> {
     fn default() -> Self {
-        Self(None)
+        Self {
+            last: None,
+            #[cfg(test)]
+            runs: 0,
+        }
     }
 }
 
@@ -248,19 +257,22 @@ impl<I: FastEq, T: PartialEq> CachedValue<I, T> {
     /// Returns the output for `input`. The output keeps its pointer if the input did not change or if `derive` returns an
     /// equal output.
     pub(crate) fn update(&mut self, input: I, derive: impl FnOnce(&I) -> T) -> Arc<T> {
-        let output = match self.0.take() {
-            Some((previous, output)) if previous.fast_eq(&input) => output,
-            Some((_, output)) => {
-                let fresh = derive(&input);
-                if *output == fresh {
-                    output
-                } else {
-                    Arc::new(fresh)
-                }
+        let last = match self.last.take() {
+            Some((previous, output)) if previous.fast_eq(&input) => {
+                self.last = Some((input, Arc::clone(&output)));
+                return output;
             }
-            None => Arc::new(derive(&input)),
+            last => last.map(|(_, output)| output),
         };
-        self.0 = Some((input, Arc::clone(&output)));
+        #[cfg(test)]
+        {
+            self.runs += 1;
+        }
+        let fresh = derive(&input);
+        let output = last
+            .filter(|output| **output == fresh)
+            .unwrap_or_else(|| Arc::new(fresh));
+        self.last = Some((input, Arc::clone(&output)));
         output
     }
 }

@@ -8,11 +8,11 @@ use k8s_openapi::api::core::v1::Namespace;
 
 use crate::{
     consent::RouteNamespace,
-    inputs::{Inputs, ObjectMap},
+    inputs::{Inputs, ObjectMap, namespaces},
     membership::{Labels, Membership, namespace_labels},
     mesh::{self, MeshIndex, UnresolvedMesh},
-    name_index::{UniqueByName, Unresolved},
     stage::{CachedValue, KeyedStage, ProblemLists, StageOutput, WithProblems},
+    unique_names::{UniqueByName, UniqueByNameMemo, Unresolved},
 };
 
 type IndexInput = (
@@ -22,14 +22,8 @@ type IndexInput = (
 type MembershipInput = (Arc<Labels>, Arc<MeshIndex>);
 type OfNamespace = SharedMap<Arc<str>, Membership>;
 type MembersInput = (Arc<MeshIndex>, SharedMap<Arc<str>, Labels>, OfNamespace);
-type MemberObjects = (
-    ObjectMap<v1beta2::VirtualNode>,
-    ObjectMap<v1beta2::VirtualService>,
-    ObjectMap<v1beta2::VirtualRouter>,
-    ObjectMap<v1beta2::VirtualGateway>,
-    ObjectMap<v1beta2::GatewayRoute>,
-    ObjectMap<v1beta2::BackendGroup>,
-);
+/// The namespaces of the objects of one kind.
+type NamespacesOfKind<T> = CachedValue<ObjectMap<T>, BTreeSet<Arc<str>>>;
 
 /// Memo of the stages of meshes and namespaces.
 #[derive(Debug, Default)]
@@ -37,7 +31,7 @@ pub(super) struct MemberMemo {
     unresolved: KeyedStage<ObjectRef, Arc<v1beta2::Mesh>, UnresolvedMesh>,
     meshes: Memo<ObjectRef, Arc<UnresolvedMesh>, ResolvedMesh>,
     index: CachedValue<IndexInput, MeshIndex>,
-    namespaces: CachedValue<MemberObjects, BTreeSet<Arc<str>>>,
+    namespaces: MemberNamespaces,
     labels: Memo<Arc<str>, Option<Arc<Namespace>>, Labels>,
     memberships: Memo<Arc<str>, MembershipInput, Membership>,
     members: CachedValue<MembersInput, MembershipIndex>,
@@ -74,17 +68,10 @@ impl MemberMemo {
             problems.push(Arc::clone(&index.problems));
         }
 
-        let objects = (
-            Arc::clone(&inputs.virtual_nodes),
-            Arc::clone(&inputs.virtual_services),
-            Arc::clone(&inputs.virtual_routers),
-            Arc::clone(&inputs.virtual_gateways),
-            Arc::clone(&inputs.gateway_routes),
-            Arc::clone(&inputs.backend_groups),
-        );
-        let of_members = self.namespaces.update(objects, namespaces);
+        let of_members = self.namespaces.update(inputs);
+        let of_members = of_members.iter().flat_map(|names| names.iter());
         let of_routes = inputs.routes.namespaces();
-        let namespaces: BTreeSet<&Arc<str>> = of_members.iter().chain(of_routes).collect();
+        let namespaces: BTreeSet<&Arc<str>> = of_members.chain(of_routes).collect();
         let pairs = namespaces.into_iter().map(|name| {
             let object = ObjectRef::new(Kind::Namespace, "", Arc::clone(name));
             (name, inputs.namespaces.get(&object))
@@ -107,27 +94,36 @@ impl MemberMemo {
     }
 }
 
-/// The namespaces that contain members of meshes.
-fn namespaces(
-    (nodes, services, routers, gateways, gateway_routes, backend_groups): &MemberObjects,
-) -> BTreeSet<Arc<str>> {
-    let mut names = BTreeSet::new();
-    let mut add = |objects: &mut dyn Iterator<Item = &ObjectRef>| {
-        let mut last: Option<&Arc<str>> = None;
-        for object in objects {
-            if last != Some(&object.namespace) {
-                names.insert(Arc::clone(&object.namespace));
-                last = Some(&object.namespace);
-            }
+/// The namespaces that contain members of meshes, by kind: a changed object costs a look at those of its kind only.
+#[derive(Debug, Default)]
+struct MemberNamespaces {
+    nodes: NamespacesOfKind<v1beta2::VirtualNode>,
+    services: NamespacesOfKind<v1beta2::VirtualService>,
+    routers: NamespacesOfKind<v1beta2::VirtualRouter>,
+    gateways: NamespacesOfKind<v1beta2::VirtualGateway>,
+    gateway_routes: NamespacesOfKind<v1beta2::GatewayRoute>,
+    backend_groups: NamespacesOfKind<v1beta2::BackendGroup>,
+}
+
+impl MemberNamespaces {
+    fn update(&mut self, inputs: &Inputs) -> [Arc<BTreeSet<Arc<str>>>; 6] {
+        fn update<T>(
+            memo: &mut NamespacesOfKind<T>,
+            objects: &ObjectMap<T>,
+        ) -> Arc<BTreeSet<Arc<str>>> {
+            memo.update(Arc::clone(objects), |objects| {
+                namespaces(objects).cloned().collect()
+            })
         }
-    };
-    add(&mut nodes.keys());
-    add(&mut services.keys());
-    add(&mut routers.keys());
-    add(&mut gateways.keys());
-    add(&mut gateway_routes.keys());
-    add(&mut backend_groups.keys());
-    names
+        [
+            update(&mut self.nodes, &inputs.virtual_nodes),
+            update(&mut self.services, &inputs.virtual_services),
+            update(&mut self.routers, &inputs.virtual_routers),
+            update(&mut self.gateways, &inputs.virtual_gateways),
+            update(&mut self.gateway_routes, &inputs.gateway_routes),
+            update(&mut self.backend_groups, &inputs.backend_groups),
+        ]
+    }
 }
 
 impl MembershipIndex {
@@ -162,14 +158,12 @@ impl MembershipIndex {
     }
 }
 
-type ParsedKind<D> = Arc<StageOutput<ObjectRef, D>>;
-
 /// The parsing stage of one kind. The stage is skipped as a whole while neither objects nor memberships change.
 #[derive(Debug)]
 pub(super) struct UnresolvedMemo<T, D: Unresolved> {
     unresolved: KeyedStage<ObjectRef, (Arc<T>, Arc<Membership>), D>,
     output: CachedValue<(ObjectMap<T>, Arc<MembershipIndex>), StageOutput<ObjectRef, D>>,
-    by_name: CachedValue<ParsedKind<D>, UniqueByName<D::Name, D>>,
+    by_name: UniqueByNameMemo<D>,
 }
 
 impl<T, D: Unresolved> Default for UnresolvedMemo<T, D> {
@@ -177,7 +171,7 @@ impl<T, D: Unresolved> Default for UnresolvedMemo<T, D> {
         Self {
             unresolved: KeyedStage::default(),
             output: CachedValue::default(),
-            by_name: CachedValue::default(),
+            by_name: UniqueByNameMemo::default(),
         }
     }
 }
@@ -202,13 +196,46 @@ impl<T, D: Unresolved + PartialEq> UnresolvedMemo<T, D> {
             );
             StageOutput { values, problems }
         });
-        let by_name = self.by_name.update(Arc::clone(&output), |output| {
-            UniqueByName::new(&output.values)
-        });
+        let by_name = self.by_name.update(&output.values);
         problems.extend(output.problems.iter().cloned());
         if !by_name.problems.is_empty() {
             problems.push(Arc::clone(&by_name.problems));
         }
         by_name
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::object::parse;
+
+    #[test]
+    fn changed_object_costs_a_look_at_the_namespaces_of_its_kind_only() {
+        let mut inputs = Inputs::default();
+        let put = |inputs: &mut Inputs, kind: &str, namespace: &str| {
+            let (object, value) = parse(json!({
+                "apiVersion": "appmesh.k8s.aws/v1beta2",
+                "kind": kind,
+                "metadata": {"name": "x", "namespace": namespace},
+                "spec": {},
+            }))
+            .object
+            .unwrap();
+            inputs.apply(object, Some(value));
+        };
+        let mut memo = MemberNamespaces::default();
+        put(&mut inputs, "VirtualNode", "a");
+        memo.update(&inputs);
+        put(&mut inputs, "VirtualRouter", "b");
+        let found = memo.update(&inputs);
+        assert_eq!((memo.nodes.runs, memo.routers.runs), (1, 2));
+        let names: Vec<&str> = found
+            .iter()
+            .flat_map(|it| it.iter().map(|it| &**it))
+            .collect();
+        assert_eq!(names, ["a", "b"]);
     }
 }

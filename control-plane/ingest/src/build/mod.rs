@@ -44,9 +44,10 @@ use crate::{
     endpoints::EndpointMemo,
     inputs::{Inputs, ObjectMap, WeakObjectsByOwner},
     mesh::MeshIndex,
-    name_index::{NameIndex, UniqueByName},
+    name_index::NameIndex,
     secrets::SecretMemo,
     stage::{CachedValue, ProblemLists, StageOutput},
+    unique_names::UniqueByName,
 };
 
 /// The parsed objects of a kind by name.

@@ -99,8 +99,12 @@ impl RouterStages {
             },
             &mut problems,
         );
-        let positions = self.positions.update(Arc::clone(by_name), positions);
-        let mut of_router = vec![None; positions.len()];
+        let positions = if routes.is_empty() {
+            Arc::default()
+        } else {
+            self.positions.update(Arc::clone(by_name), positions)
+        };
+        let mut of_router = vec![None; by_name.values.len()];
         let mut orphans = Vec::new();
         let mut positions = positions.iter().peekable();
         for ((router, routes), group) in routes.iter().zip(groups.values()) {
