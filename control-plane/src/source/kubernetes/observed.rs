@@ -13,22 +13,23 @@ use kube::api::DynamicObject;
 use parking_lot::Mutex;
 use serde_json::Value;
 
-/// A position in the sequence of objects that a watch has received.
+/// A position in the sequence of objects that a watch sends to the engine.
 ///
-/// Batches and observed objects carry it. The engine publishes the positions that a snapshot covers, so that the status
-/// writer can wait until the engine has processed the version of an object that it observes.
+/// The sequence contains the objects that differ from their last version in something that the graph can depend on.
+/// Batches and observed objects carry a position, and the engine publishes the positions that a snapshot covers. So the
+/// status writer can wait until the engine has processed the version of an object that it observes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WatchPosition {
     /// Number of the watch, from 0.
     pub watch: usize,
-    /// Number of objects received, this one included.
+    /// Number of objects sent to the engine, this one included.
     pub count: u64,
 }
 
 /// Metadata and status of a mesh object.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ObservedObject {
-    /// Position of the watch at which the object was received.
+    /// Position up to which the engine has to process the watch to know the object as it is.
     pub position: WatchPosition,
     /// `metadata.resourceVersion`
     pub version: String,
@@ -42,6 +43,22 @@ pub struct ObservedObject {
     pub finalizers: Vec<String>,
     /// `status`, or null
     pub status: Value,
+}
+
+impl ObservedObject {
+    /// `None` for a kind that is not a mesh kind.
+    pub(super) fn new(kind: Kind, object: &DynamicObject, position: WatchPosition) -> Option<Self> {
+        let metadata = &object.metadata;
+        has_status(kind).then(|| Self {
+            position,
+            version: metadata.resource_version.clone().unwrap_or_default(),
+            uid: metadata.uid.clone().unwrap_or_default(),
+            generation: metadata.generation.unwrap_or_default(),
+            deleting: metadata.deletion_timestamp.is_some(),
+            finalizers: metadata.finalizers.clone().unwrap_or_default(),
+            status: object.data.get("status").cloned().unwrap_or_default(),
+        })
+    }
 }
 
 /// All mesh objects of the watched namespaces.
@@ -74,22 +91,9 @@ impl ObservedObjects {
         std::mem::take(&mut self.state.lock().changed)
     }
 
-    pub(super) fn put(&self, id: &ObjectRef, object: &DynamicObject, position: WatchPosition) {
-        if !has_status(id.kind) {
-            return;
-        }
-        let metadata = &object.metadata;
-        let now = Arc::new(ObservedObject {
-            position,
-            version: metadata.resource_version.clone().unwrap_or_default(),
-            uid: metadata.uid.clone().unwrap_or_default(),
-            generation: metadata.generation.unwrap_or_default(),
-            deleting: metadata.deletion_timestamp.is_some(),
-            finalizers: metadata.finalizers.clone().unwrap_or_default(),
-            status: object.data.get("status").cloned().unwrap_or_default(),
-        });
+    pub(super) fn put(&self, id: &ObjectRef, object: ObservedObject) {
         let mut state = self.state.lock();
-        state.objects.insert(id.clone(), now);
+        state.objects.insert(id.clone(), Arc::new(object));
         state.changed.insert(id.clone());
     }
 

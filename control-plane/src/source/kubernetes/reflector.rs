@@ -2,6 +2,9 @@
 //!
 //! The reflector remembers the names of the objects that it has seen. A new list, which follows a watch that broke,
 //! thereby shows which objects were deleted meanwhile. Only a complete list removes objects.
+//!
+//! An event that changes only a status, or anything else that [`trim`](super::trim) removes, makes no change: the
+//! engine does not run for the statuses that Evermesh itself writes, nor for heartbeats.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,18 +13,21 @@ use std::{
 
 use evermesh_ingest::object::{ParsedDocument, parse};
 use evermesh_model::{Kind, ObjectRef};
+use evermesh_proto::ContentVersion;
 use kube::{
     api::DynamicObject,
     runtime::watcher::{self, Event},
 };
+use serde_json::Value;
 
-use super::{ObservedObjects, WatchPosition, trim::trim};
+use super::{ObservedObject, ObservedObjects, WatchPosition, trim::trim};
 use crate::source::SourceChange;
 
 #[derive(Debug)]
 pub(super) struct Reflector {
     kind: Kind,
-    known: BTreeSet<ObjectRef>,
+    /// The objects that were sent, each with a hash of what the graph can depend on.
+    known: BTreeMap<ObjectRef, ContentVersion>,
     /// Objects for which problems were sent.
     with_problems: BTreeSet<ObjectRef>,
     /// Objects of a list that is not complete yet.
@@ -36,7 +42,7 @@ impl Reflector {
     pub(super) fn new(kind: Kind, watch: usize, observed: Arc<ObservedObjects>) -> Self {
         Self {
             kind,
-            known: BTreeSet::new(),
+            known: BTreeMap::new(),
             with_problems: BTreeSet::new(),
             listed: None,
             complete: false,
@@ -87,7 +93,7 @@ impl Reflector {
         let listed = self.listed.take().unwrap_or_default();
         let gone: Vec<ObjectRef> = self
             .known
-            .iter()
+            .keys()
             .filter(|id| !listed.contains_key(*id))
             .cloned()
             .collect();
@@ -101,12 +107,23 @@ impl Reflector {
     }
 
     fn apply(&mut self, id: ObjectRef, object: DynamicObject, changes: &mut Vec<SourceChange>) {
-        self.known.insert(id.clone());
-        self.position.count += 1;
-        self.observed.put(&id, &object, self.position);
+        let observed = ObservedObject::new(self.kind, &object, self.position);
+        let document = trim(self.kind, object);
+        let content = content_of(self.kind, &document);
+        let is_sent = self.known.insert(id.clone(), content) == Some(content);
+        if !is_sent {
+            self.position.count += 1;
+        }
+        if let Some(mut observed) = observed {
+            observed.position = self.position;
+            self.observed.put(&id, observed);
+        }
+        if is_sent {
+            return;
+        }
         let ParsedDocument {
             object, problems, ..
-        } = parse(trim(self.kind, object));
+        } = parse(document);
         if !problems.is_empty() || self.with_problems.contains(&id) {
             if problems.is_empty() {
                 self.with_problems.remove(&id);
@@ -152,13 +169,22 @@ impl Reflector {
     }
 }
 
+/// Hash of a trimmed object.
+fn content_of(kind: Kind, document: &Value) -> ContentVersion {
+    let text = document.to_string();
+    match kind {
+        Kind::Secret => ContentVersion::of_confidential(text.as_bytes()),
+        _ => ContentVersion::of(text.as_bytes()),
+    }
+}
+
 fn origin(id: &ObjectRef) -> Arc<str> {
     format!("kubernetes:{id}").into()
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     use super::*;
 
@@ -205,7 +231,7 @@ mod tests {
         let again = vec![Event::InitApply(mesh("b", &json!({}))), Event::InitDone];
         assert_eq!(
             handle(&mut reflector, again),
-            (vec!["-Mesh/a".to_owned(), "+Mesh/b".to_owned()], false)
+            (vec!["-Mesh/a".to_owned()], false)
         );
     }
 
@@ -225,5 +251,36 @@ mod tests {
             "+Mesh/a",
         ];
         assert_eq!(handle(&mut reflector, events).0, expected);
+    }
+
+    #[test]
+    fn status_is_observed_without_a_change() {
+        let observed = Arc::<ObservedObjects>::default();
+        let mut reflector = Reflector::new(Kind::Mesh, 0, Arc::clone(&observed));
+        let first = mesh("a", &json!({}));
+        let id = reflector.id(&first);
+        let mut written = first.clone();
+        written.metadata.resource_version = Some("2".to_owned());
+        written.metadata.managed_fields = Some(Vec::new());
+        written.data["status"] = json!({"conditions": []});
+        let mut labelled = written.clone();
+        labelled.metadata.labels = Some([("a".to_owned(), "b".to_owned())].into());
+
+        let (changes, _) = handle(&mut reflector, vec![Event::Apply(first)]);
+        assert_eq!(changes, ["+Mesh/a"]);
+        let sent = reflector.position();
+        let listed = vec![Event::InitApply(written.clone()), Event::InitDone];
+        for events in [vec![Event::Apply(written)], listed] {
+            assert_eq!(handle(&mut reflector, events).0, [""; 0]);
+            let last = observed.get(&id).unwrap();
+            assert_eq!(last.status, json!({"conditions": []}));
+            assert_eq!(last.version, "2");
+            assert_eq!(last.position, sent, "nothing waits for the engine");
+            assert_eq!(reflector.position(), sent);
+            assert_eq!(observed.take_changed(), [id.clone()].into());
+        }
+        let (changes, _) = handle(&mut reflector, vec![Event::Apply(labelled)]);
+        assert_eq!(changes, ["+Mesh/a"]);
+        assert_eq!(reflector.position().count, sent.count + 1);
     }
 }
