@@ -4,11 +4,7 @@
 //! A digest is a sum of hashes, one for each resource. A commit therefore updates the digest of an object without a look
 //! at the other resources of the object: a mesh has all of them.
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    fmt::Write as _,
-    sync::Arc,
-};
+use std::{collections::HashMap, fmt::Write as _, sync::Arc};
 
 use evermesh_proto::{ContentVersion, Resource, ResourceKey};
 use k8s_openapi::jiff::Timestamp;
@@ -19,6 +15,8 @@ pub(super) struct ServedResource {
     pub(super) resource: Arc<Resource>,
     /// Time at which this version was committed.
     pub(super) committed_at: Timestamp,
+    /// Hash of the key and version.
+    hash: u128,
 }
 
 /// All resources in the store by key, and the digest of each origin.
@@ -33,6 +31,15 @@ pub(super) struct ResourceIndex {
 struct VersionSum {
     resources: usize,
     sum: u128,
+    /// Time of the last commit that changed the sum.
+    changed_at: Timestamp,
+}
+
+impl VersionSum {
+    fn add(&mut self, hash: u128, now: Timestamp) {
+        self.sum = self.sum.wrapping_add(hash);
+        self.changed_at = now;
+    }
 }
 
 impl ResourceIndex {
@@ -41,6 +48,11 @@ impl ResourceIndex {
     pub(super) fn digest(&self, origin: &str) -> String {
         let sum = self.by_origin.get(origin).map_or(0, |it| it.sum);
         format!("{sum:032x}")
+    }
+
+    /// The time of the last commit that changed the digest; `None` if no resource was derived from the object.
+    pub(super) fn changed_at(&self, origin: &str) -> Option<Timestamp> {
+        Some(self.by_origin.get(origin)?.changed_at)
     }
 
     pub(super) fn get(&self, key: &ResourceKey) -> Option<&ServedResource> {
@@ -53,39 +65,55 @@ impl ResourceIndex {
         key: ResourceKey,
         resource: Arc<Resource>,
         now: Timestamp,
-    ) -> BTreeSet<Arc<str>> {
-        let mut affected = self.remove(&key);
+    ) -> Vec<Arc<str>> {
         let hash = hash(&key, &resource);
-        for origin in resource.origins.iter() {
-            let derived = self.by_origin.entry(Arc::clone(origin)).or_default();
-            derived.resources += 1;
-            derived.sum = derived.sum.wrapping_add(hash);
-            affected.insert(Arc::clone(origin));
-        }
+        let origins = Arc::clone(&resource.origins);
         let served = ServedResource {
             resource,
             committed_at: now,
+            hash,
         };
-        self.served.insert(key, served);
+        let last = self.served.insert(key, served);
+        let mut affected = origins.to_vec();
+        if let Some(last) = last {
+            if last.resource.origins == origins {
+                for origin in origins.iter() {
+                    if let Some(derived) = self.by_origin.get_mut(origin) {
+                        derived.add(hash.wrapping_sub(last.hash), now);
+                    }
+                }
+                return affected;
+            }
+            self.subtract(&last, now);
+            affected.extend_from_slice(&last.resource.origins);
+        }
+        for origin in origins.iter() {
+            let derived = self.by_origin.entry(Arc::clone(origin)).or_default();
+            derived.resources += 1;
+            derived.add(hash, now);
+        }
         affected
     }
 
     /// Removes a resource. Returns its origins.
-    pub(super) fn remove(&mut self, key: &ResourceKey) -> BTreeSet<Arc<str>> {
-        let Some(ServedResource { resource, .. }) = self.served.remove(key) else {
-            return BTreeSet::new();
+    pub(super) fn remove(&mut self, key: &ResourceKey, now: Timestamp) -> Vec<Arc<str>> {
+        let Some(last) = self.served.remove(key) else {
+            return Vec::new();
         };
-        let hash = hash(key, &resource);
-        for origin in resource.origins.iter() {
+        self.subtract(&last, now);
+        last.resource.origins.to_vec()
+    }
+
+    fn subtract(&mut self, last: &ServedResource, now: Timestamp) {
+        for origin in last.resource.origins.iter() {
             if let Some(derived) = self.by_origin.get_mut(origin) {
                 derived.resources -= 1;
-                derived.sum = derived.sum.wrapping_sub(hash);
+                derived.add(last.hash.wrapping_neg(), now);
                 if derived.resources == 0 {
                     self.by_origin.remove(origin);
                 }
             }
         }
-        resource.origins.iter().cloned().collect()
     }
 }
 

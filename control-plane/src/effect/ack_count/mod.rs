@@ -80,6 +80,9 @@ impl WithheldKeys {
 
 /// The connected proxies and their answers.
 pub(super) trait AnswerSource {
+    /// Equal while [`Self::connected`] returns the same proxies.
+    fn turnover(&self) -> u64;
+
     fn connected(&self) -> Vec<ConnectedProxy>;
 
     /// `None` if the stream has ended.
@@ -90,6 +93,10 @@ pub(super) trait AnswerSource {
 }
 
 impl AnswerSource for Arc<ProxyRegistry> {
+    fn turnover(&self) -> u64 {
+        ProxyRegistry::turnover(self)
+    }
+
     fn connected(&self) -> Vec<ConnectedProxy> {
         ProxyRegistry::connected(self)
     }
@@ -111,9 +118,16 @@ pub(super) struct AckCounter<S = Arc<ProxyRegistry>> {
     objects: CountedObjects,
     /// Resources of which the answers have to be read again, by proxy.
     dirty: BTreeMap<ProxyId, DirtyResources>,
-    /// Proxies that answered while they are starting, which wait for the next sweep: such a proxy answers several times
-    /// in its first second. An answer that waits makes no count look better than it is.
+    /// Proxies that connected or answered since the last sweep while they are starting. Such a proxy answers many times
+    /// in its first second, so its answers are read once a sweep finds that it gave none since the sweep before. An
+    /// answer that waits makes no count look better than it is.
     starting: BTreeSet<ProxyId>,
+    /// Proxies that were in `starting` at the last sweep.
+    settling: BTreeSet<ProxyId>,
+    /// The turnover of the source at the last sweep that compared the proxies.
+    swept: Option<u64>,
+    /// Whether a known proxy may be starting.
+    has_starting: bool,
     /// Whether Secrets changed since the last sweep. What an untrusted proxy does not get may have changed with them.
     has_changed_secrets: bool,
     /// Whether the next recount includes meshes.
@@ -136,6 +150,9 @@ impl<S: AnswerSource> AckCounter<S> {
             objects: CountedObjects::default(),
             dirty: BTreeMap::new(),
             starting: BTreeSet::new(),
+            settling: BTreeSet::new(),
+            swept: None,
+            has_starting: false,
             has_changed_secrets: false,
             includes_meshes: false,
         }
@@ -143,7 +160,7 @@ impl<S: AnswerSource> AckCounter<S> {
 
     /// The newest count of an object, or `None` if no proxy of this replica uses it.
     pub(super) fn get(&self, object: &ObjectRef) -> Option<&AckCount> {
-        self.objects.get(object)
+        self.objects.get(&object.to_string())
     }
 
     pub(super) fn all(&self) -> impl Iterator<Item = (&ObjectRef, &AckCount)> {
@@ -153,6 +170,11 @@ impl<S: AnswerSource> AckCounter<S> {
     /// The digest of the versions of an object's resources that this replica serves now.
     pub(super) fn digest(&self, object: &ObjectRef) -> String {
         self.index.digest(&object.to_string())
+    }
+
+    /// The time of the last commit that changed the digest; `None` if this replica serves nothing of the object.
+    pub(super) fn changed_at(&self, object: &ObjectRef) -> Option<Timestamp> {
+        self.index.changed_at(&object.to_string())
     }
 
     pub(super) fn record(&mut self, changes: EffectChanges) {
@@ -186,7 +208,7 @@ impl<S: AnswerSource> AckCounter<S> {
         self.has_changed_secrets |= key.kind == ResourceType::Secret;
         let affected = match resource {
             Some(resource) => self.index.upsert(key.clone(), resource, now),
-            None => self.index.remove(key),
+            None => self.index.remove(key, now),
         };
         // An object is counted again even if no proxy uses the resource: its digest changed.
         for origin in &affected {
@@ -252,30 +274,44 @@ impl<S: AnswerSource> AckCounter<S> {
     /// connected, disconnected or finished starting, and of untrusted proxies if Secrets changed. The next recount
     /// includes meshes only if `includes_meshes`.
     pub(super) fn sweep(&mut self, now: SystemTime, includes_meshes: bool) {
+        self.includes_meshes |= includes_meshes;
+        let turnover = self.source.turnover();
+        if self.swept.replace(turnover) != Some(turnover) {
+            self.compare_connected(now);
+        }
         let has_changed_secrets = mem::take(&mut self.has_changed_secrets);
+        if !mem::take(&mut self.has_starting) && !has_changed_secrets {
+            return;
+        }
+        for (id, proxy) in self.proxies.all_mut() {
+            proxy.is_starting = is_starting(proxy.since, now);
+            self.has_starting |= proxy.is_starting;
+            let is_unread = !proxy.is_starting
+                && (mem::take(&mut proxy.is_awaited)
+                    | self.starting.remove(&id)
+                    | self.settling.remove(&id));
+            if is_unread || (has_changed_secrets && !proxy.is_trusted) {
+                self.dirty.insert(id, DirtyResources::All);
+            }
+        }
+        let starting = mem::take(&mut self.starting);
+        let settled = &mem::replace(&mut self.settling, starting) - &self.settling;
+        let settled = settled.into_iter().map(|id| (id, DirtyResources::All));
+        self.dirty.extend(settled);
+    }
+
+    /// Adds the proxies that connected, and removes those that are gone.
+    fn compare_connected(&mut self, now: SystemTime) {
         let connected = self.source.connected();
         let ids: BTreeSet<ProxyId> = connected.iter().map(|proxy| proxy.id).collect();
         for id in self.proxies.gone(&ids) {
             self.disconnect(id);
         }
         for proxy in connected {
-            let id = proxy.id;
-            let Some(known) = self.proxies.get_mut(id) else {
+            if self.proxies.get(proxy.id).is_none() {
                 self.connect(proxy, now);
-                continue;
-            };
-            let is_starting = is_starting(proxy.since, now);
-            let has_started = known.is_starting && !is_starting;
-            known.is_starting = is_starting;
-            let sees_other_secrets = has_changed_secrets && !proxy.is_trusted;
-            if sees_other_secrets || (has_started && mem::take(&mut known.is_awaited)) {
-                self.dirty.insert(id, DirtyResources::All);
             }
         }
-        for id in mem::take(&mut self.starting) {
-            self.dirty.insert(id, DirtyResources::All);
-        }
-        self.includes_meshes |= includes_meshes;
     }
 
     /// Reads the dirty answers again. Returns the objects whose counts changed.
@@ -312,7 +348,7 @@ impl<S: AnswerSource> AckCounter<S> {
                 if uses {
                     self.objects.add_proxy(object);
                 } else {
-                    self.objects.remove_proxy(object);
+                    self.objects.remove_proxy(object, id);
                 }
             }
             if proxy.answers.set_open(position, answer, plan) {
@@ -325,6 +361,7 @@ impl<S: AnswerSource> AckCounter<S> {
         let is_starting = is_starting(proxy.since, now);
         let mut exceptions = proxy.exceptions(&affected, plan, is_starting);
         proxy.is_awaited |= exceptions.values().any(|answer| answer.is_awaited);
+        self.has_starting |= proxy.is_awaited;
         for object in affected {
             let exception = exceptions.remove(&object);
             self.objects
@@ -332,11 +369,12 @@ impl<S: AnswerSource> AckCounter<S> {
         }
     }
 
-    /// Adds a proxy. Its answers are read with those of the next sweep if it is starting, and otherwise at once.
+    /// Adds a proxy. Its answers are read at once if it is not starting.
     fn connect(&mut self, proxy: ConnectedProxy, now: SystemTime) {
         let id = proxy.id;
         let is_starting = is_starting(proxy.since, now);
         self.proxies.insert(proxy, is_starting, &self.index);
+        self.has_starting |= is_starting;
         if is_starting {
             self.starting.insert(id);
         } else {
@@ -348,6 +386,7 @@ impl<S: AnswerSource> AckCounter<S> {
         self.withdraw(id);
         self.proxies.remove(id);
         self.starting.remove(&id);
+        self.settling.remove(&id);
     }
 
     /// Removes the answers of a proxy from the counts.
@@ -357,8 +396,7 @@ impl<S: AnswerSource> AckCounter<S> {
         };
         for (origin, concerning) in plan.objects().iter().zip(&proxy.answers.concerning) {
             if *concerning > 0 {
-                self.objects.set_exception(origin, id, None);
-                self.objects.remove_proxy(origin);
+                self.objects.remove_proxy(origin, id);
             }
         }
     }

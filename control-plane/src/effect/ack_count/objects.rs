@@ -22,7 +22,6 @@ const MESH_ORIGIN: &str = "Mesh/";
 #[derive(Default)]
 pub(super) struct CountedObjects {
     by_origin: HashMap<Arc<str>, CountedObject>,
-    counts: BTreeMap<ObjectRef, AckCount>,
     marked: Vec<Arc<str>>,
     /// Meshes wait for the next sweep that includes them: every resource has its mesh as an origin.
     marked_meshes: Vec<Arc<str>>,
@@ -37,40 +36,48 @@ struct CountedObject {
     proxies: usize,
     /// The answers of proxies that have not ACKed everything.
     exceptions: BTreeMap<ProxyId, ObjectAnswer>,
+    /// The count when it was made last; absent if no proxy counted.
+    count: Option<AckCount>,
     is_marked: bool,
 }
 
 impl CountedObjects {
-    pub(super) fn get(&self, object: &ObjectRef) -> Option<&AckCount> {
-        self.counts.get(object)
+    pub(super) fn get(&self, origin: &str) -> Option<&AckCount> {
+        self.by_origin.get(origin)?.count.as_ref()
     }
 
+    /// All counts, in any order.
     pub(super) fn all(&self) -> impl Iterator<Item = (&ObjectRef, &AckCount)> {
-        self.counts.iter()
+        let all = self.by_origin.values();
+        all.filter_map(|counted| Some((&counted.object, counted.count.as_ref()?)))
     }
 
     /// Adds a proxy that uses an object.
     pub(super) fn add_proxy(&mut self, origin: &Arc<str>) {
-        if !self.by_origin.contains_key(origin) {
-            // Every origin of a resource is the name of an object.
-            let Ok(object) = origin.parse() else { return };
-            let counted = CountedObject {
-                object,
-                proxies: 0,
-                exceptions: BTreeMap::new(),
-                is_marked: false,
-            };
-            self.by_origin.insert(Arc::clone(origin), counted);
-        }
-        self.change(origin, |counted| {
+        let add = |counted: &mut CountedObject| {
             counted.proxies += 1;
             true
-        });
+        };
+        if self.change(origin, add) {
+            return;
+        }
+        // Every origin of a resource is the name of an object.
+        let Ok(object) = origin.parse() else { return };
+        let counted = CountedObject {
+            object,
+            proxies: 0,
+            exceptions: BTreeMap::new(),
+            count: None,
+            is_marked: false,
+        };
+        self.by_origin.insert(Arc::clone(origin), counted);
+        self.change(origin, add);
     }
 
-    /// Removes a proxy that used an object.
-    pub(super) fn remove_proxy(&mut self, origin: &Arc<str>) {
+    /// Removes a proxy that used an object, with its answer.
+    pub(super) fn remove_proxy(&mut self, origin: &Arc<str>, proxy: ProxyId) {
         self.change(origin, |counted| {
+            counted.exceptions.remove(&proxy);
             counted.proxies -= 1;
             true
         });
@@ -98,14 +105,18 @@ impl CountedObjects {
         self.change(origin, |_| true);
     }
 
-    /// Runs `change`, which returns whether the count may be different now.
-    fn change(&mut self, origin: &Arc<str>, change: impl FnOnce(&mut CountedObject) -> bool) {
+    /// Runs `change`, which returns whether the count may be different now. Returns false if no proxy uses the object.
+    fn change(
+        &mut self,
+        origin: &Arc<str>,
+        change: impl FnOnce(&mut CountedObject) -> bool,
+    ) -> bool {
         #[cfg(test)]
         {
             self.visits += 1;
         }
         let Some(counted) = self.by_origin.get_mut(origin) else {
-            return;
+            return false;
         };
         if change(counted) && !mem::replace(&mut counted.is_marked, true) {
             let marked = if origin.starts_with(MESH_ORIGIN) {
@@ -115,6 +126,7 @@ impl CountedObjects {
             };
             marked.push(Arc::clone(origin));
         }
+        true
     }
 
     /// Lets the next [`Self::recount`] include meshes.
@@ -131,19 +143,15 @@ impl CountedObjects {
                 continue;
             };
             counted.is_marked = false;
-            let object = counted.object.clone();
             let count = object_answer::count(counted.proxies, counted.exceptions.values(), || {
                 digest(&origin)
             });
+            if counted.count != count {
+                counted.count = count;
+                changed.push(counted.object.clone());
+            }
             if counted.proxies == 0 {
                 self.by_origin.remove(&origin);
-            }
-            if self.counts.get(&object) != count.as_ref() {
-                match count {
-                    Some(count) => self.counts.insert(object.clone(), count),
-                    None => self.counts.remove(&object),
-                };
-                changed.push(object);
             }
         }
         changed

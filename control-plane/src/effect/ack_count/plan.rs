@@ -23,22 +23,22 @@ pub(super) struct PlannedResource {
 }
 
 impl ViewPlan {
-    pub(super) fn new(view: Arc<ProxyView>, index: &ResourceIndex) -> Self {
+    pub(super) fn new<'i>(view: Arc<ProxyView>, index: &'i ResourceIndex) -> Self {
         let mut objects: Vec<Arc<str>> = Vec::new();
-        let mut positions: HashMap<Arc<str>, usize> = HashMap::new();
-        let mut position = |origin: &Arc<str>| {
+        let mut positions: HashMap<&str, usize> = HashMap::new();
+        let mut position = |origin: &'i Arc<str>| {
             let new = || {
                 objects.push(Arc::clone(origin));
                 objects.len() - 1
             };
-            *positions.entry(Arc::clone(origin)).or_insert_with(new)
+            *positions.entry(origin).or_insert_with(new)
         };
         let resources = view.keys().iter().map(|key| {
-            let served = index.get(key).cloned();
-            let origins = served.iter().flat_map(|it| it.resource.origins.iter());
+            let served = index.get(key);
+            let origins = served.into_iter().flat_map(|it| it.resource.origins.iter());
             PlannedResource {
                 objects: origins.map(&mut position).collect(),
-                served,
+                served: served.cloned(),
             }
         });
         Self {

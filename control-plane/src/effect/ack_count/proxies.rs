@@ -23,6 +23,8 @@ pub(super) struct KnownProxy {
     pub(super) view: Arc<str>,
     pub(super) since: SystemTime,
     pub(super) is_starting: bool,
+    /// Whether the proxy gets private keys.
+    pub(super) is_trusted: bool,
     /// Whether the proxy lacked an answer when it was starting.
     pub(super) is_awaited: bool,
     pub(super) answers: KnownAnswers,
@@ -168,8 +170,8 @@ impl ProxyIndex {
         self.known.get(&id)
     }
 
-    pub(super) fn get_mut(&mut self, id: ProxyId) -> Option<&mut KnownProxy> {
-        self.known.get_mut(&id)
+    pub(super) fn all_mut(&mut self) -> impl Iterator<Item = (ProxyId, &mut KnownProxy)> {
+        self.known.iter_mut().map(|(id, proxy)| (*id, proxy))
     }
 
     /// A proxy and the plan of its view.
@@ -190,7 +192,7 @@ impl ProxyIndex {
             node_id,
             view,
             since,
-            is_trusted: _,
+            is_trusted,
         } = proxy;
         let of_view = self.by_view.entry(Arc::clone(&view)).or_default();
         of_view.ids.insert(id);
@@ -203,6 +205,7 @@ impl ProxyIndex {
             view,
             since,
             is_starting,
+            is_trusted,
             is_awaited: false,
             answers: KnownAnswers::unread(of_view.plan.as_ref()),
         };

@@ -61,15 +61,15 @@ impl PeerClient {
         &mut self,
         counts: impl Iterator<Item = (&'a ObjectRef, Option<&'a AckCount>)>,
     ) {
+        let Some((_, lines)) = &self.connection else {
+            return;
+        };
         let reports: Vec<PeerReport> = counts
             .map(|(object, count)| PeerReport {
                 object: object.to_string(),
                 count: count.cloned(),
             })
             .collect();
-        let Some((_, lines)) = &self.connection else {
-            return;
-        };
         let heartbeat: &[PeerReport] = &[];
         let chunks = reports.chunks(OBJECTS_PER_LINE);
         let mut chunks = chunks.chain(reports.is_empty().then_some(heartbeat));
@@ -109,4 +109,16 @@ async fn post(
     let status = answer?.status();
     anyhow::ensure!(status.is_success(), "the leader answered {status}");
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn report_without_a_leader_reads_no_count() {
+        let mut client = PeerClient::default();
+        let unread = std::iter::repeat_with(|| panic!("a count was read"));
+        client.send(unread.take(1));
+    }
 }

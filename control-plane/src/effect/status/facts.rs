@@ -89,7 +89,7 @@ impl StatusWriter {
     }
 
     /// The sum of the counts of all replicas. A replica that counted other versions than this replica serves adds its
-    /// proxies as ones that have not ACKed yet.
+    /// proxies as ones that have not ACKed yet, and that wait since this replica committed its versions.
     pub(super) fn proxy_counts(&self, object: &ObjectRef) -> ProxyCounts {
         let mut proxies = ProxyCounts::default();
         let mut peers = self.peers.counts_of(object).peekable();
@@ -97,7 +97,12 @@ impl StatusWriter {
         for count in self.ack_counter.get(object).into_iter().chain(peers) {
             let is_current = digest.as_ref().is_none_or(|digest| *digest == count.digest);
             proxies.concerned += count.concerned;
-            let since = [proxies.waiting_since, count.waiting_since];
+            let committed_at = if is_current {
+                None
+            } else {
+                self.ack_counter.changed_at(object)
+            };
+            let since = [proxies.waiting_since, count.waiting_since, committed_at];
             proxies.waiting_since = since.into_iter().flatten().min();
             if is_current {
                 proxies.acked += count.acked;
@@ -114,12 +119,14 @@ mod tests {
     use std::{slice, time::Duration};
 
     use evermesh_model::Kind;
+    use evermesh_proto::{Resource, ResourceKey, ResourceType};
     use k8s_openapi::jiff::Timestamp;
     use serde_json::{Value, json};
     use tokio::time::{Instant, advance};
 
     use super::*;
     use crate::effect::{
+        EffectInbox,
         ack_count::AckCount,
         peers::PeerEvent,
         presence::Replicas,
@@ -168,6 +175,33 @@ mod tests {
         let proxies = writer.proxy_counts(&route());
         assert_eq!((proxies.acked, proxies.concerned), (2, 4));
         assert_eq!(proxies.rejections, []);
+    }
+
+    #[tokio::test]
+    async fn report_about_other_versions_may_still_be_followed_by_another() {
+        let mut writer = fixture().writer;
+        let count = AckCount {
+            digest: writer.ack_counter.digest(&route()),
+            concerned: 2,
+            acked: 2,
+            ..AckCount::default()
+        };
+        report(&mut writer, 1, count);
+        let (kind, name) = (ResourceType::Cluster, Arc::from("c"));
+        let resource = Resource::from_encoded(kind, Arc::clone(&name), "".into());
+        let resource = resource.with_origins([Arc::from("Route/n/r")]);
+        let key = ResourceKey {
+            kind,
+            name,
+            scope: None,
+        };
+        let inbox = EffectInbox::default();
+        inbox.committed(vec![(key, Arc::new(resource))], Vec::new(), Vec::new());
+        writer.ack_counter.record(inbox.take());
+        let proxies = writer.proxy_counts(&route());
+        assert_eq!((proxies.acked, proxies.concerned), (0, 2));
+        let committed_at = proxies.waiting_since.unwrap();
+        assert!(proxies.may_still_answer(committed_at));
     }
 
     #[tokio::test]

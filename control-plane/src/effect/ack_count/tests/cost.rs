@@ -202,11 +202,12 @@ fn connection_and_its_end_cost_what_they_concern() {
     drop(world);
     fleet.sweep();
     assert_eq!(fleet.acked("VirtualNode/n/7"), (4, 4));
-    // Each object loses the proxy, and what the proxy has not ACKed.
-    let (answers, visits) = (0, 2 * OBJECTS);
+    let (answers, visits) = (0, OBJECTS);
     assert_eq!(fleet.work(), Work { answers, visits });
 
+    fleet.source.lists.take();
     fleet.sweep();
     let (answers, visits) = (0, 0);
     assert_eq!(fleet.work(), Work { answers, visits });
+    assert_eq!(fleet.source.lists.take(), 0);
 }

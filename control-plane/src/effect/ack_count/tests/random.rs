@@ -3,6 +3,7 @@
 use std::{
     cell::Cell,
     collections::{BTreeMap, BTreeSet},
+    hash::{DefaultHasher, Hash as _, Hasher as _},
     rc::Rc,
     sync::Arc,
     time::{Duration, SystemTime},
@@ -126,15 +127,25 @@ pub(super) struct WorldProxy {
     pub(super) answers: BTreeMap<ResourceKey, ClientAnswer>,
 }
 
-/// Counts the resources about which it is asked.
+/// Counts the resources and the lists of proxies about which it is asked.
 #[derive(Clone, Default)]
 pub(super) struct WorldAnswers {
     pub(super) world: Rc<Mutex<ProxyWorld>>,
     pub(super) questions: Rc<Cell<usize>>,
+    pub(super) lists: Rc<Cell<usize>>,
 }
 
 impl AnswerSource for WorldAnswers {
+    fn turnover(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        for id in self.world.lock().proxies.keys() {
+            id.0.hash(&mut hasher);
+        }
+        hasher.finish()
+    }
+
     fn connected(&self) -> Vec<ConnectedProxy> {
+        self.lists.set(self.lists.get() + 1);
         let world = self.world.lock();
         world
             .proxies
@@ -293,7 +304,10 @@ fn rejection(version: ContentVersion) -> Rejection {
 
 /// All counts, without the time since which a proxy has been waiting: the fresh counter cannot know it.
 fn counts(counter: &mut AckCounter<WorldAnswers>, now: SystemTime) -> BTreeMap<String, AckCount> {
-    counter.sweep(now, true);
+    // The second sweep finds that a starting proxy gave no further answer.
+    for _ in 0..2 {
+        counter.sweep(now, true);
+    }
     counter.recount(now);
     let since = |count: &AckCount| {
         count
