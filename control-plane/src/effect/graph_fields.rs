@@ -4,7 +4,7 @@
 //! not read again.
 
 use std::{
-    collections::{BTreeMap, btree_map::Iter},
+    collections::{BTreeMap, BTreeSet, btree_map::Iter},
     iter::Peekable,
     sync::Arc,
 };
@@ -47,9 +47,10 @@ impl GraphFieldIndex {
         self.fields.get(object).cloned()
     }
 
-    pub(super) fn update(&mut self, graph: &Arc<Graph>) {
+    /// Takes the newest graph. Returns the objects whose fields changed.
+    pub(super) fn update(&mut self, graph: &Arc<Graph>) -> Vec<ObjectRef> {
         if Arc::ptr_eq(&self.graph, graph) {
-            return;
+            return Vec::new();
         }
         let last = std::mem::replace(&mut self.graph, Arc::clone(graph));
         let (mut removed, mut added) = (Vec::new(), Vec::new());
@@ -84,10 +85,18 @@ impl GraphFieldIndex {
             std::iter::once(of_gateway).chain(routes).collect()
         });
         // A route can move from one router to another, so removals come first.
-        for (object, _) in removed {
-            self.fields.remove(&object);
+        let before: BTreeMap<ObjectRef, GraphFields> = removed.into_iter().collect();
+        let after: BTreeMap<ObjectRef, GraphFields> = added.into_iter().collect();
+        for object in before.keys() {
+            self.fields.remove(object);
         }
-        self.fields.extend(added);
+        let both: BTreeSet<&ObjectRef> = before.keys().chain(after.keys()).collect();
+        let changed = both
+            .into_iter()
+            .filter(|object| before.get(*object) != after.get(*object));
+        let changed = changed.cloned().collect();
+        self.fields.extend(after);
+        changed
     }
 
     fn arn(&self, path: &str) -> GraphFields {
@@ -243,6 +252,28 @@ mod tests {
             }
             assert_eq!(fields.arn, Some(arn));
         }
+    }
+
+    #[test]
+    fn objects_whose_fields_changed_are_returned() {
+        let manifests = include_str!("../../translate/testdata/fields/names/in.yaml");
+        let mut inputs = Inputs::default();
+        let mut memo = BuildMemo::default();
+        let mut index = GraphFieldIndex::new(String::new(), String::new());
+        let mut update = |manifests: &str| {
+            for document in serde_saphyr::from_multiple::<Value>(manifests).unwrap() {
+                let (object, value) = parse(document).object.unwrap();
+                inputs.apply(object, Some(value));
+            }
+            let changed = index.update(&build(&inputs, &mut memo).graph);
+            let names = changed.iter().map(ToString::to_string);
+            names.collect::<Vec<_>>()
+        };
+        assert!(update(manifests).contains(&"VirtualRouter/paint/color".to_owned()));
+        assert_eq!(update(manifests), [""; 0]);
+        let shifted = manifests.replace("weight: ", "weight: 1");
+        let routers = ["VirtualRouter/paint/color", "VirtualRouter/shop/color"];
+        assert_eq!(update(&shifted), routers);
     }
 
     #[test]

@@ -13,6 +13,7 @@ use std::{collections::BTreeMap, mem, sync::Arc};
 use evermesh_proto::{ProxyView, Resource, ResourceKey};
 use evermesh_xds::{Delivery, ProxyId};
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 
 /// Proxies with answers in the inbox.
 const PROXY_LIMIT: usize = 100_000;
@@ -21,7 +22,11 @@ const ANSWER_LIMIT: usize = 16;
 
 /// The inbox of the status writer.
 #[derive(Debug, Default)]
-pub struct EffectInbox(Mutex<EffectChanges>);
+pub struct EffectInbox {
+    changes: Mutex<EffectChanges>,
+    /// Notified by the first change after a [`Self::take`], so that the writer wakes once for all of them.
+    filled: Notify,
+}
 
 /// Everything that the status of an object may depend on and that changed since the last [`EffectInbox::take`].
 #[derive(Debug, Default)]
@@ -58,20 +63,46 @@ impl EffectInbox {
     ) {
         let upserts = upserts.into_iter().map(|(key, it)| (key, Some(it)));
         let removals = removals.into_iter().map(|key| (key, None));
-        let mut changes = self.0.lock();
-        changes.resources.extend(upserts.chain(removals));
-        changes.views.extend(views);
+        self.record(|changes| {
+            changes.resources.extend(upserts.chain(removals));
+            changes.views.extend(views);
+        });
     }
 
     /// Records that a proxy answered a resource.
     pub fn answered(&self, delivery: &Delivery) {
-        let mut changes = self.0.lock();
-        changes.answers.add(delivery.proxy, &delivery.resource);
+        self.record(|changes| changes.answers.add(delivery.proxy, &delivery.resource));
+    }
+
+    fn record(&self, record: impl FnOnce(&mut EffectChanges)) {
+        let mut changes = self.changes.lock();
+        let was_empty = changes.is_empty();
+        record(&mut changes);
+        let is_first = was_empty && !changes.is_empty();
+        drop(changes);
+        if is_first {
+            self.filled.notify_one();
+        }
+    }
+
+    /// Waits until something was recorded since the last wait. What was recorded may have been taken meanwhile.
+    pub(super) async fn filled(&self) {
+        self.filled.notified().await;
     }
 
     /// Takes everything that was recorded so far.
     pub(super) fn take(&self) -> EffectChanges {
-        mem::take(&mut *self.0.lock())
+        mem::take(&mut *self.changes.lock())
+    }
+}
+
+impl EffectChanges {
+    fn is_empty(&self) -> bool {
+        let AnsweringProxies {
+            proxies,
+            is_incomplete,
+        } = &self.answers;
+        self.resources.is_empty() && self.views.is_empty() && proxies.is_empty() && !is_incomplete
     }
 }
 
@@ -114,6 +145,7 @@ impl AnsweredResources {
 mod tests {
     use evermesh_proto::ResourceType;
     use evermesh_xds::DeliveryOutcome;
+    use futures::FutureExt as _;
 
     use super::*;
 
@@ -174,7 +206,7 @@ mod tests {
             inbox.answered(&answer(1, resource));
         }
         let these = AnsweredResources::These(resources);
-        assert_eq!(inbox.0.lock().answers.proxies[&ProxyId(1)], these);
+        assert_eq!(inbox.changes.lock().answers.proxies[&ProxyId(1)], these);
         inbox.answered(&answer(1, &resource(255)));
         let answers = inbox.take().answers;
         assert_eq!(answers.proxies[&ProxyId(1)], AnsweredResources::Any);
@@ -187,7 +219,7 @@ mod tests {
         for proxy in (0..).take(PROXY_LIMIT) {
             inbox.answered(&answer(proxy, &resource));
         }
-        assert!(!inbox.0.lock().answers.is_incomplete);
+        assert!(!inbox.changes.lock().answers.is_incomplete);
         for proxy in (0..).take(2 * PROXY_LIMIT) {
             inbox.answered(&answer(proxy, &resource));
         }
@@ -196,5 +228,20 @@ mod tests {
         assert!(answers.proxies.is_empty());
         inbox.answered(&answer(1, &resource));
         assert!(!inbox.take().answers.is_incomplete);
+    }
+
+    #[test]
+    fn only_the_first_change_after_a_look_wakes_the_writer() {
+        let inbox = EffectInbox::default();
+        let is_woken = || inbox.filled().now_or_never().is_some();
+        assert!(!is_woken());
+        for _ in 0..2 {
+            inbox.answered(&answer(1, &resource(0)));
+            assert!(is_woken());
+            inbox.answered(&answer(2, &resource(0)));
+            inbox.committed(Vec::new(), Vec::new(), Vec::new());
+            assert!(!is_woken());
+            inbox.take();
+        }
     }
 }

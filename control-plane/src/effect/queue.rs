@@ -14,6 +14,10 @@ pub(super) struct ObjectQueue {
 }
 
 impl ObjectQueue {
+    pub(super) fn is_empty(&self) -> bool {
+        self.objects.is_empty()
+    }
+
     pub(super) fn extend(&mut self, objects: impl IntoIterator<Item = ObjectRef>) {
         self.objects.extend(objects);
     }

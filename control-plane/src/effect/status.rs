@@ -65,14 +65,15 @@ use crate::{
     throttle::LogThrottle,
 };
 
-/// Interval at which queued objects are processed.
-const PROCESS_INTERVAL: Duration = Duration::from_millis(50);
+/// Time from the first change to the round that processes it, and between the rounds while objects are queued. Most
+/// proxies answer a commit within it, so that most commits cost one round, which does not compete with their delivery.
+const GATHER_TIME: Duration = Duration::from_millis(30);
 /// Interval at which the registry is compared with the connected proxies of the last sweep.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 /// Number of sweeps between writes that are not urgent: changed counts and retries.
 const SWEEPS_PER_DEFERRED_WRITE: u64 = 5;
-/// Objects processed per interval.
-const OBJECTS_PER_INTERVAL: usize = 64;
+/// Objects processed per round.
+const OBJECTS_PER_ROUND: usize = 64;
 /// Time for which a new leader collects reports before its first write.
 const REPORT_TIME: Duration = Duration::from_secs(3);
 
@@ -107,32 +108,51 @@ pub(crate) async fn run(
 ) {
     let work = Arc::clone(&options.work);
     let mut writer = StatusWriter::new(client, options);
-    let mut process = time::interval(PROCESS_INTERVAL);
-    process.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
     let mut sweeps = time::interval(SWEEP_INTERVAL);
     sweeps.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
     let mut count = 0;
+    // Time of the next round; `None` while nothing is to be done.
+    let mut round = None;
+    let soon = || time::Instant::now() + GATHER_TIME;
     loop {
-        // The interval of `process` ends each wait, so a writer that has nothing to do begins again and again.
+        // Each sweep ends a wait, so a writer that has nothing to do begins again and again.
         work.begin();
         tokio::select! {
             () = shutdown.cancelled() => return,
-            Some(event) = peer_events.recv() => writer.record_peer_event(event),
+            Some(event) = peer_events.recv() => {
+                writer.record_peer_event(event);
+                round.get_or_insert_with(soon);
+            }
             Some(ended) = writer.writes.next_ended() => {
                 writer.record_write(ended);
-                process.reset_immediately();
+                if writer.has_queued() {
+                    round = Some(time::Instant::now());
+                }
             }
             _ = sweeps.tick() => {
                 count += 1;
                 writer.sweep(count % SWEEPS_PER_DEFERRED_WRITE == 0);
+                round = Some(time::Instant::now());
             }
-            _ = process.tick() => {
+            () = inbox.filled(), if round.is_none() => round = Some(soon()),
+            Ok(()) = writer.snapshots.changed(), if round.is_none() => round = Some(soon()),
+            () = until(round) => {
                 let snapshot = Arc::clone(&writer.snapshots.borrow_and_update());
                 // The engine leaves a commit before it publishes the snapshot, so the inbox has all commits of it.
                 writer.ack_counter.record(inbox.take());
                 writer.process(&snapshot);
+                let may_go_on = writer.has_queued() && !writer.writes.is_full();
+                round = may_go_on.then(soon);
             }
         }
+    }
+}
+
+/// Waits until this time, or for ever.
+async fn until(time: Option<time::Instant>) {
+    match time {
+        Some(time) => time::sleep_until(time).await,
+        None => std::future::pending().await,
     }
 }
 
@@ -226,14 +246,16 @@ impl StatusWriter {
     }
 
     fn record_peer_event(&mut self, event: PeerEvent) {
-        self.dirty.extend(self.peers.apply(event, Instant::now()));
+        let counted = self.peers.apply(event, Instant::now());
+        self.note_counts(counted);
     }
 
     /// Updates everything that depends on time or on connections, and keeps the connection to the leader open.
     fn sweep(&mut self, is_deferred_write_due: bool) {
         self.ack_counter
             .sweep(SystemTime::now(), is_deferred_write_due);
-        self.dirty.extend(self.peers.expire(Instant::now()));
+        let counted = self.peers.expire(Instant::now());
+        self.note_counts(counted);
         self.dirty.extend(self.arrivals.waiting());
         if is_deferred_write_due {
             let deferred = std::mem::take(&mut self.deferred);
@@ -268,12 +290,17 @@ impl StatusWriter {
                 .map(|object| (object, self.ack_counter.get(object)));
             self.peer_client.send(counts);
         }
-        self.dirty.extend(recounted);
-        self.dirty.extend(self.observed.take_changed());
+        let observed = self.observed.take_changed();
+        self.update_leadership();
+        if self.leadership.is_none() {
+            return;
+        }
+        self.dirty.extend(observed);
+        self.note_counts(recounted);
         self.update_problems(snapshot);
         self.update_registration_messages();
         self.update_silent_replicas();
-        self.update_leadership();
+        self.dirty.extend(self.graph_fields.update(&snapshot.graph));
         let Some(leadership) = &self.leadership else {
             return;
         };
@@ -286,6 +313,11 @@ impl StatusWriter {
         let (term, sender) = (leadership.term.clone(), Arc::clone(&leadership.sender));
         self.start_writes(snapshot, &sender);
         term.note_pending(self.writes.are_pending());
+    }
+
+    /// Whether objects wait for a round.
+    fn has_queued(&self) -> bool {
+        !self.dirty.is_empty() || !self.backlog.is_empty()
     }
 
     fn update_registration_messages(&mut self) {
@@ -328,7 +360,7 @@ impl StatusWriter {
     fn start_writes(&mut self, snapshot: &EngineSnapshot, sender: &Arc<PatchSender>) {
         let now = Timestamp::now();
         let mut later = Vec::new();
-        for _ in 0..OBJECTS_PER_INTERVAL {
+        for _ in 0..OBJECTS_PER_ROUND {
             if !self.writes.may_start() {
                 break;
             }
@@ -359,7 +391,6 @@ impl StatusWriter {
                 later.push(object);
                 continue;
             }
-            self.graph_fields.update(&snapshot.graph);
             if let Some(patch) = self.patch_for(&object, &observed, proxies, now) {
                 self.writes.start(patch, Arc::clone(sender));
             }

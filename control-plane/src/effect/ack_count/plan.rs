@@ -25,7 +25,7 @@ pub(super) struct PlannedResource {
 impl ViewPlan {
     pub(super) fn new<'i>(view: Arc<ProxyView>, index: &'i ResourceIndex) -> Self {
         let mut objects: Vec<Arc<str>> = Vec::new();
-        let mut positions: HashMap<&str, usize> = HashMap::new();
+        let mut positions: HashMap<&str, usize> = HashMap::with_capacity(view.keys().len());
         let mut position = |origin: &'i Arc<str>| {
             let new = || {
                 objects.push(Arc::clone(origin));

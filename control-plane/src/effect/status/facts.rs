@@ -75,6 +75,17 @@ impl StatusWriter {
         problems
     }
 
+    /// Marks those of the objects whose counts changed that have a status with other counts.
+    pub(super) fn note_counts(&mut self, counted: Vec<ObjectRef>) {
+        for object in counted {
+            let counts = self.proxy_counts(&object);
+            let digest = self.ack_counter.digest(&object);
+            if !self.steady_counts.is_shown(&object, digest, &counts) {
+                self.dirty.extend([object]);
+            }
+        }
+    }
+
     /// The counts to show. Those that are kept for a proxy that may come back are looked at again after a while.
     pub(super) fn shown_counts(&mut self, object: &ObjectRef) -> ProxyCounts {
         let counts = self.proxy_counts(object);
@@ -226,6 +237,31 @@ mod tests {
         writer.deferred.clear();
         assert_eq!(writer.shown_counts(&route()).acked, 2);
         assert!(writer.deferred.is_empty());
+    }
+
+    #[tokio::test]
+    async fn status_is_made_anew_only_for_other_counts_than_it_shows() {
+        let mut writer = fixture().writer;
+        let current = AckCount {
+            digest: writer.ack_counter.digest(&route()),
+            concerned: 2,
+            acked: 2,
+            ..AckCount::default()
+        };
+        report(&mut writer, 1, current.clone());
+        assert_eq!(writer.dirty.take(9), [route()]);
+        writer.shown_counts(&route());
+        let mut next = |count| {
+            let counts = vec![(route(), Some(count))];
+            writer.record_peer_event(PeerEvent::Counts { stream: 1, counts });
+            writer.dirty.take(9)
+        };
+        assert_eq!(next(current.clone()), []);
+        let outdated = AckCount {
+            digest: "other".to_owned(),
+            ..current
+        };
+        assert_eq!(next(outdated), [route()]);
     }
 
     #[tokio::test]

@@ -14,8 +14,8 @@ use evermesh_model::ObjectRef;
 
 use crate::effect::condition::ProxyCounts;
 
-/// Time in which a proxy opens its next stream and answers. Envoy connects within half a second, and this replica looks
-/// for connections once a second.
+/// Time in which a proxy opens its next stream and answers. Envoy connects within half a second, and this replica reads
+/// the answers within two seconds after the last one, and while a proxy answers again and again within seven.
 const RETURN_TIME: Duration = Duration::from_secs(10);
 
 /// The counts that are shown, by object.
@@ -61,6 +61,23 @@ impl SteadyCounts {
             self.0.remove(object);
         }
         (counts, false)
+    }
+
+    /// Whether these counts are shown already, maybe as those of other versions. Most commits concern objects of which
+    /// all proxies ACK the new versions like the last ones, and nothing else is to be done for these.
+    pub(super) fn is_shown(
+        &mut self,
+        object: &ObjectRef,
+        digest: String,
+        counts: &ProxyCounts,
+    ) -> bool {
+        let shown = self.0.get_mut(object);
+        let Some(shown) = shown.filter(|shown| shown.counts == *counts) else {
+            return false;
+        };
+        shown.digest = digest;
+        shown.less_since = None;
+        true
     }
 
     pub(super) fn forget(&mut self, object: &ObjectRef) {
@@ -162,6 +179,22 @@ mod tests {
             counts(3, 3),
         ];
         assert_eq!(shown(&all), all);
+    }
+
+    #[test]
+    fn equal_counts_of_other_versions_are_shown_already() {
+        let mut steady = SteadyCounts::default();
+        let now = Instant::now();
+        let is_shown = |steady: &mut SteadyCounts, digest: &str, counts: &ProxyCounts| {
+            steady.is_shown(&object(), digest.to_owned(), counts)
+        };
+        assert!(!is_shown(&mut steady, "1", &counts(3, 3)));
+        steady.show(&object(), "1".to_owned(), counts(3, 3), now);
+        assert!(!is_shown(&mut steady, "2", &counts(2, 3)));
+        assert!(is_shown(&mut steady, "2", &counts(3, 3)));
+        let (shown, is_kept) = steady.show(&object(), "2".to_owned(), counts(2, 2), now);
+        assert!(is_kept);
+        assert_eq!(shown, counts(3, 3));
     }
 
     #[test]

@@ -53,7 +53,12 @@ impl Default for WritePace {
 impl OpenWrites {
     pub(super) fn may_start(&self) -> bool {
         let is_pausing = self.pace.resumes_at.is_some_and(|at| Instant::now() < at);
-        self.open.len() < self.pace.limit && !is_pausing
+        !self.is_full() && !is_pausing
+    }
+
+    /// Whether the next write can start only when an open one ends.
+    pub(super) fn is_full(&self) -> bool {
+        self.open.len() >= self.pace.limit
     }
 
     pub(super) fn is_open(&self, object: &ObjectRef) -> bool {
