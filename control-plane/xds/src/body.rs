@@ -284,22 +284,30 @@ impl<P: DiscoveryProtocol> StreamBody<P> {
         }
         if self.large.is_none() {
             let length = self.reader.partial_length();
-            let large = self
-                .shared
-                .large_requests
-                .reserve(length, &self.shared.limits)?;
+            let limits = &self.shared.limits;
+            if let Some(names) = self.name_limit() {
+                large_request::check_length(length, limits, names)?;
+            }
+            let large = self.shared.large_requests.reserve(length, limits)?;
             self.large = Some(large);
             self.reader.reserve();
         }
         Ok(())
     }
 
+    /// The number of names to which the stream may subscribe, once its client is authorized.
+    fn name_limit(&self) -> Option<usize> {
+        let State::Open(proxy) = &self.state else {
+            return None;
+        };
+        let registry = &self.shared.registry;
+        Some(registry.with_connection(proxy, |connection| connection.name_limit()))
+    }
+
     fn on_message(&mut self, message: Bytes) -> Result<(), Status> {
         if message.len() > self.shared.limits.opening_bytes
-            && let State::Open(proxy) = &self.state
+            && let Some(names) = self.name_limit()
         {
-            let registry = &self.shared.registry;
-            let names = registry.with_connection(proxy, |connection| connection.name_limit());
             large_request::check::<P>(&message, &self.shared.limits, names)?;
         }
         let mut request = P::Request::decode(message).map_err(|error| undecodable(&error))?;

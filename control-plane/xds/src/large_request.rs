@@ -81,6 +81,29 @@ pub(crate) fn node_at_start<P: DiscoveryProtocol>(start: &[u8]) -> Result<core::
     core::Node::decode(node.value).map_err(|error| undecodable(&error))
 }
 
+/// Refuses a request that [`check`] would refuse whatever it contains, before it is read.
+pub(crate) fn check_length(
+    length: usize,
+    limits: &XdsLimits,
+    name_limit: usize,
+) -> Result<(), Status> {
+    let (_, name_bytes) = names_of_a_request(name_limit);
+    let limit = name_bytes.saturating_add(limits.opening_bytes);
+    if length > limit {
+        return Err(Status::resource_exhausted(format!(
+            "the request has {length} bytes, which exceeds the limit of {limit} bytes for the configuration of the proxy: subscribe to fewer names, or restart the proxy"
+        )));
+    }
+    Ok(())
+}
+
+/// Largest number of names of a request, and of their bytes: an incremental request can subscribe to names, unsubscribe
+/// from others and tell versions.
+fn names_of_a_request(name_limit: usize) -> (usize, usize) {
+    let names = name_limit.saturating_mul(3);
+    (names, names.saturating_mul(AVERAGE_NAME_BYTES))
+}
+
 /// Checks what decoding a request would allocate: a decoded message can be many times larger than its bytes.
 pub(crate) fn check<P: DiscoveryProtocol>(
     request: &[u8],
@@ -102,9 +125,8 @@ pub(crate) fn check<P: DiscoveryProtocol>(
             "the request has {other} bytes besides resource names, which exceeds the limit of {limit} bytes: shorten the node and the error message"
         )));
     }
-    // An incremental request can subscribe to names, unsubscribe from others and tell versions.
-    let limit = name_limit.saturating_mul(3);
-    if names > limit || name_bytes > limit.saturating_mul(AVERAGE_NAME_BYTES) {
+    let (limit, byte_limit) = names_of_a_request(name_limit);
+    if names > limit || name_bytes > byte_limit {
         return Err(Status::resource_exhausted(format!(
             "the request lists {names} names of {name_bytes} bytes, which exceeds the limit of {limit} names, or of {AVERAGE_NAME_BYTES} bytes for each of so many, for the configuration of the proxy: subscribe to fewer names, or restart the proxy"
         )));
@@ -167,5 +189,8 @@ mod tests {
         };
         assert_eq!(check(&words(90)), Ok(()));
         assert_eq!(check(&words(100)), Err(Code::ResourceExhausted));
+        let largest = 6 * AVERAGE_NAME_BYTES + 100;
+        check_length(largest, &limits, 2).unwrap();
+        check_length(largest + 1, &limits, 2).unwrap_err();
     }
 }

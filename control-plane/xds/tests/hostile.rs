@@ -173,10 +173,20 @@ async fn node_at_the_start_of_a_large_request_authorizes_the_client_before_the_r
 async fn large_request_must_be_complete_within_ten_seconds() {
     let begin = Instant::now();
     let stream = RawStream::open(&TestStore::new(), options()).await;
-    let bytes = with_names(first_of("a"), 10 * MIB).encode_to_vec();
+    let bytes = with_names(first_of("a"), 3 * MIB).encode_to_vec();
     stream.send_start(bytes.len(), &bytes[..300 * KIB]);
     assert_eq!(stream.status().await.code(), Code::DeadlineExceeded);
     assert_eq!(begin.elapsed().as_secs(), 10);
+}
+
+#[tokio::test(start_paused = true)]
+async fn request_that_is_too_large_for_the_view_is_refused_before_it_is_read() {
+    let begin = Instant::now();
+    let stream = RawStream::open(&TestStore::new(), options()).await;
+    let bytes = with_names(first_of("a"), 10 * MIB).encode_to_vec();
+    stream.send_start(bytes.len(), &bytes[..300 * KIB]);
+    assert_eq!(stream.status().await.code(), Code::ResourceExhausted);
+    assert_eq!(begin.elapsed().as_secs(), 0);
 }
 
 #[tokio::test]
