@@ -29,6 +29,7 @@ use super::{
     presence::{OwnHeartbeat, ReplicaTracker, Replicas},
     term::LeaseTerm,
 };
+use crate::throttle::LogThrottle;
 
 /// `leaseDurationSeconds`: time without renewal after which another replica may take over.
 const DURATION: Duration = Duration::from_secs(6);
@@ -95,6 +96,7 @@ pub(crate) async fn hold(
     leader: watch::Sender<Leader>,
     shutdown: CancellationToken,
 ) {
+    let stall_log = LogThrottle::once_a_minute();
     let mut candidate = Candidate::new(client, options);
     let mut ticks = time::interval(INTERVAL);
     ticks.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
@@ -109,7 +111,12 @@ pub(crate) async fn hold(
             Err(_) => tracing::debug!("the API server did not answer the Lease request in time"),
         }
         if candidate.term.as_ref().is_some_and(LeaseTerm::is_stalled) {
-            tracing::warn!("the API server did not answer any write for 30 s; giving up the Lease");
+            if let Some(suppressed) = stall_log.pass() {
+                tracing::warn!(
+                    suppressed,
+                    "the API server did not answer any write for 30 s; giving up the Lease"
+                );
+            }
             candidate.stands_back_until = Some(Instant::now() + STAND_BACK);
             candidate.give_up(&leader).await;
         }

@@ -31,6 +31,8 @@ mod reasons;
 pub(crate) mod registration;
 pub(crate) mod status;
 mod term;
+#[cfg(test)]
+mod test_log;
 mod write;
 
 use std::time::Duration;

@@ -165,6 +165,7 @@ struct StatusWriter {
     leader: watch::Receiver<Leader>,
     /// The term in which this replica is the leader, and what it writes with.
     leadership: Option<Leadership>,
+    leader_log: LogThrottle,
     writes: OpenWrites,
     failure_log: LogThrottle,
     registers: bool,
@@ -223,6 +224,7 @@ impl StatusWriter {
             key,
             leader,
             leadership: None,
+            leader_log: LogThrottle::once_a_minute(),
             writes: OpenWrites::default(),
             failure_log: LogThrottle::once_a_minute(),
             registers,
@@ -346,7 +348,9 @@ impl StatusWriter {
         self.steady_counts.clear();
         self.arrivals.clear();
         if term.is_some() {
-            tracing::info!("this replica is the leader and writes statuses");
+            if let Some(suppressed) = self.leader_log.pass() {
+                tracing::info!(suppressed, "this replica is the leader and writes statuses");
+            }
             self.enqueue_all();
         }
         self.leadership = term.map(|term| Leadership {

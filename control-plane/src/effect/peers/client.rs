@@ -1,6 +1,6 @@
 //! A replica's connection to the leader.
 
-use std::{convert::Infallible, net::SocketAddr};
+use std::{convert::Infallible, net::SocketAddr, sync::Arc};
 
 use axum::{
     body::{Body, Bytes},
@@ -17,7 +17,10 @@ use tokio::{net::TcpStream, sync::mpsc, time};
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::{PeerReport, SILENCE_TIMEOUT};
-use crate::effect::{ack_count::AckCount, key::ReplicaKey};
+use crate::{
+    effect::{ack_count::AckCount, key::ReplicaKey},
+    throttle::LogThrottle,
+};
 
 /// Lines that may wait to be sent; a connection with more is closed. Enough for the first report of 100,000 objects.
 const QUEUED_LINES: usize = 512;
@@ -25,10 +28,19 @@ const QUEUED_LINES: usize = 512;
 const OBJECTS_PER_LINE: usize = 256;
 
 /// The connection to the leader, if there is one.
-#[derive(Default)]
 pub(in crate::effect) struct PeerClient {
     /// The leader's identity, and the sender of the lines that become the request body.
     connection: Option<(String, mpsc::Sender<Bytes>)>,
+    failure_log: Arc<LogThrottle>,
+}
+
+impl Default for PeerClient {
+    fn default() -> Self {
+        Self {
+            connection: None,
+            failure_log: Arc::new(LogThrottle::once_a_minute()),
+        }
+    }
 }
 
 impl PeerClient {
@@ -48,9 +60,12 @@ impl PeerClient {
         self.connection = Some((leader.to_owned(), lines));
         let path = format!("/replicas/{leader}/{identity}");
         let key = key.clone();
+        let failure_log = Arc::clone(&self.failure_log);
         tokio::spawn(async move {
-            if let Err(error) = post(address, &path, &key, body).await {
-                tracing::warn!(%address, %error, "cannot report ACK counts to the leader; trying again");
+            if let Err(error) = post(address, &path, &key, body).await
+                && let Some(suppressed) = failure_log.pass()
+            {
+                tracing::warn!(%address, %error, suppressed, "cannot report ACK counts to the leader; trying again");
             }
         });
     }
@@ -113,7 +128,27 @@ async fn post(
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use evermesh_testkit::{port::reserve_addresses, wait::eventually};
+
     use super::*;
+    use crate::effect::test_log::TestLog;
+
+    #[tokio::test]
+    async fn leader_that_cannot_be_reached_is_logged_once_a_minute() {
+        let log = TestLog::start();
+        let [nobody] = reserve_addresses().unwrap();
+        let mut client = PeerClient::default();
+        for _ in 0..3 {
+            client.connect("a", nobody, ("b", &ReplicaKey::new().unwrap()));
+            let limit = Duration::from_secs(30);
+            let ended = async || !client.is_connected_to("a");
+            eventually("the end of the attempt", limit, ended).await;
+        }
+        let lines: Vec<usize> = log.lines_by_cause().into_values().collect();
+        assert_eq!(lines, [1]);
+    }
 
     #[test]
     fn report_without_a_leader_reads_no_count() {

@@ -21,6 +21,7 @@ use crate::{
     api_client::{with_deadlines, wrapped},
     effect::{
         lease::{self, LeaseOptions},
+        test_log::TestLog,
         unreachable_client,
     },
     liveness::Liveness,
@@ -160,6 +161,37 @@ async fn statuses_are_true_5_s_after_an_outage() {
         time::sleep(Duration::from_mins(1)).await;
         server.switch(ApiServerBehaviour::Healthy);
         status_becomes_current(&server, "a", RECOVERY).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn outage_is_logged_once_a_minute() {
+    let objects = format!("{MESHES}/");
+    let unanswered = (objects.as_str(), ApiServerBehaviour::Swallowing);
+    let refused = StatusCode::INTERNAL_SERVER_ERROR;
+    let refused = ("", ApiServerBehaviour::Refusing(refused));
+    let restarting = ("", ApiServerBehaviour::Closing);
+    for (path, behaviour) in [unanswered, refused, restarting] {
+        let log = TestLog::start();
+        let server = FakeApiServer::default();
+        let _replica = start_replica(&server.client(), "a");
+        put_mesh(&server, "a");
+        status_becomes_current(&server, "a", Duration::from_mins(1)).await;
+        put_mesh(&server, "a");
+        // Longer than a term, so that each restart ends one.
+        for _ in 0..60 {
+            server.switch_for(path, behaviour);
+            time::sleep(Duration::from_secs(5)).await;
+            if behaviour == restarting.1 {
+                server.switch(ApiServerBehaviour::Healthy);
+            }
+            time::sleep(Duration::from_secs(5)).await;
+        }
+        let lines = log.lines_by_cause();
+        assert!(!lines.is_empty());
+        for (cause, count) in lines {
+            assert!(count <= 11, "{behaviour:?}: {count} times {cause}");
+        }
     }
 }
 
