@@ -84,6 +84,14 @@ impl Peers {
         missing.cloned().collect()
     }
 
+    /// Whether all of these replicas report now.
+    pub(super) fn are_connected(&self, replicas: &Replicas) -> bool {
+        let peers = self.streams.values();
+        let connected = peers.filter(|peer| peer.disconnected_at.is_none());
+        let connected: BTreeSet<&String> = connected.map(|peer| &peer.replica).collect();
+        replicas.keys().all(|replica| connected.contains(replica))
+    }
+
     /// Applies an event. Returns the objects whose counts may have changed.
     pub(super) fn apply(&mut self, event: PeerEvent, now: Instant) -> Vec<ObjectRef> {
         match event {
@@ -166,7 +174,10 @@ mod tests {
         let counts = vec![(object.clone(), Some(count(1)))];
         let affected = apply(&mut peers, PeerEvent::Counts { stream: 1, counts });
         assert_eq!(affected, slice::from_ref(&object));
+        let replicas = Replicas::from([("a".to_owned(), String::new())]);
+        assert!(peers.are_connected(&replicas) && peers.missing(&replicas).is_empty());
         apply(&mut peers, PeerEvent::Disconnected { stream: 1 });
+        assert!(!peers.are_connected(&replicas) && peers.missing(&replicas).is_empty());
         let almost = RECONNECT_TIME.saturating_sub(Duration::from_millis(1));
         assert!(peers.expire(start + almost).is_empty());
         assert_eq!(peers.counts_of(&object).count(), 1);

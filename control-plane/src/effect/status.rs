@@ -74,7 +74,8 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 const SWEEPS_PER_DEFERRED_WRITE: u64 = 5;
 /// Objects processed per round.
 const OBJECTS_PER_ROUND: usize = 64;
-/// Time for which a new leader collects reports before its first write.
+/// Time for which a new leader collects reports before its first write. A leader whose term ended and that has the
+/// reports of all replicas, because none of them has followed another leader, goes on at once.
 const REPORT_TIME: Duration = Duration::from_secs(3);
 
 pub(crate) struct StatusWriterOptions {
@@ -166,6 +167,8 @@ struct StatusWriter {
     /// The term in which this replica is the leader, and what it writes with.
     leadership: Option<Leadership>,
     leader_log: LogThrottle,
+    /// Whether this replica was the leader before.
+    has_led: bool,
     writes: OpenWrites,
     failure_log: LogThrottle,
     registers: bool,
@@ -197,7 +200,7 @@ struct StatusWriter {
 
 struct Leadership {
     term: LeaseTerm,
-    since: time::Instant,
+    writes_from: time::Instant,
     sender: Arc<PatchSender>,
 }
 
@@ -225,6 +228,7 @@ impl StatusWriter {
             leader,
             leadership: None,
             leader_log: LogThrottle::once_a_minute(),
+            has_led: false,
             writes: OpenWrites::default(),
             failure_log: LogThrottle::once_a_minute(),
             registers,
@@ -306,7 +310,7 @@ impl StatusWriter {
         let Some(leadership) = &self.leadership else {
             return;
         };
-        if leadership.since.elapsed() < REPORT_TIME || !snapshot.waiting_for.is_empty() {
+        if time::Instant::now() < leadership.writes_from || !snapshot.waiting_for.is_empty() {
             // Objects that change later are processed first.
             self.backlog.append(&mut self.dirty);
             leadership.term.note_pending(false);
@@ -334,8 +338,12 @@ impl StatusWriter {
 
     /// Takes note of a change of leadership. Writes of an earlier term are dropped.
     fn update_leadership(&mut self) {
-        let term = self.leader.borrow().term().cloned();
-        let term = term.filter(LeaseTerm::is_current);
+        let (term, has_all_reports) = match &*self.leader.borrow() {
+            Leader::Us { others, term } if term.is_current() => {
+                (Some(term.clone()), self.peers.are_connected(others))
+            }
+            _ => (None, false),
+        };
         let last = self.leadership.as_ref().map(|it| &it.term);
         if term.is_some() && term.as_ref() == last {
             return;
@@ -353,8 +361,14 @@ impl StatusWriter {
             }
             self.enqueue_all();
         }
+        let report_time = if self.has_led && has_all_reports {
+            Duration::ZERO
+        } else {
+            REPORT_TIME
+        };
+        self.has_led |= term.is_some();
         self.leadership = term.map(|term| Leadership {
-            since: time::Instant::now(),
+            writes_from: time::Instant::now() + report_time,
             sender: Arc::new(PatchSender::new(term.client(&self.client), &self.identity)),
             term,
         });

@@ -165,6 +165,24 @@ async fn statuses_are_true_5_s_after_an_outage() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn statuses_are_true_5_s_after_slowness_whenever_it_ends() {
+    let server = FakeApiServer::default();
+    let _replica = start_replica(&server.client(), "a");
+    put_mesh(&server, "a");
+    status_becomes_current(&server, "a", Duration::from_mins(1)).await;
+    for step in 0..50 {
+        let slow = ApiServerBehaviour::Slow(Duration::from_secs(3));
+        server.switch(slow);
+        // Longer than a term. Attempts to get the Lease begin every 2 s.
+        time::sleep(Duration::from_mins(1) + Duration::from_millis(40) * step).await;
+        put_mesh(&server, "a");
+        time::sleep(Duration::from_secs(5)).await;
+        server.switch(ApiServerBehaviour::Healthy);
+        status_becomes_current(&server, "a", RECOVERY).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn outage_is_logged_once_a_minute() {
     let objects = format!("{MESHES}/");
     let unanswered = (objects.as_str(), ApiServerBehaviour::Swallowing);
