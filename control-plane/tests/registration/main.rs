@@ -205,6 +205,62 @@ async fn created_service_is_deleted_with_its_last_node() {
 }
 
 #[tokio::test]
+async fn node_with_another_service_leaves_the_former_one() {
+    let fixture = Fixture::build().await;
+    let control_plane = fixture.start_registering().await;
+    let apply = async |service: &str| {
+        // Without admission, which rejects such a change.
+        let node = node("v1", "shop.local", service);
+        fixture.api.apply(&node).await.unwrap();
+    };
+    apply("color").await;
+    fixture
+        .create_pod("a", "v1", "10.0.0.1", ContainersReady)
+        .await;
+    fixture.instances_become("color", &["10.0.0.1"]).await;
+
+    apply("paint").await;
+    fixture.instances_become("paint", &["10.0.0.1"]).await;
+    fixture.instances_become("color", &[]).await;
+    let annotated = async |service: &str| {
+        let node = fixture.get("virtualnode/v1").await;
+        let service = fixture.service(service).await.unwrap();
+        node["metadata"]["annotations"]["cloudMapServiceARN"] == service.arn().unwrap()
+    };
+    eventually("the ARN of the new service", async || {
+        annotated("paint").await
+    })
+    .await;
+
+    // An instance that is not a pod of this cluster stays and is named.
+    drop(control_plane);
+    let owner = [
+        ("AWS_INSTANCE_IPV4", "10.9.0.1"),
+        ("appmesh.k8s.aws/mesh", "shop"),
+        ("appmesh.k8s.aws/virtualNode", "v1_shop"),
+    ];
+    fixture.register("paint", "10.9.0.1", &owner).await;
+    apply("color").await;
+    let _control_plane = fixture.start_registering().await;
+    fixture.instances_become("color", &["10.0.0.1"]).await;
+    fixture.instances_become("paint", &["10.9.0.1"]).await;
+    eventually("the problem of the node", async || {
+        let node = fixture.get("virtualnode/v1").await;
+        let status = node["status"].to_string();
+        status.contains("instances `10.9.0.1` of this node remain")
+    })
+    .await;
+    assert!(annotated("paint").await);
+
+    let node = node("v1", "shop.local", "color");
+    let (node, _) = node.split_once("    awsCloudMap:").unwrap();
+    let node = format!("{node}    dns: {{hostname: v1.example}}\n");
+    fixture.api.apply(&node).await.unwrap();
+    fixture.instances_become("color", &[]).await;
+    fixture.instances_become("paint", &["10.9.0.1"]).await;
+}
+
+#[tokio::test]
 async fn instances_of_the_old_controller_are_taken_over() {
     let fixture = Fixture::build().await;
     fixture

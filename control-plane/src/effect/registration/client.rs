@@ -153,6 +153,18 @@ impl RegistrationClient {
         Ok(service.map(Into::into))
     }
 
+    /// Looks up a service by nothing but its ARN.
+    pub(super) async fn former_service(
+        &self,
+        arn: &str,
+    ) -> Result<Option<ServiceRecord>, RegistrationError> {
+        let Some((_, id)) = arn.rsplit_once('/') else {
+            return Ok(None);
+        };
+        let service = self.read(id).await?.filter(|it| it.arn() == Some(arn));
+        Ok(service.map(Into::into))
+    }
+
     async fn read(&self, id: &str) -> Result<Option<types::Service>, RegistrationError> {
         let answer = self.connection.sdk.get_service().id(id).send().await;
         match answer {

@@ -13,6 +13,7 @@
 //! A registered virtual node carries [`FINALIZER`] until Cloud Map holds none of its instances any more.
 
 mod client;
+mod former;
 mod gate;
 mod instance;
 mod messages;
@@ -222,6 +223,9 @@ impl Registrants {
                 found.entry(service).or_default().push(node);
             }
         }
+        for (service, node) in self.without_cloud_map(registrable) {
+            found.entry(service).or_default().push(node);
+        }
         let found = found.into_iter().map(|(service, nodes)| {
             let last = self
                 .by_service
@@ -232,5 +236,28 @@ impl Registrants {
         self.by_service = found.collect();
         self.last = Some((registrable.clone(), Arc::clone(graph)));
         &self.by_service
+    }
+
+    /// The nodes that had `awsCloudMap` and have it no more, each with its last service, which they leave.
+    fn without_cloud_map(
+        &self,
+        now: &RegistrationSnapshot,
+    ) -> impl Iterator<Item = (CloudMapService, NodeRegistration)> {
+        let all = self.by_service.iter();
+        let all = all.flat_map(|(service, nodes)| nodes.iter().map(move |node| (service, node)));
+        let is_without = |node: &NodeRegistration| {
+            let object = now.virtual_nodes.get(&node.object);
+            let uid = object.and_then(|object| object.metadata.uid.as_deref());
+            uid == Some(&node.uid) && now.service(&node.object).is_none()
+        };
+        all.filter(move |(_, node)| !node.terminating && is_without(node))
+            .map(|(service, node)| {
+                let leaving = NodeRegistration {
+                    allowed: false,
+                    pods: Vec::new(),
+                    ..node.clone()
+                };
+                (service.clone(), leaving)
+            })
     }
 }

@@ -22,6 +22,7 @@ use tracing::{info, warn};
 use super::{
     FINALIZER, Shared,
     client::{DeleteOutcome, RegistrationError, ServiceRecord},
+    former,
     gate::{self, GateUpdate},
     plan::{self, InstanceAction, InstanceRequest},
 };
@@ -43,13 +44,13 @@ const CALLS_PER_ROUND: usize = 40;
 const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
 /// Messages of one round, by node.
-type Problems = BTreeMap<ObjectRef, String>;
+pub(super) type NodeProblems = BTreeMap<ObjectRef, String>;
 
 /// The task of one Cloud Map service.
 pub(super) struct ServiceWorker {
     name: CloudMapService,
     nodes: watch::Receiver<Arc<Vec<NodeRegistration>>>,
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     /// The service, once it was looked up or created.
     service: Option<ServiceRecord>,
     /// Requests, by instance, that no listing shows yet.
@@ -137,7 +138,7 @@ impl ServiceWorker {
     }
 
     async fn attempt(&mut self, nodes: &[&NodeRegistration]) -> Result<Round, RegistrationError> {
-        let mut problems = Problems::new();
+        let mut problems = NodeProblems::new();
         let mut round = Round::Settled;
         let mut with_finalizer = Vec::new();
         for node in nodes {
@@ -162,8 +163,10 @@ impl ServiceWorker {
             self.publish(nodes, &problems);
             return Ok(round);
         };
-        self.annotate(&service, &with_finalizer, &mut problems)
-            .await;
+        let (moving, staying): (Vec<&NodeRegistration>, Vec<_>) = with_finalizer
+            .iter()
+            .partition(|node| former::former_arn(node, &service).is_some());
+        self.annotate(&service, &staying, &mut problems).await;
 
         let listing = self.shared.registry.list(&service).await?;
         self.sent.retain(|_, (action, at)| {
@@ -173,7 +176,7 @@ impl ServiceWorker {
         let sent = sent.map(|(id, (action, _))| (id.clone(), action.clone()));
         let mut plan = plan::plan(&with_finalizer, &listing, &sent.collect());
         problems.append(&mut plan.problems);
-        if plan.is_unsettled || !self.sent.is_empty() {
+        if plan.is_unsettled || !self.sent.is_empty() || !moving.is_empty() {
             round = Round::Unsettled;
         }
         if !self
@@ -183,6 +186,10 @@ impl ServiceWorker {
             round = Round::Unanswered;
         }
         self.set_gates(plan.gates, &mut problems).await;
+        let left = self
+            .leave_former_services(&moving, &service, &mut problems)
+            .await;
+        self.annotate(&service, &left, &mut problems).await;
         if !plan.gone.is_empty() && listing.instances.is_empty() {
             self.delete_service(&service, nodes, &mut plan.gone, &mut problems)
                 .await?;
@@ -199,7 +206,7 @@ impl ServiceWorker {
     async fn service(
         &mut self,
         nodes: &[&NodeRegistration],
-        problems: &mut Problems,
+        problems: &mut NodeProblems,
     ) -> Result<Option<ServiceRecord>, RegistrationError> {
         if let Some(service) = &self.service {
             return Ok(Some(service.clone()));
@@ -240,7 +247,7 @@ impl ServiceWorker {
         &self,
         service: &ServiceRecord,
         nodes: &[&NodeRegistration],
-        problems: &mut Problems,
+        problems: &mut NodeProblems,
     ) {
         let Some(arn) = &service.arn else { return };
         for node in nodes.iter().filter(|node| !node.terminating) {
@@ -256,7 +263,7 @@ impl ServiceWorker {
         &mut self,
         service: &ServiceRecord,
         actions: Vec<InstanceAction>,
-        problems: &mut Problems,
+        problems: &mut NodeProblems,
     ) -> bool {
         let shared = &self.shared;
         let actions = actions.into_iter().take(CALLS_PER_ROUND);
@@ -291,7 +298,7 @@ impl ServiceWorker {
         is_answered
     }
 
-    async fn set_gates(&self, updates: Vec<GateUpdate>, problems: &mut Problems) {
+    async fn set_gates(&self, updates: Vec<GateUpdate>, problems: &mut NodeProblems) {
         let objects = &self.shared.objects;
         let answers = stream::iter(updates).map(|update| async move {
             let answer = objects.set_gate(&update).await;
@@ -313,7 +320,7 @@ impl ServiceWorker {
         service: &ServiceRecord,
         nodes: &[&NodeRegistration],
         gone: &mut Vec<ObjectRef>,
-        problems: &mut Problems,
+        problems: &mut NodeProblems,
     ) -> Result<(), RegistrationError> {
         let creator = service.creator.as_deref();
         let is_ours = service.is_marked || nodes.iter().any(|node| creator == Some(&*node.uid));
@@ -335,7 +342,7 @@ impl ServiceWorker {
         Ok(())
     }
 
-    async fn remove_finalizer(&self, node: &ObjectRef, problems: &mut Problems) {
+    async fn remove_finalizer(&self, node: &ObjectRef, problems: &mut NodeProblems) {
         if let Err(error) = self.shared.objects.remove_finalizer(node).await {
             let message = format!("cannot remove the finalizer `{FINALIZER}`: {error}");
             problems.insert(node.clone(), message);
@@ -349,7 +356,7 @@ impl ServiceWorker {
             .iter()
             .map(|node| (node.object.clone(), message.clone()));
         self.publish(nodes, &all.collect());
-        let mut gate_problems = Problems::new();
+        let mut gate_problems = NodeProblems::new();
         self.set_gates(gate::unavailable(nodes, &message), &mut gate_problems)
             .await;
         for (node, message) in gate_problems {
@@ -359,7 +366,7 @@ impl ServiceWorker {
         }
     }
 
-    fn publish(&self, nodes: &[&NodeRegistration], problems: &Problems) {
+    fn publish(&self, nodes: &[&NodeRegistration], problems: &NodeProblems) {
         for node in nodes {
             let message = problems.get(&node.object);
             self.shared.messages.set(&node.object, message);
