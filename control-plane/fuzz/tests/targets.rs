@@ -68,7 +68,7 @@ fn every_admission_review_is_answered() {
 
 #[test]
 fn annotations_make_a_whole_pod_or_a_message() {
-    run("annotations", 2_000);
+    run("annotations", 500);
 }
 
 #[test]
