@@ -157,6 +157,16 @@ mod tests {
         Problem::new(object, FieldPath::spec(), reason, "no such node")
     }
 
+    /// A count of the current version by two proxies, which ACKed it.
+    fn two_acks(writer: &StatusWriter) -> AckCount {
+        AckCount {
+            digest: writer.ack_counter.digest(&route()),
+            concerned: 2,
+            acked: 2,
+            ..AckCount::default()
+        }
+    }
+
     fn report(writer: &mut StatusWriter, stream: u64, count: AckCount) {
         let replica = stream.to_string();
         writer.record_peer_event(PeerEvent::Connected { stream, replica });
@@ -167,12 +177,7 @@ mod tests {
     #[tokio::test]
     async fn report_about_other_versions_adds_no_acks() {
         let mut writer = fixture().writer;
-        let current = AckCount {
-            digest: writer.ack_counter.digest(&route()),
-            concerned: 2,
-            acked: 2,
-            ..AckCount::default()
-        };
+        let current = two_acks(&writer);
         report(&mut writer, 1, current.clone());
         let proxies = writer.proxy_counts(&route());
         assert_eq!((proxies.acked, proxies.concerned), (2, 2));
@@ -242,12 +247,7 @@ mod tests {
     #[tokio::test]
     async fn status_is_made_anew_only_for_other_counts_than_it_shows() {
         let mut writer = fixture().writer;
-        let current = AckCount {
-            digest: writer.ack_counter.digest(&route()),
-            concerned: 2,
-            acked: 2,
-            ..AckCount::default()
-        };
+        let current = two_acks(&writer);
         report(&mut writer, 1, current.clone());
         assert_eq!(writer.dirty.take(9), [route()]);
         writer.shown_counts(&route());
