@@ -23,7 +23,6 @@ use evermesh_testkit::{
     http::Address,
     kubernetes::{self, ApiServer},
     process::Process,
-    relay::PortForward,
     tools,
 };
 
@@ -37,7 +36,6 @@ const POLL: Duration = Duration::from_millis(50);
 /// processes that use them.
 #[derive(Debug)]
 pub(crate) struct LocalCluster {
-    _forward: PortForward,
     components: Vec<Component>,
     _api: ApiServer,
     node: LabHost,
@@ -97,10 +95,8 @@ impl LocalCluster {
         components.push(spawn("coredns", setup.dns(&api)?)?);
         report("the other components are started");
 
-        let forward = PortForward::open(node.loopback(api.address().port())).await?;
-        write_kubeconfig(&dir.path().join("kubeconfig"), &api, &forward)?;
+        write_kubeconfig(&dir.path().join("kubeconfig"), &api)?;
         let mut local = Self {
-            _forward: forward,
             components,
             _api: api,
             node,
@@ -259,9 +255,9 @@ async fn get(client: &Client, path: &str) -> Result<Value> {
     Ok(serde_json::from_str(&answer)?)
 }
 
-/// Copies the administrator's kubeconfig with the forwarded address of the API server.
-fn write_kubeconfig(path: &Path, api: &ApiServer, forward: &PortForward) -> Result<()> {
+/// Copies the administrator's kubeconfig with the address of the API server for programs of this machine.
+fn write_kubeconfig(path: &Path, api: &ApiServer) -> Result<()> {
     let mut config: Value = serde_json::from_str(&fs::read_to_string(api.kubeconfig())?)?;
-    config["clusters"][0]["cluster"]["server"] = json!(format!("https://{}", forward.address()));
+    config["clusters"][0]["cluster"]["server"] = json!(api.local_url());
     fs::write(path, config.to_string()).with_context(|| format!("writing {}", path.display()))
 }

@@ -220,6 +220,14 @@ impl ApiServer {
         format!("https://{}", self.port.address())
     }
 
+    /// The URL for programs of this machine, which differs from [`Self::url`] if the API server is on a lab host.
+    pub fn local_url(&self) -> String {
+        match &self.forward {
+            Some(forward) => format!("https://{}", forward.address()),
+            None => self.url(),
+        }
+    }
+
     /// The path of an administrator's kubeconfig.
     pub fn kubeconfig(&self) -> PathBuf {
         self.kubectl.kubeconfig().to_owned()
@@ -228,9 +236,7 @@ impl ApiServer {
     /// An administrator's client on this machine.
     pub async fn client(&self) -> Result<Client> {
         let mut config = config(&self.kubeconfig()).await?;
-        if let Some(forward) = &self.forward {
-            config.cluster_url = format!("https://{}", forward.address()).parse()?;
-        }
+        config.cluster_url = self.local_url().parse()?;
         Ok(Client::try_from(config)?)
     }
 
