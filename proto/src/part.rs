@@ -56,8 +56,10 @@ impl Resource {
         base: EncodedPart,
         parts: impl IntoIterator<Item = EncodedPart>,
     ) -> Self {
-        let mut body = BytesMut::new();
-        let parts = std::iter::once(base).chain(parts).map(|part| {
+        let encoded: Vec<EncodedPart> = std::iter::once(base).chain(parts).collect();
+        let size = encoded.iter().map(|part| part.body.len()).sum();
+        let mut body = BytesMut::with_capacity(size);
+        let parts = encoded.into_iter().map(|part| {
             let EncodedPart {
                 body: encoded,
                 name,
@@ -148,7 +150,7 @@ impl Resource {
 fn union(
     parts: &[ResourcePart],
     names: impl Fn(&ResourcePart) -> &Arc<[Arc<str>]>,
-) -> Vec<Arc<str>> {
+) -> Arc<[Arc<str>]> {
     let mut all: Vec<&Arc<str>> = parts.iter().flat_map(|part| names(part).iter()).collect();
     all.sort_unstable();
     all.dedup();
