@@ -50,7 +50,9 @@
 //! mesh ────────────▶ clusters of original destinations
 //! node, mesh ──────▶ clusters by which callers without a client policy reach the node
 //! node or gateway, its ReachableClusters, their nodes ──▶ CallerClusters: clusters by which a caller with client policies
-//!     reaches nodes ──▶ NodeEgress, egress route configurations, GatewayResources
+//!     reaches nodes ──▶ NodeEgress, GatewayResources
+//! CallerClusters, service, router ──▶ the NodeServiceRoutes of one caller, if its clusters have other names than those
+//!     of all callers ──▶ egress route configurations
 //! node, endpoints ─▶ load assignments
 //! views, secrets ──▶ secrets with certificates and keys of Kubernetes Secrets
 //! ```

@@ -14,6 +14,8 @@ use std::{
 
 use evermesh_model::{ResourceName, SecretName, ServiceName};
 
+use crate::tls::RenamedBackend;
+
 /// An input of a stage: an object of the graph, or the output of an earlier stage.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Dependency {
@@ -30,6 +32,9 @@ pub(crate) enum Dependency {
     Targets(ServiceName),
     /// The own clusters of a node or gateway.
     CallerClusters(ResourceName),
+    /// Whether the backend is one.
+    RenamedBackend(RenamedBackend),
+    CallerRoutes(RenamedBackend),
     NodeRoutes(ServiceName),
     GatewayRoutes(ServiceName),
     Ingress(ResourceName),

@@ -14,7 +14,7 @@ use evermesh_model::{
 };
 use evermesh_proto::{ProxyView, ResourceKey};
 
-use self::callers::{CallerStage, caller_of, own_clusters_of};
+use self::callers::{CallerStage, caller_of, own_clusters_of, renamed_backend_of};
 use crate::{
     Derived, ResourceChanges, cluster, endpoint, listener,
     listener::{GatewayResources, NodeEgress, NodeIngress},
@@ -22,7 +22,7 @@ use crate::{
     secret::{self, SecretUses},
     service::{self, GatewayServiceRoutes, NodeServiceRoutes, ReachableClusters},
     stage::{Dependency, DerivationStage, OutputChange, TrackedReads},
-    tls::{CallerClusters, ClusterNames},
+    tls::{ClusterNames, RenamedBackend},
 };
 
 /// The state that [`crate::derive`] keeps between updates. A memo only saves work: the result is that of an empty one.
@@ -33,6 +33,7 @@ pub struct DeriveMemo {
     original_destinations: DerivationStage<Arc<str>, EncodedResources>,
     clusters: DerivationStage<ResourceName, EncodedResources>,
     callers: CallerStage,
+    caller_routes: DerivationStage<RenamedBackend, NodeServiceRoutes>,
     caller_assignments: DerivationStage<ResourceName, EncodedResources>,
     assignments: DerivationStage<ResourceName, EncodedResources>,
     reachable: DerivationStage<ServiceName, ReachableClusters>,
@@ -178,7 +179,7 @@ impl DeriveMemo {
         );
     }
 
-    /// The own clusters of nodes and gateways with client policies.
+    /// The own clusters of nodes and gateways with client policies, and the routes that name them.
     fn update_callers(
         &mut self,
         graph: &Graph,
@@ -190,7 +191,15 @@ impl DeriveMemo {
             callers::derive(graph, reachable, name, reads)
         }) {
             self.derived.apply(&change, |own| &own.resources, out);
+            changed.extend(callers::renamed(&change).map(Dependency::RenamedBackend));
             changed.insert(Dependency::CallerClusters(change.key));
+        }
+        let callers = self.callers.outputs();
+        let stage = &mut self.caller_routes;
+        for change in stage.update(changed, renamed_backend_of, |backend, reads| {
+            callers::derive_routes(graph, callers, backend, reads)
+        }) {
+            changed.insert(Dependency::CallerRoutes(change.key));
         }
     }
 
@@ -280,27 +289,23 @@ impl DeriveMemo {
         }
         for change in self.egress_routes.update(changed, node_of, |name, reads| {
             let node = reads.get(&graph.nodes, name, Dependency::Node)?;
-            let own = reads.get(callers, name, Dependency::CallerClusters);
-            let own = own.as_deref();
             if let Some(ports) = &node.local_ports {
+                let own = reads.get(callers, name, Dependency::CallerClusters);
                 let ports = listener::local_ports(&node, ports, |service| {
                     read_service(graph, service, reads)
                 });
-                return Some(listener::local_egress_routes(&node, &ports, own));
+                return Some(listener::local_egress_routes(&node, &ports, own.as_deref()));
             }
             let egress = reads.get(self.egress.outputs(), name, Dependency::Egress)?;
             let backends: Vec<_> = backends(&node)
-                .filter_map(|it| {
-                    let names = CallerClusters::names(own, &it.hostname);
-                    if names.are_shared() {
-                        return reads.get(self.node_routes.outputs(), &it, Dependency::NodeRoutes);
+                .filter_map(|service| {
+                    if egress.renamed.contains(&service.hostname) {
+                        let routes = self.caller_routes.outputs();
+                        let caller = name.clone();
+                        let backend = RenamedBackend { caller, service };
+                        return reads.get(routes, &backend, Dependency::CallerRoutes);
                     }
-                    let (service, router) = read_service(graph, &it, reads)?;
-                    Some(Arc::new(service::node_service_routes(
-                        &service,
-                        router.as_deref(),
-                        names,
-                    )))
+                    reads.get(self.node_routes.outputs(), &service, Dependency::NodeRoutes)
                 })
                 .collect();
             Some(listener::node_egress_routes(&egress, &backends))

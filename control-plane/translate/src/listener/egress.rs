@@ -38,6 +38,10 @@ pub(crate) struct NodeEgress {
     pub(crate) keys: Vec<ResourceKey>,
     /// The HTTP ports, ascending, with the keys of their route configurations.
     routes: Vec<(u16, ResourceKey)>,
+    /// The host names of the backends to which the node has routes of its own ([`RenamedBackend`]).
+    ///
+    /// [`RenamedBackend`]: crate::tls::RenamedBackend
+    pub(crate) renamed: BTreeSet<Arc<str>>,
     /// The virtual host for names that belong to no backend; `None` if the mesh drops them.
     fallback: Option<EncodedPart>,
     /// The origins that all route configurations share.
@@ -132,21 +136,18 @@ pub(crate) fn node_egress(
         let targets = reachable.clusters.iter();
         targets.flat_map(|it| CallerClusters::target_keys(own, &scope, &reachable.hostname, it))
     });
-    let original_destinations = [amazonaws, allow_all.clone()];
+    let original_destinations = [amazonaws, allow_all.clone()].into_iter().flatten();
     let keys = targets
-        .chain(
-            original_destinations
-                .into_iter()
-                .flatten()
-                .map(cluster::shared_key),
-        )
+        .chain(original_destinations.map(cluster::shared_key))
         .chain(routes.iter().map(|(_, key)| key.clone()))
         .chain(resources.iter().map(|(key, _)| key.clone()))
         .collect();
+    let renamed = own.into_iter().flat_map(CallerClusters::renamed);
     NodeEgress {
         resources,
         keys,
         routes,
+        renamed: renamed.cloned().collect(),
         fallback: allow_all.map(|cluster| EncodedPart {
             body: service::encode_virtual_host(pass_through_host(&cluster)),
             name: "*".into(),

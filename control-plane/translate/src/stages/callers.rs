@@ -9,13 +9,13 @@ use evermesh_model::{
     ClientTls, Graph, ObjectRef, ProxyKind, ResolvedGateway, ResourceName, ServiceName,
 };
 
-use super::backends;
+use super::{backends, read_service};
 use crate::{
     endpoint,
     scope::{EncodedResources, ProxyScope},
-    service::ReachableClusters,
-    stage::{Dependency, DerivationStage, TrackedReads},
-    tls::{CalledService, CallerClusters, caller_clusters},
+    service::{self, NodeServiceRoutes, ReachableClusters},
+    stage::{Dependency, DerivationStage, OutputChange, TrackedReads},
+    tls::{CalledService, CallerClusters, RenamedBackend, caller_clusters},
     wire,
 };
 
@@ -77,6 +77,39 @@ fn own_clusters(
     }))
 }
 
+/// The backends that were or are [`RenamedBackend`]s of a caller whose own clusters changed.
+pub(super) fn renamed(
+    change: &OutputChange<ResourceName, CallerClusters>,
+) -> impl Iterator<Item = RenamedBackend> {
+    let caller = &change.key;
+    let own = change.before.iter().chain(&change.after);
+    let hostnames = own.flat_map(|own| own.renamed());
+    hostnames.map(|hostname| RenamedBackend {
+        caller: caller.clone(),
+        service: ServiceName {
+            mesh: Arc::clone(&caller.mesh),
+            hostname: Arc::clone(hostname),
+        },
+    })
+}
+
+/// The routes by which a caller reaches a backend. `None` if they are those of all callers.
+pub(super) fn derive_routes(
+    graph: &Graph,
+    callers: &BTreeMap<ResourceName, Arc<CallerClusters>>,
+    RenamedBackend { caller, service }: &RenamedBackend,
+    reads: &mut TrackedReads,
+) -> Option<NodeServiceRoutes> {
+    let own = callers.get(caller)?;
+    let names = CallerClusters::names(Some(own), &service.hostname);
+    if names.are_shared() {
+        return None;
+    }
+    let (service, router) = read_service(graph, service, reads)?;
+    let router = router.as_deref();
+    Some(service::node_service_routes(&service, router, names))
+}
+
 /// The load assignments of a caller's own clusters whose names are not those of the shared ones. One of a node whose
 /// endpoints are not known does not exist.
 pub(super) fn derive_assignments(
@@ -106,6 +139,14 @@ pub(super) fn targets(gateway: &ResolvedGateway) -> BTreeSet<&ServiceName> {
 pub(super) fn own_clusters_of(read: &Dependency) -> Option<&ResourceName> {
     match read {
         Dependency::CallerClusters(name) => Some(name),
+        _ => None,
+    }
+}
+
+/// The backend that a caller has other clusters for, or had.
+pub(super) fn renamed_backend_of(read: &Dependency) -> Option<&RenamedBackend> {
+    match read {
+        Dependency::RenamedBackend(backend) => Some(backend),
         _ => None,
     }
 }
@@ -199,6 +240,55 @@ mod tests {
         }
     }
 
+    /// Three services with other routes to the same nodes. A caller has one of these policies for each.
+    fn with_policies(weight: u32, policies: [usize; 3]) -> evermesh_model::Graph {
+        let mut graph = graph(100);
+        let ports = [(80, Protocol::Http)];
+        let targets = vec![
+            builders::target("a", ports[0], weight),
+            builders::target("b", ports[0], 100),
+        ];
+        let routes = vec![builders::route("t", "http", builders::http("/", targets))];
+        builders::add_router(&mut graph, builders::router("t", routes));
+        let provider = ServiceProvider::Router(builders::router_name("t"));
+        builders::add_service(&mut graph, builders::service("t.ns", provider, &ports));
+        let node = ServiceProvider::Node(builders::node_name("a"));
+        builders::add_service(&mut graph, builders::service("u.ns", node, &ports));
+        let mut caller = builders::node("caller", &[], &["s.ns", "t.ns", "u.ns"]);
+        for (backend, policy) in caller.backends.iter_mut().zip(policies) {
+            backend.tls = settings::policy(policy);
+        }
+        builders::add_node(&mut graph, caller);
+        graph
+    }
+
+    fn hostnames_of_own_routes(memo: &DeriveMemo) -> Vec<String> {
+        let backends = memo.caller_routes.outputs().keys();
+        backends.map(|it| it.service.hostname.to_string()).collect()
+    }
+
+    #[test]
+    fn shifted_weight_derives_own_routes_of_its_service_only() {
+        let mut memo = DeriveMemo::default();
+        let mut graph = with_policies(100, [2, 3, 4]);
+        memo.update(&graph);
+        assert_eq!(hostnames_of_own_routes(&memo), ["t.ns", "u.ns"]);
+        let before = memo.caller_routes.runs;
+        graph.routers = with_policies(50, [2, 3, 4]).routers;
+        let changes = memo.update(&graph);
+        assert_eq!(memo.caller_routes.runs, before + 1);
+        let names: Vec<&str> = changes.resources.keys().map(|key| &*key.name).collect();
+        assert_eq!(names, ["rds_egress_http_80"]);
+    }
+
+    #[test]
+    fn equal_policies_have_no_own_routes() {
+        let mut memo = DeriveMemo::default();
+        memo.update(&with_policies(100, [2, 3, 4]));
+        memo.update(&with_policies(100, [2, 2, 2]));
+        assert_eq!(hostnames_of_own_routes(&memo), [""; 0]);
+    }
+
     #[test]
     fn shifted_weight_runs_no_stage_of_clusters() {
         let mut memo = DeriveMemo::default();
@@ -219,5 +309,6 @@ mod tests {
         let kinds = changes.resources.keys().map(|key| key.kind.as_str());
         let kinds: std::collections::BTreeSet<&str> = kinds.collect();
         assert_eq!(kinds, ["listener", "route"].into());
+        assert!(changes.views.is_empty(), "{:?}", changes.views);
     }
 }

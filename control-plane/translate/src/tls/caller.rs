@@ -12,7 +12,7 @@ use std::{
 
 use evermesh_model::{
     CertificateSource, ClientTls, NodeListener, PeerValidation, ResolvedMesh, ResolvedNode,
-    ResourceName, RouteTarget,
+    ResourceName, RouteTarget, ServiceName,
 };
 use evermesh_proto::{ResourceKey, ResourceType};
 
@@ -42,6 +42,14 @@ pub(crate) struct RenamedAssignment {
     pub(crate) node: ResourceName,
     /// The port of the node's listener.
     pub(crate) port: u16,
+}
+
+/// A backend to which a caller has routes of its own, because the names of its clusters are not all those of the shared
+/// ones.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct RenamedBackend {
+    pub(crate) caller: ResourceName,
+    pub(crate) service: ServiceName,
 }
 
 /// Own clusters by the name of the shared cluster that they replace.
@@ -78,6 +86,12 @@ impl CallerClusters {
     /// The names of the clusters by which this caller reaches the targets of a service.
     pub(crate) fn names<'a>(own: Option<&'a Self>, service: &str) -> ClusterNames<'a> {
         ClusterNames(own.and_then(|it| it.own.get(service)))
+    }
+
+    /// The host names of the backends that are [`RenamedBackend`]s.
+    pub(crate) fn renamed(&self) -> impl Iterator<Item = &Arc<str>> {
+        let backends = self.own.keys();
+        backends.filter(|backend| !Self::names(Some(self), backend).are_shared())
     }
 
     /// The keys by which the caller reaches a target of a service: those of its own cluster, if it has one, or of the

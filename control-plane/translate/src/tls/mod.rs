@@ -30,7 +30,7 @@ use evermesh_proto::{
 use prost::Name;
 
 pub(crate) use self::{
-    caller::{CalledService, CallerClusters, ClusterNames, caller_clusters},
+    caller::{CalledService, CallerClusters, ClusterNames, RenamedBackend, caller_clusters},
     client::{TargetTls, alpn, shared_trust},
     secret::{ProxySecrets, SecretDirection, stored_key},
     server::filter_chains,
