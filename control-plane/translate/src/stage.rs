@@ -131,14 +131,14 @@ impl<K: Ord + Clone, T: PartialEq> DerivationStage<K, T> {
 
     /// Replaces the recorded dependencies of `key`.
     fn set_dependencies(&mut self, key: &K, reads: Vec<Dependency>) {
+        if self.reads.get(key).map_or(&[][..], Vec::as_slice) == reads {
+            return;
+        }
         let before = if reads.is_empty() {
             self.reads.remove(key)
         } else {
             self.reads.insert(key.clone(), reads.clone())
         };
-        if before.as_ref() == Some(&reads) {
-            return;
-        }
         for read in before.into_iter().flatten() {
             if let Some(keys) = self.readers.get_mut(&read) {
                 keys.remove(key);
