@@ -41,12 +41,12 @@ impl ProxyKind {
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ResourceName {
-    /// The `awsName` of the mesh.
-    pub mesh: Arc<str>,
+    /// The `awsName` of the node, gateway or router. First, because names of one mesh are compared most.
+    pub name: Arc<str>,
     /// Node, gateway or router.
     pub kind: ProxyKind,
-    /// The `awsName` of the node, gateway or router.
-    pub name: Arc<str>,
+    /// The `awsName` of the mesh.
+    pub mesh: Arc<str>,
 }
 
 impl ResourceName {

@@ -9,10 +9,11 @@ use crate::{ObjectRef, Protocol, ResolvedRoute, ResourceName};
 /// The identity of a virtual service: its mesh and its host name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ServiceName {
+    /// The `awsName` of the virtual service, which clients send as `Host`. First, because names of one mesh are compared
+    /// most.
+    pub hostname: Arc<str>,
     /// The `awsName` of the mesh.
     pub mesh: Arc<str>,
-    /// The `awsName` of the virtual service, which clients send as `Host`.
-    pub hostname: Arc<str>,
 }
 
 impl fmt::Display for ServiceName {
