@@ -48,8 +48,10 @@ const PROXIES: usize = 2 * SERVICES;
 const CONCERNED: usize = 2 * CALLERS;
 /// Number of nodes that no proxy uses.
 const IDLE: usize = 17_000;
-/// Number of changes of weights.
-const CHANGES: usize = 100;
+/// Number of changes of weights. `/debug/changes` has the last 256.
+const CHANGES: usize = 250;
+/// Number of times that all proxies reconnect.
+const RECONNECTIONS: usize = 3;
 /// Pause between two changes.
 const PAUSE: Duration = Duration::from_millis(100);
 /// Time for counts and deferred statuses to be brought up to date: longer than proxies count as starting.
@@ -162,12 +164,14 @@ impl Setting {
         change_weights(&client, &control_plane, &mut fleet, weight).await?;
         sleep(SETTLED).await;
 
-        let reconnect = Measurement::start(&control_plane)?;
-        let all = fleet.disconnect().await?;
-        let _fleet = ProxyFleet::connect(&address, all).await?;
-        reconnect.print("reconnect, until the last stream is open", 1)?;
-        sleep(SETTLED).await;
-        reconnect.print("reconnect", 1)?;
+        for _ in 0..RECONNECTIONS {
+            let reconnect = Measurement::start(&control_plane)?;
+            let all = fleet.disconnect().await?;
+            fleet = ProxyFleet::connect(&address, all).await?;
+            reconnect.print("reconnect, until the last stream is open", 1)?;
+            sleep(SETTLED).await;
+            reconnect.print("reconnect", 1)?;
+        }
         control_plane.stop().await
     }
 }
