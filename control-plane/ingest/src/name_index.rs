@@ -366,3 +366,34 @@ pub(crate) fn unique_ports(
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use evermesh_model::ProxyKind;
+
+    use super::*;
+
+    #[test]
+    fn entry_is_made_of_both_forms_of_one_object() {
+        let name = |name: &str| ResourceName::new("m", ProxyKind::VirtualRouter, name);
+        let both = |names: &[&str]| {
+            let values = names.iter().map(|it| (name(it), Arc::new(name(it))));
+            Arc::new(values.collect())
+        };
+        let parsed: SharedMap<_, ResourceName> = both(&["a", "b", "c", "d"]);
+        let resolved: SharedMap<_, ResourceName> = both(&["b", "d"]);
+        let entry = |parsed: &ResourceName, resolved: &ResourceName| {
+            assert_eq!(parsed, resolved);
+            IndexEntry {
+                name: parsed.clone(),
+                object: ObjectRef::new(Kind::VirtualRouter, "n", Arc::clone(&parsed.name)),
+                ports: Vec::new(),
+                virtual_ips: Vec::new(),
+                age: ObjectAge::default(),
+            }
+        };
+        let index = NameIndexMemo::default().update(&parsed, &resolved, entry);
+        let names: Vec<_> = index.by_name.values().map(|it| it.name.clone()).collect();
+        assert_eq!(names, [name("b"), name("d")]);
+    }
+}
