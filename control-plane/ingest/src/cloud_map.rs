@@ -5,8 +5,8 @@
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use evermesh_model::{
-    CloudMapService, CloudMapState, Endpoint, Health, Instance, IpFamilyPreference, Locality,
-    Problem, Reason, ResolvedNode, endpoint::CloudMapFailure, problem::FieldPath,
+    CloudMapService, CloudMapState, Endpoint, EndpointPorts, Health, Instance, IpFamilyPreference,
+    Locality, Problem, Reason, ResolvedNode, endpoint::CloudMapFailure, problem::FieldPath,
 };
 
 use crate::pods::OwnPods;
@@ -60,7 +60,7 @@ fn read(instance: &Instance, preference: Option<IpFamilyPreference>) -> Option<E
             Some(IpFamilyPreference::Ipv6Only) => ipv6?,
             None => ipv4.or(ipv6)?,
         },
-        target_ports: BTreeMap::new(),
+        ports: EndpointPorts::Same,
         health: Health::Healthy,
     })
 }

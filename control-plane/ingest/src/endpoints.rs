@@ -8,8 +8,8 @@ use std::{collections::BTreeMap, sync::Arc};
 use evermesh_crds::v1beta2;
 use evermesh_model::{
     CloudMapService, CloudMapState, Discovery, Endpoint, FastEq, Graph, Kind, Locality, Memo,
-    MemoInput, NodeListener, ObjectRef, Problem, ResolvedMesh, ResolvedNode, ResourceName,
-    ServicePort, SharedMap, endpoint::CloudMapFailure,
+    MemoInput, NodeListener, ObjectRef, Problem, Reason, ResolvedMesh, ResolvedNode, ResourceName,
+    ServicePort, SharedMap, endpoint::CloudMapFailure, problem::FieldPath,
 };
 use k8s_openapi::api::{
     core::v1::{Node, Pod, Service},
@@ -67,7 +67,7 @@ pub fn cloud_map_users(graph: &Graph) -> BTreeMap<CloudMapService, Vec<ResourceN
 }
 
 /// The inputs from which the endpoints of one node are derived.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct EndpointSources {
     slices: Vec<Arc<EndpointSlice>>,
     service: Option<Arc<Service>>,
@@ -76,24 +76,24 @@ struct EndpointSources {
     own_pods: Option<(Arc<v1beta2::VirtualNode>, ObjectMap<Pod>)>,
 }
 
-impl MemoInput for EndpointSources {
-    type Stored = Self;
+impl MemoInput for &EndpointSources {
+    type Stored = EndpointSources;
 
-    fn is_unchanged(&self, last: &Self) -> bool {
-        let Self {
+    fn is_unchanged(&self, last: &EndpointSources) -> bool {
+        let EndpointSources {
             slices,
             service,
             cloud_map,
             own_pods,
-        } = self;
+        } = *self;
         slices.fast_eq(&last.slices)
             && service.fast_eq(&last.service)
             && cloud_map.fast_eq(&last.cloud_map)
             && own_pods.fast_eq(&last.own_pods)
     }
 
-    fn into_stored(self) -> Self {
-        self
+    fn into_stored(self) -> EndpointSources {
+        self.clone()
     }
 }
 
@@ -138,20 +138,13 @@ fn derive(
     locality_of: impl Fn(&str) -> Locality,
 ) -> Vec<Endpoint> {
     match &node.discovery {
-        Some(Discovery::Slices { .. }) => {
-            let listeners: Vec<ServicePort> = node
-                .listeners
-                .iter()
-                .map(NodeListener::service_port)
-                .collect();
-            slices::endpoints(
-                sources.slices.iter().map(|slice| &**slice),
-                sources.service.as_deref(),
-                &listeners,
-                mesh.ip_preference,
-                locality_of,
-            )
-        }
+        Some(Discovery::Slices { .. }) => slices::endpoints(
+            sources.slices.iter().map(|slice| &**slice),
+            sources.service.as_deref(),
+            &listener_ports(node),
+            mesh.ip_preference,
+            locality_of,
+        ),
         Some(Discovery::CloudMap { attributes, .. }) => cloud_map::endpoints(
             sources.cloud_map.as_deref(),
             attributes,
@@ -162,11 +155,49 @@ fn derive(
     }
 }
 
-fn problem(node: &ResolvedNode, state: &CloudMapState) -> Option<Problem> {
-    let Some(Discovery::CloudMap { service, .. }) = &node.discovery else {
-        return None;
+/// The problems of a node whose Cloud Map service failed or is full, or of whose listeners one lacks endpoints.
+fn problems(node: &ResolvedNode, sources: &EndpointSources) -> Vec<Problem> {
+    match &node.discovery {
+        Some(Discovery::CloudMap { service, .. }) => {
+            let state = sources.cloud_map.as_deref();
+            let problem = state.map(|state| cloud_map::problem(node, service, state));
+            problem.into_iter().collect()
+        }
+        Some(Discovery::Slices {
+            namespace, service, ..
+        }) => {
+            let missing = slices::missing_ports(
+                sources.slices.iter().map(|slice| &**slice),
+                sources.service.as_deref(),
+                &listener_ports(node),
+            );
+            let missing = missing.into_iter().map(|port| {
+                let message = format!(
+                    "no EndpointSlice of Service {namespace}/{service} has a port for {port}, so the listener has no \
+                     endpoints; add the port to the Service, or listen on one of its ports"
+                );
+                let field = FieldPath::spec().field("listeners");
+                Problem::new(&node.object, field, Reason::ServicePortNotFound, message)
+            });
+            missing.collect()
+        }
+        Some(Discovery::Dns { .. }) | None => Vec::new(),
+    }
+}
+
+/// Whether a listener of a node has no endpoint.
+fn lacks_port(node: &ResolvedNode, endpoints: Option<&Arc<Vec<Endpoint>>>) -> bool {
+    let has_port = |port| {
+        let mut endpoints = endpoints.into_iter().flat_map(|endpoints| &**endpoints);
+        endpoints.any(|endpoint| endpoint.ports.of(port).is_some())
     };
-    Some(cloud_map::problem(node, service, state))
+    let mut listeners = node.listeners.iter();
+    listeners.any(|listener| !has_port(listener.port))
+}
+
+fn listener_ports(node: &ResolvedNode) -> Vec<ServicePort> {
+    let listeners = node.listeners.iter();
+    listeners.map(NodeListener::service_port).collect()
 }
 
 /// Region and zone of every Kubernetes node.
@@ -179,14 +210,12 @@ type Parts = (
     NodeLocalities,
 );
 
-type FailedInput = (Arc<ResolvedNode>, Arc<CloudMapState>);
-
 /// Memo of the endpoint stage.
 #[derive(Debug, Default)]
 pub(crate) struct EndpointMemo {
     localities: Memo<ObjectRef, Arc<Node>, Locality>,
     endpoints: Memo<ResourceName, Parts, Vec<Endpoint>>,
-    problems: Memo<ResourceName, FailedInput, Arc<[Problem]>>,
+    problems: Memo<ResourceName, (Arc<ResolvedNode>, EndpointSources), Arc<[Problem]>>,
 }
 
 impl EndpointMemo {
@@ -206,22 +235,11 @@ impl EndpointMemo {
             Some((name, node, mesh, sources))
         });
         let served: Vec<_> = served.collect();
-        let troubled = served.iter().filter_map(|(name, node, _, sources)| {
-            let state = sources.cloud_map.as_ref()?;
-            (state.failure.is_some() || state.is_full).then_some((*name, (*node, state)))
-        });
-        let problems = self.problems.update(troubled, |_, (node, state)| {
-            problem(node, state).into_iter().collect()
-        });
-        let problems = problems
-            .values()
-            .map(|problems| Arc::clone(&**problems))
-            .collect();
         let known = served
-            .into_iter()
+            .iter()
             .filter(|(_, node, _, sources)| is_known(node, sources));
         let inputs =
-            known.map(|(name, node, mesh, sources)| (name, (node, mesh, sources, &localities)));
+            known.map(|(name, node, mesh, sources)| (*name, (*node, *mesh, sources, &localities)));
         let values = self
             .endpoints
             .update(inputs, |_, (node, mesh, sources, localities)| {
@@ -232,6 +250,19 @@ impl EndpointMemo {
                         .unwrap_or_default()
                 })
             });
+        let troubled = served.iter().filter(|(name, node, _, sources)| {
+            let cloud_map = sources.cloud_map.as_ref();
+            cloud_map.is_some_and(|state| state.failure.is_some() || state.is_full)
+                || (!sources.slices.is_empty() && lacks_port(node, values.get(*name)))
+        });
+        let inputs = troubled.map(|(name, node, _, sources)| (*name, (*node, sources)));
+        let problems = self
+            .problems
+            .update(inputs, |_, (node, sources)| problems(node, sources).into());
+        let problems = problems
+            .values()
+            .map(|problems| Arc::clone(&**problems))
+            .collect();
         StageOutput { values, problems }
     }
 }

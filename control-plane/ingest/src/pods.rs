@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use evermesh_model::{Endpoint, Health, IpFamilyPreference, Locality, ObjectRef};
+use evermesh_model::{Endpoint, EndpointPorts, Health, IpFamilyPreference, Locality, ObjectRef};
 use k8s_openapi::{
     api::core::v1::{Node, Pod, PodStatus},
     apimachinery::pkg::apis::meta::v1::LabelSelector,
@@ -94,7 +94,7 @@ impl OwnPods {
             let endpoint = Endpoint {
                 locality: node.map(&locality_of).unwrap_or_default(),
                 address,
-                target_ports: BTreeMap::new(),
+                ports: EndpointPorts::Same,
                 health,
             };
             own.endpoints.insert(address, endpoint);

@@ -9,11 +9,11 @@ use std::{
 };
 
 use evermesh_model::{
-    Endpoint, Health, IpFamilyPreference, Kind, Locality, ObjectRef, ServicePort,
+    Endpoint, EndpointPorts, Health, IpFamilyPreference, Kind, Locality, ObjectRef, ServicePort,
 };
 use k8s_openapi::api::{
     core::v1::Service,
-    discovery::v1::{Endpoint as SliceEndpoint, EndpointConditions, EndpointSlice},
+    discovery::v1::{Endpoint as SliceEndpoint, EndpointConditions, EndpointPort, EndpointSlice},
 };
 
 /// Label with the name of the Service to which a slice belongs.
@@ -58,8 +58,10 @@ pub(crate) fn service(hostname: &str, namespace: Option<&str>) -> Option<ObjectR
     ))
 }
 
-/// The endpoints of a Service, in ascending order, without duplicate addresses. `locality_of` returns the location of a
-/// Kubernetes node.
+/// The endpoints of a Service, in ascending order. `locality_of` returns the location of a Kubernetes node.
+///
+/// The ports of a slice are those of its endpoints alone: the slices of a Service have different ports if its pods have
+/// different numbers for a named `targetPort`.
 pub(crate) fn endpoints<'a>(
     slices: impl Iterator<Item = &'a EndpointSlice> + Clone,
     service: Option<&Service>,
@@ -68,35 +70,100 @@ pub(crate) fn endpoints<'a>(
     locality_of: impl Fn(&str) -> Locality,
 ) -> Vec<Endpoint> {
     let family = family(slices.clone(), preference);
-    let service_ports = service_ports(service);
-    let mut by_address: BTreeMap<IpAddr, Endpoint> = BTreeMap::new();
-    for slice in slices {
-        let EndpointSlice {
-            address_type,
-            endpoints,
-            metadata: _,
-            ports: _,
-        } = slice;
-        if address_type != family {
-            continue;
-        }
-        let target_ports = target_ports(slice, &service_ports, listeners);
-        for endpoint in endpoints.iter().flatten() {
-            let Some(endpoint) = read(endpoint, &target_ports, &locality_of) else {
+    let ports = ServicePorts::of(service);
+    // The keys are addresses, ports of listeners and ports of endpoints.
+    let mut found: BTreeMap<(IpAddr, u16, u16), (Locality, Health)> = BTreeMap::new();
+    for slice in slices.filter(|slice| slice.address_type == family) {
+        let of_slice = listeners
+            .iter()
+            .filter_map(|it| Some((it.port, ports.target(slice, it.port)?)));
+        let of_slice: Vec<(u16, u16)> = of_slice.collect();
+        for endpoint in slice.endpoints.iter().flatten() {
+            let Some((address, locality, health)) = read(endpoint, &locality_of) else {
                 continue;
             };
-            let known = by_address
-                .entry(endpoint.address)
-                .or_insert(endpoint.clone());
-            // While the endpoint controller moves a pod between slices, both may contain it.
-            if endpoint.health < known.health {
-                *known = endpoint;
+            for (listener, target) in &of_slice {
+                // While the endpoint controller moves a pod between slices, both may contain it.
+                let known = found.entry((address, *listener, *target));
+                let known = known.or_insert_with(|| (locality.clone(), health));
+                if health < known.1 {
+                    *known = (locality.clone(), health);
+                }
             }
         }
     }
-    let mut endpoints: Vec<Endpoint> = by_address.into_values().collect();
+    joined(found, listeners)
+}
+
+/// Endpoints at one address with the same health.
+#[derive(Default)]
+struct SameHealth {
+    ports: Vec<BTreeMap<u16, u16>>,
+    /// The listener whose port was added last.
+    listener: u16,
+    /// The number of ports of that listener.
+    count: usize,
+}
+
+/// Joins the ports that an address has with the same health to one endpoint. Pods of a host's network may have one
+/// address, and then a listener has several ports there, each of another endpoint.
+fn joined(
+    found: BTreeMap<(IpAddr, u16, u16), (Locality, Health)>,
+    listeners: &[ServicePort],
+) -> Vec<Endpoint> {
+    let mut groups: BTreeMap<(Locality, IpAddr, Health), SameHealth> = BTreeMap::new();
+    for ((address, listener, target), (locality, health)) in found {
+        let group = groups.entry((locality, address, health)).or_default();
+        if group.listener != listener {
+            (group.listener, group.count) = (listener, 0);
+        }
+        if group.count == group.ports.len() {
+            group.ports.push(BTreeMap::new());
+        }
+        group.ports[group.count].insert(listener, target);
+        group.count += 1;
+    }
+    let is_same = |ports: &BTreeMap<u16, u16>| {
+        let mut listeners = listeners.iter();
+        listeners.all(|it| ports.get(&it.port) == Some(&it.port))
+    };
+    let endpoints = groups.into_iter().flat_map(|(key, of_key)| {
+        let all = of_key.ports.into_iter();
+        all.map(move |ports| (key.clone(), ports))
+    });
+    let endpoints = endpoints.map(|((locality, address, health), ports)| Endpoint {
+        locality,
+        address,
+        ports: if is_same(&ports) {
+            EndpointPorts::Same
+        } else {
+            EndpointPorts::Mapped(ports)
+        },
+        health,
+    });
+    let mut endpoints: Vec<Endpoint> = endpoints.collect();
     endpoints.sort();
     endpoints
+}
+
+/// The ports of listeners that no slice has, so that no pod of the Service can ever be their endpoint. None if the Service
+/// has no slices.
+pub(crate) fn missing_ports<'a>(
+    slices: impl Iterator<Item = &'a EndpointSlice> + Clone,
+    service: Option<&Service>,
+    listeners: &[ServicePort],
+) -> Vec<u16> {
+    let ports = ServicePorts::of(service);
+    let with_endpoints = slices.filter(|slice| slice.endpoints.iter().flatten().next().is_some());
+    if with_endpoints.clone().next().is_none() {
+        return Vec::new();
+    }
+    let listeners = listeners.iter().map(|listener| listener.port);
+    let is_missing = |port: &u16| {
+        let mut slices = with_endpoints.clone();
+        slices.all(|slice| ports.target(slice, *port).is_none())
+    };
+    listeners.filter(is_missing).collect()
 }
 
 /// The `addressType` to use. Without a preference, IPv4 is used if the Service has it, so that a pod with two addresses
@@ -112,48 +179,66 @@ fn family<'a>(
     }
 }
 
-/// Ports of the Service by name. Empty for a headless Service, which does not map ports.
-fn service_ports(service: Option<&Service>) -> BTreeMap<&str, u16> {
-    service
-        .and_then(|service| service.spec.as_ref())
-        .filter(|spec| spec.cluster_ip.as_deref() != Some("None"))
-        .and_then(|spec| spec.ports.as_ref())
-        .into_iter()
-        .flatten()
-        .filter_map(|port| {
-            Some((
-                port.name.as_deref().unwrap_or_default(),
-                u16::try_from(port.port).ok()?,
-            ))
-        })
-        .collect()
+/// The TCP ports of a Service.
+#[derive(Debug, Default)]
+struct ServicePorts<'a> {
+    /// The names of the ports, which are those of the ports of its slices.
+    names: BTreeMap<u16, &'a str>,
+    /// Whether the Service is headless: its name resolves to the pods, so a client that calls a port reaches the port of
+    /// this number.
+    is_headless: bool,
 }
 
-/// Maps the ports of listeners, which are ports of the Service, to the ports of the slice's pods, where the two differ.
-fn target_ports(
-    slice: &EndpointSlice,
-    service_ports: &BTreeMap<&str, u16>,
-    listeners: &[ServicePort],
-) -> BTreeMap<u16, u16> {
-    slice
-        .ports
-        .iter()
-        .flatten()
-        .filter(|port| port.protocol.as_deref().is_none_or(|it| it == "TCP"))
-        .filter_map(|port| {
-            let service_port = *service_ports.get(port.name.as_deref().unwrap_or_default())?;
-            let target = u16::try_from(port.port?).ok()?;
-            let is_listener = listeners.iter().any(|one| one.port == service_port);
-            (is_listener && target != service_port).then_some((service_port, target))
-        })
-        .collect()
+impl<'a> ServicePorts<'a> {
+    /// Without an object, only the slices are known.
+    fn of(service: Option<&'a Service>) -> Self {
+        let Some(spec) = service.and_then(|service| service.spec.as_ref()) else {
+            return Self::default();
+        };
+        let ports = spec.ports.iter().flatten();
+        let ports = ports.filter(|port| is_tcp(port.protocol.as_deref()));
+        let names = ports.filter_map(|port| {
+            let name = port.name.as_deref().unwrap_or_default();
+            Some((u16::try_from(port.port).ok()?, name))
+        });
+        Self {
+            names: names.collect(),
+            is_headless: spec.cluster_ip.as_deref() == Some("None"),
+        }
+    }
+
+    /// The port at which the endpoints of a slice take what is sent to this port of the Service. `None` if they do not.
+    ///
+    /// A port without a number in the slice stands for all ports, and so does a headless Service without the port. A port
+    /// that the Service does not have can still be one of the pods.
+    fn target(&self, slice: &EndpointSlice, port: u16) -> Option<u16> {
+        let mut of_slice = slice.ports.iter().flatten();
+        let mut find = |is_wanted: &dyn Fn(&EndpointPort) -> bool| {
+            of_slice.find(|it| is_tcp(it.protocol.as_deref()) && is_wanted(it))
+        };
+        let Some(name) = self.names.get(&port) else {
+            let has_number = |it: &EndpointPort| it.port.is_none_or(|it| it == i32::from(port));
+            let is_target = self.is_headless || find(&has_number).is_some();
+            return is_target.then_some(port);
+        };
+        let found = find(&|it| it.name.as_deref().unwrap_or_default() == *name)?;
+        match found.port {
+            Some(number) if !self.is_headless => u16::try_from(number).ok(),
+            Some(_) | None => Some(port),
+        }
+    }
 }
 
+/// Whether a port takes TCP connections; the default of the API.
+fn is_tcp(protocol: Option<&str>) -> bool {
+    protocol.is_none_or(|protocol| protocol == "TCP")
+}
+
+/// The address, place and health of an endpoint; `None` if it takes nothing or has no IP address.
 fn read(
     endpoint: &SliceEndpoint,
-    target_ports: &BTreeMap<u16, u16>,
     locality_of: impl Fn(&str) -> Locality,
-) -> Option<Endpoint> {
+) -> Option<(IpAddr, Locality, Health)> {
     let EndpointConditions {
         ready,
         serving,
@@ -171,19 +256,15 @@ fn read(
     };
     // The API defines a meaning only for the first address.
     let address = endpoint.addresses.first()?.parse().ok()?;
-    Some(Endpoint {
-        locality: Locality {
-            region: endpoint
-                .node_name
-                .as_deref()
-                .map(|name| locality_of(name).region)
-                .unwrap_or_default(),
-            zone: endpoint.zone.as_deref().unwrap_or_default().into(),
-        },
-        address,
-        target_ports: target_ports.clone(),
-        health,
-    })
+    let locality = Locality {
+        region: endpoint
+            .node_name
+            .as_deref()
+            .map(|name| locality_of(name).region)
+            .unwrap_or_default(),
+        zone: endpoint.zone.as_deref().unwrap_or_default().into(),
+    };
+    Some((address, locality, health))
 }
 
 #[cfg(test)]

@@ -9,18 +9,37 @@ use std::{
 
 use serde::{Serialize, Serializer};
 
-/// One address of a node. The port is the port of the called listener, unless `target_ports` maps it.
+/// One address of a node. Several endpoints may have the same address and different ports.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Endpoint {
     /// Region and zone, as far as they are known.
     pub locality: Locality,
     /// The IP address.
     pub address: IpAddr,
-    /// From a listener's port to the endpoint's port, if the two differ. Source: a Kubernetes Service whose `targetPort`
-    /// differs from its `port`.
-    pub target_ports: BTreeMap<u16, u16>,
+    /// The ports of the address.
+    pub ports: EndpointPorts,
     /// Whether the endpoint accepts new requests.
     pub health: Health,
+}
+
+/// The ports at which an endpoint takes what is sent to the listeners of its node.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub enum EndpointPorts {
+    /// The ports of the listeners.
+    #[default]
+    Same,
+    /// From a listener's port to the endpoint's port. Listeners of other ports do not have the endpoint.
+    Mapped(BTreeMap<u16, u16>),
+}
+
+impl EndpointPorts {
+    /// The port for a listener's port. `None` if the endpoint is not one of that listener.
+    pub fn of(&self, listener: u16) -> Option<u16> {
+        match self {
+            Self::Same => Some(listener),
+            Self::Mapped(ports) => ports.get(&listener).copied(),
+        }
+    }
 }
 
 /// Region and zone of an endpoint; empty if unknown.

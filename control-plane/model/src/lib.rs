@@ -95,7 +95,9 @@ pub mod service;
 pub mod tls;
 pub mod traffic;
 
-pub use endpoint::{CloudMapService, CloudMapState, Endpoint, Health, Instance, Locality};
+pub use endpoint::{
+    CloudMapService, CloudMapState, Endpoint, EndpointPorts, Health, Instance, Locality,
+};
 pub use gateway::{ResolvedGateway, ResolvedGatewayRoute};
 pub use graph::Graph;
 pub use listener::{

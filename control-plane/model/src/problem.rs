@@ -231,6 +231,8 @@ reasons! {
     AllWeightsZero: Warning,
     /// No listener has the port.
     PortNotFound: Error,
+    /// The Kubernetes Service of a node does not lead to a port of a listener, so that the listener has no endpoints.
+    ServicePortNotFound: Warning,
     /// The port cannot be inferred: the target has several listeners, or traffic is not intercepted and no local port
     /// is given.
     PortRequired: Error,
@@ -411,6 +413,7 @@ mod tests {
                 "DuplicateBackend",
                 "AllWeightsZero",
                 "PortNotFound",
+                "ServicePortNotFound",
                 "PortRequired",
                 "PortConflict",
                 "ProtocolMismatch",

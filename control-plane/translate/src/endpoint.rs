@@ -82,25 +82,32 @@ fn load_assignment(
         cluster_name: name.to_string(),
         endpoints: localities
             .iter()
-            .map(|(locality, endpoints)| locality_endpoints(locality, endpoints, listener))
+            .filter_map(|(locality, endpoints)| locality_endpoints(locality, endpoints, listener))
             .collect(),
         ..Default::default()
     };
     Resource::encode(name, &assignment).with_origins([wire::origin(&node.object)])
 }
 
-/// The endpoints of one locality. Its weight is the number of healthy endpoints, at least 1, so that every endpoint gets
-/// the same share. Proxyless gRPC clients ignore a locality of weight 0, and refuse an assignment that has no other.
+/// The endpoints that a listener has in one locality; `None` if it has none. The weight of the locality is the number of
+/// healthy endpoints, at least 1, so that every endpoint gets the same share. Proxyless gRPC clients ignore a locality of
+/// weight 0, and refuse an assignment that has no other.
 fn locality_endpoints(
     Locality { region, zone }: &Locality,
     endpoints: &[&Endpoint],
     listener: &NodeListener,
-) -> LocalityLbEndpoints {
+) -> Option<LocalityLbEndpoints> {
+    let endpoints = endpoints.iter();
+    let endpoints = endpoints.filter_map(|it| Some((*it, it.ports.of(listener.port)?)));
+    let endpoints: Vec<(&Endpoint, u16)> = endpoints.collect();
+    if endpoints.is_empty() {
+        return None;
+    }
     let healthy = endpoints
         .iter()
-        .filter(|endpoint| endpoint.health == Health::Healthy)
+        .filter(|(endpoint, _)| endpoint.health == Health::Healthy)
         .count();
-    LocalityLbEndpoints {
+    Some(LocalityLbEndpoints {
         locality: Some(core::Locality {
             region: region.to_string(),
             zone: zone.to_string(),
@@ -111,20 +118,19 @@ fn locality_endpoints(
         )),
         lb_endpoints: endpoints
             .iter()
-            .map(|endpoint| lb_endpoint(endpoint, listener.port))
+            .map(|(endpoint, port)| lb_endpoint(endpoint, *port))
             .collect(),
         ..Default::default()
-    }
+    })
 }
 
 fn lb_endpoint(endpoint: &Endpoint, port: u16) -> LbEndpoint {
     let Endpoint {
         locality: _,
         address,
-        target_ports,
+        ports: _,
         health,
     } = endpoint;
-    let port = target_ports.get(&port).copied().unwrap_or(port);
     let health = match health {
         Health::Healthy => core::HealthStatus::Healthy,
         Health::Draining => core::HealthStatus::Draining,

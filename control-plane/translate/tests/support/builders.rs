@@ -3,11 +3,11 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use evermesh_model::{
-    Discovery, DnsResponse, EgressPolicy, Endpoint, GatewayListener, Graph, Health, KeyPair, Kind,
-    LocalBackend, LocalPorts, Locality, NodeBackend, NodeListener, ObjectRef, Pem, Protocol,
-    ProxyKind, ResolvedGateway, ResolvedGatewayRoute, ResolvedMesh, ResolvedNode, ResolvedRoute,
-    ResolvedRouter, ResolvedSecret, ResolvedService, ResourceName, RouteRule, RouteTarget,
-    SecretName, ServiceName, ServicePort, ServiceProvider, Timeout,
+    Discovery, DnsResponse, EgressPolicy, Endpoint, EndpointPorts, GatewayListener, Graph, Health,
+    KeyPair, Kind, LocalBackend, LocalPorts, Locality, NodeBackend, NodeListener, ObjectRef, Pem,
+    Protocol, ProxyKind, ResolvedGateway, ResolvedGatewayRoute, ResolvedMesh, ResolvedNode,
+    ResolvedRoute, ResolvedRouter, ResolvedSecret, ResolvedService, ResourceName, RouteRule,
+    RouteTarget, SecretName, ServiceName, ServicePort, ServiceProvider, Timeout,
     gateway::PathRewrite,
     route::{HttpMatch, HttpRule, PathMatch, TcpRule},
 };
@@ -124,7 +124,7 @@ pub fn endpoint(zone: &str, address: [u8; 4], health: Health) -> Endpoint {
             zone: zone.into(),
         },
         address: address.into(),
-        target_ports: [].into(),
+        ports: EndpointPorts::Same,
         health,
     }
 }
