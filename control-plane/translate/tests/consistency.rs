@@ -613,7 +613,7 @@ fn parts_name_the_objects_behind_them() {
         [
             "lds_egress_0.0.0.0_15001 15001: ",
             "lds_egress_0.0.0.0_15001 6379: VirtualService/ns/color.ns",
-            "lds_egress_0.0.0.0_15001 8080: ",
+            "lds_egress_0.0.0.0_15001 8080: VirtualService/ns/color.ns",
             "lds_egress_0.0.0.0_15001 amazonaws: ",
             "rds_egress_http_15001 color.ns: VirtualService/ns/color.ns",
             "rds_egress_http_8080 color.ns: VirtualService/ns/color.ns",

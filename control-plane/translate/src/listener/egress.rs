@@ -70,7 +70,7 @@ pub(crate) fn node_egress(
     let mut routes = Vec::new();
     for (&number, port) in &ports {
         let mut chains = Vec::new();
-        let (mut needs, mut origins) = (Vec::new(), Vec::new());
+        let mut needs = Vec::new();
         if let Some(protocol) = port.http {
             let port = ServicePort {
                 port: number,
@@ -89,12 +89,12 @@ pub(crate) fn node_egress(
                 .unwrap_or_default();
             chains.push(tcp_chain(number, backend, filters));
             needs.extend(clusters);
-            origins.extend(service.origins.iter().cloned());
         }
         if number == names::EGRESS_PORT && !port.takes_any_address() {
             chains.push(not_redirected_chain());
         }
         let name = number.to_string();
+        let origins = port.origins.iter().copied().cloned().collect();
         chain_parts.push(super::chains_part(&name, chains, needs, origins));
     }
     if let Some(cluster) = &amazonaws {
@@ -125,7 +125,7 @@ pub(crate) fn node_egress(
     let own_origins: Arc<[Arc<str>]> =
         wire::sorted(vec![wire::origin(&node.object), wire::origin(&mesh.object)]).into();
     let base = super::base_part(&listener, allow_all.clone(), Arc::clone(&own_origins));
-    // A backend without a filter chain of its own is an origin of the listener too.
+    // A backend without ports is an origin of the listener too.
     let origins = backends.iter().flat_map(|reachable| &reachable.origins);
     let origins = origins.chain(own_origins.iter()).cloned().collect();
     let resource = Resource::from_parts(ResourceType::Listener, name, base, chain_parts)
@@ -225,6 +225,8 @@ struct EgressPort<'a> {
     /// The protocol of the first HTTP backend by host name. All HTTP backends share a filter chain for connections to
     /// any address, because `Host` distinguishes them.
     http: Option<Protocol>,
+    /// The origins of all backends with the port: each may change a filter chain of another.
+    origins: BTreeSet<&'a Arc<str>>,
     /// The TCP backends with their services and rules.
     tcp: Vec<(&'a ReachableClusters, TcpBackend<'a>, Option<&'a TcpRule>)>,
 }
@@ -260,6 +262,7 @@ fn egress_ports(backends: &[Arc<ReachableClusters>]) -> BTreeMap<u16, EgressPort
         .flat_map(|backend| backend.ports.iter().map(move |port| (backend, port)))
     {
         let egress = ports.entry(port.port).or_default();
+        egress.origins.extend(&backend.origins);
         match traffic {
             PortTraffic::Http => egress.http = egress.http.or(Some(port.protocol)),
             PortTraffic::Tcp(rule) => {
