@@ -12,7 +12,7 @@
 //! If a client rejected a cluster, [`Resource::keeping`] makes a resource in which the parts that need it stay as they are
 //! in the client's copy, and everything else is new.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, mem, ops::Range, sync::Arc};
 
 use prost::bytes::{Bytes, BytesMut};
 
@@ -131,19 +131,26 @@ impl Resource {
 
     /// The base and the parts with their bodies; `None` for a resource that does not consist of parts.
     pub fn encoded_parts(&self) -> Option<(EncodedPart, Vec<EncodedPart>)> {
-        let mut start = 0;
-        let mut parts = self.parts.iter().map(|part| {
-            let body = self.body.slice(start..part.end);
-            start = part.end;
-            EncodedPart {
-                body,
-                name: Arc::clone(&part.name),
-                needs: Arc::clone(&part.needs),
-                origins: Arc::clone(&part.origins),
-            }
+        let mut parts = self.ranges().map(|(part, range)| EncodedPart {
+            body: self.body.slice(range),
+            name: Arc::clone(&part.name),
+            needs: Arc::clone(&part.needs),
+            origins: Arc::clone(&part.origins),
         });
         let base = parts.next()?;
         Some((base, parts.collect()))
+    }
+
+    /// The base and the parts, each with its body; nothing for a resource that does not consist of parts.
+    pub fn part_bodies(&self) -> impl Iterator<Item = (&ResourcePart, &[u8])> {
+        self.ranges().map(|(part, range)| (part, &self.body[range]))
+    }
+
+    fn ranges(&self) -> impl Iterator<Item = (&ResourcePart, Range<usize>)> {
+        let mut start = 0;
+        self.parts
+            .iter()
+            .map(move |part| (part, mem::replace(&mut start, part.end)..part.end))
     }
 }
 

@@ -4,7 +4,7 @@
 //! objects that the API server holds. Output: patches of `status`, events, and patches that remove old finalizers. On a
 //! replica that is not the leader, the same task reports the counts to the leader.
 //!
-//! Objects whose status may have changed are collected in queues and processed every 50 ms:
+//! Objects whose status may have changed are collected in queues and processed every 30 ms:
 //!
 //! - An object waits until the engine's snapshot covers its newest generation ([`WatchPosition`]).
 //! - A status that would only repeat itself is not written.

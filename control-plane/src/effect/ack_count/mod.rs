@@ -45,7 +45,7 @@ const STARTUP_TIME: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct AckCount {
-    /// Hash of the keys and versions of the object's resources; equal on all replicas that serve the same versions.
+    /// Hash of what was derived from the object; equal on all replicas that serve the same of it.
     pub(super) digest: String,
     /// Number of connected proxies that use at least one of the resources.
     pub(super) concerned: usize,
@@ -167,7 +167,7 @@ impl<S: AnswerSource> AckCounter<S> {
         self.objects.all()
     }
 
-    /// The digest of the versions of an object's resources that this replica serves now.
+    /// The digest of what this replica serves of an object now.
     pub(super) fn digest(&self, object: &ObjectRef) -> String {
         self.index.digest(&object.to_string())
     }
@@ -186,7 +186,7 @@ impl<S: AnswerSource> AckCounter<S> {
         let mut outdated: BTreeSet<Arc<str>> = BTreeSet::new();
         let now = Timestamp::now();
         for (key, resource) in resources {
-            outdated.extend(self.commit(&key, resource, now));
+            outdated.extend(self.commit(&key, resource.as_ref(), now));
         }
         for (name, view) in views {
             self.proxies.set_view(&name, view);
@@ -202,18 +202,14 @@ impl<S: AnswerSource> AckCounter<S> {
     fn commit(
         &mut self,
         key: &ResourceKey,
-        resource: Option<Arc<Resource>>,
+        resource: Option<&Arc<Resource>>,
         now: Timestamp,
     ) -> Vec<Arc<str>> {
         self.has_changed_secrets |= key.kind == ResourceType::Secret;
-        let affected = match resource {
-            Some(resource) => self.index.upsert(key.clone(), resource, now),
-            None => self.index.remove(key, now),
-        };
+        let objects = &mut self.objects;
         // An object is counted again even if no proxy uses the resource: its digest changed.
-        for origin in &affected {
-            self.objects.mark(origin);
-        }
+        self.index
+            .commit(key, resource, now, |origin| objects.mark(origin));
         let dirty = &mut self.dirty;
         let on_update = |position, proxies: &BTreeSet<ProxyId>| {
             for id in proxies {
