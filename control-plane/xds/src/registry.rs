@@ -186,8 +186,8 @@ impl ProxyRegistry {
         Some(self.proxies.get(&id)?.connected())
     }
 
-    /// Those of these resources that a stream was sent and has not answered. A key with a scope means the streams of that
-    /// view.
+    /// The resources among the given ones that a stream was sent and has not answered. A key with a scope means the
+    /// streams of that view.
     ///
     /// Reads unanswered resources only until all keys are found: very many streams may leave very much unanswered.
     pub fn unanswered<'k>(

@@ -2,8 +2,8 @@
 //!
 //! One read can cause much work, such as 64 new streams with a response each, and a client can have thousands of
 //! connections. So a connection that has something to read waits for its turn, and the next turn begins once the tasks
-//! that the last one woke have run. The turn goes to the address whose turns took least time. A client therefore waits
-//! for one turn of others, whatever they send, and ended connections give their memory back before new work takes more.
+//! that the last one woke have run. The turn goes to the address whose turns took least time, so a client waits for one
+//! turn of others, whatever they send. Connections that ended give their memory back before new work takes more.
 //!
 //! Without others that wait, a turn comes at once. Turns limit no rate: the next one begins as soon as the runtime has
 //! nothing else to do.

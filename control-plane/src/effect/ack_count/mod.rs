@@ -3,10 +3,10 @@
 //! Input: commits and answers as [`EffectChanges`], and the registry of connected proxies. Output: an [`AckCount`] for
 //! each object that at least one proxy uses.
 //!
-//! The counter keeps what each proxy answered. A change makes it read again only the answers that may differ: an ACK
-//! those of one proxy to one resource, a commit those of the proxies whose views list a changed resource, a connection
-//! those of one proxy. Only the counts of the objects from which these resources were derived change. A proxy that has
-//! ACKed everything of an object is a number there; only the other proxies have an entry.
+//! The counter keeps what each proxy answered. After a change it reads only the answers that may differ: after an ACK,
+//! the one of the proxy to the resource; after a commit, those of the proxies whose views list a changed resource; after
+//! a connection, those of the proxy. Then it changes the counts of the objects from which these resources were derived.
+//! A count has a number for the proxies that have ACKed everything, and an entry for each of the others.
 //!
 //! ```text
 //!  commits, answers, sweep ──► dirty: proxy → resources ──recount──► answers by proxy ──► objects ──► AckCount
