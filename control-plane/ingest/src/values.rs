@@ -1,6 +1,6 @@
 //! Conversion of small API values to types of the model: protocols, ports, durations, names and references.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use evermesh_crds::v1beta2;
 use evermesh_model::{Kind, Protocol, Reason, Timeout, problem::FieldPath};
@@ -111,6 +111,24 @@ pub(crate) fn is_name(text: &str) -> bool {
         && text
             .bytes()
             .all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
+}
+
+/// Returns whether DNS can have an answer for the text: an IP address, or labels of 1 to 63 of `A-Z a-z 0-9 _ -`, joined by
+/// dots, of at most 253 bytes, with or without a dot at the end (RFC 1035, section 2.3.4).
+pub(crate) fn is_resolvable(text: &str) -> bool {
+    if text.parse::<IpAddr>().is_ok() {
+        return true;
+    }
+    let name = text.strip_suffix('.').unwrap_or(text);
+    let is_label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte))
+    };
+    // A resolver takes a name of numbers for an IPv4 address.
+    let is_number = |label: &str| label.bytes().all(|byte| byte.is_ascii_digit());
+    name.len() <= 253 && name.split('.').all(is_label) && !name.split('.').all(is_number)
 }
 
 /// Validates an `awsName`, whether the user set it or it is the default.

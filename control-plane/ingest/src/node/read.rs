@@ -82,14 +82,12 @@ pub(super) fn read_discovery(
                 hostname,
                 response_type,
             } = dns;
-            if hostname.is_empty()
-                || hostname.contains(|c: char| c.is_whitespace() || c.is_control())
-            {
+            if !values::is_resolvable(hostname) {
                 problems.add(
                     field.field("dns.hostname"),
                     Reason::InvalidValue,
                     format!(
-                        "`{}` is not a valid host name; use a DNS name without spaces",
+                        "`{}` is neither an IP address nor a name that DNS can have, so the node has no endpoints; use labels of 1 to 63 letters, digits, `-` and `_`, joined by dots",
                         hostname.escape_debug()
                     ),
                 );
