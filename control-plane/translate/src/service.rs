@@ -35,6 +35,12 @@ pub(crate) struct ReachableClusters {
     pub(crate) origins: Vec<Arc<str>>,
 }
 
+impl ReachableClusters {
+    pub(crate) fn has_port(&self, number: u16) -> bool {
+        self.ports.iter().any(|(port, _)| port.port == number)
+    }
+}
+
 /// The traffic of a port.
 #[derive(Debug, PartialEq)]
 pub(crate) enum PortTraffic {

@@ -6,7 +6,7 @@ use std::{
 };
 
 use evermesh_model::{
-    ClientTls, Graph, ObjectRef, ProxyKind, ResolvedGateway, ResourceName, ServiceName,
+    ClientTls, Graph, LocalPorts, ObjectRef, ProxyKind, ResolvedGateway, ResourceName, ServiceName,
 };
 
 use super::{backends, read_service};
@@ -36,7 +36,8 @@ pub(super) fn derive(
             node.backends.iter().find(|it| it.tls.is_some())?;
             let policies = node.backends.iter().map(|it| it.tls.as_deref());
             let services = backends(&node).zip(policies);
-            let services = called_services(services, reachable, reads);
+            let local = node.local_ports.as_ref();
+            let services = called_services(services, local, reachable, reads);
             own_clusters(graph, caller, &node.object, &services, reads)
         }
         ProxyKind::VirtualGateway => {
@@ -44,21 +45,32 @@ pub(super) fn derive(
             let policy = gateway.tls.as_deref()?;
             let services = targets(&gateway).into_iter().cloned();
             let services = services.map(|service| (service, Some(policy)));
-            let services = called_services(services, reachable, reads);
+            let services = called_services(services, None, reachable, reads);
             own_clusters(graph, caller, &gateway.object, &services, reads)
         }
         ProxyKind::VirtualRouter => None,
     }
 }
 
+/// The services that exist; with local ports, only those of which a port has one.
 fn called_services<'a>(
     services: impl Iterator<Item = (ServiceName, Option<&'a ClientTls>)>,
+    local: Option<&LocalPorts>,
     reachable: &Reachable,
     reads: &mut TrackedReads,
 ) -> Vec<CalledService<'a>> {
+    let read = if local.is_some() {
+        Dependency::Reachable
+    } else {
+        Dependency::Targets
+    };
     let services = services.filter_map(|(service, policy)| {
-        let reachable = reads.get(reachable, &service, Dependency::Targets)?;
-        Some(CalledService { reachable, policy })
+        let reachable = reads.get(reachable, &service, read)?;
+        let is_called = local.is_none_or(|ports| {
+            let mut ports = ports.backends.values();
+            ports.any(|it| it.service == service.hostname && reachable.has_port(it.port))
+        });
+        is_called.then_some(CalledService { reachable, policy })
     });
     services.collect()
 }
@@ -170,7 +182,7 @@ mod settings;
 
 #[cfg(test)]
 mod tests {
-    use evermesh_model::{Protocol, ServiceProvider};
+    use evermesh_model::{LocalBackend, LocalPorts, Protocol, ServiceProvider};
 
     use super::{super::DeriveMemo, builders, settings};
 
@@ -279,6 +291,27 @@ mod tests {
         assert_eq!(memo.caller_routes.runs, before + 1);
         let names: Vec<&str> = changes.resources.keys().map(|key| &*key.name).collect();
         assert_eq!(names, ["rds_egress_http_80"]);
+    }
+
+    #[test]
+    fn node_with_local_ports_has_own_clusters_of_the_services_that_it_calls() {
+        let mut memo = DeriveMemo::default();
+        let mut graph = with_policies(100, [2, 3, 4]);
+        let name = builders::node_name("caller");
+        let mut caller = (*graph.nodes[&name]).clone();
+        let backend = |service: &str, port| LocalBackend {
+            service: service.into(),
+            port,
+        };
+        caller.local_ports = Some(LocalPorts {
+            backends: [(9001, backend("u.ns", 80)), (9002, backend("t.ns", 81))].into(),
+            application: [].into(),
+        });
+        builders::add_node(&mut graph, caller);
+        memo.update(&graph);
+        let own = &memo.callers.outputs()[&name];
+        assert!(own.calls("u.ns"));
+        assert!(!own.calls("s.ns") && !own.calls("t.ns"));
     }
 
     #[test]

@@ -88,6 +88,12 @@ impl CallerClusters {
         ClusterNames(own.and_then(|it| it.own.get(service)))
     }
 
+    /// Whether the caller has own clusters for a service of this host name.
+    #[cfg(test)]
+    pub(crate) fn calls(&self, hostname: &str) -> bool {
+        self.own.contains_key(hostname)
+    }
+
     /// The host names of the backends that are [`RenamedBackend`]s.
     pub(crate) fn renamed(&self) -> impl Iterator<Item = &Arc<str>> {
         let backends = self.own.keys();
