@@ -184,8 +184,8 @@ fn family<'a>(
 struct ServicePorts<'a> {
     /// The names of the ports, which are those of the ports of its slices.
     names: BTreeMap<u16, &'a str>,
-    /// Whether the Service is headless: its name resolves to the pods, so a client that calls a port reaches the port of
-    /// this number.
+    /// Whether the Service is headless. Its name resolves to the pods, so clients reach a port of the pods by its own
+    /// number.
     is_headless: bool,
 }
 
@@ -210,7 +210,7 @@ impl<'a> ServicePorts<'a> {
     /// The port at which the endpoints of a slice take what is sent to this port of the Service. `None` if they do not.
     ///
     /// A port without a number in the slice stands for all ports, and so does a headless Service without the port. A port
-    /// that the Service does not have can still be one of the pods.
+    /// that the Service lacks may be one of its pods.
     fn target(&self, slice: &EndpointSlice, port: u16) -> Option<u16> {
         let mut of_slice = slice.ports.iter().flatten();
         let mut find = |is_wanted: &dyn Fn(&EndpointPort) -> bool| {
