@@ -4,6 +4,10 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 
+# A first build is a sixth faster without the files for incremental builds, and takes 8 GB instead of 14. Those who build
+# with cargo itself have them.
+export CARGO_INCREMENTAL ?= 0
+
 # Programs that tests and demonstrations start.
 PROGRAMS := -p evermesh -p evermesh-proxy-init -p evermesh-testkit --bins
 
@@ -56,8 +60,8 @@ cluster-down: ## Stops that Kubernetes and removes everything of it
 	@target/debug/evermesh-cluster down
 
 # Each part runs in a make of its own, so that the summary can list how long it took. Programs for the tests are installed
-# while the tests are built. The tests with pods take longest and wait most of the time, so all checks run beside them, with
-# a smaller share of the processors; that output follows the tests'. The format, which is checked in a second, comes first.
+# while the tests are built. The tests with pods take longest and wait most of the time, so all checks run beside them; that
+# output follows the tests'. The format, which is checked in a second, comes first.
 test: setup-tools ## Runs all checks and all tests, and prints how long each part took
 	@part() { local start=$$SECONDS; $(MAKE) --no-print-directory "$$@" || return; \
 	    printf '    %-16s %5d s\n' "$$1" $$((SECONDS - start)) >>target/test-parts; }; \
@@ -67,8 +71,7 @@ test: setup-tools ## Runs all checks and all tests, and prints how long each par
 	    part test-build && built=0 || built=$$?; \
 	    wait $$setup && installed=0 || installed=$$?; \
 	    cat target/setup.log; [ "$$built$$installed" = 00 ]; \
-	    { renice --priority 5 --pid $$BASHPID >/dev/null; \
-	        part check-workspace XTASK=target/debug/xtask; part check-crates; part test-docs; } >target/checks.log 2>&1 & checks=$$!; \
+	    { part check-workspace XTASK=target/debug/xtask; part check-crates; part test-docs; } >target/checks.log 2>&1 & checks=$$!; \
 	    part test-all && tests=0 || tests=$$?; \
 	    wait $$checks && checks=0 || checks=$$?; \
 	    cat target/checks.log; \
