@@ -19,7 +19,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use evermesh_proto::{ContentVersion, ResourceKey};
+use evermesh_proto::{ContentVersion, ResourceKey, ResourceType};
 use evermesh_xds::{ProxyId, ProxyRegistry};
 use parking_lot::Mutex;
 use serde::Serialize;
@@ -192,22 +192,35 @@ impl Tracker {
         self.open.insert(open.change.id, open);
     }
 
+    /// Whether an open change concerns a resource of this type and name, in any scope.
+    fn has_open_change(&self, kind: ResourceType, name: &Arc<str>) -> bool {
+        let first = ResourceKey {
+            kind,
+            name: Arc::clone(name),
+            scope: None,
+        };
+        let mut from_first = self.by_key.range(first..);
+        let next = from_first.next();
+        next.is_some_and(|(key, _)| key.kind == kind && key.name == *name)
+    }
+
     /// Records an answer for the change that it belongs to and for all earlier changes of the same resource: the proxy
     /// will never answer a version that it was not sent because a newer one replaced it.
     fn record(&mut self, answer: ProxyAnswer) {
         let ProxyAnswer {
             proxy,
-            scoped,
+            view,
+            kind,
+            name,
             version,
             is_acked,
             at,
         } = answer;
-        let shared = ResourceKey {
-            scope: None,
-            ..scoped.clone()
-        };
+        if !self.has_open_change(kind, &name) {
+            return;
+        }
         let mut complete = Vec::new();
-        for key in [shared, scoped] {
+        for key in ResourceKey::in_view(kind, &name, &view) {
             let Some(numbers) = self.by_key.get(&key) else {
                 continue;
             };

@@ -24,11 +24,11 @@
 //! };
 //! let resource = Resource::encode(message.name.as_str().into(), &message);
 //!
-//! // Callers of the node share its cluster, so the key has no scope.
+//! // All callers in the mesh share the cluster of a node.
 //! let key = ResourceKey {
 //!     kind: ResourceType::Cluster,
 //!     name: resource.name.clone(),
-//!     scope: None,
+//!     scope: Some("mesh/shop".into()),
 //! };
 //! let view = ProxyView::new(vec![key.clone()]);
 //! assert_eq!(view.find(ResourceType::Cluster, &message.name), Some(&key));

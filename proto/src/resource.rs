@@ -266,17 +266,51 @@ impl fmt::Debug for Resource {
 
 /// The identity of a resource among all resources that are served.
 ///
-/// Different proxies may have different resources of one name: `rds_egress_http_8080` contains the backends of its
-/// proxy. The `scope` of such a resource is the name of that proxy's view. A resource without a scope, such as the
-/// cluster of a node, is shared by all views that list it.
+/// Different proxies may have different resources of one name, and the scope tells them apart. It is the name of the only
+/// view that may list the resource, or the beginning of the views' names up to a slash:
+///
+/// | resource | scope |
+/// |---|---|
+/// | `rds_egress_http_8080`, which contains the backends of its proxy | `mesh/shop/virtualNode/color_ns` |
+/// | `cds_egress_shop_color_ns_http_8080`, which all callers share | `mesh/shop` |
+/// | `secret/ns/color-tls`, a Kubernetes Secret | none |
+///
+/// Names of Envoy join a mesh and a node by `_`, which both may contain. So the cluster of the node `b_c` in the mesh `a`
+/// has the same name as that of the node `c` in the mesh `a_b`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ResourceKey {
     /// The resource type.
     pub kind: ResourceType,
     /// The name clients subscribe to.
     pub name: Arc<str>,
-    /// The name of the only view that may list the resource; `None` if views share it.
+    /// The views that may list the resource; all if absent.
     pub scope: Option<Arc<str>>,
+}
+
+impl ResourceKey {
+    /// Whether a view of this name may list the resource.
+    pub fn is_for(&self, view: &str) -> bool {
+        self.scope.as_deref().is_none_or(|scope| {
+            let rest = view.strip_prefix(scope);
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        })
+    }
+
+    /// The keys that a resource of this type and name may have in a view: without a scope, with each beginning of the
+    /// view's name up to a slash, and with the whole name.
+    pub fn in_view(
+        kind: ResourceType,
+        name: &Arc<str>,
+        view: &Arc<str>,
+    ) -> impl Iterator<Item = Self> {
+        let beginnings = view.match_indices('/').map(|(end, _)| view[..end].into());
+        let scopes = beginnings.chain([Arc::clone(view)]).map(Some);
+        std::iter::once(None).chain(scopes).map(move |scope| Self {
+            kind,
+            name: Arc::clone(name),
+            scope,
+        })
+    }
 }
 
 /// The resources that one proxy may have: keys in ascending order, at most one for each type and name.
@@ -284,7 +318,8 @@ pub struct ResourceKey {
 pub struct ProxyView(Arc<[ResourceKey]>);
 
 impl ProxyView {
-    /// Sorts the keys. Of several keys with one type and name, the first in that order stays: the one without a scope.
+    /// Sorts the keys. Of several keys with one type and name, the first in that order stays: the one with the
+    /// shortest scope.
     pub fn new(mut keys: Vec<ResourceKey>) -> Self {
         keys.sort();
         keys.dedup_by(|later, earlier| later.kind == earlier.kind && later.name == earlier.name);
@@ -309,5 +344,36 @@ impl ProxyView {
         keys.binary_search_by(|key| key.name.as_ref().cmp(name))
             .ok()
             .map(|index| &keys[index])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scope_is_a_view_or_the_beginning_of_its_name_up_to_a_slash() {
+        let name = Arc::from("c");
+        let view = Arc::from("mesh/a_b/virtualNode/front");
+        let keys: Vec<_> = ResourceKey::in_view(ResourceType::Cluster, &name, &view).collect();
+        let scopes: Vec<_> = keys.iter().map(|key| key.scope.as_deref()).collect();
+        assert_eq!(
+            scopes,
+            [
+                None,
+                Some("mesh"),
+                Some("mesh/a_b"),
+                Some("mesh/a_b/virtualNode"),
+                Some("mesh/a_b/virtualNode/front"),
+            ]
+        );
+        assert!(keys.iter().all(|key| key.is_for(&view)));
+        for other in ["mesh/a", "mesh/a_b/virtualNode/fro", "esh/a_b", "front"] {
+            let key = ResourceKey {
+                scope: Some(other.into()),
+                ..keys[0].clone()
+            };
+            assert!(!key.is_for(&view), "{other}");
+        }
     }
 }

@@ -8,7 +8,7 @@ use std::{
     time::Instant,
 };
 
-use evermesh_proto::{ContentVersion, ResourceKey};
+use evermesh_proto::{ContentVersion, ResourceType};
 use evermesh_xds::{Delivery, DeliveryOutcome, ProxyId};
 use tokio::sync::mpsc::{self, error::TrySendError};
 
@@ -30,8 +30,10 @@ pub enum TrackerEvent {
 #[derive(Debug)]
 pub struct ProxyAnswer {
     pub(super) proxy: ProxyId,
-    /// Key of the resource, with the proxy's view as scope.
-    pub(super) scoped: ResourceKey,
+    /// Name of the proxy's view.
+    pub(super) view: Arc<str>,
+    pub(super) kind: ResourceType,
+    pub(super) name: Arc<str>,
     pub(super) version: ContentVersion,
     pub(super) is_acked: bool,
     /// Time at which the answer was read.
@@ -43,11 +45,9 @@ impl ProxyAnswer {
     pub fn new(delivery: Delivery, at: Instant) -> Self {
         Self {
             proxy: delivery.proxy,
-            scoped: ResourceKey {
-                kind: delivery.resource.kind,
-                name: Arc::clone(&delivery.resource.name),
-                scope: Some(delivery.view),
-            },
+            view: delivery.view,
+            kind: delivery.resource.kind,
+            name: Arc::clone(&delivery.resource.name),
             version: delivery.resource.version,
             is_acked: delivery.outcome == DeliveryOutcome::Acked,
             at,

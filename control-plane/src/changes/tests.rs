@@ -24,7 +24,7 @@ fn tracker() -> Tracker {
 
 fn key(name: &str) -> ResourceKey {
     ResourceKey {
-        kind: evermesh_proto::ResourceType::Cluster,
+        kind: ResourceType::Cluster,
         name: name.into(),
         scope: None,
     }
@@ -49,10 +49,9 @@ fn commit(name: &str, number: usize, deliveries: usize) -> CommitRecord {
 fn ack(proxy: u64, name: &str, number: usize) -> ProxyAnswer {
     ProxyAnswer {
         proxy: ProxyId(proxy),
-        scoped: ResourceKey {
-            scope: Some("front".into()),
-            ..key(name)
-        },
+        view: "mesh/m/virtualNode/front".into(),
+        kind: ResourceType::Cluster,
+        name: name.into(),
         version: version(number),
         is_acked: true,
         at: Instant::now(),
@@ -77,6 +76,33 @@ fn answer_counts_for_its_change_and_for_earlier_ones_of_the_resource() {
     assert_eq!(answered(&tracker), [2, 2, 1, 0]);
     assert_eq!(tracker.open.keys().copied().collect::<Vec<_>>(), [3, 4]);
     assert_eq!(tracker.by_key[&key("a")], [3].into());
+}
+
+#[test]
+fn answer_counts_for_the_resource_of_its_own_mesh_and_proxy() {
+    let mut tracker = tracker();
+    let scopes = [
+        None,
+        Some("mesh/m"),
+        Some("mesh/m/virtualNode/front"),
+        Some("mesh/other"),
+        Some("mesh/m/virtualNode/other"),
+    ];
+    for scope in scopes {
+        let key = ResourceKey {
+            scope: scope.map(Into::into),
+            ..key("a")
+        };
+        let commit = CommitRecord {
+            awaited: vec![(key, version(1))],
+            ..commit("a", 1, 2)
+        };
+        tracker.open(commit, SystemTime::now());
+    }
+    tracker.record(ack(1, "a", 1));
+    let changes = tracker.changes.list();
+    let answered: Vec<_> = changes.iter().map(|change| change.answered).collect();
+    assert_eq!(answered, [1, 1, 1, 0, 0]);
 }
 
 #[test]

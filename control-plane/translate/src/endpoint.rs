@@ -13,7 +13,7 @@ use evermesh_proto::{
     },
 };
 
-use crate::{names, wire};
+use crate::{names, scope, wire};
 
 /// The load assignments of one node, one for each of its listeners, as [`crate::derive`] derives them.
 ///
@@ -31,6 +31,7 @@ pub fn load_assignments(
         return Vec::new();
     }
     let localities = by_locality(endpoints);
+    let mesh = scope::mesh_scope(&node.name.mesh);
     node.listeners
         .iter()
         .map(|listener| {
@@ -38,7 +39,7 @@ pub fn load_assignments(
             let key = ResourceKey {
                 kind: ResourceType::Endpoint,
                 name: Arc::clone(&name),
-                scope: None,
+                scope: Some(Arc::clone(&mesh)),
             };
             let resource = load_assignment(name, node, listener, &localities);
             (key, Arc::new(resource))

@@ -2,7 +2,7 @@
 //!
 //! Listeners, routes and clusters of the application have one name in every proxy, and contents that differ by proxy.
 //! Their keys carry the proxy as scope. The clusters and load assignments of nodes are the same for all callers; their
-//! keys have no scope. A caller whose client policy applies to a node has a cluster for itself instead ([`crate::tls`]).
+//! keys carry the mesh. A caller whose client policy applies to a node has a cluster for itself instead ([`crate::tls`]).
 
 use std::sync::Arc;
 
@@ -14,15 +14,21 @@ pub(crate) type EncodedResources = Vec<(ResourceKey, Arc<Resource>)>;
 
 /// The scope of the resources that only one proxy has: the name of its view (`mesh/shop/virtualNode/color_ns`).
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct ProxyScope(Arc<str>);
+pub(crate) struct ProxyScope {
+    name: Arc<str>,
+    mesh: Arc<str>,
+}
 
 impl ProxyScope {
     pub(crate) fn new(proxy: &ResourceName) -> Self {
-        Self(proxy.to_string().into())
+        Self {
+            name: proxy.to_string().into(),
+            mesh: mesh_scope(&proxy.mesh),
+        }
     }
 
     pub(crate) fn name(&self) -> Arc<str> {
-        Arc::clone(&self.0)
+        Arc::clone(&self.name)
     }
 
     pub(crate) fn key(&self, kind: ResourceType, name: Arc<str>) -> ResourceKey {
@@ -33,11 +39,25 @@ impl ProxyScope {
         }
     }
 
+    /// The key of a resource that the proxies of the mesh share.
+    pub(crate) fn shared_key(&self, kind: ResourceType, name: Arc<str>) -> ResourceKey {
+        ResourceKey {
+            kind,
+            name,
+            scope: Some(Arc::clone(&self.mesh)),
+        }
+    }
+
     /// Adds the key under which only this proxy gets the resource.
     pub(crate) fn scoped(&self, resource: Resource) -> (ResourceKey, Arc<Resource>) {
         let key = self.key(resource.kind, Arc::clone(&resource.name));
         (key, Arc::new(resource))
     }
+}
+
+/// `mesh/shop`, the scope of the resources that all proxies of a mesh share: the beginning of the names of their views.
+pub(crate) fn mesh_scope(mesh: &str) -> Arc<str> {
+    format!("mesh/{mesh}").into()
 }
 
 /// The view of a proxy with its own resources and further keys.
@@ -47,4 +67,20 @@ pub(crate) fn view<'a>(
 ) -> ProxyView {
     let own = own.iter().map(|(key, _)| key);
     ProxyView::new(own.chain(others).cloned().collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use evermesh_model::ProxyKind;
+
+    use super::*;
+
+    #[test]
+    fn proxy_may_list_the_shared_resources_of_its_own_mesh_only() {
+        let node = |mesh: &str| ResourceName::new(mesh, ProxyKind::VirtualNode, "front");
+        let key = ProxyScope::new(&node("a")).shared_key(ResourceType::Cluster, "c".into());
+        let is_for = |mesh: &str| key.is_for(&ProxyScope::new(&node(mesh)).name());
+        assert!(is_for("a"));
+        assert!(!is_for("a_b"));
+    }
 }

@@ -66,8 +66,8 @@ fn keys(view: &ProxyView) -> Vec<String> {
 fn text(key: &ResourceKey) -> String {
     let ResourceKey { kind, name, scope } = key;
     match scope {
-        None => format!("{kind} {name}"),
-        Some(scope) => format!("{scope} {kind} {name}"),
+        Some(scope) if !case::is_shared(key) => format!("{scope} {kind} {name}"),
+        _ => format!("{kind} {name}"),
     }
 }
 

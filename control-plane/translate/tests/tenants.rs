@@ -12,9 +12,10 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use evermesh_ingest::{BuildMemo, Inputs, build, object::parse};
 use evermesh_model::{Graph, ObjectRef};
-use evermesh_proto::{Resource, ResourceKey};
+use evermesh_proto::{Resource, ResourceKey, ResourceType, cluster::Cluster};
 use evermesh_translate::{DeriveMemo, derive};
 use proptest::{prelude::*, sample::select, test_runner::FileFailurePersistence};
+use prost::Message;
 use serde_json::{Value, json};
 
 const PROD: Tenant = Tenant {
@@ -320,5 +321,64 @@ proptest! {
         }
         put(&mut inputs, &foreign);
         prop_assert_eq!(before, sent_to_prod(&inputs));
+    }
+}
+
+/// Envoy's names join mesh and node by `_`: the node `b_c` of the mesh `a` and the node `c` of the mesh `a_b` have clusters
+/// of one name.
+#[test]
+fn meshes_whose_names_are_ambiguous_share_nothing() {
+    let meshes = [("one", "a", "b_c"), ("two", "a_b", "c")];
+    let mut inputs = Inputs::default();
+    for (namespace, mesh, node) in meshes {
+        let member = |kind: &str, name: &str, spec: Value| {
+            json!({
+                "apiVersion": "appmesh.k8s.aws/v1beta2", "kind": kind,
+                "metadata": { "name": name, "namespace": namespace }, "spec": spec,
+            })
+        };
+        let objects = [
+            json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": namespace, "labels": { "mesh": mesh } } }),
+            json!({
+                "apiVersion": "appmesh.k8s.aws/v1beta2", "kind": "Mesh", "metadata": { "name": namespace },
+                "spec": { "awsName": mesh, "namespaceSelector": { "matchLabels": { "mesh": mesh } } },
+            }),
+            member(
+                "VirtualNode",
+                "web",
+                json!({
+                    "awsName": node,
+                    "listeners": [{ "portMapping": { "port": 8080, "protocol": "http" } }],
+                    "serviceDiscovery": { "dns": { "hostname": format!("web.{namespace}") } },
+                }),
+            ),
+            member(
+                "VirtualService",
+                "web",
+                json!({ "provider": { "virtualNode": { "virtualNodeRef": { "name": "web" } } } }),
+            ),
+            member(
+                "VirtualNode",
+                "front",
+                json!({ "backends": [{ "virtualService": { "virtualServiceRef": { "name": "web" } } }] }),
+            ),
+        ];
+        for object in objects {
+            let (reference, object) = parse(object).object.unwrap();
+            inputs.apply(reference, Some(object));
+        }
+    }
+    let graph = build(&inputs, &mut BuildMemo::default()).graph;
+    let derived = derive(&graph, &mut DeriveMemo::default());
+    for (namespace, mesh, _) in meshes {
+        let view = &derived.views[format!("mesh/{mesh}/virtualNode/front_{namespace}").as_str()];
+        let name = "cds_egress_a_b_c_http_8080";
+        let key = view.find(ResourceType::Cluster, name).unwrap();
+        let cluster = Cluster::decode(derived.resources[key].body.clone()).unwrap();
+        let text = format!("{cluster:?}");
+        for (other, ..) in meshes {
+            let is_own = other == namespace;
+            assert_eq!(text.contains(&format!("\"web.{other}\"")), is_own, "{text}");
+        }
     }
 }

@@ -205,16 +205,13 @@ impl ProxyRegistry {
             if missing.is_empty() {
                 break;
             }
-            let is_of_proxy = |key: &ResourceKey| {
-                let scope = key.scope.as_ref();
-                scope.is_none_or(|scope| *scope == proxy.view)
-            };
             let connection = proxy.connection.lock();
             for (kind, name) in connection.unanswered() {
                 let Some(keys) = missing.get_mut(&**name) else {
                     continue;
                 };
-                found.extend(keys.extract_if(.., |key| key.kind == kind && is_of_proxy(key)));
+                found
+                    .extend(keys.extract_if(.., |key| key.kind == kind && key.is_for(&proxy.view)));
                 if keys.is_empty() {
                     missing.remove(&**name);
                 }

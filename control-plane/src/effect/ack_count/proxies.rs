@@ -282,7 +282,8 @@ impl ProxyIndex {
     pub(super) fn set_view(&mut self, name: &Arc<str>, view: Option<Arc<ProxyView>>) {
         let shared = |view: &ProxyView| -> Vec<ResourceKey> {
             let keys = view.keys().iter();
-            keys.filter(|key| key.scope.is_none()).cloned().collect()
+            let is_own = |key: &ResourceKey| key.scope.as_ref() == Some(name);
+            keys.filter(|key| !is_own(key)).cloned().collect()
         };
         for key in self.views.remove(name).iter().flat_map(|view| shared(view)) {
             if let Some(names) = self.listing.get_mut(&key) {

@@ -20,7 +20,6 @@ use evermesh_proto::{
 
 use super::TLS_PORT;
 use crate::{
-    cluster,
     http::{self, ListenerContext, ListenerDirection},
     names, network, route,
     scope::{EncodedResources, ProxyScope},
@@ -138,7 +137,7 @@ pub(crate) fn node_egress(
     });
     let original_destinations = [amazonaws, allow_all.clone()].into_iter().flatten();
     let keys = targets
-        .chain(original_destinations.map(cluster::shared_key))
+        .chain(original_destinations.map(|name| scope.shared_key(ResourceType::Cluster, name)))
         .chain(routes.iter().map(|(_, key)| key.clone()))
         .chain(resources.iter().map(|(key, _)| key.clone()))
         .collect();

@@ -116,11 +116,7 @@ impl CallerClusters {
             trust,
         } = target;
         let own = own.and_then(|it| it.own.get(service)?.get(cluster));
-        let shared = |kind| ResourceKey {
-            kind,
-            name: Arc::clone(cluster),
-            scope: None,
-        };
+        let shared = |kind| scope.shared_key(kind, Arc::clone(cluster));
         let mut keys: Vec<ResourceKey> = match own {
             None => std::iter::once(shared(ResourceType::Cluster))
                 .chain(trust.clone().map(stored_key))

@@ -74,6 +74,12 @@ impl TranslatedCase {
     }
 }
 
+/// Whether several proxies may have the resource: its scope is not that of a proxy, `mesh/M/virtualNode/N`.
+pub fn is_shared(key: &ResourceKey) -> bool {
+    let scope = key.scope.as_deref().unwrap_or_default();
+    scope.matches('/').count() < 3
+}
+
 /// The resources of a view, in its order. A load assignment whose endpoints are not known yet, and a secret whose
 /// Kubernetes Secret does not exist, are listed in the view and have no resource.
 ///
@@ -89,7 +95,7 @@ pub fn resources<'a>(
         assert!(
             found.is_some()
                 || key.kind == ResourceType::Endpoint
-                || (key.kind == ResourceType::Secret && key.scope.is_none()),
+                || (key.kind == ResourceType::Secret && is_shared(key)),
             "{key:?} is listed in a view and does not exist"
         );
         Some((key, found?))

@@ -17,7 +17,7 @@ use evermesh_translate::{Derived, load_assignments};
 use prost::Message;
 use serde_json::Value;
 
-use super::case::{json, resources};
+use super::case::{is_shared, json, resources};
 
 /// Checks that the view of each proxy contains every resource that its resources name, that `needs` lists exactly the
 /// named clusters, that load assignments exist for exactly the nodes whose endpoints are known, and that a view lists
@@ -34,13 +34,13 @@ pub fn consistent(graph: &Graph, derived: &Derived) {
     let known: BTreeSet<ResourceKey> = known.flatten().map(|(key, _)| key).collect();
     let keys = derived.resources.keys().cloned();
     let served: BTreeSet<ResourceKey> = keys
-        .filter(|key| key.kind == ResourceType::Endpoint && key.scope.is_none())
+        .filter(|key| key.kind == ResourceType::Endpoint && is_shared(key))
         .collect();
     assert_eq!(served, known);
     let listed: BTreeSet<&ResourceKey> = derived.views.values().flat_map(|it| it.keys()).collect();
     let of_proxies = derived.resources.keys();
     let mut of_proxies =
-        of_proxies.filter(|key| key.kind == ResourceType::Endpoint && key.scope.is_some());
+        of_proxies.filter(|key| key.kind == ResourceType::Endpoint && !is_shared(key));
     let unlisted = of_proxies.find(|key| !listed.contains(key));
     assert_eq!(unlisted, None, "no view lists it");
     for (name, view) in &derived.views {

@@ -19,7 +19,7 @@ use proptest::prelude::*;
 use super::super::{AckCount, AckCounter, AnswerSource, AnsweringProxies};
 use crate::effect::EffectInbox;
 
-const VIEWS: [&str; 3] = ["a", "b", "c"];
+const VIEWS: [&str; 3] = ["m/a", "m/b", "n/a"];
 const ORIGINS: [&str; 4] = [
     "Mesh/m",
     "VirtualNode/n/a",
@@ -27,7 +27,7 @@ const ORIGINS: [&str; 4] = [
     "Route/n/r",
 ];
 
-/// Resources that several views list, those of one view, and a private key.
+/// Resources that several views list, those of the views below `m`, those of one view, and a private key.
 fn keys() -> Vec<ResourceKey> {
     let key = |kind, name: &str, scope: Option<&str>| ResourceKey {
         kind,
@@ -38,9 +38,10 @@ fn keys() -> Vec<ResourceKey> {
         key(ResourceType::Cluster, "c", None),
         key(ResourceType::Endpoint, "c", None),
         key(ResourceType::Secret, "s", None),
-        key(ResourceType::Route, "r", Some("a")),
-        key(ResourceType::Listener, "l", Some("a")),
-        key(ResourceType::Listener, "l", Some("b")),
+        key(ResourceType::Cluster, "m", Some("m")),
+        key(ResourceType::Route, "r", Some("m/a")),
+        key(ResourceType::Listener, "l", Some("m/a")),
+        key(ResourceType::Listener, "l", Some("m/b")),
     ]
 }
 
@@ -96,18 +97,18 @@ fn reading() -> impl Strategy<Value = InboxReading> {
 fn event() -> impl Strategy<Value = Event> {
     let some = |count: usize| prop::collection::vec(0..count, 0..=count);
     prop_oneof![
-        (0..6_usize, 0..3_u8, some(4)).prop_map(|(key, body, origins)| Event::Commit {
+        (0..7_usize, 0..3_u8, some(4)).prop_map(|(key, body, origins)| Event::Commit {
             key,
             body,
             origins
         }),
-        (0..6_usize).prop_map(|key| Event::Remove { key }),
-        (0..3_usize, prop::option::weighted(0.8, some(6)))
+        (0..7_usize).prop_map(|key| Event::Remove { key }),
+        (0..3_usize, prop::option::weighted(0.8, some(7)))
             .prop_map(|(view, keys)| Event::View { view, keys }),
         (0..3_usize, any::<bool>())
             .prop_map(|(view, is_trusted)| Event::Connect { view, is_trusted }),
         (0..4_usize).prop_map(|proxy| Event::Disconnect { proxy }),
-        (0..4_usize, 0..6_usize, prop::bool::weighted(0.7))
+        (0..4_usize, 0..7_usize, prop::bool::weighted(0.7))
             .prop_map(|(proxy, key, is_ack)| Event::Answer { proxy, key, is_ack }),
         (1..4_u64).prop_map(|seconds| Event::Wait { seconds }),
     ]
@@ -199,8 +200,7 @@ impl WorldAnswers {
                 let name: Arc<str> = VIEWS[*view].into();
                 let listed = listed.as_ref().map(|listed| {
                     let listed = listed.iter().map(|key| keys().swap_remove(*key));
-                    let listed =
-                        listed.filter(|key| key.scope.as_ref().is_none_or(|it| *it == name));
+                    let listed = listed.filter(|key| key.is_for(&name));
                     Arc::new(ProxyView::new(listed.collect()))
                 });
                 match &listed {
@@ -235,8 +235,7 @@ impl WorldAnswers {
                 let (Some(resource), Some(proxy)) = (resource, proxy) else {
                     return;
                 };
-                let scope = key.scope.as_ref();
-                if scope.is_some_and(|scope| *scope != proxy.connected.view) {
+                if !key.is_for(&proxy.connected.view) {
                     return;
                 }
                 let answer = proxy.answers.entry(key).or_default();
