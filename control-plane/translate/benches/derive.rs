@@ -24,19 +24,29 @@ use evermesh_translate::{DeriveMemo, derive, derive_changes, load_assignments};
 use serde_json::{Value, json};
 
 const SIZES: [usize; 2] = [1_000, 5_000];
+/// Numbers of a gateway's host names and routes.
+const HOSTS: [usize; 3] = [1_250, 2_500, 5_000];
 
 fn main() {
     for size in SIZES {
         print_sizes(size);
     }
+    for hosts in HOSTS {
+        let graph = build(&gateway_inputs(hosts), &mut BuildMemo::default()).graph;
+        print_resources(&format!("gateway with {hosts} hosts"), &graph);
+    }
     divan::main();
 }
 
 /// Prints the number of resources and their average size in bytes, by type.
-#[allow(clippy::print_stdout)] // a benchmark's result
 fn print_sizes(n: usize) {
-    let derived = derive(&builders::large(n), &mut DeriveMemo::default());
-    println!("{n} nodes: {} views", derived.views.len());
+    print_resources(&format!("{n} nodes"), &builders::large(n));
+}
+
+#[allow(clippy::print_stdout)] // a benchmark's result
+fn print_resources(title: &str, graph: &Graph) {
+    let derived = derive(graph, &mut DeriveMemo::default());
+    println!("{title}: {} views", derived.views.len());
     for kind in evermesh_proto::ResourceType::ALL {
         let of_kind = derived.resources.values().filter(|it| it.kind == kind);
         let (count, bytes) = of_kind.fold((0, 0), |(count, bytes), resource| {
@@ -120,6 +130,10 @@ fn change_manifest(bencher: Bencher<'_, '_>, manifests: &[Value; 2]) {
     for manifest in thousand().chain([manifests[0].clone()]) {
         apply(&mut inputs, manifest);
     }
+    change(bencher, inputs, manifests);
+}
+
+fn change(bencher: Bencher<'_, '_>, mut inputs: Inputs, manifests: &[Value; 2]) {
     let (mut built, mut derived) = (BuildMemo::default(), DeriveMemo::default());
     derive_changes(&build(&inputs, &mut built).graph, &mut derived);
     let mut count = 0;
@@ -209,6 +223,51 @@ fn router_with_a_thousand_routes(bencher: Bencher<'_, '_>) {
         )
     });
     change_manifest(bencher, &manifests);
+}
+
+/// A gateway with host names of which each has a route, and as many routes for any host name. The targets are a thousand
+/// services.
+fn gateway_inputs(hosts: usize) -> Inputs {
+    let gateway = manifest(
+        "VirtualGateway",
+        "edge",
+        &json!({
+            "namespaceSelector": {},
+            "podSelector": { "matchLabels": { "app": "edge" } },
+            "listeners": [{ "portMapping": { "port": 8080, "protocol": "http" } }],
+        }),
+    );
+    let routes = (0..hosts).flat_map(|index| [named_route(index, "/"), unnamed_route(index)]);
+    let mut inputs = Inputs::default();
+    for manifest in thousand().chain([gateway]).chain(routes) {
+        apply(&mut inputs, manifest);
+    }
+    inputs
+}
+
+fn named_route(index: usize, prefix: &str) -> Value {
+    let matches =
+        json!({ "hostname": { "exact": format!("host-{index}.example.com") }, "prefix": prefix });
+    gateway_route(&format!("host-{index}"), index, &matches)
+}
+
+fn unnamed_route(index: usize) -> Value {
+    let matches = json!({ "prefix": format!("/path-{index}/") });
+    gateway_route(&format!("path-{index}"), index, &matches)
+}
+
+fn gateway_route(route: &str, index: usize, matches: &Value) -> Value {
+    let target =
+        json!({ "virtualService": { "virtualServiceRef": { "name": name(index % 1_000) } } });
+    let spec = json!({ "httpRoute": { "match": matches, "action": { "target": target } } });
+    manifest("GatewayRoute", route, &spec)
+}
+
+/// One route of a gateway with many host names changes.
+#[divan::bench(args = HOSTS, sample_count = 10)]
+fn gateway_with_hosts(bencher: Bencher<'_, '_>, hosts: usize) {
+    let manifests = ["/", "/x/"].map(|prefix| named_route(7, prefix));
+    change(bencher, gateway_inputs(hosts), &manifests);
 }
 
 /// Makes the graphs share equal objects and equal maps by pointer, as consecutive builds of ingest do.

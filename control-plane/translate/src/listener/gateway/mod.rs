@@ -17,36 +17,34 @@
 //! only if the gateway route kept the client's `Host` and that named no service. So a client could bypass the gateway
 //! route by sending the name of another service as `Host`.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-    time::Duration,
-};
+mod hosts;
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use evermesh_model::{
     GatewayListener, ResolvedGateway, ResolvedGatewayRoute, ResolvedMesh, ServicePort, Timeout,
-    gateway::{HostnameMatch, PathRewrite},
-    route::PathMatch,
+    gateway::PathRewrite, route::PathMatch,
 };
 use evermesh_proto::{
-    EncodedPart, ProxyView, Resource, ResourceType,
+    ProxyView, Resource, ResourceType,
     core::{self, HeaderValue, HeaderValueOption, header_value_option::HeaderAppendAction},
     listener::{self, FilterChain},
     matcher::RegexMatchAndSubstitute,
     route::{
-        Route, RouteAction, RouteConfiguration, VirtualHost,
+        Route, RouteAction, RouteConfiguration,
         route::Action,
         route_action::{ClusterSpecifier, HostRewriteSpecifier},
         route_match::PathSpecifier,
     },
 };
 
+use self::hosts::{egress_hosts, ingress_hosts};
 use crate::{
     cluster,
     http::{self, ListenerContext, ListenerDirection},
     names, route,
     scope::{self, EncodedResources, ProxyScope},
-    service::{self, GatewayServiceRoutes, PortRoutes, ReachableClusters, TargetCluster},
+    service::{GatewayServiceRoutes, PortRoutes, ReachableClusters, TargetCluster},
     tls::{self, CallerClusters, ProxySecrets, SecretDirection},
     wire,
 };
@@ -168,83 +166,6 @@ fn ingress_resources(
         Resource::encode(listener_name, &listener).with_origins([gateway_origin]),
         Resource::from_parts(ResourceType::Route, name, base, hosts),
     ]
-}
-
-/// The virtual hosts of the first pass: one for each domain that a route matches, and `*`.
-///
-/// Envoy searches only the virtual host with the most specific domain. So each virtual host contains, in order, all
-/// routes that match its requests, including routes without a host name. A virtual host also needs the clusters of the
-/// second pass: before these work, its requests have to go where they went before.
-fn ingress_hosts(
-    routes: &[&ResolvedGatewayRoute],
-    cluster: &Arc<str>,
-    services: &BTreeMap<&str, &GatewayServiceRoutes>,
-) -> Vec<EncodedPart> {
-    let hostnames = routes.iter().filter_map(|route| route.hostname.as_ref());
-    let domains: BTreeSet<String> = std::iter::once("*".to_owned())
-        .chain(hostnames.flat_map(domains))
-        .collect();
-    domains
-        .into_iter()
-        .map(|domain| {
-            let accepting = routes
-                .iter()
-                .filter(|route| accepts(route.hostname.as_ref(), &domain));
-            let targets = accepting
-                .clone()
-                .filter_map(|route| target_routes(route, services))
-                .flat_map(|target| target.needs.iter());
-            let itself = accepting.clone().map(|_| cluster).take(1);
-            let needs = targets.chain(itself).cloned().collect();
-            let origins = accepting.clone().map(|route| wire::origin(&route.object));
-            let host = VirtualHost {
-                name: names::gateway_host(&domain),
-                routes: accepting
-                    .flat_map(|route| gateway_routes(route, cluster))
-                    .collect(),
-                domains: vec![domain.clone()],
-                ..Default::default()
-            };
-            super::host_part(&domain, host, needs, origins.collect())
-        })
-        .collect()
-}
-
-/// The routes of a gateway route's target.
-fn target_routes<'a>(
-    route: &ResolvedGatewayRoute,
-    services: &BTreeMap<&str, &'a GatewayServiceRoutes>,
-) -> Option<&'a GatewayPortRoutes> {
-    let service = services.get(route.target.hostname.as_ref())?;
-    service.ports.get(&route.target_port?.port)
-}
-
-/// The domains of a host name match, in lower case as Envoy compares them.
-///
-/// In Envoy, `*` matches at least one character. So the suffix `example.com` becomes two domains, `example.com` and
-/// `*example.com`.
-fn domains(hostname: &HostnameMatch) -> Vec<String> {
-    match hostname {
-        HostnameMatch::Exact(name) => vec![name.to_lowercase()],
-        HostnameMatch::Suffix(suffix) => {
-            let suffix = suffix.to_lowercase();
-            let wildcard = format!("*{suffix}");
-            if suffix.starts_with('.') || suffix.is_empty() {
-                vec![wildcard]
-            } else {
-                vec![suffix, wildcard]
-            }
-        }
-    }
-}
-
-/// Whether a host name match accepts all requests for which Envoy selects this domain.
-fn accepts(hostname: Option<&HostnameMatch>, domain: &str) -> bool {
-    match hostname {
-        None => true,
-        Some(HostnameMatch::Exact(name)) => domain == name.to_lowercase(),
-        Some(HostnameMatch::Suffix(suffix)) => domain.ends_with(&suffix.to_lowercase()),
-    }
 }
 
 /// The Envoy routes of a gateway route in the first pass: one, or two if a rewritten prefix has to end at a slash.
@@ -376,83 +297,15 @@ fn egress_resources(
         ..Default::default()
     };
 
-    let rewritten = destinations(gateway, services, true);
-    let kept = destinations(gateway, services, false);
     let configuration = RouteConfiguration {
         name: name.to_string(),
         request_headers_to_remove: vec![names::SERVICE_HEADER.to_owned()],
         ..Default::default()
     };
     let base = super::base_part(&configuration, None, [Arc::clone(&gateway_origin)].into());
-    let hosts = egress_hosts(&rewritten, &kept, services);
+    let hosts = egress_hosts(gateway, services);
     [
         Resource::encode(listener_name, &listener).with_origins([gateway_origin]),
         Resource::from_parts(ResourceType::Route, name, base, hosts),
     ]
-}
-
-/// The targets of gateway routes by host name and port: of the routes that rewrite `Host`, or of those that keep it.
-fn destinations<'a>(
-    gateway: &ResolvedGateway,
-    services: &BTreeMap<&'a str, &'a GatewayServiceRoutes>,
-    rewrite_hostname: bool,
-) -> BTreeMap<(&'a str, u16), &'a GatewayPortRoutes> {
-    gateway
-        .routes
-        .iter()
-        .filter(|route| route.rewrite_hostname == rewrite_hostname)
-        .filter_map(|route| {
-            let port = route.target_port?.port;
-            let (hostname, routes) = services.get_key_value(route.target.hostname.as_ref())?;
-            Some(((*hostname, port), routes.ports.get(&port)?))
-        })
-        .collect()
-}
-
-/// The virtual hosts of the second pass: one for each name to which `Host` is rewritten, and `*` for requests that keep
-/// their `Host`.
-///
-/// A kept `Host` may equal one of these names. So each virtual host also contains the routes for requests that keep
-/// theirs.
-fn egress_hosts(
-    rewritten: &BTreeMap<(&str, u16), &GatewayPortRoutes>,
-    kept: &BTreeMap<(&str, u16), &GatewayPortRoutes>,
-    services: &BTreeMap<&str, &GatewayServiceRoutes>,
-) -> Vec<EncodedPart> {
-    let part = |name: &str, host: VirtualHost, ports: &[(&str, &GatewayPortRoutes)]| {
-        let routes = ports.iter().flat_map(|(_, port)| port.routes.clone());
-        let host = VirtualHost {
-            routes: routes.collect(),
-            ..host
-        };
-        let needs = ports.iter().flat_map(|(_, port)| port.needs.iter());
-        let services = ports.iter().filter_map(|(name, _)| services.get(name));
-        let origins = services.flat_map(|service| service.origins.iter());
-        super::host_part(
-            name,
-            host,
-            needs.cloned().collect(),
-            origins.cloned().collect(),
-        )
-    };
-    let hostnames: BTreeSet<&str> = rewritten.keys().map(|(hostname, _)| *hostname).collect();
-    let named = hostnames.into_iter().map(|hostname| {
-        let own = rewritten.iter().filter(|((it, _), _)| *it == hostname);
-        let others = kept
-            .iter()
-            .filter(|(to, _)| to.0 != hostname || !rewritten.contains_key(*to));
-        let ports = own.chain(others).map(|(to, port)| (to.0, *port));
-        let host = service::virtual_host(hostname, names::EGRESS_PORT);
-        part(hostname, host, &ports.collect::<Vec<_>>())
-    });
-    let default = (!kept.is_empty()).then(|| {
-        let host = VirtualHost {
-            name: names::DEFAULT_BACKEND.to_owned(),
-            domains: vec!["*".to_owned()],
-            ..Default::default()
-        };
-        let ports = kept.iter().map(|(to, port)| (to.0, *port));
-        part("*", host, &ports.collect::<Vec<_>>())
-    });
-    named.chain(default).collect()
 }
