@@ -1,9 +1,9 @@
 //! Files and folders that are replaced by editors, tools and the kubelet: no object is removed in between.
 
 use std::{
-    fs::{self, File},
+    fs,
     io::Write,
-    os::unix::fs::symlink,
+    os::unix::fs::{PermissionsExt, symlink},
     time::{Duration, Instant},
 };
 
@@ -12,9 +12,6 @@ use tempfile::tempdir;
 
 use crate::source::{FileSource, name, service, write};
 
-/// Time without a write after which the source reads a file that its writer has not closed. Same as in the source.
-const SETTLE: Duration = Duration::from_millis(200);
-
 /// Time between two sweeps, with which the source finds changes that the kernel did not report. Same as in the source.
 const SWEEP: Duration = Duration::from_secs(5);
 
@@ -22,50 +19,46 @@ const SWEEP: Duration = Duration::from_secs(5);
 /// machine does not fail the test.
 const SWAPS: u32 = 5;
 
-/// Truncates a file, writes to it for longer than [`SETTLE`] and then closes it. Returns the longest pause between two
-/// writes.
-async fn write_slowly(path: &std::path::Path, text: &str) -> Duration {
-    let mut file = File::create(path).unwrap();
-    let start = Instant::now();
-    let (mut last, mut pause) = (start, Duration::ZERO);
-    while start.elapsed() < 2 * SETTLE {
-        tokio::time::sleep(SETTLE / 10).await;
-        file.write_all(b"# still writing\n").unwrap();
-        pause = pause.max(last.elapsed());
-        last = Instant::now();
-    }
-    file.write_all(text.as_bytes()).unwrap();
-    drop(file);
-    pause.max(last.elapsed())
-}
-
 #[tokio::test]
-async fn file_is_read_when_its_writer_closes_it_or_pauses() {
+async fn last_version_is_served_until_the_writer_closes_the_file() {
     let dir = tempdir().unwrap();
-    let path = write(dir.path(), "a.yaml", service("a", "v1"));
+    let text = |version: &str| format!("{}---\n{}", service("a", version), service("b", version));
+    let path = write(dir.path(), "a.yaml", text("v1"));
     let mut source = FileSource::start(dir.path()).await;
 
-    // An empty file, or one that holds only comments, would remove the object. A writer that the machine held up proves
-    // nothing, because the source was right to read the file; then the test writes again.
-    let mut attempt = 1;
-    loop {
-        attempt += 1;
-        assert!(attempt < 100, "the machine is too busy for this test");
-        source.history.clear();
-        let version = format!("v{attempt}");
-        let pause = write_slowly(&path, &service("a", &version)).await;
-        source.until_version("a", &version).await;
-        if pause < SETTLE / 2 {
-            break;
-        }
-    }
-    assert_eq!(source.history, [format!("+{}", name("a"))]);
+    // Each part of the new text parses: first the empty file, then a file without `b`.
+    let mut writer = fs::File::create(&path).unwrap();
+    source.reports_nothing(dir.path()).await;
+    let second = text("v2");
+    let half = second.find("---").unwrap();
+    writer.write_all(&second.as_bytes()[..half]).unwrap();
+    writer
+        .set_permissions(fs::Permissions::from_mode(0o640))
+        .unwrap();
+    source.reports_nothing(dir.path()).await;
+    writer.write_all(&second.as_bytes()[half..]).unwrap();
+    drop(writer);
+    source.until_version("b", "v2").await;
+    assert_eq!(
+        source.history,
+        [format!("+{}", name("a")), format!("+{}", name("b"))]
+    );
+    source.history.clear();
 
-    // The file stays open.
-    let mut file = File::options().append(true).open(path).unwrap();
-    write!(file, "---\n{}", service("b", "v1")).unwrap();
-    source.until_version("b", "v1").await;
-    drop(file);
+    // The same for a file that was removed first, as some editors and tools do.
+    fs::remove_file(&path).unwrap();
+    let mut writer = fs::File::create(&path).unwrap();
+    source.reports_nothing(dir.path()).await;
+    writer.write_all(text("v3").as_bytes()).unwrap();
+    source.reports_nothing(dir.path()).await;
+    drop(writer);
+    source.until_version("b", "v3").await;
+
+    // A file that is removed while it is written is gone, whatever its writer does.
+    let writer = fs::File::create(&path).unwrap();
+    fs::remove_file(&path).unwrap();
+    source.until_removed("a").await;
+    drop(writer);
     source.stop().await;
 }
 

@@ -12,6 +12,7 @@ use std::{
     fs, io,
     path::{Component, Path, PathBuf},
     sync::{
+        Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
         mpsc::{Receiver, RecvTimeoutError, SyncSender},
     },
@@ -62,6 +63,8 @@ pub(super) struct FolderWatcher<T> {
     watcher: Option<RecommendedWatcher>,
     wake: SyncSender<Wake>,
     woken: Receiver<Wake>,
+    /// Whether the queue of events was full since the last sweep.
+    has_lost_events: Arc<AtomicBool>,
     is_synced: bool,
     send: T,
 }
@@ -83,6 +86,7 @@ impl<T: FnMut(ChangeBatch) -> bool> FolderWatcher<T> {
             watcher: None,
             wake,
             woken,
+            has_lost_events: Arc::default(),
             is_synced: false,
             send,
         }
@@ -131,11 +135,11 @@ impl<T: FnMut(ChangeBatch) -> bool> FolderWatcher<T> {
 
     fn handle_event(&mut self, at: Instant, event: notify::Result<Event>) {
         let event = match event {
-            Ok(event) if event.need_rescan() => return self.next_sweep = at,
+            Ok(event) if event.need_rescan() => return self.rescan(at),
             Ok(event) => event,
             Err(error) => {
                 warn!(%error, "the watch of the manifest folder failed; changes are noticed within 5 s");
-                return self.next_sweep = at;
+                return self.rescan(at);
             }
         };
         let kind = event.kind;
@@ -147,7 +151,7 @@ impl<T: FnMut(ChangeBatch) -> bool> FolderWatcher<T> {
             EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_))
         );
         for path in event.paths {
-            let hint = EventHint::of(kind, || path.is_symlink());
+            let hint = EventHint::of(kind, &path);
             let is_link_replaced = self.links.contains(&path) && hint != EventHint::Unchanged;
             if is_link_replaced || path == self.root && is_gone {
                 self.resolved_root = None;
@@ -158,6 +162,12 @@ impl<T: FnMut(ChangeBatch) -> bool> FolderWatcher<T> {
         }
     }
 
+    /// Schedules a sweep because events were lost.
+    fn rescan(&mut self, at: Instant) {
+        self.pending.forget_writers(at + SETTLE);
+        self.next_sweep = at;
+    }
+
     fn schedule(&mut self, at: Instant, kind: EventKind, hint: EventHint, path: &Path) {
         match hint {
             EventHint::Unchanged => {}
@@ -166,7 +176,10 @@ impl<T: FnMut(ChangeBatch) -> bool> FolderWatcher<T> {
                 self.schedule_differing(path, at + SETTLE);
             }
             EventHint::Finished => self.pending.set(path.to_owned(), at),
-            EventHint::Unfinished => self.pending.set(path.to_owned(), at + SETTLE),
+            EventHint::Open if format_of(path).is_none() => {}
+            EventHint::Open => self.pending.set_open(path.to_owned(), at),
+            EventHint::Removed => self.pending.set(path.to_owned(), at + SETTLE),
+            EventHint::Unfinished => self.pending.set_if_closed(path.to_owned(), at + SETTLE),
         }
     }
 
@@ -215,6 +228,12 @@ impl<T: FnMut(ChangeBatch) -> bool> FolderWatcher<T> {
 
     /// Opens the root if it is new or was replaced; otherwise schedules the files that differ.
     fn sweep(&mut self, now: Instant) {
+        if self.has_lost_events.swap(false, Relaxed) {
+            self.pending.forget_writers(now + SETTLE);
+        }
+        for file in self.pending.slow_writers(now, SWEEP_INTERVAL) {
+            warn!(file = %file.display(), "a manifest is still being written; its last version stays in force until the writer closes it");
+        }
         match fs::canonicalize(&self.root) {
             Ok(resolved) if self.resolved_root.as_ref() == Some(&resolved) => {
                 self.next_sweep = now + SWEEP_INTERVAL;
@@ -230,6 +249,7 @@ impl<T: FnMut(ChangeBatch) -> bool> FolderWatcher<T> {
             return self.lose_root(&io::ErrorKind::NotADirectory.into(), now);
         }
         self.watcher = self.new_watcher();
+        self.pending.forget_writers(now + SETTLE);
         self.watch_links();
         let was_lost = self.resolved_root.replace(resolved).is_none() && self.is_synced;
         let grace = if was_lost { REFILL_TIME } else { SETTLE };
@@ -260,17 +280,19 @@ impl<T: FnMut(ChangeBatch) -> bool> FolderWatcher<T> {
         let watcher = &mut self.watcher;
         let listing = self.folder.list(path, &mut |folder| watch(watcher, folder));
         for file in self.folder.missing(path, &listing) {
-            self.pending.set_if_none(file, missing_at);
+            self.pending.set_missing(file, missing_at);
         }
         self.folder.differing(&listing)
     }
 
     fn new_watcher(&self) -> Option<RecommendedWatcher> {
         let wake = self.wake.clone();
+        let has_lost_events = Arc::clone(&self.has_lost_events);
         let watcher = notify::recommended_watcher(move |event| {
             if !is_reading(&event) {
-                // An error means that the thread has stopped, or that the queue is full: the next sweep finds the change.
-                let _ = wake.try_send(Wake::Event(Instant::now(), event));
+                let sent = wake.try_send(Wake::Event(Instant::now(), event));
+                // The thread has stopped, or the queue is full and the next sweep finds the change.
+                has_lost_events.fetch_or(sent.is_err(), Relaxed);
             }
         });
         watcher
