@@ -1,9 +1,33 @@
 //! The annotations of a pod: parses them into a [`RequestedProxy`], with App Mesh's default for each that is missing.
+//!
+//! An annotation with which the API server would refuse the pod, or with which Envoy could not start, counts as
+//! malformed.
 
-use std::{collections::BTreeMap, net::IpAddr, str::FromStr};
+mod mount;
+mod quantity;
+mod resources;
+mod variable;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    str::FromStr,
+};
 
 use serde_json::Value;
 
+pub use self::{
+    mount::mount_path,
+    quantity::{exceeds, quantity},
+};
+pub(crate) use self::{
+    mount::{Mount, TOKEN_FOLDER, is_same_path},
+    variable::SAMPLING_RATE,
+};
+use self::{
+    mount::{Mounted, TakenPaths, mounts},
+    variable::{CONCURRENCY, maps, pairs, share, threads},
+};
 use crate::{
     decide::Member,
     settings::{InjectorSettings, Resources},
@@ -21,10 +45,8 @@ pub(crate) const IGNORED_PORTS: &str = "appmesh.k8s.aws/egressIgnoredPorts";
 pub(crate) const VOLUME_MOUNTS: &str = "appmesh.k8s.aws/volumeMounts";
 pub(crate) const XRAY_CONFIG: &str = "appmesh.k8s.aws/xrayAgentConfigMount";
 
-/// The share of requests that X-Ray samples. The only variable of Evermesh that annotations can override.
-pub(crate) const SAMPLING_RATE: &str = "XRAY_SAMPLING_RATE";
-/// The number of Envoy's worker threads.
-const CONCURRENCY: &str = "ENVOY_CONCURRENCY";
+/// Characters of an annotation, or of a part of it, that a message shows.
+const SHOWN: usize = 200;
 
 /// The proxy that a pod requests in its annotations.
 #[derive(Debug, Clone, PartialEq)]
@@ -37,7 +59,10 @@ pub(crate) struct RequestedProxy {
     pub(crate) ipv6: bool,
     /// Whether the platform's CNI plugin sets up interception, instead of `proxyinit`.
     pub(crate) cni: bool,
+    /// Requests and limits of `envoy` and `xray-daemon`.
     pub(crate) resources: Resources,
+    /// Requests and limits of `proxyinit`.
+    pub(crate) init_resources: Resources,
     pub(crate) secret_mounts: Vec<Mount>,
     pub(crate) volume_mounts: Vec<Mount>,
     /// Variables of Envoy, by name.
@@ -53,12 +78,13 @@ pub(crate) struct RequestedProxy {
     pub(crate) malformed: Vec<String>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Mount {
-    /// The name of a Secret or a volume.
-    pub(crate) name: String,
-    /// An absolute path.
-    pub(crate) path: String,
+/// The annotations of a pod, and what is wrong with them.
+pub(crate) struct ReadAnnotations {
+    pub(crate) requested: RequestedProxy,
+    /// A message for each annotation that is malformed. Its default applies instead.
+    pub(crate) malformed: Vec<String>,
+    /// Warnings about annotations that have another effect than they say.
+    pub(crate) warnings: Vec<String>,
 }
 
 /// Parses annotations and collects the errors.
@@ -66,6 +92,7 @@ struct AnnotationReader<'a> {
     pod: &'a Value,
     malformed: Vec<String>,
     messages: Vec<String>,
+    warnings: Vec<String>,
 }
 
 impl AnnotationReader<'_> {
@@ -75,12 +102,17 @@ impl AnnotationReader<'_> {
         match parse(text) {
             Ok(value) => Some(value),
             Err(reason) => {
-                let message = format!("the annotation `{key}` is `{text}`: {reason}");
-                self.messages.push(message);
-                self.malformed.push(key);
+                self.refuse(key, &shown(text), &reason);
                 None
             }
         }
+    }
+
+    /// Notes that the default applies instead of an annotation.
+    fn refuse(&mut self, key: String, value: &str, reason: &str) {
+        let message = format!("the annotation `{key}` is `{value}`: {reason}");
+        self.messages.push(message);
+        self.malformed.push(key);
     }
 }
 
@@ -88,65 +120,77 @@ fn key(name: &str) -> String {
     format!("appmesh.k8s.aws/{name}")
 }
 
-/// Parses all annotations. One that cannot be parsed keeps its default and adds a message.
-pub(crate) fn read(
-    pod: &Value,
-    member: &Member,
-    settings: &InjectorSettings,
-) -> (RequestedProxy, Vec<String>) {
+/// A text of the user, shortened for a message.
+fn shown(text: &str) -> String {
+    match text.char_indices().nth(SHOWN) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
+/// Parses all annotations. One that is malformed keeps its default and adds a message.
+pub(crate) fn read(pod: &Value, member: &Member, settings: &InjectorSettings) -> ReadAnnotations {
     let mut reader = AnnotationReader {
         pod,
         malformed: Vec::new(),
         messages: Vec::new(),
+        warnings: Vec::new(),
     };
-    let defaults = &settings.envoy.resources;
-    let mut resource = |name, default: &String| {
-        let requested = reader.read(name, quantity);
-        requested.unwrap_or_else(|| default.clone())
-    };
-    let resources = Resources {
-        cpu_request: resource("cpuRequest", &defaults.cpu_request),
-        memory_request: resource("memoryRequest", &defaults.memory_request),
-        cpu_limit: resource("cpuLimit", &defaults.cpu_limit),
-        memory_limit: resource("memoryLimit", &defaults.memory_limit),
-    };
+    let (resources, init_resources) = resources::read(&mut reader, &settings.envoy.resources);
     let fargate = pod["metadata"]["labels"][FARGATE_PROFILE].as_str();
     let on_fargate = fargate.is_some_and(|profile| !profile.is_empty());
-    let from_pairs = reader.read("sidecarEnv", |text| checked(pairs(text)?));
-    let from_json = reader.read("sidecarEnvJson", |text| checked(maps(text)?));
+    let from_pairs = reader.read("sidecarEnv", pairs);
+    let from_json = reader.read("sidecarEnvJson", maps);
     let mut env = from_pairs.unwrap_or_default();
     env.extend(from_json.unwrap_or_default());
+    let intercepted = reader.read("ports", ports);
+    let ignored_ips = reader.read("egressIgnoredIPs", |text| {
+        variable::fits("egressIgnoredIPs", text)?;
+        networks(text)
+    });
+    let ignored_ports = reader.read("egressIgnoredPorts", ports);
+    let ipv6 = reader.read("ipv6", switch);
+    let cni = reader.read("appmeshCNI", switch);
+    let sds = reader.read("sds", switch).unwrap_or(true);
+    let socket = settings.sds_socket.as_deref().filter(|_| sds);
+    let taken = |mounts| TakenPaths { socket, mounts };
+    let secret_mounts = reader.read("secretMounts", |text| {
+        mounts(text, Mounted::Secret, taken(&[]))
+    });
+    let secret_mounts = secret_mounts.unwrap_or_default();
+    let volume_mounts = reader.read("volumeMounts", |text| {
+        mounts(text, Mounted::Volume, taken(&secret_mounts))
+    });
     let requested = RequestedProxy {
-        ports: reader
-            .read("ports", ports)
-            .unwrap_or_else(|| member.ports.clone()),
-        ignored_ips: reader
-            .read("egressIgnoredIPs", networks)
-            .unwrap_or_else(|| settings.ignored_ips.clone()),
-        ignored_ports: reader
-            .read("egressIgnoredPorts", ports)
-            .unwrap_or_else(|| vec![22]),
-        ipv6: reader.read("ipv6", switch).unwrap_or(true),
-        cni: reader.read("appmeshCNI", switch).unwrap_or(on_fargate),
+        ports: intercepted.unwrap_or_else(|| member.ports.clone()),
+        ignored_ips: ignored_ips.unwrap_or_else(|| settings.ignored_ips.clone()),
+        ignored_ports: ignored_ports.unwrap_or_else(|| vec![22]),
+        ipv6: ipv6.unwrap_or(true),
+        cni: cni.unwrap_or(on_fargate),
         resources,
-        secret_mounts: reader.read("secretMounts", mounts).unwrap_or_default(),
-        volume_mounts: reader.read("volumeMounts", mounts).unwrap_or_default(),
+        init_resources,
+        secret_mounts,
+        volume_mounts: volume_mounts.unwrap_or_default(),
         sampling_rate: env.get(SAMPLING_RATE).and_then(|it| share(it).ok()),
         concurrency: env.get(CONCURRENCY).and_then(|it| threads(it).ok()),
         env,
-        sds: reader.read("sds", switch).unwrap_or(true),
+        sds,
         keeps_image: reader
             .read("virtualGatewaySkipImageOverride", switch)
             .unwrap_or(false),
         xray_config: reader.read("xrayAgentConfigMount", |text| {
-            match mounts(text)?.as_slice() {
+            match mounts(text, Mounted::Volume, TakenPaths::NONE)?.as_slice() {
                 [one] => Ok(one.clone()),
                 _ => Err("use one VOLUME:PATH".to_owned()),
             }
         }),
         malformed: reader.malformed,
     };
-    (requested, reader.messages)
+    ReadAnnotations {
+        requested,
+        malformed: reader.messages,
+        warnings: reader.warnings,
+    }
 }
 
 fn items(text: &str) -> impl Iterator<Item = &str> {
@@ -162,13 +206,28 @@ fn switch(text: &str) -> Result<bool, String> {
 }
 
 fn ports(text: &str) -> Result<Vec<u16>, String> {
-    let port = |item: &str| {
+    let mut ports = Vec::new();
+    let mut seen = BTreeSet::new();
+    for item in items(text) {
         let port = item.parse().ok().filter(|port| *port != 0);
-        port.ok_or_else(|| {
-            format!("`{item}` is not a port from 1 to 65535; separate ports by commas")
-        })
-    };
-    items(text).map(port).collect()
+        let port: u16 = port.ok_or_else(|| {
+            format!(
+                "`{}` is not a port from 1 to 65535; separate ports by commas",
+                shown(item)
+            )
+        })?;
+        if seen.insert(port) {
+            ports.push(port);
+        }
+    }
+    variable::fits("ports", &joined(&ports))?;
+    Ok(ports)
+}
+
+/// The text of a list of ports, as annotations and `proxyinit` have it.
+pub(crate) fn joined(ports: &[u16]) -> String {
+    let ports: Vec<String> = ports.iter().map(u16::to_string).collect();
+    ports.join(",")
 }
 
 /// Parses addresses and CIDRs that are separated by commas, such as `10.0.0.1, fd00::/64`.
@@ -178,106 +237,31 @@ fn ports(text: &str) -> Result<Vec<u16>, String> {
 pub fn networks(text: &str) -> Result<Vec<String>, String> {
     let network = |item: &str| {
         let (address, length) = match item.split_once('/') {
-            Some((address, length)) => (address, length.parse::<u8>().ok()),
+            Some((address, length)) => (
+                address,
+                length
+                    .parse::<u8>()
+                    .ok()
+                    .filter(|it| it.to_string() == length),
+            ),
             None => (item, Some(0)),
         };
         let limit = match IpAddr::from_str(address) {
             Ok(IpAddr::V4(_)) => 32,
             Ok(IpAddr::V6(_)) => 128,
-            Err(_) => return Err(format!("`{item}` is not an IP address or a CIDR")),
+            Err(_) => {
+                return Err(format!("`{}` is not an IP address or a CIDR", shown(item)));
+            }
         };
         match length {
             Some(length) if length <= limit => Ok(item.to_owned()),
             _ => Err(format!(
-                "the prefix length of `{item}` must be a number from 0 to {limit}"
+                "the prefix length of `{}` must be a number from 0 to {limit}",
+                shown(item)
             )),
         }
     };
     items(text).map(network).collect()
-}
-
-/// Checks a Kubernetes quantity, such as `10m`, `0.5`, `32Mi` or `1e3`, and returns it unchanged.
-///
-/// # Errors
-/// If the text is not a quantity, or a negative one.
-pub fn quantity(text: &str) -> Result<String, String> {
-    let digits = |it: char| it.is_ascii_digit();
-    let suffix = text.trim_start_matches(|it| digits(it) || it == '.');
-    let number = &text[..text.len() - suffix.len()];
-    let is_number = number.contains(digits) && number.matches('.').count() <= 1;
-    let exponent = suffix
-        .strip_prefix(['e', 'E'])
-        .map(|rest| rest.strip_prefix(['+', '-']).unwrap_or(rest));
-    let is_exponent = exponent.is_some_and(|it| !it.is_empty() && it.chars().all(digits));
-    let is_unit = [
-        "", "n", "u", "m", "k", "M", "G", "T", "P", "E", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei",
-    ]
-    .contains(&suffix);
-    if is_number && (is_unit || is_exponent) {
-        Ok(text.to_owned())
-    } else {
-        Err("not a valid Kubernetes quantity such as `10m` or `64Mi`".to_owned())
-    }
-}
-
-fn mounts(text: &str) -> Result<Vec<Mount>, String> {
-    let mount = |item: &str| match item.split_once(':') {
-        Some((name, path)) if !name.trim().is_empty() && path.trim().starts_with('/') => {
-            Ok(Mount {
-                name: name.trim().to_owned(),
-                path: path.trim().to_owned(),
-            })
-        }
-        _ => Err(format!(
-            "`{item}` is not of the form NAME:PATH with an absolute path"
-        )),
-    };
-    items(text).map(mount).collect()
-}
-
-fn pairs(text: &str) -> Result<BTreeMap<String, String>, String> {
-    let pair = |item: &str| match item.split_once('=') {
-        Some((name, value)) if !name.trim().is_empty() => {
-            Ok((name.trim().to_owned(), value.trim().to_owned()))
-        }
-        _ => Err(format!(
-            "`{item}` is not of the form NAME=VALUE; use `{}` for values with commas",
-            key("sidecarEnvJson")
-        )),
-    };
-    items(text).map(pair).collect()
-}
-
-fn maps(text: &str) -> Result<BTreeMap<String, String>, String> {
-    serde_json::from_str::<Vec<BTreeMap<String, String>>>(text)
-        .map(|maps| maps.into_iter().flatten().collect())
-        .map_err(|error| {
-            format!(
-                "not a JSON list of objects with string values such as `[{{\"A\":\"b\"}}]`: {error}"
-            )
-        })
-}
-
-/// Returns the variables if those that Evermesh reads are valid.
-fn checked(env: BTreeMap<String, String>) -> Result<BTreeMap<String, String>, String> {
-    if let Some(rate) = env.get(SAMPLING_RATE) {
-        share(rate)?;
-    }
-    if let Some(number) = env.get(CONCURRENCY) {
-        threads(number)?;
-    }
-    Ok(env)
-}
-
-fn share(text: &str) -> Result<f64, String> {
-    let share = text.parse().ok().filter(|it| (0.0..=1.0).contains(it));
-    share.ok_or_else(|| format!("`{SAMPLING_RATE}` is `{text}`, but must be a number from 0 to 1"))
-}
-
-fn threads(text: &str) -> Result<u16, String> {
-    let number = text.parse().ok();
-    number
-        .ok_or_else(|| format!("`{CONCURRENCY}` is `{text}`, but must be a number from 0 to 65535"))
 }
 
 #[cfg(test)]
@@ -285,52 +269,38 @@ mod tests {
     use super::*;
 
     #[test]
-    fn quantities_are_those_of_kubernetes() {
-        for good in [
-            "1", "10m", "0.5", ".5", "1.", "32Mi", "1e3", "1E-3", "2E", "12k",
-        ] {
-            assert_eq!(quantity(good).as_deref(), Ok(good));
-        }
-        for bad in ["", ".", "m", "-1", "1 Mi", "1MB", "1.2.3", "1ee3", "1e"] {
-            assert!(quantity(bad).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
     fn networks_are_addresses_or_cidrs() {
         let good = "10.0.0.1, 10.0.0.0/8,::1,fd00::/64, ";
         assert_eq!(networks(good).unwrap().len(), 4);
         assert_eq!(networks("").unwrap(), [""; 0]);
-        for bad in ["a", "10.0.0", "10.0.0.0/33", "::/129", "10.0.0.0/"] {
+        for bad in [
+            "a",
+            "10.0.0",
+            "10.0.0.0/33",
+            "::/129",
+            "10.0.0.0/",
+            "10.0.0.0/+8",
+            "10.0.0.0/08",
+        ] {
             assert!(networks(bad).is_err(), "{bad}");
         }
     }
 
     #[test]
-    fn variables_are_pairs_or_json() {
-        let env = pairs("A=b, C = d=e,").unwrap();
-        assert_eq!(env["A"], "b");
-        assert_eq!(env["C"], "d=e");
-        assert!(pairs("A").is_err());
-        assert_eq!(maps(r#"[{"A":"b,c"},{"D":""}]"#).unwrap()["A"], "b,c");
-        assert!(maps(r#"{"A":"b"}"#).is_err());
+    fn ports_are_listed_once() {
+        assert_eq!(ports("8080, 22,8080,").as_deref(), Ok(&[8080, 22][..]));
+        for bad in ["0", "65536", "http", "80-90", "-1"] {
+            assert!(ports(bad).is_err(), "{bad}");
+        }
+        let all: Vec<u16> = (1..=u16::MAX).collect();
+        let error = ports(&joined(&all)).unwrap_err();
+        assert!(error.contains("Linux allows"), "{error}");
     }
 
     #[test]
-    fn sampling_rate_and_concurrency_are_checked() {
-        let env = |name: &str, value: &str| checked([(name.to_owned(), value.to_owned())].into());
-        for good in ["0", "1", "0.05", "1e-3"] {
-            assert!(env(SAMPLING_RATE, good).is_ok(), "{good}");
-        }
-        for bad in ["", "abc", "2", "-1", "NaN", "inf", "5%"] {
-            assert!(env(SAMPLING_RATE, bad).is_err(), "{bad}");
-        }
-        for good in ["0", "4", "65535"] {
-            assert!(env(CONCURRENCY, good).is_ok(), "{good}");
-        }
-        for bad in ["", "abc", "-1", "1.5", "65536"] {
-            assert!(env(CONCURRENCY, bad).is_err(), "{bad}");
-        }
-        assert!(env("OTHER", "abc").is_ok());
+    fn message_shows_the_beginning_of_a_long_annotation() {
+        assert_eq!(shown(&"é".repeat(SHOWN)), "é".repeat(SHOWN));
+        let expected = format!("{}…", "é".repeat(SHOWN));
+        assert_eq!(shown(&"é".repeat(SHOWN + 1)), expected);
     }
 }

@@ -23,6 +23,9 @@ use crate::{annotation::INJECTION, settings::WithoutMember};
 /// Limit for the nodes and gateways that a message explains, and for those that it only names.
 const SHOWN: usize = 8;
 
+/// The annotation of mirror pods, by which the kubelet shows static pods of its Kubernetes node.
+const MIRROR: &str = "kubernetes.io/config.mirror";
+
 /// The decision about a pod that is to be created.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Decision {
@@ -119,12 +122,13 @@ pub fn has_injection_label(namespace: &str, snapshot: &ClusterSnapshot) -> bool 
     namespace_mode(namespace, snapshot).is_some()
 }
 
-/// Whether the decision depends on other objects in the Kubernetes cluster. Only a pod with the annotation `disabled`
-/// decides alone.
+/// Whether the decision depends on other objects in the Kubernetes cluster. A pod with the annotation `disabled` is left
+/// alone, and so is a mirror pod: its containers run already, and it may have no token.
 pub fn depends_on_cluster(pod: &Value) -> bool {
-    pod["metadata"]["annotations"][INJECTION]
-        .as_str()
-        .is_none_or(|value| value.to_lowercase() != "disabled")
+    let annotations = &pod["metadata"]["annotations"];
+    let injection = annotations[INJECTION].as_str();
+    let is_disabled = injection.is_some_and(|value| value.to_lowercase() == "disabled");
+    !is_disabled && annotations[MIRROR].is_null()
 }
 
 /// Decides about a pod that is to be created in a namespace.
@@ -134,6 +138,9 @@ pub fn decide(
     snapshot: &ClusterSnapshot,
     without_member: WithoutMember,
 ) -> Decision {
+    if !depends_on_cluster(pod) {
+        return Decision::Skip(None);
+    }
     let mode = match injection_mode(pod, namespace, snapshot) {
         Some(InjectionMode::Disabled) => return Decision::Skip(None),
         Some(mode) => mode,

@@ -15,7 +15,7 @@
 //!         │ with InjectorSettings and the pod's annotations
 //!         ▼ patch
 //!         ├─▶ PodPatch    operations and warnings
-//!         └─▶ PatchError  a malformed annotation
+//!         └─▶ PatchError  a malformed annotation, or a pod that contradicts the patch
 //! ```
 //!
 //! # Example
@@ -66,7 +66,7 @@ mod decide;
 mod patch;
 pub mod settings;
 
-pub use annotation::{INJECTION, networks, quantity};
+pub use annotation::{INJECTION, exceeds, mount_path, networks, quantity};
 pub use bootstrap::{AdminAddress, BootstrapOptions, HostPort, InvalidHostPort, bootstrap, render};
 pub use decide::{Decision, Member, RejectedPod, decide, depends_on_cluster, has_injection_label};
 pub use patch::{PatchError, PodPatch, patch};

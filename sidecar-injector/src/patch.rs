@@ -8,6 +8,7 @@ mod builder;
 mod envoy;
 mod gateway;
 mod interception;
+mod obstacle;
 mod volumes;
 mod xray;
 
@@ -19,7 +20,7 @@ use serde_json::{Value, json};
 
 use self::builder::PodPatchBuilder;
 use crate::{
-    annotation::{self, RequestedProxy},
+    annotation::{self, ReadAnnotations, RequestedProxy, VOLUME_MOUNTS},
     bootstrap::Tracing,
     decide::{Member, RejectedPod},
     settings::{InjectorSettings, MalformedAnnotation, Resources, SidecarOrder},
@@ -29,6 +30,10 @@ use crate::{
 const PROXY_USER: u32 = 1337;
 /// Envoy's container. Existing configurations of Prometheus and SPIRE select it by this name.
 const ENVOY: &str = "envoy";
+/// The init container that sets up interception.
+const PROXY_INIT: &str = "proxyinit";
+/// The container that receives traces for AWS X-Ray.
+const XRAY_DAEMON: &str = "xray-daemon";
 
 /// A patch for a pod.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -42,7 +47,7 @@ pub struct PodPatch {
 /// The reason why there is no patch.
 #[derive(Debug, thiserror::Error)]
 pub enum PatchError {
-    /// An annotation of the pod is malformed.
+    /// An annotation of the pod is malformed, or the pod contradicts what would be added to it.
     #[error(transparent)]
     Rejected(#[from] RejectedPod),
     /// Envoy's bootstrap cannot be encoded, which is a bug in Evermesh.
@@ -61,21 +66,28 @@ struct PatchContext<'a> {
 /// Makes the patch that turns the pod into this member.
 ///
 /// # Errors
-/// If an annotation is malformed and the settings say to reject such a pod.
+/// If an annotation is malformed and the settings say to reject such a pod, or if the pod contradicts what would be added
+/// to it. The API server accepts every other patched pod, provided that it accepts the pod without the patch.
 pub fn patch(
     pod: &Value,
     member: &Member,
     settings: &InjectorSettings,
 ) -> Result<PodPatch, PatchError> {
-    let (requested, mut warnings) = annotation::read(pod, member, settings);
-    if settings.malformed == MalformedAnnotation::Refuse && !warnings.is_empty() {
-        return Err(RejectedPod::because_of_pod(warnings.join("; ")).into());
+    let ReadAnnotations {
+        requested,
+        malformed,
+        warnings,
+    } = annotation::read(pod, member, settings);
+    if settings.malformed == MalformedAnnotation::Refuse && !malformed.is_empty() {
+        return Err(RejectedPod::because_of_pod(malformed.join("; ")).into());
     }
+    let mut warnings = [malformed, warnings].concat();
     let context = PatchContext {
         member,
         settings,
         requested: &requested,
     };
+    obstacle::check(pod, context, &mut warnings)?;
     let mut builder = PodPatchBuilder::new(pod);
     match member.name.kind {
         ProxyKind::VirtualGateway => gateway::patch(&mut builder, context, &mut warnings)?,
@@ -83,7 +95,7 @@ pub fn patch(
             if member.is_intercepted {
                 interception::patch(&mut builder, context);
             }
-            let position = usize::from(xray::patch(&mut builder, context));
+            let position = usize::from(xray::patch(&mut builder, context, &mut warnings));
             envoy::patch(&mut builder, context, position, &mut warnings)?;
             if member.in_cloud_map && settings.cloud_map_gate {
                 add_readiness_gate(&mut builder);
@@ -94,7 +106,9 @@ pub fn patch(
             }
         }
     }
-    warnings.extend(volumes::missing(builder.pod(), &requested));
+    obstacle::check_annotations(builder.pod())?;
+    let mounts = &requested.volume_mounts;
+    warnings.extend(volumes::missing(builder.pod(), VOLUME_MOUNTS, mounts));
     Ok(PodPatch {
         patch: builder.into_patch(),
         warnings,
@@ -110,13 +124,28 @@ fn add_readiness_gate(builder: &mut PodPatchBuilder) {
     }
 }
 
-/// Whether a container or init container of the pod has this name.
-fn has_container(pod: &Value, name: &str) -> bool {
-    ["containers", "initContainers"]
-        .into_iter()
+/// The lists of a pod's containers.
+const LISTS: [&str; 2] = ["containers", "initContainers"];
+
+/// The containers of a pod, and its init containers.
+fn containers(pod: &Value) -> impl Iterator<Item = &Value> {
+    let lists = LISTS.into_iter();
+    lists
         .filter_map(|list| pod["spec"][list].as_array())
         .flatten()
-        .any(|container| container["name"] == name)
+}
+
+/// Whether a container or init container of the pod has this name.
+fn has_container(pod: &Value, name: &str) -> bool {
+    containers(pod).any(|container| container["name"] == name)
+}
+
+/// The list and the index of a container or init container with this name.
+fn container_path(pod: &Value, name: &str) -> Option<(&'static str, usize)> {
+    LISTS.into_iter().find_map(|list| {
+        let mut containers = pod["spec"][list].as_array()?.iter();
+        Some((list, containers.position(|it| it["name"] == name)?))
+    })
 }
 
 /// Adds a sidecar to the pod.

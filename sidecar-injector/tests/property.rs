@@ -200,7 +200,10 @@ proptest! {
         order in prop::sample::select(vec!["prestop_delay: 5", "order: container"]),
     ) {
         let case = case(kind, order, &pod);
-        let first = case.patch(&case.pod).unwrap().unwrap();
+        // A container may have the name of a sidecar and another kind.
+        let Ok(first) = case.patch(&case.pod).unwrap() else {
+            return Ok(());
+        };
         let mut patched = case.pod.clone();
         json_patch::patch(&mut patched, &first.patch).unwrap();
         prop_assert_eq!(survives(&case.pod, &patched, ""), Ok(()));

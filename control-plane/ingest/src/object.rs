@@ -252,12 +252,12 @@ fn identify(kind: Kind, metadata: &mut Value) -> Result<ObjectRef, (FieldPath, S
 }
 
 /// Returns whether the text is a DNS subdomain (RFC 1123), as names of objects are.
-pub(crate) fn is_subdomain(name: &str) -> bool {
+pub fn is_subdomain(name: &str) -> bool {
     name.len() <= 253 && name.split('.').all(is_label_of_any_length)
 }
 
 /// Returns whether the text is a DNS label (RFC 1123), as names of namespaces are.
-pub(crate) fn is_label(name: &str) -> bool {
+pub fn is_label(name: &str) -> bool {
     name.len() <= 63 && is_label_of_any_length(name)
 }
 

@@ -2,7 +2,7 @@
 //! the webhook for new pods.
 
 #[path = "../../../sidecar-injector/tests/fixture/mod.rs"]
-mod injection;
+pub(crate) mod injection;
 
 use std::collections::BTreeMap;
 
@@ -18,9 +18,6 @@ use crate::{
     cluster::{self, Cluster},
     common::eventually,
 };
-
-/// The case of a pod with a mount whose volume another webhook adds later.
-const LACKS_VOLUME: &str = "annotation/volume-mounts-of-another-webhook";
 
 /// Part of the message about a pod whose label `app` is `other`, in a namespace whose only node selects `web`.
 const WRONG_LABEL: &str = "label `app` is `other`";
@@ -38,7 +35,7 @@ fn golden_pods() -> BTreeMap<String, Value> {
     pods
 }
 
-async fn api_server() -> (ApiServer, Client) {
+pub(crate) async fn api_server() -> (ApiServer, Client) {
     let api = ApiServer::start().await.unwrap();
     for level in ["privileged", "baseline", "restricted"] {
         api.create_namespace(level).await.unwrap();
@@ -86,13 +83,6 @@ fn restrict(pod: &mut Value) {
 async fn every_patched_pod_is_accepted_by_the_api_server() {
     let (_api, client) = api_server().await;
     for (case, mut pod) in golden_pods() {
-        if case == LACKS_VOLUME {
-            let error = rejection(&client, "privileged", &pod).await.unwrap();
-            let words = r#"volumeMounts[1].name: Not found: "certs""#;
-            assert!(error.contains(words), "{error}");
-            let volumes = pod["spec"]["volumes"].as_array_mut().unwrap();
-            volumes.push(json!({ "name": "certs", "emptyDir": {} }));
-        }
         assert_eq!(rejection(&client, "privileged", &pod).await, None, "{case}");
         let text = pod["spec"].to_string();
         // Pod Security forbids the capability of the init container, and host volumes and networks of the pod's owner.

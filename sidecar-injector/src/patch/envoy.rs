@@ -4,8 +4,8 @@
 use serde_json::{Value, json};
 
 use super::{
-    ENVOY, PatchContext, PodPatchBuilder, add_sidecar, has_container, resources, unprivileged,
-    volumes,
+    ENVOY, PatchContext, PatchError, PodPatchBuilder, add_sidecar, containers, has_container,
+    resources, unprivileged, volumes,
 };
 use crate::{
     annotation::SAMPLING_RATE,
@@ -51,12 +51,15 @@ pub(super) fn patch(
     context: PatchContext<'_>,
     position: usize,
     warnings: &mut Vec<String>,
-) -> Result<(), JsonError> {
+) -> Result<(), PatchError> {
     if has_container(builder.pod(), ENVOY) {
+        if is_injected(builder.pod()) {
+            volumes::mount_late(builder, context, ENVOY, warnings);
+        }
         return Ok(());
     }
-    let (mut volumes, mut mounts) = volumes::needed(context);
-    volumes::add_scratch(&mut volumes, &mut mounts);
+    let mut mounts = volumes::add(builder, context)?;
+    volumes::add_scratch(builder, &mut mounts)?;
     let mut security_context = unprivileged();
     security_context["readOnlyRootFilesystem"] = true.into();
     let envoy = &context.settings.envoy;
@@ -79,9 +82,15 @@ pub(super) fn patch(
     if context.settings.order == SidecarOrder::Native {
         container["startupProbe"] = startup(context);
     }
-    volumes::add(builder, volumes);
     add_sidecar(builder, context, container, position);
     Ok(())
+}
+
+/// Whether Evermesh has added Envoy's container, in an earlier call for the same pod.
+fn is_injected(pod: &Value) -> bool {
+    let envoy = containers(pod).filter(|it| it["name"] == ENVOY);
+    let mut variables = envoy.flat_map(|it| it["env"].as_array().into_iter().flatten());
+    variables.any(|variable| variable["name"] == POD_NAME)
 }
 
 /// The time for which Envoy keeps serving after the pod starts to terminate, in seconds. The API server rejects a pause
@@ -137,7 +146,7 @@ pub(super) fn environment(context: PatchContext<'_>, warnings: &mut Vec<String>)
     let mut env = own_variables(context);
     for (name, value) in &context.requested.env {
         let existing = env.iter().position(|one| one["name"] == name.as_str());
-        let variable = json!({ "name": name, "value": value });
+        let variable = variable(name, value);
         match existing {
             None => env.push(variable),
             Some(index) if name == SAMPLING_RATE => env[index] = variable,
@@ -214,7 +223,13 @@ fn own_variables(context: PatchContext<'_>) -> Vec<Value> {
 
 #[allow(clippy::needless_pass_by_value)] // callers pass numbers, texts and references
 fn variable(name: &str, value: impl ToString) -> Value {
-    json!({ "name": name, "value": value.to_string() })
+    let value = value.to_string();
+    // The API server leaves out an empty value. A second patch has to find the variable as it is.
+    if value.is_empty() {
+        json!({ "name": name })
+    } else {
+        json!({ "name": name, "value": value })
+    }
 }
 
 fn reference(name: &str, field: &str) -> Value {

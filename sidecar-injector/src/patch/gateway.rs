@@ -1,10 +1,9 @@
 //! Pods of a gateway: configures the container `envoy` that they already have. No container is added except the
 //! X-Ray daemon, and nothing is intercepted.
 
-use evermesh_proto::json::JsonError;
 use serde_json::{Value, json};
 
-use super::{ENVOY, PatchContext, PodPatchBuilder, envoy, volumes, xray};
+use super::{ENVOY, PatchContext, PatchError, PodPatchBuilder, envoy, volumes, xray};
 
 /// The admin page that the probes of App Mesh's manifests read, with a program that the image of plain Envoy lacks. Other
 /// hosts than the pod's own cannot read it.
@@ -14,7 +13,7 @@ pub(super) fn patch(
     builder: &mut PodPatchBuilder,
     context: PatchContext<'_>,
     warnings: &mut Vec<String>,
-) -> Result<(), JsonError> {
+) -> Result<(), PatchError> {
     let containers = builder.pod()["spec"]["containers"].as_array();
     let found = containers
         .into_iter()
@@ -61,19 +60,9 @@ pub(super) fn patch(
     if current(builder, "readinessProbe").is_null() {
         builder.set(&field(&["readinessProbe"]), envoy::readiness(context));
     }
-    let (volumes, mounts) = volumes::needed(context);
-    for mount in mounts {
-        let same_path = |one: &Value| one["mountPath"] == mount["mountPath"];
-        let existing = current(builder, "volumeMounts");
-        if !existing
-            .as_array()
-            .is_some_and(|all| all.iter().any(same_path))
-        {
-            builder.push(&field(&["volumeMounts"]), mount);
-        }
-    }
-    volumes::add(builder, volumes);
-    xray::patch(builder, context);
+    let mounts = volumes::add(builder, context)?;
+    volumes::mount_in(builder, container, mounts, warnings);
+    xray::patch(builder, context, warnings);
     Ok(())
 }
 

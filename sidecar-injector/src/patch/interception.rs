@@ -2,19 +2,18 @@
 
 use serde_json::{Value, json};
 
-use super::{PROXY_USER, PatchContext, PodPatchBuilder, has_container, resources};
-use crate::annotation::{IGNORED_IPS, IGNORED_PORTS, INJECTION, PORTS};
+use super::{PROXY_INIT, PROXY_USER, PatchContext, PodPatchBuilder, has_container, resources};
+use crate::annotation::{IGNORED_IPS, IGNORED_PORTS, INJECTION, PORTS, joined};
 
 /// Envoy's port for intercepted inbound connections.
-const INGRESS_PORT: u16 = 15000;
+pub(super) const INGRESS_PORT: u16 = 15000;
 /// Envoy's port for intercepted outbound connections.
-const EGRESS_PORT: u16 = 15001;
-const NAME: &str = "proxyinit";
+pub(super) const EGRESS_PORT: u16 = 15001;
 
 pub(super) fn patch(builder: &mut PodPatchBuilder, context: PatchContext<'_>) {
     if context.requested.cni {
         annotate(builder, context);
-    } else if !has_container(builder.pod(), NAME) {
+    } else if !has_container(builder.pod(), PROXY_INIT) {
         builder.push(&["spec", "initContainers"], container(context));
     }
 }
@@ -63,10 +62,10 @@ fn container(context: PatchContext<'_>) -> Value {
     .map(|(name, value)| json!({ "name": name, "value": value }))
     .collect();
     json!({
-        "name": NAME,
+        "name": PROXY_INIT,
         "image": context.settings.init_image,
         "env": env,
-        "resources": resources(&context.settings.envoy.resources),
+        "resources": resources(&requested.init_resources),
         "securityContext": {
             "allowPrivilegeEscalation": false,
             "capabilities": { "add": ["NET_ADMIN"], "drop": ["ALL"] },
@@ -77,9 +76,4 @@ fn container(context: PatchContext<'_>) -> Value {
             "seccompProfile": { "type": "RuntimeDefault" },
         },
     })
-}
-
-fn joined(ports: &[u16]) -> String {
-    let ports: Vec<String> = ports.iter().map(u16::to_string).collect();
-    ports.join(",")
 }
