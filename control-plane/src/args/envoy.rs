@@ -6,7 +6,7 @@ use clap::{
     value_parser,
 };
 use evermesh_injector::{
-    quantity,
+    exceeds, quantity,
     settings::{EnvoySettings, Resources},
 };
 
@@ -218,8 +218,24 @@ pub struct EnvoyArgs {
 
 impl EnvoyArgs {
     /// Converts the flags into settings of the injector. `ipv6` serves the admin pages on IPv6 even without the flag.
-    pub(super) fn settings(&self, ipv6: bool) -> EnvoySettings {
-        EnvoySettings {
+    ///
+    /// # Errors
+    /// A request is larger than the limit, which the API server refuses in every pod.
+    pub(super) fn settings(&self, ipv6: bool) -> anyhow::Result<EnvoySettings> {
+        for (resource, request, limit) in [
+            ("cpu", &self.sidecar_cpu_requests, &self.sidecar_cpu_limits),
+            (
+                "memory",
+                &self.sidecar_memory_requests,
+                &self.sidecar_memory_limits,
+            ),
+        ] {
+            anyhow::ensure!(
+                !exceeds(request, limit),
+                "--sidecar-{resource}-requests is `{request}`, more than --sidecar-{resource}-limits, which is `{limit}`; the API server would reject every injected pod"
+            );
+        }
+        Ok(EnvoySettings {
             image: format!(
                 "{}:{}",
                 self.sidecar_image_repository, self.sidecar_image_tag
@@ -240,7 +256,7 @@ impl EnvoyArgs {
             admin_port: self.envoy_admin_access_port,
             admin_access_log: self.envoy_admin_access_log_file.clone(),
             admin_ipv6: self.envoy_admin_access_enable_ipv6 || ipv6,
-        }
+        })
     }
 }
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, builder::NonEmptyStringValueParser};
 use evermesh_injector::{
-    InjectorSettings, bootstrap::HostPort, networks, settings::ControlPlaneSettings,
+    InjectorSettings, bootstrap::HostPort, mount_path, networks, settings::ControlPlaneSettings,
 };
 
 use super::{
@@ -161,7 +161,7 @@ pub struct InjectorArgs {
     #[arg(
         long,
         value_name = "PATH",
-        value_parser = absolute,
+        value_parser = mount_path,
         default_value = "/run/spire/sockets/agent.sock",
         conflicts_with = "config",
         env = "EVERMESH_SDS_UDS_PATH",
@@ -227,7 +227,7 @@ impl InjectorArgs {
             without_member: self.injection_without_member.into(),
             malformed: self.injection_malformed_annotation.into(),
             order: self.sidecar_order.into(),
-            envoy: self.envoy.settings(family == IpFamilyArg::Ipv6),
+            envoy: self.envoy.settings(family == IpFamilyArg::Ipv6)?,
             ignored_ips: self.ignored_ips.to_vec(),
             control_plane: ControlPlaneSettings {
                 xds: self.sidecar_xds.clone(),
@@ -311,6 +311,8 @@ mod tests {
             "--sidecar-cpu-requests=lots",
             "--sidecar-memory-requests=32MB",
             "--sidecar-cpu-limits=-1",
+            "--sidecar-cpu-limits=9m",
+            "--sidecar-memory-limits=32M",
             "--sidecar-memory-limits=1 Gi",
             "--sidecar-log-level=verbose",
             "--sidecar-concurrency=0",
@@ -320,6 +322,8 @@ mod tests {
             "--ignored-ips=foo",
             "--ignored-ips=10.0.0.0/33",
             "--sds-uds-path=agent.sock",
+            "--sds-uds-path=/run/../agent.sock",
+            "--sds-uds-path=/var/run/secrets/evermesh.dev",
             "--jaeger-address=jaeger:9411",
             "--jaeger-address=ref:status.hostIP",
             "--jaeger-port=0",
@@ -332,6 +336,8 @@ mod tests {
             "--xray-image=",
             "--statsd-address=some.name",
             "--statsd-address=ref:status",
+            "--statsd-address=ref:metadata.labels['a b']",
+            "--datadog-address=ref:metadata.annotations['a/b/c']",
             "--statsd-port=0",
             "--statsd-socket-path=statsd.sock",
             "--xds-token-audience=",
@@ -351,6 +357,7 @@ mod tests {
             "--opentelemetry-address=ref:status.hostIP",
             "--statsd-address=::1",
             "--statsd-address=ref:metadata.annotations['statsd']",
+            "--statsd-address=ref:metadata.labels['example.com/Stats.d_1']",
             "--xray-config-roleArn=",
         ] {
             let settings = injection(&[good]);

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use clap::{Args, builder::NonEmptyStringValueParser, value_parser};
+use evermesh_ingest::object::is_subdomain;
 use evermesh_injector::{
     bootstrap::{HostPort, StatsD, Tracing},
     settings::XRayDaemon,
@@ -325,7 +326,7 @@ fn reference(text: &str, field: &str) -> Result<String, String> {
     let is_entry = ["metadata.annotations['", "metadata.labels['"]
         .iter()
         .filter_map(|map| field.strip_prefix(map)?.strip_suffix("']"))
-        .any(|key| !key.is_empty());
+        .any(is_label_key);
     let is_field = ["status.hostIP", "status.podIP", "spec.nodeName"].contains(&field);
     if is_field || is_entry {
         return Ok(text.to_owned());
@@ -333,6 +334,21 @@ fn reference(text: &str, field: &str) -> Result<String, String> {
     Err(format!(
         "`{field}` is not a field of a pod that holds an address; use `ref:status.hostIP` for the address of its Kubernetes node"
     ))
+}
+
+/// Whether the text is the key of a label: a name, with a DNS subdomain and `/` before it or without.
+fn is_label_key(key: &str) -> bool {
+    let (prefix, name) = match key.split_once('/') {
+        Some((prefix, name)) => (Some(prefix), name),
+        None => (None, key),
+    };
+    let is_inner = |it: char| it.is_ascii_alphanumeric() || "-_.".contains(it);
+    let is_end = |it: char| it.is_ascii_alphanumeric();
+    prefix.is_none_or(is_subdomain)
+        && name.len() <= 63
+        && name.starts_with(is_end)
+        && name.ends_with(is_end)
+        && name.chars().all(is_inner)
 }
 
 /// Parses a share from 0 to 1.
