@@ -9,6 +9,7 @@ mod cluster;
 mod common;
 mod objects;
 mod pods;
+mod random_pods;
 
 use serde_json::{Value, json};
 
