@@ -74,8 +74,8 @@ pub(crate) struct RequestedProxy {
     pub(crate) sds: bool,
     pub(crate) keeps_image: bool,
     pub(crate) xray_config: Option<Mount>,
-    /// The annotations that cannot be parsed. Their fields have the default.
-    pub(crate) malformed: Vec<String>,
+    /// The annotations whose fields differ from what they say.
+    pub(crate) replaced: Vec<String>,
 }
 
 /// The annotations of a pod, and what is wrong with them.
@@ -90,7 +90,7 @@ pub(crate) struct ReadAnnotations {
 /// Parses annotations and collects the errors.
 struct AnnotationReader<'a> {
     pod: &'a Value,
-    malformed: Vec<String>,
+    replaced: Vec<String>,
     messages: Vec<String>,
     warnings: Vec<String>,
 }
@@ -112,7 +112,7 @@ impl AnnotationReader<'_> {
     fn refuse(&mut self, key: String, value: &str, reason: &str) {
         let message = format!("the annotation `{key}` is `{value}`: {reason}");
         self.messages.push(message);
-        self.malformed.push(key);
+        self.replaced.push(key);
     }
 }
 
@@ -132,7 +132,7 @@ fn shown(text: &str) -> String {
 pub(crate) fn read(pod: &Value, member: &Member, settings: &InjectorSettings) -> ReadAnnotations {
     let mut reader = AnnotationReader {
         pod,
-        malformed: Vec::new(),
+        replaced: Vec::new(),
         messages: Vec::new(),
         warnings: Vec::new(),
     };
@@ -144,12 +144,14 @@ pub(crate) fn read(pod: &Value, member: &Member, settings: &InjectorSettings) ->
     let mut env = from_pairs.unwrap_or_default();
     env.extend(from_json.unwrap_or_default());
     let intercepted = reader.read("ports", ports);
+    let intercepted = with_listeners(&mut reader, member, intercepted);
     let ignored_ips = reader.read("egressIgnoredIPs", |text| {
         variable::fits("egressIgnoredIPs", text)?;
         networks(text)
     });
     let ignored_ports = reader.read("egressIgnoredPorts", ports);
     let ipv6 = reader.read("ipv6", switch);
+    let ipv6 = with_ipv6_listeners(&mut reader, member, settings, ipv6);
     let cni = reader.read("appmeshCNI", switch);
     let sds = reader.read("sds", switch).unwrap_or(true);
     let socket = settings.sds_socket.as_deref().filter(|_| sds);
@@ -162,10 +164,10 @@ pub(crate) fn read(pod: &Value, member: &Member, settings: &InjectorSettings) ->
         mounts(text, Mounted::Volume, taken(&secret_mounts))
     });
     let requested = RequestedProxy {
-        ports: intercepted.unwrap_or_else(|| member.ports.clone()),
+        ports: intercepted,
         ignored_ips: ignored_ips.unwrap_or_else(|| settings.ignored_ips.clone()),
         ignored_ports: ignored_ports.unwrap_or_else(|| vec![22]),
-        ipv6: ipv6.unwrap_or(true),
+        ipv6,
         cni: cni.unwrap_or(on_fargate),
         resources,
         init_resources,
@@ -184,13 +186,75 @@ pub(crate) fn read(pod: &Value, member: &Member, settings: &InjectorSettings) ->
                 _ => Err("use one VOLUME:PATH".to_owned()),
             }
         }),
-        malformed: reader.malformed,
+        replaced: reader.replaced,
     };
     ReadAnnotations {
         requested,
         malformed: reader.messages,
         warnings: reader.warnings,
     }
+}
+
+/// The ports whose inbound connections are intercepted: those of `requested` that have a listener, or those of all
+/// listeners. Envoy would close connections to other ports.
+fn with_listeners(
+    reader: &mut AnnotationReader<'_>,
+    member: &Member,
+    requested: Option<Vec<u16>>,
+) -> Vec<u16> {
+    let Some(requested) = requested.filter(|_| member.is_intercepted) else {
+        return member.ports.clone();
+    };
+    let is_none = requested.is_empty();
+    let (kept, others): (Vec<u16>, Vec<u16>) = requested
+        .into_iter()
+        .partition(|port| member.ports.contains(port));
+    if !others.is_empty() {
+        reader.warnings.push(format!(
+            "the annotation `{PORTS}` lists {}, for which {} has no listener; connections to these ports reach the application without Envoy; add a listener, or remove them from the annotation",
+            shown(&joined(&others)),
+            member.object
+        ));
+        reader.replaced.push(PORTS.to_owned());
+    }
+    let open = member.ports.iter().filter(|port| !kept.contains(port));
+    let open: Vec<u16> = open.copied().collect();
+    let is_strict = open.iter().any(|port| member.strict_ports.contains(port));
+    // An empty annotation says that nothing is intercepted.
+    if !open.is_empty() && (is_strict || !is_none) {
+        reader.warnings.push(format!(
+            "the annotation `{PORTS}` does not list {}, for which {} has a listener; connections to these ports reach the application without Envoy{}; add them to the annotation",
+            shown(&joined(&open)),
+            member.object,
+            if is_strict { ", also in plaintext, which the listener forbids" } else { "" }
+        ));
+    }
+    kept
+}
+
+/// Whether IPv6 is intercepted: if Envoy listens on it, or if connections past Envoy would lack a protection. These are
+/// then refused.
+fn with_ipv6_listeners(
+    reader: &mut AnnotationReader<'_>,
+    member: &Member,
+    settings: &InjectorSettings,
+    requested: Option<bool>,
+) -> bool {
+    let is_protected = member.drops_egress || !member.strict_ports.is_empty();
+    let is_expected = requested.unwrap_or(settings.has_ipv6);
+    if member.is_intercepted && !member.listens_on_ipv6 && is_expected {
+        reader.warnings.push(format!(
+            "Envoy listens on IPv4 only, because the Mesh of {} has no ipPreference, and IPv6 connections {}; set spec.meshServiceDiscovery.ipPreference of the Mesh to `IPv4_ONLY`, with which Envoy listens on both families, or the annotation `{}` to `disabled`",
+            member.object,
+            if is_protected {
+                "are refused, because the Mesh or a listener forbids them to pass without Envoy"
+            } else {
+                "are not intercepted"
+            },
+            key("ipv6")
+        ));
+    }
+    (member.listens_on_ipv6 || is_protected) && requested != Some(false)
 }
 
 fn items(text: &str) -> impl Iterator<Item = &str> {

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use evermesh_crds::v1beta2;
 use evermesh_ingest::{
     admission::{ClusterSnapshot, aws_name},
-    local_ports::{is_intercepted, unprotected},
+    local_ports::{is_intercepted, strict_ports, unprotected},
     membership::{Labels, list, mismatches},
 };
 use evermesh_model::{Kind, ObjectRef, ProxyKind, ResourceName};
@@ -41,6 +41,7 @@ pub enum Decision {
 
 /// The node or gateway that a pod belongs to, as far as its sidecar needs it.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools)] // independent facts
 pub struct Member {
     /// The mesh and the node or gateway, by their names in AWS.
     pub name: ResourceName,
@@ -52,6 +53,12 @@ pub struct Member {
     pub ports: Vec<u16>,
     /// Whether the node is discovered through AWS Cloud Map.
     pub in_cloud_map: bool,
+    /// Whether the proxy accepts IPv6 connections: whether the mesh has an `ipPreference`.
+    pub listens_on_ipv6: bool,
+    /// The ports among `ports` whose listeners forbid plaintext (TLS mode `STRICT`).
+    pub strict_ports: Vec<u16>,
+    /// Whether the mesh closes outbound connections that no backend covers (`DROP_ALL`).
+    pub drops_egress: bool,
     /// Whether the pod's traffic is redirected to the proxy. If not, the application calls the proxy on local ports.
     pub is_intercepted: bool,
 }
@@ -308,6 +315,15 @@ impl Candidate<'_> {
             object: self.object.clone(),
             ports,
             in_cloud_map: self.in_cloud_map,
+            listens_on_ipv6: mesh
+                .spec
+                .mesh_service_discovery
+                .is_some_and(|it| it.ip_preference.is_some()),
+            strict_ports: node.map(|node| strict_ports(node)).unwrap_or_default(),
+            drops_egress: mesh
+                .spec
+                .egress_filter
+                .is_none_or(|it| it.r#type == v1beta2::EgressFilterType::DropAll),
             is_intercepted: self.is_intercepted,
         })
     }

@@ -5,6 +5,7 @@ use crate::bootstrap::{HostPort, StatsD, Tracing};
 
 /// Everything about injection that an operator can set.
 #[derive(Debug, Clone, PartialEq)]
+#[allow(clippy::struct_excessive_bools)] // one switch per setting
 pub struct InjectorSettings {
     /// The decision about a pod that wants a sidecar and that no node or gateway selects.
     pub without_member: WithoutMember,
@@ -16,6 +17,8 @@ pub struct InjectorSettings {
     pub envoy: EnvoySettings,
     /// The image of `proxyinit`, the init container that sets up interception.
     pub init_image: String,
+    /// Whether pods of the Kubernetes cluster have IPv6 addresses, as far as is known. Only warnings depend on it.
+    pub has_ipv6: bool,
     /// Addresses and CIDRs to which outbound connections are not intercepted, unless the pod's annotation
     /// `egressIgnoredIPs` lists others.
     pub ignored_ips: Vec<String>,
@@ -142,6 +145,7 @@ impl InjectorSettings {
             order: SidecarOrder::Native,
             envoy: EnvoySettings::default(),
             init_image,
+            has_ipv6: false,
             ignored_ips: vec!["169.254.169.254".to_owned()],
             control_plane: ControlPlaneSettings {
                 xds,

@@ -50,14 +50,22 @@ pub fn unprotected(node: &v1beta2::VirtualNode) -> Vec<u16> {
     let Some(local) = parse(&node.metadata, &ports, &mut Problems::of(&object)) else {
         return Vec::new();
     };
+    let strict = strict_ports(node).into_iter();
+    strict
+        .filter(|port| !local.application.contains_key(port))
+        .collect()
+}
+
+/// Returns the ports of listeners that forbid plaintext: those with TLS mode `STRICT`.
+pub fn strict_ports(node: &v1beta2::VirtualNode) -> Vec<u16> {
+    let listeners = node.spec.listeners.iter().flatten();
     let is_strict = |listener: &&v1beta2::Listener| {
         let tls = listener.tls.as_ref();
         tls.is_some_and(|tls| tls.mode == v1beta2::TlsMode::Strict)
     };
-    let strict = listeners.iter().filter(is_strict);
-    strict
+    listeners
+        .filter(is_strict)
         .map(|listener| listener.port_mapping.port)
-        .filter(|port| !local.application.contains_key(port))
         .collect()
 }
 

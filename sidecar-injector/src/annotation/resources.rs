@@ -119,7 +119,7 @@ fn consistent(
                 key(names.limit)
             );
             reader.refuse(key(names.request), &request, &reason);
-            reader.malformed.push(key(names.limit));
+            reader.replaced.push(key(names.limit));
             defaults.clone()
         }
         (Some(request), None) => {

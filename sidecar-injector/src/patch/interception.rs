@@ -18,7 +18,7 @@ pub(super) fn patch(builder: &mut PodPatchBuilder, context: PatchContext<'_>) {
     }
 }
 
-/// Writes the annotations that the plugin reads. Valid annotations of the user stay unchanged.
+/// Writes the annotations that the plugin reads. Annotations of the user stay unchanged if their values are in force.
 fn annotate(builder: &mut PodPatchBuilder, context: PatchContext<'_>) {
     let requested = context.requested;
     for (name, value) in [
@@ -26,8 +26,8 @@ fn annotate(builder: &mut PodPatchBuilder, context: PatchContext<'_>) {
         (IGNORED_IPS, requested.ignored_ips.join(",")),
         (IGNORED_PORTS, joined(&requested.ignored_ports)),
     ] {
-        let is_malformed = requested.malformed.iter().any(|key| key == name);
-        if is_malformed || builder.pod()["metadata"]["annotations"][name].is_null() {
+        let is_replaced = requested.replaced.iter().any(|key| key == name);
+        if is_replaced || builder.pod()["metadata"]["annotations"][name].is_null() {
             builder.set(&["metadata", "annotations", name], value.into());
         }
     }

@@ -7,7 +7,7 @@ use evermesh_model::ProxyKind;
 use serde_json::Value;
 
 use super::{
-    ENVOY, PROXY_INIT, PatchContext, XRAY_DAEMON, containers, has_container,
+    ENVOY, PROXY_INIT, PROXY_USER, PatchContext, XRAY_DAEMON, containers, has_container,
     interception::{EGRESS_PORT, INGRESS_PORT},
     xray_tracing,
 };
@@ -35,11 +35,14 @@ pub(super) fn check(
     warnings: &mut Vec<String>,
 ) -> Result<(), RejectedPod> {
     let found = platform(pod, context)
+        .or_else(|| interception_without_proxy(pod, context))
         .or_else(|| container_of_another_kind(pod, context))
+        .or_else(|| proxy_of_another_user(pod, context))
         .or_else(|| seccomp_profile(pod, context));
     if let Some(message) = found {
         return Err(RejectedPod::because_of_pod(message));
     }
+    warnings.extend(users_of_the_proxy(pod, context));
     occupied_ports(pod, context, warnings)
 }
 
@@ -162,6 +165,58 @@ fn container_of_another_kind(pod: &Value, context: PatchContext<'_>) -> Option<S
     })
 }
 
+/// The message for a pod with an init container that redirects its traffic, although Envoy does not listen where it
+/// arrives.
+fn interception_without_proxy(pod: &Value, context: PatchContext<'_>) -> Option<String> {
+    (!context.member.is_intercepted && has_container(pod, PROXY_INIT)).then(|| {
+        format!(
+            "the pod has the container `{PROXY_INIT}`, which redirects the traffic of the pod to the ports {INGRESS_PORT} and {EGRESS_PORT}, where no Envoy of {} listens; remove the container",
+            context.member.object
+        )
+    })
+}
+
+/// The user of a container; absent if the image decides.
+fn user(pod: &Value, container: &Value) -> Option<i64> {
+    let own = container["securityContext"]["runAsUser"].as_i64();
+    own.or_else(|| pod["spec"]["securityContext"]["runAsUser"].as_i64())
+}
+
+/// The message for an intercepted pod with an Envoy of its own whose connections would be redirected to itself.
+fn proxy_of_another_user(pod: &Value, context: PatchContext<'_>) -> Option<String> {
+    let mut envoys = containers(pod).filter(|it| it["name"] == ENVOY);
+    let user = envoys.find_map(|it| user(pod, it));
+    let user =
+        user.filter(|user| context.member.is_intercepted && *user != i64::from(PROXY_USER))?;
+    Some(format!(
+        "the container `{ENVOY}` of the pod runs as user {user}, so its connections would be redirected to itself; set its securityContext.runAsUser to {PROXY_USER}, or remove the container, and Evermesh adds one"
+    ))
+}
+
+/// Warnings about containers whose user decides wrongly about their interception.
+fn users_of_the_proxy(pod: &Value, context: PatchContext<'_>) -> Vec<String> {
+    if !context.member.is_intercepted {
+        return Vec::new();
+    }
+    let warning = |container: &Value| {
+        let name = container["name"].as_str().unwrap_or_default();
+        match user(pod, container) {
+            None if name == ENVOY => Some(format!(
+                "the container `{ENVOY}` of the pod stays as it is, and its image decides about its user; unless that is {PROXY_USER}, its connections are redirected to itself; set its securityContext.runAsUser to {PROXY_USER}"
+            )),
+            Some(user)
+                if user == i64::from(PROXY_USER) && ![ENVOY, XRAY_DAEMON].contains(&name) =>
+            {
+                Some(format!(
+                    "the container `{name}` of the pod runs as user {PROXY_USER} like Envoy, so its connections are not intercepted; give it another user"
+                ))
+            }
+            _ => None,
+        }
+    };
+    containers(pod).filter_map(warning).collect()
+}
+
 /// The message for a pod whose annotations set another seccomp profile for a container that Evermesh adds.
 fn seccomp_profile(pod: &Value, context: PatchContext<'_>) -> Option<String> {
     let is_node = context.member.name.kind != ProxyKind::VirtualGateway;
@@ -194,7 +249,9 @@ fn occupied_ports(
     let xray = xray_tracing(context.settings).map(|(port, _)| (port, "UDP", XRAY_DAEMON));
     let admin = (context.settings.envoy.admin_port, "TCP", ENVOY);
     let intercepted = [INGRESS_PORT, EGRESS_PORT].map(|port| (port, "TCP", ENVOY));
-    let intercepted = { intercepted.into_iter() }.filter(|_| context.member.is_intercepted);
+    let intercepted = intercepted
+        .into_iter()
+        .filter(|_| context.member.is_intercepted);
     for (port, protocol, sidecar) in [admin].into_iter().chain(intercepted).chain(xray) {
         let declares = |container: &&Value| {
             let ports = container["ports"].as_array();
@@ -204,8 +261,8 @@ fn occupied_ports(
                 it["containerPort"] == port && used == protocol
             })
         };
-        let others = containers(pod).filter(|it| it["name"] != sidecar);
-        let Some(other) = { others }.find(declares) else {
+        let mut others = containers(pod).filter(|it| it["name"] != sidecar);
+        let Some(other) = others.find(declares) else {
             continue;
         };
         let message = format!(
