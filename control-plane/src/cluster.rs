@@ -1,9 +1,10 @@
 //! Starts the tasks that talk to a Kubernetes cluster: sources, admission, and effects.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{fs, net::SocketAddr, sync::Arc};
 
 use anyhow::Context;
 use evermesh_ingest::admission::ClusterSnapshot;
+use evermesh_injector::InjectorSettings;
 use evermesh_xds::{ConnectionLimit, ProxyRegistry};
 use kube::Client;
 use tokio::{
@@ -122,7 +123,10 @@ impl KubernetesCluster {
         self.spawn_sources(tasks, args, channels.batches.clone(), shutdown);
         if let Some(address) = args.webhook.webhook_address {
             let listener = bind(address, "--webhook-address").await?;
-            let injection = args.injection()?;
+            let injection = args.injection()?.map(|settings| InjectorSettings {
+                has_ipv6: settings.has_ipv6 || has_ipv6_address(),
+                ..settings
+            });
             let options = webhook::WebhookOptions::new(
                 args,
                 Arc::clone(&channels.certificates),
@@ -271,4 +275,32 @@ fn advertised_address(args: &ServeArgs) -> Option<SocketAddr> {
         );
     }
     address.map(|ip| SocketAddr::new(ip, listens.port()))
+}
+
+/// Whether this host, which is a pod like those that are injected, has an IPv6 address that other hosts reach.
+fn has_ipv6_address() -> bool {
+    let table = fs::read_to_string("/proc/net/if_inet6");
+    table.is_ok_and(|table| lists_global_address(&table))
+}
+
+/// Whether the kernel's table of IPv6 addresses has one of global scope, which its fourth column shows as 0.
+fn lists_global_address(table: &str) -> bool {
+    let mut lines = table.lines();
+    lines.any(|line| line.split_whitespace().nth(3) == Some("00"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_addresses_of_global_scope_count() {
+        const LOCAL: &str = "00000000000000000000000000000001 01 80 10 80       lo
+fe8000000000000000fc00fffe000001 04 40 20 80     eth0
+";
+        const GLOBAL: &str = "fd000000000000000000000000000002 04 40 00 82     eth0\n";
+        assert!(!lists_global_address(""));
+        assert!(!lists_global_address(LOCAL));
+        assert!(lists_global_address(&[LOCAL, GLOBAL].concat()));
+    }
 }

@@ -208,8 +208,8 @@ pub struct WebhookArgs {
 
     /// IP family of the Kubernetes cluster
     ///
-    /// Decides the `ipPreference` that meshes get at admission. With `ipv6` the pages of sidecars for probes and
-    /// Prometheus are also served on IPv6, where the kubelet probes them.
+    /// Decides the `ipPreference` that meshes get at admission, and with it whether sidecars listen on IPv6. With `dual`
+    /// and `ipv6` the pages of sidecars for probes and Prometheus are served on IPv6 too.
     #[arg(
         long,
         value_name = "FAMILY",
@@ -222,8 +222,10 @@ pub struct WebhookArgs {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum IpFamilyArg {
-    /// IPv4 only, or dual stack
+    /// IPv4 only
     Ipv4,
+    /// IPv4 and IPv6
+    Dual,
     /// IPv6 only
     Ipv6,
 }

@@ -206,7 +206,7 @@ pub struct EnvoyArgs {
 
     /// Serve the Envoy admin pages on IPv6 too
     ///
-    /// --ip-family=ipv6 implies this flag.
+    /// --ip-family=dual and --ip-family=ipv6 imply this flag.
     #[arg(
         long,
         conflicts_with = "config",

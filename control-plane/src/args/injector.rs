@@ -227,8 +227,9 @@ impl InjectorArgs {
             without_member: self.injection_without_member.into(),
             malformed: self.injection_malformed_annotation.into(),
             order: self.sidecar_order.into(),
-            envoy: self.envoy.settings(family == IpFamilyArg::Ipv6)?,
+            envoy: self.envoy.settings(family != IpFamilyArg::Ipv4)?,
             ignored_ips: self.ignored_ips.to_vec(),
+            has_ipv6: family != IpFamilyArg::Ipv4,
             control_plane: ControlPlaneSettings {
                 xds: self.sidecar_xds.clone(),
                 authority: authority.transpose()?,
@@ -449,6 +450,8 @@ mod tests {
         let given = injection(&given).unwrap().unwrap();
         assert_eq!(given.region, "eu-west-1");
         assert!(given.envoy.admin_ipv6);
+        let dual = injection(&["--ip-family=dual"]).unwrap().unwrap();
+        assert!(dual.envoy.admin_ipv6 && dual.has_ipv6);
         assert_eq!(given.ignored_ips, ["10.0.0.1", "fd00::/8"]);
         let address = HostPort {
             host: "ref:status.hostIP".to_owned(),

@@ -160,6 +160,7 @@ impl WebhookOptions {
             certificate_health,
             family: match args.ip_family {
                 IpFamilyArg::Ipv4 => IpFamily::Ipv4,
+                IpFamilyArg::Dual => IpFamily::Dual,
                 IpFamilyArg::Ipv6 => IpFamily::Ipv6,
             },
             wait_limit: WATCH_DELAY_LIMIT,

@@ -72,6 +72,11 @@ fn ipv6_chart_listens_on_ipv6() {
     assert!(ipv6.admin_address.ip().is_loopback());
     assert!(ipv6.injection().unwrap().unwrap().envoy.admin_ipv6);
 
+    let dual = parsed(&["--set", "ipFamily=dual"]);
+    assert_eq!(dual.xds_address.ip(), Ipv4Addr::UNSPECIFIED);
+    let settings = dual.injection().unwrap().unwrap();
+    assert!(settings.envoy.admin_ipv6 && settings.has_ipv6);
+
     let plain = parsed(&[]);
     assert_eq!(plain.xds_address.ip(), Ipv4Addr::UNSPECIFIED);
     assert!(!plain.injection().unwrap().unwrap().envoy.admin_ipv6);

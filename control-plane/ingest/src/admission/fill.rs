@@ -14,9 +14,11 @@ use crate::{membership::Labels, stage::Problems};
 /// The IP family of the Kubernetes cluster.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum IpFamily {
-    /// IPv4, or both families
+    /// IPv4
     #[default]
     Ipv4,
+    /// IPv4 and IPv6
+    Dual,
     /// IPv6 only
     Ipv6,
 }
@@ -111,12 +113,14 @@ fn labels(object: &Value) -> Labels {
         .collect()
 }
 
-/// Overwrites the user's preference. As in App Mesh, members can use only the IP family of the Kubernetes cluster.
+/// Overwrites the user's preference. As in App Mesh, members can use only the IP family of the Kubernetes cluster. With
+/// both families every mesh has a preference, so that listeners accept both.
 fn force_ip_preference(mesh: &Value, family: IpFamily, patch: &mut SpecPatch) {
     const PARENT: &str = "meshServiceDiscovery";
     const FIELD: &str = "ipPreference";
     let (preference, is_forced) = match family {
         IpFamily::Ipv4 => ("IPv4_ONLY", false),
+        IpFamily::Dual => ("IPv4_ONLY", true),
         IpFamily::Ipv6 => ("IPv6_ONLY", true),
     };
     match &mesh["spec"][PARENT] {

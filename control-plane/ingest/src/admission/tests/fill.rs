@@ -211,6 +211,13 @@ fn mesh_gets_the_ip_family_of_the_kubernetes_cluster() {
         (
             "{meshServiceDiscovery: {ipPreference: IPv6_ONLY}}",
             IpFamily::Ipv4,
+            v4.clone(),
+        ),
+        ("{}", IpFamily::Dual, v4.clone()),
+        ("{meshServiceDiscovery: {}}", IpFamily::Dual, v4.clone()),
+        (
+            "{meshServiceDiscovery: {ipPreference: IPv6_ONLY}}",
+            IpFamily::Dual,
             v4,
         ),
         ("{}", IpFamily::Ipv6, v6.clone()),
