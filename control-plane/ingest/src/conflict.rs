@@ -1,115 +1,99 @@
-//! Detection of routes that receive no requests, because a route with precedence matches the same requests.
+//! Problems of routes that receive no requests, because a route with precedence accepts all of them.
 //!
-//! [`crate::route::UnresolvedRoute::precedence`] and [`crate::gateway_route::AttachedRoute::precedence`] define the order
-//! of routes.
-
-use std::{collections::BTreeMap, sync::Arc};
+//! [`UnresolvedRoute::precedence`] and [`AttachedRoute::precedence`] define the order of routes. A route precedes every
+//! route that accepts more, so only a priority, or two equal matches, let a route receive none.
 
 use evermesh_model::{
-    Kind, ObjectRef, Problem, Reason, ResolvedGatewayRoute, ResolvedRoute, RouteRule, Severity,
-    gateway::HostnameMatch,
-    problem::FieldPath,
-    route::{HttpMatch, PathMatch},
+    GatewayListener, Kind, Problem, Reason, ServicePort, Severity, problem::FieldPath,
 };
 
-use crate::{gateway_route, stage::Problems};
+use crate::{
+    gateway_route::{self, AttachedRoute},
+    requests::{Claim, takers},
+    route::UnresolvedRoute,
+    seniority::Contender as _,
+    stage::Problems,
+};
 
-/// Returns a problem for each route that a preceding route shadows. `routes` are in descending precedence.
+/// Returns a problem for each route of a router that a preceding route leaves without requests. `routes` are in
+/// descending precedence.
 ///
-/// The problem is an error for a `Route` object and a warning for an inline route, which App Mesh accepted.
-pub(crate) fn unreached<'a>(
-    routes: impl Iterator<Item = (&'a Arc<ResolvedRoute>, &'a FieldPath)>,
-) -> Vec<Problem> {
-    // Only a route with the same path can shadow another one. A router may have thousands of paths.
-    let mut preceding = BTreeMap::<Option<&PathMatch>, Vec<&ResolvedRoute>>::new();
-    let mut problems = Vec::new();
-    for (route, field) in routes {
-        let path = match &route.rule {
-            RouteRule::Http(rule) => Some(&rule.matches.path),
-            RouteRule::Tcp(_) => None,
-        };
-        let group = preceding.entry(path).or_default();
-        let Some(winner) = group.iter().find(|first| shadows(first, route)) else {
-            group.push(route);
-            continue;
-        };
-        let severity = match route.object.kind {
-            Kind::Route => Severity::Error,
-            _ => Severity::Warning,
-        };
-        let owner = if winner.object == route.object {
+/// An equal match is an error of a `Route` object. For an inline route it is a warning, because App Mesh accepted it.
+pub(crate) fn unreached(routes: &[&UnresolvedRoute], listeners: &[ServicePort]) -> Vec<Problem> {
+    let claims: Vec<Claim<'_>> = routes.iter().map(|route| route.claim(listeners)).collect();
+    let unreached = |(route, taker): (usize, Option<usize>)| {
+        let taker = taker?;
+        let (winner, loser) = (routes[taker], routes[route]);
+        let owner = if winner.object == loser.object {
             String::new()
         } else {
             format!(" of `{}`", winner.object)
         };
-        let winner = format!("route `{}`{owner}", winner.name);
-        problems.extend(problem(&route.object, field, severity, &winner));
-    }
-    problems
+        let severity = match loser.object.kind {
+            Kind::Route => Severity::Error,
+            _ => Severity::Warning,
+        };
+        let mut problems = Problems::of(&loser.object);
+        report(
+            loser.field(),
+            severity,
+            &format!("route `{}`{owner}", winner.name),
+            (&claims[taker], &claims[route]),
+            &mut problems,
+        );
+        Some(problems.into_list())
+    };
+    let takers = takers(&claims).into_iter().enumerate();
+    takers.filter_map(unreached).flatten().collect()
 }
 
 /// Like [`unreached`], for the routes of a gateway. The problem is a warning, because App Mesh accepted the routes.
-///
-/// The order of precedence implies that only a route with the same host name can shadow another one.
-pub(crate) fn unreached_on_gateway<'a>(
-    routes: impl Iterator<Item = &'a ResolvedGatewayRoute>,
+pub(crate) fn unreached_on_gateway(
+    routes: &[&AttachedRoute],
+    listeners: &[GatewayListener],
 ) -> Vec<Problem> {
-    let mut preceding = BTreeMap::<_, Vec<&ResolvedGatewayRoute>>::new();
-    let mut problems = Vec::new();
-    for route in routes {
-        let hostname = route.hostname.as_ref().map(HostnameMatch::to_lowercase);
-        let group = preceding
-            .entry((hostname, &route.matches.path))
-            .or_default();
-        let shadows = |first: &ResolvedGatewayRoute| {
-            first.port.is_none_or(|port| route.port == Some(port))
-                && are_equal(&first.matches, &route.matches)
-        };
-        let Some(winner) = group.iter().find(|first| shadows(first)) else {
-            group.push(route);
-            continue;
-        };
-        let field = FieldPath::spec().field(gateway_route::field_name(route.protocol));
-        let winner = format!("`{}`", winner.object);
-        problems.extend(problem(&route.object, &field, Severity::Warning, &winner));
-    }
-    problems
+    let claims: Vec<Claim<'_>> = routes.iter().map(|route| route.claim(listeners)).collect();
+    let unreached = |(route, taker): (usize, Option<usize>)| {
+        let taker = taker?;
+        let (winner, loser) = (routes[taker], routes[route]);
+        let mut problems = Problems::of(loser.object());
+        report(
+            &FieldPath::spec().field(gateway_route::field_name(loser.route.protocol)),
+            Severity::Warning,
+            &format!("`{}`", winner.object()),
+            (&claims[taker], &claims[route]),
+            &mut problems,
+        );
+        Some(problems.into_list())
+    };
+    let takers = takers(&claims).into_iter().enumerate();
+    takers.filter_map(unreached).flatten().collect()
 }
 
-/// The problem of a route that a preceding one shadows. `field` contains the route.
-fn problem(route: &ObjectRef, field: &FieldPath, severity: Severity, winner: &str) -> Vec<Problem> {
-    let mut problems = Problems::of(route);
-    problems.add_with_severity(
-        field.field("match"),
-        Reason::DuplicateMatch,
-        severity,
-        format!(
-            "{winner} matches the same requests and takes precedence, so this route receives none; change its match or give it a smaller priority"
-        ),
-    );
-    problems.into_list()
-}
-
-fn shadows(first: &ResolvedRoute, route: &ResolvedRoute) -> bool {
-    if first.port.is_some() && first.port != route.port {
-        return false;
-    }
-    match (&first.rule, &route.rule) {
-        (RouteRule::Http(first), RouteRule::Http(route)) => {
-            are_equal(&first.matches, &route.matches)
-        }
-        (RouteRule::Tcp(_), RouteRule::Tcp(_)) => true,
-        _ => false,
-    }
-}
-
-fn are_equal(one: &HttpMatch, other: &HttpMatch) -> bool {
-    fn have_same_items<T: PartialEq>(one: &[T], other: &[T]) -> bool {
-        one.len() == other.len() && one.iter().all(|item| other.contains(item))
-    }
-    one.path == other.path
-        && one.method == other.method
-        && one.scheme == other.scheme
-        && have_same_items(&one.headers, &other.headers)
-        && have_same_items(&one.query, &other.query)
+/// Reports a route whose requests the winner takes. `field` contains the route; `severity` is that of an equal match.
+fn report(
+    field: &FieldPath,
+    severity: Severity,
+    winner: &str,
+    (winning, losing): (&Claim<'_>, &Claim<'_>),
+    problems: &mut Problems<'_>,
+) {
+    let (reason, severity, message) = if losing.contains(winning) {
+        (
+            Reason::DuplicateMatch,
+            severity,
+            format!(
+                "{winner} matches the same requests and takes precedence, so this route receives none; change its match or give it a smaller priority"
+            ),
+        )
+    } else {
+        (
+            Reason::UnreachableRoute,
+            Severity::Warning,
+            format!(
+                "{winner} has a smaller priority and matches every request of this route, so this route receives none; give this route a smaller priority than that, or change one of the two matches"
+            ),
+        )
+    };
+    problems.add_with_severity(field.field("match"), reason, severity, message);
 }

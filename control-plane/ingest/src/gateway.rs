@@ -220,10 +220,9 @@ pub(crate) fn resolve(
         }
         is_same
     });
-    sorted.sort_by(|one, other| one.precedence().cmp(&other.precedence()));
-    problems.extend(conflict::unreached_on_gateway(
-        sorted.iter().map(|route| &*route.route),
-    ));
+    let listeners = &unresolved.listeners;
+    sorted.sort_by_cached_key(|route| AttachedRoute::precedence(route, listeners));
+    problems.extend(conflict::unreached_on_gateway(&sorted, listeners));
     let gateway = ResolvedGateway {
         name: unresolved.name.clone(),
         object: unresolved.object.clone(),

@@ -18,9 +18,10 @@ use evermesh_model::{
 
 use crate::{
     gateway::{GatewaysByName, UnresolvedGateway},
-    gateway_admission, matches,
+    gateway_admission,
     membership::{Labels, Membership, list},
     name_index::UnresolvedRef,
+    requests::{self, Claim, RequestSet},
     route::ports,
     seniority::{Contender, ObjectAge},
     stage::{Problems, WithProblems},
@@ -47,6 +48,7 @@ struct GatewayRule {
     port: Option<u16>,
     hostname: Option<HostnameMatch>,
     matches: HttpMatch,
+    requests: Arc<RequestSet>,
     target: UnresolvedRef,
     target_port: Option<u16>,
     /// The field that contains the target: `…Route.action.target`.
@@ -61,6 +63,10 @@ pub(crate) struct AttachedRoute {
     pub(crate) gateway: ResourceName,
     age: ObjectAge,
     priority: Option<u32>,
+    /// The requests that the match accepts, without the host name.
+    requests: Arc<RequestSet>,
+    /// The match of the host name in lower case.
+    hostname: Option<HostnameMatch>,
     pub(crate) route: Arc<ResolvedGatewayRoute>,
 }
 
@@ -78,19 +84,37 @@ impl AttachedRoute {
     /// Sort key of the gateway's routes; the smallest key has the highest precedence.
     ///
     /// Routes for one host name precede those for a suffix, longer suffixes precede shorter ones, and routes for any name
-    /// come last: in App Mesh, the most specific host name of all routes selected the routes. The rest of the order is
-    /// that of [`matches::precedence`], then of [`Contender::seniority`].
-    pub(crate) fn precedence(&self) -> impl Ord + use<'_> {
-        let hostname = match &self.route.hostname {
+    /// come last: in App Mesh, the most specific host name of all routes selected the routes. The rest of the order is:
+    /// smaller priority, a missing one last; then the more specific match ([`RequestSet::specificity`]), and one with a
+    /// port before one without; then that of [`Contender::seniority`].
+    pub(crate) fn precedence(&self, listeners: &[GatewayListener]) -> impl Ord + use<'_> {
+        let Claim {
+            requests,
+            hostname,
+            port,
+        } = self.claim(listeners);
+        let hostname = match hostname {
             Some(HostnameMatch::Exact(_)) => (0, Reverse(0)),
             Some(HostnameMatch::Suffix(suffix)) => (1, Reverse(suffix.len())),
             None => (2, Reverse(0)),
         };
         (
             hostname,
-            matches::precedence(self.priority, Some(&self.route.matches)),
+            self.priority.unwrap_or(u32::MAX),
+            requests.map(RequestSet::specificity),
+            port.is_none(),
             self.seniority(),
         )
+    }
+
+    /// The requests that the route claims on a gateway with these listeners.
+    pub(crate) fn claim(&self, listeners: &[GatewayListener]) -> Claim<'_> {
+        let ports = listeners.iter().map(|listener| listener.port);
+        Claim {
+            requests: Some(&self.requests),
+            hostname: self.hostname.as_ref(),
+            port: requests::limiting_port(self.route.port, ports),
+        }
     }
 }
 

@@ -109,6 +109,7 @@ pub mod object;
 mod pem;
 mod pods;
 pub mod registration;
+mod requests;
 mod route;
 mod router;
 pub mod schema;

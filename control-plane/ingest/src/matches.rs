@@ -1,9 +1,9 @@
-//! Matches of routes (paths, headers, query parameters) and the order in which routes are tried.
+//! Matches of routes: paths, headers, query parameters. [`crate::requests`] compares them.
 //!
 //! Routes of routers and of gateways share this module. An invalid match is a problem, and its route is left out, because
 //! ignoring a part of a match would attract requests of other routes.
 
-use std::{cmp::Reverse, sync::Arc};
+use std::sync::Arc;
 
 use evermesh_crds::v1beta2;
 use evermesh_model::{
@@ -12,7 +12,7 @@ use evermesh_model::{
     route::{HttpMatch, Method, PathMatch, QueryMatch, RequestHeaderMatch, Scheme, ValueMatch},
 };
 
-use crate::{expression, stage::Problems};
+use crate::{expression, requests::RequestSet, stage::Problems};
 
 /// Parses the path of an HTTP match: a prefix, an exact path or a regular expression; every path if none is set.
 pub(crate) fn path(
@@ -262,32 +262,20 @@ pub(crate) const fn scheme(scheme: v1beta2::HttpScheme) -> Scheme {
     }
 }
 
-/// Sort key of a router's or gateway's routes; the smallest key has the highest precedence.
-///
-/// The order is: smaller priority (a missing priority is last); exact paths, then regular expressions, then prefixes;
-/// longer expressions and prefixes before shorter ones; more conditions (headers, query parameters, method, scheme)
-/// before fewer. App Mesh documents only the order of priorities and of prefix lengths. The other rules make the order
-/// depend on nothing but the routes. Expressions precede prefixes, because an expression beside the prefix `/` would
-/// otherwise never be reached.
-pub(crate) fn precedence(priority: Option<u32>, matches: Option<&HttpMatch>) -> impl Ord + use<> {
-    let specificity = matches.map(|matches| {
-        let HttpMatch {
-            path,
-            method,
-            scheme,
-            headers,
-            query,
-        } = matches;
-        let path = match path {
-            PathMatch::Exact(_) => (0, Reverse(0)),
-            PathMatch::Regex(text) => (1, Reverse(text.len())),
-            PathMatch::Prefix(text) => (2, Reverse(text.len())),
-        };
-        let conditions = headers.len()
-            + query.len()
-            + usize::from(method.is_some())
-            + usize::from(scheme.is_some());
-        (path, Reverse(conditions))
-    });
-    (priority.unwrap_or(u32::MAX), specificity)
+/// The requests that a match accepts. Reports conditions that contradict each other; the route is served nevertheless.
+pub(crate) fn requests(
+    matches: &HttpMatch,
+    field: &FieldPath,
+    problems: &mut Problems<'_>,
+) -> Arc<RequestSet> {
+    let requests = RequestSet::of(matches);
+    if requests.is_contradictory {
+        problems.add_with_severity(
+            field.clone(),
+            Reason::InvalidValue,
+            Severity::Warning,
+            "no request with one value of each header meets all conditions of this match, so the route receives none; remove the condition that contradicts the others",
+        );
+    }
+    requests.into()
 }

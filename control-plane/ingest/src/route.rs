@@ -15,8 +15,8 @@ use evermesh_model::{
 };
 
 use crate::{
-    matches,
     name_index::UnresolvedRef,
+    requests::{self, Claim, RequestSet},
     seniority::{Contender, ObjectAge},
     stage::{Problems, WithProblems},
 };
@@ -47,6 +47,8 @@ enum UnresolvedRule {
     Http {
         protocol: Protocol,
         matches: HttpMatch,
+        /// The requests that the match accepts.
+        requests: Arc<RequestSet>,
         retry: Option<RetryPolicy>,
         timeout: Timeout,
     },
@@ -81,16 +83,37 @@ impl UnresolvedRoute {
 
     /// Sort key of a router's routes; the smallest key has the highest precedence.
     ///
-    /// The order is that of [`matches::precedence`]; then inline routes precede `Route` objects, because they belong to
-    /// the owner of the router; then that of [`Contender::seniority`]. Inline routes of one router are left in the order
-    /// of their names.
-    pub(crate) fn precedence(&self) -> impl Ord + use<'_> {
+    /// The order is: smaller priority, a missing one last; then the more specific match ([`RequestSet::specificity`]), and
+    /// one with a port before one without; then inline routes precede `Route` objects, because they belong to the owner of
+    /// the router; then that of [`Contender::seniority`]. Inline routes of one router are left in the order of their names.
+    ///
+    /// App Mesh documents only the order of priorities and of prefix lengths.
+    pub(crate) fn precedence(&self, listeners: &[ServicePort]) -> impl Ord + use<'_> {
+        let Claim { requests, port, .. } = self.claim(listeners);
         (
-            matches::precedence(self.priority, self.matches()),
+            self.priority.unwrap_or(u32::MAX),
+            requests.map(RequestSet::specificity),
+            port.is_none(),
             self.object.kind == Kind::Route,
             self.seniority(),
             &self.name,
         )
+    }
+
+    /// The requests that the route claims on a router with these listeners.
+    pub(crate) fn claim(&self, listeners: &[ServicePort]) -> Claim<'_> {
+        let requests = match &self.rule {
+            UnresolvedRule::Http { requests, .. } => Some(&**requests),
+            UnresolvedRule::Tcp(_) => None,
+        };
+        let fitting = listeners
+            .iter()
+            .filter(|listener| listener.protocol.is_http() == requests.is_some());
+        Claim {
+            requests,
+            hostname: None,
+            port: requests::limiting_port(self.port, fitting.map(|listener| listener.port)),
+        }
     }
 
     fn matches(&self) -> Option<&HttpMatch> {

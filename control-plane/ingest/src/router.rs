@@ -180,25 +180,20 @@ pub(crate) fn resolve(
         problems.extend(of_route.into_list());
     }
     let mut routes: Vec<&UnresolvedRoute> = by_name.into_values().collect();
-    routes.sort_by(|one, other| one.precedence().cmp(&other.precedence()));
-    let routes: Vec<(Arc<ResolvedRoute>, &FieldPath)> = routes
+    let listeners = &unresolved.listeners;
+    routes.sort_by_cached_key(|route| UnresolvedRoute::precedence(route, listeners));
+    let routes: Vec<(&UnresolvedRoute, Arc<ResolvedRoute>)> = routes
         .into_iter()
         .filter_map(|route| {
             let mut of_route = Problems::of(&route.object);
-            let resolved = route::resolve(
-                route,
-                &unresolved.listeners,
-                &lookups.targets,
-                &mut of_route,
-            );
+            let resolved = route::resolve(route, listeners, &lookups.targets, &mut of_route);
             problems.extend(of_route.into_list());
-            Some((Arc::new(resolved?), route.field()))
+            Some((route, Arc::new(resolved?)))
         })
         .collect();
-    problems.extend(conflict::unreached(
-        routes.iter().map(|(route, field)| (route, *field)),
-    ));
-    let routes = routes.into_iter().map(|(route, _)| route).collect();
+    let served: Vec<&UnresolvedRoute> = routes.iter().map(|(route, _)| *route).collect();
+    problems.extend(conflict::unreached(&served, listeners));
+    let routes = routes.into_iter().map(|(_, route)| route).collect();
     let value = ResolvedRouter {
         name: unresolved.name.clone(),
         object: unresolved.object.clone(),

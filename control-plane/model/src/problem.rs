@@ -223,6 +223,8 @@ reasons! {
     /// Two routes of one router match the same requests. The route with the smaller priority takes precedence, then an
     /// inline route, then the older object.
     DuplicateMatch: Error,
+    /// A route with a smaller priority matches every request of the route, and others.
+    UnreachableRoute: Warning,
     /// Two listeners of one object have the same port. The first takes precedence.
     DuplicateListener: Error,
     /// A backend is listed twice.
@@ -409,6 +411,7 @@ mod tests {
                 "DuplicateHostname",
                 "DuplicateRoute",
                 "DuplicateMatch",
+                "UnreachableRoute",
                 "DuplicateListener",
                 "DuplicateBackend",
                 "AllWeightsZero",

@@ -71,17 +71,19 @@ pub(super) fn read_http(
         None => (true, Some(default_path_rewrite(&path))),
     };
     let (target, target_port) = target?;
+    let matches = HttpMatch {
+        path,
+        method,
+        scheme: None,
+        headers: headers?,
+        query: query?,
+    };
     Some(GatewayRule {
         protocol,
         port: port.ok()?,
         hostname: hostname.ok()?,
-        matches: HttpMatch {
-            path,
-            method,
-            scheme: None,
-            headers: headers?,
-            query: query?,
-        },
+        requests: matches::requests(&matches, &field, problems),
+        matches,
         target,
         target_port,
         target_field: route.field("action.target"),
@@ -117,17 +119,19 @@ pub(super) fn read_grpc(
     let port = values::port(*port, &field, problems);
     let hostname = read_hostname(hostname.as_ref(), &field.field("hostname"), problems);
     let (target, target_port) = read_target(target, &route, problems)?;
+    let matches = HttpMatch {
+        path: path?,
+        method: None,
+        scheme: None,
+        headers: headers?,
+        query: Vec::new(),
+    };
     Some(GatewayRule {
         protocol: Protocol::Grpc,
         port: port.ok()?,
         hostname: hostname.ok()?,
-        matches: HttpMatch {
-            path: path?,
-            method: None,
-            scheme: None,
-            headers: headers?,
-            query: Vec::new(),
-        },
+        requests: matches::requests(&matches, &field, problems),
+        matches,
         target,
         target_port,
         target_field: route.field("action.target"),

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use evermesh_model::{
     Kind, ObjectRef, Reason, ResolvedGatewayRoute, ServiceName, ServicePort, Severity,
+    gateway::HostnameMatch,
 };
 
 use super::{AttachedRoute, GatewayRule, UnresolvedGatewayRoute};
@@ -70,6 +71,8 @@ fn try_resolve(
         gateway: gateway.clone(),
         age: age.clone(),
         priority: *priority,
+        requests: Arc::clone(&rule.requests),
+        hostname: rule.hostname.as_ref().map(HostnameMatch::to_lowercase),
         route: Arc::new(ResolvedGatewayRoute {
             name: Arc::clone(name),
             object: object.clone(),

@@ -132,6 +132,7 @@ fn read_http(
     };
     let rule = UnresolvedRule::Http {
         protocol,
+        requests: matches::requests(&matches, &field, problems),
         matches,
         retry,
         timeout: timeout.map(values::http_timeout).unwrap_or_default(),
@@ -185,15 +186,17 @@ fn read_grpc(
             problems,
         )
     });
+    let matches = HttpMatch {
+        path: path?,
+        method: None,
+        scheme: None,
+        headers: headers?,
+        query: Vec::new(),
+    };
     let rule = UnresolvedRule::Http {
         protocol: Protocol::Grpc,
-        matches: HttpMatch {
-            path: path?,
-            method: None,
-            scheme: None,
-            headers: headers?,
-            query: Vec::new(),
-        },
+        requests: matches::requests(&matches, &field, problems),
+        matches,
         retry,
         timeout: timeout.map(values::http_timeout).unwrap_or_default(),
     };

@@ -38,6 +38,7 @@ pub(crate) fn resolve(
             UnresolvedRule::Http {
                 protocol,
                 matches,
+                requests: _, // compares routes
                 retry,
                 timeout,
             } => RouteRule::Http(HttpRule {
