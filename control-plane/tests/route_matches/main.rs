@@ -5,3 +5,4 @@
 mod envoy;
 mod mesh;
 mod random;
+mod statements;

@@ -100,16 +100,17 @@ pub struct HeaderMatch {
     /// Name of the header, case-insensitive; 1 to 50 characters.
     #[schemars(length(min = 1, max = 50))]
     pub name: String,
-    /// Match of the value. Default: the header exists, with any value.
+    /// Match of the value. Default: the header exists, with any value, also an empty one. Envoy 1.36 compares the values
+    /// of a header that occurs several times as one, joined by commas; Envoy 1.40 accepts any of them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub r#match: Option<HeaderMatchMethod>,
-    /// Whether to invert the match. With `true`, requests match whose header does not match or is absent.
-    /// Default: `false`.
+    /// Whether to invert the match. With a `match`, an inverted match still needs the header, with another value. Without
+    /// a `match`, `true` accepts requests without the header. Default: `false`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub invert: Option<bool>,
 }
 
-/// A match of a header value. Exactly one field is required.
+/// A match of a header value, which is case-sensitive. Exactly one field is required.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct HeaderMatchMethod {
@@ -121,7 +122,7 @@ pub struct HeaderMatchMethod {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 255))]
     pub prefix: Option<String>,
-    /// Range for a value that is an integer.
+    /// Range for a value that is a decimal integer, with or without a sign. No other value matches.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub range: Option<MatchRange>,
     /// Regular expression in RE2 syntax that has to match the whole value; 1 to 255 characters.
@@ -148,9 +149,10 @@ pub struct MatchRange {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct QueryParameter {
-    /// Name of the query parameter.
+    /// Name of the query parameter, case-sensitive.
     pub name: String,
-    /// Match of the value. Default: the parameter exists, with any value.
+    /// Match of the value. Default: the parameter exists, with any value, also an empty one. Of a parameter that occurs
+    /// several times, the first value counts.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub r#match: Option<QueryMatchMethod>,
 }
@@ -159,7 +161,7 @@ pub struct QueryParameter {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct QueryMatchMethod {
-    /// The value.
+    /// The value, in the same case.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub exact: Option<String>,
 }
@@ -168,7 +170,7 @@ pub struct QueryMatchMethod {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct HttpPathMatch {
-    /// The path; 1 to 255 characters.
+    /// The path, in the same case; 1 to 255 characters.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 255))]
     pub exact: Option<String>,

@@ -48,8 +48,8 @@ pub struct GatewayRouteSpec {
     /// Name of the gateway route in ARNs. Default: `NAME_NAMESPACE` of the object. Immutable.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub aws_name: Option<String>,
-    /// Precedence of the route: 0 to 1000, lower values are tried first. Of routes with equal priority, the longest prefix
-    /// is tried first. Default: after all routes with a priority.
+    /// Precedence of the route among those for the same host name: 0 to 1000, lower values are tried first. Of routes with
+    /// equal priority, the more specific match is tried first. Default: after all routes with a priority.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 1000))]
     pub priority: Option<u32>,
@@ -85,7 +85,7 @@ pub struct HttpGatewayRoute {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct HttpGatewayRouteMatch {
-    /// Prefix of the path; begins with `/`.
+    /// Prefix of the path; begins with `/` and may end anywhere: `/x` matches `/x1`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prefix: Option<String>,
     /// Match of the whole path.
@@ -94,7 +94,7 @@ pub struct HttpGatewayRouteMatch {
     /// Host name of the request. Default: any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hostname: Option<GatewayRouteHostnameMatch>,
-    /// Request method. Default: any.
+    /// Request method. Default: any. CONNECT is never matched.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub method: Option<HttpMethod>,
     /// Headers, 1 to 10 entries. All of them must match.
@@ -115,11 +115,12 @@ pub struct HttpGatewayRouteMatch {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct GatewayRouteHostnameMatch {
-    /// The host name; 1 to 253 characters.
+    /// The host name, in any case; 1 to 253 characters.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub exact: Option<String>,
-    /// Suffix of the host name, such as `.example.com`; 1 to 253 characters.
+    /// Suffix of the host name, in any case, such as `.example.com`; 1 to 253 characters. A suffix that begins with a dot
+    /// needs a label before it; any other suffix may be the whole name or the end of a label.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub suffix: Option<String>,

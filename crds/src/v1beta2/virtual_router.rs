@@ -122,16 +122,17 @@ pub struct HttpRoute {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct HttpRouteMatch {
-    /// Prefix of the path; begins with `/`. The prefix `/` matches every path.
+    /// Prefix of the path; begins with `/` and may end anywhere: `/x` matches `/x1`. The prefix `/` matches every path.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prefix: Option<String>,
     /// Match of the whole path.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path: Option<HttpPathMatch>,
-    /// Request method. Default: any.
+    /// Request method. Default: any. CONNECT is never matched.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub method: Option<HttpMethod>,
-    /// URL scheme. Default: any.
+    /// URL scheme: `:scheme` of an HTTP/2 request, `x-forwarded-proto` of an HTTP/1.1 request, and `http` without it.
+    /// Default: any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scheme: Option<HttpScheme>,
     /// Headers, 1 to 10 entries. All of them must match.
