@@ -8,7 +8,7 @@
 use std::{collections::BTreeSet, env, error::Error, fs, path::PathBuf};
 
 use cargo_metadata::{CargoOpt, MetadataCommand};
-use prost::Message;
+use prost::{Message, bytes::Bytes};
 use prost_types::FileDescriptorSet;
 
 /// Files and folders of protos whose types Evermesh uses. Their imports are added by [`with_imports`].
@@ -38,16 +38,52 @@ const ROOTS: &[&str] = &[
     "google/rpc/status.proto",
 ];
 
+/// A `FileDescriptorSet` in which messages stay as they are encoded. `prost_types` drops options that it does not know,
+/// among them the rules by which Envoy validates messages (`validate.rules`).
+#[derive(Clone, PartialEq, Message)]
+struct EncodedSet {
+    #[prost(message, repeated, tag = "1")]
+    file: Vec<EncodedFile>,
+}
+
+/// A `FileDescriptorProto` without `source_code_info`, which is most of it.
+#[derive(Clone, PartialEq, Message)]
+struct EncodedFile {
+    #[prost(string, tag = "1")]
+    name: String,
+    #[prost(string, tag = "2")]
+    package: String,
+    #[prost(string, repeated, tag = "3")]
+    dependency: Vec<String>,
+    #[prost(bytes = "bytes", repeated, tag = "4")]
+    message_type: Vec<Bytes>,
+    #[prost(bytes = "bytes", repeated, tag = "5")]
+    enum_type: Vec<Bytes>,
+    #[prost(bytes = "bytes", repeated, tag = "6")]
+    service: Vec<Bytes>,
+    #[prost(bytes = "bytes", repeated, tag = "7")]
+    extension: Vec<Bytes>,
+    #[prost(bytes = "bytes", optional, tag = "8")]
+    options: Option<Bytes>,
+    #[prost(int32, repeated, packed = "false", tag = "10")]
+    public_dependency: Vec<i32>,
+    #[prost(string, optional, tag = "12")]
+    syntax: Option<String>,
+}
+
 fn main() -> Result<(), Box<dyn Error>> {
     let descriptors = carrier()?.join("src/generated/types.bin");
-    let mut set = FileDescriptorSet::decode(fs::read(&descriptors)?.as_slice())?;
+    let bytes = fs::read(&descriptors)?;
+    let mut set = FileDescriptorSet::decode(bytes.as_slice())?;
+    let mut encoded = EncodedSet::decode(bytes.as_slice())?;
     let wanted = with_imports(&set);
+    encoded.file.retain(|file| wanted.contains(&file.name));
     set.file.retain(|file| wanted.contains(file.name()));
     for file in &mut set.file {
         file.source_code_info = None;
     }
     let out = PathBuf::from(env::var("OUT_DIR")?);
-    fs::write(out.join("envoy.fds"), set.encode_to_vec())?;
+    fs::write(out.join("envoy.fds"), encoded.encode_to_vec())?;
 
     let mut config = tonic_prost_build::Config::new();
     config

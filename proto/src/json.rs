@@ -9,10 +9,12 @@ use prost::{Message, Name};
 use prost_reflect::{DescriptorPool, DynamicMessage, SerializeOptions};
 use serde_json::Value;
 
+/// The `FileDescriptorSet` of all generated messages.
+pub(crate) static DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/envoy.fds"));
+
 /// Descriptors of all generated messages.
 static POOL: LazyLock<DescriptorPool> = LazyLock::new(|| {
-    DescriptorPool::decode(include_bytes!(concat!(env!("OUT_DIR"), "/envoy.fds")).as_slice())
-        .expect("build.rs writes a valid descriptor set")
+    DescriptorPool::decode(DESCRIPTORS).expect("build.rs writes a valid descriptor set")
 });
 
 /// A message could not be converted to JSON, or JSON to a message.

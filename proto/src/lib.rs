@@ -49,6 +49,7 @@ pub mod any;
 pub mod json;
 pub mod part;
 pub mod resource;
+pub mod rules;
 
 pub use any::{Any, pack, unpack};
 pub use part::{EncodedPart, ResourcePart};

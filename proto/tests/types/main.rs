@@ -6,3 +6,4 @@ mod any;
 mod json;
 mod part;
 mod resource;
+mod rules;
