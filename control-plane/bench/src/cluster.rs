@@ -119,8 +119,9 @@ async fn statuses(routes: &Api<DynamicObject>) -> Result<()> {
     for change in 0..REJECTIONS {
         let weight = change + 2;
         let mut wrong = route(weight)?["spec"].clone();
-        // Only RE2 itself, in Envoy, rejects this character class.
-        wrong["httpRoute"]["match"] = json!({"path": {"regex": "/[\\p{None}]"}});
+        // Evermesh accepts an expression of this size.
+        wrong["httpRoute"]["match"] =
+            json!({"path": {"regex": format!("/a{{{}}}", 2 * fleet::EXPRESSION_LIMIT)}});
         rejected.push(until_reason(routes, &wrong, "Rejected").await?);
         let mut right = route(weight)?["spec"].clone();
         right["httpRoute"]["match"]["path"] = Value::Null;

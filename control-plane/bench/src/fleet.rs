@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Result, bail};
 use evermesh_testkit::{
     control_plane::{ControlPlane, bootstrap},
-    envoy::{Envoy, EnvoyOptions, EnvoyVersion},
+    envoy::{Envoy, EnvoyOptions, EnvoyVersion, with_expression_limit},
 };
 
 /// Number of Envoys. All belong to one virtual node, so every change of the Route reaches each of them.
@@ -17,6 +17,9 @@ pub(crate) const ENVOYS: usize = 20;
 /// Resource name of the Envoys.
 pub(crate) const NODE: &str = "mesh/bench/virtualNode/front_bench";
 
+/// The limit of the Envoys for the size of regular expressions; Evermesh's own is 1000.
+pub(crate) const EXPRESSION_LIMIT: u32 = 100;
+
 /// Time after a change before its ACKs are read. A read would compete with the deliveries for CPU.
 const QUIET: Duration = Duration::from_millis(100);
 
@@ -24,7 +27,7 @@ const QUIET: Duration = Duration::from_millis(100);
 pub(crate) async fn start(xds: SocketAddr) -> Result<Vec<Envoy>> {
     let mut envoys = Vec::new();
     for _ in 0..ENVOYS {
-        let bootstrap = bootstrap(NODE, xds, false)?;
+        let bootstrap = with_expression_limit(&bootstrap(NODE, xds, false)?, EXPRESSION_LIMIT)?;
         envoys.push(Envoy::start(&EnvoyOptions::new(
             EnvoyVersion::Newest,
             bootstrap,

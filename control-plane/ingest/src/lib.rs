@@ -91,7 +91,7 @@ mod cloud_map;
 mod conflict;
 mod consent;
 mod endpoints;
-mod expression;
+pub mod expression;
 mod gateway;
 mod gateway_admission;
 mod gateway_route;

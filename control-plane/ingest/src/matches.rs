@@ -189,7 +189,9 @@ fn regular_expression(
     problems.add(
         field.clone(),
         Reason::InvalidValue,
-        format!("`{regex}` is not a valid RE2 regular expression, so the route is left out: {why}"),
+        format!(
+            "Envoy may refuse the regular expression `{regex}`, so the route is left out: {why}"
+        ),
     );
     None
 }

@@ -209,6 +209,20 @@ impl Envoy {
     }
 }
 
+/// The bootstrap (YAML or JSON) with another limit for the size of regular expressions, as JSON. Such an Envoy refuses
+/// expressions that Evermesh accepts.
+pub fn with_expression_limit(bootstrap: &str, limit: u32) -> Result<String> {
+    let mut bootstrap: Value = serde_saphyr::from_str(bootstrap).context("parsing a bootstrap")?;
+    let layer = json!({ "re2.max_program_size.error_level": limit });
+    let layers = &mut bootstrap["layered_runtime"]["layers"];
+    if layers.is_null() {
+        *layers = json!([]);
+    }
+    let layers = layers.as_array_mut().context("the layers are not a list")?;
+    layers.push(json!({ "name": "expression_limit", "static_layer": layer }));
+    Ok(bootstrap.to_string())
+}
+
 /// Waits for the lock of the ports that a gateway's Envoy binds outside of a lab; it lasts while the file is open.
 ///
 /// App Mesh fixes a port on which such an Envoy calls itself, and Envoy's listeners share ports (`SO_REUSEPORT`).

@@ -16,7 +16,7 @@ use evermesh_testkit::{
     chart::{Chart, InstalledChart, NAMESPACE},
     control_plane::{ControlPlane, bootstrap},
     dns::DnsServer,
-    envoy::{Envoy, EnvoyOptions, EnvoyVersion, lock_gateway_ports},
+    envoy::{Envoy, EnvoyOptions, EnvoyVersion, lock_gateway_ports, with_expression_limit},
     http::Address,
     kubernetes::ApiServer,
     load::{Load, LoadStats},
@@ -339,6 +339,9 @@ pub(crate) fn serve_app(listener: std::net::TcpListener, name: &'static str) {
     tokio::spawn(async move { app::serve_http_on(listener, name).await.unwrap() });
 }
 
+/// The limit of the gateway's Envoy for the size of regular expressions; Evermesh's own is 1000.
+const EXPRESSION_LIMIT: u32 = 500;
+
 /// Starts the gateway's Envoy, which resolves the Services of Flagger, and waits until Envoy is ready.
 pub(crate) async fn start_gateway(xds: SocketAddr) -> Envoy {
     let names = [
@@ -348,6 +351,7 @@ pub(crate) async fn start_gateway(xds: SocketAddr) -> Envoy {
     let dns = DnsServer::start(&names).await.unwrap();
     let bootstrap = bootstrap("mesh/shop/virtualGateway/gate_shop", xds, false).unwrap();
     let bootstrap = dns.bootstrap_with_resolver(&bootstrap).unwrap();
+    let bootstrap = with_expression_limit(&bootstrap, EXPRESSION_LIMIT).unwrap();
     let mut gateway = Envoy::start(&EnvoyOptions::new(EnvoyVersion::Newest, bootstrap)).unwrap();
     gateway.ready().await.unwrap();
     gateway

@@ -206,7 +206,7 @@ fn paths_and_expressions_of_routes_are_checked() {
     for (rejected, message) in [
         (
             http("httpRoute", "{path: {regex: '/('}}"),
-            "spec.httpRoute.match.path.regex: `/(` is not a valid RE2 regular expression, so the route is left out: unclosed group (InvalidValue)",
+            "spec.httpRoute.match.path.regex: Envoy may refuse the regular expression `/(`, so the route is left out: a `(` has no `)`; write `\\(` for the character (InvalidValue)",
         ),
         (
             http("http2Route", "{path: {exact: a}}"),
@@ -217,7 +217,7 @@ fn paths_and_expressions_of_routes_are_checked() {
                 "httpRoute",
                 "{prefix: /, headers: [{name: a, match: {regex: '['}}]}",
             ),
-            "spec.httpRoute.match.headers[0].match.regex: `[` is not a valid RE2 regular expression, so the route is left out: unclosed character class (InvalidValue)",
+            "spec.httpRoute.match.headers[0].match.regex: Envoy may refuse the regular expression `[`, so the route is left out: a `[` has no `]`; write `\\[` for the character (InvalidValue)",
         ),
         (
             http("http2Route", "{prefix: /, queryParameters: [{name: ''}]}"),
@@ -225,7 +225,7 @@ fn paths_and_expressions_of_routes_are_checked() {
         ),
         (
             http("grpcRoute", "{metadata: [{name: a, match: {regex: '*'}}]}"),
-            "spec.grpcRoute.match.metadata[0].match.regex: `*` is not a valid RE2 regular expression, so the route is left out: repetition operator missing expression (InvalidValue)",
+            "spec.grpcRoute.match.metadata[0].match.regex: Envoy may refuse the regular expression `*`, so the route is left out: `*` has nothing to repeat; write `\\*` for the text (InvalidValue)",
         ),
     ] {
         assert_eq!(checked(&rejected, Operation::Create), message);
