@@ -186,6 +186,11 @@ reasons! {
     Unreadable: Error,
     /// A document is not YAML, not UTF-8 or not a Kubernetes object. Its last good version stays in force.
     InvalidYaml: Error,
+    /// A mapping of a manifest has a key twice. `kubectl` would use the last value. The last good version of the object
+    /// stays in force.
+    DuplicateKey: Error,
+    /// Readers of YAML read different values from the text. The value that `kubectl` reads is used.
+    AmbiguousText: Warning,
     /// A file, or a document after the expansion of its aliases, exceeds the size limit. Its last good version stays in
     /// force.
     TooLarge: Error,
@@ -394,6 +399,8 @@ mod tests {
             [
                 "Unreadable",
                 "InvalidYaml",
+                "DuplicateKey",
+                "AmbiguousText",
                 "TooLarge",
                 "UnknownKind",
                 "DuplicateObject",

@@ -31,12 +31,12 @@ async fn invalid_object_keeps_its_last_good_version() {
         Some(name("a"))
     );
 
-    // Two listeners with one port pass the CRD's schema and are rejected by App Mesh's webhooks.
-    let rejected = "apiVersion: appmesh.k8s.aws/v1beta2\nkind: VirtualNode\nmetadata: { name: n, namespace: shop }\nspec:\n  listeners:\n    - portMapping: { port: 80, protocol: http }\n    - portMapping: { port: 80, protocol: tcp }\n  serviceDiscovery: { dns: { hostname: h } }\n";
+    // A node with a listener and without serviceDiscovery passes the CRD's schema and is rejected by App Mesh's webhooks.
+    let rejected = "apiVersion: appmesh.k8s.aws/v1beta2\nkind: VirtualNode\nmetadata: { name: web, namespace: shop }\nspec:\n  listeners:\n    - portMapping: { port: 80, protocol: http }\n";
     write(dir.path(), "a.yaml", text(&service("a", "v3"), rejected));
     source.until_version("a", "v3").await;
     assert!(
-        !source.objects.contains_key("VirtualNode/shop/n"),
+        !source.objects.contains_key("VirtualNode/shop/web"),
         "{:?}",
         source.reasons()
     );

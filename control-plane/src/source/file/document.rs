@@ -2,11 +2,12 @@
 //!
 //! Input: the bytes, and the [`Manifest`] that the same file held before. Output: the new [`Manifest`]. Documents and
 //! objects whose content did not change are the same allocations (`Arc`) as before, so that later stages skip them. A
-//! document that cannot be parsed does not affect the other documents of the file.
+//! document that cannot be parsed does not affect the other documents of the file. [`yaml`] decides what a text means.
 
 use std::{
     collections::HashMap,
     hash::{DefaultHasher, Hash, Hasher},
+    mem,
     sync::Arc,
 };
 
@@ -14,14 +15,11 @@ use evermesh_ingest::{
     admission,
     object::{self, Object, ParsedDocument},
 };
-use evermesh_model::{ObjectRef, Problem, Reason, Severity};
+use evermesh_model::{Kind, ObjectRef, Problem, Reason, Severity};
+use serde::{Deserialize, de::IgnoredAny};
 use serde_json::Value;
-use serde_saphyr::Error as YamlError;
 
-/// YAML nodes per document, with aliases expanded. A dump of 5,000 App Mesh objects has half a million.
-const MAX_NODES: usize = 2_000_000;
-/// YAML nodes that aliases may add to one document.
-const MAX_ALIASED_NODES: usize = 100_000;
+use super::yaml::{self, PathStep, ReadDocument, ReadError, TextFault};
 
 /// Documents per file, empty ones included. 32 MiB of manifests have fewer than 100,000 objects.
 const MAX_DOCUMENTS: usize = 100_000;
@@ -52,6 +50,7 @@ pub(super) struct Document {
     pub(super) items: Vec<(Option<usize>, Arc<Item>)>,
     /// The error, if the document could not be parsed.
     pub(super) error: Option<ManifestError>,
+    has_faults: bool,
 }
 
 /// One object of a document.
@@ -110,7 +109,7 @@ impl Manifest {
     fn parse_yaml(text: &str, known: &KnownContent) -> Result<Self, ManifestError> {
         let chunks = split(text)?;
         let documents = chunks.into_iter().zip(1..).map(|(chunk, number)| {
-            let fingerprint = fingerprint(chunk.text);
+            let fingerprint = fingerprint(&(chunk.marker, chunk.text));
             let document = known.documents.get(&fingerprint).map_or_else(
                 || Arc::new(Document::from_yaml(&chunk, fingerprint, known)),
                 Arc::clone,
@@ -124,17 +123,23 @@ impl Manifest {
 
     /// Parses one or more JSON values; `kubectl` accepts several in one file too.
     fn parse_json(text: &str, known: &KnownContent) -> Result<Self, ManifestError> {
-        let values = serde_json::Deserializer::from_str(text).into_iter::<Value>();
-        let documents = values.zip(1..).map(|(value, number)| {
-            let document = match value {
-                Ok(value) => Document::from_value(value, None, known),
-                Err(error) => Document::invalid(0, Reason::InvalidYaml, error.to_string()),
+        let mut stream = serde_json::Deserializer::from_str(text);
+        let mut documents = Vec::new();
+        while stream.end().is_err() {
+            let (document, is_last) = match yaml::read_json(&mut stream) {
+                Ok(read) => (Document::from_read(read, None, known), false),
+                Err(error) => {
+                    let message = error.to_string();
+                    (Document::invalid(0, Reason::InvalidYaml, message), true)
+                }
             };
-            (number, Arc::new(document))
-        });
-        let documents: Vec<_> = documents.take(MAX_DOCUMENTS + 1).collect();
-        if documents.len() > MAX_DOCUMENTS {
-            return Err(too_many_documents());
+            documents.push((documents.len() + 1, Arc::new(document)));
+            if documents.len() > MAX_DOCUMENTS {
+                return Err(too_many_documents());
+            }
+            if is_last {
+                break;
+            }
         }
         Ok(Self { documents })
     }
@@ -142,31 +147,50 @@ impl Manifest {
 
 impl Document {
     fn from_yaml(chunk: &Chunk<'_>, fingerprint: u64, known: &KnownContent) -> Self {
-        match serde_saphyr::from_str_with_options(chunk.text, limits()) {
-            Ok(value) => Self::from_value(value, Some(fingerprint), known),
-            Err(error) => {
-                let options = serde_saphyr::render_options! { line_offset: chunk.lines_before };
-                let text = error.render_with_options(options);
-                if is_limit(&error) {
-                    let message = format!(
-                        "the document is too large with its aliases expanded; split it: {text}"
-                    );
-                    return Self::invalid(fingerprint, Reason::TooLarge, message);
-                }
-                Self::invalid(fingerprint, Reason::InvalidYaml, text)
+        match chunk.read() {
+            Ok(read) => Self::from_read(read, Some(fingerprint), known),
+            Err(error) if error.is_limit => {
+                let message = format!(
+                    "the document is too large with its aliases expanded; split it: {error}"
+                );
+                Self::invalid(fingerprint, Reason::TooLarge, message)
             }
+            Err(error) => Self::invalid(fingerprint, Reason::InvalidYaml, error.to_string()),
         }
     }
 
-    fn from_value(value: Value, fingerprint: Option<u64>, known: &KnownContent) -> Self {
+    fn from_read(read: ReadDocument, fingerprint: Option<u64>, known: &KnownContent) -> Self {
+        let ReadDocument { value, mut faults } = read;
         let fingerprint = fingerprint.unwrap_or_else(|| self::fingerprint(&value));
-        let items = unroll(value)
-            .into_iter()
-            .map(|(index, value)| (index, known.item(value)));
+        let has_faults = !faults.is_empty();
+        let items = match unroll(value) {
+            Unrolled::Empty => Vec::new(),
+            Unrolled::Object(value) => vec![(None, known.item(value, &faults))],
+            Unrolled::List(values) => {
+                if let Some(fault) = faults.iter().find(|fault| is_of_list(fault)) {
+                    let problem = fault.problem(true);
+                    let message = format!("{}: {}", problem.field, problem.message);
+                    return Self::invalid(fingerprint, problem.reason, message);
+                }
+                let items = values.into_iter().enumerate().map(|(index, value)| {
+                    let is_of_item = |fault: &mut TextFault| {
+                        matches!(&fault.path[..], [_, PathStep::Index(at), ..] if *at == index)
+                    };
+                    let of_item = faults.extract_if(.., is_of_item).map(|mut fault| {
+                        fault.path.drain(..2);
+                        fault
+                    });
+                    let of_item: Vec<_> = of_item.collect();
+                    (Some(index), known.item(value, &of_item))
+                });
+                items.collect()
+            }
+        };
         Self {
             fingerprint,
-            items: items.collect(),
+            items,
             error: None,
+            has_faults,
         }
     }
 
@@ -175,6 +199,7 @@ impl Document {
             fingerprint,
             items: Vec::new(),
             error: Some(ManifestError { reason, message }),
+            has_faults: false,
         }
     }
 
@@ -185,10 +210,11 @@ impl Document {
 }
 
 impl Item {
-    fn parse(value: Value, fingerprint: u64) -> Self {
+    fn parse(value: Value, faults: &[TextFault], fingerprint: u64) -> Self {
         let is_mesh_object = value["apiVersion"]
             .as_str()
             .is_some_and(|version| MESH_GROUPS.iter().any(|group| version.starts_with(group)));
+        let is_secret = value["kind"] == Kind::Secret.as_str();
         let ParsedDocument {
             object,
             id,
@@ -198,6 +224,14 @@ impl Item {
         if let Some((_, value)) = &object {
             problems.extend(admission::validate(value));
         }
+        let is_unknown = |problem: &Problem| problem.reason == Reason::UnknownKind;
+        let is_unknown_kind = problems.iter().any(is_unknown);
+        let of_text = faults.iter().map(|fault| Problem {
+            object: id.clone(),
+            ..fault.problem(is_secret)
+        });
+        // Other programs than Evermesh decide what the text of an object of an unknown kind means.
+        problems.extend(of_text.filter(|it| !is_unknown_kind || it.severity == Severity::Error));
         let is_wrong = problems
             .iter()
             .any(|problem| problem.severity == Severity::Error);
@@ -229,20 +263,25 @@ impl KnownContent {
             items: items
                 .map(|(_, item)| (item.fingerprint, Arc::clone(item)))
                 .collect(),
-            // An error contains line numbers, which change when an earlier document grows, so the document is parsed
-            // again.
+            // Errors and faults contain line numbers, which change when an earlier document grows, so the document is
+            // parsed again.
             documents: documents
-                .filter(|document| document.error.is_none())
+                .filter(|document| document.error.is_none() && !document.has_faults)
                 .map(|document| (document.fingerprint, Arc::clone(document)))
                 .collect(),
         }
     }
 
-    fn item(&self, value: Value) -> Arc<Item> {
-        let fingerprint = fingerprint(&value);
-        self.items
-            .get(&fingerprint)
-            .map_or_else(|| Arc::new(Item::parse(value, fingerprint)), Arc::clone)
+    fn item(&self, value: Value, faults: &[TextFault]) -> Arc<Item> {
+        let fingerprint = if faults.is_empty() {
+            fingerprint(&value)
+        } else {
+            fingerprint(&(&value, faults))
+        };
+        self.items.get(&fingerprint).map_or_else(
+            || Arc::new(Item::parse(value, faults, fingerprint)),
+            Arc::clone,
+        )
     }
 }
 
@@ -253,67 +292,114 @@ pub(super) fn fingerprint<T: Hash + ?Sized>(content: &T) -> u64 {
     hasher.finish()
 }
 
-/// The items of a `List`, each as if it were a document of its own, or the value itself.
-fn unroll(value: Value) -> Vec<(Option<usize>, Value)> {
-    match value {
-        Value::Null => Vec::new(),
-        Value::Object(mut fields)
-            if fields
-                .get("kind")
-                .and_then(Value::as_str)
-                .is_some_and(|kind| kind.ends_with("List"))
-                && fields.get("items").is_some_and(Value::is_array) =>
-        {
-            match fields.remove("items") {
-                Some(Value::Array(items)) => items
-                    .into_iter()
-                    .enumerate()
-                    .map(|(index, item)| (Some(index), item))
-                    .collect(),
-                _ => Vec::new(),
-            }
-        }
-        value => vec![(None, value)],
+/// The objects of a document.
+enum Unrolled {
+    Empty,
+    Object(Value),
+    /// The items of a `List`, each as if it were a document of its own.
+    List(Vec<Value>),
+}
+
+fn unroll(mut value: Value) -> Unrolled {
+    if value.is_null() {
+        return Unrolled::Empty;
+    }
+    let is_list = value["kind"]
+        .as_str()
+        .is_some_and(|kind| kind.ends_with("List"));
+    match value.get_mut("items") {
+        Some(Value::Array(items)) if is_list => Unrolled::List(mem::take(items)),
+        _ => Unrolled::Object(value),
     }
 }
 
+/// Whether a fault of a `List` is not one of a single item: `kubectl` refuses the list, or the list has a key twice.
+fn is_of_list(fault: &TextFault) -> bool {
+    let is_below_items = matches!(&fault.path[..], [PathStep::Field(field), PathStep::Index(_), ..] if field == "items");
+    !fault.has_value() || (!is_below_items && fault.reason().severity() == Severity::Error)
+}
+
 /// The text of one document of a YAML file.
+#[derive(Debug, PartialEq, Eq)]
 struct Chunk<'a> {
+    /// The text after `---`; `None` for the text before the first such line.
+    marker: Option<&'a str>,
     text: &'a str,
     lines_before: u64,
 }
 
-/// Splits a file into documents before parsing, so that a document that does not parse leaves the others readable. `---`
-/// and `...` at the start of a line always separate documents, also in quotes and in block scalars
-/// (<https://yaml.org/spec/1.2.2/#914-explicit-documents>).
-fn split(text: &str) -> Result<Vec<Chunk<'_>>, ManifestError> {
+impl Chunk<'_> {
+    fn read(&self) -> Result<ReadDocument, ReadError> {
+        let marker = self.marker.map_or("", str::trim);
+        if !marker.is_empty() && !marker.starts_with('#') {
+            return Err(ReadError {
+                line: self.lines_before,
+                column: 1,
+                message: "kubectl refuses a line that begins with `---` and has other text; begin the document on the next line".to_owned(),
+                is_limit: false,
+            });
+        }
+        if let Some(marker) = self.marker {
+            yaml::check_characters(marker, self.lines_before.saturating_sub(1))?;
+        } else if self.text.trim_start().starts_with('{') {
+            // `kubectl` takes a file that begins with a brace for JSON, and reads it as YAML if it is not.
+            let mut stream = serde_json::Deserializer::from_str(self.text);
+            if IgnoredAny::deserialize(&mut stream).is_ok() {
+                let mut stream_again = serde_json::Deserializer::from_str(self.text);
+                let read = yaml::read_json(&mut stream_again);
+                let read = read.and_then(|read| stream.end().map(|()| read));
+                return read.map_err(|error| ReadError {
+                    line: error.line() as u64,
+                    column: error.column(),
+                    message: error.to_string(),
+                    is_limit: false,
+                });
+            }
+        }
+        yaml::read_yaml(self.text, self.lines_before)
+    }
+}
+
+/// Splits a file into documents before parsing, so that a document that does not parse leaves the others readable. As for
+/// `kubectl`, each line that begins with `---` begins a document, also in quotes and in block scalars.
+fn split<'t>(text: &'t str) -> Result<Vec<Chunk<'t>>, ManifestError> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut chunks = Vec::new();
-    let (mut start, mut start_line) = (0, 0);
-    let mut end = 0;
-    let mut push = |start: usize, end: usize, lines_before| {
-        let text = &text[start..end];
-        if is_marker(text, "---") || !is_blank(text) {
-            chunks.push(Chunk { text, lines_before });
+    let mut push = |chunk: Chunk<'t>| {
+        if chunk.marker.is_some() || !is_blank(chunk.text) {
+            chunks.push(chunk);
         }
         if chunks.len() > MAX_DOCUMENTS {
             return Err(too_many_documents());
         }
         Ok(())
     };
-    for (line, number) in text.split_inclusive('\n').zip(0..) {
-        if is_marker(line, "---") {
-            push(start, end, start_line)?;
-            (start, start_line) = (end, number);
+    let (mut marker, mut start, mut lines_before) = (None, 0, 0);
+    let mut end = 0;
+    for (line, number) in text.split_inclusive('\n').zip(1..) {
+        if let Some(rest) = line.strip_prefix("---") {
+            push(Chunk {
+                marker,
+                text: &text[start..end],
+                lines_before,
+            })?;
+            (marker, start, lines_before) = (Some(rest), end + line.len(), number);
         }
         end += line.len();
-        if is_marker(line, "...") {
-            push(start, end, start_line)?;
-            (start, start_line) = (end, number + 1);
-        }
     }
-    push(start, end, start_line)?;
+    push(Chunk {
+        marker,
+        text: &text[start..],
+        lines_before,
+    })?;
     Ok(chunks)
+}
+
+/// Whether the text has only empty lines and comments.
+fn is_blank(text: &str) -> bool {
+    text.lines()
+        .map(str::trim_start)
+        .all(|line| line.is_empty() || line.starts_with('#'))
 }
 
 fn too_many_documents() -> ManifestError {
@@ -322,166 +408,5 @@ fn too_many_documents() -> ManifestError {
     ManifestError::new(Reason::TooLarge, message)
 }
 
-fn is_marker(text: &str, marker: &str) -> bool {
-    text.strip_prefix(marker)
-        .is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n']))
-}
-
-/// Whether the text has only empty lines, comments and directives.
-fn is_blank(text: &str) -> bool {
-    text.lines()
-        .map(str::trim_start)
-        .all(|line| line.is_empty() || line.starts_with(['#', '%']))
-}
-
-/// Limits against files that would exhaust memory by nested aliases or deep nesting.
-fn limits() -> serde_saphyr::Options {
-    serde_saphyr::options! {
-        budget: serde_saphyr::budget! {
-            max_events: 2 * MAX_NODES,
-            max_nodes: MAX_NODES,
-            enforce_alias_anchor_ratio: false, // `max_total_replayed_events` limits the cost
-        },
-        alias_limits: serde_saphyr::alias_limits! {
-            max_total_replayed_events: MAX_ALIASED_NODES,
-        },
-        with_snippet: false, // a problem's message has one line
-        emit_comments: false,
-    }
-}
-
-fn is_limit(error: &YamlError) -> bool {
-    match error {
-        YamlError::Budget { .. }
-        | YamlError::AliasReplayLimitExceeded { .. }
-        | YamlError::AliasExpansionLimitExceeded { .. }
-        | YamlError::AliasReplayStackDepthExceeded { .. } => true,
-        YamlError::AliasError { error, .. } | YamlError::WithSnippet { error, .. } => {
-            is_limit(error)
-        }
-        _ => false,
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn texts(text: &str) -> Vec<(&str, u64)> {
-        split(text)
-            .unwrap()
-            .into_iter()
-            .map(|chunk| (chunk.text, chunk.lines_before))
-            .collect()
-    }
-
-    #[test]
-    fn files_are_split_only_at_markers() {
-        assert_eq!(texts("a: 1"), [("a: 1", 0)]);
-        assert_eq!(
-            texts("# c\n---\na: 1\n--- # next\nb: |\n  ---\n---c\n"),
-            [("---\na: 1\n", 1), ("--- # next\nb: |\n  ---\n---c\n", 3)]
-        );
-        assert_eq!(
-            texts("a: 1\n...\n%YAML 1.2\n---\nb: 2"),
-            [("a: 1\n...\n", 0), ("---\nb: 2", 3)]
-        );
-        assert_eq!(texts("\u{feff}\n# nothing\n"), []);
-        assert_eq!(texts("---\n---\na: 1\r\n---\r\n").len(), 3);
-    }
-
-    #[test]
-    fn unchanged_documents_and_items_are_reused() {
-        let parse = |text: &str, previous: &Manifest| {
-            Manifest::parse(Format::Yaml, text.as_bytes(), previous).unwrap()
-        };
-        let first = parse("a: 1\n---\nb: 2\n", &Manifest::default());
-        let second = parse("b: 3\n---\nb: 2\n", &first);
-        assert!(Arc::ptr_eq(&first.documents[1].1, &second.documents[1].1));
-        let third = parse("---\n{\"b\": 2}\n", &second);
-        assert!(Arc::ptr_eq(
-            &second.documents[1].1.items[0].1,
-            &third.documents[0].1.items[0].1
-        ));
-    }
-
-    #[test]
-    fn error_has_the_line_number_of_the_file() {
-        let text = "a: 1\n---\nb: 2\n---\nc: [\n";
-        let manifest =
-            Manifest::parse(Format::Yaml, text.as_bytes(), &Manifest::default()).unwrap();
-        let error = manifest.documents[2].1.error.as_ref().unwrap();
-        assert_eq!(error.reason, Reason::InvalidYaml);
-        assert!(error.message.contains("line 5"), "{}", error.message);
-    }
-
-    /// Puts every special character at every place of a Secret, in YAML and in JSON.
-    #[test]
-    fn message_about_a_broken_secret_contains_no_part_of_its_key() {
-        const KEY: &str = "MIGHAgEAMBMGByqGSM49AgEG";
-        let yaml = format!(
-            "apiVersion: v1\nkind: Secret\nmetadata: {{name: a}}\nstringData:\n  tls.key: |\n    {KEY}\n    {KEY}\n"
-        );
-        let json = format!(
-            r#"{{"apiVersion":"v1","kind":"Secret","metadata":{{"name":"a"}},"data":{{"tls.key":"{KEY}"}}}}"#
-        );
-        let mut messages = 0;
-        for (format, text) in [(Format::Yaml, yaml), (Format::Json, json)] {
-            let places = 0..=text.len();
-            for (at, character) in
-                places.flat_map(|at| "\"'\t\n*&{}[]%!|>-:,#@`\\".chars().map(move |it| (at, it)))
-            {
-                let broken = format!("{}{character}{}", &text[..at], &text[at..]);
-                let manifest =
-                    Manifest::parse(format, broken.as_bytes(), &Manifest::default()).unwrap();
-                for (_, document) in &manifest.documents {
-                    let errors = document.error.iter().map(|it| it.message.clone());
-                    let items = document.items.iter();
-                    let problems = items.flat_map(|(_, item)| &item.problems);
-                    for text in errors.chain(problems.map(ToString::to_string)) {
-                        messages += 1;
-                        assert!(
-                            !text.contains(&KEY[..12]) && !text.contains(&KEY[12..]),
-                            "{text}"
-                        );
-                    }
-                }
-            }
-        }
-        assert!(messages > 1000, "{messages}");
-    }
-
-    #[test]
-    fn file_with_too_many_documents_is_rejected_whether_they_are_empty_or_not() {
-        for (format, document) in [
-            (Format::Yaml, "---\n"),
-            (Format::Yaml, "a: 1\n...\n"),
-            (Format::Json, "{}\n"),
-        ] {
-            let parse = |count: usize| {
-                let text = document.repeat(count);
-                Manifest::parse(format, text.as_bytes(), &Manifest::default())
-            };
-            let manifest = parse(MAX_DOCUMENTS).unwrap();
-            assert_eq!(manifest.documents.len(), MAX_DOCUMENTS, "{document}");
-            let error = parse(MAX_DOCUMENTS + 1).unwrap_err();
-            assert_eq!(error.reason, Reason::TooLarge, "{document}");
-        }
-    }
-
-    #[test]
-    fn several_json_values_are_several_documents() {
-        let parse = |text: &str| {
-            Manifest::parse(Format::Json, text.as_bytes(), &Manifest::default()).unwrap()
-        };
-        assert_eq!(parse("{} {}\n").documents.len(), 2);
-        let broken = parse("{} {");
-        assert!(broken.documents[1].1.is_opaque());
-        assert!(
-            !parse(" ")
-                .documents
-                .iter()
-                .any(|(_, document)| document.is_opaque())
-        );
-    }
-}
+mod tests;

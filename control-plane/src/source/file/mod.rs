@@ -19,6 +19,7 @@ mod document;
 mod folder;
 mod pending;
 mod watch;
+mod yaml;
 
 use std::{
     panic,
