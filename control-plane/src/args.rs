@@ -364,10 +364,14 @@ pub struct LintArgs {
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub enum LintFormat {
-    /// One line per problem: severity, file, object, field, message and reason
+    /// File, line, column, severity, object, field, message and reason of each problem, and the line at fault
     Text,
     /// One JSON array
     Json,
+    /// A log in the format SARIF 2.1.0, for code scanning
+    Sarif,
+    /// Commands of GitHub Actions, which show problems beside the lines of a pull request
+    Github,
 }
 
 /// Parses a duration such as `250ms`, `5s` or `1m`.

@@ -265,6 +265,13 @@ reasons! {
     CloudMapUnavailable: Warning,
     /// Cloud Map returned as many instances as one answer holds. It has no way to ask for more.
     CloudMapLimit: Warning,
+    /// A workload's namespace or annotation asks for sidecars, but no node or gateway selects its pods. Only
+    /// `evermesh lint` reports this.
+    PodNotSelected: Warning,
+    /// A node selects the pods of no workload in the folder. Only `evermesh lint` reports this.
+    NoPodSelected: Warning,
+    /// No listener of the node that selects a pod has a port of the pod's containers. Only `evermesh lint` reports this.
+    ContainerPortUnlisted: Warning,
     /// A bug of Evermesh makes it unable to process this version of the object. The version before it stays in force.
     InternalError: Error,
     /// The object has more problems than are listed.
@@ -435,6 +442,9 @@ mod tests {
                 "CloudMapNotFound",
                 "CloudMapUnavailable",
                 "CloudMapLimit",
+                "PodNotSelected",
+                "NoPodSelected",
+                "ContainerPortUnlisted",
                 "InternalError",
                 "MoreProblems",
             ]

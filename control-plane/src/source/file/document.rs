@@ -313,6 +313,65 @@ fn unroll(mut value: Value) -> Unrolled {
     }
 }
 
+/// The objects of a document, those of a `List` with their index.
+pub(super) fn objects(value: Value) -> Vec<(Option<usize>, Value)> {
+    match unroll(value) {
+        Unrolled::Empty => Vec::new(),
+        Unrolled::Object(value) => vec![(None, value)],
+        Unrolled::List(items) => {
+            let items = items.into_iter().enumerate();
+            items.map(|(index, item)| (Some(index), item)).collect()
+        }
+    }
+}
+
+/// The values of a file's documents that can be read, with their numbers.
+pub(super) fn values(format: Format, text: &str) -> Vec<(usize, Value)> {
+    let mut values = Vec::new();
+    match format {
+        Format::Yaml => {
+            let chunks = split(text).unwrap_or_default().into_iter().zip(1..);
+            let read =
+                chunks.filter_map(|(chunk, number)| Some((number, chunk.read().ok()?.value)));
+            values.extend(read);
+        }
+        Format::Json => {
+            let mut stream = serde_json::Deserializer::from_str(text);
+            while stream.end().is_err()
+                && let Ok(read) = yaml::read_json(&mut stream)
+            {
+                values.push((values.len() + 1, read.value));
+            }
+        }
+    }
+    values
+}
+
+/// The texts of a file's documents, with the number of lines before each.
+pub(super) fn texts(format: Format, text: &str) -> Vec<(&str, u64)> {
+    match format {
+        Format::Yaml => {
+            let chunks = split(text).unwrap_or_default().into_iter();
+            chunks
+                .map(|chunk| (chunk.text, chunk.lines_before))
+                .collect()
+        }
+        Format::Json => {
+            let mut stream = serde_json::Deserializer::from_str(text).into_iter::<IgnoredAny>();
+            let mut texts = Vec::new();
+            let mut start = 0;
+            while let Some(Ok(_)) = stream.next() {
+                // The first document begins at the first line; a later one below the end of the one before it.
+                let lines_before = text[..start].matches('\n').count() as u64;
+                texts.push((&text[start..stream.byte_offset()], lines_before));
+                start = stream.byte_offset();
+            }
+            texts.push((&text[start..], text[..start].matches('\n').count() as u64));
+            texts
+        }
+    }
+}
+
 /// Whether a fault of a `List` is not one of a single item: `kubectl` refuses the list, or the list has a key twice.
 fn is_of_list(fault: &TextFault) -> bool {
     let is_below_items = matches!(&fault.path[..], [PathStep::Field(field), PathStep::Index(_), ..] if field == "items");

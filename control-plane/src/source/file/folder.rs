@@ -97,6 +97,15 @@ impl Folder {
         }
     }
 
+    /// The bytes of every manifest at or below a path that can be read, by its name in problems.
+    pub(super) fn contents(&mut self, path: &Path) -> Vec<(Arc<str>, Vec<u8>)> {
+        let listing = self.list(path, &mut |_| ());
+        let files = listing.files.into_keys().map(|file| self.read(file));
+        files
+            .filter_map(|file| Some((self.name(&file.path), file.bytes.ok()?)))
+            .collect()
+    }
+
     /// Lists the manifests at or below a path. Calls `on_folder` with each folder before listing it, so that a watch set
     /// there misses no event.
     pub(super) fn list(&mut self, path: &Path, on_folder: &mut dyn FnMut(&Path)) -> FolderListing {

@@ -18,8 +18,14 @@ mod catalog;
 mod document;
 mod folder;
 mod pending;
+mod texts;
 mod watch;
 mod yaml;
+
+pub use self::{
+    texts::{FolderTexts, ManifestObject, ProblemPlace},
+    yaml::TextSpan,
+};
 
 use std::{
     panic,

@@ -172,7 +172,7 @@ fn shorten(text: &str) -> String {
 }
 
 /// The path as problems show it.
-fn field_path(steps: &[PathStep]) -> FieldPath {
+pub(super) fn field_path(steps: &[PathStep]) -> FieldPath {
     steps
         .iter()
         .fold(FieldPath::root(), |path, step| match step {

@@ -9,13 +9,16 @@
 
 mod fault;
 mod json;
+mod places;
 mod read;
 mod scalar;
 mod strict;
 
+pub use self::places::TextSpan;
 pub(super) use self::{
     fault::{PathStep, TextFault},
     json::read_json,
+    places::{DocumentPlaces, read_with_places},
     read::read_yaml,
     strict::check_characters,
 };

@@ -6,12 +6,14 @@ use std::{
     str::Chars,
 };
 
+use evermesh_model::FieldPath;
 use granit_parser::{Event, Parser, ScalarStyle, Span, StrInput, StructureStyle, Tag};
 use serde_json::{Map, Value};
 
 use super::{
     ReadDocument, ReadError,
-    fault::{PathStep, TextFault, TextFaultKind, TextFaults},
+    fault::{PathStep, TextFault, TextFaultKind, TextFaults, field_path},
+    places::{DocumentPlaces, TextSpan},
     scalar::{self, Scalar},
     strict,
 };
@@ -30,6 +32,15 @@ pub(in super::super) fn read_yaml(
     text: &str,
     lines_before: u64,
 ) -> Result<ReadDocument, ReadError> {
+    compose(text, lines_before, None).map(|(read, _)| read)
+}
+
+/// Reads a document, and adds the places of its nodes if `places` is given.
+pub(super) fn compose(
+    text: &str,
+    lines_before: u64,
+    places: Option<DocumentPlaces>,
+) -> Result<(ReadDocument, Option<DocumentPlaces>), ReadError> {
     strict::check_characters(text, lines_before)?;
     strict::check_start(text, lines_before)?;
     let options = granit_parser::options! {
@@ -40,6 +51,7 @@ pub(in super::super) fn read_yaml(
     let mut composer = Composer {
         text,
         lines_before,
+        places,
         open: Vec::new(),
         root: None,
         anchors: HashMap::new(),
@@ -61,10 +73,11 @@ pub(in super::super) fn read_yaml(
         composer.take(event, span)?;
     }
     strict::check_tabs(text, lines_before, &composer.continued)?;
-    Ok(ReadDocument {
+    let read = ReadDocument {
         value: composer.root.map_or(Value::Null, |node| node.value),
         faults: composer.faults.0,
-    })
+    };
+    Ok((read, composer.places))
 }
 
 /// A complete value and what an alias of it costs.
@@ -134,6 +147,7 @@ enum PendingKey {
 struct Composer<'a> {
     text: &'a str,
     lines_before: u64,
+    places: Option<DocumentPlaces>,
     open: Vec<Open>,
     root: Option<Node>,
     anchors: HashMap<usize, Node>,
@@ -222,6 +236,7 @@ impl<'a> Composer<'a> {
             self.key(text, value, is_resolved, span);
             return Ok(());
         }
+        self.place(span, false);
         if value == Scalar::NotFinite {
             self.fault(span, TextFaultKind::NotFinite);
         } else if is_resolved && value != scalar::resolve_core(text) {
@@ -257,6 +272,7 @@ impl<'a> Composer<'a> {
                 }
             });
         }
+        self.place(span, true);
         if is_refused {
             self.fault(span, TextFaultKind::KeyNotText);
         } else if key != text {
@@ -274,6 +290,15 @@ impl<'a> Composer<'a> {
     ) -> Result<(), ReadError> {
         if self.expects_key() {
             return Err(self.error(span, "a key must be text, not a list or a mapping"));
+        }
+        if matches!(
+            self.open.last(),
+            Some(Open {
+                content: Content::List(_),
+                ..
+            })
+        ) {
+            self.place(Span::new(span.start, span.start), false);
         }
         let is_flow = style == StructureStyle::Flow;
         self.flows += usize::from(is_flow);
@@ -487,6 +512,42 @@ impl<'a> Composer<'a> {
         let (mut path, line) = (self.path(), Some(line));
         path.push(PathStep::Field(key));
         self.faults.add(TextFault { path, line, kind });
+    }
+
+    /// Records the place of the node that is read, or of its key.
+    fn place(&mut self, span: Span, is_key: bool) {
+        let path = match &self.places {
+            Some(_) => self.path(),
+            None => return,
+        };
+        let source = span.slice(self.text).unwrap_or_default();
+        let found = TextSpan {
+            line: self.line(span),
+            column: span.start.col() + 1,
+            width: source
+                .lines()
+                .next()
+                .unwrap_or_default()
+                .chars()
+                .count()
+                .max(1),
+        };
+        if let Some(places) = &mut self.places {
+            // Problems have keys that are not identifiers in either notation.
+            let dotted = path
+                .iter()
+                .fold(FieldPath::root(), |above, step| match step {
+                    PathStep::Field(name) => above.field(name),
+                    PathStep::Index(index) => above.index(*index),
+                });
+            for field in [field_path(&path), dotted] {
+                if is_key {
+                    places.add_key(field.to_string(), found);
+                } else {
+                    places.add_value(field.to_string(), found);
+                }
+            }
+        }
     }
 
     /// The way to the node that is read.
