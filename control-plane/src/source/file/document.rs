@@ -19,7 +19,10 @@ use evermesh_model::{Kind, ObjectRef, Problem, Reason, Severity};
 use serde::{Deserialize, de::IgnoredAny};
 use serde_json::Value;
 
-use super::yaml::{self, PathStep, ReadDocument, ReadError, TextFault};
+use super::{
+    addresses,
+    yaml::{self, PathStep, ReadDocument, ReadError, TextFault},
+};
 
 /// Documents per file, empty ones included. 32 MiB of manifests have fewer than 100,000 objects.
 const MAX_DOCUMENTS: usize = 100_000;
@@ -221,8 +224,9 @@ impl Item {
             mut problems,
         } = object::parse(value);
         let mut object = object;
-        if let Some((_, value)) = &object {
+        if let Some((id, value)) = &object {
             problems.extend(admission::validate(value));
+            problems.extend(addresses::problems(id, value));
         }
         let is_unknown = |problem: &Problem| problem.reason == Reason::UnknownKind;
         let is_unknown_kind = problems.iter().any(is_unknown);

@@ -14,6 +14,7 @@
 //!
 //! All of this runs on a blocking thread, not on the threads of the async runtime.
 
+mod addresses;
 mod catalog;
 mod document;
 mod folder;

@@ -326,6 +326,32 @@ fn line_number_of_a_fault_follows_its_document() {
 }
 
 #[test]
+fn address_of_another_family_is_refused_as_by_an_api_server() {
+    let slice = |family: &str, addresses: &str| {
+        let text = format!(
+            "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: x, namespace: a}}\naddressType: {family}\nendpoints: [{{addresses: [10.0.0.1]}}, {{addresses: {addresses}}}]\nports: []\n"
+        );
+        let item = items(&text).remove(0);
+        let problems = item.problems.iter().map(ToString::to_string);
+        (item.object.is_some(), problems.collect::<Vec<_>>())
+    };
+    assert_eq!(slice("IPv4", "[10.0.0.2]"), (true, vec![]));
+    assert_eq!(slice("FQDN", "[color.example.com]"), (true, vec![]));
+    for address in ["10.0.0", "10.0.0.256", "\"fd00::1\"", "color"] {
+        let (is_used, problems) = slice("IPv4", &format!("[10.0.0.2, {address}]"));
+        let address = address.trim_matches('"');
+        assert!(!is_used);
+        assert_eq!(
+            problems,
+            [format!(
+                "EndpointSlice/a/x: endpoints[1].addresses[1]: `{address}` is not an IPv4 address, so nothing can reach the endpoint; write one, or correct addressType (InvalidValue)"
+            )]
+        );
+    }
+    assert_eq!(slice("IPv6", "[\"fd00::1\"]").1.len(), 1);
+}
+
+#[test]
 fn text_of_a_secret_is_not_repeated() {
     let secret = "apiVersion: v1\nkind: Secret\nmetadata: {name: a}\nstringData: {pin: 0123456}\n";
     let items = items(secret);
