@@ -21,10 +21,11 @@ use evermesh_model::Reason;
 use super::{
     catalog::Catalog,
     document::{Format, Manifest, ManifestError, fingerprint},
+    links::LinkedFolders,
 };
 use crate::source::SourceChange;
 
-/// Deepest nesting of folders. Symbolic links can form circles.
+/// Deepest nesting of folders.
 const MAX_DEPTH: usize = 32;
 
 /// A folder of manifests.
@@ -35,6 +36,7 @@ pub(super) struct Folder {
     files: BTreeMap<PathBuf, KnownFile>,
     /// Folders that could not be listed, with their names in the catalog.
     unreadable: BTreeMap<PathBuf, Arc<str>>,
+    linked: LinkedFolders,
     catalog: Catalog,
 }
 
@@ -79,6 +81,7 @@ impl Folder {
             max_file_size,
             files: BTreeMap::new(),
             unreadable: BTreeMap::new(),
+            linked: LinkedFolders::default(),
             catalog: Catalog::default(),
         }
     }
@@ -109,8 +112,14 @@ impl Folder {
     /// Lists the manifests at or below a path. Calls `on_folder` with each folder before listing it, so that a watch set
     /// there misses no event.
     pub(super) fn list(&mut self, path: &Path, on_folder: &mut dyn FnMut(&Path)) -> FolderListing {
-        let mut listing = FolderListing::default();
-        list(path, MAX_DEPTH, on_folder, &mut listing);
+        let mut lister = Lister {
+            root: &self.root,
+            linked: &mut self.linked,
+            on_folder,
+            listing: FolderListing::default(),
+        };
+        lister.list(path, MAX_DEPTH);
+        let listing = lister.listing;
         let readable_again: Vec<_> = self
             .unreadable
             .extract_if(path.to_owned().., |known, _| {
@@ -249,32 +258,46 @@ pub(super) fn is_hidden(name: &OsStr) -> bool {
     name.as_encoded_bytes().starts_with(b".")
 }
 
-fn list(path: &Path, depth: usize, on_folder: &mut dyn FnMut(&Path), listing: &mut FolderListing) {
-    let Ok(metadata) = fs::metadata(path) else {
-        return; // The path was removed meanwhile, or is a dangling link.
-    };
-    if metadata.is_file() {
-        if format_of(path).is_some() {
-            listing.files.insert(path.to_owned(), Stamp::of(&metadata));
+struct Lister<'a> {
+    root: &'a Path,
+    linked: &'a mut LinkedFolders,
+    on_folder: &'a mut dyn FnMut(&Path),
+    listing: FolderListing,
+}
+
+impl Lister<'_> {
+    fn list(&mut self, path: &Path, depth: usize) {
+        let Ok(metadata) = fs::metadata(path) else {
+            return; // The path was removed meanwhile, or is a dangling link.
+        };
+        if metadata.is_file() {
+            if format_of(path).is_some() {
+                let files = &mut self.listing.files;
+                files.insert(path.to_owned(), Stamp::of(&metadata));
+            }
+            return;
         }
-        return;
-    }
-    if !metadata.is_dir() || depth == 0 {
-        return;
-    }
-    on_folder(path);
-    let entries = fs::read_dir(path).and_then(Iterator::collect::<io::Result<Vec<_>>>);
-    match entries {
-        Ok(entries) => {
-            for entry in entries {
-                if !is_hidden(&entry.file_name()) {
-                    list(&entry.path(), depth - 1, on_folder, listing);
+        let is_read = metadata.is_dir()
+            && depth != 0
+            && (path == self.root || !path.is_symlink() || self.linked.follows(self.root, path));
+        if !is_read {
+            return;
+        }
+        (self.on_folder)(path);
+        let entries = fs::read_dir(path).and_then(Iterator::collect::<io::Result<Vec<_>>>);
+        match entries {
+            Ok(mut entries) => {
+                entries.retain(|entry| !is_hidden(&entry.file_name()));
+                // The first of several links to one folder is followed.
+                entries.sort_by_key(fs::DirEntry::file_name);
+                for entry in entries {
+                    self.list(&entry.path(), depth - 1);
                 }
             }
-        }
-        Err(error) if is_absence(&error) => {}
-        Err(error) => {
-            listing.unreadable.insert(path.to_owned(), error);
+            Err(error) if is_absence(&error) => {}
+            Err(error) => {
+                self.listing.unreadable.insert(path.to_owned(), error);
+            }
         }
     }
 }

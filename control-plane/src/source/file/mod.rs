@@ -18,6 +18,7 @@ mod addresses;
 mod catalog;
 mod document;
 mod folder;
+mod links;
 mod pending;
 mod texts;
 mod watch;
