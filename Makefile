@@ -77,8 +77,10 @@ test: setup-tools ## Runs all checks and all tests, and prints how long each par
 	    cat target/checks.log; \
 	    [ "$$tests$$checks" = 00 ]; echo '==> All checks and tests passed'; cat target/test-parts
 
+# The golden cases run in one process for each crate, because each process makes the schemas of all kinds.
 unit: setup-tools ## Runs the tests that need only Rust: pure crates and the xDS protocol
-	@$(NEXTEST) $(addprefix -p ,$(PURE))
+	@$(NEXTEST) $(addprefix -p ,$(PURE)) -E 'not binary(golden)'
+	@cargo test --quiet --locked --test golden $(addprefix -p ,$(PURE))
 	@cargo test --quiet --locked --doc $(addprefix -p ,$(filter-out xtask,$(PURE)))
 
 envoy: setup-hosts test-build test-envoy ## Runs the tests with real Envoys, Cloud Map and hosts, and the control plane's own unit tests
