@@ -13,7 +13,7 @@ use evermesh_proto::{
     },
 };
 
-use crate::{names, scope, wire};
+use crate::{names, scope::MeshScope, wire};
 
 /// The load assignments of one node, one for each of its listeners, as [`crate::derive`] derives them.
 ///
@@ -31,16 +31,12 @@ pub fn load_assignments(
         return Vec::new();
     }
     let localities = by_locality(endpoints);
-    let mesh = scope::mesh_scope(&node.name.mesh);
+    let mesh = MeshScope::new(&node.name.mesh);
     node.listeners
         .iter()
         .map(|listener| {
             let name = names::node_cluster(&node.name, listener.service_port());
-            let key = ResourceKey {
-                kind: ResourceType::Endpoint,
-                name: Arc::clone(&name),
-                scope: Some(Arc::clone(&mesh)),
-            };
+            let key = mesh.key(ResourceType::Endpoint, Arc::clone(&name));
             let resource = load_assignment(name, node, listener, &localities);
             (key, Arc::new(resource))
         })

@@ -16,14 +16,14 @@ pub(crate) type EncodedResources = Vec<(ResourceKey, Arc<Resource>)>;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ProxyScope {
     name: Arc<str>,
-    mesh: Arc<str>,
+    mesh: MeshScope,
 }
 
 impl ProxyScope {
     pub(crate) fn new(proxy: &ResourceName) -> Self {
         Self {
             name: proxy.to_string().into(),
-            mesh: mesh_scope(&proxy.mesh),
+            mesh: MeshScope::new(&proxy.mesh),
         }
     }
 
@@ -41,11 +41,7 @@ impl ProxyScope {
 
     /// The key of a resource that the proxies of the mesh share.
     pub(crate) fn shared_key(&self, kind: ResourceType, name: Arc<str>) -> ResourceKey {
-        ResourceKey {
-            kind,
-            name,
-            scope: Some(Arc::clone(&self.mesh)),
-        }
+        self.mesh.key(kind, name)
     }
 
     /// Adds the key under which only this proxy gets the resource.
@@ -56,8 +52,21 @@ impl ProxyScope {
 }
 
 /// `mesh/shop`, the scope of the resources that all proxies of a mesh share: the beginning of the names of their views.
-pub(crate) fn mesh_scope(mesh: &str) -> Arc<str> {
-    format!("mesh/{mesh}").into()
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct MeshScope(Arc<str>);
+
+impl MeshScope {
+    pub(crate) fn new(mesh: &str) -> Self {
+        Self(format!("mesh/{mesh}").into())
+    }
+
+    pub(crate) fn key(&self, kind: ResourceType, name: Arc<str>) -> ResourceKey {
+        ResourceKey {
+            kind,
+            name,
+            scope: Some(Arc::clone(&self.0)),
+        }
+    }
 }
 
 /// The view of a proxy with its own resources and further keys.

@@ -17,7 +17,7 @@ use evermesh_model::{
     ServicePort, TrafficLimits,
 };
 use evermesh_proto::{
-    Resource, ResourceKey, ResourceType,
+    Resource, ResourceType,
     cluster::{
         Cluster,
         cluster::{
@@ -32,7 +32,7 @@ use evermesh_proto::{
 pub(crate) use self::feature::{ClusterFeature, ClusterRole};
 use crate::{
     endpoint, names,
-    scope::{self, EncodedResources},
+    scope::{EncodedResources, MeshScope},
     tls::TargetTls,
     wire,
 };
@@ -44,7 +44,7 @@ const LOCAL_CONNECT_TIMEOUT: Duration = Duration::from_millis(250);
 
 /// The clusters by which callers without a client policy reach a node, one for each of its listeners.
 pub(crate) fn node_clusters(node: &ResolvedNode, mesh: &ResolvedMesh) -> EncodedResources {
-    let scope = scope::mesh_scope(&mesh.name);
+    let scope = MeshScope::new(&mesh.name);
     node.listeners
         .iter()
         .map(|listener| {
@@ -52,7 +52,7 @@ pub(crate) fn node_clusters(node: &ResolvedNode, mesh: &ResolvedMesh) -> Encoded
             let tls = TargetTls::without_policy(node, listener);
             let resource = node_cluster(&name, node, listener, mesh, tls.as_ref())
                 .with_origins([wire::origin(&node.object)]);
-            (shared_key(name, &scope), Arc::new(resource))
+            (scope.key(ResourceType::Cluster, name), Arc::new(resource))
         })
         .collect()
 }
@@ -126,7 +126,7 @@ pub(crate) fn local_cluster(
 /// The two clusters of a mesh that forward a connection to its original destination: one for AWS APIs, one for
 /// `egressFilter` `ALLOW_ALL`.
 pub(crate) fn original_destinations(mesh: &ResolvedMesh) -> EncodedResources {
-    let scope = scope::mesh_scope(&mesh.name);
+    let scope = MeshScope::new(&mesh.name);
     [
         names::amazonaws_cluster(&mesh.name),
         names::allow_all_cluster(&mesh.name),
@@ -146,18 +146,9 @@ pub(crate) fn original_destinations(mesh: &ResolvedMesh) -> EncodedResources {
         };
         let resource = Resource::encode(Arc::clone(&name), &cluster)
             .with_origins([wire::origin(&mesh.object)]);
-        (shared_key(name, &scope), Arc::new(resource))
+        (scope.key(ResourceType::Cluster, name), Arc::new(resource))
     })
     .collect()
-}
-
-/// The key of a cluster that the proxies of a mesh share.
-fn shared_key(name: Arc<str>, mesh: &Arc<str>) -> ResourceKey {
-    ResourceKey {
-        kind: ResourceType::Cluster,
-        name,
-        scope: Some(Arc::clone(mesh)),
-    }
 }
 
 /// A cluster with all features of its role. The caller adds the discovery of its endpoints.
