@@ -13,7 +13,10 @@ use evermesh_model::{FieldPath, Kind, ObjectRef, Problem, Reason};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use serde_json::Value;
 
-use crate::source::{SourceChange, file::ManifestObject};
+use crate::source::{
+    SourceChange,
+    file::{ManifestObject, is_mesh_version},
+};
 
 /// Kinds that make pods, with the path of their pod template.
 const WORKLOADS: [(&str, &str, &[&str]); 7] = [
@@ -30,17 +33,14 @@ const WORKLOADS: [(&str, &str, &[&str]); 7] = [
     ),
 ];
 
-/// Prefixes of the API versions of mesh objects, whose kind may be misspelt.
-const MESH_GROUPS: [&str; 2] = ["appmesh.k8s.aws/", "evermesh.dev/"];
-
 /// Returns whether an object of a kind that Evermesh does not serve may be meant for Evermesh.
 pub(super) fn is_meant_for_mesh(object: &Value) -> bool {
     let text = |field: &str| object[field].as_str().unwrap_or_default();
     let (version, word) = (text("apiVersion"), text("kind"));
-    let is_kind = |kind: Kind| kind.as_str() == word && kind != Kind::Route;
-    let is_of_mesh = |kind: &Kind| kind.api_version().starts_with(MESH_GROUPS[0]);
-    MESH_GROUPS.iter().any(|group| version.starts_with(group))
-        || Kind::ALL.into_iter().filter(is_of_mesh).any(is_kind)
+    let is_mesh_kind = |kind: Kind| {
+        kind.as_str() == word && is_mesh_version(kind.api_version()) && kind != Kind::Route
+    };
+    is_mesh_version(version) || Kind::ALL.into_iter().any(is_mesh_kind)
 }
 
 /// The pods of a Deployment or the like.

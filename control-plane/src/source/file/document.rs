@@ -27,10 +27,6 @@ use super::{
 /// Documents per file, empty ones included. 32 MiB of manifests have fewer than 100,000 objects.
 const MAX_DOCUMENTS: usize = 100_000;
 
-/// Prefixes of the API versions of mesh objects. A document with such a version may be any object of the file, even if
-/// its kind is misspelt.
-const MESH_GROUPS: [&str; 2] = ["appmesh.k8s.aws/", "evermesh.dev/"];
-
 /// The format of a file, by its extension.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Format {
@@ -84,6 +80,12 @@ impl ManifestError {
             message: message.into(),
         }
     }
+}
+
+/// Whether an API version is one of mesh objects. A document with such a version may be any object of the file, even if
+/// its kind is misspelt.
+pub(crate) fn is_mesh_version(version: &str) -> bool {
+    version.starts_with("appmesh.k8s.aws/") || version.starts_with("evermesh.dev/")
 }
 
 impl Manifest {
@@ -214,9 +216,7 @@ impl Document {
 
 impl Item {
     fn parse(value: Value, faults: &[TextFault], fingerprint: u64) -> Self {
-        let is_mesh_object = value["apiVersion"]
-            .as_str()
-            .is_some_and(|version| MESH_GROUPS.iter().any(|group| version.starts_with(group)));
+        let is_mesh_object = value["apiVersion"].as_str().is_some_and(is_mesh_version);
         let is_secret = value["kind"] == Kind::Secret.as_str();
         let ParsedDocument {
             object,

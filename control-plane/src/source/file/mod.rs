@@ -24,6 +24,7 @@ mod texts;
 mod watch;
 mod yaml;
 
+pub(crate) use self::document::is_mesh_version;
 pub use self::{
     texts::{FolderTexts, ManifestObject, ProblemPlace},
     yaml::TextSpan,
