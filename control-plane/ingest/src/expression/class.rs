@@ -226,7 +226,7 @@ fn size(first: u32, last: u32) -> u64 {
 }
 
 /// Unicode's general categories and frequent scripts, with the size of the program in Envoy 1.36 for the category or for
-/// its complement, whichever is larger. Newer releases make smaller ones.
+/// its complement, whichever is larger. Newer releases make smaller programs.
 const CATEGORIES: &[(&str, u64)] = &[
     ("C", 104),
     ("Cc", 15),

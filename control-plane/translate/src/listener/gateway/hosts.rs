@@ -31,7 +31,7 @@ const ANY_DOMAIN: &str = "*";
 #[derive(Debug, Default)]
 struct Positions {
     all: Vec<usize>,
-    /// Those of routes whose path is a regular expression.
+    /// Positions of routes whose path is a regular expression.
     expressions: Vec<usize>,
 }
 
